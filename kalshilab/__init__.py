@@ -1,0 +1,115 @@
+"""kalshilab: from a trading idea on Kalshi's prediction markets, to an honest verdict, to paper orders.
+
+    import kalshilab as kl
+
+    tape, markets = kl.sample()                        # bundled, small, deterministic
+    fires = kl.signals.rlm(tape, min_trades=25)        # research: a frame of fires
+    async with kl.PaperSession(kl.Settings()) as session:
+        report = await session.run()                   # live: the same step, paper orders
+
+Every name below is imported when it is first used, so that `import kalshilab` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "clock",
+    "config",
+    "errors",
+    "exchange",
+    "kalshi",
+    "market",
+    "notebook",
+    "signals",
+    "tape",
+    "trade",
+    "units",
+)
+
+_HOMES = {
+    "BookFeed": "kalshilab.kalshi.feeds",
+    "DemoOrders": "kalshilab.kalshi.orders",
+    "Exchange": "kalshilab.exchange.core",
+    "FillFeed": "kalshilab.kalshi.feeds",
+    "Fire": "kalshilab.signals",
+    "LifecycleFeed": "kalshilab.kalshi.feeds",
+    "MarketData": "kalshilab.kalshi.rest",
+    "OrderFeed": "kalshilab.kalshi.feeds",
+    "PaperSession": "kalshilab.trade.session",
+    "PositionFeed": "kalshilab.kalshi.feeds",
+    "Settings": "kalshilab.config",
+    "SimClock": "kalshilab.clock",
+    "TickerFeed": "kalshilab.kalshi.feeds",
+    "TradeFeed": "kalshilab.kalshi.feeds",
+    "WallClock": "kalshilab.clock",
+    "cents": "kalshilab.units",
+    "contracts": "kalshilab.units",
+    "dollars": "kalshilab.units",
+    "fees": "kalshilab.market.fees",
+    "record": "kalshilab.notebook.results",
+    "sample": "kalshilab.tape",
+    "serve": "kalshilab.exchange.server",
+    "synth": "kalshilab.tape.synth",
+    "to_markets": "kalshilab.tape",
+    "to_tape": "kalshilab.tape",
+}
+"""Where each public name lives; a name equal to its module's last part is the module itself."""
+
+__all__ = sorted([*_HOMES, *_MODULES, "__version__"])
+
+if TYPE_CHECKING:
+    from kalshilab import (
+        clock,
+        config,
+        errors,
+        exchange,
+        kalshi,
+        market,
+        notebook,
+        signals,
+        tape,
+        trade,
+        units,
+    )
+    from kalshilab.clock import SimClock, WallClock
+    from kalshilab.config import Settings
+    from kalshilab.exchange.core import Exchange
+    from kalshilab.exchange.server import serve
+    from kalshilab.kalshi.feeds import (
+        BookFeed,
+        FillFeed,
+        LifecycleFeed,
+        OrderFeed,
+        PositionFeed,
+        TickerFeed,
+        TradeFeed,
+    )
+    from kalshilab.kalshi.orders import DemoOrders
+    from kalshilab.kalshi.rest import MarketData
+    from kalshilab.market import fees
+    from kalshilab.notebook.results import record
+    from kalshilab.signals import Fire
+    from kalshilab.tape import sample, synth, to_markets, to_tape
+    from kalshilab.trade.session import PaperSession
+    from kalshilab.units import cents, contracts, dollars
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"kalshilab.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'kalshilab' has no attribute {name!r}")
+    module = importlib.import_module(home)
+    value = module if home.endswith(f".{name}") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The exchange seen from a client: hosts, signatures, messages, REST calls and feeds."""

@@ -1,0 +1,207 @@
+"""One channel, one feed: `async with TradeFeed(settings) as feed: async for trade in feed: …`.
+
+A feed is a `Stream` with one subscription and a queue.  The queue is bounded, and a reader who falls behind by
+that much gets an error, never a tape with holes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import msgspec
+
+from kalshilab.clock import Clock, WallClock
+from kalshilab.errors import FeedLost, ProtocolError, StreamError
+from kalshilab.kalshi import hosts
+from kalshilab.kalshi.auth import HasCredentials, Signer
+from kalshilab.kalshi.protocol import (
+    BookDelta,
+    BookSnapshot,
+    EventLifecycle,
+    Gap,
+    Lifecycle,
+    PositionUpdate,
+    Rejected,
+    Subscribed,
+    Ticker,
+)
+from kalshilab.kalshi.stream import Connected, Stream
+from kalshilab.market.model import Fill, Order, Trade
+
+__all__ = [
+    "BookFeed", "FeedStats", "FillFeed", "LifecycleFeed", "OrderFeed", "PositionFeed", "TickerFeed", "TradeFeed",
+]  # fmt: skip
+
+T = TypeVar("T")
+
+
+class FeedSettings(HasCredentials, Protocol):
+    """What a feed reads of `kalshilab.config.Settings`."""
+
+    @property
+    def ws_url(self) -> str | None: ...
+    @property
+    def reconnect_attempts(self) -> int: ...
+
+
+class FeedStats(msgspec.Struct, frozen=True):
+    """Counts of a feed; `last_frame` is machine time in microseconds, 0 before the first."""
+
+    events: int
+    frames: int
+    reconnects: int
+    gaps: int
+    last_frame: int
+
+
+class Feed(Generic[T]):
+    """Base of the feeds; see the module.
+
+    Args:
+        settings: host and key.
+        tickers: only these markets, where the channel can be filtered.
+        capacity: events kept for a reader who is behind; one more is an error.
+    """
+
+    channel: ClassVar[str]
+    events: ClassVar[tuple[type, ...]]
+
+    def __init__(
+        self,
+        settings: FeedSettings,
+        tickers: Iterable[str] = (),
+        *,
+        clock: Clock | None = None,
+        capacity: int = 100_000,
+    ) -> None:
+        url = settings.ws_url or hosts.defaults(settings.venue)[1]
+        self._stream = Stream(
+            url,
+            Signer.from_settings(settings),
+            clock=clock or WallClock(),
+            max_attempts=settings.reconnect_attempts,
+        )
+        markets = list(tickers)
+        if markets:
+            self._stream.add_markets(self.channel, markets)
+        else:
+            self._stream.subscribe(self.channel)
+        self._queue: asyncio.Queue[T | StreamError] = asyncio.Queue(capacity)
+        self._ready = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._error: StreamError | None = None
+        self._seen = self._gaps = self._connects = 0
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name=f"{self.channel} feed")
+        waiter = asyncio.create_task(self._ready.wait())
+        await asyncio.wait({self._task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+        if self._error is not None:
+            raise self._error
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            await self._stream.run(self._on_event)
+        except StreamError as error:
+            self._error = error
+        finally:
+            # Wake a reader that waits: the queue gets nothing more.
+            if not self._queue.full():
+                self._queue.put_nowait(self._error or FeedLost(repr(self._stream), 0, "feed closed"))
+
+    def _on_event(self, event: Any) -> None:
+        if isinstance(event, self.events):
+            if self._queue.full():
+                raise ProtocolError(f"reader of {self.channel} is {self._queue.maxsize} events behind")
+            self._seen += 1
+            self._queue.put_nowait(event)
+        elif isinstance(event, Gap):
+            self._gaps += 1
+        elif isinstance(event, Subscribed):
+            self._ready.set()
+        elif isinstance(event, Connected):
+            self._connects += 1
+        elif isinstance(event, Rejected):
+            raise ProtocolError(f"{self.channel}: {event.message} (code {event.code})")
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        """Events in order, until the feed is closed.
+
+        Raises:
+            FeedLost, ProtocolError: the feed cannot go on.
+        """
+        while True:
+            if self._error is not None and self._queue.empty():
+                raise self._error
+            item = await self._queue.get()
+            if isinstance(item, StreamError):
+                raise item
+            yield item
+
+    @property
+    def stats(self) -> FeedStats:
+        """Counts so far."""
+        return FeedStats(
+            self._seen, self._stream.frames_received, max(self._connects - 1, 0), self._gaps, self._stream.last_frame
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._stream!r})"
+
+
+class TradeFeed(Feed[Trade]):
+    """Public prints of all markets, or of `tickers`."""
+
+    channel = "trade"
+    events = (Trade,)
+
+
+class LifecycleFeed(Feed[Lifecycle | EventLifecycle]):
+    """Markets and events being created, moved, determined and settled."""
+
+    channel = "market_lifecycle_v2"
+    events = (Lifecycle, EventLifecycle)
+
+
+class BookFeed(Feed[BookSnapshot | BookDelta]):
+    """Order books of `tickers`: a snapshot of each, then its changes."""
+
+    channel = "orderbook_delta"
+    events = (BookSnapshot, BookDelta)
+
+
+class TickerFeed(Feed[Ticker]):
+    """Top of book and totals."""
+
+    channel = "ticker"
+    events = (Ticker,)
+
+
+class FillFeed(Feed[Fill]):
+    """Matches of our orders."""
+
+    channel = "fill"
+    events = (Fill,)
+
+
+class OrderFeed(Feed[Order]):
+    """Changes of our orders."""
+
+    channel = "user_orders"
+    events = (Order,)
+
+
+class PositionFeed(Feed[PositionUpdate]):
+    """Changes of our positions."""
+
+    channel = "market_positions"
+    events = (PositionUpdate,)

@@ -1,0 +1,232 @@
+"""The order client: demo and loopback only.
+
+Every order carries a client order id, chosen by the caller before it is sent; the exchange refuses a second
+one under the same id, so a lost answer is never a reason to fear a double order: `find` tells what became of
+it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+import httpx
+import msgspec
+
+from kalshilab.clock import Clock, WallClock
+from kalshilab.errors import ConfigError, UnitError
+from kalshilab.kalshi import hosts
+from kalshilab.kalshi.auth import Signer
+from kalshilab.kalshi.limits import COSTS, Limits
+from kalshilab.kalshi.rest import Rest, RestSettings, base_url, pages
+from kalshilab.kalshi.wire import rest as wire
+from kalshilab.market.model import Balance, Fill, Order, Position, Settlement
+from kalshilab.units import PRICE, format_price, format_size, parse_money, parse_size
+
+__all__ = ["CancelAck", "DemoOrders", "OrderAck", "OrderRequest"]
+
+_ORDERS: Final = "/portfolio/events/orders"
+
+
+class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An order to place.
+
+    `side` "bid" buys YES, "ask" sells YES (= buys NO at a dollar less `price`); `price` is the YES price in
+    price units, `size` in size units, `expiration_ts` in microseconds (good-till-canceled orders only).
+    """
+
+    ticker: str
+    side: str
+    price: int
+    size: int
+    client_order_id: str
+    time_in_force: str = "good_till_canceled"
+    post_only: bool = False
+    reduce_only: bool = False
+    expiration_ts: int | None = None
+    self_trade_prevention: str = "taker_at_cross"
+
+    def body(self) -> wire.CreateOrder:
+        """The body of the request.
+
+        Raises:
+            UnitError: a price outside 0 to 1 dollar, exclusive, or no size.
+            ConfigError: no client order id.
+        """
+        if not 0 < self.price < PRICE:
+            raise UnitError("price", self.price, "is not between 0 and 1 dollar")
+        if self.size <= 0:
+            raise UnitError("size", self.size, "is not above zero")
+        if not self.client_order_id:
+            raise ConfigError("client_order_id", "", "a text of 1 to 64 characters", "order")
+        return wire.CreateOrder(
+            ticker=self.ticker,
+            side=self.side,
+            count=format_size(self.size),
+            price=format_price(self.price),
+            time_in_force=self.time_in_force,
+            self_trade_prevention_type=self.self_trade_prevention,
+            client_order_id=self.client_order_id,
+            expiration_time=None if self.expiration_ts is None else self.expiration_ts // 1_000_000,
+            post_only=self.post_only,
+            reduce_only=self.reduce_only,
+        )
+
+
+class OrderAck(msgspec.Struct, frozen=True, kw_only=True):
+    """The exchange took the order.  `average_price` and `fee_paid` (per contract) only when some of it filled;
+    price and money units, `ts` in microseconds."""
+
+    order_id: str
+    client_order_id: str
+    filled: int
+    remaining: int
+    ts: int
+    average_price: float | None = None
+    fee_paid: int | None = None
+
+
+class CancelAck(msgspec.Struct, frozen=True, kw_only=True):
+    """The exchange cancelled what was left of an order: `reduced_by` size units."""
+
+    order_id: str
+    reduced_by: int
+    ts: int
+
+
+class DemoOrders:
+    """Places and cancels orders, and reads the account they belong to.
+
+        async with DemoOrders(settings) as orders:
+            ack = await orders.create(OrderRequest(ticker=…, side="bid", price=4300, size=100, client_order_id=…))
+
+    Args:
+        settings: host and key.
+        clock, transport: for tests.
+
+    Raises:
+        HostRefused: any host but Kalshi's demo environment and loopback, however it is spelt.
+        CredentialsMissing, KeyUnusable: no key, or none that can be used.
+    """
+
+    def __init__(
+        self,
+        settings: RestSettings,
+        *,
+        clock: Clock | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        clock = clock or WallClock()
+        limits = None if settings.venue == "embedded" else Limits(clock)
+        url = base_url(settings)
+        # The host is checked before the key is even read.
+        hosts.check(url.rstrip("/"), "orders")
+        self._rest = Rest(
+            url, Signer.from_settings(settings), purpose="orders", clock=clock, limits=limits, transport=transport
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._rest.aclose()
+
+    async def create(self, request: OrderRequest, /) -> OrderAck:
+        """Place an order, once.
+
+        Raises:
+            ApiError: the exchange refused it (`code`: insufficient_balance, invalid_price, …); nothing rests.
+                `order_already_exists` says that an order with this client order id arrived before.
+            RateLimited: too fast; nothing happened.
+            ConnectionFailed: not sent.
+            OutcomeUnknown: no answer: ask `find`.
+        """
+        answer = await self._rest.post(_ORDERS, wire.CreateOrderResponse, request.body())
+        return OrderAck(
+            order_id=answer.order_id,
+            client_order_id=request.client_order_id,
+            filled=parse_size(answer.fill_count),
+            remaining=parse_size(answer.remaining_count),
+            ts=answer.ts_ms * 1000,
+            average_price=None if answer.average_fill_price is None else float(answer.average_fill_price) * PRICE,
+            fee_paid=None if answer.average_fee_paid is None else parse_money(answer.average_fee_paid),
+        )
+
+    async def cancel(self, order_id: str, /, *, ticker: str | None = None) -> CancelAck:
+        """Cancel what is left of an order; `ticker` routes the call to the right matching engine.
+
+        Raises:
+            ApiError: 404 for an order that is unknown, filled or cancelled already.
+            OutcomeUnknown: no answer: read the order.
+        """
+        answer = await self._rest.delete(
+            f"{_ORDERS}/{order_id}", wire.CancelOrderResponse, {"market_ticker": ticker}
+        )
+        return CancelAck(
+            order_id=answer.order_id, reduced_by=parse_size(answer.reduced_by), ts=answer.ts_ms * 1000
+        )
+
+    async def cancel_all(self) -> None:
+        """Cancel every resting order of the account, ours or not."""
+        await self._rest.delete(_ORDERS, type(None))
+
+    async def get(self, order_id: str) -> Order:
+        """One order, as of the exchange's last update of its read side (some 100 ms behind).
+
+        Raises:
+            ApiError: 404 for an unknown order.
+        """
+        answer = await self._rest.get(f"/portfolio/orders/{order_id}", wire.OrderResponse, cost=COSTS["get_order"])
+        return answer.order.to_model()
+
+    async def list(self, *, ticker: str | None = None, status: str | None = None) -> list[Order]:
+        """Our orders, newest first; `status` "resting", "canceled" or "executed"."""
+        query = {"ticker": ticker, "status": status}
+        return [
+            order.to_model()
+            async for page in pages(self._rest, "/portfolio/orders", wire.OrderPage, query, limit=1000)
+            for order in page.orders
+        ]
+
+    async def find(self, client_order_id: str, ticker: str, /) -> Order | None:
+        """The order with this client order id, or None if the exchange lists none in this market."""
+        query = {"ticker": ticker}
+        async for page in pages(self._rest, "/portfolio/orders", wire.OrderPage, query, limit=1000):
+            for order in page.orders:
+                if order.client_order_id == client_order_id:
+                    return order.to_model()
+        return None
+
+    async def balance(self) -> Balance:
+        """Cash and marked value of positions."""
+        return (await self._rest.get("/portfolio/balance", wire.Balance)).to_model()
+
+    async def positions(self, *, ticker: str | None = None) -> list[Position]:
+        """Open positions, signed: + YES, − NO."""
+        query = {"ticker": ticker, "count_filter": "position"}
+        return [
+            position.to_model()
+            async for page in pages(self._rest, "/portfolio/positions", wire.PositionPage, query, limit=1000)
+            for position in page.market_positions
+        ]
+
+    async def fills(self, *, ticker: str | None = None, min_ts: int | None = None) -> list[Fill]:
+        """Our fills, newest first; `min_ts` in microseconds, inclusive to the second."""
+        query = {"ticker": ticker, "min_ts": None if min_ts is None else min_ts // 1_000_000}
+        return [
+            fill.to_model()
+            async for page in pages(self._rest, "/portfolio/fills", wire.FillPage, query, limit=1000)
+            for fill in page.fills
+        ]
+
+    async def settlements(self, *, ticker: str | None = None) -> list[Settlement]:
+        """What was paid out, newest first."""
+        query = {"ticker": ticker}
+        return [
+            settlement.to_model()
+            async for page in pages(self._rest, "/portfolio/settlements", wire.SettlementPage, query, limit=1000)
+            for settlement in page.settlements
+        ]

@@ -1,0 +1,504 @@
+"""The WebSocket protocol without the socket: frames in, events out; wishes in, commands out.
+
+One `StreamProtocol` speaks for one connection.  It numbers commands, learns which subscription id (`sid`)
+serves which channel, watches the sequence number of each sid, and turns frames into events in our units.
+
+A gap in a sequence means that something of that sid was lost.  For `orderbook_delta` every book of the sid is
+then wrong: the protocol says so (`Gap`), asks for snapshots, and drops deltas of a market until its snapshot
+has come.  `ticker`, `fill`, `user_orders` and `market_positions` carry no sequence number, so a loss there
+cannot be seen here: hold them against REST.
+
+Frames that cannot be understood raise `ProtocolError`; message types this version does not know are counted
+in `unknown` and otherwise ignored, because the exchange adds types without notice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+
+from kalshilab.errors import ProtocolError, UnitError
+from kalshilab.kalshi.wire import stream as wire
+from kalshilab.market.model import Fill, Order, Trade
+from kalshilab.units import PRICE, parse_money, parse_price, parse_size
+
+__all__ = [
+    "BookDelta", "BookSnapshot", "EventLifecycle", "Gap", "Lifecycle", "PositionUpdate", "Rejected",
+    "StreamProtocol", "Subscribed", "Ticker",
+]  # fmt: skip
+
+BY_MARKET: Final = frozenset({"orderbook_delta"})
+"""Channels that must name their markets."""
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Base of what a handler gets, beside `Trade`, `Fill` and `Order` of `kalshilab.market.model`."""
+
+
+class BookSnapshot(Event):
+    """All bids of a market, (price, size), each side in its own prices."""
+
+    ticker: str
+    yes: list[tuple[int, int]]
+    no: list[tuple[int, int]]
+
+
+class BookDelta(Event):
+    """One level changed; `price` is that side's own price; `client_order_id` when we caused it."""
+
+    ticker: str
+    side: str
+    price: int
+    delta: int
+    ts: int
+    client_order_id: str
+
+
+class Ticker(Event):
+    """Top of book and totals; YES prices."""
+
+    ticker: str
+    price: int
+    yes_bid: int
+    yes_ask: int
+    volume: int
+    open_interest: int
+    ts: int
+
+
+class PositionUpdate(Event):
+    """Our position in one market; `size` signed."""
+
+    ticker: str
+    size: int
+    cost: int
+    realized: int
+    fees: int
+
+
+class Lifecycle(Event):
+    """A step in a market's life.  `settlement` is YES' value in price units once determined, else None."""
+
+    kind: str
+    ticker: str
+    ts: int
+    event: str
+    open_ts: int
+    close_ts: int
+    result: str
+    settlement: int | None
+
+
+class EventLifecycle(Event):
+    """A new event."""
+
+    event: str
+    series: str
+    title: str
+
+
+class Subscribed(Event):
+    """The exchange confirmed a subscription."""
+
+    channel: str
+    sid: int
+
+
+class Rejected(Event):
+    """The exchange refused a command; `id` is the command's."""
+
+    code: int
+    message: str
+    id: int
+
+
+class Gap(Event):
+    """Frames of a sid were lost: `expected` did not come, `got` did."""
+
+    sid: int
+    channel: str
+    tickers: tuple[str, ...]
+    expected: int
+    got: int
+
+
+# One frame class a message type; msgspec picks it by the "type" field while it decodes.
+class _Frame(msgspec.Struct, tag_field="type", gc=False):
+    sid: int = 0
+    seq: int = 0
+    id: int = 0
+
+
+class _Snapshot(_Frame, tag="orderbook_snapshot"):
+    msg: wire.OrderbookSnapshot = None  # type: ignore[assignment]
+
+
+class _Delta(_Frame, tag="orderbook_delta"):
+    msg: wire.OrderbookDelta = None  # type: ignore[assignment]
+
+
+class _Trade(_Frame, tag="trade"):
+    msg: wire.Trade = None  # type: ignore[assignment]
+
+
+class _Ticker(_Frame, tag="ticker"):
+    msg: wire.Ticker = None  # type: ignore[assignment]
+
+
+class _Fill(_Frame, tag="fill"):
+    msg: wire.Fill = None  # type: ignore[assignment]
+
+
+class _UserOrder(_Frame, tag="user_order"):
+    msg: wire.UserOrder = None  # type: ignore[assignment]
+
+
+class _Position(_Frame, tag="market_position"):
+    msg: wire.MarketPosition = None  # type: ignore[assignment]
+
+
+class _Lifecycle(_Frame, tag="market_lifecycle_v2"):
+    msg: wire.Lifecycle = None  # type: ignore[assignment]
+
+
+class _EventLifecycle(_Frame, tag="event_lifecycle"):
+    msg: wire.EventLifecycle = None  # type: ignore[assignment]
+
+
+class _Ack(msgspec.Struct):
+    channel: str = ""
+    sid: int = 0
+
+
+class _Subscribed(_Frame, tag="subscribed"):
+    msg: _Ack = msgspec.field(default_factory=_Ack)
+
+
+class _Unsubscribed(_Frame, tag="unsubscribed"):
+    pass
+
+
+class _Ok(_Frame, tag="ok"):
+    pass
+
+
+class _Refusal(msgspec.Struct):
+    code: int = 0
+    msg: str = ""
+
+
+class _Error(_Frame, tag="error"):
+    msg: _Refusal = msgspec.field(default_factory=_Refusal)
+
+
+class _Any(msgspec.Struct):
+    type: str = ""
+    sid: int = 0
+    seq: int = 0
+
+
+_Known = (
+    _Delta | _Trade | _Ticker | _Snapshot | _Fill | _UserOrder | _Position | _Lifecycle | _EventLifecycle
+    | _Subscribed | _Unsubscribed | _Ok | _Error
+)  # fmt: skip
+_decode: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder(_Known).decode
+_decode_any: Final = msgspec.json.Decoder(_Any).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+# Prices take 10,001 spellings at most and sizes repeat; looking one up is several times faster than parsing.
+_PRICES: dict[str, int] = {}
+_SIZES: dict[str, int] = {}
+_CACHE_LIMIT: Final = 50_000
+
+
+def _price(text: str) -> int:
+    price = _PRICES.get(text)
+    if price is None:
+        price = parse_price(text)
+        if len(_PRICES) < _CACHE_LIMIT:
+            _PRICES[text] = price
+    return price
+
+
+def _size(text: str) -> int:
+    size = _SIZES.get(text)
+    if size is None:
+        size = parse_size(text)
+        if len(_SIZES) < _CACHE_LIMIT:
+            _SIZES[text] = size
+    return size
+
+
+class Subscription:
+    """What one sid serves, and where its sequence stands."""
+
+    __slots__ = ("channel", "next_seq", "sid", "stale", "tickers")
+
+    def __init__(self, sid: int, channel: str, tickers: Iterable[str]) -> None:
+        self.sid, self.channel = sid, channel
+        self.tickers: dict[str, None] = dict.fromkeys(tickers)
+        self.stale: set[str] = set()
+        self.next_seq = 1
+
+
+class StreamProtocol:
+    """One connection's worth of protocol.
+
+    Args:
+        emit: called with each event, in order, synchronously, from `receive`.
+
+    >>> events = []
+    >>> protocol = StreamProtocol(events.append)
+    >>> protocol.subscribe(["trade"])
+    >>> protocol.take_commands()
+    [b'{"cmd":"subscribe","id":1,"params":{"channels":["trade"]}}']
+    >>> protocol.receive('{"id":1,"type":"subscribed","msg":{"channel":"trade","sid":2}}')
+    >>> events
+    [Subscribed(channel='trade', sid=2)]
+    """
+
+    def __init__(self, emit: Callable[[Any], None]) -> None:
+        self._emit = emit
+        self._next_id = 1
+        self._asked: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._waiting: dict[str, list[str]] = {}
+        self._by_sid: dict[int, Subscription] = {}
+        self._by_channel: dict[str, Subscription] = {}
+        self._commands: deque[bytes] = deque()
+        self.unknown = 0
+        self._readers: dict[type, Callable[[Any], None]] = {
+            _Delta: self._on_delta,
+            _Trade: self._on_trade,
+            _Ticker: self._on_ticker,
+            _Snapshot: self._on_snapshot,
+            _Fill: self._on_fill,
+            _UserOrder: self._on_order,
+            _Position: self._on_position,
+            _Lifecycle: self._on_lifecycle,
+            _EventLifecycle: self._on_event_lifecycle,
+            _Subscribed: self._on_subscribed,
+            _Unsubscribed: lambda frame: None,
+            _Ok: lambda frame: None,
+            _Error: self._on_error,
+        }
+
+    # Commands
+
+    def take_commands(self) -> list[bytes]:
+        """The commands to send now, in order; they are handed out once."""
+        taken = list(self._commands)
+        self._commands.clear()
+        return taken
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether `take_commands` would give any."""
+        return bool(self._commands)
+
+    def _command(self, cmd: str, params: wire.CommandParams) -> int:
+        number = self._next_id
+        self._next_id += 1
+        self._commands.append(_encode(wire.Command(cmd=cmd, id=number, params=params)))
+        return number
+
+    def subscribe(self, channels: Iterable[str], tickers: Iterable[str] = ()) -> None:
+        """Ask for channels; without tickers, for all markets (not possible for `orderbook_delta`)."""
+        names, markets = tuple(channels), tuple(tickers)
+        number = self._command(
+            "subscribe", wire.CommandParams(channels=list(names), market_tickers=list(markets) or None)
+        )
+        self._asked[number] = (names, markets)
+        for name in names:
+            if name in BY_MARKET:
+                self._waiting.setdefault(name, [])
+
+    def add_markets(self, channel: str, tickers: Iterable[str]) -> None:
+        """Ask for more markets of a channel, subscribing to it if need be."""
+        markets = list(tickers)
+        if not markets:
+            return
+        subscription = self._by_channel.get(channel)
+        if subscription is not None:
+            subscription.tickers.update(dict.fromkeys(markets))
+            self._update(subscription, "add_markets", markets)
+        elif channel in self._waiting:
+            # The channel was asked for and not confirmed yet: its sid is not known.
+            self._waiting[channel] += markets
+        else:
+            self.subscribe([channel], markets)
+
+    def delete_markets(self, channel: str, tickers: Iterable[str]) -> None:
+        """Ask for no more of these markets."""
+        subscription = self._by_channel.get(channel)
+        markets = list(tickers)
+        if subscription is None:
+            self._waiting[channel] = [t for t in self._waiting.get(channel, []) if t not in markets]
+            return
+        known = [t for t in markets if t in subscription.tickers]
+        for ticker in known:
+            del subscription.tickers[ticker]
+            subscription.stale.discard(ticker)
+        if known:
+            self._update(subscription, "delete_markets", known)
+
+    def get_snapshot(self, tickers: Iterable[str]) -> None:
+        """Ask for books anew; their deltas are dropped until then."""
+        subscription = self._by_channel.get("orderbook_delta")
+        if subscription is None:
+            return
+        markets = [t for t in tickers if t in subscription.tickers]
+        if markets:
+            subscription.stale.update(markets)
+            self._update(subscription, "get_snapshot", markets)
+
+    def _update(self, subscription: Subscription, action: str, markets: list[str]) -> None:
+        self._command(
+            "update_subscription",
+            wire.CommandParams(sids=[subscription.sid], action=action, market_tickers=markets),
+        )
+
+    # Frames
+
+    def receive(self, frame: bytes | str) -> None:
+        """Take one frame and emit what it says.
+
+        Raises:
+            ProtocolError: not JSON, or a known type without its fields.
+        """
+        try:
+            message = _decode(frame)
+        except msgspec.DecodeError as error:
+            self._other(frame, error)
+            return
+        if message.seq:
+            subscription = self._by_sid.get(message.sid)
+            if subscription is not None:
+                if message.seq != subscription.next_seq:
+                    self._on_gap(subscription, message.seq)
+                subscription.next_seq = message.seq + 1
+        try:
+            self._readers[message.__class__](message)
+        except (UnitError, AttributeError) as error:
+            raise ProtocolError(f"a field cannot be read ({error})", frame) from None
+
+    def _other(self, frame: bytes | str, error: msgspec.DecodeError) -> None:
+        """A frame of no known type, or not a message at all."""
+        try:
+            message = _decode_any(frame)
+        except msgspec.DecodeError:
+            raise ProtocolError(f"not a message ({error})", frame) from None
+        if not message.type or any(message.type == t.__struct_config__.tag for t in self._readers):
+            raise ProtocolError(str(error), frame) from None
+        self.unknown += 1
+        subscription = self._by_sid.get(message.sid)
+        if subscription is not None and message.seq:
+            subscription.next_seq = message.seq + 1
+
+    def _on_gap(self, subscription: Subscription, got: int) -> None:
+        tickers = tuple(subscription.tickers)
+        self._emit(Gap(subscription.sid, subscription.channel, tickers, subscription.next_seq, got))
+        if subscription.channel == "orderbook_delta" and tickers:
+            self.get_snapshot(tickers)
+
+    def _on_delta(self, frame: _Delta) -> None:
+        m = frame.msg
+        ticker = m.market_ticker
+        subscription = self._by_sid.get(frame.sid)
+        if subscription is not None and ticker in subscription.stale:
+            return
+        self._emit(
+            BookDelta(ticker, m.side, _price(m.price_dollars), _size(m.delta_fp), m.ts_ms * 1000, m.client_order_id)
+        )
+
+    def _on_snapshot(self, frame: _Snapshot) -> None:
+        m = frame.msg
+        subscription = self._by_sid.get(frame.sid)
+        if subscription is not None:
+            subscription.stale.discard(m.market_ticker)
+        yes = [(_price(p), _size(s)) for p, s in m.yes_dollars_fp]
+        no = [(_price(p), _size(s)) for p, s in m.no_dollars_fp]
+        self._emit(BookSnapshot(m.market_ticker, yes, no))
+
+    def _on_trade(self, frame: _Trade) -> None:
+        m = frame.msg
+        ts = m.ts_us or m.ts_ms * 1000 or m.ts * 1_000_000
+        taker = m.taker_outcome_side or m.taker_side
+        self._emit(Trade(ts, m.market_ticker, _price(m.yes_price_dollars), _size(m.count_fp), taker, m.trade_id))
+
+    def _on_ticker(self, frame: _Ticker) -> None:
+        m = frame.msg
+        self._emit(
+            Ticker(
+                m.market_ticker, _price(m.price_dollars), _price(m.yes_bid_dollars), _price(m.yes_ask_dollars),
+                _size(m.volume_fp), _size(m.open_interest_fp), m.ts_ms * 1000,
+            )
+        )  # fmt: skip
+
+    def _on_fill(self, frame: _Fill) -> None:
+        m = frame.msg
+        self._emit(
+            Fill(
+                trade_id=m.trade_id, order_id=m.order_id, ticker=m.market_ticker, side=m.book_side,
+                price=_price(m.yes_price_dollars), size=_size(m.count_fp), fee=parse_money(m.fee_cost),
+                is_taker=m.is_taker, ts=m.ts_ms * 1000, client_order_id=m.client_order_id,
+                position=parse_size(m.post_position_fp),
+            )
+        )  # fmt: skip
+
+    def _on_order(self, frame: _UserOrder) -> None:
+        m = frame.msg
+        self._emit(
+            Order(
+                order_id=m.order_id, ticker=m.ticker, side=m.book_side, price=_price(m.yes_price_dollars),
+                status=m.status, initial=_size(m.initial_count_fp), filled=_size(m.fill_count_fp),
+                remaining=_size(m.remaining_count_fp), client_order_id=m.client_order_id,
+                fees=parse_money(m.taker_fees_dollars) + parse_money(m.maker_fees_dollars),
+                created_ts=m.created_ts_ms * 1000, updated_ts=m.last_updated_ts_ms * 1000,
+                reason=m.last_update_reason,
+            )
+        )  # fmt: skip
+
+    def _on_position(self, frame: _Position) -> None:
+        m = frame.msg
+        self._emit(
+            PositionUpdate(
+                m.market_ticker, parse_size(m.position_fp), parse_money(m.position_cost_dollars),
+                parse_money(m.realized_pnl_dollars), parse_money(m.fees_paid_dollars),
+            )
+        )  # fmt: skip
+
+    def _on_lifecycle(self, frame: _Lifecycle) -> None:
+        m = frame.msg
+        settlement = {"yes": PRICE, "no": 0}.get(m.result) if not m.settlement_value else _price(m.settlement_value)
+        event = m.additional_metadata.event_ticker if m.additional_metadata is not None else ""
+        seconds = m.determination_ts or m.settled_ts or (m.open_ts if m.event_type == "created" else 0)
+        self._emit(
+            Lifecycle(
+                m.event_type, m.market_ticker, seconds * 1_000_000, event, m.open_ts * 1_000_000,
+                m.close_ts * 1_000_000, m.result, settlement,
+            )
+        )  # fmt: skip
+
+    def _on_event_lifecycle(self, frame: _EventLifecycle) -> None:
+        m = frame.msg
+        self._emit(EventLifecycle(m.event_ticker, m.series_ticker, m.title))
+
+    def _on_subscribed(self, frame: _Subscribed) -> None:
+        channel, sid = frame.msg.channel, frame.msg.sid
+        _, tickers = self._asked.get(frame.id, ((), ()))
+        subscription = Subscription(sid, channel, tickers if channel in BY_MARKET else ())
+        self._by_sid[sid] = self._by_channel[channel] = subscription
+        late = self._waiting.pop(channel, None)
+        self._emit(Subscribed(channel, sid))
+        if late:
+            self.add_markets(channel, late)
+
+    def _on_error(self, frame: _Error) -> None:
+        channels, _ = self._asked.pop(frame.id, ((), ()))
+        for channel in channels:
+            self._waiting.pop(channel, None)
+        self._emit(Rejected(frame.msg.code, frame.msg.msg, frame.id))
+

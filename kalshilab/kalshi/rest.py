@@ -1,0 +1,316 @@
+"""REST: one transport, typed answers, and reads of public data.
+
+`Rest` is the only place that sends HTTP.  It checks the host when it is made *and* the final address of every
+request, follows no redirect, takes no proxy from the environment for orders, and tells four kinds of trouble
+apart: the exchange's refusals (`ApiError`), too many calls (`RateLimited`), a host that could not be reached
+(`ConnectionFailed`: nothing was sent), and a write whose fate is not known (`OutcomeUnknown`).  Reads are
+tried again; writes never are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeVar
+
+import httpx
+import msgspec
+
+from kalshilab.clock import Clock, WallClock
+from kalshilab.errors import (
+    ApiError,
+    ConnectionFailed,
+    HostRefused,
+    OutcomeUnknown,
+    ProtocolError,
+    RateLimited,
+)
+from kalshilab.kalshi import hosts
+from kalshilab.kalshi.auth import HasCredentials, Signer
+from kalshilab.kalshi.limits import COSTS, Limits
+from kalshilab.kalshi.wire import rest as wire
+from kalshilab.market.model import Market, Trade
+from kalshilab.units import parse_price, parse_size
+
+__all__ = ["MarketData", "Rest", "RestSettings"]
+
+T = TypeVar("T")
+Query = Mapping[str, str | int | bool | None]
+
+READ_TRIES: Final = 4
+TIMEOUT: Final = httpx.Timeout(10.0, connect=5.0)
+
+
+class RestSettings(HasCredentials, Protocol):
+    """What a REST client reads of `kalshilab.config.Settings`."""
+
+    @property
+    def rest_url(self) -> str | None: ...
+
+
+class Rest:
+    """A signed HTTP client for one host and one purpose.
+
+    Args:
+        base_url: up to and including `/trade-api/v2`.
+        signer: signs every call; None for public reads.
+        purpose: "data" can only read; "orders" may write and is refused for any host but demo and loopback.
+        clock: machine time for signatures, waiting and limits.
+        limits: token buckets to wait for; None on loopback.
+        transport: another httpx transport, for tests; the host rule holds all the same.
+
+    Raises:
+        HostRefused: the host is not allowed for the purpose.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        signer: Signer | None = None,
+        *,
+        purpose: hosts.Purpose = "data",
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._base = hosts.check(base_url.rstrip("/"), purpose)
+        self._url = httpx.URL(self._base)
+        self.purpose: Final = purpose
+        self._signer, self._clock, self._limits = signer, clock or WallClock(), limits
+        self._random = random.Random(seed)
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            follow_redirects=False,
+            trust_env=False,
+            timeout=TIMEOUT,
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=64),
+            event_hooks={"request": [self._guard]},
+        )
+
+    async def _guard(self, request: httpx.Request) -> None:
+        """The last look before anything is sent: the request's own address, as httpx will use it."""
+        url = request.url
+        if (url.scheme, url.host, url.port) != (self._url.scheme, self._url.host, self._url.port):
+            raise HostRefused(str(url.copy_with(query=None)), self.purpose, "not the host this client was made for")
+        if self.purpose == "data" and request.method != "GET":
+            raise HostRefused(str(url.copy_with(query=None)), "orders", "this client only reads")
+
+    async def get(self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["default"]) -> T:
+        """Read, again if need be: after a lost connection, a 5xx or a 429, with growing, jittered waits."""
+        for attempt in range(READ_TRIES):
+            try:
+                return await self._send("GET", path, into, query=query, cost=cost)
+            except (ConnectionFailed, ApiError) as error:
+                passing = isinstance(error, ConnectionFailed | RateLimited) or error.status == 0 or error.status >= 500
+                if not passing or attempt == READ_TRIES - 1:
+                    raise
+            await self._clock.sleep(0.2 * 2**attempt * (0.5 + self._random.random()))
+        raise AssertionError("unreachable")
+
+    async def post(self, path: str, into: type[T], body: msgspec.Struct, *, cost: int = COSTS["default"]) -> T:
+        """Write, once.  No answer, or a 5xx, is `OutcomeUnknown`."""
+        return await self._send("POST", path, into, body=body, cost=cost)
+
+    async def delete(self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["cancel"]) -> T:
+        """Delete, once.  No answer, or a 5xx, is `OutcomeUnknown`."""
+        return await self._send("DELETE", path, into, query=query, cost=cost)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        into: type[T],
+        *,
+        query: Query | None = None,
+        body: msgspec.Struct | None = None,
+        cost: int,
+    ) -> T:
+        if self._limits is not None:
+            await (self._limits.read if method == "GET" else self._limits.write).acquire(cost)
+        url = httpx.URL(self._base + path)
+        if query:
+            given = {k: str(v).lower() if isinstance(v, bool) else v for k, v in query.items() if v is not None}
+            url = url.copy_merge_params(given)
+        headers = {}
+        if self._signer is not None:
+            headers = self._signer.headers(method, url.path, self._clock.now() // 1000)
+        content = None
+        if body is not None:
+            content = msgspec.json.encode(body)
+            headers["Content-Type"] = "application/json"
+        shown = path.partition("?")[0]
+        try:
+            response = await self._client.request(method, url, headers=headers, content=content)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise ConnectionFailed(self._base, str(error) or type(error).__name__) from None
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            if method == "GET":
+                raise ApiError(method, shown, 0, "no_answer", reason, retryable=True) from None
+            raise OutcomeUnknown(method, shown, 0, reason) from None
+        return self._read(method, shown, response, into)
+
+    def _read(self, method: str, path: str, response: httpx.Response, into: type[T]) -> T:
+        status = response.status_code
+        if 300 <= status < 400:
+            target = response.headers.get("location", "")
+            raise HostRefused(target or self._base, self.purpose, "redirects are not followed")
+        if status >= 400:
+            raise _error(method, path, status, response.content)
+        if not response.content and into is type(None):
+            return None  # type: ignore[return-value]
+        try:
+            return msgspec.json.decode(response.content, type=into)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"{method} {path}: {error}", response.content) from None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"Rest({self._url.host}, {self.purpose})"
+
+
+def _error(method: str, path: str, status: int, content: bytes) -> ApiError:
+    """The error of an answer, whichever of the exchange's four body shapes it has."""
+    try:
+        body = msgspec.json.decode(content, type=wire.ErrorBody)
+    except msgspec.DecodeError:
+        body = wire.ErrorBody(message=content[:200].decode("utf-8", "replace"))
+    if status == 429:
+        return RateLimited(method, path)
+    nested = body.error if isinstance(body.error, dict) else {}
+    code = nested.get("code") or body.code or (body.error if isinstance(body.error, str) else "") or ""
+    message = nested.get("message") or body.message or body.msg or ""
+    details = nested.get("details") or body.details or ""
+    if status >= 500 and method != "GET":
+        return OutcomeUnknown(method, path, status, message or code or "server error")
+    return ApiError(method, path, status, code, message, details, retryable=method == "GET" and status >= 500)
+
+
+def base_url(settings: RestSettings) -> str:
+    """The REST address of settings: their own, or the venue's."""
+    return settings.rest_url or hosts.defaults(settings.venue)[0]
+
+
+class MarketData:
+    """Public reads: markets, events, series, books, trades.
+
+        async with MarketData(settings) as data:
+            market = await data.market("KXHIGHNY-26NOV22-B52.5")
+
+    Args:
+        settings: `rest_url` or `venue` names the host; a key is not needed.
+        clock, transport: for tests.
+
+    Raises:
+        HostRefused: the host is neither the exchange's nor loopback.
+    """
+
+    def __init__(
+        self,
+        settings: RestSettings,
+        *,
+        clock: Clock | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        clock = clock or WallClock()
+        url = base_url(settings)
+        limits = None if settings.venue == "embedded" else Limits(clock)
+        self._rest = Rest(url, clock=clock, limits=limits, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._rest.aclose()
+
+    async def status(self) -> wire.Status:
+        """Whether the exchange and trading are active."""
+        return await self._rest.get("/exchange/status", wire.Status)
+
+    async def market(self, ticker: str) -> Market:
+        """One market, as of now.  Series and category stand on its event: see `event` and `series`.
+
+        Raises:
+            ApiError: 404 for a ticker that is unknown or archived.
+        """
+        answer = await self._rest.get(f"/markets/{ticker}", wire.MarketResponse)
+        return answer.market.to_model()
+
+    async def markets(self, **filters: str | int | bool | None) -> list[Market]:
+        """All markets that match the exchange's filters (`status="open"`, `series_ticker=`, `tickers="A,B"`, …)."""
+        found: list[Market] = []
+        async for page in self._pages("/markets", wire.MarketPage, filters, limit=1000):
+            found += [m.to_model() for m in page.markets]
+        return found
+
+    async def event(self, ticker: str) -> wire.Event:
+        """One event with its nested markets."""
+        answer = await self._rest.get(f"/events/{ticker}", wire.EventResponse, {"with_nested_markets": True})
+        return answer.event
+
+    async def events(self, **filters: str | int | bool | None) -> list[wire.Event]:
+        """All events that match the exchange's filters; `with_nested_markets=True` brings their markets."""
+        found: list[wire.Event] = []
+        async for page in self._pages("/events", wire.EventPage, filters, limit=200):
+            found += page.events
+        return found
+
+    async def series(self, ticker: str) -> wire.Series:
+        """One series: its category and its fees."""
+        return (await self._rest.get(f"/series/{ticker}", wire.SeriesResponse)).series
+
+    async def orderbook(self, ticker: str, depth: int = 0) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """YES bids and NO bids of a market, best first, in price and size units; `depth` 0 is all of them."""
+        answer = await self._rest.get(f"/markets/{ticker}/orderbook", wire.OrderbookResponse, {"depth": depth})
+        book = answer.orderbook_fp
+        yes, no = (
+            sorted(((parse_price(p), parse_size(s)) for p, s in side), reverse=True)
+            for side in (book.yes_dollars, book.no_dollars)
+        )
+        return yes, no
+
+    async def trades(self, **filters: str | int | bool | None) -> AsyncIterator[list[Trade]]:
+        """Public prints page by page, newest first, as the exchange lists them (`ticker=`, `min_ts=`, `max_ts=`)."""
+        async for page in self._pages("/markets/trades", wire.TradePage, filters, limit=1000):
+            yield [t.to_model() for t in page.trades]
+
+    async def _pages(self, path: str, into: type[T], filters: Query, *, limit: int) -> AsyncIterator[T]:
+        async for page in pages(self._rest, path, into, filters, limit=limit):
+            yield page
+
+
+async def pages(rest: Rest, path: str, into: type[T], filters: Query, *, limit: int) -> AsyncIterator[T]:
+    """The pages of a listing, following its cursor to the end.
+
+    Raises:
+        ProtocolError: the exchange hands out a cursor twice, which would never end.
+    """
+    seen: set[str] = set()
+    cursor: str | None = None
+    while True:
+        page: Any = await rest.get(path, into, {"limit": limit, **filters, "cursor": cursor})
+        yield page
+        cursor = page.cursor
+        if not cursor:
+            return
+        if cursor in seen:
+            raise ProtocolError(f"{path}: cursor came twice", cursor)
+        seen.add(cursor)
+

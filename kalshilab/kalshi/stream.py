@@ -1,0 +1,239 @@
+"""The socket under the protocol: one signed connection that comes back.
+
+Each attempt signs a fresh handshake, because a signature holds the time.  After a lost connection the stream
+waits 1, 2, 4, … up to 60 seconds and subscribes anew to all that was asked for; the count of failures starts
+again only when the exchange has confirmed a subscription, so a host that accepts connections and drops them
+does not keep it busy for ever.  Silence is a failure too: the exchange sends a ping every ten seconds, and a
+connection that brings neither ping nor data for `silence` seconds is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from kalshilab.clock import Clock, WallClock
+from kalshilab.errors import FeedLost
+from kalshilab.kalshi import hosts
+from kalshilab.kalshi.auth import Signer
+from kalshilab.kalshi.protocol import StreamProtocol, Subscribed
+
+__all__ = ["Connected", "Disconnected", "Stream", "backoff"]
+
+MAX_FRAME: Final = 64 * 2**20
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The socket is open; `attempt` counts from 1 over the life of the stream."""
+
+    attempt: int
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """The socket is gone; the next attempt comes after `delay` seconds."""
+
+    reason: str
+    delay: float
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 1, 2, 4, … 60.
+
+    >>> [backoff(n) for n in range(1, 9)]
+    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    """
+    return min(2.0 ** (failures - 1), 60.0)
+
+
+class Stream:
+    """A feed of events that survives its connections.
+
+    Args:
+        url: WebSocket address.
+        signer: signs the handshake; the exchange wants it even for public channels.
+        clock: machine time, for signatures and waiting.
+        max_attempts: failures in a row before `FeedLost`; None: never give up.
+        silence: seconds without any frame or ping before the connection is dropped.
+
+    Raises:
+        HostRefused: the host is neither the exchange's nor loopback.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        signer: Signer | None,
+        *,
+        clock: Clock | None = None,
+        max_attempts: int | None = 10,
+        silence: float = 30.0,
+    ) -> None:
+        self._url = hosts.check(url, "data")
+        self._path = urlsplit(self._url).path
+        self._signer, self._clock = signer, clock or WallClock()
+        self._max_attempts, self._silence = max_attempts, silence
+        self._channels: list[str] = []
+        self._markets: dict[str, dict[str, None]] = {}
+        self._protocol: StreamProtocol | None = None
+        self._socket: ClientConnection | None = None
+        self._wake = asyncio.Event()
+        self.frames_received = 0
+        """Frames whose events have all been handled, over all connections."""
+        self.attempts = 0
+        self.failures = 0
+        self.last_frame = 0
+        """Machine time of the last frame in microseconds; 0 before the first."""
+
+    # What to listen to; may be called at any time, before and while it runs.
+
+    def subscribe(self, *channels: str) -> None:
+        """Listen to channels for all markets."""
+        new = [c for c in channels if c not in self._channels]
+        self._channels += new
+        if self._protocol is not None and new:
+            self._protocol.subscribe(new)
+            self._wake.set()
+
+    def add_markets(self, channel: str, tickers: Iterable[str]) -> None:
+        """Listen to a channel for these markets too."""
+        wanted = self._markets.setdefault(channel, {})
+        new = [t for t in tickers if t not in wanted]
+        wanted.update(dict.fromkeys(new))
+        if self._protocol is not None and new:
+            self._protocol.add_markets(channel, new)
+            self._wake.set()
+
+    def delete_markets(self, channel: str, tickers: Iterable[str]) -> None:
+        """Listen to a channel no more for these markets."""
+        wanted = self._markets.get(channel, {})
+        gone = [t for t in tickers if wanted.pop(t, 0) is None]
+        if self._protocol is not None and gone:
+            self._protocol.delete_markets(channel, gone)
+            self._wake.set()
+
+    def get_snapshot(self, tickers: Iterable[str]) -> None:
+        """Ask for these books anew."""
+        if self._protocol is not None:
+            self._protocol.get_snapshot(tickers)
+            self._wake.set()
+
+    # Running
+
+    async def run(self, handler: Callable[[Any], None]) -> None:
+        """Connect and hand each event to `handler`, synchronously and in order, until cancelled.
+
+        Besides the protocol's events `handler` gets `Connected` and `Disconnected`.
+
+        Raises:
+            FeedLost: `max_attempts` failures in a row.
+            ProtocolError: a frame that cannot be understood.
+        """
+        while True:
+            self.attempts += 1
+            try:
+                await self._connection(handler)
+                reason = "closed by the exchange"
+            except ConnectionClosed as error:
+                reason = _closing(error)
+            except TimeoutError:
+                reason = f"silent for {self._silence:g} s"
+            except (OSError, InvalidHandshake) as error:
+                reason = str(error) or type(error).__name__
+            except InvalidURI as error:
+                raise FeedLost(self._url, self.attempts, str(error)) from None
+            self._socket = self._protocol = None
+            self.failures += 1
+            if self._max_attempts is not None and self.failures >= self._max_attempts:
+                raise FeedLost(self._url, self.failures, reason)
+            delay = backoff(self.failures)
+            handler(Disconnected(reason, delay))
+            await self._clock.sleep(delay)
+
+    async def _connection(self, handler: Callable[[Any], None]) -> None:
+        headers = {}
+        if self._signer is not None:
+            headers = self._signer.headers("GET", self._path, self._clock.now() // 1000)
+
+        def emit(event: Any) -> None:
+            if type(event) is Subscribed:
+                self.failures = 0
+            handler(event)
+
+        async with connect(
+            self._url,
+            additional_headers=headers,
+            proxy=None,
+            max_size=MAX_FRAME,
+            max_queue=(4096, 1024),
+            ping_interval=None,
+            open_timeout=10,
+            close_timeout=2,
+            compression=None,
+        ) as socket:
+            self._socket, self._protocol = socket, StreamProtocol(emit)
+            self._wake = asyncio.Event()
+            handler(Connected(self.attempts))
+            if self._channels:
+                self._protocol.subscribe(self._channels)
+            for channel, tickers in self._markets.items():
+                self._protocol.add_markets(channel, tickers)
+            self._wake.set()
+            sender = asyncio.create_task(self._send(socket, self._protocol, self._wake))
+            watcher = asyncio.create_task(self._watch(socket))
+            try:
+                await self._receive(socket, self._protocol)
+            finally:
+                sender.cancel()
+                watcher.cancel()
+                await asyncio.gather(sender, watcher, return_exceptions=True)
+
+    async def _receive(self, socket: ClientConnection, protocol: StreamProtocol) -> None:
+        receive, now, wake = protocol.receive, self._clock.now, self._wake
+        while True:
+            frame = await socket.recv(decode=False)
+            self.last_frame = now()
+            receive(frame)
+            self.frames_received += 1
+            # A frame may have made the protocol want something (a snapshot after a gap).
+            if protocol.has_commands:
+                wake.set()
+
+    async def _send(self, socket: ClientConnection, protocol: StreamProtocol, wake: asyncio.Event) -> None:
+        while True:
+            await wake.wait()
+            wake.clear()
+            for command in protocol.take_commands():
+                await socket.send(command, text=True)
+
+    async def _watch(self, socket: ClientConnection) -> None:
+        """Drop a connection that is silent although pinged: half open, or an exchange that hangs."""
+        while True:
+            await self._clock.sleep(self._silence / 2)
+            quiet = (self._clock.now() - self.last_frame) / 1e6
+            if quiet < self._silence:
+                continue
+            # Nothing to say is not the same as dead: an answered ping shows that it lives.
+            try:
+                pong = await socket.ping()
+                await asyncio.wait_for(pong, self._silence / 2)
+            except (TimeoutError, ConnectionClosed):
+                socket.transport.abort()
+                return
+
+    def __repr__(self) -> str:
+        state = "open" if self._socket is not None else "closed"
+        return f"Stream({urlsplit(self._url).hostname}, {state}, {self.frames_received} frames)"
+
+
+def _closing(error: ConnectionClosed) -> str:
+    close = error.rcvd or error.sent
+    if close is None:
+        return "connection lost"
+    return f"closed with code {close.code}{' ' + close.reason if close.reason else ''}"
+

@@ -1,0 +1,211 @@
+"""WebSocket messages: the bodies (`msg`) of what the exchange sends, and the commands it takes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kalshilab.kalshi.wire.rest import PriceRange
+
+__all__ = [
+    "Command", "CommandParams", "EventLifecycle", "Fill", "Lifecycle", "LifecycleMetadata", "MarketPosition",
+    "OrderbookDelta", "OrderbookSnapshot", "Ticker", "Trade", "UserOrder",
+]  # fmt: skip
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base of a message's `msg`: keyword fields, every field written."""
+
+
+class OrderbookSnapshot(Body, omit_defaults=True):
+    """All levels of one market; an empty side is left out."""
+
+    market_ticker: str
+    market_id: str = msgspec.field(default_factory=str)
+    clock: int = msgspec.field(default_factory=int)
+    yes_dollars_fp: list[tuple[str, str]] = []
+    no_dollars_fp: list[tuple[str, str]] = []
+
+
+class OrderbookDelta(Body, omit_defaults=True):
+    """One level changed by `delta_fp`; NO levels carry NO prices."""
+
+    market_ticker: str
+    price_dollars: str
+    delta_fp: str
+    side: str
+    market_id: str = msgspec.field(default_factory=str)
+    clock: int = msgspec.field(default_factory=int)
+    client_order_id: str = ""
+    subaccount: int | None = None
+    ts: str = ""
+    ts_ms: int = 0
+
+
+class Trade(Body):
+    """A public print."""
+
+    market_ticker: str
+    yes_price_dollars: str
+    count_fp: str
+    trade_id: str = ""
+    no_price_dollars: str = ""
+    taker_side: str = ""
+    taker_outcome_side: str = ""
+    taker_book_side: str = ""
+    is_block_trade: bool = False
+    ts: int = 0
+    ts_ms: int = 0
+    ts_us: int = 0
+    """Microseconds; only the local exchange says it, so that a replayed tape keeps its own times."""
+
+
+class Ticker(Body):
+    """Top of book and totals of one market."""
+
+    market_ticker: str
+    price_dollars: str = "0.0000"
+    yes_bid_dollars: str = "0.0000"
+    yes_ask_dollars: str = "1.0000"
+    market_id: str = ""
+    yes_bid_size_fp: str = "0.00"
+    yes_ask_size_fp: str = "0.00"
+    last_trade_size_fp: str = "0.00"
+    volume_fp: str = "0.00"
+    open_interest_fp: str = "0.00"
+    dollar_volume: int = 0
+    dollar_open_interest: int = 0
+    ts: int = 0
+    ts_ms: int = 0
+    time: str = ""
+
+
+class Fill(Body):
+    """One match of one of our orders."""
+
+    trade_id: str
+    order_id: str
+    market_ticker: str
+    is_taker: bool
+    yes_price_dollars: str
+    count_fp: str
+    outcome_side: str
+    book_side: str
+    fee_cost: str = "0"
+    side: str = ""
+    action: str = ""
+    purchased_side: str = ""
+    client_order_id: str = ""
+    post_position_fp: str = "0.00"
+    exchange_index: int = 0
+    ts: int = 0
+    ts_ms: int = 0
+    subaccount: int = 0
+
+
+class UserOrder(Body):
+    """The new state of one of our orders."""
+
+    order_id: str
+    ticker: str
+    status: str
+    outcome_side: str
+    book_side: str
+    yes_price_dollars: str
+    initial_count_fp: str
+    fill_count_fp: str
+    remaining_count_fp: str
+    user_id: str = ""
+    client_order_id: str = ""
+    side: str = ""
+    is_yes: bool = True
+    taker_fill_cost_dollars: str = "0"
+    maker_fill_cost_dollars: str = "0"
+    taker_fees_dollars: str = "0"
+    maker_fees_dollars: str = "0"
+    self_trade_prevention_type: str = "taker_at_cross"
+    created_time: str = ""
+    created_ts_ms: int = 0
+    last_update_time: str = ""
+    last_updated_ts_ms: int = 0
+    last_update_reason: str = ""
+    exchange_index: int = 0
+    subaccount_number: int = 0
+
+
+class MarketPosition(Body):
+    """Our new position in one market."""
+
+    market_ticker: str
+    position_fp: str
+    position_cost_dollars: str
+    realized_pnl_dollars: str
+    fees_paid_dollars: str
+    position_fee_cost_dollars: str = "0"
+    volume_fp: str = "0.00"
+    user_id: str = ""
+    subaccount: int = 0
+
+
+class LifecycleMetadata(Body, omit_defaults=True):
+    """What a new market is about."""
+
+    event_ticker: str = ""
+    name: str = ""
+    title: str = ""
+    yes_sub_title: str = ""
+    no_sub_title: str = ""
+    rules_primary: str = ""
+    rules_secondary: str = ""
+    can_close_early: bool | None = None
+    expected_expiration_ts: int = 0
+
+
+class Lifecycle(Body, omit_defaults=True):
+    """A step in a market's life; which fields are there depends on `event_type`.  All `_ts` in seconds."""
+
+    market_ticker: str
+    event_type: str
+    open_ts: int = 0
+    close_ts: int = 0
+    result: str = ""
+    determination_ts: int = 0
+    settlement_value: str = ""
+    settled_ts: int = 0
+    is_deactivated: bool | None = None
+    price_level_structure: str = ""
+    price_ranges: list[PriceRange] | None = None
+    additional_metadata: LifecycleMetadata | None = None
+    exchange_index: int | None = None
+
+
+class EventLifecycle(Body):
+    """A new event."""
+
+    event_ticker: str
+    title: str = ""
+    subtitle: str = ""
+    collateral_return_type: str = ""
+    series_ticker: str = ""
+    exchange_index: int = 0
+
+
+class CommandParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Parameters of a command; which apply depends on it."""
+
+    channels: list[str] | None = None
+    market_ticker: str | None = None
+    market_tickers: list[str] | None = None
+    sid: int | None = None
+    sids: list[int] | None = None
+    action: str | None = None
+    send_initial_snapshot: bool | None = None
+    skip_ticker_ack: bool | None = None
+    use_yes_price: bool | None = None
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a client asks for.  `id` is echoed in the answer."""
+
+    cmd: str
+    id: int = 0
+    params: CommandParams | None = None

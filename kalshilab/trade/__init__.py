@@ -1,0 +1,1 @@
+"""The live session: from public trades to paper orders, journalled, with one known outcome for each intent."""

@@ -1,0 +1,192 @@
+"""The desk: what is done about a fire.
+
+Each fire is decided on its own and in turn (two prints that arrive together cannot place two orders past one
+limit), and every decision is written down with its reason.  What stands in the way only for a moment, the
+rate limit or a book not yet there, defers the fire instead of losing it; a deferred fire is tried again with
+the book as it is then, until it is no longer fresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+
+from kalshilab.clock import Clock
+from kalshilab.config import Settings
+from kalshilab.kalshi.limits import TokenBucket
+from kalshilab.market.model import Market
+from kalshilab.signals import Fire
+from kalshilab.trade.events import Action, Decision, Intent, client_order_id
+from kalshilab.trade.execution import Execution
+from kalshilab.trade.follower import Follower
+from kalshilab.trade.health import Health
+from kalshilab.trade.journal import Journal
+from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.risk import Limits, refusal
+from kalshilab.trade.states import Machine
+from kalshilab.trade.strategy import Entry, Quote
+from kalshilab.units import show_cents, show_contracts
+
+__all__ = ["Desk"]
+
+FRESH = 60_000_000
+"""Microseconds of exchange time for which a deferred fire is worth trying again."""
+
+
+class Desk:
+    """Decides about fires and places orders; owns the rate limit and the memory of entries."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        run_id: str,
+        follower: Follower,
+        execution: Execution,
+        portfolio: Portfolio,
+        machine: Machine,
+        journal: Journal,
+        clock: Clock,
+        health: Health,
+        counts: Counter[str],
+    ) -> None:
+        self._run_id, self._follower, self._execution = run_id, follower, execution
+        self._portfolio, self._machine, self._journal = portfolio, machine, journal
+        self._clock, self._health, self._counts = clock, health, counts
+        self._limits = Limits.of(settings)
+        per_minute = settings.attempts_per_minute
+        self._bucket = TokenBucket(per_minute / 60, max(per_minute, 1.0), clock)
+        self._book_timeout = settings.orderbook_timeout
+        self._turn = asyncio.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._deferred: deque[Fire] = deque()
+        self.decisions: deque[Decision] = deque(maxlen=100)
+        self.closed = False
+        """Once set, no further order is placed: the kill switch, asked before every order."""
+
+    async def act(self, fire: Fire) -> Decision:
+        """Decide about one fire and carry the decision out."""
+        async with self._turn:
+            return await self._decide(fire)
+
+    @property
+    def has_deferred(self) -> bool:
+        """Whether a fire waits for another try."""
+        return bool(self._deferred)
+
+    async def retry(self) -> None:
+        """Try deferred fires again, and let go those no longer fresh."""
+        async with self._turn:
+            for _ in range(len(self._deferred)):
+                fire = self._deferred.popleft()
+                if self._clock.now() - fire.ts > FRESH:
+                    self._write(fire, "expired", "deferred too long")
+                else:
+                    await self._decide(fire, again=True)
+
+    async def _decide(self, fire: Fire, *, again: bool = False) -> Decision:
+        ticker, strategy = fire.ticker, self._follower.strategy
+        tracked = self._follower.tracker.get(ticker)
+        if self.closed or not self._machine.may_trade or tracked is None or tracked.market is None:
+            return self._write(fire, "refused", "stopping" if self.closed else "not ready")
+        if tracked.status not in ("active", "looking"):
+            return self._write(fire, "refused", f"market {tracked.status}")
+        held = ticker in self._portfolio.open or any(o.ticker == ticker for o in self._execution.open.values())
+        if held:
+            weaker = strategy.reentry(fire, self._entries.get(ticker))
+            if weaker is not None:
+                return self._write(fire, "skipped", weaker)
+        if not self._bucket.try_acquire():
+            self._counts["rate_limited"] += not again
+            return self._defer(fire, "rate limit", again)
+        book = await self._follower.book(ticker, 0 if again else self._book_timeout)
+        if book is None:
+            return self._defer(fire, "no book", again)
+        quote = strategy.quote(fire, book, tracked.market.grid)
+        if isinstance(quote, str):
+            return self._write(fire, "skipped", quote)
+        return await self._place(fire, quote, tracked.market, held)
+
+    async def _place(self, fire: Fire, quote: Quote, market: Market, held: bool) -> Decision:
+        execution, portfolio = self._execution, self._portfolio
+        orders = list(execution.open.values())
+        holding = portfolio.holdings.get(fire.ticker)
+        reason = refusal(
+            self._limits,
+            ticker=fire.ticker,
+            side=quote.side,
+            price=quote.price,
+            size=quote.size,
+            may_trade=self._machine.may_trade and not self.closed,
+            cash=portfolio.cash,
+            position=0 if holding is None else holding.size,
+            markets_held={*portfolio.open, *(o.ticker for o in orders)},
+            orders=orders,
+        )
+        if reason is not None:
+            self._counts["low_cash"] += reason == "low cash"
+            return self._write(fire, "refused", reason, quote)
+        intent = Intent(
+            client_order_id=client_order_id(self._run_id, fire),
+            ts=self._clock.now(),
+            ticker=fire.ticker,
+            side=quote.side,
+            price=quote.price,
+            size=quote.size,
+            fire=fire,
+            reentry=held,
+        )
+        self._machine.to("ACTING", f"order for {fire.ticker}")
+        try:
+            outcome = await execution.submit(intent)
+        finally:
+            if self._machine.state == "ACTING":
+                self._machine.to("READY", "order answered")
+        if outcome.kind != "accepted":
+            self._counts["rejected"] += 1
+            action: Action = "rejected" if outcome.kind in ("rejected", "absent") else "unknown"
+            return self._write(fire, action, outcome.code, quote, intent.client_order_id)
+        self._counts["orders"] += 1
+        self._counts["reentries"] += held
+        self._entries[fire.ticker] = Entry(fire.yes_ratio, fire.drop)
+        self._health.say(
+            f"{fire.ticker}: {'bid' if quote.side == 'bid' else 'NO at'} "
+            f"{show_cents(quote.price if quote.side == 'bid' else 10_000 - quote.price)}, "
+            f"{show_contracts(quote.size)} contracts"
+        )
+        return self._write(fire, "placed", "", quote, intent.client_order_id, outcome.order_id)
+
+    def _defer(self, fire: Fire, reason: str, again: bool) -> Decision:
+        self._deferred.append(fire)
+        if again:
+            # Said once already; a fire that waits is not a new decision each time it is looked at.
+            return Decision(ts=self._clock.now(), ticker=fire.ticker, action="deferred", reason=reason)
+        return self._write(fire, "deferred", reason)
+
+    def _write(
+        self,
+        fire: Fire,
+        action: Action,
+        reason: str,
+        quote: Quote | None = None,
+        client_id: str = "",
+        order_id: str = "",
+    ) -> Decision:
+        decision = Decision(
+            ts=self._clock.now(),
+            ticker=fire.ticker,
+            action=action,
+            reason=reason,
+            side="" if quote is None else quote.side,
+            price=0 if quote is None else quote.price,
+            size=0 if quote is None else quote.size,
+            yes_ratio=fire.yes_ratio,
+            drop=fire.drop,
+            client_order_id=client_id,
+            order_id=order_id,
+        )
+        self._journal.write("decision", decision)
+        self.decisions.append(decision)
+        if action in ("skipped", "refused", "expired"):
+            self._counts["skipped"] += 1
+        return decision

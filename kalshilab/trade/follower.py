@@ -1,0 +1,268 @@
+"""Following the markets: from feed events to tracked markets, live books and fires.
+
+The one handler of the stream's public events.  It keeps the tracker, the books and the strategy's signal in
+step with what arrives, and hands each fire on; it places nothing.  A market's prints reach the signal from
+the first one seen: those that came while its category was being looked up are fed in on admission.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from kalshilab.clock import Clock
+from kalshilab.errors import ApiError, BookError, ConnectionFailed
+from kalshilab.kalshi.protocol import BookDelta, BookSnapshot, EventLifecycle, Gap, Lifecycle
+from kalshilab.kalshi.rest import MarketData
+from kalshilab.kalshi.stream import Stream
+from kalshilab.market.book import Book
+from kalshilab.market.model import Market, Trade
+from kalshilab.signals import Fire
+from kalshilab.trade.discovery import Tracked, Tracker
+from kalshilab.trade.health import Health
+from kalshilab.trade.monitor import MarketRow
+from kalshilab.trade.strategy import Strategy
+from kalshilab.trade.tasks import Tasks
+
+__all__ = ["Follower"]
+
+
+class Follower:
+    """Owner of the tracker, the books and the signal's live state.
+
+    Args:
+        on_fire: called with each fire, in order.
+        on_settled: called with the ticker of each tracked market that the exchange has settled.
+        book_timeout: wall seconds to wait for the first book of a market newly tracked.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: MarketData,
+        stream: Stream,
+        tracker: Tracker,
+        strategy: Strategy,
+        clock: Clock,
+        tasks: Tasks,
+        health: Health,
+        counts: Counter[str],
+        on_fire: Callable[[Fire], None],
+        on_settled: Callable[[str], None],
+        book_timeout: float,
+    ) -> None:
+        self._data, self._stream, self._tasks = data, stream, tasks
+        self._clock, self._health, self._counts = clock, health, counts
+        self._on_fire, self._on_settled = on_fire, on_settled
+        self._book_timeout = book_timeout
+        self.tracker, self.strategy = tracker, strategy
+        self.books: dict[str, Book] = {}
+        self.recent: deque[Trade] = deque(maxlen=20)
+        self.marks: dict[str, int] = {}
+        self._awaited: dict[str, asyncio.Event] = {}
+        self._categories: dict[str, asyncio.Task[tuple[str, str]]] = {}
+        self.handlers: dict[type, Callable[..., None]] = {
+            Trade: self.on_trade,
+            BookDelta: self.on_delta,
+            BookSnapshot: self.on_snapshot,
+            Lifecycle: self.on_lifecycle,
+            EventLifecycle: lambda event: None,
+            Gap: self.on_gap,
+        }
+
+    # Prints
+
+    def on_trade(self, trade: Trade) -> None:
+        """One public print."""
+        self._counts["trades"] += 1
+        tracked = self.tracker.get(trade.ticker)
+        if tracked is None or tracked.status == "rejected":
+            self._counts["filtered"] += 1
+        elif tracked.status == "looking":
+            self.tracker.hold(tracked, trade)
+        else:
+            self._feed(tracked, trade)
+
+    def _feed(self, tracked: Tracked, trade: Trade) -> None:
+        tracked.last_price = trade.price
+        self.recent.append(trade)
+        self.marks[trade.ticker] = trade.price
+        signal = self.strategy.signal
+        if signal is None:
+            return
+        fire = signal.update(trade.ticker, trade.ts, trade.price, trade.size, trade.taker)
+        if fire is not None:
+            self._on_fire(fire)
+
+    # Books
+
+    def on_snapshot(self, event: BookSnapshot) -> None:
+        """A whole book; ends the distrust that a gap began."""
+        book = self.books.get(event.ticker)
+        if book is None:
+            book = self.books[event.ticker] = Book()
+        try:
+            book.load(event.yes, event.no)
+        except BookError as error:
+            self._distrust(event.ticker, str(error))
+            return
+        waiter = self._awaited.pop(event.ticker, None)
+        if waiter is not None:
+            waiter.set()
+
+    def on_delta(self, event: BookDelta) -> None:
+        """One level of a book changed."""
+        book = self.books.get(event.ticker)
+        if book is None:
+            return
+        try:
+            book.apply(event.side, event.price, event.delta)
+        except BookError as error:
+            self._distrust(event.ticker, str(error))
+
+    def _distrust(self, ticker: str, why: str) -> None:
+        """Drop a book that cannot be right and ask for it anew."""
+        self.books.pop(ticker, None)
+        self._health.say(f"{ticker}: book dropped, {why}")
+        self._stream.get_snapshot([ticker])
+
+    def on_gap(self, gap: Gap) -> None:
+        """Frames were lost: books of that subscription are wrong until their snapshots come."""
+        self._counts["gaps"] += 1
+        self._health.say(f"{gap.channel}: frames lost")
+        if gap.channel == "orderbook_delta":
+            for ticker in gap.tickers:
+                self.books.pop(ticker, None)
+
+    def on_disconnect(self) -> None:
+        """No book is to be trusted across a lost connection."""
+        self.books.clear()
+
+    async def book(self, ticker: str, timeout: float) -> Book | None:
+        """The live book of a market, waiting up to `timeout` wall seconds for its first snapshot."""
+        if ticker not in self.books and timeout > 0:
+            waiter = self._awaited.setdefault(ticker, asyncio.Event())
+            try:
+                await asyncio.wait_for(waiter.wait(), timeout)
+            except TimeoutError:
+                return None
+        return self.books.get(ticker)
+
+    def value_marks(self, tickers: Iterable[str]) -> dict[str, int]:
+        """YES prices at which what we hold could be valued now: the last print of each market."""
+        return {t: self.marks[t] for t in tickers if t in self.marks}
+
+    # Lifecycle
+
+    def on_lifecycle(self, event: Lifecycle) -> None:
+        """A market was created, moved, paused, determined or settled."""
+        kind, ticker = event.kind, event.ticker
+        if kind == "created":
+            if self.tracker.begin(ticker):
+                self._tasks.work(f"look up {ticker}", self._look_up_created(event))
+            return
+        tracked = self.tracker.get(ticker)
+        if tracked is None or tracked.market is None:
+            return
+        if kind == "close_date_updated" and event.close_ts:
+            self.tracker.update(msgspec.structs.replace(tracked.market, close_ts=event.close_ts))
+        elif kind in ("activated", "deactivated"):
+            status = "active" if kind == "activated" else "inactive"
+            self.tracker.update(msgspec.structs.replace(tracked.market, status=status))
+        elif kind == "determined":
+            self._on_determined(tracked, event)
+        elif kind == "settled" and self.tracker.advance(ticker, "settled"):
+            self._on_settled(ticker)
+
+    def _on_determined(self, tracked: Tracked, event: Lifecycle) -> None:
+        assert tracked.market is not None
+        ticker = tracked.ticker
+        self.tracker.update(
+            msgspec.structs.replace(
+                tracked.market, status="determined", result=event.result, settlement=event.settlement
+            )
+        )
+        if event.settlement is not None:
+            self.marks[ticker] = event.settlement
+        if self.tracker.advance(ticker, "determined"):
+            if self.strategy.signal is not None:
+                self.strategy.signal.reset(ticker)
+            if self.books.pop(ticker, None) is not None:
+                self._stream.delete_markets("orderbook_delta", [ticker])
+
+    async def _look_up_created(self, event: Lifecycle) -> None:
+        try:
+            market = await self._data.market(event.ticker)
+            series, category = await self._category(market.event)
+        except (ApiError, ConnectionFailed) as error:
+            self._counts["lookup_errors"] += 1
+            self._health.degraded("discovery", f"{event.ticker}: {error}")
+            self.tracker.forget(event.ticker)
+            return
+        self._health.healthy("discovery")
+        await self.follow(msgspec.structs.replace(market, series=series, category=category))
+
+    async def _category(self, event: str) -> tuple[str, str]:
+        """Series and category of an event; looked up once, however many of its markets ask at the same time."""
+        task = self._categories.get(event)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._categories[event] = asyncio.ensure_future(self._data.category(event))
+        return await asyncio.shield(task)
+
+    async def follow(self, market: Market) -> bool:
+        """Admit a market that was looked up: subscribe its book, feed the prints that waited."""
+        if not self.tracker.accept(market, self._clock.now()):
+            return False
+        self._counts["tracked"] += 1
+        if self.strategy.signal is not None:
+            waiter = self._awaited.setdefault(market.ticker, asyncio.Event())
+            self._stream.add_markets("orderbook_delta", [market.ticker])
+            try:
+                await asyncio.wait_for(waiter.wait(), self._book_timeout)
+            except TimeoutError:
+                self._health.say(f"{market.ticker}: no book within {self._book_timeout:g} s")
+        tracked = self.tracker.get(market.ticker)
+        assert tracked is not None
+        for trade in self.tracker.join(market.ticker):
+            self._feed(tracked, trade)
+        return True
+
+    async def discover(self, close_after: int) -> None:
+        """Find open markets over REST and follow those that are wanted.
+
+        Args:
+            close_after: microseconds; events closing earlier are not asked for.
+        """
+        found = 0
+        for market in await self._data.open_markets(min_close_ts=close_after):
+            if self.tracker.begin(market.ticker):
+                series, category = market.series, market.category
+                if not category:
+                    series, category = await self._category(market.event)
+                filled = msgspec.structs.replace(market, series=series, category=category)
+                found += await self.follow(filled)
+        if found:
+            self._health.say(f"discovery: {found} markets followed")
+
+    def rows(self, most: int = 30) -> list[MarketRow]:
+        """The tracked markets with the most prints, for display."""
+        rows = []
+        signal = self.strategy.signal
+        for tracked in self.tracker.all():
+            if tracked.market is None:
+                continue
+            n_trades, ratio, drop = 0, 0.0, 0
+            state = None if signal is None else signal.state(tracked.ticker)
+            if state is not None and state.n_trades:
+                n_trades, ratio = state.n_trades, state.yes_trades / state.n_trades
+                drop = state.first_price - state.last_price
+            rows.append(
+                MarketRow(
+                    tracked.ticker, tracked.market.category, tracked.status, tracked.last_price, n_trades, ratio, drop
+                )
+            )
+        rows.sort(key=lambda row: (row.status != "active", -row.n_trades))
+        return rows[:most]

@@ -1,0 +1,150 @@
+"""What a session looks like at one moment: `Snapshot` for panels, `status.json` for other processes.
+
+A snapshot is built when somebody asks for it and holds only values, so that whoever paints it can do so at
+his own pace and never holds up a feed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from kalshilab.errors import SessionError
+from kalshilab.market.model import Order, Settlement, Trade
+from kalshilab.trade.events import Decision, Transition
+
+__all__ = ["COUNTS", "MarketRow", "PositionRow", "Snapshot", "Status", "read_status", "write_status"]
+
+COUNTS = (
+    "trades",
+    "filtered",
+    "tracked",
+    "signals",
+    "orders",
+    "rejected",
+    "fills",
+    "settlements",
+    "skipped",
+    "rate_limited",
+    "low_cash",
+    "reentries",
+    "reconnects",
+    "gaps",
+    "frames",
+)
+"""The names of a session's counters."""
+
+
+class PositionRow(msgspec.Struct, frozen=True):
+    """One open position: sizes without sign, money in money units, `value` at the bid of what is held."""
+
+    ticker: str
+    outcome: str
+    size: int
+    cost: int
+    value: int
+    pnl: int
+    close_ts: int
+
+
+class MarketRow(msgspec.Struct, frozen=True):
+    """One tracked market and how near its signal is."""
+
+    ticker: str
+    category: str
+    status: str
+    price: int
+    n_trades: int
+    yes_ratio: float
+    drop: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A session at one moment.  Money in money units, prices and sizes in units, `now` exchange time and
+    `started` machine time in microseconds, `elapsed` wall seconds, `progress` 0 to 1 of the tape or None."""
+
+    run_id: str
+    venue: str
+    strategy: str
+    state: str
+    stopped: str
+    finished: bool
+    now: int
+    started: int
+    elapsed: float
+    counts: dict[str, int]
+    progress: float | None
+    cash: int
+    portfolio_value: int
+    pnl: int
+    fees: int
+    positions: list[PositionRow]
+    open_orders: list[Order]
+    trades: list[Trade]
+    decisions: list[Decision]
+    settlements: list[Settlement]
+    transitions: list[Transition]
+    markets: list[MarketRow]
+    health: dict[str, str]
+    messages: list[tuple[int, str]]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a snapshot that `status.json` holds; money in whole cents."""
+
+    run_id: str
+    venue: str
+    strategy: str
+    state: str
+    stopped: str
+    finished: bool
+    now: int
+    elapsed: float
+    progress: float | None
+    counts: dict[str, int]
+    cash_cents: int
+    pnl_cents: int
+    open_orders: int
+    open_positions: int
+    health: dict[str, str]
+
+
+def write_status(path: Path, shot: Snapshot) -> None:
+    """Replace the status file in one step: a reader sees the old one or the new one, never half."""
+    status = Status(
+        run_id=shot.run_id,
+        venue=shot.venue,
+        strategy=shot.strategy,
+        state=shot.state,
+        stopped=shot.stopped,
+        finished=shot.finished,
+        now=shot.now,
+        elapsed=shot.elapsed,
+        progress=shot.progress,
+        counts=shot.counts,
+        cash_cents=shot.cash // 10_000,
+        pnl_cents=round(shot.pnl / 10_000),
+        open_orders=len(shot.open_orders),
+        open_positions=len(shot.positions),
+        health=shot.health,
+    )
+    scratch = path.with_suffix(".tmp")
+    scratch.write_bytes(msgspec.json.encode(status))
+    # os.replace is atomic on one file system, which a sibling always is.
+    os.replace(scratch, path)  # noqa: PTH105
+
+
+def read_status(path: Path) -> Status | None:
+    """The last status written there; None before the first.
+
+    Raises:
+        SessionError: the file is not a status file.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise SessionError(f"{path}: not a status file ({error})") from None

@@ -1,0 +1,135 @@
+"""Cash, positions and profit as a fold over fills and settlements.
+
+Nothing here is told what we own: it is added up from what happened, exactly, in money units, so that it can
+be held against what the exchange says (`gap`).  One signed position a market, as on the exchange: a fill on
+the other side first closes what is held, at its average cost, and only then opens the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kalshilab.market.model import Fill, Position, Settlement, outcome_price
+from kalshilab.units import PRICE
+
+__all__ = ["Holding", "Portfolio"]
+
+
+@dataclass(slots=True)
+class Holding:
+    """What is held in one market.  `size` is signed (+ YES, − NO); `cost` is what it was bought for."""
+
+    size: int = 0
+    cost: int = 0
+    realized: int = 0
+    fees: int = 0
+
+    @property
+    def outcome(self) -> str:
+        """The outcome held; "yes" when flat."""
+        return "no" if self.size < 0 else "yes"
+
+
+class Portfolio:
+    """The account as our own record of fills and settlements implies it.
+
+    Args:
+        cash: what the account had when the record began, in money units.
+
+    >>> book = Portfolio(cash=100_000_000)
+    >>> fill = Fill(trade_id="t1", order_id="o1", ticker="A-B-1", side="ask", price=6000, size=1000, fee=168_000,
+    ...             is_taker=True, ts=0)
+    >>> book.fill(fill), book.fill(fill)          # reported twice, counted once
+    (True, False)
+    >>> book.holdings["A-B-1"].size, book.cash    # 10 NO at 40 cents and the fee
+    (-1000, 95832000)
+    """
+
+    def __init__(self, cash: int = 0) -> None:
+        self.start = self.cash = cash
+        self.holdings: dict[str, Holding] = {}
+        self.realized = 0
+        self.fees = 0
+        self.settled = 0
+        self.fills = 0
+        self._seen: set[tuple[str, str]] = set()
+
+    def fill(self, fill: Fill) -> bool:
+        """Add one fill.  False if this match was added before (stream and REST both tell of it)."""
+        key = (fill.trade_id, fill.order_id)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        holding = self.holdings.setdefault(fill.ticker, Holding())
+        signed = fill.size if fill.side == "bid" else -fill.size
+        closing = min(fill.size, abs(holding.size)) if holding.size * signed < 0 else 0
+        if closing:
+            # Sold at the price of the outcome held, which is what the match is worth to us.
+            proceeds = outcome_price(fill.price, holding.outcome) * closing
+            part = holding.cost * closing // abs(holding.size)
+            holding.cost -= part
+            holding.realized += proceeds - part
+            self.realized += proceeds - part
+            self.cash += proceeds
+            holding.size += closing if signed > 0 else -closing
+        opening = fill.size - closing
+        if opening:
+            cost = outcome_price(fill.price, fill.outcome) * opening
+            holding.cost += cost
+            holding.size += opening if signed > 0 else -opening
+            self.cash -= cost
+        holding.fees += fill.fee
+        self.fees += fill.fee
+        self.cash -= fill.fee
+        self.fills += 1
+        return True
+
+    def settle(self, settlement: Settlement) -> bool:
+        """Pay out one market.  False if nothing is held there (it was paid before, or never bought)."""
+        holding = self.holdings.get(settlement.ticker)
+        if holding is None or holding.size == 0:
+            return False
+        value = settlement.settlement if holding.size > 0 else PRICE - settlement.settlement
+        revenue = value * abs(holding.size)
+        self.cash += revenue
+        holding.realized += revenue - holding.cost
+        self.realized += revenue - holding.cost
+        holding.size = holding.cost = 0
+        self.settled += 1
+        return True
+
+    def adopt(self, positions: Iterable[Position]) -> None:
+        """Begin with positions that were there before the record did."""
+        for p in positions:
+            if p.size:
+                self.holdings[p.ticker] = Holding(size=p.size, cost=p.cost)
+
+    @property
+    def open(self) -> dict[str, Holding]:
+        """Markets in which something is held now."""
+        return {t: h for t, h in self.holdings.items() if h.size}
+
+    def value(self, marks: Mapping[str, int]) -> int:
+        """What the open positions are worth at YES prices `marks`; at cost where there is no mark."""
+        total = 0
+        for ticker, holding in self.holdings.items():
+            if holding.size:
+                mark = marks.get(ticker)
+                total += holding.cost if mark is None else outcome_price(mark, holding.outcome) * abs(holding.size)
+        return total
+
+    def gap(self, positions: Iterable[Position], cash: int | None = None) -> dict[str, tuple[int, int]]:
+        """Where this record and the exchange differ: name to (ours, theirs); "cash" for the cash.
+
+        Call it when nothing is in flight; an empty answer means that no fill was lost and none counted twice.
+        """
+        theirs = {p.ticker: p.size for p in positions if p.size}
+        ours = {t: h.size for t, h in self.open.items()}
+        differ = {
+            t: (ours.get(t, 0), theirs.get(t, 0)) for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)
+        }
+        # The exchange states cash in whole cents, cut off.
+        if cash is not None and abs(cash - self.cash) >= PRICE:
+            differ["cash"] = (self.cash, cash)
+        return differ

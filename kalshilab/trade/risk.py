@@ -1,0 +1,88 @@
+"""The limits every order passes before it is sent: a pure function of what is known at that moment.
+
+A limit looks at the worst that can still happen: resting orders count as if they had filled, and a position
+limit looks at the side, so that buying NO on top of NO is seen to add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from kalshilab.config import Settings
+from kalshilab.market.fees import fill_fee
+from kalshilab.market.model import Order, outcome_price
+from kalshilab.units import contracts, dollars
+
+__all__ = ["Limits", "refusal"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session may do.  Sizes in size units, money in money units."""
+
+    max_orders: int
+    max_position: int
+    max_concurrent: int
+    min_cash: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """The limits of these settings."""
+        return cls(
+            max_orders=settings.max_orders,
+            max_position=contracts(settings.max_position),
+            max_concurrent=settings.max_concurrent,
+            min_cash=dollars(settings.min_cash),
+        )
+
+
+def refusal(
+    limits: Limits,
+    *,
+    ticker: str,
+    side: str,
+    price: int,
+    size: int,
+    may_trade: bool,
+    cash: int,
+    position: int,
+    markets_held: Collection[str],
+    orders: Collection[Order],
+) -> str | None:
+    """Why this order must not be sent, or None if it may.
+
+    Args:
+        price: YES price of the order.
+        cash: cash of the account, before what resting orders bind.
+        position: signed position in the market.
+        markets_held: tickers with a position or a resting order.
+        orders: all our resting orders.
+
+    Returns:
+        "not ready", "low cash", "cash", "orders", "position" or "concurrent".
+
+    >>> limits = Limits(max_orders=10, max_position=10_000, max_concurrent=5, min_cash=100_000_000)
+    >>> refusal(limits, ticker="A", side="ask", price=6000, size=5000, may_trade=True, cash=99_990_000,
+    ...         position=0, markets_held=(), orders=())
+    'low cash'
+    """
+    if not may_trade:
+        return "not ready"
+    bound = sum(outcome_price(o.price, o.outcome) * o.remaining for o in orders)
+    free = cash - bound
+    if limits.min_cash and free < limits.min_cash:
+        return "low cash"
+    outcome = "yes" if side == "bid" else "no"
+    if outcome_price(price, outcome) * size + fill_fee(price, size) > free:
+        return "cash"
+    if len(orders) >= limits.max_orders:
+        return "orders"
+    sign = 1 if side == "bid" else -1
+    resting = sum(o.remaining for o in orders if o.ticker == ticker and o.side == side)
+    after = position + sign * (size + resting)
+    if abs(after) > limits.max_position and abs(after) > abs(position):
+        return "position"
+    if ticker not in markets_held and len(markets_held) >= limits.max_concurrent:
+        return "concurrent"
+    return None

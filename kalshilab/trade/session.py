@@ -1,0 +1,584 @@
+"""The paper session: public trades in, paper orders out, and a record that can be trusted.
+
+One WebSocket connection carries every channel, so that a book, a print and a fill arrive in the order in
+which the exchange sent them.  Events are handled synchronously as they arrive; whatever must wait for an
+answer (a look-up, an order) runs as a task that the session owns and counts, so that it knows when it is
+idle: the embedded exchange plays on only then, and a stop waits for it.
+
+How a session ends.  The tape is over, the minutes are up, the stop file appears, the stop button is pressed,
+or the kernel is interrupted: each sets the reason once, and then the same few things happen in the same
+order: no new order, wait for those under way, cancel what rests and ask the exchange whether any is left,
+compare fills and positions with the exchange's, write the report, close the journal.  Only a second interrupt
+cuts this short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kalshilab.clock import Clock, WallClock, to_datetime
+from kalshilab.config import Settings
+from kalshilab.errors import ApiError, ConnectionFailed, KalshilabError, SessionError
+from kalshilab.kalshi.auth import Signer
+from kalshilab.kalshi.orders import DemoOrders
+from kalshilab.kalshi.protocol import PositionUpdate, Rejected, Subscribed
+from kalshilab.kalshi.rest import MarketData
+from kalshilab.kalshi.stream import Connected, Disconnected, Stream
+from kalshilab.market.model import Fill, Order, Settlement, outcome_price
+from kalshilab.signals import Fire
+from kalshilab.trade.desk import Desk
+from kalshilab.trade.discovery import Tracker
+from kalshilab.trade.events import Transition
+from kalshilab.trade.execution import Execution
+from kalshilab.trade.follower import Follower
+from kalshilab.trade.health import Health
+from kalshilab.trade.journal import Journal
+from kalshilab.trade.monitor import COUNTS, PositionRow, Snapshot, write_status
+from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.report import Report
+from kalshilab.trade.states import Machine
+from kalshilab.trade.strategy import make_strategy
+from kalshilab.trade.sync import Sync
+from kalshilab.trade.tasks import Tasks
+from kalshilab.trade.venue import STALL, VenueLink, open_venue
+
+__all__ = ["PaperSession", "Report"]
+
+CHANNELS = ("trade", "market_lifecycle_v2", "fill", "user_orders", "market_positions")
+"""What every session listens to; books join market by market."""
+
+TICK = 0.5
+"""Wall seconds between looks at the deadline, the stop file, time-outs and the status file."""
+
+
+class PaperSession:
+    """A paper-trading session on the venue of `settings`.
+
+        async with PaperSession(Settings(minutes=2)) as session:
+            session.show()                      # dashboard, in a notebook
+            report = await session.run()        # until the tape ends, the minutes are up, or a stop
+
+    `run` absorbs the first interrupt and returns a `Report` all the same; what went wrong after the session
+    was ready is in `report.error` (`report.check()` raises it).
+
+    Args:
+        settings: see `Settings`.
+        run_dir: where journal, status and report go; default `settings.out`/<run id>.
+
+    Raises (from `async with`):
+        CredentialsMissing, KeyUnusable, HostRefused: the venue cannot be used with these settings.
+        TapeError: the embedded venue cannot play what it was given.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, run_dir: Path | None = None) -> None:
+        self.settings = settings or Settings()
+        self._wall: Clock = WallClock()
+        self._started = self._wall.now()
+        self._began = self._wall.monotonic()
+        self.run_id, self.run_dir = _name_run(self.settings, run_dir, self._started)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._stopped = ""
+        self._finished = False
+        self._error: KalshilabError | None = None
+        self._stack = AsyncExitStack()
+        self._counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+        self._equity: list[tuple[int, int, int]] = []
+        self._settlements: deque[Settlement] = deque(maxlen=20)
+        self._health = Health(self._wall)
+        self._portfolio = Portfolio()
+        self._machine: Machine | None = None
+        self._opened = False
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._opened = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
+        link = await self._stack.enter_async_context(open_venue(self.settings))
+        self._link: VenueLink = link
+        self._clock = link.clock
+        self._journal = Journal.create(self.run_dir / "journal.sqlite", self._clock, self._wall)
+        self._stack.callback(self._journal.close)
+        self._machine = Machine(self._clock, self._wall, self._on_transition)
+        self._machine.to("INITIALIZING", "start")
+        self._journal.note("start", run=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy)
+        self._data = await self._stack.enter_async_context(MarketData(link.settings))
+        self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
+        signer = Signer.from_settings(link.settings)
+        assert link.settings.ws_url is not None
+        self._stream = Stream(
+            link.settings.ws_url,
+            signer,
+            clock=self._wall,
+            max_attempts=self.settings.reconnect_attempts,
+        )
+        self._stream.subscribe(*CHANNELS)
+        self._execution = Execution(self._orders, self._journal, self._portfolio, self._clock, self._wall)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask for a clean stop.  May be called from any thread or event loop, and more than once."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return
+        loop.call_soon_threadsafe(self._set_stop, reason)
+
+    def _set_stop(self, reason: str) -> None:
+        if not self._stopped:
+            self._stopped = reason
+            self._health.say(f"stopping: {reason}")
+        self._stop.set()
+
+    async def run(self) -> Report:
+        """Trade until something ends it, then tidy up and report.
+
+        Raises:
+            SessionError: run twice, or outside `async with`.
+            ApiError, ConnectionFailed, FeedLost: the venue could not be reached at the start.
+        """
+        if not self._opened or self._finished:
+            raise SessionError("a PaperSession runs once, inside `async with`")
+        async with asyncio.TaskGroup() as group:
+            self._tasks = Tasks(group, self._on_task_error)
+            self._wire()
+            try:
+                await self._start()
+                await self._stop.wait()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+                self._set_stop("interrupted")
+            except KalshilabError:
+                await self._tasks.stop_background()
+                raise
+            await self._finish()
+        return self.report
+
+    def _wire(self) -> None:
+        """Make the parts that need the task group."""
+        s = self.settings
+        tracker = Tracker(s.categories, s.tickers, s.max_markets, round(s.close_min_minutes * 60e6))
+        assert self._machine is not None
+        self._follower = Follower(
+            data=self._data,
+            stream=self._stream,
+            tracker=tracker,
+            strategy=make_strategy(s),
+            clock=self._clock,
+            tasks=self._tasks,
+            health=self._health,
+            counts=self._counts,
+            on_fire=self._on_fire,
+            on_settled=self._on_settled,
+            book_timeout=s.orderbook_timeout,
+        )
+        self._desk = Desk(
+            s,
+            run_id=self.run_id,
+            follower=self._follower,
+            execution=self._execution,
+            portfolio=self._portfolio,
+            machine=self._machine,
+            journal=self._journal,
+            clock=self._clock,
+            health=self._health,
+            counts=self._counts,
+        )
+        self._sync = Sync(
+            self._orders,
+            execution=self._execution,
+            portfolio=self._portfolio,
+            journal=self._journal,
+            health=self._health,
+            clock=self._clock,
+            since=self._clock.now(),
+            on_change=self._sample,
+        )
+        self._handlers: dict[type, Callable[..., None]] = self._follower.handlers | {
+            Fill: self._on_fill,
+            Order: self._execution.on_order,
+            PositionUpdate: lambda event: None,
+            Connected: self._on_connected,
+            Disconnected: self._on_disconnected,
+            Subscribed: self._on_subscribed,
+            Rejected: self._on_rejected,
+        }
+        self._ready_channels: set[str] = set()
+        self._subscribed = asyncio.Event()
+
+    async def _start(self) -> None:
+        machine = self._machine
+        assert machine is not None
+        machine.to("ORDERBOOK_CONNECT", "feed")
+        self._tasks.background("feed", self._stream.run(self._on_event))
+        await self._within(self._subscribed.wait(), 30.0, "no subscription was confirmed within 30 s")
+        machine.to("TRADING_CLIENT_CONNECT", "account")
+        await self._orders.balance()
+        machine.to("KALSHI_DATA_SYNC", "account")
+        await self._sync.start()
+        await self._execution.recover()
+        if self.settings.cleanup_on_startup:
+            stale = await self._execution.cancel_stale()
+            if stale:
+                self._health.say(f"{stale} orders of an earlier run cancelled")
+        if self.settings.discovery:
+            await self._discover()
+            self._tasks.background("discovery", self._discover_on())
+        self._sample()
+        machine.to("READY", "all parts started")
+        self._tasks.background("housekeeping", self._keep_house())
+        self._tasks.background("sync", self._sync_on())
+        if self._link.pace is not None:
+            self._link.pace.behind = self._behind
+            self._frames_gone = 0
+            self._seen = (0, self._wall.monotonic())
+            self._link.pace.open()
+            self._tasks.background("tape", self._until_tape_ends())
+
+    async def _within(self, waiter: object, seconds: float, why: str) -> None:
+        """Wait for the feed's first confirmation, or for what stopped it."""
+        stopped = asyncio.ensure_future(self._stop.wait())
+        ready = asyncio.ensure_future(waiter)  # type: ignore[call-overload]
+        try:
+            done, _ = await asyncio.wait({stopped, ready}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            ready.cancel()
+        if self._error is not None:
+            raise self._error
+        if not done:
+            raise SessionError(why)
+
+    async def _finish(self) -> None:
+        """The end, in its fixed order; see the module's docstring."""
+        machine = self._machine
+        assert machine is not None
+        self._desk.closed = True
+        if self._link.pace is not None:
+            self._link.pace.hold()
+        await self._tasks.idle()
+        try:
+            left = await self._execution.cancel_all()
+            await self._settle_frames()
+            await self._sync.compare()
+            if left:
+                self._health.degraded("orders", f"{len(left)} orders still rest at the exchange")
+        except (ApiError, ConnectionFailed) as error:
+            left = list(self._execution.open.values())
+            self._fail(error)
+        self._counts["left_resting"] = len(left)
+        self._sample()
+        await self._tasks.stop_background()
+        machine.to("SHUTDOWN", self._stopped)
+        self._journal.note("end", stopped=self._stopped, counts=dict(self._counts))
+        self._finished = True
+        self.report = self._make_report()
+        self.report.save()
+        write_status(self.run_dir / "status.json", self.snapshot())
+
+    async def _settle_frames(self) -> None:
+        """Let frames under way arrive, so that the last fills are counted from the stream."""
+        for _ in range(20):
+            if not self._behind():
+                return
+            await self._wall.sleep(0.05)
+
+    # Events
+
+    def _on_event(self, event: object) -> None:
+        handler = self._handlers.get(type(event))
+        if handler is None:
+            self._counts["unhandled"] += 1
+            return
+        handler(event)
+
+    def _on_fire(self, fire: Fire) -> None:
+        self._counts["signals"] += 1
+        self._journal.write("fire", fire)
+        self._tasks.work(f"fire {fire.ticker}", self._act(fire))
+
+    async def _act(self, fire: Fire) -> None:
+        await self._desk.act(fire)
+
+    def _on_settled(self, ticker: str) -> None:
+        self._tasks.work(f"settlement {ticker}", self._pay_out(ticker))
+
+    async def _pay_out(self, ticker: str) -> None:
+        if ticker in self._portfolio.open and await self._sync.settlement(ticker):
+            self._counts["settlements"] += 1
+
+    def _on_fill(self, fill: Fill) -> None:
+        if self._execution.on_fill(fill):
+            self._counts["fills"] += 1
+            self._sample()
+
+    def _on_connected(self, event: Connected) -> None:
+        self._health.healthy("feed")
+        if event.attempt > 1:
+            self._counts["reconnects"] += 1
+
+    def _on_subscribed(self, event: Subscribed) -> None:
+        self._ready_channels.add(event.channel)
+        if self._ready_channels.issuperset(CHANNELS):
+            self._subscribed.set()
+            machine = self._machine
+            assert machine is not None
+            if machine.state == "ERROR":
+                self._tasks.work("resume", self._resume())
+
+    async def _resume(self) -> None:
+        """After a reconnect: what happened meanwhile, then READY again."""
+        await self._sync.compare()
+        machine = self._machine
+        assert machine is not None
+        if machine.state == "ERROR":
+            machine.to("READY", "feed is back")
+
+    def _on_disconnected(self, event: Disconnected) -> None:
+        self._ready_channels.clear()
+        self._follower.on_disconnect()
+        self._health.degraded("feed", event.reason)
+        machine = self._machine
+        assert machine is not None
+        if machine.may_trade:
+            machine.to("ERROR", f"feed lost: {event.reason}")
+
+    def _on_rejected(self, event: Rejected) -> None:
+        self._health.say(f"feed: command refused, {event.message} (code {event.code})")
+
+    def _on_transition(self, change: Transition) -> None:
+        self._journal.write("transition", change)
+
+    def _on_task_error(self, name: str, error: Exception) -> None:
+        """A part failed for good: stop cleanly and say what it was."""
+        if isinstance(error, KalshilabError):
+            self._fail(error)
+        else:
+            wrapped = SessionError(f"{name}: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            self._fail(wrapped)
+
+    def _fail(self, error: KalshilabError) -> None:
+        if self._error is None:
+            self._error = error
+        self._journal.note("error", error=type(error).__name__, text=str(error))
+        self._set_stop(f"{type(error).__name__}: {error}")
+
+    # Keeping step with the embedded exchange
+
+    def _behind(self) -> bool:
+        """Whether something the exchange sent, or something we do about it, is not finished."""
+        sent = self._link.frames_sent
+        if self._tasks.working or self._execution.in_flight:
+            return True
+        if sent is None:
+            return False
+        missing = sent() - self._frames_gone - self._stream.frames_received
+        if missing <= 0:
+            return False
+        received, since = self._seen
+        now = self._wall.monotonic()
+        if received != self._stream.frames_received:
+            self._seen = (self._stream.frames_received, now)
+        elif now - since > STALL:
+            self._frames_gone += missing
+            self._health.say(f"{missing} frames died with a connection")
+            return False
+        return True
+
+    async def _until_tape_ends(self) -> None:
+        assert self._link.finished is not None
+        await self._link.finished.wait()
+        while self._behind():
+            await self._wall.sleep(0.01)
+        self._set_stop("tape ended")
+
+    # Background
+
+    async def _keep_house(self) -> None:
+        s, machine = self.settings, self._machine
+        assert machine is not None
+        deadline = None if s.minutes is None else self._began + s.minutes * 60
+        stop_file = None if s.stop_file is None else Path(s.stop_file)
+        while not self._stop.is_set():
+            if deadline is not None and self._wall.monotonic() >= deadline:
+                self._set_stop(f"{s.minutes:g} minutes are up")
+            elif stop_file is not None and stop_file.exists():
+                self._set_stop("stop file")
+            if self._desk.has_deferred:
+                self._tasks.work("deferred fires", self._desk.retry())
+            if self._execution.api_errors >= 5:
+                self._health.degraded("orders", f"{self._execution.api_errors} errors in a row")
+            else:
+                self._health.healthy("orders")
+            if machine.check_timeout() and machine.state == "SHUTDOWN":
+                self._fail(SessionError(f"gave up: {machine.last_error}"))
+            self._sample()
+            write_status(self.run_dir / "status.json", self.snapshot())
+            await self._wall.sleep(TICK)
+
+    async def _discover(self) -> None:
+        try:
+            await self._follower.discover(self._clock.now())
+            self._health.healthy("discovery")
+        except (ApiError, ConnectionFailed) as error:
+            self._health.degraded("discovery", str(error))
+
+    async def _discover_on(self) -> None:
+        while True:
+            await self._wall.sleep(self.settings.discovery_interval)
+            await self._discover()
+
+    async def _sync_on(self) -> None:
+        """Compare with the exchange at intervals, when nothing is under way that would show as a difference."""
+        while True:
+            await self._wall.sleep(self.settings.sync_interval)
+            await self._execution.idle()
+            try:
+                await self._sync.fills()
+            except (ApiError, ConnectionFailed) as error:
+                self._health.degraded("account", str(error))
+
+    def _sample(self) -> None:
+        """Note cash and the value of what is held, at this moment of exchange time."""
+        self._equity.append((self._clock.now(), self._portfolio.cash, self._value()))
+
+    def _value(self) -> int:
+        return self._portfolio.value(self._follower.value_marks(self._portfolio.open))
+
+    # Views
+
+    @property
+    def state(self) -> str:
+        """The session's state."""
+        return "STARTUP" if self._machine is None else self._machine.state
+
+    def snapshot(self) -> Snapshot:
+        """The session at this moment.  Cheap enough for several calls a second."""
+        if not hasattr(self, "_desk"):
+            return self._bare_snapshot()
+        p, link = self._portfolio, self._link
+        value = self._value()
+        self._counts["frames"] = self._stream.frames_received
+        machine = self._machine
+        assert machine is not None
+        return Snapshot(
+            run_id=self.run_id,
+            venue=self.settings.venue,
+            strategy=self.settings.strategy,
+            state=machine.state,
+            stopped=self._stopped,
+            finished=self._finished,
+            now=self._clock.now(),
+            started=self._started,
+            elapsed=self._wall.monotonic() - self._began,
+            counts=dict(self._counts),
+            progress=self._counts["trades"] / link.prints if link.prints else None,
+            cash=p.cash,
+            portfolio_value=value,
+            pnl=p.cash + value - self._start_equity,
+            fees=p.fees,
+            positions=self._position_rows(),
+            open_orders=list(self._execution.open.values()),
+            trades=list(self._follower.recent),
+            decisions=list(self._desk.decisions)[-20:],
+            settlements=list(self._settlements),
+            transitions=list(machine.history)[-20:],
+            markets=self._follower.rows(),
+            health=dict(self._health.parts),
+            messages=list(self._health.messages),
+        )
+
+    @property
+    def _start_equity(self) -> int:
+        return self._equity[0][1] + self._equity[0][2] if self._equity else self._portfolio.cash
+
+    def _bare_snapshot(self) -> Snapshot:
+        """Before the parts exist there is nothing but a name and a state."""
+        return Snapshot(
+            run_id=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy, state=self.state,
+            stopped=self._stopped, finished=self._finished, now=0, started=self._started,
+            elapsed=self._wall.monotonic() - self._began, counts=dict(self._counts), progress=None, cash=0,
+            portfolio_value=0, pnl=0, fees=0, positions=[], open_orders=[], trades=[], decisions=[],
+            settlements=[], transitions=[], markets=[], health={}, messages=[],
+        )  # fmt: skip
+
+    def _position_rows(self) -> list[PositionRow]:
+        rows = []
+        for ticker, holding in self._portfolio.open.items():
+            mark = self._follower.marks.get(ticker)
+            size = abs(holding.size)
+            value = holding.cost if mark is None else outcome_price(mark, holding.outcome) * size
+            tracked = self._follower.tracker.get(ticker)
+            close = tracked.market.close_ts if tracked is not None and tracked.market is not None else 0
+            rows.append(PositionRow(ticker, holding.outcome, size, holding.cost, value, value - holding.cost, close))
+        return rows
+
+    def _make_report(self) -> Report:
+        shot = self.snapshot()
+        counts = {k: v for k, v in shot.counts.items() if k != "frames"}
+        tracker = self._follower.tracker
+        counts |= {
+            "open_positions": len(shot.positions),
+            "unsettled_markets": sum(t.market is not None and t.status != "settled" for t in tracker.all()),
+            "account_differences": len(self._sync.differences),
+            "pnl_cents": round(shot.pnl / 10_000),
+            "fees_cents": round(shot.fees / 10_000),
+            "cash_cents": shot.cash // 10_000,
+        }
+        return Report.build(
+            self._journal,
+            run_id=self.run_id,
+            state=self.state,
+            stopped=self._stopped,
+            counts=counts,
+            positions=shot.positions,
+            equity=self._equity,
+            error=self._error,
+        )
+
+    def show(self) -> None:
+        """Display the dashboard below the cell; it follows the session until the end."""
+        # notebook/ stands above trade/: only this call, made in a notebook, reaches up.
+        from kalshilab.notebook.dashboard import Dashboard
+
+        Dashboard(self).show()
+
+    def __repr__(self) -> str:
+        return f"PaperSession({self.run_id}, {self.settings.venue}, {self.state})"
+
+
+def _name_run(settings: Settings, run_dir: Path | None, now: int) -> tuple[str, Path]:
+    """The run's id and folder: from the runner's environment, the folder given, or the start time."""
+    if run_dir is not None:
+        return run_dir.name, run_dir
+    run_id = os.environ.get("KALSHILAB_RUN")
+    if run_id:
+        return run_id, Path(settings.out) / run_id
+    base = to_datetime(now).strftime("%Y%m%dT%H%M%SZ")
+    name, n = base, 1
+    while (Path(settings.out) / name).exists():
+        n += 1
+        name = f"{base}-{n}"
+    return name, Path(settings.out) / name

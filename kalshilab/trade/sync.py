@@ -1,0 +1,94 @@
+"""Holding our own record against the exchange's.
+
+The private channels carry no sequence numbers, so a fill may be lost with a connection and nobody would
+know.  `Sync` asks over REST at the start, at intervals, after each reconnect and at the end: fills we missed
+are added (each counts once, whoever tells of it), settlements are fetched and paid out, and what still
+differs is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from kalshilab.clock import Clock
+from kalshilab.kalshi.orders import DemoOrders
+from kalshilab.trade.execution import Execution
+from kalshilab.trade.health import Health
+from kalshilab.trade.journal import Journal
+from kalshilab.trade.portfolio import Portfolio
+
+__all__ = ["Sync"]
+
+
+class Sync:
+    """Reads the account over REST and mends or reports what differs.
+
+    Args:
+        since: only fills from this exchange time (microseconds, inclusive) on belong to this run.
+        on_change: called after cash or positions have changed.
+    """
+
+    def __init__(
+        self,
+        client: DemoOrders,
+        *,
+        execution: Execution,
+        portfolio: Portfolio,
+        journal: Journal,
+        health: Health,
+        clock: Clock,
+        since: int,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._client, self._execution, self._portfolio = client, execution, portfolio
+        self._journal, self._health, self._clock = journal, health, clock
+        self._since, self._on_change = since, on_change
+        self.cash = 0
+        self.differences: dict[str, tuple[int, int]] = {}
+
+    async def start(self) -> None:
+        """Take over the account as it is before the first order of this run."""
+        balance = await self._client.balance()
+        self.cash = balance.cash
+        self._portfolio.start = self._portfolio.cash = balance.cash
+        positions = await self._client.positions()
+        self._portfolio.adopt(positions)
+        self._journal.note("account", cash=balance.cash, positions=[[p.ticker, p.size, p.cost] for p in positions])
+
+    async def fills(self) -> int:
+        """Add the fills that no frame told us of; how many there were."""
+        missed = 0
+        for fill in await self._client.fills(min_ts=self._since):
+            missed += self._execution.on_fill(fill)
+        if missed:
+            self._health.say(f"{missed} fills found over REST that the feed had lost")
+            self._on_change()
+        return missed
+
+    async def settlement(self, ticker: str) -> bool:
+        """Fetch and pay out the settlement of one market, if we held it."""
+        paid = False
+        for settlement in await self._client.settlements(ticker=ticker):
+            if self._journal.write("settlement", settlement, f"{settlement.ticker}|{settlement.ts}"):
+                paid |= self._portfolio.settle(settlement)
+        if paid:
+            self._on_change()
+        return paid
+
+    async def compare(self, settle: Callable[[], Awaitable[None]] | None = None) -> dict[str, tuple[int, int]]:
+        """Fetch what was missed, then name every difference that is left: name to (ours, theirs).
+
+        Call it when nothing is in flight; `settle` is awaited first, to let frames under way arrive.
+        """
+        if settle is not None:
+            await settle()
+        await self.fills()
+        positions, balance = await self._client.positions(), await self._client.balance()
+        self.cash = balance.cash
+        self.differences = self._portfolio.gap(positions, balance.cash)
+        if self.differences:
+            names = ", ".join(sorted(self.differences))
+            self._health.degraded("account", f"our record differs from the exchange's: {names}")
+        else:
+            self._health.healthy("account")
+        return self.differences

@@ -1,0 +1,28 @@
+"""Fixtures every folder of tests may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Recorded data and the exchange's machine-readable contract, beside the project where they exist."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of recorded data and specifications is not here")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of this machine reaches a test."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("KALSHI", "RLM_", "LIFECYCLE_", "V3_", "MIN_TRADER", "DISCOVERY_", "API_DISC")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
