@@ -276,6 +276,26 @@ class MarketData:
         """One series: its category and its fees."""
         return (await self._rest.get(f"/series/{ticker}", wire.SeriesResponse)).series
 
+    async def category(self, event: str) -> tuple[str, str]:
+        """Series ticker and category of an event; the category stands on the series, and older events name it too."""
+        answer = (await self._rest.get(f"/events/{event}", wire.EventResponse)).event
+        series = await self.series(answer.series_ticker) if answer.series_ticker else None
+        return answer.series_ticker, (series.category if series is not None else "") or answer.category
+
+    async def open_markets(self, *, min_close_ts: int = 0) -> list[Market]:
+        """Markets open now that close at `min_close_ts` (microseconds) or later, soonest to close first.
+
+        Series and category come from each market's event; a category the event does not name is left empty.
+        """
+        found = []
+        for event in await self.events(status="open", with_nested_markets=True, min_close_ts=min_close_ts // 1_000_000):
+            for nested in event.markets or ():
+                # The filter picks events; a single market of one may close earlier, or be closed already.
+                market = nested.to_model(series=event.series_ticker, category=event.category)
+                if market.status == "active" and market.close_ts >= min_close_ts:
+                    found.append(market)
+        return sorted(found, key=lambda m: m.close_ts)
+
     async def orderbook(self, ticker: str, depth: int = 0) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """YES bids and NO bids of a market, best first, in price and size units; `depth` 0 is all of them."""
         answer = await self._rest.get(f"/markets/{ticker}/orderbook", wire.OrderbookResponse, {"depth": depth})

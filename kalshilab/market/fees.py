@@ -28,7 +28,7 @@ from typing import Final, Literal
 from kalshilab.errors import ConfigError
 from kalshilab.units import PRICE, SIZE
 
-__all__ = ["FeeAccumulator", "FeeGrid", "fill_fee", "trade_fee"]
+__all__ = ["FEE_TYPES", "FeeAccumulator", "FeeGrid", "fill_fee", "trade_fee"]
 
 FeeGrid = Literal["direct", "cent"]
 
@@ -37,6 +37,8 @@ _RATES: Final[dict[str, tuple[Fraction, Fraction]]] = {
     "quadratic_with_maker_fees": (Fraction(7, 100), Fraction(175, 10_000)),
     "quadratic_with_combo_maker_fees": (Fraction(7, 100), Fraction(35, 1000)),
 }
+FEE_TYPES: Final = tuple(_RATES)
+"""Fee types with a known formula; "flat" is defined by tables."""
 _GRIDS: Final[dict[str, int]] = {"direct": 100, "cent": 10_000}
 
 

@@ -8,27 +8,12 @@ the other side first closes what is held, at its average cost, and only then ope
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from kalshilab.market.holding import Holding
 from kalshilab.market.model import Fill, Position, Settlement, outcome_price
 from kalshilab.units import PRICE
 
-__all__ = ["Holding", "Portfolio"]
-
-
-@dataclass(slots=True)
-class Holding:
-    """What is held in one market.  `size` is signed (+ YES, − NO); `cost` is what it was bought for."""
-
-    size: int = 0
-    cost: int = 0
-    realized: int = 0
-    fees: int = 0
-
-    @property
-    def outcome(self) -> str:
-        """The outcome held; "yes" when flat."""
-        return "no" if self.size < 0 else "yes"
+__all__ = ["Portfolio"]
 
 
 class Portfolio:
@@ -62,23 +47,9 @@ class Portfolio:
             return False
         self._seen.add(key)
         holding = self.holdings.setdefault(fill.ticker, Holding())
-        signed = fill.size if fill.side == "bid" else -fill.size
-        closing = min(fill.size, abs(holding.size)) if holding.size * signed < 0 else 0
-        if closing:
-            # Sold at the price of the outcome held, which is what the match is worth to us.
-            proceeds = outcome_price(fill.price, holding.outcome) * closing
-            part = holding.cost * closing // abs(holding.size)
-            holding.cost -= part
-            holding.realized += proceeds - part
-            self.realized += proceeds - part
-            self.cash += proceeds
-            holding.size += closing if signed > 0 else -closing
-        opening = fill.size - closing
-        if opening:
-            cost = outcome_price(fill.price, fill.outcome) * opening
-            holding.cost += cost
-            holding.size += opening if signed > 0 else -opening
-            self.cash -= cost
+        realized = holding.realized
+        self.cash += holding.trade(fill.side, fill.price, fill.size)
+        self.realized += holding.realized - realized
         holding.fees += fill.fee
         self.fees += fill.fee
         self.cash -= fill.fee
@@ -90,12 +61,9 @@ class Portfolio:
         holding = self.holdings.get(settlement.ticker)
         if holding is None or holding.size == 0:
             return False
-        value = settlement.settlement if holding.size > 0 else PRICE - settlement.settlement
-        revenue = value * abs(holding.size)
-        self.cash += revenue
-        holding.realized += revenue - holding.cost
-        self.realized += revenue - holding.cost
-        holding.size = holding.cost = 0
+        realized = holding.realized
+        self.cash += holding.settle(settlement.settlement)
+        self.realized += holding.realized - realized
         self.settled += 1
         return True
 

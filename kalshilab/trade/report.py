@@ -1,6 +1,7 @@
 """What a run leaves behind: frames for people, counts for machines.
 
-Frames hold prices in cents, sizes in contracts and money in dollars (Float64), instants as UTC datetimes;
+Frames hold prices in cents, sizes in contracts and money in dollars (Float64), instants as UTC datetimes,
+except `signals`, which has the units of the signal it comes from;
 `Report.load` reads those of an earlier run from its folder.
 """
 
@@ -16,6 +17,7 @@ import polars as pl
 from kalshilab.errors import KalshilabError, SessionError
 from kalshilab.market.model import Fill, Order
 from kalshilab.signals import Fire
+from kalshilab.tape.schema import TAKER
 from kalshilab.trade.events import Decision, Transition
 from kalshilab.trade.journal import Journal
 from kalshilab.units import MONEY, SIZE
@@ -28,8 +30,8 @@ FRAMES = ("signals", "decisions", "orders", "fills", "settlements", "positions",
 
 _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "signals": {
-        "ts": _TS, "ticker": pl.String, "side": pl.String, "price": pl.Float64, "n_trades": pl.Int64,
-        "yes_ratio": pl.Float64, "drop": pl.Float64, "first_price": pl.Float64,
+        "row": pl.UInt64, "ts": _TS, "ticker": pl.String, "side": TAKER, "price": pl.Int16,
+        "n_trades": pl.UInt32, "yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16,
     },
     "decisions": {
         "ts": _TS, "ticker": pl.String, "action": pl.String, "reason": pl.String, "side": pl.String,
@@ -68,10 +70,7 @@ def _frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def _signal(f: Fire) -> dict[str, Any]:
-    return {
-        "ts": f.ts, "ticker": f.ticker, "side": f.side, "price": f.price / 100, "n_trades": f.n_trades,
-        "yes_ratio": f.yes_ratio, "drop": f.drop / 100, "first_price": f.first_price / 100,
-    }
+    return msgspec.structs.asdict(f)
 
 
 def _decision(d: Decision) -> dict[str, Any]:
@@ -220,7 +219,8 @@ class Report:
 
     @property
     def signals(self) -> pl.DataFrame:
-        """Every fire, as the session saw it."""
+        """Every fire as the session saw it, in the columns and units of the signal's own `run`: what research
+        finds on the same tape can be held against it row by row."""
         return self._frames["signals"]
 
     @property

@@ -158,6 +158,7 @@ class PaperSession:
         """
         if not self._opened or self._finished:
             raise SessionError("a PaperSession runs once, inside `async with`")
+        failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
             self._tasks = Tasks(group, self._on_task_error)
             self._wire()
@@ -169,11 +170,23 @@ class PaperSession:
                 assert task is not None
                 task.uncancel()
                 self._set_stop("interrupted")
-            except KalshilabError:
-                await self._tasks.stop_background()
-                raise
-            await self._finish()
+            except Exception as error:  # noqa: BLE001 - raised below, outside the group, as itself
+                failure = error
+            if failure is None:
+                await self._finish()
+            else:
+                await self._give_up(failure)
+        if failure is not None:
+            raise failure
         return self.report
+
+    async def _give_up(self, failure: Exception) -> None:
+        """The session could not start: nothing was traded, so there is nothing to report."""
+        self._journal.note("error", error=type(failure).__name__, text=str(failure))
+        await self._tasks.stop_background()
+        self._finished = True
+        assert self._machine is not None
+        self._machine.to("SHUTDOWN", f"could not start: {failure}")
 
     def _wire(self) -> None:
         """Make the parts that need the task group."""

@@ -1,0 +1,271 @@
+"""The exchange's objects as the wire's, field by field."""
+
+from __future__ import annotations
+
+import uuid
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from kalshilab.clock import isoformat
+from kalshilab.exchange.account import FillRecord, SettlementRecord
+from kalshilab.exchange.matching import RestingOrder
+from kalshilab.kalshi.wire import rest, stream
+from kalshilab.market.holding import Holding
+from kalshilab.market.model import Trade
+from kalshilab.units import PRICE, format_money, format_price, format_size
+
+if TYPE_CHECKING:
+    from kalshilab.exchange.markets import Listing
+
+__all__ = [
+    "ACTION", "book", "fill", "fill_message", "market", "market_id", "market_position", "order", "order_message",
+    "position_message", "settlement", "trade",
+]  # fmt: skip
+
+ACTION = {"bid": ("yes", "buy"), "ask": ("yes", "sell")}
+"""The legacy direction pair of a book side."""
+OUTCOME = {"bid": "yes", "ask": "no"}
+
+
+@lru_cache(maxsize=100_000)
+def market_id(ticker: str) -> str:
+    """The id that goes with a ticker: the same one everywhere."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"market:{ticker}"))
+
+
+def price_ranges(listing: Listing) -> list[rest.PriceRange]:
+    """The market's grid as the exchange states it."""
+    return [
+        rest.PriceRange(start=format_price(a), end=format_price(b), step=format_price(s))
+        for a, b, s in listing.facts.grid.ranges
+    ]
+
+
+def market(x: Listing) -> rest.Market:
+    """A market object, as of now."""
+    f = x.facts
+    bid, ask = x.book.best_bid(), x.book.best_ask()
+    settled = x.status == "finalized"
+    known = x.status in ("determined", "finalized")
+    return rest.Market(
+        ticker=f.ticker,
+        event_ticker=f.event,
+        market_type="scalar" if f.result == "scalar" and known else "binary",
+        title=f.title,
+        yes_sub_title=f.title or f.ticker,
+        no_sub_title=f.title or f.ticker,
+        created_time=isoformat(f.created),
+        updated_time=isoformat(f.created),
+        open_time=isoformat(f.open),
+        close_time=isoformat(x.close_ts),
+        expected_expiration_time=isoformat(f.announced_close),
+        latest_expiration_time=isoformat(f.announced_close + 7 * 86_400_000_000),
+        settlement_timer_seconds=max((f.settled - f.determined) // 1_000_000, 0) if settled else 3600,
+        status=x.status,
+        yes_bid_dollars=format_price(bid or 0),
+        yes_bid_size_fp=format_size(x.book.size_at("bid", bid)) if bid is not None else "0.00",
+        yes_ask_dollars=format_price(PRICE if ask is None else ask),
+        yes_ask_size_fp=format_size(x.book.size_at("ask", ask)) if ask is not None else "0.00",
+        no_bid_dollars=format_price(0 if ask is None else PRICE - ask),
+        no_ask_dollars=format_price(PRICE - (bid or 0)),
+        last_price_dollars=format_price(x.last_price),
+        previous_yes_bid_dollars="0.0000",
+        previous_yes_ask_dollars="1.0000",
+        previous_price_dollars="0.0000",
+        volume_fp=format_size(x.volume),
+        volume_24h_fp=format_size(x.volume),
+        open_interest_fp=format_size(x.volume // 2),
+        notional_value_dollars="1.0000",
+        result=f.result if known else "",
+        settlement_value_dollars=format_price(f.settlement) if known else None,
+        settlement_ts=isoformat(f.settled) if settled else None,
+        settlement_bounds_type="default",
+        can_close_early=True,
+        expiration_value="",
+        rules_primary="A market of a recorded or made tape.",
+        rules_secondary="",
+        price_level_structure=f.structure,
+        price_ranges=price_ranges(x),
+        exchange_index=0,
+    )
+
+
+def book(x: Listing, depth: int = 0) -> rest.Orderbook:
+    """Bids of both sides, worst first; `depth` best levels of each, 0 for all."""
+    yes = sorted(x.book.levels("bid").items())
+    no = sorted((PRICE - p, s) for p, s in x.book.levels("ask").items())
+    if depth:
+        yes, no = yes[-depth:], no[-depth:]
+    return rest.Orderbook(
+        yes_dollars=[(format_price(p), format_size(s)) for p, s in yes],
+        no_dollars=[(format_price(p), format_size(s)) for p, s in no],
+    )
+
+
+def order(o: RestingOrder, user_id: str) -> rest.Order:
+    """One of the account's orders."""
+    side, action = ACTION[o.side]
+    return rest.Order(
+        order_id=o.order_id,
+        user_id=user_id,
+        client_order_id=o.client_order_id,
+        ticker=o.ticker,
+        type="limit",
+        status=o.status,
+        side=side,
+        action=action,
+        outcome_side=OUTCOME[o.side],
+        book_side=o.side,
+        yes_price_dollars=format_price(o.price),
+        no_price_dollars=format_price(PRICE - o.price),
+        initial_count_fp=format_size(o.initial),
+        fill_count_fp=format_size(o.filled),
+        remaining_count_fp=format_size(o.remaining),
+        taker_fill_cost_dollars=format_money(o.taker_cost),
+        maker_fill_cost_dollars=format_money(o.maker_cost),
+        taker_fees_dollars=format_money(o.taker_fees),
+        maker_fees_dollars=format_money(o.maker_fees),
+        created_time=isoformat(o.created),
+        last_update_time=isoformat(o.updated),
+        expiration_time=isoformat(o.expires) if o.expires else None,
+        self_trade_prevention_type=o.stp,
+        cancel_order_on_pause=o.cancel_on_pause,
+        subaccount_number=0,
+        exchange_index=0,
+    )
+
+
+def order_message(o: RestingOrder, user_id: str) -> stream.UserOrder:
+    """The `user_order` message for an order's new state."""
+    side, _ = ACTION[o.side]
+    return stream.UserOrder(
+        order_id=o.order_id,
+        user_id=user_id,
+        client_order_id=o.client_order_id,
+        ticker=o.ticker,
+        status=o.status,
+        side=side,
+        is_yes=True,
+        outcome_side=OUTCOME[o.side],
+        book_side=o.side,
+        yes_price_dollars=format_price(o.price),
+        initial_count_fp=format_size(o.initial),
+        fill_count_fp=format_size(o.filled),
+        remaining_count_fp=format_size(o.remaining),
+        taker_fill_cost_dollars=format_money(o.taker_cost),
+        maker_fill_cost_dollars=format_money(o.maker_cost),
+        taker_fees_dollars=format_money(o.taker_fees),
+        maker_fees_dollars=format_money(o.maker_fees),
+        self_trade_prevention_type=o.stp,
+        created_time=isoformat(o.created),
+        created_ts_ms=o.created // 1000,
+        last_update_time=isoformat(o.updated),
+        last_updated_ts_ms=o.updated // 1000,
+        last_update_reason=o.reason,
+    )
+
+
+def fill(r: FillRecord) -> rest.Fill:
+    """A fill over REST."""
+    side, action = ACTION[r.order.side]
+    return rest.Fill(
+        fill_id=r.trade_id,
+        trade_id=r.trade_id,
+        order_id=r.order.order_id,
+        ticker=r.ticker,
+        market_ticker=r.ticker,
+        outcome_side=OUTCOME[r.order.side],
+        book_side=r.order.side,
+        side=side,
+        action=action,
+        count_fp=format_size(r.size),
+        yes_price_dollars=format_price(r.price),
+        no_price_dollars=format_price(PRICE - r.price),
+        is_taker=r.is_taker,
+        fee_cost=format_money(r.fee),
+        created_time=isoformat(r.ts),
+        ts=r.ts // 1_000_000,
+    )
+
+
+def fill_message(r: FillRecord) -> stream.Fill:
+    """A fill on the `fill` channel."""
+    side, action = ACTION[r.order.side]
+    return stream.Fill(
+        trade_id=r.trade_id,
+        order_id=r.order.order_id,
+        client_order_id=r.order.client_order_id,
+        market_ticker=r.ticker,
+        is_taker=r.is_taker,
+        side=side,
+        action=action,
+        purchased_side=OUTCOME[r.order.side],
+        outcome_side=OUTCOME[r.order.side],
+        book_side=r.order.side,
+        yes_price_dollars=format_price(r.price),
+        count_fp=format_size(r.size),
+        fee_cost=format_money(r.fee),
+        post_position_fp=format_size(r.position),
+        ts=r.ts // 1_000_000,
+        ts_ms=r.ts // 1000,
+    )
+
+
+def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.MarketPosition:
+    """A position over REST."""
+    return rest.MarketPosition(
+        ticker=ticker,
+        position_fp=format_size(h.size),
+        total_traded_dollars=format_money(traded),
+        market_exposure_dollars=format_money(h.cost),
+        realized_pnl_dollars=format_money(h.realized),
+        fees_paid_dollars=format_money(h.fees),
+        last_updated_ts=isoformat(ts),
+    )
+
+
+def position_message(ticker: str, h: Holding, volume: int, user_id: str) -> stream.MarketPosition:
+    """A position on the `market_positions` channel."""
+    return stream.MarketPosition(
+        user_id=user_id,
+        market_ticker=ticker,
+        position_fp=format_size(h.size),
+        position_cost_dollars=format_money(h.cost),
+        realized_pnl_dollars=format_money(h.realized),
+        fees_paid_dollars=format_money(h.fees),
+        position_fee_cost_dollars=format_money(h.fees),
+        volume_fp=format_size(volume),
+    )
+
+
+def settlement(r: SettlementRecord) -> rest.Settlement:
+    """A payout over REST; `revenue` and `value` in whole cents, as the exchange states them."""
+    yes, no = max(r.size, 0), max(-r.size, 0)
+    return rest.Settlement(
+        ticker=r.ticker,
+        event_ticker=r.event,
+        market_result=r.result,
+        yes_count_fp=format_size(yes),
+        yes_total_cost_dollars=format_money(r.cost if yes else 0),
+        no_count_fp=format_size(no),
+        no_total_cost_dollars=format_money(r.cost if no else 0),
+        revenue=r.revenue // 10_000,
+        value=r.settlement // 100,
+        settled_time=isoformat(r.ts),
+        fee_cost=format_money(r.fees),
+    )
+
+
+def trade(t: Trade) -> rest.Trade:
+    """A public print over REST."""
+    return rest.Trade(
+        trade_id=t.trade_id,
+        ticker=t.ticker,
+        count_fp=format_size(t.size),
+        yes_price_dollars=format_price(t.price),
+        no_price_dollars=format_price(PRICE - t.price),
+        taker_outcome_side=t.taker,
+        taker_book_side="bid" if t.taker == "yes" else "ask",
+        taker_side=t.taker,
+        created_time=isoformat(t.ts),
+    )

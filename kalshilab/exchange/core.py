@@ -1,0 +1,342 @@
+"""The exchange itself: no sockets, no clock of its own, no chance but its seed.
+
+`step` plays the next thing that happens on the tape; the methods for orders do what a client asks at that
+moment; whatever the public or the account should hear of goes to the hub.  The same tape, seed and calls give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import deque
+from typing import Final
+
+import polars as pl
+
+from kalshilab.errors import ExchangeError
+from kalshilab.exchange import bodies
+from kalshilab.exchange.account import Account
+from kalshilab.exchange.flow import Flow, Quotes, Step
+from kalshilab.exchange.hub import Hub
+from kalshilab.exchange.markets import Listing, Listings
+from kalshilab.exchange.matching import RestingOrder
+from kalshilab.exchange.orders import OrderDesk
+from kalshilab.kalshi.wire import stream as wire
+from kalshilab.market.model import Trade
+from kalshilab.units import PRICE, cents, dollars, format_price, format_size
+
+__all__ = ["Exchange"]
+
+TRADES_KEPT: Final = 200_000
+"""Public prints that `/markets/trades` still lists; older ones have gone to the archive, so to say."""
+
+
+class Exchange:
+    """A local exchange that plays a tape.
+
+    Args:
+        tape, markets: what is played; see `kalshilab.tape`.
+        seed: of order ids and of whatever else is drawn.
+        balance: money units in the one account.
+        spread: price units between the background's best bid and ask.
+        depth: background levels each side.
+        echo_trades: whether a client's own fills are published as public trades too, as on the real exchange.
+            A session that must see exactly the recorded prints turns this off.
+        settle_after: microseconds from determination to settlement where the table gives no time.
+
+    >>> import kalshilab as kl
+    >>> ex = Exchange(*kl.sample(), seed=0)
+    >>> ex.step(), len(ex.listings)
+    (True, 1)
+
+    Raises:
+        TapeError, ExchangeError: what is to be played cannot be.
+    """
+
+    def __init__(
+        self,
+        tape: pl.DataFrame,
+        markets: pl.DataFrame,
+        *,
+        seed: int = 0,
+        balance: int = dollars(10_000),
+        spread: int = cents(2),
+        depth: int = 2,
+        echo_trades: bool = True,
+        settle_after: int = 3_600_000_000,
+    ) -> None:
+        if balance <= 0 or spread <= 0 or depth < 1:
+            raise ExchangeError(f"balance {balance}, spread {spread} and depth {depth} must be above zero")
+        self.flow: Final = Flow(tape, markets, settle_after=settle_after)
+        self.now = (self.flow.next_ts or 0) - 1
+        self.prints_played = 0
+        self.listings: Final = Listings()
+        self.account: Final = Account(balance)
+        self.hub: Final = Hub(self)
+        self._random = random.Random(seed)
+        self.user_id: Final = self.new_id()
+        self.desk: Final = OrderDesk(self)
+        self.echo_trades: Final = echo_trades
+        self._spread, self._depth = spread, depth
+        self._pending: dict[int, Listing] = {}
+        self._trades: deque[Trade] = deque(maxlen=TRADES_KEPT)
+
+    def new_id(self) -> str:
+        """A fresh id in the form of the exchange's."""
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    # The flow
+
+    def next_ts(self) -> int | None:
+        """Exchange time of the next step, in microseconds; None at the end of the tape."""
+        return self.flow.next_ts
+
+    def step(self) -> bool:
+        """Play the next step; False when there is none."""
+        step = self.flow.take()
+        if step is None:
+            return False
+        self.now = max(self.now, step.ts)
+        self.desk.expire()
+        if step.kind == "print":
+            self._print(step)
+        else:
+            getattr(self, f"_{step.kind}")(step)
+        return True
+
+    def _create(self, step: Step) -> None:
+        facts = self.flow.facts[step.market]
+        listing = Listing(facts, Quotes(facts.grid, self._spread, self._depth))
+        self._pending[step.market] = listing
+        if self.listings.add(listing):
+            self.hub.publish(
+                "market_lifecycle_v2",
+                b"event_lifecycle",
+                facts.ticker,
+                wire.EventLifecycle(
+                    event_ticker=facts.event, title=facts.title, series_ticker=facts.series, collateral_return_type=""
+                ),
+            )
+        self._lifecycle(
+            listing,
+            "created",
+            open_ts=facts.open // 1_000_000,
+            close_ts=listing.close_ts // 1_000_000,
+            price_level_structure=facts.structure,
+            price_ranges=bodies.price_ranges(listing),
+            exchange_index=0,
+            additional_metadata=wire.LifecycleMetadata(
+                event_ticker=facts.event,
+                name=facts.title or facts.ticker,
+                title=facts.title or facts.ticker,
+                yes_sub_title=facts.title or facts.ticker,
+                no_sub_title=facts.title or facts.ticker,
+                rules_primary="A market of a recorded or made tape.",
+                can_close_early=True,
+                expected_expiration_ts=facts.announced_close // 1_000_000,
+            ),
+        )
+
+    def _open(self, step: Step) -> None:
+        self._pending[step.market].status = "active"
+
+    def _print(self, step: Step) -> None:
+        listing = self._pending[step.market]
+        self._requote(listing, step.price, step.taker)
+        for order, size in listing.book.printed(step.price, step.size, step.taker):
+            self.desk.fill(listing, order, order.price, size, is_taker=False, trade_id=step.trade_id or self.new_id())
+        listing.quotes.learn(step.size)
+        self.prints_played += 1
+        self.publish_trade(listing, step.price, step.size, step.taker, step.trade_id or self.new_id())
+
+    def _requote(self, listing: Listing, price: int, taker: str) -> None:
+        """Move the background so that the print that follows hits the best of it."""
+        bids, asks = listing.quotes.around(price, taker)
+        book = listing.book
+        if bids == book.bids and asks == book.asks:
+            return
+        before = self.displayed(listing)
+        for order, size in book.requote(bids, asks):
+            trade_id = self.new_id()
+            self.desk.fill(listing, order, order.price, size, is_taker=False, trade_id=trade_id, quiet=True)
+            if self.echo_trades:
+                # The quote that met us was the taker.
+                aggressor = "no" if order.side == "bid" else "yes"
+                self.publish_trade(listing, order.price, size, aggressor, trade_id)
+        self.publish_changes(listing, before)
+
+    def _close(self, step: Step) -> None:
+        listing = self._pending[step.market]
+        if listing.close_ts != listing.facts.close:
+            listing.close_ts = listing.facts.close
+            self._lifecycle(listing, "close_date_updated", close_ts=listing.close_ts // 1_000_000)
+        before = self.displayed(listing)
+        listing.status = "closed"
+        listing.book.bids, listing.book.asks = {}, {}
+        self.desk.cancel_market(listing, "CloseCancel")
+        self.publish_changes(listing, before)
+
+    def _determine(self, step: Step) -> None:
+        listing = self._pending[step.market]
+        facts = listing.facts
+        listing.status = "determined"
+        self._lifecycle(
+            listing,
+            "determined",
+            result=facts.result,
+            determination_ts=self.now // 1_000_000,
+            settlement_value=format_price(facts.settlement),
+        )
+
+    def _settle(self, step: Step) -> None:
+        listing = self._pending.pop(step.market)
+        facts = listing.facts
+        listing.status = "finalized"
+        record = self.account.settle(facts.ticker, facts.event, facts.result, facts.settlement, self.now)
+        if record is not None:
+            self.publish_position(facts.ticker)
+        self._lifecycle(listing, "settled", settled_ts=self.now // 1_000_000)
+
+    def _lifecycle(self, listing: Listing, kind: str, **facts: object) -> None:
+        ticker = listing.facts.ticker
+        body = wire.Lifecycle(market_ticker=ticker, event_type=kind, **facts)  # type: ignore[arg-type]
+        self.hub.publish("market_lifecycle_v2", b"market_lifecycle_v2", ticker, body)
+
+    # Telling
+
+    def displayed(self, listing: Listing) -> tuple[dict[int, int], dict[int, int]] | None:
+        """Both sides of the displayed book, if anybody watches it; for `publish_changes`."""
+        if not self.hub.wanted("orderbook_delta", listing.facts.ticker):
+            return None
+        return listing.book.levels("bid"), listing.book.levels("ask")
+
+    def publish_changes(
+        self,
+        listing: Listing,
+        before: tuple[dict[int, int], dict[int, int]] | None,
+        cause: RestingOrder | None = None,
+    ) -> None:
+        """Send the differences between the displayed book then and now, a level a message."""
+        if before is None:
+            return
+        ticker = listing.facts.ticker
+        for side, old, new in (
+            ("yes", before[0], listing.book.levels("bid")),
+            ("no", before[1], listing.book.levels("ask")),
+        ):
+            for price in sorted(old.keys() | new.keys()):
+                delta = new.get(price, 0) - old.get(price, 0)
+                if delta:
+                    listing.clock += 1
+                    self.hub.publish(
+                        "orderbook_delta",
+                        b"orderbook_delta",
+                        ticker,
+                        wire.OrderbookDelta(
+                            market_ticker=ticker,
+                            market_id=bodies.market_id(ticker),
+                            clock=listing.clock,
+                            price_dollars=format_price(price if side == "yes" else PRICE - price),
+                            delta_fp=format_size(delta),
+                            side=side,
+                            client_order_id="" if cause is None else cause.client_order_id,
+                            ts_ms=self.now // 1000,
+                        ),
+                    )
+
+    def publish_trade(self, listing: Listing, price: int, size: int, taker: str, trade_id: str) -> None:
+        """A public print: the trade, and the ticker that follows from it."""
+        listing.last_price, listing.last_size = price, size
+        listing.volume += size
+        ticker = listing.facts.ticker
+        self._trades.append(Trade(self.now, ticker, price, size, taker, trade_id))
+        self.hub.publish(
+            "trade",
+            b"trade",
+            ticker,
+            wire.Trade(
+                trade_id=trade_id,
+                market_ticker=ticker,
+                yes_price_dollars=format_price(price),
+                no_price_dollars=format_price(PRICE - price),
+                count_fp=format_size(size),
+                taker_side=taker,
+                taker_outcome_side=taker,
+                taker_book_side="bid" if taker == "yes" else "ask",
+                ts=self.now // 1_000_000,
+                ts_ms=self.now // 1000,
+                ts_us=self.now,
+            ),
+        )
+        if self.hub.wanted("ticker", ticker):
+            body = self.ticker_body(ticker)
+            assert body is not None
+            self.hub.publish("ticker", b"ticker", ticker, body)
+
+    def publish_position(self, ticker: str) -> None:
+        """The account's position in a market."""
+        holding = self.account.holding(ticker)
+        volume = self.account.volume.get(ticker, 0)
+        body = bodies.position_message(ticker, holding, volume, self.user_id)
+        self.hub.publish("market_positions", b"market_position", ticker, body)
+
+    # What the hub asks
+
+    def now_ms(self) -> int:
+        """Exchange time in milliseconds."""
+        return self.now // 1000
+
+    def snapshot(self, ticker: str) -> wire.OrderbookSnapshot | None:
+        """A listed market's book as the `orderbook_delta` channel begins with it."""
+        listing = self.listings.get(ticker)
+        if listing is None:
+            return None
+        shown = bodies.book(listing)
+        return wire.OrderbookSnapshot(
+            market_ticker=ticker,
+            market_id=bodies.market_id(ticker),
+            clock=listing.clock,
+            yes_dollars_fp=shown.yes_dollars,
+            no_dollars_fp=shown.no_dollars,
+        )
+
+    def ticker_body(self, ticker: str) -> wire.Ticker | None:
+        """A listed market's top of book."""
+        listing = self.listings.get(ticker)
+        if listing is None:
+            return None
+        book = listing.book
+        bid, ask = book.best_bid(), book.best_ask()
+        return wire.Ticker(
+            market_ticker=ticker,
+            market_id=bodies.market_id(ticker),
+            price_dollars=format_price(listing.last_price),
+            yes_bid_dollars=format_price(bid or 0),
+            yes_ask_dollars=format_price(PRICE if ask is None else ask),
+            yes_bid_size_fp="0.00" if bid is None else format_size(book.size_at("bid", bid)),
+            yes_ask_size_fp="0.00" if ask is None else format_size(book.size_at("ask", ask)),
+            last_trade_size_fp=format_size(listing.last_size),
+            volume_fp=format_size(listing.volume),
+            open_interest_fp=format_size(listing.volume // 2),
+            dollar_volume=listing.volume // 100,
+            dollar_open_interest=listing.volume // 200,
+            ts=self.now // 1_000_000,
+            ts_ms=self.now // 1000,
+            time=bodies.isoformat(self.now),
+        )
+
+    def public_trades(self, ticker: str | None, min_ts: int, max_ts: int) -> list[Trade]:
+        """Public prints, newest first; `min_ts` and `max_ts` in seconds, inclusive."""
+        low, high = min_ts * 1_000_000, (max_ts + 1) * 1_000_000
+        return [t for t in reversed(self._trades) if (not ticker or t.ticker == ticker) and low <= t.ts < high]
+
+    def marks(self) -> dict[str, int]:
+        """YES prices of listed markets: what YES paid once determined, else the last print."""
+        return {
+            x.facts.ticker: x.facts.settlement if x.status in ("determined", "finalized") else x.last_price
+            for x in self.listings
+        }
+
+    def __repr__(self) -> str:
+        return f"Exchange({len(self.listings)} markets listed, {self.prints_played:,} of {self.flow.prints:,} prints)"

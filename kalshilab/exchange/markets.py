@@ -1,0 +1,87 @@
+"""The markets the exchange lists: facts, status, book and totals of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kalshilab.exchange.flow import MarketFacts, Quotes
+from kalshilab.exchange.matching import MarketBook
+from kalshilab.kalshi.wire import rest
+
+__all__ = ["Listing", "Listings"]
+
+
+class Listing:
+    """One listed market."""
+
+    __slots__ = ("book", "clock", "close_ts", "facts", "last_price", "last_size", "quotes", "status", "volume")
+
+    def __init__(self, facts: MarketFacts, quotes: Quotes) -> None:
+        self.facts, self.quotes = facts, quotes
+        self.book = MarketBook()
+        self.status = "initialized"
+        self.close_ts = facts.announced_close
+        self.clock = 0
+        self.last_price = 0
+        self.last_size = 0
+        self.volume = 0
+
+
+class Listings:
+    """The listed markets, by ticker and by event, in the order in which they were created."""
+
+    def __init__(self) -> None:
+        self._by_ticker: dict[str, Listing] = {}
+        self._by_event: dict[str, list[Listing]] = {}
+        self._by_series: dict[str, list[str]] = {}
+
+    def __iter__(self) -> Iterator[Listing]:
+        return iter(self._by_ticker.values())
+
+    def __len__(self) -> int:
+        return len(self._by_ticker)
+
+    def get(self, ticker: str) -> Listing | None:
+        """The market, if it is listed."""
+        return self._by_ticker.get(ticker)
+
+    def add(self, listing: Listing) -> bool:
+        """List a market; whether it is the first of its event."""
+        f = listing.facts
+        self._by_ticker[f.ticker] = listing
+        siblings = self._by_event.setdefault(f.event, [])
+        siblings.append(listing)
+        if len(siblings) == 1:
+            self._by_series.setdefault(f.series, []).append(f.event)
+        return len(siblings) == 1
+
+    def events(self) -> list[str]:
+        """Tickers of the events listed."""
+        return list(self._by_event)
+
+    def of_event(self, event: str) -> list[Listing]:
+        """The markets of an event; none if it is not listed."""
+        return self._by_event.get(event, [])
+
+    def series(self) -> list[rest.Series]:
+        """The series of the events listed."""
+        found = (self.one_series(name) for name in self._by_series)
+        return [s for s in found if s is not None]
+
+    def one_series(self, ticker: str) -> rest.Series | None:
+        """A series object, from the first of its markets."""
+        events = self._by_series.get(ticker)
+        if not events:
+            return None
+        f = self._by_event[events[0]][0].facts
+        return rest.Series(
+            ticker=f.series,
+            title=f.series,
+            category=f.category,
+            categories=[f.category] if f.category else [],
+            fee_type=f.fee_type,
+            fee_multiplier=f.fee_multiplier,
+            tags=[],
+            settlement_sources=[],
+            additional_prohibitions=[],
+        )

@@ -1,0 +1,246 @@
+"""Figures that are kept: each function takes a frame or a report and returns `(figure, frame)`.
+
+The frame holds every row behind the drawing, so that a figure can be checked, exported or drawn otherwise; the
+figure holds at most 2,000 points of it, because it is saved with the notebook (under 60 kB each).  When rows
+are left out, the title says how many are drawn.  Figures are `go.Figure`, which a reopened notebook shows
+without a kernel; x axes are exchange time in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from kalshilab.errors import TapeError
+
+if TYPE_CHECKING:
+    from kalshilab.trade.report import Report
+
+__all__ = ["POINTS", "decisions", "equity", "fires", "pnl_by_market", "price_path"]
+
+POINTS: Final = 2_000
+"""Points of one figure at most, all its traces together."""
+
+NAMED: Final = 500
+"""Points whose ticker can be read by hovering, at most; past it the names alone would fill the notebook."""
+
+BARS: Final = 40
+
+COLOURS: Final[Mapping[str, str]] = {
+    "placed": "#1a8f4c",
+    "skipped": "#8a8f98",
+    "deferred": "#b7791f",
+    "expired": "#d4a72c",
+    "refused": "#7c5cbf",
+    "rejected": "#c8453b",
+    "unknown": "#c026a3",
+    "none": "#c9ccd1",
+}
+"""The colour of each action; "none" is a signal that the run ended too early to act on."""
+
+_BLUE, _GREY, _GREEN, _RED = "#2a6fbb", "#8a8f98", "#1a8f4c", "#c8453b"
+
+
+def equity(report: Report) -> tuple[go.Figure, pl.DataFrame]:
+    """Cash plus the value of what is held, and cash alone, over the run, in dollars.
+
+    The lowest and the highest point are always among those drawn.
+
+    Returns:
+        The figure, and `report.equity` as it is.
+    """
+    frame = report.equity
+    rows = _thin(frame.height, POINTS // 2, frame["equity"].to_numpy())
+    shown = frame[rows]
+    x = _milliseconds(shown["ts"])
+    figure = _figure(_title("Equity", len(rows), frame.height, "samples"), "dollars", dates=True)
+    for name, label, colour in (("cash", "cash", _GREY), ("equity", "cash + positions", _BLUE)):
+        # float32 carries seven digits, cents on ten thousand dollars, at half the bytes.
+        y = shown[name].to_numpy().astype(np.float32)
+        line = {"color": colour, "width": 1.5, "shape": "hv"}
+        figure.add_scatter(x=x, y=y, name=label, mode="lines", line=line, hovertemplate="$%{y:,.2f}")
+    return figure, frame
+
+
+def fires(report: Report) -> tuple[go.Figure, pl.DataFrame]:
+    """Every signal of the run, time by YES price in cents, coloured by what was done about it in the end.
+
+    Returns:
+        The figure, and `report.signals` with `action` and `reason` of the last decision about each; null where
+        there was none.
+    """
+    frame = _with_decisions(report.signals, report.decisions)
+    rows = _thin(frame.height, POINTS // 2)
+    shown = frame[rows].with_columns(pl.col("action").fill_null("none"))
+    figure = _figure(_title("Signals", len(rows), frame.height), "YES price, cents", dates=True)
+    named = shown.height <= NAMED
+    for (action,), part in sorted(shown.group_by(["action"], maintain_order=True)):
+        name = str(action)
+        figure.add_scatter(
+            x=_milliseconds(part["ts"]),
+            y=part["price"].to_numpy().astype(np.float32),
+            text=part["ticker"].to_list() if named else None,
+            name=f"{name} ({part.height:,})",
+            mode="markers",
+            marker={"color": COLOURS.get(name, COLOURS["none"]), "size": 7},
+            hovertemplate="%{text} %{y}¢<extra></extra>" if named else "%{y}¢<extra></extra>",
+        )
+    figure.update_layout(showlegend=True)
+    return figure, frame
+
+
+def decisions(report: Report) -> tuple[go.Figure, pl.DataFrame]:
+    """How often each action was taken, and for which reason.
+
+    Returns:
+        The figure, and a frame of `action, reason, n`, most frequent first.
+    """
+    frame = (
+        report.decisions.group_by("action", "reason")
+        .agg(pl.len().alias("n"))
+        .sort(["n", "action", "reason"], descending=[True, False, False])
+    )
+    shown = frame.head(BARS).reverse()
+    labels = [f"{a}: {r}" if r else a for a, r in shown.select("action", "reason").iter_rows()]
+    colours = [COLOURS.get(a, COLOURS["none"]) for a in shown["action"]]
+    title = _title("Decisions", shown.height, frame.height, "reasons")
+    return _bars(title, "decisions", labels, shown["n"].to_list(), colours), frame
+
+
+def pnl_by_market(report: Report) -> tuple[go.Figure, pl.DataFrame]:
+    """Profit and loss of each market in dollars: settled (after fees), and open (at the bid, before fees).
+
+    Returns:
+        The figure (the largest gains and losses), and a frame of `ticker, settled, open, total`, best first.
+    """
+    parts = [
+        report.settlements.select("ticker", settled="pnl", open=pl.lit(0.0)),
+        report.positions.select("ticker", settled=pl.lit(0.0), open="pnl"),
+    ]
+    frame = (
+        pl.concat(parts)
+        .group_by("ticker")
+        .agg(pl.col("settled", "open").sum())
+        .with_columns(total=pl.col("settled") + pl.col("open"))
+        .sort(["total", "ticker"], descending=[True, False])
+    )
+    shown = frame if frame.height <= BARS else pl.concat([frame.head(BARS // 2), frame.tail(BARS // 2)])
+    shown = shown.reverse()
+    colours = [_GREEN if v > 0 else _RED for v in shown["total"]]
+    title = _title("Profit and loss by market", shown.height, frame.height, "markets")
+    values = [round(v, 2) for v in shown["total"]]
+    return _bars(title, "dollars", shown["ticker"].to_list(), values, colours), frame
+
+
+def price_path(
+    tape: pl.DataFrame, ticker: str, marks: pl.DataFrame | None = None
+) -> tuple[go.Figure, pl.DataFrame]:
+    """The YES price of one market, print by print, in cents, with the fires of a signal on it.
+
+    Args:
+        tape: a tape (`kl.to_tape`).
+        ticker: the market.
+        marks: fires as a signal function returns them; those of other markets are left out.
+
+    Returns:
+        The figure, and the market's prints (`ts`, `price` in cents, `taker`).
+
+    Raises:
+        TapeError: the tape holds no print of that market.
+    """
+    prints = tape.filter(pl.col("ticker").cast(pl.String) == ticker)
+    if prints.is_empty():
+        raise TapeError(f"no print of {ticker} on this tape", column="ticker")
+    frame = prints.select("ts", pl.col("price").cast(pl.Float64) / 100, pl.col("taker").cast(pl.String))
+    rows = _thin(frame.height, POINTS - NAMED, frame["price"].to_numpy())
+    shown = frame[rows]
+    figure = _figure(_title(ticker, len(rows), frame.height, "prints"), "YES price, cents", dates=True)
+    figure.add_scatter(
+        x=_milliseconds(shown["ts"]),
+        y=shown["price"].to_numpy().astype(np.float32),
+        name="YES price",
+        mode="lines",
+        line={"color": _BLUE, "width": 1.2, "shape": "hv"},
+        hovertemplate="%{y}¢<extra></extra>",
+    )
+    if marks is not None:
+        own = marks.filter(pl.col("ticker").cast(pl.String) == ticker).head(NAMED)
+        figure.add_scatter(
+            x=_milliseconds(own["ts"]),
+            y=(own["price"].cast(pl.Float64) / 100).to_numpy().astype(np.float32),
+            name="signal",
+            mode="markers",
+            marker={"color": _RED, "size": 9, "symbol": "triangle-down"},
+            hovertemplate="signal at %{y}¢<extra></extra>",
+        )
+        figure.update_layout(showlegend=True)
+    return figure, frame
+
+
+def _with_decisions(signals: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
+    """Each signal with the last decision that came after it and before the market's next signal."""
+    numbered = signals.sort("ts", maintain_order=True).with_row_index("_fire")
+    last = (
+        made.select("ts", "ticker", "action", "reason")
+        .sort("ts", maintain_order=True)
+        .join_asof(
+            numbered.select("ts", "ticker", "_fire"), on="ts", by="ticker", strategy="backward", check_sortedness=False
+        )
+        .group_by("_fire", maintain_order=True)
+        .agg(pl.col("action", "reason").last())
+    )
+    return numbered.join(last, on="_fire", how="left", maintain_order="left").drop("_fire")
+
+
+def _thin(
+    height: int, limit: int, values: np.ndarray[Any, np.dtype[Any]] | None = None
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Row numbers, evenly spread and at most `limit`, first and last and the extremes of `values` included."""
+    if height <= limit:
+        return np.arange(height)
+    rows = np.linspace(0, height - 1, limit - 2).round().astype(np.int64)
+    if values is not None:
+        rows = np.append(rows, [int(np.argmin(values)), int(np.argmax(values))])
+    return np.unique(rows)
+
+
+def _milliseconds(ts: pl.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Instants as a date axis takes numbers; sent as eight bytes each instead of a string of twenty-six."""
+    return ts.dt.epoch("us").to_numpy().astype(np.float64) / 1000
+
+
+def _title(what: str, shown: int, total: int, unit: str = "points") -> str:
+    return what if shown == total else f"{what} ({shown:,} of {total:,} {unit} drawn)"
+
+
+def _figure(title: str, unit: str, *, dates: bool = False) -> go.Figure:
+    grid = {"gridcolor": "rgba(128,128,128,.25)", "zeroline": False}
+    return go.Figure(
+        layout={
+            "template": "none",
+            "title": {"text": title, "font": {"size": 14}, "x": 0.02},
+            "height": 320,
+            "margin": {"l": 70, "r": 16, "t": 44, "b": 40},
+            "xaxis": {"type": "date", "showgrid": False} if dates else grid,
+            "yaxis": {"title": {"text": unit}, **grid},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"color": "#7a808a", "size": 12},
+            "legend": {"orientation": "h", "y": -0.18},
+        }
+    )
+
+
+def _bars(title: str, unit: str, labels: list[str], values: list[Any], colours: list[str]) -> go.Figure:
+    figure = _figure(title, "")
+    figure.add_bar(x=values, y=labels, orientation="h", marker={"color": colours})
+    figure.update_layout(
+        height=max(180, 90 + 18 * len(labels)),
+        xaxis={"title": {"text": unit}, "gridcolor": "rgba(128,128,128,.25)"},
+        yaxis={"automargin": True, "title": None, "type": "category"},
+    )
+    return figure

@@ -1,0 +1,171 @@
+"""The dashboard: paints what changed, follows to the end, and never disturbs the session."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from kalshilab.clock import SimClock
+from kalshilab.errors import SessionError
+from kalshilab.notebook import dashboard
+from kalshilab.notebook.dashboard import POINTS, Dashboard, EquityLine
+from kalshilab.trade.monitor import Snapshot
+
+Shot = Callable[..., Snapshot]
+FakeSession = Any  # the fixture `session`, in conftest.py
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    shown: list[Any] = []
+    monkeypatch.setattr(dashboard, "display", shown.append)
+    return shown
+
+
+async def turns(clock: SimClock, n: int) -> None:
+    """Let the painter look `n` times."""
+    for _ in range(n):
+        clock.advance(clock.now() + 250_000)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+async def test_follows_the_session_and_freezes_at_its_end(session: FakeSession, displayed: list[Any]) -> None:
+    clock = SimClock()
+    board = Dashboard(session, interactive=True, clock=clock)
+    board.show()
+    assert displayed == [board.widget]
+    header = board._panels["header"]
+    assert "READY" in header.value
+    session.shot = msgspec.structs.replace(session.shot, state="ACTING")
+    await turns(clock, 1)
+    assert "ACTING" in header.value
+    session.shot = msgspec.structs.replace(
+        session.shot, state="SHUTDOWN", stopped="tape ended", finished=True, now=session.shot.now + 1_000_000
+    )
+    await turns(clock, 1)
+    await asyncio.wait_for(board.wait(), 5)
+    assert "stopped: tape ended" in header.value
+    assert board._button.disabled and board._button.description == "finished"
+    assert board._figure is None
+    [picture] = board._chart_box.children
+    assert "<polyline" in picture.value
+
+
+async def test_sends_only_what_changed(session: FakeSession) -> None:
+    board = Dashboard(session, interactive=True, chart=False)
+    board.paint()
+    sent: list[str] = []
+    for name, widget in board._panels.items():
+        widget.observe(lambda change, name=name: sent.append(name), names="value")
+    board.paint()
+    assert sent == []
+    session.shot = msgspec.structs.replace(session.shot, messages=[(session.shot.now, "new line")])
+    board.paint()
+    assert sent == ["console"]
+
+
+async def test_chart_follows_once_a_second_with_arrays(session: FakeSession, displayed: list[Any]) -> None:
+    clock = SimClock()
+    board = Dashboard(session, interactive=True, clock=clock)
+    board.show()
+    await turns(clock, 1)
+    start = len(board._line.x)
+    await turns(clock, 8)
+    assert len(board._line.x) - start == 2
+    line = board._figure.data[0]
+    assert isinstance(line.y, np.ndarray) and line.y.dtype == np.float64
+    # Numbers would be shown as numbers: the browser tells dates by their text.
+    assert str(line.x[0]).startswith("2026-01-01T00:00:00")
+    assert line.y[-1] == pytest.approx(10_010.50)
+    session.shot = msgspec.structs.replace(session.shot, finished=True)
+    await turns(clock, 1)
+    await asyncio.wait_for(board.wait(), 5)
+
+
+async def test_no_equity_before_the_account_is_known(session: FakeSession, shot: Shot) -> None:
+    session.shot = shot(state="KALSHI_DATA_SYNC", cash=0, portfolio_value=0)
+    board = Dashboard(session, interactive=True)
+    board.paint()
+    assert len(board._line.x) == 0
+    board.freeze()
+
+
+async def test_a_failing_painter_says_so_and_ends(session: FakeSession, displayed: list[Any]) -> None:
+    clock = SimClock()
+    board = Dashboard(session, interactive=True, clock=clock, chart=False)
+    board.show()
+    session.failure = ValueError("no <b>such</b> row")
+    await turns(clock, 1)
+    await asyncio.wait_for(board.wait(), 5)
+    console = board._panels["console"].value
+    assert "stopped painting, ValueError: no &lt;b&gt;such" in console and "feed: recovered" in console
+    assert board._task is not None and board._task.exception() is None
+    assert session.stops == []
+
+
+def test_stop_button_in_another_thread_only_asks(session: FakeSession) -> None:
+    board = Dashboard(session, interactive=True, chart=False)
+    board.paint()
+    before = board._button.description
+    thread = threading.Thread(target=board._button.click)
+    thread.start()
+    thread.join()
+    assert session.stops == ["stop button"] and board._button.description == before
+    session.shot = msgspec.structs.replace(session.shot, stopped="stop button")
+    board.paint()
+    assert board._button.disabled and "stopping" in board._button.description
+
+
+async def test_unattended_it_is_one_line_without_widgets(
+    session: FakeSession, displayed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KALSHILAB_RUN", "r1")
+    board = Dashboard(session)
+    board.show()
+    board.freeze()
+    await board.wait()
+    assert board.widget is None and board._task is None
+    [line] = displayed
+    assert "kalshilab watch 20260101T000000Z" in line.data
+
+
+def test_without_an_event_loop_it_says_what_is_missing(session: FakeSession) -> None:
+    with pytest.raises(SessionError, match="event loop"):
+        Dashboard(session, interactive=True, chart=False).show()
+
+
+async def test_painting_is_cheap(session: FakeSession) -> None:
+    board = Dashboard(session, interactive=True, chart=False)
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for i in range(20):
+        session.shot = msgspec.structs.replace(session.shot, now=session.shot.now + i)
+        board.paint()
+    # A feed waits while a panel is painted: well under the 250 ms between two paints.
+    assert (loop.time() - start) / 20 < 0.1
+
+
+@pytest.mark.parametrize("limit", [4, 7, 100])
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 99, 1_000])
+def test_equity_line_is_bounded_ordered_and_ends_at_the_newest(limit: int, n: int) -> None:
+    line = EquityLine(limit)
+    for i in range(n):
+        line.add(i * 1_000_000, i * 2_000_000)
+        assert len(line.x) <= limit and line.x[-1] == i * 1_000 and line.y[-1] == i * 2.0
+    steps = np.diff(line.x)
+    assert (steps > 0).all() and (n == 0 or line.x[0] == 0)
+    # Even but for the last step, which is on its way.
+    assert len(set(steps[:-1].tolist())) <= 1
+    if n >= limit:
+        assert len(line.x) >= limit // 2
+
+
+def test_default_limit_is_what_a_browser_takes_easily() -> None:
+    assert POINTS == 2_000

@@ -1,0 +1,106 @@
+"""Figures: right, bounded, small, and honest about what they leave out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import plotly.graph_objects as go
+import polars as pl
+import pytest
+
+import kalshilab as kl
+from kalshilab.errors import TapeError
+from kalshilab.notebook import plots
+from kalshilab.trade.report import Report
+
+MakeReport = Callable[..., Report]
+
+
+def points(figure: go.Figure) -> int:
+    return sum(len(trace.x) for trace in figure.data)
+
+
+def weight(figure: go.Figure) -> int:
+    return len(json.dumps(figure.to_plotly_json(), default=str))
+
+
+@pytest.mark.parametrize("make", [plots.equity, plots.fires, plots.decisions, plots.pnl_by_market])
+@pytest.mark.parametrize("size", [0, 1, 30_000])
+def test_bounded_in_points_and_bytes(make: Any, size: int, make_report: MakeReport) -> None:
+    report = make_report(n=min(size, 3_000), samples=size, tickers=500)
+    figure, frame = make(report)
+    assert type(figure) is go.Figure and isinstance(frame, pl.DataFrame)
+    assert points(figure) <= plots.POINTS
+    assert weight(figure) < 60_000
+
+
+def test_equity_draws_extremes_and_ends(make_report: MakeReport) -> None:
+    report = make_report(samples=30_000)
+    figure, frame = plots.equity(report)
+    line = figure.data[1]
+    assert frame.equals(report.equity)
+    assert line.y[0] == pytest.approx(frame["equity"][0], rel=1e-6)
+    assert line.y[-1] == pytest.approx(frame["equity"][-1], rel=1e-6)
+    assert min(line.y) == pytest.approx(frame["equity"].min(), rel=1e-6)
+    assert max(line.y) == pytest.approx(frame["equity"].max(), rel=1e-6)
+    assert "of 30,000 samples drawn" in figure.layout.title.text
+    assert line.x[0] == frame["ts"].dt.epoch("ms")[0]
+
+
+def test_a_title_says_nothing_when_all_is_drawn(make_report: MakeReport) -> None:
+    figure, _ = plots.equity(make_report())
+    assert figure.layout.title.text == "Equity"
+
+
+def test_fires_take_the_last_decision_about_each(make_report: MakeReport) -> None:
+    figure, frame = plots.fires(make_report(n=6))
+    assert frame["action"].to_list() == ["placed", "deferred", None, "placed", "deferred", None]
+    assert {t.name: len(t.x) for t in figure.data} == {"deferred (2)": 2, "none (2)": 2, "placed (2)": 2}
+    assert frame.columns[:2] == ["ts", "ticker"] and frame["price"][0] == 40.0
+
+
+def test_decisions_count_every_decision(make_report: MakeReport) -> None:
+    report = make_report(n=6)
+    _, frame = plots.decisions(report)
+    assert frame.to_dicts() == [
+        {"action": "deferred", "reason": "rate limit", "n": 4},
+        {"action": "placed", "reason": "", "n": 2},
+    ]
+    assert frame["n"].sum() == report.decisions.height
+
+
+def test_pnl_by_market_joins_settled_and_open(make_report: MakeReport) -> None:
+    figure, frame = plots.pnl_by_market(make_report())
+    assert frame["ticker"].to_list() == ["KXZ-0", "KXA-1", "KXB-2", "KXZ-1"]
+    assert frame["total"].to_list() == [20.0, 5.0, -2.0, -12.0]
+    assert frame["total"].to_list() == (frame["settled"] + frame["open"]).to_list()
+    # The best bar is drawn on top, which is the last one.
+    assert figure.data[0].y[-1] == "KXZ-0"
+
+
+def test_price_path_shows_one_market_and_its_fires() -> None:
+    tape, _ = kl.sample()
+    fires = kl.signals.rlm(tape)
+    ticker = fires["ticker"][0]
+    figure, frame = plots.price_path(tape, ticker, fires)
+    own = fires.filter(pl.col("ticker") == ticker)
+    assert frame.height == tape.filter(pl.col("ticker").cast(pl.String) == ticker).height
+    assert len(figure.data[1].x) == own.height
+    assert figure.data[1].y[0] == pytest.approx(own["price"][0] / 100)
+    assert weight(figure) < 60_000
+
+
+def test_price_path_of_an_unknown_market_is_an_error() -> None:
+    tape, _ = kl.sample()
+    with pytest.raises(TapeError, match="no print of KXNONE"):
+        plots.price_path(tape, "KXNONE")
+
+
+def test_every_action_has_a_colour() -> None:
+    from typing import get_args
+
+    from kalshilab.trade.events import Action
+
+    assert set(get_args(Action)) < set(plots.COLOURS)
