@@ -33,7 +33,7 @@ def test_every_class_is_drawn_and_derives_as_drawn() -> None:
 
 def test_every_error_of_the_module_is_public() -> None:
     here = {n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, Exception)}
-    assert here == set(errors.__all__) == set(sorted(errors.__all__))
+    assert here == set(errors.__all__) and errors.__all__ == sorted(errors.__all__)
     assert all(getattr(errors, n).__doc__ for n in here)
 
 

@@ -192,7 +192,7 @@ def test_named_grids_have_the_steps_their_names_say() -> None:
     assert (grid.step(500), grid.step(5000), grid.step(9500), grid.step(1000)) == (10, 50, 10, 10)
     combos = TickGrid.named("center_deci_edge_centi_cent")
     assert (combos.step(50), combos.step(150), combos.step(9_950)) == (1, 10, 1)
-    with pytest.raises(UnitError, match="price_level_structure|is not one of"):
+    with pytest.raises(UnitError, match="is not one of"):
         TickGrid.named("banded_centi_cent")
 
 

@@ -339,7 +339,7 @@ def system(shot: Snapshot, settings: Settings) -> str:
         (name, _Cell(word, "up" if word == "healthy" else "down")) for name, word in sorted(shot.health.items())
     ]
     counters: list[tuple[str, Text]] = [(name, _count(shot, name)) for name in ("frames", "reconnects", "gaps")]
-    changes = [(f"{t.source} → {t.target}", t.reason, _age(shot, t.ts)) for t in reversed(shot.transitions)]
+    changes = [(t.target, t.reason, _age(shot, t.ts)) for t in reversed(shot.transitions)]
     table = _table(("state", "why", _num("age")), changes, "no change of state yet")
     return _card("system", "System", _facts(counters + parts), table)
 

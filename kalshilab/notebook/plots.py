@@ -58,6 +58,7 @@ def equity(report: Report) -> tuple[go.Figure, pl.DataFrame]:
     shown = frame[rows]
     x = _milliseconds(shown["ts"])
     figure = _figure(_title("Equity", len(rows), frame.height, "samples"), "dollars", dates=True)
+    figure.update_yaxes(tickformat="$,.2f", title=None)
     for name, label, colour in (("cash", "cash", _GREY), ("equity", "cash + positions", _BLUE)):
         # float32 carries seven digits, cents on ten thousand dollars, at half the bytes.
         y = shown[name].to_numpy().astype(np.float32)
@@ -70,8 +71,8 @@ def fires(report: Report) -> tuple[go.Figure, pl.DataFrame]:
     """Every signal of the run, time by YES price in cents, coloured by what was done about it in the end.
 
     Returns:
-        The figure, and `report.signals` with `action` and `reason` of the last decision about each; null where
-        there was none.
+        The figure, and `report.signals` (its prices are price units, as a signal's `run` gives them) with the
+        `action` and `reason` of the last decision about each; null where there was none.
     """
     frame = _with_decisions(report.signals, report.decisions)
     rows = _thin(frame.height, POINTS // 2)
@@ -82,7 +83,7 @@ def fires(report: Report) -> tuple[go.Figure, pl.DataFrame]:
         name = str(action)
         figure.add_scatter(
             x=_milliseconds(part["ts"]),
-            y=part["price"].to_numpy().astype(np.float32),
+            y=_cents(part["price"]),
             text=part["ticker"].to_list() if named else None,
             name=f"{name} ({part.height:,})",
             mode="markers",
@@ -171,7 +172,7 @@ def price_path(
         own = marks.filter(pl.col("ticker").cast(pl.String) == ticker).head(NAMED)
         figure.add_scatter(
             x=_milliseconds(own["ts"]),
-            y=(own["price"].cast(pl.Float64) / 100).to_numpy().astype(np.float32),
+            y=_cents(own["price"]),
             name="signal",
             mode="markers",
             marker={"color": _RED, "size": 9, "symbol": "triangle-down"},
@@ -213,7 +214,14 @@ def _milliseconds(ts: pl.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
     return ts.dt.epoch("us").to_numpy().astype(np.float64) / 1000
 
 
+def _cents(price: pl.Series) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Price units to cents for an axis; float32 holds a tenth of a cent with room to spare."""
+    return (price.cast(pl.Float64) / 100).to_numpy().astype(np.float32)
+
+
 def _title(what: str, shown: int, total: int, unit: str = "points") -> str:
+    if not total:
+        return f"{what}: none"
     return what if shown == total else f"{what} ({shown:,} of {total:,} {unit} drawn)"
 
 

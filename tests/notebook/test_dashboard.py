@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 
 from kalshilab.clock import SimClock
+from kalshilab.config import Settings
 from kalshilab.errors import SessionError
 from kalshilab.notebook import dashboard
 from kalshilab.notebook.dashboard import POINTS, Dashboard, EquityLine
 from kalshilab.trade.monitor import Snapshot
+from kalshilab.trade.session import PaperSession
 
 Shot = Callable[..., Snapshot]
 FakeSession = Any  # the fixture `session`, in conftest.py
@@ -150,6 +153,20 @@ async def test_painting_is_cheap(session: FakeSession) -> None:
         board.paint()
     # A feed waits while a panel is painted: well under the 250 ms between two paints.
     assert (loop.time() - start) / 20 < 0.1
+
+
+async def test_follows_a_real_session_to_its_stop(displayed: list[Any], tmp_path: Path) -> None:
+    settings = Settings(env={}, env_file=None, out=tmp_path / "runs", speed=5_000, minutes=1)
+    async with PaperSession(settings) as live:
+        board = Dashboard(live, interactive=True)
+        board.show()
+        asyncio.get_running_loop().call_later(1.5, board._button.click)
+        report = await live.run()
+        await asyncio.wait_for(board.wait(), 5)
+    assert report.stopped == "stop button"
+    assert "stopped: stop button" in board._panels["header"].value
+    assert "stopped painting" not in board._panels["console"].value
+    assert len(board._line.x) >= 1 and board._figure is None
 
 
 @pytest.mark.parametrize("limit", [4, 7, 100])

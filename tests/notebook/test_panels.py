@@ -152,7 +152,7 @@ def test_market_at_the_threshold_is_not_above_it(shot: Shot) -> None:
 
 def test_system_and_console(shot: Shot) -> None:
     text = text_of(panels.system(shot(), SETTINGS))
-    assert "degraded: 5 errors in a row" in text and "KALSHI_DATA_SYNC → READY" in text
+    assert "degraded: 5 errors in a row" in text and "READY all parts started" in text
     many = shot(messages=[(shot().now + i * 1_000_000, f"line {i}.") for i in range(200)])
     console = panels.console(many, SETTINGS)
     assert console.index("line 199.") < console.index("line 198.") and "line 1." not in console

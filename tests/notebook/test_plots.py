@@ -54,11 +54,19 @@ def test_a_title_says_nothing_when_all_is_drawn(make_report: MakeReport) -> None
     assert figure.layout.title.text == "Equity"
 
 
+def test_a_title_says_when_there_is_nothing(make_report: MakeReport) -> None:
+    figure, _ = plots.fires(make_report(n=0))
+    assert figure.layout.title.text == "Signals: none"
+
+
 def test_fires_take_the_last_decision_about_each(make_report: MakeReport) -> None:
-    figure, frame = plots.fires(make_report(n=6))
+    report = make_report(n=6)
+    figure, frame = plots.fires(report)
     assert frame["action"].to_list() == ["placed", "deferred", None, "placed", "deferred", None]
     assert {t.name: len(t.x) for t in figure.data} == {"deferred (2)": 2, "none (2)": 2, "placed (2)": 2}
-    assert frame.columns[:2] == ["ts", "ticker"] and frame["price"][0] == 40.0
+    assert frame.columns == [*report.signals.columns, "action", "reason"]
+    # The frame keeps the signal's own units, the axis is in cents.
+    assert frame["price"][0] == 4_000 and max(t.y[0] for t in figure.data) < 41
 
 
 def test_decisions_count_every_decision(make_report: MakeReport) -> None:

@@ -1,0 +1,276 @@
+"""The `kalshilab` command.
+
+    kalshilab live       run the live notebook: paper orders on the embedded exchange or on demo
+    kalshilab exchange   serve the local exchange on loopback
+    kalshilab watch RUN  follow a run from another terminal
+    kalshilab doctor     look at this installation and its settings
+
+What cannot be carried out is one sentence on standard error and exit code 2; a run that failed is exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kalshilab.config import RETIRED, STRATEGIES, VENUES, Settings
+from kalshilab.errors import (
+    ConfigError,
+    ExchangeError,
+    KalshilabError,
+    SessionError,
+    TapeError,
+    UsageError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (ConfigError, ExchangeError, SessionError, TapeError, UsageError) as error:
+        print(f"kalshilab {options.name}: {error}", file=sys.stderr)
+        return 2
+    except KalshilabError as error:
+        print(f"kalshilab {options.name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kalshilab", description="Paper trading and research on Kalshi's prediction markets."
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    live = commands.add_parser("live", help="run the live notebook", description="Run the live notebook.")
+    live.add_argument("--venue", help=f"one of {', '.join(VENUES)}; default embedded")
+    _tape_options(live)
+    live.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)}; default rlm_no")
+    live.add_argument("--categories", help='categories to track, with commas, or "all"')
+    live.add_argument("--minutes", help="wall-clock minutes until a clean stop; default: to the end of the tape")
+    live.add_argument("--speed", help='tape time per wall time, or "max" (the default)')
+    live.add_argument("--out", help="folder for the run's folder; default runs")
+    live.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    live.set_defaults(command=_live)
+
+    exchange = commands.add_parser(
+        "exchange", help="serve the local exchange", description="Serve the local exchange on loopback."
+    )
+    _tape_options(exchange)
+    exchange.add_argument("--speed", default="1", help='tape time per wall time, or "max"; default 1')
+    exchange.add_argument("--port", type=int, default=0, help="default: a free one")
+    exchange.add_argument("--seed", type=int, default=0, help="of ids; default 0")
+    exchange.add_argument("--balance", help="dollars in the account; default 10000")
+    exchange.add_argument(
+        "--warm-up", type=float, default=24.0, metavar="HOURS", help="tape hours played before it opens; default 24"
+    )
+    exchange.set_defaults(command=_exchange)
+
+    watch = commands.add_parser("watch", help="follow a run", description="Follow a run until it ends.")
+    watch.add_argument("run", help="the run's folder, or its name under runs/")
+    watch.add_argument("--once", action="store_true", help="print its status once")
+    watch.set_defaults(command=_watch)
+
+    doctor = commands.add_parser("doctor", help="check this installation", description="Check this installation.")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _tape_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tape", help="Parquet of trades; default: the bundled sample")
+    parser.add_argument("--markets", help="Parquet of the markets beside it")
+    parser.add_argument("--result-column", dest="result_column", help="column of the markets that holds the result")
+
+
+def _settings(options: argparse.Namespace, *names: str) -> Settings:
+    given = {n: getattr(options, n) for n in names if getattr(options, n, None) is not None}
+    return Settings(**given)
+
+
+# live
+
+
+def _live(options: argparse.Namespace) -> int:
+    settings = _settings(
+        options, "venue", "strategy", "categories", "minutes", "speed", "out", "tape", "markets", "result_column"
+    )
+    settings.require_credentials()
+    for name in ("tape", "markets"):
+        path = getattr(settings, name)
+        if path is not None and not Path(path).expanduser().is_file():
+            raise UsageError(f"--{name} {path}: no such file")
+    if (settings.tape is None) != (settings.markets is None):
+        raise UsageError("--tape and --markets go together")
+    # Late: papermill and what it brings take most of a second.
+    from kalshilab.notebook.runner import LiveRun
+    from kalshilab.trade.report import Report
+
+    progress = _Progress(quiet=options.json)
+    run = LiveRun(settings, on_status=progress.show)
+    progress.begin(run.run_dir)
+    result = run.run()
+    progress.end()
+    finished = (result.run_dir / "report.json").is_file()
+    if finished and not options.json:
+        _print_table(Report.load(result.run_dir).summary().rows())
+    if not options.json:
+        print(f"\nnotebook  {_shown(result.notebook)}\njournal   {_shown(result.journal)}")
+    if result.error:
+        print(f"kalshilab live: the notebook ended with {result.error}", file=sys.stderr)
+    if options.json:
+        facts: dict[str, Any] = dict(result.results.get("live", {}))
+        facts |= {"notebook": str(result.notebook), "journal": str(result.journal), "error": result.error}
+        print(json.dumps(facts))
+    return 1 if result.error else 0
+
+
+class _Progress:
+    """One line on a terminal, replaced as it changes; a line now and then elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._tty = sys.stderr.isatty()
+        self._quiet = quiet and not self._tty
+        self._last = -100.0
+
+    def begin(self, run_dir: Path) -> None:
+        if not self._quiet:
+            print(f"run {_shown(run_dir)}: starting the kernel", file=sys.stderr)
+
+    def show(self, status: Any) -> None:
+        if self._quiet or (not self._tty and status.elapsed - self._last < 10):
+            return
+        self._last = status.elapsed
+        print(("\r\x1b[K" if self._tty else "") + status_line(status), end="" if self._tty else "\n", file=sys.stderr)
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._tty:
+            print(file=sys.stderr)
+
+
+def status_line(status: Any) -> str:
+    """A run's status in one line."""
+    counts = status.counts
+    share = "" if status.progress is None else f" {status.progress:4.0%}"
+    return (
+        f"{status.state:<10}{share} {status.elapsed:5.0f} s  {counts.get('trades', 0):,} trades  "
+        f"{counts.get('signals', 0)} signals  {counts.get('orders', 0)} orders  {counts.get('fills', 0)} fills  "
+        f"P&L {status.pnl_cents / 100:+,.2f} $"
+    )
+
+
+def _print_table(rows: Sequence[tuple[Any, ...]]) -> None:
+    width = max(len(str(row[0])) for row in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+# exchange
+
+
+def _exchange(options: argparse.Namespace) -> int:
+    settings = _settings(options, "tape", "markets", "result_column", "speed", "balance")
+    from kalshilab.exchange import Exchange
+    from kalshilab.trade.venue import read_frames
+    from kalshilab.units import dollars
+
+    tape, markets = read_frames(settings)
+    exchange = Exchange(tape, markets, seed=options.seed, balance=dollars(settings.balance))
+    until = exchange.now + round(options.warm_up * 3.6e9)
+    while (ts := exchange.next_ts()) is not None and ts <= until:
+        exchange.step()
+    return asyncio.run(_serve(exchange, settings, options.port))
+
+
+async def _serve(exchange: Any, settings: Settings, port: int) -> int:
+    from kalshilab.exchange import serve
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with serve(exchange, port=port, speed=settings.speed) as venue:
+        facts = {
+            "rest": venue.rest,
+            "ws": venue.ws,
+            "key_id": venue.key_id,
+            "private_key_path": str(venue.private_key_path),
+        }
+        print(json.dumps(facts), flush=True)
+        await stop.wait()
+    return 0
+
+
+# watch, doctor
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from kalshilab.trade.monitor import read_status
+
+    folder = Path(options.run)
+    if not folder.is_dir():
+        folder = Path(Settings().out) / options.run
+    if not folder.is_dir():
+        raise UsageError(f"{options.run}: no such run")
+    return asyncio.run(_follow(folder / "status.json", read_status, once=options.once))
+
+
+async def _follow(path: Path, read: Any, *, once: bool) -> int:
+    last = ""
+    while True:
+        status = read(path)
+        line = "not started yet" if status is None else status_line(status)
+        if line != last:
+            print(line, flush=True)
+            last = line
+        if once or (status is not None and status.finished):
+            if status is not None and status.stopped:
+                print(f"stopped: {status.stopped}")
+            return 0
+        await asyncio.sleep(1.0)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import importlib.metadata
+    import os
+    import platform
+
+    print(f"Python {platform.python_version()}, kalshilab {importlib.metadata.version('kalshilab')}")
+    for name in ("polars", "numba", "websockets", "httpx", "papermill", "ipykernel", "ipywidgets", "plotly"):
+        print(f"  {name} {importlib.metadata.version(name)}")
+    for name, reason in RETIRED.items():
+        if name in os.environ:
+            print(f"  {name} is set and has no effect: {reason}")
+    settings = Settings()
+    print(f"settings: {settings!r}")
+    if settings.key_id and (settings.private_key_path or settings.private_key):
+        from kalshilab.kalshi.auth import Signer
+
+        print(f"key: {Signer.from_settings(settings)!r}")
+    else:
+        print("key: none; the embedded venue needs none")
+    out = Path(settings.out)
+    probe = next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())
+    if not os.access(probe, os.W_OK):
+        raise UsageError(f"{probe} cannot be written; choose another folder with KALSHILAB_OUT")
+    print(f"runs go to {out.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
