@@ -60,7 +60,45 @@ _HOMES = {
 }
 """Where each public name lives; a name equal to its module's last part is the module itself."""
 
-__all__ = sorted([*_HOMES, *_MODULES, "__version__"])
+__all__ = [
+    "BookFeed",
+    "DemoOrders",
+    "Exchange",
+    "FillFeed",
+    "Fire",
+    "LifecycleFeed",
+    "MarketData",
+    "OrderFeed",
+    "PaperSession",
+    "PositionFeed",
+    "Settings",
+    "SimClock",
+    "TickerFeed",
+    "TradeFeed",
+    "WallClock",
+    "__version__",
+    "cents",
+    "clock",
+    "config",
+    "contracts",
+    "dollars",
+    "errors",
+    "exchange",
+    "fees",
+    "kalshi",
+    "market",
+    "notebook",
+    "record",
+    "sample",
+    "serve",
+    "signals",
+    "synth",
+    "tape",
+    "to_markets",
+    "to_tape",
+    "trade",
+    "units",
+]
 
 if TYPE_CHECKING:
     from kalshilab import (

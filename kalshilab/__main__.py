@@ -28,6 +28,7 @@ from kalshilab.errors import (
     TapeError,
     UsageError,
 )
+from kalshilab.units import show_dollars
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     _tape_options(live)
     live.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)}; default rlm_no")
     live.add_argument("--categories", help='categories to track, with commas, or "all"')
-    live.add_argument("--minutes", help="wall-clock minutes until a clean stop; default: to the end of the tape")
+    live.add_argument(
+        "--minutes", help="wall-clock minutes until a clean stop; default: to the end of the tape"
+    )
     live.add_argument("--speed", help='tape time per wall time, or "max" (the default)')
     live.add_argument("--out", help="folder for the run's folder; default runs")
     live.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -69,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     exchange.add_argument("--seed", type=int, default=0, help="of ids; default 0")
     exchange.add_argument("--balance", help="dollars in the account; default 10000")
     exchange.add_argument(
-        "--warm-up", type=float, default=24.0, metavar="HOURS", help="tape hours played before it opens; default 24"
+        "--warm-up",
+        type=float,
+        default=24.0,
+        metavar="HOURS",
+        help="tape hours played before it opens; default 24",
     )
     exchange.set_defaults(command=_exchange)
 
@@ -78,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--once", action="store_true", help="print its status once")
     watch.set_defaults(command=_watch)
 
-    doctor = commands.add_parser("doctor", help="check this installation", description="Check this installation.")
+    doctor = commands.add_parser(
+        "doctor", help="check this installation", description="Check this installation."
+    )
     doctor.set_defaults(command=_doctor)
     return parser
 
@@ -86,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 def _tape_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tape", help="Parquet of trades; default: the bundled sample")
     parser.add_argument("--markets", help="Parquet of the markets beside it")
-    parser.add_argument("--result-column", dest="result_column", help="column of the markets that holds the result")
+    parser.add_argument(
+        "--result-column", dest="result_column", help="column of the markets that holds the result"
+    )
 
 
 def _settings(options: argparse.Namespace, *names: str) -> Settings:
@@ -99,7 +110,16 @@ def _settings(options: argparse.Namespace, *names: str) -> Settings:
 
 def _live(options: argparse.Namespace) -> int:
     settings = _settings(
-        options, "venue", "strategy", "categories", "minutes", "speed", "out", "tape", "markets", "result_column"
+        options,
+        "venue",
+        "strategy",
+        "categories",
+        "minutes",
+        "speed",
+        "out",
+        "tape",
+        "markets",
+        "result_column",
     )
     settings.require_credentials()
     for name in ("tape", "markets"):
@@ -147,7 +167,11 @@ class _Progress:
         if self._quiet or (not self._tty and status.elapsed - self._last < 10):
             return
         self._last = status.elapsed
-        print(("\r\x1b[K" if self._tty else "") + status_line(status), end="" if self._tty else "\n", file=sys.stderr)
+        print(
+            ("\r\x1b[K" if self._tty else "") + status_line(status),
+            end="" if self._tty else "\n",
+            file=sys.stderr,
+        )
         sys.stderr.flush()
 
     def end(self) -> None:
@@ -162,7 +186,7 @@ def status_line(status: Any) -> str:
     return (
         f"{status.state:<10}{share} {status.elapsed:5.0f} s  {counts.get('trades', 0):,} trades  "
         f"{counts.get('signals', 0)} signals  {counts.get('orders', 0)} orders  {counts.get('fills', 0)} fills  "
-        f"P&L {status.pnl_cents / 100:+,.2f} $"
+        f"P&L {show_dollars(status.pnl_cents * 10_000)}"
     )
 
 

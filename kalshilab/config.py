@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from kalshilab.errors import ConfigError, CredentialsMissing, EnvFileError
 
@@ -453,4 +453,4 @@ def read_env_file(path: Path, *, missing_ok: bool = False) -> tuple[dict[str, st
                 values[binding.key], lines[binding.key] = binding.value, line
         except UnicodeDecodeError as error:
             raise EnvFileError(path, 0, f"is not UTF-8 (byte {error.start})") from None
-    return values, cast(dict[str, int], lines)
+    return values, lines

@@ -70,7 +70,9 @@ async def test_sleepers_wake_in_the_order_of_their_time() -> None:
         await clock.sleep(seconds)
         woken.append(name)
 
-    tasks = [asyncio.create_task(sleeper(n, s)) for n, s in (("late", 3), ("early", 1), ("middle", 2), ("twin", 1))]
+    tasks = [
+        asyncio.create_task(sleeper(n, s)) for n, s in (("late", 3), ("early", 1), ("middle", 2), ("twin", 1))
+    ]
     await asyncio.sleep(0)
     clock.advance(1_999_999)
     await asyncio.sleep(0)

@@ -208,7 +208,11 @@ def test_what_people_write_for_a_setting_is_understood(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "close"),
-    [("RLM_MIN_TRADE", "RLM_MIN_TRADES"), ("KALSHILAB_MINUTE", "KALSHILAB_MINUTES"), ("LIFECYCLE_CATEGORY", "LIFECYCLE_CATEGORIES")],
+    [
+        ("RLM_MIN_TRADE", "RLM_MIN_TRADES"),
+        ("KALSHILAB_MINUTE", "KALSHILAB_MINUTES"),
+        ("LIFECYCLE_CATEGORY", "LIFECYCLE_CATEGORIES"),
+    ],
 )
 def test_a_misspelt_name_is_an_error_that_names_the_right_one(name: str, close: str, tmp_path: Path) -> None:
     error = refused({name: "1"})
@@ -230,7 +234,14 @@ def test_a_misspelt_keyword_is_an_error_that_names_the_right_one() -> None:
     "MIN_TRADER_CASHH=5 and KALSHI_APIKEY_ID=x pass in silence, so a misspelt limit does not hold",
 )
 @pytest.mark.parametrize(
-    "name", ["V3_TRADING_MAX_ORDER", "MIN_TRADER_CASHH", "DISCOVERY_CLOSE_MIN_MINUTE", "API_DISCOVERY_INTERVALL", "KALSHI_APIKEY_ID"]
+    "name",
+    [
+        "V3_TRADING_MAX_ORDER",
+        "MIN_TRADER_CASHH",
+        "DISCOVERY_CLOSE_MIN_MINUTE",
+        "API_DISCOVERY_INTERVALL",
+        "KALSHI_APIKEY_ID",
+    ],
 )
 def test_a_misspelt_name_of_every_family_is_an_error(name: str) -> None:
     refused({name: "5"})
@@ -260,7 +271,12 @@ def test_the_forms_of_a_line(tmp_path: Path) -> None:
     quote=st.sampled_from("'\""),
 )
 def test_the_line_of_an_error_is_right_after_a_key_of_several_lines(
-    tmp_path_factory: pytest.TempPathFactory, before: list[str], body: int, between: list[str], bad: str, quote: str
+    tmp_path_factory: pytest.TempPathFactory,
+    before: list[str],
+    body: int,
+    between: list[str],
+    bad: str,
+    quote: str,
 ) -> None:
     pem = f"K={quote}-----BEGIN\n" + "abc/+=\n" * body + f"-----END{quote}"
     lines = [*before, *pem.split("\n"), *between, bad]

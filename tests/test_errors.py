@@ -50,10 +50,18 @@ EXAMPLES: list[tuple[errors.KalshilabError, dict[str, object], list[str]]] = [
     ),
     (
         errors.CredentialsMissing("demo", ("KALSHI_API_KEY_ID", "KALSHI_PRIVATE_KEY_PATH")),
-        {"venue": "demo", "missing": ("KALSHI_API_KEY_ID", "KALSHI_PRIVATE_KEY_PATH"), "name": "KALSHI_API_KEY_ID"},
+        {
+            "venue": "demo",
+            "missing": ("KALSHI_API_KEY_ID", "KALSHI_PRIVATE_KEY_PATH"),
+            "name": "KALSHI_API_KEY_ID",
+        },
         ["demo", "KALSHI_API_KEY_ID and KALSHI_PRIVATE_KEY_PATH", "embedded"],
     ),
-    (errors.UnitError("price", "1.5", "is outside"), {"what": "price", "value": "1.5"}, ["price '1.5'", "is outside"]),
+    (
+        errors.UnitError("price", "1.5", "is outside"),
+        {"what": "price", "value": "1.5"},
+        ["price '1.5'", "is outside"],
+    ),
     (
         errors.TapeError("must not be null", column="taker", row=3, value="x"),
         {"column": "taker", "row": 3, "value": "x", "reason": "must not be null"},

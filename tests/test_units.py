@@ -90,7 +90,27 @@ def test_what_people_type_is_converted_exactly_or_refused(value: Decimal | float
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "-", "-.5", ".5", "1e0", "+1", " 1", "1 ", "1,0", "0x1", "nan", "inf", "1_0", "--1", "0.-1", "٣", "½", "0.5\n"],
+    [
+        "",
+        ".",
+        "-",
+        "-.5",
+        ".5",
+        "1e0",
+        "+1",
+        " 1",
+        "1 ",
+        "1,0",
+        "0x1",
+        "nan",
+        "inf",
+        "1_0",
+        "--1",
+        "0.-1",
+        "٣",
+        "½",
+        "0.5\n",
+    ],
 )
 def test_what_is_not_a_plain_decimal_is_refused(text: str) -> None:
     for parse in (parse_price, parse_size, parse_money):
@@ -124,7 +144,9 @@ def test_a_price_outside_a_dollar_is_not_written(price: int) -> None:
         format_price(price)
 
 
-@pytest.mark.parametrize("value", [True, False, None, "five", [], float("nan"), float("inf"), Decimal("-Infinity")])
+@pytest.mark.parametrize(
+    "value", [True, False, None, "five", [], float("nan"), float("inf"), Decimal("-Infinity")]
+)
 def test_what_is_no_number_is_refused(value: object) -> None:
     for convert in (cents, contracts, dollars):
         with pytest.raises(UnitError):

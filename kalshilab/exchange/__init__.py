@@ -1,8 +1,8 @@
 """An exchange in a box: Kalshi's protocol, fees and order rules over a recorded or made tape.
 
-    ex = Exchange(tape, markets, seed=0)
-    async with serve(ex, port=0) as venue:     # venue.rest, venue.ws, venue.key_id, venue.private_key_path
-        ...
+ex = Exchange(tape, markets, seed=0)
+async with serve(ex, port=0) as venue:     # venue.rest, venue.ws, venue.key_id, venue.private_key_path
+    ...
 """
 
 from __future__ import annotations

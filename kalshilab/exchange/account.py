@@ -116,7 +116,9 @@ class Account:
         self.fills.append(record)
         return record
 
-    def settle(self, ticker: str, event: str, result: str, settlement: int, ts: int) -> SettlementRecord | None:
+    def settle(
+        self, ticker: str, event: str, result: str, settlement: int, ts: int
+    ) -> SettlementRecord | None:
         """Pay out one market at YES' value `settlement`; None if nothing is held there.
 
         Scalar payouts are rounded down to whole cents and the remainder is a fee, as on the exchange.
@@ -139,7 +141,9 @@ class Account:
     def value(self, marks: dict[str, int]) -> int:
         """Open positions at YES prices `marks`."""
         return sum(
-            outcome_price(marks.get(t, 0), h.outcome) * abs(h.size) for t, h in self.holdings.items() if h.size
+            outcome_price(marks.get(t, 0), h.outcome) * abs(h.size)
+            for t, h in self.holdings.items()
+            if h.size
         )
 
     def drift(self) -> int:

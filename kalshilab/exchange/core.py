@@ -14,6 +14,7 @@ from typing import Final
 
 import polars as pl
 
+from kalshilab.clock import isoformat
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange import bodies
 from kalshilab.exchange.account import Account
@@ -115,7 +116,10 @@ class Exchange:
                 b"event_lifecycle",
                 facts.ticker,
                 wire.EventLifecycle(
-                    event_ticker=facts.event, title=facts.title, series_ticker=facts.series, collateral_return_type=""
+                    event_ticker=facts.event,
+                    title=facts.title,
+                    series_ticker=facts.series,
+                    collateral_return_type="",
                 ),
             )
         self._lifecycle(
@@ -145,7 +149,9 @@ class Exchange:
         listing = self._pending[step.market]
         self._requote(listing, step.price, step.taker)
         for order, size in listing.book.printed(step.price, step.size, step.taker):
-            self.desk.fill(listing, order, order.price, size, is_taker=False, trade_id=step.trade_id or self.new_id())
+            self.desk.fill(
+                listing, order, order.price, size, is_taker=False, trade_id=step.trade_id or self.new_id()
+            )
         listing.quotes.learn(step.size)
         self.prints_played += 1
         self.publish_trade(listing, step.price, step.size, step.taker, step.trade_id or self.new_id())
@@ -323,13 +329,15 @@ class Exchange:
             dollar_open_interest=listing.volume // 200,
             ts=self.now // 1_000_000,
             ts_ms=self.now // 1000,
-            time=bodies.isoformat(self.now),
+            time=isoformat(self.now),
         )
 
     def public_trades(self, ticker: str | None, min_ts: int, max_ts: int) -> list[Trade]:
         """Public prints, newest first; `min_ts` and `max_ts` in seconds, inclusive."""
         low, high = min_ts * 1_000_000, (max_ts + 1) * 1_000_000
-        return [t for t in reversed(self._trades) if (not ticker or t.ticker == ticker) and low <= t.ts < high]
+        return [
+            t for t in reversed(self._trades) if (not ticker or t.ticker == ticker) and low <= t.ts < high
+        ]
 
     def marks(self) -> dict[str, int]:
         """YES prices of listed markets: what YES paid once determined, else the last print."""

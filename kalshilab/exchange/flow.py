@@ -130,20 +130,26 @@ class Flow:
         ExchangeError: a print of a market that the table does not list, or nothing to play.
     """
 
-    def __init__(self, tape: pl.DataFrame, markets: pl.DataFrame, *, settle_after: int = 3600 * SECOND) -> None:
+    def __init__(
+        self, tape: pl.DataFrame, markets: pl.DataFrame, *, settle_after: int = 3600 * SECOND
+    ) -> None:
         self._tape = check_tape(tape)
         check_markets(markets)
         if not tape.height:
             raise ExchangeError("the tape has no prints to play")
-        missing = tape.select(pl.col("ticker").cast(pl.String).unique()).join(markets, on="ticker", how="anti")
+        missing = tape.select(pl.col("ticker").cast(pl.String).unique()).join(
+            markets, on="ticker", how="anti"
+        )
         if missing.height:
             raise ExchangeError(
-                f"{missing.height} tickers of the tape are not in the markets table, first {missing['ticker'].min()}"
+                f"{missing.height} tickers of the tape are not in the markets table, first {missing['ticker'][0]}"
             )
         tabled = markets.filter(~pl.col("fee_type").is_in(FEE_TYPES))
         if tabled.height:
             row = tabled.row(0, named=True)
-            raise ExchangeError(f"{row['ticker']}: fee type {row['fee_type']!r} has no formula; use one of {FEE_TYPES}")
+            raise ExchangeError(
+                f"{row['ticker']}: fee type {row['fee_type']!r} has no formula; use one of {FEE_TYPES}"
+            )
         self.prints = tape.height
         self.facts = _facts(tape, markets, settle_after)
         self._index = {f.ticker: f.index for f in self.facts}
@@ -166,7 +172,11 @@ class Flow:
     def _life_steps(self) -> list[Step]:
         steps = []
         for f in self.facts:
-            steps += [Step(f.created, "create", f.index), Step(f.open, "open", f.index), Step(f.close, "close", f.index)]
+            steps += [
+                Step(f.created, "create", f.index),
+                Step(f.open, "open", f.index),
+                Step(f.close, "close", f.index),
+            ]
             if f.result:
                 steps += [Step(f.determined, "determine", f.index), Step(f.settled, "settle", f.index)]
         steps.sort(key=lambda s: (s.ts, _ORDER[s.kind], s.market))
@@ -199,7 +209,7 @@ def _facts(tape: pl.DataFrame, markets: pl.DataFrame, settle_after: int) -> list
     end = int(tape.select(pl.col("ts").max().dt.epoch("us")).item()) + 86_400 * SECOND
     times = [pl.col(c).dt.epoch("us") for c in ("open_ts", "close_ts", "expected_close_ts", "settled_ts")]
     table = markets.with_columns(times).join(spans, on="ticker", how="left", maintain_order="left")
-    facts = []
+    facts: list[MarketFacts] = []
     for row in table.iter_rows(named=True):
         if row["first"] is None and row["open_ts"] is None:
             # Neither printed nor dated: there is no moment at which it could appear.

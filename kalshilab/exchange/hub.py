@@ -107,7 +107,9 @@ class Connection:
             head = b'{"type":"%b","sid":%d,"msg":' % (kind, subscription.sid)
         self.send(head + body + b"}")
 
-    def _reply(self, kind: str, number: int, subscription: Subscription | None = None, msg: Any = None) -> None:
+    def _reply(
+        self, kind: str, number: int, subscription: Subscription | None = None, msg: Any = None
+    ) -> None:
         frame: dict[str, Any] = {"id": number, "type": kind}
         if subscription is not None:
             frame["sid"] = subscription.sid

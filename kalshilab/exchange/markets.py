@@ -14,7 +14,17 @@ __all__ = ["Listing", "Listings"]
 class Listing:
     """One listed market."""
 
-    __slots__ = ("book", "clock", "close_ts", "facts", "last_price", "last_size", "quotes", "status", "volume")
+    __slots__ = (
+        "book",
+        "clock",
+        "close_ts",
+        "facts",
+        "last_price",
+        "last_size",
+        "quotes",
+        "status",
+        "volume",
+    )
 
     def __init__(self, facts: MarketFacts, quotes: Quotes) -> None:
         self.facts, self.quotes = facts, quotes

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from kalshilab.market.fees import FeeAccumulator
 
-__all__ = ["Match", "MarketBook", "RestingOrder", "Result"]
+__all__ = ["MarketBook", "Match", "RestingOrder", "Result"]
 
 
 @dataclass(slots=True, eq=False)
@@ -180,7 +180,9 @@ class MarketBook:
         """Our resting orders that a print fills, and by how much, best price first; the book is not changed."""
         maker_side = "ask" if taker == "yes" else "bid"
         queue = [
-            o for o in self.own if o.side == maker_side and (o.price <= price if maker_side == "ask" else o.price >= price)
+            o
+            for o in self.own
+            if o.side == maker_side and (o.price <= price if maker_side == "ask" else o.price >= price)
         ]
         if not queue:
             return []
@@ -214,7 +216,9 @@ class MarketBook:
             quotes = asks if order.side == "bid" else bids
             taken = 0
             for price in sorted(quotes, reverse=order.side == "ask"):
-                if taken == order.remaining or (price > order.price if order.side == "bid" else price < order.price):
+                if taken == order.remaining or (
+                    price > order.price if order.side == "bid" else price < order.price
+                ):
                     break
                 piece = min(order.remaining - taken, quotes[price])
                 taken += piece

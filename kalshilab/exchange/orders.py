@@ -107,7 +107,9 @@ class OrderDesk:
         if body.time_in_force not in TIMES_IN_FORCE:
             raise Refused(400, "invalid_order", f"time_in_force {body.time_in_force}")
         if body.self_trade_prevention_type not in PREVENTIONS:
-            raise Refused(400, "invalid_order", f"self_trade_prevention_type {body.self_trade_prevention_type}")
+            raise Refused(
+                400, "invalid_order", f"self_trade_prevention_type {body.self_trade_prevention_type}"
+            )
         if body.client_order_id is not None and not 0 < len(body.client_order_id) <= 64:
             raise Refused(400, "invalid_order", "client_order_id must have 1 to 64 characters")
         immediate = body.time_in_force != "good_till_canceled"
@@ -130,7 +132,10 @@ class OrderDesk:
                 raise Refused(400, "invalid_order", "reduce only order would not reduce a position")
         if body.post_only and listing.book.crosses(order.side, order.price):
             raise Refused(400, "invalid_order", "post only cross")
-        if order.time_in_force == "fill_or_kill" and listing.book.available(order.side, order.price) < order.remaining:
+        if (
+            order.time_in_force == "fill_or_kill"
+            and listing.book.available(order.side, order.price) < order.remaining
+        ):
             raise Refused(409, "fill_or_kill_insufficient_resting_volume")
         # The fee is largest at the price nearest to half a dollar that the order may trade at.
         facts = listing.facts

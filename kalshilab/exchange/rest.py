@@ -22,7 +22,7 @@ from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.lifecycle import FILTERS, status_matches
 from kalshilab.units import format_money, format_size
 
-__all__ = ["Answer", "Request", "RestSide", "WINDOW_MS"]
+__all__ = ["WINDOW_MS", "Answer", "Request", "RestSide"]
 
 T = TypeVar("T")
 WINDOW_MS: Final = 20_000
@@ -87,7 +87,9 @@ class RestSide:
         except BadQuery as error:
             return Answer(400, _encode({"msg": str(error)}))
         except msgspec.DecodeError as error:
-            return Answer(400, _encode({"code": "bad_request", "message": "bad request", "details": str(error)}))
+            return Answer(
+                400, _encode({"code": "bad_request", "message": "bad request", "details": str(error)})
+            )
 
     def check_signature(self, request: Request) -> Answer | None:
         """None if the request is signed by a known key at this time, else the 401."""
@@ -224,7 +226,9 @@ class RestSide:
             # The contract wants `markets` beside the event in any case; nested, it stays empty there.
             return _ok(wire.EventResponse(event=self._event_body(ticker, markets), markets=[]))
         return _ok(
-            wire.EventResponse(event=self._event_body(ticker, None), markets=[bodies.market(x) for x in markets])
+            wire.EventResponse(
+                event=self._event_body(ticker, None), markets=[bodies.market(x) for x in markets]
+            )
         )
 
     def _trades(self, query: Mapping[str, str]) -> Answer:
@@ -270,13 +274,19 @@ class RestSide:
                 return _ok(wire.FillPage(fills=[bodies.fill(r) for r in page], cursor=cursor))
             case ["settlements"]:
                 paid = [r for r in reversed(account.settlements) if not ticker or r.ticker == ticker]
-                page, cursor = _page(paid, query, 100, 1000)
-                return _ok(wire.SettlementPage(settlements=[bodies.settlement(r) for r in page], cursor=cursor))
+                payouts, cursor = _page(paid, query, 100, 1000)
+                return _ok(
+                    wire.SettlementPage(settlements=[bodies.settlement(r) for r in payouts], cursor=cursor)
+                )
             case ["orders"]:
                 return self._orders(query)
             case ["orders", order_id]:
                 order = ex.desk.orders.get(order_id)
-                return _ok(wire.OrderResponse(order=bodies.order(order, ex.user_id))) if order else _missing("order")
+                return (
+                    _ok(wire.OrderResponse(order=bodies.order(order, ex.user_id)))
+                    if order
+                    else _missing("order")
+                )
         return nested(404, "not_found", "no such path")
 
     def _orders(self, query: Mapping[str, str]) -> Answer:
@@ -285,7 +295,11 @@ class RestSide:
             raise BadQuery("status: one of resting, canceled, executed")
         # Resting orders are few and asked for often: no walk over the dead ones for them.
         pool = ex.desk.resting() if status == "resting" else list(ex.desk.orders.values())
-        found = [o for o in reversed(pool) if (not ticker or o.ticker == ticker) and (not status or o.status == status)]
+        found = [
+            o
+            for o in reversed(pool)
+            if (not ticker or o.ticker == ticker) and (not status or o.status == status)
+        ]
         page, cursor = _page(found, query, 100, 1000)
         return _ok(wire.OrderPage(orders=[bodies.order(o, ex.user_id) for o in page], cursor=cursor))
 
@@ -302,7 +316,8 @@ class RestSide:
             rows.append((listing.facts.event, name, holding))
         page, cursor = _page(rows, query, 100, 1000)
         markets = [
-            bodies.market_position(n, h, account.traded.get(n, 0), account.touched.get(n, 0)) for _, n, h in page
+            bodies.market_position(n, h, account.traded.get(n, 0), account.touched.get(n, 0))
+            for _, n, h in page
         ]
         events: dict[str, list[Any]] = {}
         for name, _, holding in page:

@@ -88,7 +88,9 @@ class App:
 
     @staticmethod
     def _request(scope: Scope, body: bytes = b"") -> Request:
-        headers = {name.decode("latin-1").upper(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1").upper(): value.decode("latin-1") for name, value in scope["headers"]
+        }
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         return Request(scope.get("method", "GET"), scope["path"], query, headers, body)
 
@@ -118,7 +120,9 @@ class App:
             # The denial extension lets the client see the 401 and its body instead of a bare 403.
             if "websocket.http.response" in scope.get("extensions", {}):
                 headers = [(b"content-type", b"application/json")]
-                await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+                await send(
+                    {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
+                )
                 await send({"type": "websocket.http.response.body", "body": refusal.body})
             else:
                 await send({"type": "websocket.close", "code": 1008})
@@ -165,7 +169,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _play(exchange: Exchange, app: App, venue: Venue, speed: float | Literal["max"], pace: Pace | None, clock: Clock) -> None:
+async def _play(
+    exchange: Exchange, app: App, venue: Venue, speed: float | Literal["max"], pace: Pace | None, clock: Clock
+) -> None:
     first = exchange.next_ts()
     began = clock.monotonic()
     while (ts := exchange.next_ts()) is not None:
@@ -226,7 +232,9 @@ async def serve(
                     await serving
                     raise ExchangeError("the server ended before it began")
                 await asyncio.sleep(0.005)
-            player = asyncio.create_task(_play(exchange, app, venue, speed, pace, clock), name="exchange tape")
+            player = asyncio.create_task(
+                _play(exchange, app, venue, speed, pace, clock), name="exchange tape"
+            )
             yield venue
         finally:
             if player is not None:
@@ -240,7 +248,9 @@ async def serve(
 
 
 def make_app(
-    exchange: Exchange, keys: dict[str, rsa.RSAPublicKey | ed25519.Ed25519PublicKey], clock: Clock | None = None
+    exchange: Exchange,
+    keys: dict[str, rsa.RSAPublicKey | ed25519.Ed25519PublicKey],
+    clock: Clock | None = None,
 ) -> App:
     """The ASGI application, for a server or an in-process transport."""
     clock = clock or WallClock()
@@ -256,7 +266,9 @@ def _listen(port: int) -> socket.socket:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
         listener.close()
-        raise ExchangeError(f"port {port} cannot be used: {error.strerror}; give another, or 0 for a free one") from None
+        raise ExchangeError(
+            f"port {port} cannot be used: {error.strerror}; give another, or 0 for a free one"
+        ) from None
     return listener
 
 

@@ -98,7 +98,7 @@ class Signer:
 
     @property
     def kind(self) -> KeyKind:
-        """"rsa" or "ed25519"."""
+        """ "rsa" or "ed25519"."""
         return "rsa" if isinstance(self._key, rsa.RSAPrivateKey) else "ed25519"
 
     def headers(self, method: str, path: str, now_ms: int) -> dict[str, str]:

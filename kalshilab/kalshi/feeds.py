@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import msgspec
 
@@ -123,7 +123,7 @@ class Feed(Generic[T]):
             if self._queue.full():
                 raise ProtocolError(f"reader of {self.channel} is {self._queue.maxsize} events behind")
             self._seen += 1
-            self._queue.put_nowait(event)
+            self._queue.put_nowait(cast(T, event))
         elif isinstance(event, Gap):
             self._gaps += 1
         elif isinstance(event, Subscribed):
@@ -151,7 +151,11 @@ class Feed(Generic[T]):
     def stats(self) -> FeedStats:
         """Counts so far."""
         return FeedStats(
-            self._seen, self._stream.frames_received, max(self._connects - 1, 0), self._gaps, self._stream.last_frame
+            self._seen,
+            self._stream.frames_received,
+            max(self._connects - 1, 0),
+            self._gaps,
+            self._stream.last_frame,
         )
 
     def __repr__(self) -> str:

@@ -33,7 +33,10 @@ _ALLOWED: Final[dict[Purpose, dict[str, frozenset[str]]]] = {
 _LOOPBACK_SCHEMES: Final = frozenset({"http", "https", "ws", "wss"})
 
 DEFAULTS: Final = {
-    "demo": (f"https://external-api.demo.kalshi.co{REST_PATH}", f"wss://external-api-ws.demo.kalshi.co{WS_PATH}"),
+    "demo": (
+        f"https://external-api.demo.kalshi.co{REST_PATH}",
+        f"wss://external-api-ws.demo.kalshi.co{WS_PATH}",
+    ),
 }
 """REST and WebSocket addresses of a venue."""
 
@@ -114,4 +117,6 @@ def _safe(url: str) -> str:
     if not separator:
         head, tail = "", url
     netloc, slash, rest = tail.partition("/")
-    return f"{head}{separator}{netloc.rpartition('@')[2]}{slash}{rest}".encode("ascii", "backslashreplace").decode()
+    return f"{head}{separator}{netloc.rpartition('@')[2]}{slash}{rest}".encode(
+        "ascii", "backslashreplace"
+    ).decode()

@@ -24,6 +24,12 @@ from kalshilab.units import PRICE, format_price, format_size, parse_money, parse
 
 __all__ = ["CancelAck", "DemoOrders", "OrderAck", "OrderRequest"]
 
+# Inside the class below `list` is its method.
+Orders = list[Order]
+Positions = list[Position]
+Fills = list[Fill]
+Settlements = list[Settlement]
+
 _ORDERS: Final = "/portfolio/events/orders"
 
 
@@ -121,7 +127,12 @@ class DemoOrders:
         # The host is checked before the key is even read.
         hosts.check(url.rstrip("/"), "orders")
         self._rest = Rest(
-            url, Signer.from_settings(settings), purpose="orders", clock=clock, limits=limits, transport=transport
+            url,
+            Signer.from_settings(settings),
+            purpose="orders",
+            clock=clock,
+            limits=limits,
+            transport=transport,
         )
 
     async def __aenter__(self) -> Self:
@@ -151,7 +162,9 @@ class DemoOrders:
             filled=parse_size(answer.fill_count),
             remaining=parse_size(answer.remaining_count),
             ts=answer.ts_ms * 1000,
-            average_price=None if answer.average_fill_price is None else float(answer.average_fill_price) * PRICE,
+            average_price=None
+            if answer.average_fill_price is None
+            else float(answer.average_fill_price) * PRICE,
             fee_paid=None if answer.average_fee_paid is None else parse_money(answer.average_fee_paid),
         )
 
@@ -179,10 +192,12 @@ class DemoOrders:
         Raises:
             ApiError: 404 for an unknown order.
         """
-        answer = await self._rest.get(f"/portfolio/orders/{order_id}", wire.OrderResponse, cost=COSTS["get_order"])
+        answer = await self._rest.get(
+            f"/portfolio/orders/{order_id}", wire.OrderResponse, cost=COSTS["get_order"]
+        )
         return answer.order.to_model()
 
-    async def list(self, *, ticker: str | None = None, status: str | None = None) -> list[Order]:
+    async def list(self, *, ticker: str | None = None, status: str | None = None) -> Orders:
         """Our orders, newest first; `status` "resting", "canceled" or "executed"."""
         query = {"ticker": ticker, "status": status}
         return [
@@ -204,7 +219,7 @@ class DemoOrders:
         """Cash and marked value of positions."""
         return (await self._rest.get("/portfolio/balance", wire.Balance)).to_model()
 
-    async def positions(self, *, ticker: str | None = None) -> list[Position]:
+    async def positions(self, *, ticker: str | None = None) -> Positions:
         """Open positions, signed: + YES, − NO."""
         query = {"ticker": ticker, "count_filter": "position"}
         return [
@@ -213,7 +228,7 @@ class DemoOrders:
             for position in page.market_positions
         ]
 
-    async def fills(self, *, ticker: str | None = None, min_ts: int | None = None) -> list[Fill]:
+    async def fills(self, *, ticker: str | None = None, min_ts: int | None = None) -> Fills:
         """Our fills, newest first; `min_ts` in microseconds, inclusive to the second."""
         query = {"ticker": ticker, "min_ts": None if min_ts is None else min_ts // 1_000_000}
         return [
@@ -222,11 +237,13 @@ class DemoOrders:
             for fill in page.fills
         ]
 
-    async def settlements(self, *, ticker: str | None = None) -> list[Settlement]:
+    async def settlements(self, *, ticker: str | None = None) -> Settlements:
         """What was paid out, newest first."""
         query = {"ticker": ticker}
         return [
             settlement.to_model()
-            async for page in pages(self._rest, "/portfolio/settlements", wire.SettlementPage, query, limit=1000)
+            async for page in pages(
+                self._rest, "/portfolio/settlements", wire.SettlementPage, query, limit=1000
+            )
             for settlement in page.settlements
         ]

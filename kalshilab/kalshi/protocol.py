@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -38,7 +38,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """Base of what a handler gets, beside `Trade`, `Fill` and `Order` of `kalshilab.market.model`."""
 
 
-class BookSnapshot(Event):
+class BookSnapshot(Event, frozen=True):
     """All bids of a market, (price, size), each side in its own prices."""
 
     ticker: str
@@ -46,7 +46,7 @@ class BookSnapshot(Event):
     no: list[tuple[int, int]]
 
 
-class BookDelta(Event):
+class BookDelta(Event, frozen=True):
     """One level changed; `price` is that side's own price; `client_order_id` when we caused it."""
 
     ticker: str
@@ -57,7 +57,7 @@ class BookDelta(Event):
     client_order_id: str
 
 
-class Ticker(Event):
+class Ticker(Event, frozen=True):
     """Top of book and totals; YES prices."""
 
     ticker: str
@@ -69,7 +69,7 @@ class Ticker(Event):
     ts: int
 
 
-class PositionUpdate(Event):
+class PositionUpdate(Event, frozen=True):
     """Our position in one market; `size` signed."""
 
     ticker: str
@@ -79,7 +79,7 @@ class PositionUpdate(Event):
     fees: int
 
 
-class Lifecycle(Event):
+class Lifecycle(Event, frozen=True):
     """A step in a market's life.  `settlement` is YES' value in price units once determined, else None."""
 
     kind: str
@@ -92,7 +92,7 @@ class Lifecycle(Event):
     settlement: int | None
 
 
-class EventLifecycle(Event):
+class EventLifecycle(Event, frozen=True):
     """A new event."""
 
     event: str
@@ -100,14 +100,14 @@ class EventLifecycle(Event):
     title: str
 
 
-class Subscribed(Event):
+class Subscribed(Event, frozen=True):
     """The exchange confirmed a subscription."""
 
     channel: str
     sid: int
 
 
-class Rejected(Event):
+class Rejected(Event, frozen=True):
     """The exchange refused a command; `id` is the command's."""
 
     code: int
@@ -115,7 +115,7 @@ class Rejected(Event):
     id: int
 
 
-class Gap(Event):
+class Gap(Event, frozen=True):
     """Frames of a sid were lost: `expected` did not come, `got` did."""
 
     sid: int
@@ -204,6 +204,7 @@ _Known = (
     _Delta | _Trade | _Ticker | _Snapshot | _Fill | _UserOrder | _Position | _Lifecycle | _EventLifecycle
     | _Subscribed | _Unsubscribed | _Ok | _Error
 )  # fmt: skip
+_TAGS: Final = frozenset(t.__struct_config__.tag for t in get_args(_Known))
 _decode: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder(_Known).decode
 _decode_any: Final = msgspec.json.Decoder(_Any).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -390,7 +391,7 @@ class StreamProtocol:
             message = _decode_any(frame)
         except msgspec.DecodeError:
             raise ProtocolError(f"not a message ({error})", frame) from None
-        if not message.type or any(message.type == t.__struct_config__.tag for t in self._readers):
+        if not message.type or message.type in _TAGS:
             raise ProtocolError(str(error), frame) from None
         self.unknown += 1
         subscription = self._by_sid.get(message.sid)
@@ -410,7 +411,9 @@ class StreamProtocol:
         if subscription is not None and ticker in subscription.stale:
             return
         self._emit(
-            BookDelta(ticker, m.side, _price(m.price_dollars), _size(m.delta_fp), m.ts_ms * 1000, m.client_order_id)
+            BookDelta(
+                ticker, m.side, _price(m.price_dollars), _size(m.delta_fp), m.ts_ms * 1000, m.client_order_id
+            )
         )
 
     def _on_snapshot(self, frame: _Snapshot) -> None:
@@ -426,7 +429,9 @@ class StreamProtocol:
         m = frame.msg
         ts = m.ts_us or m.ts_ms * 1000 or m.ts * 1_000_000
         taker = m.taker_outcome_side or m.taker_side
-        self._emit(Trade(ts, m.market_ticker, _price(m.yes_price_dollars), _size(m.count_fp), taker, m.trade_id))
+        self._emit(
+            Trade(ts, m.market_ticker, _price(m.yes_price_dollars), _size(m.count_fp), taker, m.trade_id)
+        )
 
     def _on_ticker(self, frame: _Ticker) -> None:
         m = frame.msg
@@ -472,7 +477,9 @@ class StreamProtocol:
 
     def _on_lifecycle(self, frame: _Lifecycle) -> None:
         m = frame.msg
-        settlement = {"yes": PRICE, "no": 0}.get(m.result) if not m.settlement_value else _price(m.settlement_value)
+        settlement = (
+            {"yes": PRICE, "no": 0}.get(m.result) if not m.settlement_value else _price(m.settlement_value)
+        )
         event = m.additional_metadata.event_ticker if m.additional_metadata is not None else ""
         seconds = m.determination_ts or m.settled_ts or (m.open_ts if m.event_type == "created" else 0)
         self._emit(
@@ -501,4 +508,3 @@ class StreamProtocol:
         for channel in channels:
             self._waiting.pop(channel, None)
         self._emit(Rejected(frame.msg.code, frame.msg.msg, frame.id))
-

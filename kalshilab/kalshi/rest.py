@@ -93,27 +93,39 @@ class Rest:
         """The last look before anything is sent: the request's own address, as httpx will use it."""
         url = request.url
         if (url.scheme, url.host, url.port) != (self._url.scheme, self._url.host, self._url.port):
-            raise HostRefused(str(url.copy_with(query=None)), self.purpose, "not the host this client was made for")
+            raise HostRefused(
+                str(url.copy_with(query=None)), self.purpose, "not the host this client was made for"
+            )
         if self.purpose == "data" and request.method != "GET":
             raise HostRefused(str(url.copy_with(query=None)), "orders", "this client only reads")
 
-    async def get(self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["default"]) -> T:
+    async def get(
+        self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["default"]
+    ) -> T:
         """Read, again if need be: after a lost connection, a 5xx or a 429, with growing, jittered waits."""
         for attempt in range(READ_TRIES):
             try:
                 return await self._send("GET", path, into, query=query, cost=cost)
             except (ConnectionFailed, ApiError) as error:
-                passing = isinstance(error, ConnectionFailed | RateLimited) or error.status == 0 or error.status >= 500
+                passing = (
+                    isinstance(error, ConnectionFailed | RateLimited)
+                    or error.status == 0
+                    or error.status >= 500
+                )
                 if not passing or attempt == READ_TRIES - 1:
                     raise
             await self._clock.sleep(0.2 * 2**attempt * (0.5 + self._random.random()))
         raise AssertionError("unreachable")
 
-    async def post(self, path: str, into: type[T], body: msgspec.Struct, *, cost: int = COSTS["default"]) -> T:
+    async def post(
+        self, path: str, into: type[T], body: msgspec.Struct, *, cost: int = COSTS["default"]
+    ) -> T:
         """Write, once.  No answer, or a 5xx, is `OutcomeUnknown`."""
         return await self._send("POST", path, into, body=body, cost=cost)
 
-    async def delete(self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["cancel"]) -> T:
+    async def delete(
+        self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["cancel"]
+    ) -> T:
         """Delete, once.  No answer, or a 5xx, is `OutcomeUnknown`."""
         return await self._send("DELETE", path, into, query=query, cost=cost)
 
@@ -131,7 +143,9 @@ class Rest:
             await (self._limits.read if method == "GET" else self._limits.write).acquire(cost)
         url = httpx.URL(self._base + path)
         if query:
-            given = {k: str(v).lower() if isinstance(v, bool) else v for k, v in query.items() if v is not None}
+            given = {
+                k: str(v).lower() if isinstance(v, bool) else v for k, v in query.items() if v is not None
+            }
             url = url.copy_merge_params(given)
         headers = {}
         if self._signer is not None:
@@ -160,7 +174,7 @@ class Rest:
         if status >= 400:
             raise _error(method, path, status, response.content)
         if not response.content and into is type(None):
-            return None  # type: ignore[return-value]
+            return None
         try:
             return msgspec.json.decode(response.content, type=into)
         except msgspec.DecodeError as error:
@@ -288,7 +302,9 @@ class MarketData:
         Series and category come from each market's event; a category the event does not name is left empty.
         """
         found = []
-        for event in await self.events(status="open", with_nested_markets=True, min_close_ts=min_close_ts // 1_000_000):
+        for event in await self.events(
+            status="open", with_nested_markets=True, min_close_ts=min_close_ts // 1_000_000
+        ):
             for nested in event.markets or ():
                 # The filter picks events; a single market of one may close earlier, or be closed already.
                 market = nested.to_model(series=event.series_ticker, category=event.category)
@@ -296,9 +312,13 @@ class MarketData:
                     found.append(market)
         return sorted(found, key=lambda m: m.close_ts)
 
-    async def orderbook(self, ticker: str, depth: int = 0) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    async def orderbook(
+        self, ticker: str, depth: int = 0
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """YES bids and NO bids of a market, best first, in price and size units; `depth` 0 is all of them."""
-        answer = await self._rest.get(f"/markets/{ticker}/orderbook", wire.OrderbookResponse, {"depth": depth})
+        answer = await self._rest.get(
+            f"/markets/{ticker}/orderbook", wire.OrderbookResponse, {"depth": depth}
+        )
         book = answer.orderbook_fp
         yes, no = (
             sorted(((parse_price(p), parse_size(s)) for p, s in side), reverse=True)
@@ -333,4 +353,3 @@ async def pages(rest: Rest, path: str, into: type[T], filters: Query, *, limit: 
         if cursor in seen:
             raise ProtocolError(f"{path}: cursor came twice", cursor)
         seen.add(cursor)
-

@@ -236,4 +236,3 @@ def _closing(error: ConnectionClosed) -> str:
     if close is None:
         return "connection lost"
     return f"closed with code {close.code}{' ' + close.reason if close.reason else ''}"
-

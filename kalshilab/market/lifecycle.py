@@ -1,8 +1,8 @@
 """The life of a market: its statuses, which may follow which, and how REST filters name them.
 
-    initialized → active ⇄ inactive → closed → determined → finalized
-                                        ↑          ↓   ↖      ↑
-                                     (reopens)  disputed → amended
+initialized → active ⇄ inactive → closed → determined → finalized
+                                    ↑          ↓   ↖      ↑
+                                 (reopens)  disputed → amended
 """
 
 from __future__ import annotations

@@ -166,7 +166,9 @@ class Dashboard:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            raise SessionError("a dashboard follows its session from an event loop, and none is running") from None
+            raise SessionError(
+                "a dashboard follows its session from an event loop, and none is running"
+            ) from None
         self.paint()
         display(self.widget)  # type: ignore[no-untyped-call, unused-ignore]
         if self._task is None:
@@ -289,7 +291,9 @@ def _equity_widget() -> Any:
     import plotly.graph_objects as go
 
     figure = go.FigureWidget(
-        data=[go.Scatter(x=np.zeros(0), y=np.zeros(0), mode="lines", line={"color": "#2a6fbb", "width": 1.5})],
+        data=[
+            go.Scatter(x=np.zeros(0), y=np.zeros(0), mode="lines", line={"color": "#2a6fbb", "width": 1.5})
+        ],
         layout={
             "template": "none",
             "height": 190,

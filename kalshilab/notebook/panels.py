@@ -270,7 +270,16 @@ def positions(shot: Snapshot, settings: Settings) -> str:
         )
         for p in sorted(shot.positions, key=lambda p: -p.value)
     ]
-    head = ("market", "side", _num("held"), _num("paid"), _num("bid"), _num("P&L"), _num("%"), _num("closes in"))
+    head = (
+        "market",
+        "side",
+        _num("held"),
+        _num("paid"),
+        _num("bid"),
+        _num("P&L"),
+        _num("%"),
+        _num("closes in"),
+    )
     sides = [
         _holding(name.upper(), held)
         for name in ("yes", "no")
@@ -324,7 +333,10 @@ def markets(shot: Snapshot, settings: Settings) -> str:
                 _num(f"{m.n_trades:,} of {settings.min_trades:,}", "up" if enough else ""),
                 _num(f"{m.yes_ratio:.0%}" if m.n_trades else "", "up" if ratio and m.n_trades else ""),
                 _num(show_cents(m.drop) if m.n_trades else "", "up" if drop and m.n_trades else ""),
-                _Cell("●" * (ratio + drop + enough) if m.n_trades else "", "up" if ratio and drop and enough else "dim"),
+                _Cell(
+                    "●" * (ratio + drop + enough) if m.n_trades else "",
+                    "up" if ratio and drop and enough else "dim",
+                ),
             )
         )
     head = (
@@ -336,9 +348,12 @@ def markets(shot: Snapshot, settings: Settings) -> str:
 def system(shot: Snapshot, settings: Settings) -> str:
     """How each part is doing, the feed's counters, and the latest changes of state, newest first."""
     parts: list[tuple[str, Text]] = [
-        (name, _Cell(word, "up" if word == "healthy" else "down")) for name, word in sorted(shot.health.items())
+        (name, _Cell(word, "up" if word == "healthy" else "down"))
+        for name, word in sorted(shot.health.items())
     ]
-    counters: list[tuple[str, Text]] = [(name, _count(shot, name)) for name in ("frames", "reconnects", "gaps")]
+    counters: list[tuple[str, Text]] = [
+        (name, _count(shot, name)) for name in ("frames", "reconnects", "gaps")
+    ]
     changes = [(t.target, t.reason, _age(shot, t.ts)) for t in reversed(shot.transitions)]
     table = _table(("state", "why", _num("age")), changes, "no change of state yet")
     return _card("system", "System", _facts(counters + parts), table)

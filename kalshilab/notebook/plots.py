@@ -189,7 +189,11 @@ def _with_decisions(signals: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
         made.select("ts", "ticker", "action", "reason")
         .sort("ts", maintain_order=True)
         .join_asof(
-            numbered.select("ts", "ticker", "_fire"), on="ts", by="ticker", strategy="backward", check_sortedness=False
+            numbered.select("ts", "ticker", "_fire"),
+            on="ts",
+            by="ticker",
+            strategy="backward",
+            check_sortedness=False,
         )
         .group_by("_fire", maintain_order=True)
         .agg(pl.col("action", "reason").last())

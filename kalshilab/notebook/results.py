@@ -41,7 +41,7 @@ def record(name: str, value: Any, *, digits: int = 6) -> None:
     Outside a notebook it shows the same as plain text.
     """
     kept = rounded(value, digits)
-    display({MIME: {"name": name, "value": kept}, "text/plain": f"{name} = {kept}"}, raw=True)
+    display({MIME: {"name": name, "value": kept}, "text/plain": f"{name} = {kept}"}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
@@ -54,7 +54,11 @@ def read_results(path: str | Path) -> dict[str, Any]:
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except FileNotFoundError:
         raise SessionError(f"{path}: no such notebook") from None
-    except (nbformat.reader.NotJSONError, nbformat.validator.NotebookValidationError, UnicodeDecodeError) as error:
+    except (
+        nbformat.reader.NotJSONError,
+        nbformat.validator.NotebookValidationError,
+        UnicodeDecodeError,
+    ) as error:
         raise SessionError(f"{path}: not a notebook ({error})") from None
     found: dict[str, Any] = {}
     for cell in notebook.cells:

@@ -63,7 +63,10 @@ def live_notebook() -> Path:
         UsageError: neither is there.
     """
     package = Path(__file__).resolve().parents[1]
-    for path in (package.parent / "notebooks" / "live_paper.ipynb", package / "notebook" / "live_paper.ipynb"):
+    for path in (
+        package.parent / "notebooks" / "live_paper.ipynb",
+        package / "notebook" / "live_paper.ipynb",
+    ):
         if path.is_file():
             return path
     raise UsageError("live_paper.ipynb is missing from this installation; install kalshilab again")
@@ -83,7 +86,9 @@ def claim_run_dir(out: Path) -> tuple[str, Path]:
         except FileExistsError:
             continue
         except OSError as error:
-            raise UsageError(f"{out} cannot hold runs: {error.strerror}; choose another folder with --out") from None
+            raise UsageError(
+                f"{out} cannot hold runs: {error.strerror}; choose another folder with --out"
+            ) from None
         return run_id, out / run_id
     raise UsageError(f"{out}: a thousand runs began in this second")
 
@@ -112,6 +117,7 @@ class LiveRun:
         self._stop_file = Path(settings.stop_file).resolve() if settings.stop_file else self.run_dir / "stop"
         self._kernels: list[AsyncKernelManager] = []
         self._asked = 0
+        self._reason = ""
         self._asked_at = 0.0
         self._acted = 0
 
@@ -140,9 +146,10 @@ class LiveRun:
             raise SessionError(f"the notebook could not be run: {outcome[0]}") from outcome[0]
         return LiveResult(self.run_id, self.run_dir, results, _words(outcome[0]) if outcome else "")
 
-    def ask_to_stop(self) -> None:
+    def ask_to_stop(self, reason: str = "asked to stop") -> None:
         """Count one request to end; each further one is more insistent."""
         self._asked += 1
+        self._reason = self._reason or reason
         self._asked_at = time.monotonic()
 
     def _execute(self, outcome: list[BaseException]) -> None:
@@ -208,7 +215,7 @@ class LiveRun:
             return
         self._acted += 1
         if self._acted == 1:
-            self._stop_file.touch()
+            self._stop_file.write_text(self._reason)
         else:
             self._signal_kernel(signal.SIGINT if self._acted == 2 else signal.SIGKILL)
 
@@ -228,7 +235,7 @@ class LiveRun:
             return
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            self.ask_to_stop()
+            self.ask_to_stop(signal.Signals(number).name)
 
         before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
         try:

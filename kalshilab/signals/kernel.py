@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["FIRED", "FIRST", "LAST", "N", "WIDTH", "YES", "fresh_state", "grown", "rlm_run", "rlm_step"]
+__all__ = ["FIRED", "FIRST", "LAST", "WIDTH", "YES", "N", "fresh_state", "grown", "rlm_run", "rlm_step"]
 
 N: Final = 0
 YES: Final = 1
@@ -40,7 +40,7 @@ def grown(state: State, markets: int) -> State:
     return bigger
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def rlm_step(
     state: State,
     market: int,
@@ -72,7 +72,7 @@ def rlm_step(
     return False
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def rlm_run(
     state: State,
     markets: npt.NDArray[np.uint32],

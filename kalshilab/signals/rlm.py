@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, UnitError
-from kalshilab.signals.kernel import FIRST, LAST, WIDTH, YES, N, fresh_state, grown, rlm_run, rlm_step
+from kalshilab.signals.kernel import FIRST, LAST, YES, N, fresh_state, grown, rlm_run, rlm_step
 from kalshilab.signals.signal import Fire, Frame, as_tape, like
 from kalshilab.tape.schema import TAKER
 from kalshilab.units import cents
@@ -86,7 +86,9 @@ class Rlm:
             "rearm": rearm,
         }
         self._rule = (float(yes_threshold), int(min_trades), drop, rearm)
-        self.reset()
+        self._codes: dict[str, int] = {}
+        self._state = fresh_state(0)
+        self._seen = 0
 
     def run(self, tape: Frame) -> Frame:
         """All fires over a tape, from fresh state, as a frame of the tape's kind.
@@ -127,9 +129,7 @@ class Rlm:
     def reset(self, ticker: str | None = None) -> None:
         """Forget what was seen of one market, or of all; its next print is a new anchor."""
         if ticker is None:
-            self._codes: dict[str, int] = {}
-            self._state = np.zeros((0, WIDTH), dtype=np.int32)
-            self._seen = 0
+            self._codes, self._state, self._seen = {}, fresh_state(0), 0
         elif ticker in self._codes:
             self._state[self._codes[ticker]] = 0
 
@@ -147,9 +147,11 @@ class Rlm:
 
 
 def _fires(frame: pl.DataFrame, rows: Any, seen: Any) -> pl.DataFrame:
-    picked = frame.select("ts", pl.col("ticker").cast(pl.String)).gather(rows) if len(rows) else frame.select(
-        "ts", pl.col("ticker").cast(pl.String)
-    ).head(0)
+    picked = (
+        frame.select("ts", pl.col("ticker").cast(pl.String)).gather(rows)
+        if len(rows)
+        else frame.select("ts", pl.col("ticker").cast(pl.String)).head(0)
+    )
     n, yes, first, last = (seen[:, k] for k in range(4))
     return pl.DataFrame(
         {

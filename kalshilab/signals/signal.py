@@ -85,13 +85,17 @@ def as_tape(data: Any) -> pl.DataFrame:
         if name not in frame.columns:
             raise TapeError("is missing; kalshilab.to_tape makes a tape of other layouts", column=name)
     if not frame.schema["price"].is_integer():
-        raise TapeError(f"is {frame.schema['price']}, not price units; kalshilab.to_tape converts", column="price")
+        raise TapeError(
+            f"is {frame.schema['price']}, not price units; kalshilab.to_tape converts", column="price"
+        )
     if frame.schema["taker"] != TAKER:
         # A tape that went through pandas comes back with its words as text.
         try:
             frame = frame.with_columns(pl.col("taker").cast(pl.String).cast(TAKER))
         except pl.exceptions.InvalidOperationError:
-            raise TapeError("is not yes or no everywhere; kalshilab.to_tape drops the rest", column="taker") from None
+            raise TapeError(
+                "is not yes or no everywhere; kalshilab.to_tape drops the rest", column="taker"
+            ) from None
     for name in _NEEDED:
         if frame[name].null_count():
             raise TapeError("has nulls; kalshilab.to_tape says where", column=name)

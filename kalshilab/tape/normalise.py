@@ -34,7 +34,15 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import TapeError
-from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, TIME, check_markets, first_bad, with_codes
+from kalshilab.tape.schema import (
+    MARKETS_SCHEMA,
+    TAKER,
+    TAPE_SCHEMA,
+    TIME,
+    check_markets,
+    first_bad,
+    with_codes,
+)
 from kalshilab.units import PRICE
 
 __all__ = ["DroppedRows", "Report", "to_markets", "to_tape"]
@@ -77,12 +85,15 @@ def to_polars(data: Any) -> pl.DataFrame:
     if isinstance(data, pl.LazyFrame):
         return data.collect()
     if type(data).__module__.partition(".")[0] == "pandas":
-        return pl.from_pandas(data)
+        frame: pl.DataFrame = pl.from_pandas(data)
+        return frame
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         rows = [msgspec.to_builtins(r) if isinstance(r, msgspec.Struct) else r for r in data]
         if all(isinstance(r, Mapping) for r in rows):
             return pl.DataFrame(rows, infer_schema_length=None)
-    raise TapeError(f"cannot read {type(data).__name__}: give a polars or pandas frame, or a list of REST objects")
+    raise TapeError(
+        f"cannot read {type(data).__name__}: give a polars or pandas frame, or a list of REST objects"
+    )
 
 
 def _pick(frame: pl.DataFrame, names: Iterable[str], meaning: str) -> str:
@@ -108,15 +119,21 @@ def _instants(frame: pl.DataFrame, name: str) -> pl.Expr:
         # Seconds, milliseconds, microseconds or nanoseconds since 1970, by their size: ranges do not overlap
         # between 1971 and 2500.
         scale = pl.when(column < 20_000_000_000).then(1_000_000).when(column < 20_000_000_000_000).then(1_000)
-        scaled = (column.cast(pl.Float64) * scale.otherwise(1)).round() if dtype.is_float() else column.cast(
-            pl.Int64
-        ) * scale.otherwise(1)
-        micro = pl.when(column >= 20_000_000_000_000_000).then(column.cast(pl.Int64) // 1000).otherwise(scaled)
+        scaled = (
+            (column.cast(pl.Float64) * scale.otherwise(1)).round()
+            if dtype.is_float()
+            else column.cast(pl.Int64) * scale.otherwise(1)
+        )
+        micro = (
+            pl.when(column >= 20_000_000_000_000_000).then(column.cast(pl.Int64) // 1000).otherwise(scaled)
+        )
         return micro.cast(pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     if dtype == pl.String:
         text = column.str.replace(r"Z$", "+00:00").str.replace(" ", "T", literal=True)
         aware = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
-        naive = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone("UTC")
+        naive = text.str.to_datetime(
+            "%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False
+        ).dt.replace_time_zone("UTC")
         return pl.coalesce(aware, naive)
     raise TapeError(f"is {dtype}, not a time", column=name)
 
@@ -133,7 +150,9 @@ def _scaled(frame: pl.DataFrame, name: str, scale: int, finest: str) -> pl.DataF
     elif dtype.is_float():
         # A float stands for the decimal nearest to it; beyond twelve digits it stands for nothing.
         exact = column * scale
-        frame = frame.with_columns(exact.round().alias("_value"), ((exact - exact.round()).abs() > 1e-6).alias("_fine"))
+        frame = frame.with_columns(
+            exact.round().alias("_value"), ((exact - exact.round()).abs() > 1e-6).alias("_fine")
+        )
         first_bad(frame, column.is_nan() | column.is_infinite(), name, "is not a number")
         first_bad(frame, pl.col("_fine"), name, f"is finer than {finest}")
         return frame.with_columns(pl.col("_value").cast(pl.Int64)).drop("_fine")
@@ -268,7 +287,9 @@ _MARKET_NAMES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def to_markets(data: Any, *, result_column: str | None = None, event: str | pl.Expr | None = None) -> pl.DataFrame:
+def to_markets(
+    data: Any, *, result_column: str | None = None, event: str | pl.Expr | None = None
+) -> pl.DataFrame:
     """A markets table from market objects or tables in the exchange's or the archives' names.
 
     Args:
@@ -291,10 +312,14 @@ def to_markets(data: Any, *, result_column: str | None = None, event: str | pl.E
         frame = frame.with_columns((pl.col(event) if isinstance(event, str) else event).alias("event"))
     if result_column is not None:
         if result_column not in frame.columns:
-            raise TapeError(f"is missing (result_column; there are {', '.join(frame.columns)})", column=result_column)
+            raise TapeError(
+                f"is missing (result_column; there are {', '.join(frame.columns)})", column=result_column
+            )
         frame = frame.with_columns(pl.col(result_column).alias("result"))
     frame = frame.with_row_index("_row")
-    source = {name: next((n for n in names if n in frame.columns), None) for name, names in _MARKET_NAMES.items()}
+    source = {
+        name: next((n for n in names if n in frame.columns), None) for name, names in _MARKET_NAMES.items()
+    }
     if source["ticker"] is None:
         raise TapeError("is missing (the market)", column="ticker")
     if source["event"] is None:

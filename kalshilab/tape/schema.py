@@ -22,7 +22,7 @@ while undetermined; `result` is "yes", "no", "scalar" or null.  `expected_close_
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -34,37 +34,35 @@ __all__ = ["MARKETS_SCHEMA", "TAKER", "TAPE_SCHEMA", "TIME", "check_markets", "c
 TIME: Final = pl.Datetime("us", "UTC")
 TAKER: Final = pl.Enum(["yes", "no"])
 
-TAPE_SCHEMA: Final = pl.Schema(
-    {
-        "ts": TIME,
-        "ticker": pl.String,
-        "market": pl.UInt32,
-        "price": pl.Int16,
-        "size": pl.UInt32,
-        "taker": TAKER,
-        "trade_id": pl.String,
-    }
-)
+_TAPE: Final[dict[str, Any]] = {
+    "ts": TIME,
+    "ticker": pl.String,
+    "market": pl.UInt32,
+    "price": pl.Int16,
+    "size": pl.UInt32,
+    "taker": TAKER,
+    "trade_id": pl.String,
+}
+TAPE_SCHEMA: Final = pl.Schema(_TAPE)
 """Columns and dtypes of a tape."""
 
-MARKETS_SCHEMA: Final = pl.Schema(
-    {
-        "ticker": pl.String,
-        "event": pl.String,
-        "series": pl.String,
-        "category": pl.String,
-        "title": pl.String,
-        "open_ts": TIME,
-        "close_ts": TIME,
-        "expected_close_ts": TIME,
-        "result": pl.String,
-        "settlement": pl.Int16,
-        "settled_ts": TIME,
-        "fee_multiplier": pl.Float64,
-        "fee_type": pl.String,
-        "price_structure": pl.String,
-    }
-)
+_MARKETS: Final[dict[str, Any]] = {
+    "ticker": pl.String,
+    "event": pl.String,
+    "series": pl.String,
+    "category": pl.String,
+    "title": pl.String,
+    "open_ts": TIME,
+    "close_ts": TIME,
+    "expected_close_ts": TIME,
+    "result": pl.String,
+    "settlement": pl.Int16,
+    "settled_ts": TIME,
+    "fee_multiplier": pl.Float64,
+    "fee_type": pl.String,
+    "price_structure": pl.String,
+}
+MARKETS_SCHEMA: Final = pl.Schema(_MARKETS)
 """Columns and dtypes of the markets table."""
 
 
@@ -111,11 +109,16 @@ def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
         first_bad(frame, ~pl.col("price").is_between(0, PRICE), "price", "is outside 0 to 10,000 price units")
         first_bad(frame, pl.col("size") == 0, "size", "is zero")
         first_bad(
-            frame, pl.col("ts") < pl.col("ts").shift(1), "ts", "goes back in time; sort by ts or use kalshilab.to_tape"
+            frame,
+            pl.col("ts") < pl.col("ts").shift(1),
+            "ts",
+            "goes back in time; sort by ts or use kalshilab.to_tape",
         )
         pairs = frame.select("market", pl.col("ticker").cast(pl.String)).unique()
         if pairs["market"].n_unique() != pairs.height or pairs["ticker"].n_unique() != pairs.height:
-            raise TapeError("does not stand for one ticker each; kalshilab.to_tape assigns codes", column="market")
+            raise TapeError(
+                "does not stand for one ticker each; kalshilab.to_tape assigns codes", column="market"
+            )
     return frame
 
 
@@ -130,13 +133,18 @@ def check_markets(frame: pl.DataFrame) -> pl.DataFrame:
         if name not in frame.columns:
             raise TapeError("is missing; kalshilab.to_markets makes a table of other layouts", column=name)
         if frame.schema[name] != dtype:
-            raise TapeError(f"is {frame.schema[name]}, not {dtype}; kalshilab.to_markets converts it", column=name)
+            raise TapeError(
+                f"is {frame.schema[name]}, not {dtype}; kalshilab.to_markets converts it", column=name
+            )
     first_bad(frame, pl.col("ticker").is_null(), "ticker", "is null")
     first_bad(frame, pl.col("ticker").is_duplicated(), "ticker", "stands in more than one row")
     first_bad(frame, pl.col("event").is_null(), "event", "is null; pass event= to kalshilab.to_markets")
     result, value = pl.col("result"), pl.col("settlement")
     first_bad(
-        frame, result.is_not_null() & ~result.is_in(["yes", "no", "scalar"]), "result", "is not yes, no or scalar"
+        frame,
+        result.is_not_null() & ~result.is_in(["yes", "no", "scalar"]),
+        "result",
+        "is not yes, no or scalar",
     )
     unfit = (
         ((result == "yes") & (value != PRICE))

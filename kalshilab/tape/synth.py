@@ -112,14 +112,18 @@ def make(
     market = np.repeat(np.arange(count), n)
     start = np.concatenate(([0], np.cumsum(n)[:-1]))
     k = np.arange(len(market)) - start[market]
-    mid, yes = _single(rng, recipe, n, market, k) if kind == "single" else _legs(rng, kind, n, market, k, legs)
+    mid, yes = (
+        _single(rng, recipe, n, market, k) if kind == "single" else _legs(rng, kind, n, market, k, legs)
+    )
     takes_yes = rng.random(len(market)) < rng.beta(*recipe.taker, count)[market]
     price = _printed(mid, takes_yes, recipe)
     if edge:
         yes = _plant(rng, yes, edge, recipe.planted, market, start, k, price, mid, takes_yes)
     opened, closed, ts = _times(rng, recipe, n, market, k, legs)
     size = np.exp(rng.normal(recipe.size_log_median, 1.2, len(market)))
-    units = np.maximum(np.rint(size * 100) if recipe.fractional else np.rint(size) * 100, 1 if recipe.fractional else 100)
+    units = np.maximum(
+        np.rint(size * 100) if recipe.fractional else np.rint(size) * 100, 1 if recipe.fractional else 100
+    )
     names = _names(recipe, events, legs)
     tape = pl.DataFrame(
         {
@@ -136,7 +140,9 @@ def make(
     return with_codes(tape).select(TAPE_SCHEMA.names()), _markets(recipe, names, opened, closed, yes)
 
 
-def _single(rng: np.random.Generator, recipe: Recipe, n: Ints, market: Ints, k: Ints) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _single(
+    rng: np.random.Generator, recipe: Recipe, n: Ints, market: Ints, k: Ints
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The mid before each print, and the outcomes."""
     p0 = rng.beta(1.5, 2.1, len(n))
     yes = rng.random(len(n)) < p0
@@ -194,7 +200,7 @@ def _printed(mid: Floats, takes_yes: npt.NDArray[np.bool_], recipe: Recipe) -> I
     half = recipe.spread // 2
     side = np.where(takes_yes, half, -half)
     ticks = np.rint((mid * PRICE + side) / recipe.tick) * recipe.tick
-    price = np.clip(ticks, recipe.tick, PRICE - recipe.tick).astype(np.int64)
+    price: Ints = np.clip(ticks, recipe.tick, PRICE - recipe.tick).astype(np.int64)
     if recipe.structure == "tapered_deci_cent":
         # Whole cents between 10 and 90 cents, tenths outside.
         inner = (price >= 1000) & (price <= 9000)

@@ -91,7 +91,9 @@ class Desk:
             return self._write(fire, "refused", "stopping" if self.closed else "not ready")
         if tracked.status not in ("active", "looking"):
             return self._write(fire, "refused", f"market {tracked.status}")
-        held = ticker in self._portfolio.open or any(o.ticker == ticker for o in self._execution.open.values())
+        held = ticker in self._portfolio.open or any(
+            o.ticker == ticker for o in self._execution.open.values()
+        )
         if held:
             weaker = strategy.reentry(fire, self._entries.get(ticker))
             if weaker is not None:

@@ -48,7 +48,11 @@ class Tracker:
     """
 
     def __init__(
-        self, categories: Iterable[str], tickers: Iterable[str] = (), max_markets: int = 1000, close_min: int = 0
+        self,
+        categories: Iterable[str],
+        tickers: Iterable[str] = (),
+        max_markets: int = 1000,
+        close_min: int = 0,
     ) -> None:
         self._categories = tuple(categories)
         self._only = frozenset(tickers)

@@ -127,7 +127,11 @@ class Execution:
             if order is not None:
                 self.on_order(order)
                 return self._outcome(
-                    intent, "accepted", order_id=order.order_id, filled=order.filled, remaining=order.remaining
+                    intent,
+                    "accepted",
+                    order_id=order.order_id,
+                    filled=order.filled,
+                    remaining=order.remaining,
                 )
         return self._outcome(intent, "absent" if answered else "unknown", code="no_answer")
 

@@ -261,7 +261,13 @@ class Follower:
                 drop = state.first_price - state.last_price
             rows.append(
                 MarketRow(
-                    tracked.ticker, tracked.market.category, tracked.status, tracked.last_price, n_trades, ratio, drop
+                    tracked.ticker,
+                    tracked.market.category,
+                    tracked.status,
+                    tracked.last_price,
+                    n_trades,
+                    ratio,
+                    drop,
                 )
             )
         rows.sort(key=lambda row: (row.status != "active", -row.n_trades))

@@ -85,7 +85,9 @@ class Journal:
     [(7, 9, 'note', {'what': 'start', 'run': 'demo'})]
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, clock: Clock | None, wall: Clock | None) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, clock: Clock | None, wall: Clock | None
+    ) -> None:
         self.path = path
         self._db, self._clock, self._wall = connection, clock, wall
 

@@ -84,7 +84,9 @@ class Portfolio:
         for ticker, holding in self.holdings.items():
             if holding.size:
                 mark = marks.get(ticker)
-                total += holding.cost if mark is None else outcome_price(mark, holding.outcome) * abs(holding.size)
+                total += (
+                    holding.cost if mark is None else outcome_price(mark, holding.outcome) * abs(holding.size)
+                )
         return total
 
     def gap(self, positions: Iterable[Position], cash: int | None = None) -> dict[str, tuple[int, int]]:
@@ -95,7 +97,9 @@ class Portfolio:
         theirs = {p.ticker: p.size for p in positions if p.size}
         ours = {t: h.size for t, h in self.open.items()}
         differ = {
-            t: (ours.get(t, 0), theirs.get(t, 0)) for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)
+            t: (ours.get(t, 0), theirs.get(t, 0))
+            for t in ours.keys() | theirs.keys()
+            if ours.get(t) != theirs.get(t)
         }
         # The exchange states cash in whole cents, cut off.
         if cash is not None and abs(cash - self.cash) >= PRICE:

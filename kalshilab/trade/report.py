@@ -20,7 +20,7 @@ from kalshilab.signals import Fire
 from kalshilab.tape.schema import TAKER
 from kalshilab.trade.events import Decision, Transition
 from kalshilab.trade.journal import Journal
-from kalshilab.units import MONEY, SIZE
+from kalshilab.units import MONEY, SIZE, show_dollars
 
 __all__ = ["FRAMES", "Report"]
 
@@ -30,36 +30,85 @@ FRAMES = ("signals", "decisions", "orders", "fills", "settlements", "positions",
 
 _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "signals": {
-        "row": pl.UInt64, "ts": _TS, "ticker": pl.String, "side": TAKER, "price": pl.Int16,
-        "n_trades": pl.UInt32, "yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16,
+        "row": pl.UInt64,
+        "ts": _TS,
+        "ticker": pl.String,
+        "side": TAKER,
+        "price": pl.Int16,
+        "n_trades": pl.UInt32,
+        "yes_ratio": pl.Float64,
+        "drop": pl.Int16,
+        "first_price": pl.Int16,
     },
     "decisions": {
-        "ts": _TS, "ticker": pl.String, "action": pl.String, "reason": pl.String, "side": pl.String,
-        "price": pl.Float64, "size": pl.Float64, "yes_ratio": pl.Float64, "drop": pl.Float64,
-        "client_order_id": pl.String, "order_id": pl.String,
+        "ts": _TS,
+        "ticker": pl.String,
+        "action": pl.String,
+        "reason": pl.String,
+        "side": pl.String,
+        "price": pl.Float64,
+        "size": pl.Float64,
+        "yes_ratio": pl.Float64,
+        "drop": pl.Float64,
+        "client_order_id": pl.String,
+        "order_id": pl.String,
     },
     "orders": {
-        "created": _TS, "updated": _TS, "ticker": pl.String, "side": pl.String, "outcome": pl.String,
-        "price": pl.Float64, "status": pl.String, "initial": pl.Float64, "filled": pl.Float64,
-        "remaining": pl.Float64, "fees": pl.Float64, "reason": pl.String, "client_order_id": pl.String,
+        "created": _TS,
+        "updated": _TS,
+        "ticker": pl.String,
+        "side": pl.String,
+        "outcome": pl.String,
+        "price": pl.Float64,
+        "status": pl.String,
+        "initial": pl.Float64,
+        "filled": pl.Float64,
+        "remaining": pl.Float64,
+        "fees": pl.Float64,
+        "reason": pl.String,
+        "client_order_id": pl.String,
         "order_id": pl.String,
     },
     "fills": {
-        "ts": _TS, "ticker": pl.String, "outcome": pl.String, "price": pl.Float64, "size": pl.Float64,
-        "cost": pl.Float64, "fee": pl.Float64, "is_taker": pl.Boolean, "order_id": pl.String,
+        "ts": _TS,
+        "ticker": pl.String,
+        "outcome": pl.String,
+        "price": pl.Float64,
+        "size": pl.Float64,
+        "cost": pl.Float64,
+        "fee": pl.Float64,
+        "is_taker": pl.Boolean,
+        "order_id": pl.String,
         "trade_id": pl.String,
     },
     "settlements": {
-        "ts": _TS, "ticker": pl.String, "event": pl.String, "result": pl.String, "settlement": pl.Float64,
-        "yes_size": pl.Float64, "no_size": pl.Float64, "cost": pl.Float64, "revenue": pl.Float64,
-        "fees": pl.Float64, "pnl": pl.Float64,
+        "ts": _TS,
+        "ticker": pl.String,
+        "event": pl.String,
+        "result": pl.String,
+        "settlement": pl.Float64,
+        "yes_size": pl.Float64,
+        "no_size": pl.Float64,
+        "cost": pl.Float64,
+        "revenue": pl.Float64,
+        "fees": pl.Float64,
+        "pnl": pl.Float64,
     },
     "positions": {
-        "ticker": pl.String, "outcome": pl.String, "size": pl.Float64, "cost": pl.Float64, "value": pl.Float64,
-        "pnl": pl.Float64, "close": _TS,
+        "ticker": pl.String,
+        "outcome": pl.String,
+        "size": pl.Float64,
+        "cost": pl.Float64,
+        "value": pl.Float64,
+        "pnl": pl.Float64,
+        "close": _TS,
     },
     "transitions": {
-        "ts": _TS, "wall": _TS, "source": pl.String, "target": pl.String, "reason": pl.String,
+        "ts": _TS,
+        "wall": _TS,
+        "source": pl.String,
+        "target": pl.String,
+        "reason": pl.String,
     },
     "equity": {"ts": _TS, "cash": pl.Float64, "portfolio_value": pl.Float64, "equity": pl.Float64},
 }
@@ -80,34 +129,64 @@ def _decision(d: Decision) -> dict[str, Any]:
 
 def _order(o: Order) -> dict[str, Any]:
     return {
-        "created": o.created_ts, "updated": o.updated_ts, "ticker": o.ticker, "side": o.side,
-        "outcome": o.outcome, "price": o.price / 100, "status": o.status, "initial": o.initial / SIZE,
-        "filled": o.filled / SIZE, "remaining": o.remaining / SIZE, "fees": o.fees / MONEY,
-        "reason": o.reason, "client_order_id": o.client_order_id, "order_id": o.order_id,
+        "created": o.created_ts,
+        "updated": o.updated_ts,
+        "ticker": o.ticker,
+        "side": o.side,
+        "outcome": o.outcome,
+        "price": o.price / 100,
+        "status": o.status,
+        "initial": o.initial / SIZE,
+        "filled": o.filled / SIZE,
+        "remaining": o.remaining / SIZE,
+        "fees": o.fees / MONEY,
+        "reason": o.reason,
+        "client_order_id": o.client_order_id,
+        "order_id": o.order_id,
     }
 
 
 def _fill(f: Fill) -> dict[str, Any]:
     price = f.price if f.side == "bid" else 10_000 - f.price
     return {
-        "ts": f.ts, "ticker": f.ticker, "outcome": f.outcome, "price": f.price / 100, "size": f.size / SIZE,
-        "cost": price * f.size / MONEY, "fee": f.fee / MONEY, "is_taker": f.is_taker, "order_id": f.order_id,
+        "ts": f.ts,
+        "ticker": f.ticker,
+        "outcome": f.outcome,
+        "price": f.price / 100,
+        "size": f.size / SIZE,
+        "cost": price * f.size / MONEY,
+        "fee": f.fee / MONEY,
+        "is_taker": f.is_taker,
+        "order_id": f.order_id,
         "trade_id": f.trade_id,
     }
 
 
 def _settlement(s: Any) -> dict[str, Any]:
     return {
-        "ts": s.ts, "ticker": s.ticker, "event": s.event, "result": s.result, "settlement": s.settlement / 100,
-        "yes_size": s.yes_size / SIZE, "no_size": s.no_size / SIZE, "cost": (s.yes_cost + s.no_cost) / MONEY,
-        "revenue": s.revenue / MONEY, "fees": s.fees / MONEY, "pnl": s.pnl / MONEY,
+        "ts": s.ts,
+        "ticker": s.ticker,
+        "event": s.event,
+        "result": s.result,
+        "settlement": s.settlement / 100,
+        "yes_size": s.yes_size / SIZE,
+        "no_size": s.no_size / SIZE,
+        "cost": (s.yes_cost + s.no_cost) / MONEY,
+        "revenue": s.revenue / MONEY,
+        "fees": s.fees / MONEY,
+        "pnl": s.pnl / MONEY,
     }
 
 
 def _position(p: Any) -> dict[str, Any]:
     return {
-        "ticker": p.ticker, "outcome": p.outcome, "size": p.size / SIZE, "cost": p.cost / MONEY,
-        "value": p.value / MONEY, "pnl": p.pnl / MONEY, "close": p.close_ts or None,
+        "ticker": p.ticker,
+        "outcome": p.outcome,
+        "size": p.size / SIZE,
+        "cost": p.cost / MONEY,
+        "value": p.value / MONEY,
+        "pnl": p.pnl / MONEY,
+        "close": p.close_ts or None,
     }
 
 
@@ -171,8 +250,13 @@ class Report:
         }
         frames = {name: _frame(name, list(rows[name])) for name in FRAMES}
         return cls(
-            run_id=run_id, run_dir=journal.path.parent, state=state, stopped=stopped, counts=counts,
-            frames=frames, error=error,
+            run_id=run_id,
+            run_dir=journal.path.parent,
+            state=state,
+            stopped=stopped,
+            counts=counts,
+            frames=frames,
+            error=error,
         )
 
     @classmethod
@@ -187,7 +271,9 @@ class Report:
             facts = msgspec.json.decode((folder / "report.json").read_bytes())
             frames = {name: pl.read_parquet(folder / f"{name}.parquet") for name in FRAMES}
         except FileNotFoundError as error:
-            raise SessionError(f"{folder}: no finished run here ({Path(error.filename).name} is missing)") from None
+            raise SessionError(
+                f"{folder}: no finished run here ({Path(error.filename).name} is missing)"
+            ) from None
         return cls(run_dir=folder, frames=frames, **facts)
 
     def save(self) -> None:
@@ -208,9 +294,13 @@ class Report:
         rows = [
             ("stopped", self.stopped),
             ("state", self.state),
-            *((name.replace("_", " "), f"{counts[name]:,}") for name in counts if not name.endswith("_cents")),
             *(
-                (name.removesuffix("_cents").replace("_", " "), f"${counts[name] / 100:,.2f}")
+                (name.replace("_", " "), f"{counts[name]:,}")
+                for name in counts
+                if not name.endswith("_cents")
+            ),
+            *(
+                (name.removesuffix("_cents").replace("_", " "), show_dollars(counts[name] * 10_000))
                 for name in counts
                 if name.endswith("_cents")
             ),
@@ -260,7 +350,9 @@ class Report:
 
     def __repr__(self) -> str:
         c = self.counts
-        return f"Report({self.run_id}: {self.stopped}; {c.get('orders', 0)} orders, {c.get('fills', 0)} fills)"
+        return (
+            f"Report({self.run_id}: {self.stopped}; {c.get('orders', 0)} orders, {c.get('fills', 0)} fills)"
+        )
 
     def _repr_html_(self) -> str:
         return str(self.summary()._repr_html_())

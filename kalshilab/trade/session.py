@@ -112,6 +112,8 @@ class PaperSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A session that was never run is over as well: whoever watches it may stop.
+        self._finished = True
         await self._stack.aclose()
 
     async def _open(self) -> None:
@@ -122,7 +124,9 @@ class PaperSession:
         self._stack.callback(self._journal.close)
         self._machine = Machine(self._clock, self._wall, self._on_transition)
         self._machine.to("INITIALIZING", "start")
-        self._journal.note("start", run=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy)
+        self._journal.note(
+            "start", run=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy
+        )
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
         signer = Signer.from_settings(link.settings)
@@ -274,7 +278,9 @@ class PaperSession:
         stopped = asyncio.ensure_future(self._stop.wait())
         ready = asyncio.ensure_future(waiter)  # type: ignore[call-overload]
         try:
-            done, _ = await asyncio.wait({stopped, ready}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {stopped, ready}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             stopped.cancel()
             ready.cancel()
@@ -338,8 +344,10 @@ class PaperSession:
         self._tasks.work(f"settlement {ticker}", self._pay_out(ticker))
 
     async def _pay_out(self, ticker: str) -> None:
-        if ticker in self._portfolio.open and await self._sync.settlement(ticker):
-            self._counts["settlements"] += 1
+        if ticker in self._portfolio.open:
+            paid = await self._sync.settlement(ticker)
+            self._settlements.extend(paid)
+            self._counts["settlements"] += len(paid)
 
     def _on_fill(self, fill: Fill) -> None:
         if self._execution.on_fill(fill):
@@ -438,7 +446,9 @@ class PaperSession:
             if deadline is not None and self._wall.monotonic() >= deadline:
                 self._set_stop(f"{s.minutes:g} minutes are up")
             elif stop_file is not None and stop_file.exists():
-                self._set_stop("stop file")
+                # Whoever made the file may have said why.
+                why = stop_file.read_text(errors="replace").strip()[:80]
+                self._set_stop(why or "stop file")
             if self._desk.has_deferred:
                 self._tasks.work("deferred fires", self._desk.retry())
             if self._execution.api_errors >= 5:
@@ -545,7 +555,9 @@ class PaperSession:
             value = holding.cost if mark is None else outcome_price(mark, holding.outcome) * size
             tracked = self._follower.tracker.get(ticker)
             close = tracked.market.close_ts if tracked is not None and tracked.market is not None else 0
-            rows.append(PositionRow(ticker, holding.outcome, size, holding.cost, value, value - holding.cost, close))
+            rows.append(
+                PositionRow(ticker, holding.outcome, size, holding.cost, value, value - holding.cost, close)
+            )
         return rows
 
     def _make_report(self) -> Report:

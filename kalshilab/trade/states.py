@@ -70,7 +70,9 @@ class Machine:
     kalshilab.errors.IllegalTransition: INITIALIZING -> READY: from INITIALIZING only ORDERBOOK_CONNECT, ERROR, SHUTDOWN
     """
 
-    def __init__(self, clock: Clock, wall: Clock, on_change: Callable[[Transition], None] | None = None) -> None:
+    def __init__(
+        self, clock: Clock, wall: Clock, on_change: Callable[[Transition], None] | None = None
+    ) -> None:
         self._clock, self._wall, self._on_change = clock, wall, on_change
         self._state = "STARTUP"
         self._entered = wall.monotonic()

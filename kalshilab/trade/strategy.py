@@ -7,7 +7,7 @@ the strength of the entries it was told of.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -53,7 +53,7 @@ class Strategy(Protocol):
 class Hold:
     """Trades nothing: the session watches and records."""
 
-    name: Final = "hold"
+    name = "hold"
     signal: Signal | None = None
 
     def quote(self, fire: Fire, book: Book, grid: TickGrid) -> Quote | str:
@@ -70,7 +70,7 @@ class RlmNo:
     by `size_tiers`.  Whether this earns anything is another question: the report card of the signal says so.
     """
 
-    name: Final = "rlm_no"
+    name = "rlm_no"
 
     def __init__(self, settings: Settings) -> None:
         self.signal: Signal | None = Rlm(
@@ -82,7 +82,9 @@ class RlmNo:
         self._tight, self._normal = cents(settings.tight_spread), cents(settings.normal_spread)
         self._widest, self._high = cents(settings.max_spread), cents(settings.high_drop)
         if not self._tight <= self._normal <= self._widest:
-            raise ConfigError("max_spread", settings.max_spread, "tight_spread <= normal_spread <= max_spread")
+            raise ConfigError(
+                "max_spread", settings.max_spread, "tight_spread <= normal_spread <= max_spread"
+            )
         self._base = contracts(settings.contracts)
         self._tiers = tuple((cents(drop), factor) for drop, factor in settings.size_tiers)
         self._allow_reentry = settings.allow_reentry
@@ -146,9 +148,6 @@ def no_limit_price(bid: int, ask: int, *, eager: bool, tight: int, normal: int) 
     return max(price, bid)
 
 
-_STRATEGIES = {"hold": lambda settings: Hold(), "rlm_no": RlmNo}
-
-
 def make_strategy(settings: Settings) -> Strategy:
     """The strategy that `settings.strategy` names."""
-    return _STRATEGIES[settings.strategy](settings)
+    return Hold() if settings.strategy == "hold" else RlmNo(settings)

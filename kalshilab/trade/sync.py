@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from kalshilab.clock import Clock
 from kalshilab.kalshi.orders import DemoOrders
+from kalshilab.market.model import Settlement
 from kalshilab.trade.execution import Execution
 from kalshilab.trade.health import Health
 from kalshilab.trade.journal import Journal
@@ -53,7 +54,9 @@ class Sync:
         self._portfolio.start = self._portfolio.cash = balance.cash
         positions = await self._client.positions()
         self._portfolio.adopt(positions)
-        self._journal.note("account", cash=balance.cash, positions=[[p.ticker, p.size, p.cost] for p in positions])
+        self._journal.note(
+            "account", cash=balance.cash, positions=[[p.ticker, p.size, p.cost] for p in positions]
+        )
 
     async def fills(self) -> int:
         """Add the fills that no frame told us of; how many there were."""
@@ -65,17 +68,20 @@ class Sync:
             self._on_change()
         return missed
 
-    async def settlement(self, ticker: str) -> bool:
-        """Fetch and pay out the settlement of one market, if we held it."""
-        paid = False
+    async def settlement(self, ticker: str) -> list[Settlement]:
+        """Fetch and pay out the settlement of one market, if we held it; what was paid."""
+        paid = []
         for settlement in await self._client.settlements(ticker=ticker):
-            if self._journal.write("settlement", settlement, f"{settlement.ticker}|{settlement.ts}"):
-                paid |= self._portfolio.settle(settlement)
+            new = self._journal.write("settlement", settlement, f"{settlement.ticker}|{settlement.ts}")
+            if new and self._portfolio.settle(settlement):
+                paid.append(settlement)
         if paid:
             self._on_change()
         return paid
 
-    async def compare(self, settle: Callable[[], Awaitable[None]] | None = None) -> dict[str, tuple[int, int]]:
+    async def compare(
+        self, settle: Callable[[], Awaitable[None]] | None = None
+    ) -> dict[str, tuple[int, int]]:
         """Fetch what was missed, then name every difference that is left: name to (ours, theirs).
 
         Call it when nothing is in flight; `settle` is awaited first, to let frames under way arrive.

@@ -105,7 +105,9 @@ def _read(path: str) -> pl.DataFrame:
     try:
         return pl.read_parquet(file)
     except pl.exceptions.PolarsError as error:
-        raise TapeError(f"{path}: not a Parquet file that can be read ({str(error).splitlines()[0]})") from None
+        raise TapeError(
+            f"{path}: not a Parquet file that can be read ({str(error).splitlines()[0]})"
+        ) from None
 
 
 @asynccontextmanager
@@ -123,7 +125,9 @@ async def open_venue(settings: Settings) -> AsyncIterator[VenueLink]:
         yield VenueLink(filled, WallClock())
         return
     tape, markets = read_frames(settings)
-    exchange = Exchange(tape, markets, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False)
+    exchange = Exchange(
+        tape, markets, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False
+    )
     clock = SimClock(exchange.now)
     pace = Lockstep(clock)
     async with serve(exchange, speed=settings.speed, pace=pace) as venue:

@@ -63,7 +63,9 @@ def test_live_notebook_moves_stops_and_reports(
     before = text(page, "header"), text(page, "processing")
     page.wait_for_timeout(3_000)
     after = text(page, "header"), text(page, "processing")
-    assert before[0] != after[0] and before[1] != after[1], "the dashboard stands still while the session runs"
+    assert before[0] != after[0] and before[1] != after[1], (
+        "the dashboard stands still while the session runs"
+    )
     stop.scroll_into_view_if_needed()
     page.screenshot(path=tmp_path / "running.png")
 

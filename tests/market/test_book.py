@@ -15,7 +15,9 @@ from kalshilab.units import PRICE
 
 SIDES = st.sampled_from(["yes", "no"])
 # Few enough prices that levels meet, at both ends, in a cluster and far apart (the walk down stops after 200).
-PRICES = st.one_of(st.integers(0, 12), st.integers(4000, 4012), st.integers(PRICE - 12, PRICE), st.integers(0, PRICE))
+PRICES = st.one_of(
+    st.integers(0, 12), st.integers(4000, 4012), st.integers(PRICE - 12, PRICE), st.integers(0, PRICE)
+)
 SIZES = st.integers(1, 10**9)
 LEVELS = st.dictionaries(PRICES, SIZES, max_size=12)
 
@@ -62,7 +64,9 @@ class BookMachine(RuleBasedStateMachine):
             self.book.apply(side, price, -self.model[side].get(price, 0) - more)
 
     @rule(yes=LEVELS, no=LEVELS, side=SIDES, bad=st.sampled_from([(-1, 5), (PRICE + 1, 5), (100, -1)]))
-    def load_the_impossible(self, yes: dict[int, int], no: dict[int, int], side: str, bad: tuple[int, int]) -> None:
+    def load_the_impossible(
+        self, yes: dict[int, int], no: dict[int, int], side: str, bad: tuple[int, int]
+    ) -> None:
         levels = {"yes": list(yes.items()), "no": list(no.items())}
         levels[side].append(bad)
         with pytest.raises(BookError):

@@ -21,7 +21,12 @@ MAKERS = "quadratic_with_maker_fees"
 
 @pytest.mark.parametrize(
     ("price", "size", "model", "net"),
-    [("52", 1, "0.017472", "0.0175"), ("99", 1, "0.000693", "0.0007"), ("56", 10, "0.17248", "0.1725"), ("44", 4, "0.068992", "0.0690")],
+    [
+        ("52", 1, "0.017472", "0.0175"),
+        ("99", 1, "0.000693", "0.0007"),
+        ("56", 10, "0.17248", "0.1725"),
+        ("44", 4, "0.068992", "0.0690"),
+    ],
 )
 def test_values_recorded_from_the_exchange(price: str, size: int, model: str, net: str) -> None:
     assert trade_fee(cents(price), contracts(size)) == dollars(model)

@@ -11,7 +11,14 @@ from kalshilab.market import model
 from kalshilab.units import PRICE, TickGrid
 
 ORDER = model.Order(
-    order_id="o", ticker="T", side="ask", price=6000, status="resting", initial=1000, filled=400, remaining=600
+    order_id="o",
+    ticker="T",
+    side="ask",
+    price=6000,
+    status="resting",
+    initial=1000,
+    filled=400,
+    remaining=600,
 )
 FILL = model.Fill(
     trade_id="t", order_id="o", ticker="T", side="bid", price=6000, size=400, fee=1, is_taker=True, ts=1

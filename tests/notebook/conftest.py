@@ -25,7 +25,13 @@ SECOND = 1_000_000
 
 def make_shot(**changes: Any) -> Snapshot:
     """A session in full swing."""
-    counts = dict.fromkeys(COUNTS, 0) | {"trades": 2_000, "filtered": 500, "tracked": 1_500, "signals": 3, "orders": 2}
+    counts = dict.fromkeys(COUNTS, 0) | {
+        "trades": 2_000,
+        "filtered": 500,
+        "tracked": 1_500,
+        "signals": 3,
+        "orders": 2,
+    }
     whole = Snapshot(
         run_id="20260101T000000Z",
         venue="embedded",
@@ -103,7 +109,9 @@ def make_report(tmp_path: Path) -> Iterator[Callable[..., Report]]:
     journals: list[Journal] = []
 
     def make(n: int = 6, samples: int = 50, tickers: int = 3) -> Report:
-        journal = Journal.create(tmp_path / f"run{len(journals)}" / "journal.sqlite", SimClock(NOW), SimClock(NOW))
+        journal = Journal.create(
+            tmp_path / f"run{len(journals)}" / "journal.sqlite", SimClock(NOW), SimClock(NOW)
+        )
         journals.append(journal)
         for i in range(n):
             ts, ticker = NOW + i * SECOND, f"KXSERIES-26JAN01-MARKET{i % tickers}"
@@ -112,10 +120,22 @@ def make_report(tmp_path: Path) -> Iterator[Callable[..., Report]]:
                 deferred = Decision(ts=ts + 1, ticker=ticker, action="deferred", reason="rate limit")
                 journal.write("decision", deferred)
             if i % 3 == 0:
-                journal.write("decision", Decision(ts=ts + 2, ticker=ticker, action="placed", price=4_000, size=100))
+                journal.write(
+                    "decision", Decision(ts=ts + 2, ticker=ticker, action="placed", price=4_000, size=100)
+                )
         journal.write(
             "fill",
-            Fill(trade_id="t", order_id="o", ticker="KXA-1", side="ask", price=4_300, size=100, fee=7, is_taker=True, ts=NOW),
+            Fill(
+                trade_id="t",
+                order_id="o",
+                ticker="KXA-1",
+                side="ask",
+                price=4_300,
+                size=100,
+                fee=7,
+                is_taker=True,
+                ts=NOW,
+            ),
         )
         for i, pnl in enumerate((20, -12)):
             journal.write(

@@ -99,7 +99,9 @@ def test_header_tells_stopping_from_stopped_and_warns_of_low_cash(shot: Shot) ->
 
 
 def test_session_shows_the_account(shot: Shot) -> None:
-    resting = Order(order_id="o", ticker="K", side="ask", price=1, status="resting", initial=1, filled=0, remaining=1)
+    resting = Order(
+        order_id="o", ticker="K", side="ask", price=1, status="resting", initial=1, filled=0, remaining=1
+    )
     text = text_of(panels.session(shot(open_orders=[resting]), SETTINGS))
     for part in ("$9,900.50", "$110.00", "$10,010.50", "+$10.50 (0.1 %)", "$0.42", "orders resting 1"):
         assert part in text
@@ -107,7 +109,14 @@ def test_session_shows_the_account(shot: Shot) -> None:
 
 def test_processing_counts_and_rates(shot: Shot) -> None:
     text = text_of(panels.processing(shot(), SETTINGS))
-    for part in ("trades seen 2,000", "filtered 500", "filter rate 25.0 %", "markets tracked 1,500", "trades a second 20", "flow live"):
+    for part in (
+        "trades seen 2,000",
+        "filtered 500",
+        "filter rate 25.0 %",
+        "markets tracked 1,500",
+        "trades a second 20",
+        "flow live",
+    ):
         assert part in text
     quiet = shot(trades=[Trade(shot().now - 11_000_000, "K", 1, 1, "no")])
     assert "flow quiet" in text_of(panels.processing(quiet, SETTINGS))

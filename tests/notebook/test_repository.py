@@ -39,7 +39,7 @@ def tagged(path: Path, tag: str) -> list[dict[str, Any]]:
 
 
 def test_the_path_pattern_tells_paths_from_other_text() -> None:
-    for text in ('"/home/ann/x.ipynb"', "'/tmp/a'", 'C:\\\\Users', "file:///Users/bob"):
+    for text in ('"/home/ann/x.ipynb"', "'/tmp/a'", "C:\\\\Users", "file:///Users/bob"):
         assert PATH.search(text) or text.startswith("file"), text
     for text in ("https://example.com/home/x", "a/b", "1/10,000", "text/plain", "kalshilab/home/x"):
         assert not PATH.search(text), text
@@ -64,7 +64,12 @@ class TestEveryNotebook:
 
     def test_code_parses(self, path: Path) -> None:
         for cell in code_cells(path):
-            compile(source(cell), f"{path.name}:{cell['id']}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+            compile(
+                source(cell),
+                f"{path.name}:{cell['id']}",
+                "exec",
+                ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST,
+            )
 
     def test_keeps_outputs_only_where_they_are_references(self, path: Path) -> None:
         if EDGES in path.parents:
@@ -116,7 +121,9 @@ def test_live_awaits_in_one_cell_and_ends_by_raising_what_went_wrong() -> None:
     assert [c["id"] for c in awaiting] == ["session"]
     assert source(cells[-1]).startswith("report.check()")
     order = [c["id"] for c in cells]
-    assert order[0] == "parameters" and order.index("session") < order.index("summary") < order.index("record")
+    assert order[0] == "parameters" and order.index("session") < order.index("summary") < order.index(
+        "record"
+    )
 
 
 def test_the_parameters_come_before_what_depends_on_them() -> None:

@@ -12,11 +12,39 @@ from kalshilab.market import model
 from kalshilab.units import PRICE, TickGrid, parse_money, parse_price, parse_size
 
 __all__ = [
-    "Balance", "ErrorBody", "BucketLimit", "CancelOrderResponse", "CreateOrder", "CreateOrderResponse",
-    "Event", "EventPage", "EventPosition", "EventResponse", "Fill", "FillPage", "Limits", "Market",
-    "MarketPage", "MarketPosition", "MarketResponse", "Order", "OrderPage", "OrderResponse", "Orderbook",
-    "OrderbookResponse", "PositionPage", "PriceRange", "Series", "SeriesList", "SeriesResponse", "Settlement",
-    "SettlementPage", "Status", "Trade", "TradePage", "instant",
+    "Balance",
+    "BucketLimit",
+    "CancelOrderResponse",
+    "CreateOrder",
+    "CreateOrderResponse",
+    "ErrorBody",
+    "Event",
+    "EventPage",
+    "EventPosition",
+    "EventResponse",
+    "Fill",
+    "FillPage",
+    "Limits",
+    "Market",
+    "MarketPage",
+    "MarketPosition",
+    "MarketResponse",
+    "Order",
+    "OrderPage",
+    "OrderResponse",
+    "Orderbook",
+    "OrderbookResponse",
+    "PositionPage",
+    "PriceRange",
+    "Series",
+    "SeriesList",
+    "SeriesResponse",
+    "Settlement",
+    "SettlementPage",
+    "Status",
+    "Trade",
+    "TradePage",
+    "instant",
 ]  # fmt: skip
 
 
@@ -39,7 +67,7 @@ def instant(text: str | None) -> int:
         raise ProtocolError(f"not a time: {error}", text) from None
 
 
-class PriceRange(Wire, omit_defaults=False):
+class PriceRange(Wire, frozen=True, omit_defaults=False):
     """A stretch of prices and the step within it, in dollars."""
 
     start: str
@@ -47,7 +75,7 @@ class PriceRange(Wire, omit_defaults=False):
     step: str
 
 
-class Market(Wire):
+class Market(Wire, frozen=True):
     """A market object."""
 
     ticker: str
@@ -127,16 +155,16 @@ def _settlement(result: str | None, value: str | None) -> int | None:
     return {"yes": PRICE, "no": 0}.get(result or "")
 
 
-class MarketResponse(Wire):
+class MarketResponse(Wire, frozen=True):
     market: Market
 
 
-class MarketPage(Wire, omit_defaults=False):
+class MarketPage(Wire, frozen=True, omit_defaults=False):
     markets: list[Market]
     cursor: str = ""
 
 
-class Event(Wire):
+class Event(Wire, frozen=True):
     """An event object; `markets` when asked for with nested markets."""
 
     event_ticker: str
@@ -151,17 +179,17 @@ class Event(Wire):
     exchange_index: int | None = None
 
 
-class EventResponse(Wire):
+class EventResponse(Wire, frozen=True):
     event: Event
     markets: list[Market] | None = None
 
 
-class EventPage(Wire, omit_defaults=False):
+class EventPage(Wire, frozen=True, omit_defaults=False):
     events: list[Event]
     cursor: str = ""
 
 
-class Series(Wire, omit_defaults=False):
+class Series(Wire, frozen=True, omit_defaults=False):
     """A series object."""
 
     ticker: str
@@ -178,26 +206,26 @@ class Series(Wire, omit_defaults=False):
     additional_prohibitions: list[str] | None = None
 
 
-class SeriesResponse(Wire):
+class SeriesResponse(Wire, frozen=True):
     series: Series
 
 
-class SeriesList(Wire, omit_defaults=False):
+class SeriesList(Wire, frozen=True, omit_defaults=False):
     series: list[Series] = []
 
 
-class Orderbook(Wire, omit_defaults=False):
+class Orderbook(Wire, frozen=True, omit_defaults=False):
     """Bids of both sides as [price, count] strings, worst first."""
 
     yes_dollars: list[tuple[str, str]] = []
     no_dollars: list[tuple[str, str]] = []
 
 
-class OrderbookResponse(Wire):
+class OrderbookResponse(Wire, frozen=True):
     orderbook_fp: Orderbook
 
 
-class Trade(Wire, omit_defaults=False):
+class Trade(Wire, frozen=True, omit_defaults=False):
     """A public print."""
 
     trade_id: str
@@ -230,12 +258,12 @@ class Trade(Wire, omit_defaults=False):
         )
 
 
-class TradePage(Wire, omit_defaults=False):
+class TradePage(Wire, frozen=True, omit_defaults=False):
     trades: list[Trade]
     cursor: str = ""
 
 
-class Balance(Wire, omit_defaults=False):
+class Balance(Wire, frozen=True, omit_defaults=False):
     """Free cash in cents (cut off) and dollars, and the marked value of positions in cents."""
 
     balance: int
@@ -246,10 +274,12 @@ class Balance(Wire, omit_defaults=False):
 
     def to_model(self) -> model.Balance:
         cash = parse_money(self.balance_dollars) if self.balance_dollars else self.balance * 10_000
-        return model.Balance(cash=cash, portfolio_value=self.portfolio_value * 10_000, ts=self.updated_ts * 1_000_000)
+        return model.Balance(
+            cash=cash, portfolio_value=self.portfolio_value * 10_000, ts=self.updated_ts * 1_000_000
+        )
 
 
-class MarketPosition(Wire, omit_defaults=False):
+class MarketPosition(Wire, frozen=True, omit_defaults=False):
     """Our net position in one market."""
 
     ticker: str
@@ -271,7 +301,7 @@ class MarketPosition(Wire, omit_defaults=False):
         )
 
 
-class EventPosition(Wire, omit_defaults=False):
+class EventPosition(Wire, frozen=True, omit_defaults=False):
     """Our positions in one event, summed."""
 
     event_ticker: str
@@ -282,13 +312,13 @@ class EventPosition(Wire, omit_defaults=False):
     fees_paid_dollars: str
 
 
-class PositionPage(Wire, omit_defaults=False):
+class PositionPage(Wire, frozen=True, omit_defaults=False):
     market_positions: list[MarketPosition]
     event_positions: list[EventPosition] = []
     cursor: str = ""
 
 
-class Fill(Wire, omit_defaults=False):
+class Fill(Wire, frozen=True, omit_defaults=False):
     """One match of one of our orders."""
 
     trade_id: str
@@ -324,12 +354,12 @@ class Fill(Wire, omit_defaults=False):
         )
 
 
-class FillPage(Wire, omit_defaults=False):
+class FillPage(Wire, frozen=True, omit_defaults=False):
     fills: list[Fill]
     cursor: str = ""
 
 
-class Settlement(Wire, omit_defaults=False):
+class Settlement(Wire, frozen=True, omit_defaults=False):
     """A payout; `revenue` and `value` are whole cents."""
 
     ticker: str
@@ -362,12 +392,12 @@ class Settlement(Wire, omit_defaults=False):
         )
 
 
-class SettlementPage(Wire, omit_defaults=False):
+class SettlementPage(Wire, frozen=True, omit_defaults=False):
     settlements: list[Settlement]
     cursor: str = ""
 
 
-class Order(Wire):
+class Order(Wire, frozen=True):
     """One of our orders."""
 
     order_id: str
@@ -414,16 +444,16 @@ class Order(Wire):
         )
 
 
-class OrderResponse(Wire):
+class OrderResponse(Wire, frozen=True):
     order: Order
 
 
-class OrderPage(Wire, omit_defaults=False):
+class OrderPage(Wire, frozen=True, omit_defaults=False):
     orders: list[Order]
     cursor: str = ""
 
 
-class CreateOrder(Wire):
+class CreateOrder(Wire, frozen=True):
     """The body of an order; `price` is the YES price, `side` "bid" or "ask"."""
 
     ticker: str
@@ -442,7 +472,7 @@ class CreateOrder(Wire):
     exchange_index: int | None = None
 
 
-class CreateOrderResponse(Wire):
+class CreateOrderResponse(Wire, frozen=True):
     order_id: str
     fill_count: str
     remaining_count: str
@@ -452,14 +482,14 @@ class CreateOrderResponse(Wire):
     average_fee_paid: str | None = None
 
 
-class CancelOrderResponse(Wire):
+class CancelOrderResponse(Wire, frozen=True):
     order_id: str
     reduced_by: str
     ts_ms: int
     client_order_id: str | None = None
 
 
-class ErrorBody(Wire):
+class ErrorBody(Wire, frozen=True):
     """An error body: all four shapes seen on the wire fit into its optional fields."""
 
     error: dict[str, str] | str | None = None
@@ -469,17 +499,17 @@ class ErrorBody(Wire):
     msg: str | None = None
 
 
-class Status(Wire, omit_defaults=False):
+class Status(Wire, frozen=True, omit_defaults=False):
     exchange_active: bool
     trading_active: bool
 
 
-class BucketLimit(Wire, omit_defaults=False):
+class BucketLimit(Wire, frozen=True, omit_defaults=False):
     refill_rate: int
     bucket_capacity: int
 
 
-class Limits(Wire, omit_defaults=False):
+class Limits(Wire, frozen=True, omit_defaults=False):
     usage_tier: str
     read: BucketLimit
     write: BucketLimit

@@ -16,7 +16,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Base of a message's `msg`: keyword fields, every field written."""
 
 
-class OrderbookSnapshot(Body, omit_defaults=True):
+class OrderbookSnapshot(Body, frozen=True, omit_defaults=True):
     """All levels of one market; an empty side is left out."""
 
     market_ticker: str
@@ -26,7 +26,7 @@ class OrderbookSnapshot(Body, omit_defaults=True):
     no_dollars_fp: list[tuple[str, str]] = []
 
 
-class OrderbookDelta(Body, omit_defaults=True):
+class OrderbookDelta(Body, frozen=True, omit_defaults=True):
     """One level changed by `delta_fp`; NO levels carry NO prices."""
 
     market_ticker: str
@@ -41,7 +41,7 @@ class OrderbookDelta(Body, omit_defaults=True):
     ts_ms: int = 0
 
 
-class Trade(Body):
+class Trade(Body, frozen=True):
     """A public print."""
 
     market_ticker: str
@@ -59,7 +59,7 @@ class Trade(Body):
     """Microseconds; only the local exchange says it, so that a replayed tape keeps its own times."""
 
 
-class Ticker(Body):
+class Ticker(Body, frozen=True):
     """Top of book and totals of one market."""
 
     market_ticker: str
@@ -79,7 +79,7 @@ class Ticker(Body):
     time: str = ""
 
 
-class Fill(Body):
+class Fill(Body, frozen=True):
     """One match of one of our orders."""
 
     trade_id: str
@@ -102,7 +102,7 @@ class Fill(Body):
     subaccount: int = 0
 
 
-class UserOrder(Body):
+class UserOrder(Body, frozen=True):
     """The new state of one of our orders."""
 
     order_id: str
@@ -132,7 +132,7 @@ class UserOrder(Body):
     subaccount_number: int = 0
 
 
-class MarketPosition(Body):
+class MarketPosition(Body, frozen=True):
     """Our new position in one market."""
 
     market_ticker: str
@@ -146,7 +146,7 @@ class MarketPosition(Body):
     subaccount: int = 0
 
 
-class LifecycleMetadata(Body, omit_defaults=True):
+class LifecycleMetadata(Body, frozen=True, omit_defaults=True):
     """What a new market is about."""
 
     event_ticker: str = ""
@@ -160,7 +160,7 @@ class LifecycleMetadata(Body, omit_defaults=True):
     expected_expiration_ts: int = 0
 
 
-class Lifecycle(Body, omit_defaults=True):
+class Lifecycle(Body, frozen=True, omit_defaults=True):
     """A step in a market's life; which fields are there depends on `event_type`.  All `_ts` in seconds."""
 
     market_ticker: str
@@ -178,7 +178,7 @@ class Lifecycle(Body, omit_defaults=True):
     exchange_index: int | None = None
 
 
-class EventLifecycle(Body):
+class EventLifecycle(Body, frozen=True):
     """A new event."""
 
     event_ticker: str

@@ -22,5 +22,8 @@ def sample() -> tuple[pl.DataFrame, pl.DataFrame]:
     (Int16, ['crypto', 'economics'])
     """
     folder = resources.files(__name__)
-    with resources.as_file(folder / "trades.parquet") as trades, resources.as_file(folder / "markets.parquet") as markets:
+    with (
+        resources.as_file(folder / "trades.parquet") as trades,
+        resources.as_file(folder / "markets.parquet") as markets,
+    ):
         return pl.read_parquet(trades), pl.read_parquet(markets)

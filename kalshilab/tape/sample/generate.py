@@ -71,7 +71,10 @@ def _special_cases(markets: pl.DataFrame, rng: np.random.Generator) -> pl.DataFr
         pl.when(scalar).then(pl.lit("scalar")).otherwise("result").alias("result"),
         pl.when(scalar).then(value).otherwise("settlement").alias("settlement"),
     ).with_columns(
-        *(pl.when(unsettled).then(nothing).otherwise(name).alias(name) for name in ("result", "settlement", "settled_ts"))
+        *(
+            pl.when(unsettled).then(nothing).otherwise(name).alias(name)
+            for name in ("result", "settlement", "settled_ts")
+        )
     )
 
 
