@@ -16,7 +16,7 @@ from kalshilab.clock import Clock, WallClock
 from kalshilab.errors import FeedLost, ProtocolError, StreamError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
-from kalshilab.kalshi.protocol import (
+from kalshilab.kalshi.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,

@@ -21,108 +21,25 @@ from typing import Any, Final, get_args
 import msgspec
 
 from kalshilab.errors import ProtocolError, UnitError
+from kalshilab.kalshi.events import (
+    BookDelta,
+    BookSnapshot,
+    EventLifecycle,
+    Gap,
+    Lifecycle,
+    PositionUpdate,
+    Rejected,
+    Subscribed,
+    Ticker,
+)
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.market.model import Fill, Order, Trade
 from kalshilab.units import PRICE, parse_money, parse_price, parse_size
 
-__all__ = [
-    "BookDelta", "BookSnapshot", "EventLifecycle", "Gap", "Lifecycle", "PositionUpdate", "Rejected",
-    "StreamProtocol", "Subscribed", "Ticker",
-]  # fmt: skip
+__all__ = ["StreamProtocol"]
 
 BY_MARKET: Final = frozenset({"orderbook_delta"})
 """Channels that must name their markets."""
-
-
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """Base of what a handler gets, beside `Trade`, `Fill` and `Order` of `kalshilab.market.model`."""
-
-
-class BookSnapshot(Event, frozen=True):
-    """All bids of a market, (price, size), each side in its own prices."""
-
-    ticker: str
-    yes: list[tuple[int, int]]
-    no: list[tuple[int, int]]
-
-
-class BookDelta(Event, frozen=True):
-    """One level changed; `price` is that side's own price; `client_order_id` when we caused it."""
-
-    ticker: str
-    side: str
-    price: int
-    delta: int
-    ts: int
-    client_order_id: str
-
-
-class Ticker(Event, frozen=True):
-    """Top of book and totals; YES prices."""
-
-    ticker: str
-    price: int
-    yes_bid: int
-    yes_ask: int
-    volume: int
-    open_interest: int
-    ts: int
-
-
-class PositionUpdate(Event, frozen=True):
-    """Our position in one market; `size` signed."""
-
-    ticker: str
-    size: int
-    cost: int
-    realized: int
-    fees: int
-
-
-class Lifecycle(Event, frozen=True):
-    """A step in a market's life.  `settlement` is YES' value in price units once determined, else None."""
-
-    kind: str
-    ticker: str
-    ts: int
-    event: str
-    open_ts: int
-    close_ts: int
-    result: str
-    settlement: int | None
-
-
-class EventLifecycle(Event, frozen=True):
-    """A new event."""
-
-    event: str
-    series: str
-    title: str
-
-
-class Subscribed(Event, frozen=True):
-    """The exchange confirmed a subscription."""
-
-    channel: str
-    sid: int
-
-
-class Rejected(Event, frozen=True):
-    """The exchange refused a command; `id` is the command's."""
-
-    code: int
-    message: str
-    id: int
-
-
-class Gap(Event, frozen=True):
-    """Frames of a sid were lost: `expected` did not come, `got` did."""
-
-    sid: int
-    channel: str
-    tickers: tuple[str, ...]
-    expected: int
-    got: int
 
 
 # One frame class a message type; msgspec picks it by the "type" field while it decodes.

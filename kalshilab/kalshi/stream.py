@@ -22,7 +22,8 @@ from kalshilab.clock import Clock, WallClock
 from kalshilab.errors import FeedLost
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer
-from kalshilab.kalshi.protocol import StreamProtocol, Subscribed
+from kalshilab.kalshi.events import Subscribed
+from kalshilab.kalshi.protocol import StreamProtocol
 
 __all__ = ["Connected", "Disconnected", "Stream", "backoff"]
 

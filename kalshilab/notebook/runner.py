@@ -29,11 +29,12 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 
-from kalshilab.clock import WallClock, to_datetime
+from kalshilab.clock import WallClock
 from kalshilab.config import Settings
 from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook.results import read_results
 from kalshilab.trade.monitor import Status, read_status
+from kalshilab.trade.runs import RUN_VARIABLE, claim_run
 
 __all__ = ["PARAMETERS", "LiveResult", "LiveRun", "live_notebook"]
 
@@ -72,27 +73,6 @@ def live_notebook() -> Path:
     raise UsageError("live_paper.ipynb is missing from this installation; install kalshilab again")
 
 
-def claim_run_dir(out: Path) -> tuple[str, Path]:
-    """A folder of this run's own, named by the time; making it is the lock.
-
-    Raises:
-        UsageError: the folder cannot be made.
-    """
-    base = to_datetime(WallClock().now()).strftime("%Y%m%dT%H%M%SZ")
-    for n in range(1, 1000):
-        run_id = base if n == 1 else f"{base}-{n}"
-        try:
-            (out / run_id).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UsageError(
-                f"{out} cannot hold runs: {error.strerror}; choose another folder with --out"
-            ) from None
-        return run_id, out / run_id
-    raise UsageError(f"{out}: a thousand runs began in this second")
-
-
 class LiveRun:
     """One unattended run of a notebook that holds a session.
 
@@ -113,7 +93,7 @@ class LiveRun:
     ) -> None:
         self.settings, self._notebook = settings, notebook or live_notebook()
         self._on_status, self._grace = on_status, grace
-        self.run_id, self.run_dir = claim_run_dir(Path(settings.out).resolve())
+        self.run_id, self.run_dir = claim_run(Path(settings.out).resolve(), WallClock().now())
         self._stop_file = Path(settings.stop_file).resolve() if settings.stop_file else self.run_dir / "stop"
         self._kernels: list[AsyncKernelManager] = []
         self._asked = 0
@@ -176,7 +156,7 @@ class LiveRun:
         """A kernel manager that starts this interpreter with this run's environment, whatever is installed
         under the name "python3"."""
         environment = {
-            "KALSHILAB_RUN": self.run_id,
+            RUN_VARIABLE: self.run_id,
             "KALSHILAB_OUT": str(self.run_dir.parent),
             "KALSHILAB_STOP_FILE": str(self._stop_file),
         }

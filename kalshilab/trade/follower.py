@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
 from kalshilab.clock import Clock
 from kalshilab.errors import ApiError, BookError, ConnectionFailed
-from kalshilab.kalshi.protocol import BookDelta, BookSnapshot, EventLifecycle, Gap, Lifecycle
+from kalshilab.kalshi.events import BookDelta, BookSnapshot, EventLifecycle, Gap, Lifecycle
 from kalshilab.kalshi.rest import MarketData
 from kalshilab.kalshi.stream import Stream
 from kalshilab.market.book import Book
@@ -62,6 +62,7 @@ class Follower:
         self.books: dict[str, Book] = {}
         self.recent: deque[Trade] = deque(maxlen=20)
         self.marks: dict[str, int] = {}
+        """YES prices at which what is held is valued: the last print, or what YES paid."""
         self._awaited: dict[str, asyncio.Event] = {}
         self._categories: dict[str, asyncio.Task[tuple[str, str]]] = {}
         self.handlers: dict[type, Callable[..., None]] = {
@@ -150,10 +151,6 @@ class Follower:
             except TimeoutError:
                 return None
         return self.books.get(ticker)
-
-    def value_marks(self, tickers: Iterable[str]) -> dict[str, int]:
-        """YES prices at which what we hold could be valued now: the last print of each market."""
-        return {t: self.marks[t] for t in tickers if t in self.marks}
 
     # Lifecycle
 

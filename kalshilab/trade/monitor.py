@@ -15,7 +15,16 @@ from kalshilab.errors import SessionError
 from kalshilab.market.model import Order, Settlement, Trade
 from kalshilab.trade.events import Decision, Transition
 
-__all__ = ["COUNTS", "MarketRow", "PositionRow", "Snapshot", "Status", "read_status", "write_status"]
+__all__ = [
+    "COUNTS",
+    "MarketRow",
+    "PositionRow",
+    "Snapshot",
+    "Status",
+    "empty_snapshot",
+    "read_status",
+    "write_status",
+]
 
 COUNTS = (
     "trades",
@@ -89,6 +98,26 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     markets: list[MarketRow]
     health: dict[str, str]
     messages: list[tuple[int, str]]
+
+
+def empty_snapshot(
+    *,
+    run_id: str,
+    venue: str,
+    strategy: str,
+    state: str,
+    stopped: str,
+    finished: bool,
+    started: int,
+    elapsed: float,
+) -> Snapshot:
+    """A session before its parts exist: a name, a state and nothing else."""
+    return Snapshot(
+        run_id=run_id, venue=venue, strategy=strategy, state=state, stopped=stopped, finished=finished, now=0,
+        started=started, elapsed=elapsed, counts=dict.fromkeys(COUNTS, 0), progress=None, cash=0,
+        portfolio_value=0, pnl=0, fees=0, positions=[], open_orders=[], trades=[], decisions=[],
+        settlements=[], transitions=[], markets=[], health={}, messages=[],
+    )  # fmt: skip
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

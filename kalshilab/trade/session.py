@@ -15,23 +15,22 @@ cuts this short.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kalshilab.clock import Clock, WallClock, to_datetime
+from kalshilab.clock import Clock, WallClock
 from kalshilab.config import Settings
 from kalshilab.errors import ApiError, ConnectionFailed, KalshilabError, SessionError
 from kalshilab.kalshi.auth import Signer
+from kalshilab.kalshi.events import PositionUpdate, Rejected, Subscribed
 from kalshilab.kalshi.orders import DemoOrders
-from kalshilab.kalshi.protocol import PositionUpdate, Rejected, Subscribed
 from kalshilab.kalshi.rest import MarketData
 from kalshilab.kalshi.stream import Connected, Disconnected, Stream
-from kalshilab.market.model import Fill, Order, Settlement, outcome_price
+from kalshilab.market.model import Fill, Order
 from kalshilab.signals import Fire
 from kalshilab.trade.desk import Desk
 from kalshilab.trade.discovery import Tracker
@@ -40,14 +39,16 @@ from kalshilab.trade.execution import Execution
 from kalshilab.trade.follower import Follower
 from kalshilab.trade.health import Health
 from kalshilab.trade.journal import Journal
-from kalshilab.trade.monitor import COUNTS, PositionRow, Snapshot, write_status
+from kalshilab.trade.monitor import COUNTS, Snapshot, empty_snapshot, write_status
 from kalshilab.trade.portfolio import Portfolio
 from kalshilab.trade.report import Report
+from kalshilab.trade.runs import Ending, name_run
 from kalshilab.trade.states import Machine
 from kalshilab.trade.strategy import make_strategy
 from kalshilab.trade.sync import Sync
 from kalshilab.trade.tasks import Tasks
-from kalshilab.trade.venue import STALL, VenueLink, open_venue
+from kalshilab.trade.venue import VenueLink, open_venue
+from kalshilab.trade.view import View
 
 __all__ = ["PaperSession", "Report"]
 
@@ -82,7 +83,7 @@ class PaperSession:
         self._wall: Clock = WallClock()
         self._started = self._wall.now()
         self._began = self._wall.monotonic()
-        self.run_id, self.run_dir = _name_run(self.settings, run_dir, self._started)
+        self.run_id, self.run_dir = name_run(self.settings, run_dir, self._started)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._stopped = ""
@@ -90,8 +91,7 @@ class PaperSession:
         self._error: KalshilabError | None = None
         self._stack = AsyncExitStack()
         self._counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-        self._equity: list[tuple[int, int, int]] = []
-        self._settlements: deque[Settlement] = deque(maxlen=20)
+        self._view: View | None = None
         self._health = Health(self._wall)
         self._portfolio = Portfolio()
         self._machine: Machine | None = None
@@ -222,6 +222,23 @@ class PaperSession:
             health=self._health,
             counts=self._counts,
         )
+        self._view = View(
+            run_id=self.run_id,
+            venue=s.venue,
+            strategy=s.strategy,
+            prints=self._link.prints,
+            started=self._started,
+            began=self._began,
+            clock=self._clock,
+            wall=self._wall,
+            machine=self._machine,
+            follower=self._follower,
+            desk=self._desk,
+            execution=self._execution,
+            portfolio=self._portfolio,
+            health=self._health,
+            counts=self._counts,
+        )
         self._sync = Sync(
             self._orders,
             execution=self._execution,
@@ -268,8 +285,6 @@ class PaperSession:
         self._tasks.background("sync", self._sync_on())
         if self._link.pace is not None:
             self._link.pace.behind = self._behind
-            self._frames_gone = 0
-            self._seen = (0, self._wall.monotonic())
             self._link.pace.open()
             self._tasks.background("tape", self._until_tape_ends())
 
@@ -312,9 +327,13 @@ class PaperSession:
         machine.to("SHUTDOWN", self._stopped)
         self._journal.note("end", stopped=self._stopped, counts=dict(self._counts))
         self._finished = True
-        self.report = self._make_report()
+        assert self._view is not None
+        shot = self.snapshot()
+        self.report = self._view.report(
+            self._journal, shot, differences=len(self._sync.differences), error=self._error
+        )
         self.report.save()
-        write_status(self.run_dir / "status.json", self.snapshot())
+        write_status(self.run_dir / "status.json", shot)
 
     async def _settle_frames(self) -> None:
         """Let frames under way arrive, so that the last fills are counted from the stream."""
@@ -346,7 +365,8 @@ class PaperSession:
     async def _pay_out(self, ticker: str) -> None:
         if ticker in self._portfolio.open:
             paid = await self._sync.settlement(ticker)
-            self._settlements.extend(paid)
+            assert self._view is not None
+            self._view.settlements.extend(paid)
             self._counts["settlements"] += len(paid)
 
     def _on_fill(self, fill: Fill) -> None:
@@ -410,23 +430,15 @@ class PaperSession:
 
     def _behind(self) -> bool:
         """Whether something the exchange sent, or something we do about it, is not finished."""
-        sent = self._link.frames_sent
         if self._tasks.working or self._execution.in_flight:
             return True
-        if sent is None:
+        frames = self._link.frames
+        if frames is None or not frames.missing(self._stream.frames_received):
             return False
-        missing = sent() - self._frames_gone - self._stream.frames_received
-        if missing <= 0:
-            return False
-        received, since = self._seen
-        now = self._wall.monotonic()
-        if received != self._stream.frames_received:
-            self._seen = (self._stream.frames_received, now)
-        elif now - since > STALL:
-            self._frames_gone += missing
-            self._health.say(f"{missing} frames died with a connection")
-            return False
-        return True
+        gone = frames.give_up_stalled(self._stream.frames_received, self._wall.monotonic())
+        if gone:
+            self._health.say(f"{gone} frames died with a connection")
+        return not gone
 
     async def _until_tape_ends(self) -> None:
         assert self._link.finished is not None
@@ -438,17 +450,13 @@ class PaperSession:
     # Background
 
     async def _keep_house(self) -> None:
-        s, machine = self.settings, self._machine
+        machine = self._machine
         assert machine is not None
-        deadline = None if s.minutes is None else self._began + s.minutes * 60
-        stop_file = None if s.stop_file is None else Path(s.stop_file)
+        ending = Ending(self.settings, self._wall, self._began)
         while not self._stop.is_set():
-            if deadline is not None and self._wall.monotonic() >= deadline:
-                self._set_stop(f"{s.minutes:g} minutes are up")
-            elif stop_file is not None and stop_file.exists():
-                # Whoever made the file may have said why.
-                why = stop_file.read_text(errors="replace").strip()[:80]
-                self._set_stop(why or "stop file")
+            reason = ending.due()
+            if reason:
+                self._set_stop(reason)
             if self._desk.has_deferred:
                 self._tasks.work("deferred fires", self._desk.retry())
             if self._execution.api_errors >= 5:
@@ -484,11 +492,8 @@ class PaperSession:
                 self._health.degraded("account", str(error))
 
     def _sample(self) -> None:
-        """Note cash and the value of what is held, at this moment of exchange time."""
-        self._equity.append((self._clock.now(), self._portfolio.cash, self._value()))
-
-    def _value(self) -> int:
-        return self._portfolio.value(self._follower.value_marks(self._portfolio.open))
+        if self._view is not None:
+            self._view.sample()
 
     # Views
 
@@ -499,89 +504,19 @@ class PaperSession:
 
     def snapshot(self) -> Snapshot:
         """The session at this moment.  Cheap enough for several calls a second."""
-        if not hasattr(self, "_desk"):
-            return self._bare_snapshot()
-        p, link = self._portfolio, self._link
-        value = self._value()
-        self._counts["frames"] = self._stream.frames_received
-        machine = self._machine
-        assert machine is not None
-        return Snapshot(
-            run_id=self.run_id,
-            venue=self.settings.venue,
-            strategy=self.settings.strategy,
-            state=machine.state,
-            stopped=self._stopped,
-            finished=self._finished,
-            now=self._clock.now(),
-            started=self._started,
-            elapsed=self._wall.monotonic() - self._began,
-            counts=dict(self._counts),
-            progress=self._counts["trades"] / link.prints if link.prints else None,
-            cash=p.cash,
-            portfolio_value=value,
-            pnl=p.cash + value - self._start_equity,
-            fees=p.fees,
-            positions=self._position_rows(),
-            open_orders=list(self._execution.open.values()),
-            trades=list(self._follower.recent),
-            decisions=list(self._desk.decisions)[-20:],
-            settlements=list(self._settlements),
-            transitions=list(machine.history)[-20:],
-            markets=self._follower.rows(),
-            health=dict(self._health.parts),
-            messages=list(self._health.messages),
-        )
-
-    @property
-    def _start_equity(self) -> int:
-        return self._equity[0][1] + self._equity[0][2] if self._equity else self._portfolio.cash
-
-    def _bare_snapshot(self) -> Snapshot:
-        """Before the parts exist there is nothing but a name and a state."""
-        return Snapshot(
-            run_id=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy, state=self.state,
-            stopped=self._stopped, finished=self._finished, now=0, started=self._started,
-            elapsed=self._wall.monotonic() - self._began, counts=dict(self._counts), progress=None, cash=0,
-            portfolio_value=0, pnl=0, fees=0, positions=[], open_orders=[], trades=[], decisions=[],
-            settlements=[], transitions=[], markets=[], health={}, messages=[],
-        )  # fmt: skip
-
-    def _position_rows(self) -> list[PositionRow]:
-        rows = []
-        for ticker, holding in self._portfolio.open.items():
-            mark = self._follower.marks.get(ticker)
-            size = abs(holding.size)
-            value = holding.cost if mark is None else outcome_price(mark, holding.outcome) * size
-            tracked = self._follower.tracker.get(ticker)
-            close = tracked.market.close_ts if tracked is not None and tracked.market is not None else 0
-            rows.append(
-                PositionRow(ticker, holding.outcome, size, holding.cost, value, value - holding.cost, close)
+        if self._view is None:
+            return empty_snapshot(
+                run_id=self.run_id,
+                venue=self.settings.venue,
+                strategy=self.settings.strategy,
+                state=self.state,
+                stopped=self._stopped,
+                finished=self._finished,
+                started=self._started,
+                elapsed=self._wall.monotonic() - self._began,
             )
-        return rows
-
-    def _make_report(self) -> Report:
-        shot = self.snapshot()
-        counts = {k: v for k, v in shot.counts.items() if k != "frames"}
-        tracker = self._follower.tracker
-        counts |= {
-            "open_positions": len(shot.positions),
-            "unsettled_markets": sum(t.market is not None and t.status != "settled" for t in tracker.all()),
-            "account_differences": len(self._sync.differences),
-            "pnl_cents": round(shot.pnl / 10_000),
-            "fees_cents": round(shot.fees / 10_000),
-            "cash_cents": shot.cash // 10_000,
-        }
-        return Report.build(
-            self._journal,
-            run_id=self.run_id,
-            state=self.state,
-            stopped=self._stopped,
-            counts=counts,
-            positions=shot.positions,
-            equity=self._equity,
-            error=self._error,
-        )
+        self._counts["frames"] = self._stream.frames_received
+        return self._view.snapshot(stopped=self._stopped, finished=self._finished)
 
     def show(self) -> None:
         """Display the dashboard below the cell; it follows the session until the end."""
@@ -592,18 +527,3 @@ class PaperSession:
 
     def __repr__(self) -> str:
         return f"PaperSession({self.run_id}, {self.settings.venue}, {self.state})"
-
-
-def _name_run(settings: Settings, run_dir: Path | None, now: int) -> tuple[str, Path]:
-    """The run's id and folder: from the runner's environment, the folder given, or the start time."""
-    if run_dir is not None:
-        return run_dir.name, run_dir
-    run_id = os.environ.get("KALSHILAB_RUN")
-    if run_id:
-        return run_id, Path(settings.out) / run_id
-    base = to_datetime(now).strftime("%Y%m%dT%H%M%SZ")
-    name, n = base, 1
-    while (Path(settings.out) / name).exists():
-        n += 1
-        name = f"{base}-{n}"
-    return name, Path(settings.out) / name

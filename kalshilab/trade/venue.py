@@ -23,7 +23,7 @@ from kalshilab.kalshi import hosts
 from kalshilab.tape import sample, to_markets, to_tape
 from kalshilab.units import dollars
 
-__all__ = ["Lockstep", "VenueLink", "open_venue", "read_frames"]
+__all__ = ["FrameCount", "Lockstep", "VenueLink", "open_venue", "read_frames"]
 
 STALL = 5.0
 """Wall seconds without progress after which a count of frames is taken anew: frames died with a connection."""
@@ -66,6 +66,33 @@ class Lockstep:
         self._clock.advance(ts)
 
 
+class FrameCount:
+    """Frames the exchange has handed to connections, against those the session has handled.
+
+    Frames that were under way when a connection died never come; after `STALL` seconds without progress they
+    are written off, or the lockstep would wait for them for ever.
+    """
+
+    def __init__(self, sent: Callable[[], int]) -> None:
+        self._sent = sent
+        self._gone = 0
+        self._received, self._since = -1, 0.0
+
+    def missing(self, received: int) -> int:
+        """Frames sent and not yet handled."""
+        return max(self._sent() - self._gone - received, 0)
+
+    def give_up_stalled(self, received: int, now: float) -> int:
+        """Write off missing frames if none has come for `STALL` seconds; how many.  `now` is monotonic."""
+        if received != self._received:
+            self._received, self._since = received, now
+        elif now - self._since > STALL:
+            missing = self.missing(received)
+            self._gone += missing
+            return missing
+        return 0
+
+
 class VenueLink:
     """An open venue, as the session sees it."""
 
@@ -76,11 +103,11 @@ class VenueLink:
         *,
         pace: Lockstep | None = None,
         finished: asyncio.Event | None = None,
-        frames_sent: Callable[[], int] | None = None,
+        frames: FrameCount | None = None,
         prints: int = 0,
     ) -> None:
         self.settings, self.clock = settings, clock
-        self.pace, self.finished, self.frames_sent, self.prints = pace, finished, frames_sent, prints
+        self.pace, self.finished, self.frames, self.prints = pace, finished, frames, prints
 
 
 def read_frames(settings: Settings) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -143,6 +170,6 @@ async def open_venue(settings: Settings) -> AsyncIterator[VenueLink]:
             clock,
             pace=pace,
             finished=venue.finished,
-            frames_sent=lambda: venue.frames_sent,
+            frames=FrameCount(lambda: venue.frames_sent),
             prints=tape.height,
         )

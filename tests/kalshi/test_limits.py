@@ -119,7 +119,12 @@ async def test_a_clock_set_back_does_not_stop_the_refill() -> None:
 def test_the_tiers_are_the_exchanges() -> None:
     assert list(TIERS) == ["basic", "advanced", "expert", "premier", "paragon", "prime", "prestige"]
     basic = TIERS["basic"]
-    assert (basic.read_rate, basic.read_capacity, basic.write_rate, basic.write_capacity) == (200, 600, 100, 100)
+    assert (basic.read_rate, basic.read_capacity, basic.write_rate, basic.write_capacity) == (
+        200,
+        600,
+        100,
+        100,
+    )
     assert TIERS["prestige"].write_capacity == 28_800
     assert dict(COSTS) == {"default": 10, "cancel": 2, "get_order": 2}
     with pytest.raises(TypeError):

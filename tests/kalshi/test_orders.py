@@ -14,7 +14,14 @@ from jsonschema import Draft202012Validator
 
 from kalshilab.clock import WallClock
 from kalshilab.config import Settings
-from kalshilab.errors import ApiError, ConfigError, ConnectionFailed, CredentialsMissing, OutcomeUnknown, UnitError
+from kalshilab.errors import (
+    ApiError,
+    ConfigError,
+    ConnectionFailed,
+    CredentialsMissing,
+    OutcomeUnknown,
+    UnitError,
+)
 from kalshilab.kalshi.auth import Verifier, generate_key
 from kalshilab.kalshi.orders import CancelAck, DemoOrders, OrderAck, OrderRequest
 from kalshilab.market.model import Balance
@@ -74,7 +81,9 @@ def schema(shared: Path) -> Draft202012Validator:
     body = {"$ref": "#/components/schemas/CreateOrderV2Request", "components": spec["components"]}
     known = spec["components"]["schemas"]["CreateOrderV2Request"]["properties"].keys()
     # The document does not forbid unknown fields; a misspelt one would be ignored in silence, so we do.
-    return Draft202012Validator({"allOf": [body], "propertyNames": {"enum": sorted(known)}, "components": spec["components"]})
+    return Draft202012Validator(
+        {"allOf": [body], "propertyNames": {"enum": sorted(known)}, "components": spec["components"]}
+    )
 
 
 REQUESTS = st.builds(
@@ -93,17 +102,28 @@ REQUESTS = st.builds(
 
 
 @given(request_=REQUESTS)
-def test_the_body_is_what_the_specification_asks_for(schema: Draft202012Validator, request_: OrderRequest) -> None:
+def test_the_body_is_what_the_specification_asks_for(
+    schema: Draft202012Validator, request_: OrderRequest
+) -> None:
     body: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(request_.body()))
     schema.validate(body)
     assert parse_price(body["price"]) == request_.price and parse_size(body["count"]) == request_.size
     assert body["price"] == format_price(request_.price) and body["count"] == format_size(request_.size)
     assert body["client_order_id"] == request_.client_order_id and body["side"] == request_.side
-    assert body.get("post_only", False) == request_.post_only and body.get("reduce_only", False) == request_.reduce_only
+    assert (
+        body.get("post_only", False) == request_.post_only
+        and body.get("reduce_only", False) == request_.reduce_only
+    )
     if request_.expiration_ts is None:
         assert "expiration_time" not in body
     else:
         assert body["expiration_time"] == request_.expiration_ts // 1_000_000
+
+
+def test_the_specification_would_refuse_what_is_wrong(schema: Draft202012Validator) -> None:
+    body: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(REQUEST.body()))
+    for wrong in ({"side": "yes"}, {"price": 0.44}, {"time_in_force": "gtc"}, {"typo": 1}):
+        assert not schema.is_valid(body | wrong)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +175,9 @@ async def test_an_order_that_filled_in_part() -> None:
 
 
 async def test_an_order_that_rests_says_nothing_of_prices() -> None:
-    orders, _ = client(answer(201, order_id="o-1", fill_count="0.00", remaining_count="10.00", ts_ms=1, new_field={}))
+    orders, _ = client(
+        answer(201, order_id="o-1", fill_count="0.00", remaining_count="10.00", ts_ms=1, new_field={})
+    )
     async with orders:
         ack = await orders.create(REQUEST)
     assert (ack.filled, ack.remaining, ack.average_price, ack.fee_paid) == (0, 1000, None, None)
@@ -193,11 +215,20 @@ async def test_one_cancel_never_becomes_cancel_all(order_id: str) -> None:
             await orders.cancel(order_id)
         except (ConfigError, UnitError, ValueError):
             return
-    assert script.seen[0].url.path.rstrip("/") not in (f"{ROOT}/portfolio/events/orders", f"{ROOT}/portfolio/events")
+    assert script.seen[0].url.path.rstrip("/") not in (
+        f"{ROOT}/portfolio/events/orders",
+        f"{ROOT}/portfolio/events",
+    )
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(400, "insufficient_balance"), (400, "invalid_price"), (409, "order_already_exists"), (404, "not_found")]
+    ("status", "code"),
+    [
+        (400, "insufficient_balance"),
+        (400, "invalid_price"),
+        (409, "order_already_exists"),
+        (404, "not_found"),
+    ],
 )
 async def test_a_refusal_carries_the_exchanges_code(status: int, code: str) -> None:
     orders, script = client(answer(status, error={"code": code, "message": code}))
@@ -208,7 +239,9 @@ async def test_a_refusal_carries_the_exchanges_code(status: int, code: str) -> N
     assert not isinstance(caught.value, OutcomeUnknown)
 
 
-@pytest.mark.parametrize("trouble", [answer(500), answer(503), httpx.ReadTimeout("slow"), httpx.ReadError("reset")], ids=repr)
+@pytest.mark.parametrize(
+    "trouble", [answer(500), answer(503), httpx.ReadTimeout("slow"), httpx.ReadError("reset")], ids=repr
+)
 async def test_a_lost_answer_is_looked_up_by_its_id(trouble: httpx.Response | Exception) -> None:
     orders, script = client(trouble, answer(orders=[order("o-9", "other"), order("o-1")], cursor=""))
     async with orders:
@@ -242,7 +275,14 @@ async def test_an_order_reads_back_in_our_units() -> None:
     orders, script = client(answer(order=order("o-1")))
     async with orders:
         got = await orders.get("o-1")
-    assert (got.side, got.outcome, got.price, got.initial, got.filled, got.remaining) == ("ask", "no", 5800, 1000, 400, 600)
+    assert (got.side, got.outcome, got.price, got.initial, got.filled, got.remaining) == (
+        "ask",
+        "no",
+        5800,
+        1000,
+        400,
+        600,
+    )
     assert got.fees == 68_400 and got.created_ts == got.updated_ts == 1_795_328_960_866_753
     assert script.seen[0].url.path == f"{ROOT}/portfolio/orders/o-1"
 
@@ -264,11 +304,20 @@ async def test_the_account_reads_back_in_our_units() -> None:
         answer(orders=[order("o-1")], cursor=""),
     )
     async with orders:
-        assert await orders.balance() == Balance(cash=98_018_600, portfolio_value=1_980_000, ts=1_781_159_348_000_000)
+        assert await orders.balance() == Balance(
+            cash=98_018_600, portfolio_value=1_980_000, ts=1_781_159_348_000_000
+        )
         (p,) = await orders.positions(ticker="T-1")
         assert (p.size, p.cost, p.realized, p.fees) == (-300, 2_500_000, -100_000, 18_900)
         (f,) = await orders.fills(min_ts=1_795_328_970_999_999)
-        assert (f.side, f.price, f.size, f.fee, f.ts, f.position) == ("bid", 5200, 100, 17_500, 1_795_328_970_164_956, None)
+        assert (f.side, f.price, f.size, f.fee, f.ts, f.position) == (
+            "bid",
+            5200,
+            100,
+            17_500,
+            1_795_328_970_164_956,
+            None,
+        )
         (s,) = await orders.settlements()
         assert (s.revenue, s.settlement, s.pnl) == (3_000_000, PRICE, 3_000_000 - 2_500_000 - 18_900)
         assert [o.order_id for o in await orders.list(ticker="T-1", status="resting")] == ["o-1"]

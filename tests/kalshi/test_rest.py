@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from kalshilab.clock import WallClock
 from kalshilab.config import Settings
-from kalshilab.errors import ApiError, ConnectionFailed, KalshilabError, OutcomeUnknown, ProtocolError, RateLimited
+from kalshilab.errors import (
+    ApiError,
+    ConnectionFailed,
+    KalshilabError,
+    OutcomeUnknown,
+    ProtocolError,
+    RateLimited,
+)
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.limits import Limits
 from kalshilab.kalshi.rest import READ_TRIES, MarketData, Rest, _error, pages
@@ -57,7 +64,9 @@ def ok(**body: object) -> httpx.Response:
 
 
 def bad(status: int, body: object = None) -> httpx.Response:
-    return httpx.Response(status, content=body if isinstance(body, bytes) else msgspec.json.encode(body or {}))
+    return httpx.Response(
+        status, content=body if isinstance(body, bytes) else msgspec.json.encode(body or {})
+    )
 
 
 def client(*answers: Answer | Handler, **more: object) -> tuple[Rest, Script, NoWait]:
@@ -86,7 +95,11 @@ async def test_every_shape_of_an_error_body_is_read(
     body: dict[str, object], code: str, message: str, details: str, method: str
 ) -> None:
     rest, script, _ = client(bad(400, body))
-    call = {"get": lambda: rest.get("/p?x=1", dict), "post": lambda: rest.post("/p", dict, BODY), "delete": lambda: rest.delete("/p", dict)}
+    call = {
+        "get": lambda: rest.get("/p?x=1", dict),
+        "post": lambda: rest.post("/p", dict, BODY),
+        "delete": lambda: rest.delete("/p", dict),
+    }
     async with rest:
         with pytest.raises(ApiError) as caught:
             await call[method]()
@@ -163,7 +176,9 @@ async def test_but_not_for_ever(trouble: Answer) -> None:
         with pytest.raises(KalshilabError) as caught:
             await rest.get("/p", dict)
     assert len(script.seen) == READ_TRIES and len(clock.slept) == READ_TRIES - 1
-    assert isinstance(caught.value, ApiError | ConnectionFailed) and not isinstance(caught.value, OutcomeUnknown)
+    assert isinstance(caught.value, ApiError | ConnectionFailed) and not isinstance(
+        caught.value, OutcomeUnknown
+    )
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410])
@@ -191,7 +206,11 @@ async def test_a_write_whose_fate_is_unknown_says_so_and_is_sent_once(trouble: A
     assert len(script.seen) == 1 and clock.slept == []
 
 
-@pytest.mark.parametrize("trouble", [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow"), httpx.PoolTimeout("full")], ids=repr)
+@pytest.mark.parametrize(
+    "trouble",
+    [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow"), httpx.PoolTimeout("full")],
+    ids=repr,
+)
 async def test_a_write_that_was_never_sent_is_not_unknown(trouble: Exception) -> None:
     rest, script, _ = client(trouble)
     async with rest:
@@ -267,7 +286,7 @@ async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HTTP_PROXY", "http://10.255.255.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://10.255.255.1:1")
     async with Rest(BASE, purpose="orders", clock=NoWait()) as rest:
-        with pytest.raises(ConnectionFailed, match="cannot reach http://127.0.0.1:9"):
+        with pytest.raises(ConnectionFailed, match=r"cannot reach http://127\.0\.0\.1:9"):
             await rest.post("/p", dict, BODY)
 
 
@@ -338,7 +357,12 @@ async def test_reads_of_public_data() -> None:
         ok(event={"event_ticker": "E", "series_ticker": "S", "markets": [MARKET]}),
         ok(events=[{"event_ticker": "E", "series_ticker": "S"}], cursor=""),
         ok(series={"ticker": "S", "category": "Climate", "fee_multiplier": 0.5}),
-        ok(orderbook_fp={"yes_dollars": [["0.4100", "10.00"], ["0.4200", "13.00"]], "no_dollars": [["0.5600", "1.50"]]}),
+        ok(
+            orderbook_fp={
+                "yes_dollars": [["0.4100", "10.00"], ["0.4200", "13.00"]],
+                "no_dollars": [["0.5600", "1.50"]],
+            }
+        ),
     )
     async with client_ as d:
         status = await d.status()
@@ -352,7 +376,10 @@ async def test_reads_of_public_data() -> None:
         assert await d.orderbook("T", depth=5) == ([(4200, 1300), (4100, 1000)], [(5600, 150)])
     paths = [r.url.path.removeprefix("/trade-api/v2") for r in script.seen]
     assert paths == ["/exchange/status", "/markets/KXHIGHNY-26NOV22-B52.5", "/markets", "/events/E", "/events", "/series/S", "/markets/T/orderbook"]  # fmt: skip
-    assert script.seen[2].url.params["status"] == "open" and script.seen[3].url.params["with_nested_markets"] == "true"
+    assert (
+        script.seen[2].url.params["status"] == "open"
+        and script.seen[3].url.params["with_nested_markets"] == "true"
+    )
 
 
 async def test_trades_come_page_by_page() -> None:
@@ -385,4 +412,9 @@ async def test_a_ticker_stays_one_part_of_the_path(ticker: str) -> None:
         except KalshilabError:
             return
     raw = script.seen[0].url.raw_path.decode()
-    assert raw.startswith("/trade-api/v2/markets/") and raw.count("/") == 4 and "?" not in raw and not raw.endswith("/A")
+    assert (
+        raw.startswith("/trade-api/v2/markets/")
+        and raw.count("/") == 4
+        and "?" not in raw
+        and not raw.endswith("/A")
+    )

@@ -34,7 +34,11 @@ def read(text: str, kind: type[Any]) -> Any:
 
 def test_a_market_in_our_units() -> None:
     market = read(MARKET, rest.MarketResponse).market.to_model(series="KXHIGHNY", category="Climate")
-    assert (market.ticker, market.event, market.series) == ("KXHIGHNY-26NOV22-B52.5", "KXHIGHNY-26NOV22", "KXHIGHNY")
+    assert (market.ticker, market.event, market.series) == (
+        "KXHIGHNY-26NOV22-B52.5",
+        "KXHIGHNY-26NOV22",
+        "KXHIGHNY",
+    )
     assert (market.yes_bid, market.yes_ask, market.last_price) == (4200, 4400, 4300)
     assert (market.volume, market.volume_24h, market.open_interest) == (1_825_050, 912_000, 740_025)
     assert market.grid == TickGrid.named("deci_cent") and market.settlement is None and market.result == ""
@@ -46,13 +50,19 @@ def test_a_market_in_our_units() -> None:
     [("", None, None), (None, None, None), ("yes", None, PRICE), ("no", None, 0), ("yes", "1.0000", PRICE), ("no", "0.0000", 0),
      ("scalar", "0.3700", 3700)],
 )  # fmt: skip
-def test_what_a_settled_market_is_worth(result: str | None, value: str | None, settlement: int | None) -> None:
-    market = rest.Market(ticker="T", event_ticker="E", status="finalized", result=result, settlement_value_dollars=value)
+def test_what_a_settled_market_is_worth(
+    result: str | None, value: str | None, settlement: int | None
+) -> None:
+    market = rest.Market(
+        ticker="T", event_ticker="E", status="finalized", result=result, settlement_value_dollars=value
+    )
     assert market.to_model().settlement == settlement
 
 
 def test_a_market_with_next_to_nothing_is_read() -> None:
-    market = read('{"ticker":"T","event_ticker":"E","status":"initialized","brand_new":[1,{}]}', rest.Market).to_model()
+    market = read(
+        '{"ticker":"T","event_ticker":"E","status":"initialized","brand_new":[1,{}]}', rest.Market
+    ).to_model()
     assert (market.yes_bid, market.yes_ask, market.volume, market.close_ts) == (0, PRICE, 0, 0)
 
 
@@ -63,7 +73,11 @@ def test_a_print_in_our_units() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "taker"),
-    [({"taker_outcome_side": "no"}, "no"), ({"taker_side": "no"}, "no"), ({"taker_outcome_side": "yes", "taker_side": "no"}, "yes")],
+    [
+        ({"taker_outcome_side": "no"}, "no"),
+        ({"taker_side": "no"}, "no"),
+        ({"taker_outcome_side": "yes", "taker_side": "no"}, "yes"),
+    ],
 )
 def test_the_takers_outcome(fields: dict[str, str], taker: str) -> None:
     base = msgspec.json.decode(TRADE)
@@ -132,7 +146,9 @@ def test_a_balance_without_dollars_counts_its_cents() -> None:
         '"balance_breakdown":[{"exchange_index":0,"balance":"98.0186"}]}',
         rest.Balance,
     )
-    assert full.to_model().cash == 98_018_600 and read(msgspec.json.encode(full).decode(), rest.Balance) == full
+    assert (
+        full.to_model().cash == 98_018_600 and read(msgspec.json.encode(full).decode(), rest.Balance) == full
+    )
 
 
 def test_positions_of_markets_and_events() -> None:
@@ -167,7 +183,8 @@ def test_an_empty_book_is_two_empty_lists() -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, reason='a scalar settlement without "value" is read as worth 0 instead of as not known (or from revenue and counts)'
+    strict=True,
+    reason='a scalar settlement without "value" is read as worth 0 instead of as not known (or from revenue and counts)',
 )
 def test_a_scalar_settlement_without_its_value_is_not_nothing() -> None:
     settlement = rest.Settlement(
@@ -190,9 +207,17 @@ def test_commands_are_written_and_read_alike(text: str, command: stream.Command)
     assert read(text, stream.Command) == command
 
 
-@pytest.mark.parametrize("kind", [getattr(stream, n) for n in stream.__all__ if n not in ("Command", "CommandParams")], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [getattr(stream, n) for n in stream.__all__ if n not in ("Command", "CommandParams")],
+    ids=lambda k: k.__name__,
+)
 def test_stream_bodies_ignore_what_is_new(kind: type[msgspec.Struct]) -> None:
-    required = {f.name: True if f.type == "bool" or f.type is bool else "0" for f in msgspec.structs.fields(kind) if f.required}
+    required = {
+        f.name: True if f.type == "bool" or f.type is bool else "0"
+        for f in msgspec.structs.fields(kind)
+        if f.required
+    }
     plain = msgspec.convert(required, kind)
     assert msgspec.convert(required | {"brand_new": {"a": [1]}}, kind) == plain
     assert msgspec.json.decode(msgspec.json.encode(plain), type=kind) == plain

@@ -1,0 +1,266 @@
+"""REST bodies of the account: balance, positions, fills, settlements, orders."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kalshilab.kalshi.wire.base import Wire, instant
+from kalshilab.market import model
+from kalshilab.units import PRICE, parse_money, parse_price, parse_size
+
+__all__ = [
+    "Balance",
+    "BucketLimit",
+    "CancelOrderResponse",
+    "CreateOrder",
+    "CreateOrderResponse",
+    "EventPosition",
+    "Fill",
+    "FillPage",
+    "Limits",
+    "MarketPosition",
+    "Order",
+    "OrderPage",
+    "OrderResponse",
+    "PositionPage",
+    "Settlement",
+    "SettlementPage",
+]
+
+
+class Balance(Wire, frozen=True, omit_defaults=False):
+    """Free cash in cents (cut off) and dollars, and the marked value of positions in cents."""
+
+    balance: int
+    portfolio_value: int
+    updated_ts: int
+    balance_dollars: str = ""
+    balance_breakdown: list[dict[str, int | str]] = []
+
+    def to_model(self) -> model.Balance:
+        cash = parse_money(self.balance_dollars) if self.balance_dollars else self.balance * 10_000
+        return model.Balance(
+            cash=cash, portfolio_value=self.portfolio_value * 10_000, ts=self.updated_ts * 1_000_000
+        )
+
+
+class MarketPosition(Wire, frozen=True, omit_defaults=False):
+    """Our net position in one market."""
+
+    ticker: str
+    position_fp: str
+    total_traded_dollars: str
+    market_exposure_dollars: str
+    realized_pnl_dollars: str
+    fees_paid_dollars: str
+    last_updated_ts: str
+    exchange_index: int = 0
+
+    def to_model(self) -> model.Position:
+        return model.Position(
+            ticker=self.ticker,
+            size=parse_size(self.position_fp),
+            cost=parse_money(self.market_exposure_dollars),
+            realized=parse_money(self.realized_pnl_dollars),
+            fees=parse_money(self.fees_paid_dollars),
+        )
+
+
+class EventPosition(Wire, frozen=True, omit_defaults=False):
+    """Our positions in one event, summed."""
+
+    event_ticker: str
+    total_cost_dollars: str
+    total_cost_shares_fp: str
+    event_exposure_dollars: str
+    realized_pnl_dollars: str
+    fees_paid_dollars: str
+
+
+class PositionPage(Wire, frozen=True, omit_defaults=False):
+    market_positions: list[MarketPosition]
+    event_positions: list[EventPosition] = []
+    cursor: str = ""
+
+
+class Fill(Wire, frozen=True, omit_defaults=False):
+    """One match of one of our orders."""
+
+    trade_id: str
+    order_id: str
+    ticker: str
+    book_side: str
+    outcome_side: str
+    count_fp: str
+    yes_price_dollars: str
+    no_price_dollars: str
+    is_taker: bool
+    fee_cost: str
+    created_time: str
+    fill_id: str = ""
+    market_ticker: str = ""
+    side: str = ""
+    action: str = ""
+    ts: int = 0
+    exchange_index: int = 0
+    subaccount_number: int = 0
+
+    def to_model(self) -> model.Fill:
+        return model.Fill(
+            trade_id=self.trade_id,
+            order_id=self.order_id,
+            ticker=self.ticker,
+            side=self.book_side,
+            price=parse_price(self.yes_price_dollars),
+            size=parse_size(self.count_fp),
+            fee=parse_money(self.fee_cost),
+            is_taker=self.is_taker,
+            ts=instant(self.created_time),
+        )
+
+
+class FillPage(Wire, frozen=True, omit_defaults=False):
+    fills: list[Fill]
+    cursor: str = ""
+
+
+class Settlement(Wire, frozen=True, omit_defaults=False):
+    """A payout; `revenue` and `value` are whole cents."""
+
+    ticker: str
+    event_ticker: str
+    market_result: str
+    yes_count_fp: str
+    yes_total_cost_dollars: str
+    no_count_fp: str
+    no_total_cost_dollars: str
+    revenue: int
+    settled_time: str
+    fee_cost: str
+    value: int | None = None
+    exchange_index: int = 0
+
+    def to_model(self) -> model.Settlement:
+        fallback = PRICE if self.market_result == "yes" else 0
+        return model.Settlement(
+            ticker=self.ticker,
+            event=self.event_ticker,
+            result=self.market_result,
+            settlement=fallback if self.value is None else self.value * 100,
+            yes_size=parse_size(self.yes_count_fp),
+            no_size=parse_size(self.no_count_fp),
+            yes_cost=parse_money(self.yes_total_cost_dollars),
+            no_cost=parse_money(self.no_total_cost_dollars),
+            revenue=self.revenue * 10_000,
+            fees=parse_money(self.fee_cost),
+            ts=instant(self.settled_time),
+        )
+
+
+class SettlementPage(Wire, frozen=True, omit_defaults=False):
+    settlements: list[Settlement]
+    cursor: str = ""
+
+
+class Order(Wire, frozen=True):
+    """One of our orders."""
+
+    order_id: str
+    ticker: str
+    status: str
+    book_side: str
+    outcome_side: str
+    yes_price_dollars: str
+    initial_count_fp: str
+    fill_count_fp: str
+    remaining_count_fp: str
+    client_order_id: str = msgspec.field(default_factory=str)
+    user_id: str = ""
+    type: str = ""
+    side: str | None = None
+    action: str | None = None
+    no_price_dollars: str | None = None
+    taker_fill_cost_dollars: str = ""
+    maker_fill_cost_dollars: str = ""
+    taker_fees_dollars: str = ""
+    maker_fees_dollars: str = ""
+    created_time: str | None = None
+    last_update_time: str | None = None
+    expiration_time: str | None = None
+    self_trade_prevention_type: str | None = None
+    cancel_order_on_pause: bool | None = None
+    subaccount_number: int | None = None
+    exchange_index: int | None = None
+
+    def to_model(self) -> model.Order:
+        return model.Order(
+            order_id=self.order_id,
+            ticker=self.ticker,
+            side=self.book_side,
+            price=parse_price(self.yes_price_dollars),
+            status=self.status,
+            initial=parse_size(self.initial_count_fp),
+            filled=parse_size(self.fill_count_fp),
+            remaining=parse_size(self.remaining_count_fp),
+            client_order_id=self.client_order_id,
+            fees=parse_money(self.taker_fees_dollars or "0") + parse_money(self.maker_fees_dollars or "0"),
+            created_ts=instant(self.created_time),
+            updated_ts=instant(self.last_update_time) or instant(self.created_time),
+        )
+
+
+class OrderResponse(Wire, frozen=True):
+    order: Order
+
+
+class OrderPage(Wire, frozen=True, omit_defaults=False):
+    orders: list[Order]
+    cursor: str = ""
+
+
+class CreateOrder(Wire, frozen=True):
+    """The body of an order; `price` is the YES price, `side` "bid" or "ask"."""
+
+    ticker: str
+    side: str
+    count: str
+    price: str
+    time_in_force: str
+    self_trade_prevention_type: str
+    client_order_id: str | None = None
+    expiration_time: int | None = None
+    post_only: bool = False
+    reduce_only: bool = False
+    cancel_order_on_pause: bool = False
+    order_group_id: str | None = None
+    subaccount: int = 0
+    exchange_index: int | None = None
+
+
+class CreateOrderResponse(Wire, frozen=True):
+    order_id: str
+    fill_count: str
+    remaining_count: str
+    ts_ms: int
+    client_order_id: str | None = None
+    average_fill_price: str | None = None
+    average_fee_paid: str | None = None
+
+
+class CancelOrderResponse(Wire, frozen=True):
+    order_id: str
+    reduced_by: str
+    ts_ms: int
+    client_order_id: str | None = None
+
+
+class BucketLimit(Wire, frozen=True, omit_defaults=False):
+    refill_rate: int
+    bucket_capacity: int
+
+
+class Limits(Wire, frozen=True, omit_defaults=False):
+    usage_tier: str
+    read: BucketLimit
+    write: BucketLimit
+    grants: list[dict[str, str]] = []

@@ -1,0 +1,34 @@
+"""What all REST bodies share."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from kalshilab.clock import from_datetime
+from kalshilab.errors import ProtocolError
+
+__all__ = [
+    "Wire",
+    "instant",
+]
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base: keyword fields; a field at its default is left out, as the exchange leaves out what is absent."""
+
+
+def instant(text: str | None) -> int:
+    """An RFC 3339 time to microseconds since 1970 UTC; 0 for none.
+
+    >>> instant("2026-11-22T06:30:00.900Z")
+    1795329000900000
+    """
+    if not text:
+        return 0
+    try:
+        moment = datetime.fromisoformat(text)
+        return from_datetime(moment)
+    except ValueError as error:
+        raise ProtocolError(f"not a time: {error}", text) from None

@@ -1,0 +1,240 @@
+"""REST bodies of public data: markets, events, series, books, trades; and errors."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kalshilab.errors import ProtocolError
+from kalshilab.kalshi.wire.base import Wire, instant
+from kalshilab.market import model
+from kalshilab.units import PRICE, TickGrid, parse_price, parse_size
+
+__all__ = [
+    "ErrorBody",
+    "Event",
+    "EventPage",
+    "EventResponse",
+    "Market",
+    "MarketPage",
+    "MarketResponse",
+    "Orderbook",
+    "OrderbookResponse",
+    "PriceRange",
+    "Series",
+    "SeriesList",
+    "SeriesResponse",
+    "Status",
+    "Trade",
+    "TradePage",
+]
+
+
+class PriceRange(Wire, frozen=True, omit_defaults=False):
+    """A stretch of prices and the step within it, in dollars."""
+
+    start: str
+    end: str
+    step: str
+
+
+class Market(Wire, frozen=True):
+    """A market object."""
+
+    ticker: str
+    event_ticker: str
+    status: str
+    market_type: str = msgspec.field(default="")
+    title: str = ""
+    yes_sub_title: str | None = None
+    no_sub_title: str | None = None
+    created_time: str | None = None
+    updated_time: str | None = None
+    open_time: str | None = None
+    close_time: str | None = None
+    expected_expiration_time: str | None = None
+    latest_expiration_time: str | None = None
+    settlement_timer_seconds: int | None = None
+    yes_bid_dollars: str | None = None
+    yes_bid_size_fp: str | None = None
+    yes_ask_dollars: str | None = None
+    yes_ask_size_fp: str | None = None
+    no_bid_dollars: str | None = None
+    no_ask_dollars: str | None = None
+    last_price_dollars: str | None = None
+    previous_yes_bid_dollars: str | None = None
+    previous_yes_ask_dollars: str | None = None
+    previous_price_dollars: str | None = None
+    volume_fp: str | None = None
+    volume_24h_fp: str | None = None
+    open_interest_fp: str | None = None
+    notional_value_dollars: str | None = None
+    result: str | None = None
+    settlement_value_dollars: str | None = None
+    settlement_ts: str | None = None
+    settlement_bounds_type: str | None = None
+    can_close_early: bool | None = None
+    expiration_value: str | None = None
+    rules_primary: str | None = None
+    rules_secondary: str | None = None
+    price_level_structure: str | None = None
+    price_ranges: list[PriceRange] | None = None
+    exchange_index: int | None = None
+
+    def to_model(self, *, series: str = "", category: str = "") -> model.Market:
+        """The market as a value; series and category stand on other objects and are given."""
+        ranges = self.price_ranges
+        grid = TickGrid.parse((r.start, r.end, r.step) for r in ranges) if ranges else model.LINEAR_CENT
+        return model.Market(
+            ticker=self.ticker,
+            event=self.event_ticker,
+            series=series,
+            category=category,
+            title=self.title,
+            status=self.status,
+            open_ts=instant(self.open_time),
+            close_ts=instant(self.close_time),
+            expected_close_ts=instant(self.expected_expiration_time) or instant(self.close_time),
+            result=self.result or "",
+            settlement=_settlement(self.result, self.settlement_value_dollars),
+            settled_ts=instant(self.settlement_ts),
+            grid=grid,
+            yes_bid=_price(self.yes_bid_dollars, 0),
+            yes_ask=_price(self.yes_ask_dollars, PRICE),
+            last_price=_price(self.last_price_dollars, 0),
+            volume=parse_size(self.volume_fp or "0"),
+            volume_24h=parse_size(self.volume_24h_fp or "0"),
+            open_interest=parse_size(self.open_interest_fp or "0"),
+        )
+
+
+def _price(text: str | None, absent: int) -> int:
+    return absent if text is None else parse_price(text)
+
+
+def _settlement(result: str | None, value: str | None) -> int | None:
+    if value:
+        return parse_price(value)
+    return {"yes": PRICE, "no": 0}.get(result or "")
+
+
+class MarketResponse(Wire, frozen=True):
+    market: Market
+
+
+class MarketPage(Wire, frozen=True, omit_defaults=False):
+    markets: list[Market]
+    cursor: str = ""
+
+
+class Event(Wire, frozen=True):
+    """An event object; `markets` when asked for with nested markets."""
+
+    event_ticker: str
+    series_ticker: str
+    title: str = msgspec.field(default="")
+    sub_title: str | None = None
+    collateral_return_type: str | None = None
+    mutually_exclusive: bool | None = None
+    category: str = ""
+    settlement_sources: list[dict[str, str]] | None = None
+    markets: list[Market] | None = None
+    exchange_index: int | None = None
+
+
+class EventResponse(Wire, frozen=True):
+    event: Event
+    markets: list[Market] | None = None
+
+
+class EventPage(Wire, frozen=True, omit_defaults=False):
+    events: list[Event]
+    cursor: str = ""
+
+
+class Series(Wire, frozen=True, omit_defaults=False):
+    """A series object."""
+
+    ticker: str
+    title: str = ""
+    category: str = ""
+    frequency: str = "custom"
+    categories: list[str] = []
+    tags: list[str] | None = None
+    settlement_sources: list[dict[str, str]] | None = None
+    contract_url: str = ""
+    contract_terms_url: str = ""
+    fee_type: str = "quadratic"
+    fee_multiplier: float = 1.0
+    additional_prohibitions: list[str] | None = None
+
+
+class SeriesResponse(Wire, frozen=True):
+    series: Series
+
+
+class SeriesList(Wire, frozen=True, omit_defaults=False):
+    series: list[Series] = []
+
+
+class Orderbook(Wire, frozen=True, omit_defaults=False):
+    """Bids of both sides as [price, count] strings, worst first."""
+
+    yes_dollars: list[tuple[str, str]] = []
+    no_dollars: list[tuple[str, str]] = []
+
+
+class OrderbookResponse(Wire, frozen=True):
+    orderbook_fp: Orderbook
+
+
+class Trade(Wire, frozen=True, omit_defaults=False):
+    """A public print."""
+
+    trade_id: str
+    ticker: str
+    count_fp: str
+    yes_price_dollars: str
+    no_price_dollars: str
+    created_time: str
+    taker_outcome_side: str | None = None
+    taker_book_side: str | None = None
+    taker_side: str | None = None
+    is_block_trade: bool = False
+
+    def to_model(self) -> model.Trade:
+        """The print as a value.
+
+        Raises:
+            ProtocolError: neither direction field names the taker's outcome.
+        """
+        taker = self.taker_outcome_side or self.taker_side
+        if taker not in ("yes", "no"):
+            raise ProtocolError(f"trade {self.trade_id}: taker side {taker!r}")
+        return model.Trade(
+            ts=instant(self.created_time),
+            ticker=self.ticker,
+            price=parse_price(self.yes_price_dollars),
+            size=parse_size(self.count_fp),
+            taker=taker,
+            trade_id=self.trade_id,
+        )
+
+
+class TradePage(Wire, frozen=True, omit_defaults=False):
+    trades: list[Trade]
+    cursor: str = ""
+
+
+class ErrorBody(Wire, frozen=True):
+    """An error body: all four shapes seen on the wire fit into its optional fields."""
+
+    error: dict[str, str] | str | None = None
+    code: str | None = None
+    message: str | None = None
+    details: str | None = None
+    msg: str | None = None
+
+
+class Status(Wire, frozen=True, omit_defaults=False):
+    exchange_active: bool
+    trading_active: bool
