@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +92,8 @@ class LiveRun:
     ) -> None:
         self.settings, self._notebook = settings, notebook or live_notebook()
         self._on_status, self._grace = on_status, grace
-        self.run_id, self.run_dir = claim_run(Path(settings.out).resolve(), WallClock().now())
+        self._wall = WallClock()
+        self.run_id, self.run_dir = claim_run(Path(settings.out).resolve(), self._wall.now())
         self._stop_file = Path(settings.stop_file).resolve() if settings.stop_file else self.run_dir / "stop"
         self._kernels: list[AsyncKernelManager] = []
         self._asked = 0
@@ -130,7 +130,7 @@ class LiveRun:
         """Count one request to end; each further one is more insistent."""
         self._asked += 1
         self._reason = self._reason or reason
-        self._asked_at = time.monotonic()
+        self._asked_at = self._wall.monotonic()
 
     def _execute(self, outcome: list[BaseException]) -> None:
         given = self.settings.as_dict()
@@ -189,7 +189,7 @@ class LiveRun:
         """Do what the requests so far, or the time since, call for: ask, interrupt, kill."""
         if not self._asked:
             return
-        if self._acted and time.monotonic() - self._asked_at > self._grace:
+        if self._acted and self._wall.monotonic() - self._asked_at > self._grace:
             self.ask_to_stop()
         if self._acted >= self._asked:
             return

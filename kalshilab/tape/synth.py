@@ -78,8 +78,8 @@ def martingale(
         n_markets: markets to make; for ladders and exclusive legs, events times their legs, rounded up.
         seed: the same seed gives the same rows.
         edge: cents by which NO is worth more than its price says, at the first print that satisfies the
-            default rule of `Rlm`: there, the chance of YES is the price less `edge`.  Only outcomes change;
-            the tape is the same as with `edge=0`.
+            default rule of `Rlm`: there, the chance of YES is the fair price less `edge`, or nothing where
+            the fair price is below `edge`.  Only outcomes change; the tape is the same as with `edge=0`.
         kind: "single", "ladder" (8 nested legs an event) or "mutex" (6 exclusive legs).
 
     Returns:
@@ -117,8 +117,6 @@ def make(
     )
     takes_yes = rng.random(len(market)) < rng.beta(*recipe.taker, count)[market]
     price = _printed(mid, takes_yes, recipe)
-    if edge:
-        yes = _plant(rng, yes, edge, recipe.planted, market, start, k, price, mid, takes_yes)
     opened, closed, ts = _times(rng, recipe, n, market, k, legs)
     size = np.exp(rng.normal(recipe.size_log_median, 1.2, len(market)))
     units = np.maximum(
@@ -137,6 +135,9 @@ def make(
     tape = tape.with_columns(
         (pl.lit(f"{recipe.series}-") + pl.int_range(pl.len()).cast(pl.String).str.zfill(8)).alias("trade_id")
     )
+    if edge:
+        # Last, so that the prints are the same with and without.
+        yes = _plant(rng, yes, edge, recipe.planted, market, start, k, price, mid, takes_yes)
     return with_codes(tape).select(TAPE_SCHEMA.names()), _markets(recipe, names, opened, closed, yes)
 
 

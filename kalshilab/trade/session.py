@@ -46,7 +46,7 @@ from kalshilab.trade.runs import Ending, name_run
 from kalshilab.trade.states import Machine
 from kalshilab.trade.strategy import make_strategy
 from kalshilab.trade.sync import Sync
-from kalshilab.trade.tasks import Tasks
+from kalshilab.trade.tasks import Tasks, first_of
 from kalshilab.trade.venue import VenueLink, open_venue
 from kalshilab.trade.view import View
 
@@ -266,7 +266,11 @@ class PaperSession:
         assert machine is not None
         machine.to("ORDERBOOK_CONNECT", "feed")
         self._tasks.background("feed", self._stream.run(self._on_event))
-        await self._within(self._subscribed.wait(), 30.0, "no subscription was confirmed within 30 s")
+        in_time = await first_of(self._subscribed.wait(), self._stop.wait(), timeout=30.0)
+        if self._error is not None:
+            raise self._error
+        if not in_time:
+            raise SessionError("no subscription was confirmed within 30 s")
         machine.to("TRADING_CLIENT_CONNECT", "account")
         await self._orders.balance()
         machine.to("KALSHI_DATA_SYNC", "account")
@@ -287,22 +291,6 @@ class PaperSession:
             self._link.pace.behind = self._behind
             self._link.pace.open()
             self._tasks.background("tape", self._until_tape_ends())
-
-    async def _within(self, waiter: object, seconds: float, why: str) -> None:
-        """Wait for the feed's first confirmation, or for what stopped it."""
-        stopped = asyncio.ensure_future(self._stop.wait())
-        ready = asyncio.ensure_future(waiter)  # type: ignore[call-overload]
-        try:
-            done, _ = await asyncio.wait(
-                {stopped, ready}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            stopped.cancel()
-            ready.cancel()
-        if self._error is not None:
-            raise self._error
-        if not done:
-            raise SessionError(why)
 
     async def _finish(self) -> None:
         """The end, in its fixed order; see the module's docstring."""

@@ -6,7 +6,18 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["Tasks"]
+__all__ = ["Tasks", "first_of"]
+
+
+async def first_of(*waiters: Coroutine[Any, Any, Any], timeout: float) -> bool:
+    """Wait until one of several is done; False if none is within `timeout` seconds.  The others are cancelled."""
+    tasks = [asyncio.ensure_future(w) for w in waiters]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    return bool(done)
 
 
 class Tasks:

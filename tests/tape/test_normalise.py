@@ -1,0 +1,218 @@
+"""Three layouts in, one tape out, exactly; and what bad rows get."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kalshilab.clock import from_datetime, isoformat
+from kalshilab.errors import TapeError
+from kalshilab.kalshi.wire import rest as wire
+from kalshilab.tape import TAPE_SCHEMA, DroppedRows, check_tape, to_markets, to_tape
+from kalshilab.units import format_price, format_size
+
+prints = st.lists(
+    st.tuples(
+        st.integers(1_600_000_000_000_000, 1_800_000_000_000_000),
+        st.sampled_from(["A-B-1", "A-B-2"]),
+        st.integers(0, 10_000),
+        st.integers(1, 10_000_000),
+        st.sampled_from(["yes", "no"]),
+    ),
+    min_size=1,
+    max_size=30,
+)
+GOOD = {"ticker": "A-B-1", "yes_price": 43, "count": 2, "taker_side": "yes", "created_time": "2026-01-05T12:00:00Z"}
+
+
+def quiet(data: Any, **options: Any) -> pl.DataFrame:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DroppedRows)
+        return to_tape(data, **options)
+
+
+def plain(tape: pl.DataFrame) -> list[tuple[Any, ...]]:
+    return tape.select(pl.col("ts").dt.epoch("us"), "ticker", "price", "size", pl.col("taker").cast(pl.String)).rows()
+
+
+@settings(max_examples=150, deadline=None)
+@given(prints)
+def test_todays_form(rows: list[tuple[int, str, int, int, str]]) -> None:
+    objects = [
+        wire.Trade(
+            trade_id=f"t{i}",
+            ticker=ticker,
+            count_fp=format_size(size),
+            yes_price_dollars=format_price(price),
+            no_price_dollars=format_price(10_000 - price),
+            created_time=isoformat(ts),
+            taker_outcome_side=taker,
+        )
+        for i, (ts, ticker, price, size, taker) in enumerate(rows)
+    ]
+    tape = quiet(objects)
+    assert plain(tape) == sorted(rows, key=lambda r: r[0])
+    assert check_tape(tape) is tape
+    assert to_tape(tape).equals(tape)
+    assert to_tape(tape.to_pandas()).equals(tape)
+    assert to_tape(tape.lazy()).equals(tape)
+
+
+@settings(max_examples=150, deadline=None)
+@given(prints, st.booleans(), st.sampled_from(["datetime", "text", "ms", "us"]))
+def test_january_form_and_archives(rows: list[tuple[int, str, int, int, str]], as_float: bool, time: str) -> None:
+    """Whole cents and contracts, as integers or floats; time in four spellings."""
+    rows = [(ts // 1000 * 1000, t, p // 100 * 100, s * 100, k) for ts, t, p, s, k in rows]
+    spell = {
+        "datetime": lambda ts: datetime.fromtimestamp(ts / 1e6, UTC),
+        "text": isoformat,
+        "ms": lambda ts: ts // 1000,
+        "us": lambda ts: ts,
+    }[time]
+    number = float if as_float else int
+    frame = pl.DataFrame(
+        {
+            "ticker": [r[1] for r in rows],
+            "yes_price": [number(r[2] // 100) for r in rows],
+            "count": [number(r[3] // 100) for r in rows],
+            "taker_side": [r[4] for r in rows],
+            "created_time": [spell(r[0]) for r in rows],
+        }
+    )
+    tape = quiet(frame, price_unit="cents")
+    if time == "datetime":
+        assert [r[1:] for r in plain(tape)] == [r[1:] for r in sorted(rows, key=lambda r: r[0])]
+    else:
+        assert plain(tape) == sorted(rows, key=lambda r: r[0])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("yes_price", 101, "outside 0 to 1 dollar"),
+        ("yes_price", -1, "outside 0 to 1 dollar"),
+        ("yes_price", 43.123, "finer than"),
+        ("yes_price", float("nan"), "not a number"),
+        ("yes_price", None, "is null"),
+        ("count", 0, "not above zero"),
+        ("count", -5, "not above zero"),
+        ("count", 0.001, "finer than"),
+        ("count", None, "is null"),
+        ("created_time", "soon", "not a time"),
+        ("created_time", None, "is null"),
+        ("ticker", None, "is null"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_row(column: str, value: object, says: str) -> None:
+    rows = [GOOD, GOOD, GOOD | {column: value}, GOOD | {column: value}]
+    with pytest.raises(TapeError, match=says) as caught:
+        to_tape(rows)
+    assert (caught.value.column, caught.value.row) == (column, 2)
+
+
+@pytest.mark.parametrize("column", ["ticker", "yes_price", "count", "taker_side", "created_time"])
+def test_a_missing_column_is_named(column: str) -> None:
+    with pytest.raises(TapeError, match="is missing") as caught:
+        to_tape([{k: v for k, v in GOOD.items() if k != column}])
+    assert caught.value.column is not None
+
+
+def test_what_is_dropped_or_moved_is_counted_and_said() -> None:
+    rows = [
+        GOOD | {"trade_id": "1", "created_time": "2026-01-05T12:00:02Z"},
+        GOOD | {"trade_id": "2", "created_time": "2026-01-05T12:00:01Z"},
+        GOOD | {"trade_id": "2", "created_time": "2026-01-05T12:00:03Z"},
+        GOOD | {"trade_id": "3", "taker_side": "unknown"},
+        GOOD | {"trade_id": None, "taker_side": None},
+        GOOD | {"trade_id": None, "created_time": "2026-01-05T12:00:09Z"},
+        GOOD | {"trade_id": None, "created_time": "2026-01-05T12:00:09Z", "yes_price": 44},
+    ]
+    with pytest.warns(DroppedRows, match="4 of 7 rows kept: 2 without a taker side and 1 with a trade id"):
+        tape, report = to_tape(rows, report=True)
+    assert (report.kept, report.unknown_taker, report.duplicates, report.out_of_order) == (4, 2, 1, 1)
+    assert tape["trade_id"].to_list() == ["2", "1", None, None]
+    assert tape["price"].to_list() == [4300, 4300, 4300, 4400], "equal times keep their order"
+
+
+def test_dollars_or_cents_is_never_guessed() -> None:
+    rows = [GOOD | {"yes_price": 0.43}, GOOD | {"yes_price": 1.0}]
+    with pytest.raises(TapeError, match="may be dollars or cents"):
+        to_tape(rows)
+    assert quiet(rows, price_unit="dollars")["price"].to_list() == [4300, 10_000]
+    assert quiet(rows, price_unit="cents")["price"].to_list() == [43, 100]
+
+
+def test_epochs_of_every_scale_are_one_instant() -> None:
+    moment = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    us = from_datetime(moment)
+    for value in (us // 1_000_000, us / 1e6, us // 1000, us, us * 1000, moment, "2026-01-05T12:00:00+00:00",
+                  "2026-01-05 12:00:00", "2026-01-05T07:00:00-05:00"):  # fmt: skip
+        tape = to_tape([GOOD | {"created_time": value}])
+        assert tape["ts"].dt.epoch("us").to_list() == [us], value
+
+
+def test_an_empty_table_is_an_empty_tape() -> None:
+    frame = pl.DataFrame([GOOD]).head(0)
+    assert to_tape(frame).schema == TAPE_SCHEMA
+
+
+def test_not_a_table() -> None:
+    for thing in ("text", 5, {"ticker": ["A"]}, [1, 2]):
+        with pytest.raises(TapeError, match="cannot read"):
+            to_tape(thing)
+
+
+def test_markets() -> None:
+    table = to_markets(
+        [
+            {"ticker": "A-B-1", "event_ticker": "A-B", "result": "yes", "close_time": "2026-01-05T12:00:00Z"},
+            {"ticker": "A-B-2", "event_ticker": "A-B", "result": "scalar", "settlement_value_dollars": "0.4200"},
+            {"ticker": "A-B-3", "event_ticker": "A-B", "result": ""},
+        ]
+    )
+    assert table["settlement"].to_list() == [10_000, 4_200, None]
+    assert table["series"].to_list() == ["A", "A", "A"]
+    assert table["result"].to_list() == ["yes", "scalar", None]
+    assert table["expected_close_ts"].to_list() == table["close_ts"].to_list()
+    assert to_markets(table).equals(table)
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "says"),
+    [
+        ([{"ticker": "A-B-1"}], "event", "pass event="),
+        ([{"event_ticker": "A-B"}], "ticker", "is missing"),
+        ([{"ticker": "A", "event_ticker": "A"}] * 2, "ticker", "more than one row"),
+        ([{"ticker": "A", "event_ticker": "A", "result": "void"}], "result", "is not yes, no, scalar"),
+        ([{"ticker": "A", "event_ticker": None}], "event", "is null"),
+        ([{"ticker": "A", "event_ticker": "A", "result": "scalar"}], "settlement", "does not fit"),
+    ],
+)
+def test_bad_markets(rows: list[dict[str, Any]], column: str, says: str) -> None:
+    with pytest.raises(TapeError, match=says) as caught:
+        to_markets(rows)
+    assert caught.value.column == column
+
+
+def test_an_event_can_be_given() -> None:
+    table = to_markets([{"ticker": "A-B-1"}], event=pl.col("ticker").str.replace(r"-[^-]*$", ""))
+    assert table["event"].to_list() == ["A-B"]
+
+
+def test_real_data(shared: Path) -> None:
+    tape, report = to_tape(pl.read_parquet(shared / "data" / "trades_macro.parquet"), report=True)
+    assert (report.rows, report.kept) == (89_164, 89_164)
+    check_tape(tape)
+    raw = pl.read_parquet(shared / "data" / "markets_macro.parquet")
+    markets = to_markets(raw, result_column="result_released")
+    assert markets.height == 828
+    assert markets["result"].drop_nulls().len() == 766
+    with pytest.raises(TapeError, match="result_column"):
+        to_markets(raw, result_column="results")

@@ -1,0 +1,234 @@
+"""Every intent ends in one known outcome, whatever becomes of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from kalshilab.clock import SimClock
+from kalshilab.errors import ApiError, ConnectionFailed, OutcomeUnknown, RateLimited
+from kalshilab.kalshi.orders import CancelAck, OrderAck, OrderRequest
+from kalshilab.market.model import Fill, Order
+from kalshilab.signals import Fire
+from kalshilab.trade.events import Intent, client_order_id
+from kalshilab.trade.execution import Execution
+from kalshilab.trade.journal import Journal
+from kalshilab.trade.portfolio import Portfolio
+
+FIRE = Fire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000)
+
+
+class FakeExchange:
+    """An order client whose answers a test can lose; it takes each client order id once."""
+
+    def __init__(self) -> None:
+        self.orders: dict[str, Order] = {}
+        self.creates = 0
+        self.before: Callable[[], None] = lambda: None
+        self.after: Callable[[], None] = lambda: None
+        self.find_fails = 0
+        self.hidden = 0
+        self.cancel_fails = 0
+
+    async def create(self, request: OrderRequest, /) -> OrderAck:
+        self.creates += 1
+        self.before()
+        if any(o.client_order_id == request.client_order_id for o in self.orders.values()):
+            raise ApiError("POST", "/orders", 409, "order_already_exists")
+        order_id = f"o{len(self.orders)}"
+        self.orders[order_id] = Order(
+            order_id=order_id, ticker=request.ticker, side=request.side, price=request.price, status="resting",
+            initial=request.size, filled=0, remaining=request.size, client_order_id=request.client_order_id,
+        )  # fmt: skip
+        self.after()
+        return OrderAck(
+            order_id=order_id, client_order_id=request.client_order_id, filled=0, remaining=request.size, ts=1
+        )
+
+    async def cancel(self, order_id: str, /, *, ticker: str | None = None) -> CancelAck:
+        if self.cancel_fails:
+            self.cancel_fails -= 1
+            raise OutcomeUnknown("DELETE", "/orders", 503, "down")
+        order = self.orders.pop(order_id, None)
+        if order is None:
+            raise ApiError("DELETE", "/orders", 404, "not_found")
+        return CancelAck(order_id=order_id, reduced_by=order.remaining, ts=2)
+
+    async def find(self, client_id: str, ticker: str, /) -> Order | None:
+        if self.find_fails:
+            self.find_fails -= 1
+            raise ApiError("GET", "/orders", 503)
+        if self.hidden:
+            self.hidden -= 1
+            return None
+        return next((o for o in self.orders.values() if o.client_order_id == client_id), None)
+
+    async def list(self, *, ticker: str | None = None, status: str | None = None) -> list[Order]:
+        return list(self.orders.values())
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def exchange() -> FakeExchange:
+    return FakeExchange()
+
+
+@pytest.fixture
+def execution(exchange: FakeExchange, journal: Journal, clock: SimClock) -> Execution:
+    # No waiting: a delay of nothing still yields to the loop.
+    return Execution(exchange, journal, Portfolio(cash=10**9), clock, SimClock(), delays=(0, 0, 0, 0))
+
+
+def intent(n: int = 0) -> Intent:
+    return Intent(
+        client_order_id=client_order_id("run", FIRE, n), ts=1, ticker="A-B-1", side="ask", price=4500, size=100, fire=FIRE
+    )
+
+
+LOST = OutcomeUnknown("POST", "/orders", 0, "no answer")
+
+
+async def test_accepted(exchange: FakeExchange, execution: Execution, journal: Journal) -> None:
+    outcome = await execution.submit(intent())
+    assert (outcome.kind, outcome.order_id) == ("accepted", "o0")
+    assert set(execution.open) == {"o0"}
+    kinds = [e.kind for e in journal]
+    assert kinds.index("intent") < kinds.index("outcome"), "written before it is known"
+
+
+async def test_the_intent_is_on_disk_before_anything_is_sent(
+    exchange: FakeExchange, execution: Execution, journal: Journal
+) -> None:
+    seen = []
+    exchange.before = lambda: seen.extend(Journal.open(journal.path).values("intent"))
+    await execution.submit(intent())
+    assert seen == [intent()]
+
+
+async def test_an_answer_lost_after_acceptance_is_found_not_sent_again(
+    exchange: FakeExchange, execution: Execution
+) -> None:
+    exchange.after = raising(LOST)
+    exchange.find_fails, exchange.hidden = 1, 1
+    outcome = await execution.submit(intent())
+    assert (outcome.kind, outcome.order_id, exchange.creates) == ("accepted", "o0", 1)
+    assert set(execution.open) == {"o0"}
+
+
+async def test_an_order_lost_on_the_way_is_absent(exchange: FakeExchange, execution: Execution) -> None:
+    exchange.before = raising(LOST)
+    outcome = await execution.submit(intent())
+    assert (outcome.kind, exchange.creates, execution.open) == ("absent", 1, {})
+
+
+async def test_unknown_only_when_nobody_answers(
+    exchange: FakeExchange, execution: Execution, journal: Journal
+) -> None:
+    exchange.after = raising(LOST)
+    exchange.find_fails = 99
+    assert (await execution.submit(intent())).kind == "unknown"
+    assert execution.api_errors == 5
+    assert journal.unresolved() == [intent()]
+    exchange.find_fails = 0
+    (outcome,) = await execution.recover()
+    assert (outcome.kind, exchange.creates) == ("accepted", 1)
+    assert journal.unresolved() == []
+
+
+async def test_a_second_submission_of_the_same_fire_sends_nothing(
+    exchange: FakeExchange, execution: Execution
+) -> None:
+    first = await execution.submit(intent())
+    second = await execution.submit(intent())
+    assert (second.order_id, exchange.creates, len(exchange.orders)) == (first.order_id, 1, 1)
+
+
+async def test_a_duplicate_id_means_that_it_arrived(exchange: FakeExchange, execution: Execution) -> None:
+    await exchange.create(
+        OrderRequest(ticker="A-B-1", side="ask", price=4500, size=100, client_order_id=intent().client_order_id)
+    )
+    assert (await execution.submit(intent())).order_id == "o0"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "counted"),
+    [
+        (ApiError("POST", "/o", 400, "insufficient_balance"), "insufficient_balance", 0),
+        (RateLimited("POST", "/o"), "too_many_requests", 1),
+        (ApiError("POST", "/o", 401, "authentication_error"), "authentication_error", 1),
+        (ConnectionFailed("http://x", "refused"), "connection_failed", 1),
+    ],
+)
+async def test_refusals(
+    exchange: FakeExchange, execution: Execution, error: Exception, code: str, counted: int
+) -> None:
+    exchange.before = raising(error)
+    outcome = await execution.submit(intent())
+    assert (outcome.kind, outcome.code, execution.api_errors, execution.open) == ("rejected", code, counted, {})
+    exchange.before = lambda: None
+    await execution.submit(intent(1))
+    assert execution.api_errors == 0, "a success ends the row"
+
+
+async def test_partial_fills_leave_the_order_open(execution: Execution, journal: Journal) -> None:
+    await execution.submit(intent())
+    resting = execution.open["o0"]
+    half = Fill(trade_id="t", order_id="o0", ticker="A-B-1", side="ask", price=4500, size=40, fee=0, is_taker=False, ts=2)
+    assert execution.on_fill(half)
+    assert not execution.on_fill(half)
+    assert set(execution.open) == {"o0"}
+    execution.on_order(replace(resting, status="executed", remaining=0, filled=100))
+    assert execution.open == {}
+    execution.on_order(resting)
+    assert execution.open == {}, "an older word after the end changes nothing"
+    assert len(journal.values("fill")) == 1
+
+
+async def test_news_before_the_answer_wins(exchange: FakeExchange, execution: Execution) -> None:
+    def filled_at_once() -> None:
+        execution.on_order(replace(exchange.orders["o0"], status="executed", remaining=0, filled=100))
+
+    exchange.after = filled_at_once
+    await execution.submit(intent())
+    assert execution.open == {}
+
+
+async def test_cancel_all_asks_until_nothing_rests(exchange: FakeExchange, execution: Execution) -> None:
+    for n in range(3):
+        await execution.submit(intent(n))
+    exchange.cancel_fails = 2
+    execution._wall.sleep = no_sleep  # type: ignore[method-assign]
+    assert await execution.cancel_all() == []
+    assert exchange.orders == {}
+    assert execution.open == {}
+
+
+async def test_cancel_all_says_what_it_could_not_cancel(exchange: FakeExchange, execution: Execution) -> None:
+    await execution.submit(intent())
+    exchange.cancel_fails = 99
+    execution._wall.sleep = no_sleep  # type: ignore[method-assign]
+    assert [o.order_id for o in await execution.cancel_all(rounds=3)] == ["o0"]
+
+
+async def test_only_orders_of_ours_are_cleaned_up(exchange: FakeExchange, execution: Execution) -> None:
+    for client_id in ("kl-left-behind", "somebody-else"):
+        await exchange.create(OrderRequest(ticker="X", side="bid", price=1, size=1, client_order_id=client_id))
+    assert await execution.cancel_stale() == 1
+    assert [o.client_order_id for o in exchange.orders.values()] == ["somebody-else"]
+
+
+async def no_sleep(seconds: float) -> None:
+    return None
+
+
+def replace(order: Order, **changes: object) -> Order:
+    import msgspec
+
+    return msgspec.structs.replace(order, **changes)

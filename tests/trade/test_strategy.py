@@ -1,0 +1,100 @@
+"""Prices and sizes of rlm_no: the table of spreads, the tiers, re-entry."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kalshilab.config import Settings
+from kalshilab.errors import ConfigError
+from kalshilab.market.book import Book
+from kalshilab.signals import Fire
+from kalshilab.trade.strategy import Entry, Hold, Quote, RlmNo, make_strategy, no_limit_price
+from kalshilab.units import PRICE, TickGrid
+
+CENT = TickGrid.named("linear_cent")
+
+
+def strategy(**given_settings: object) -> RlmNo:
+    return RlmNo(Settings(env={}, env_file=None, **given_settings))
+
+
+def fire(drop: int = 500, ratio: float = 0.8) -> Fire:
+    return Fire(0, 0, "A-B-1", "no", 4_000, 25, ratio, drop, 4_000 + drop)
+
+
+def book(no_bid: int, no_ask: int) -> Book:
+    made = Book()
+    made.load(yes=[(PRICE - no_ask, 1_000)], no=[(no_bid, 1_000)])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("spread", "calm", "eager"),
+    [
+        (1, 0, 1), (2, 1, 2),  # tight: ask − 1, ask
+        (3, 1.5, 2), (4, 2, 3),  # normal: middle, ask − 1
+        (5, 3, 4), (8, 6, 6), (10, 7, 8),  # wide: bid + 75 %, bid + 85 %, whole cents
+    ],
+)  # fmt: skip
+def test_the_table_of_spreads(spread: int, calm: float, eager: float) -> None:
+    bid, ask = 4_000, 4_000 + spread * 100
+    for want, hurry in ((calm, False), (eager, True)):
+        assert no_limit_price(bid, ask, eager=hurry, tight=200, normal=400) == bid + want * 100
+
+
+@given(st.integers(100, 9_000), st.integers(1, 1_000), st.booleans())
+def test_the_price_stays_between_bid_and_ask(bid: int, spread: int, eager: bool) -> None:
+    price = no_limit_price(bid, bid + spread, eager=eager, tight=200, normal=400)
+    assert bid <= price <= bid + spread
+
+
+def test_a_quote_is_an_ask_at_the_complement_on_the_grid() -> None:
+    assert strategy().quote(fire(), book(4_000, 4_200), CENT) == Quote("ask", 5_900, 5_000)
+    # The middle of 3 cents is half a cent: NO is rounded down, never up.
+    assert strategy().quote(fire(), book(4_000, 4_300), CENT) == Quote("ask", 5_900, 5_000)
+    deci = TickGrid.named("deci_cent")
+    assert strategy().quote(fire(), book(4_000, 4_300), deci) == Quote("ask", 5_850, 5_000)
+
+
+def test_no_quote_without_two_sides_or_above_the_widest_spread() -> None:
+    assert strategy().quote(fire(), book(4_000, 5_100), CENT) == "spread"
+    assert isinstance(strategy().quote(fire(), book(4_000, 5_000), CENT), Quote)
+    lonely = Book()
+    lonely.load(yes=[], no=[(4_000, 100)])
+    assert strategy().quote(fire(), lonely, CENT) == "one-sided book"
+
+
+@pytest.mark.parametrize(
+    ("drop", "contracts"), [(0, 50), (5, 50), (9.99, 50), (10, 75), (19.9, 75), (20, 100), (60, 100)]
+)
+def test_default_tiers(drop: float, contracts: int) -> None:
+    assert strategy().size(round(drop * 100)) == contracts * 100
+
+
+def test_other_tiers_and_floors() -> None:
+    other = strategy(size_tiers="0:1,10:1.5,15:2", contracts=3)
+    assert [other.size(d) for d in (500, 1_000, 1_500)] == [300, 400, 600], "1.5 × 3 is 4 whole contracts"
+    assert strategy(contracts=0.5).size(1_000) == 75
+
+
+def test_reentry_needs_a_stronger_signal() -> None:
+    entry = Entry(yes_ratio=0.8, drop=500)
+    assert strategy().reentry(fire(500, 0.8), entry) == "not stronger"
+    assert strategy().reentry(fire(501, 0.8), entry) is None
+    assert strategy().reentry(fire(500, 0.81), entry) is None
+    assert strategy().reentry(fire(900, 0.9), None) == "entry unknown"
+    assert strategy(allow_reentry=False).reentry(fire(900, 0.9), entry) == "held"
+
+
+def test_the_signal_has_the_settings_parameters() -> None:
+    signal = strategy(min_trades=30, min_drop=2, yes_threshold=0.6, allow_reentry=False).signal
+    assert signal is not None
+    assert signal.parameters == {"yes_threshold": 0.6, "min_trades": 30, "min_drop": 2.0, "rearm": False}
+
+
+def test_hold_and_bad_spreads() -> None:
+    assert isinstance(make_strategy(Settings(env={}, env_file=None, strategy="hold")), Hold)
+    with pytest.raises(ConfigError, match="tight_spread <= normal_spread"):
+        strategy(tight_spread=5, normal_spread=4)
