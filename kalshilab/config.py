@@ -15,6 +15,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,13 +27,38 @@ VENUES: Final = ("embedded", "demo")
 STRATEGIES: Final = ("hold", "rlm_no")
 DEFAULT_CATEGORIES: Final = ("sports", "media_mentions", "entertainment", "crypto")
 
+_UNUSED = "it never had an effect"
+_LATER = "that strategy is not part of this version"
 RETIRED: Final[Mapping[str, str]] = {
-    "RLM_MAX_TRADES_PER_SECOND": "use RLM_MAX_TRADES_PER_MINUTE",
-    "LIFECYCLE_DB": "the journal of each run replaces the database",
-}
+    "RL_MODE": "tickers= picks markets; otherwise they are discovered",
+    "V3_ENABLE_TRADING_CLIENT": "strategy=hold trades nothing",
+    "V3_TRADING_MODE": "there is no mode but paper",
+    "V3_HOST": "panels are in the notebook",
+    "V3_PORT": "panels are in the notebook",
+    "V3_LOG_LEVEL": "use Python's logging",
+    **dict.fromkeys(
+        (
+            "V3_ORDERBOOK_DEPTH", "V3_SNAPSHOT_INTERVAL", "V3_SYNC_DURATION", "V3_CALIBRATION_DURATION",
+            "V3_ERROR_RECOVERY_DELAY", "V3_WS_RECONNECT_INTERVAL", "V3_WS_PING_INTERVAL", "API_DISCOVERY_BATCH_SIZE",
+        ),
+        _UNUSED,
+    ),
+    **dict.fromkeys(
+        (
+            "V3_ENABLE_WHALE_DETECTION", "V3_ALLOW_MULTIPLE_POSITIONS", "V3_ALLOW_MULTIPLE_ORDERS",
+            "WHALE_QUEUE_SIZE", "WHALE_WINDOW_MINUTES", "WHALE_MIN_SIZE_CENTS", "WHALE_MAX_TRADES_PER_MINUTE",
+            "WHALE_TOKEN_REFILL_SECONDS", "YES8090_MIN_PRICE", "YES8090_MAX_PRICE", "YES8090_MIN_LIQUIDITY",
+            "YES8090_MAX_SPREAD", "YES8090_CONTRACTS", "YES8090_TIER_A_CONTRACTS", "YES8090_MAX_CONCURRENT",
+        ),
+        _LATER,
+    ),
+}  # fmt: skip
 """Names with our prefixes that older set-ups may still carry: accepted, without effect, with the reason."""
 
-_OWN_PREFIXES = ("KALSHILAB_", "RLM_", "LIFECYCLE_")
+_OWN_PREFIXES = (
+    "KALSHILAB_", "KALSHI_API", "KALSHI_WS", "KALSHI_PRIVATE", "RLM_", "RL_M", "RL_O", "LIFECYCLE_", "MIN_TRADER", "V3_",
+    "API_DISCOVERY", "DISCOVERY_CLOSE", "WHALE_", "YES8090_",
+)  # fmt: skip
 _PROCESS_NAMES = {"KALSHILAB_HOME", "KALSHILAB_RUN"}
 
 
@@ -84,7 +110,8 @@ def _number(
         # `not (… <= …)` also refuses NaN, which compares false with everything.
         if not (low <= number * scale <= high) or (whole and number != int(number)):
             raise _Bad(allowed)
-        return int(number) if whole and scale == 1 else number * scale
+        # In decimals: a limit of 35 cents is 0.35 dollars and not its binary neighbour.
+        return int(number) if whole else float(Decimal(str(value).strip()) * Decimal(str(scale)))
 
     return read
 
@@ -328,7 +355,8 @@ class Settings:
         known = {f.name: f for f in fields(self)}
         for name in given:
             if name not in known:
-                raise ConfigError(name, given[name], _nearest(name, known), "keyword")
+                # Not the value: under a misspelt name it may be a key.
+                raise ConfigError(name, Secret(""), _nearest(name, known), "keyword")
         layers = [(dict(os.environ if env is None else env), "environment", 0)]
         file_values, lines = ({}, {}) if env_file is None else read_env_file(Path(env_file), missing_ok=True)
         layers.append((file_values, f"{env_file}", 1))
@@ -413,7 +441,7 @@ def _refuse_unknown(layers: list[tuple[dict[str, str], str, int]], lines: Mappin
         for name in values:
             if name.startswith(_OWN_PREFIXES) and name not in known:
                 where = f"{source}, line {lines[name]}" if is_file else source
-                raise ConfigError(name, values[name], _nearest(name, known), where)
+                raise ConfigError(name, Secret(""), _nearest(name, known), where)
 
 
 def read_env_file(path: Path, *, missing_ok: bool = False) -> tuple[dict[str, str], dict[str, int]]:
@@ -449,7 +477,7 @@ def read_env_file(path: Path, *, missing_ok: bool = False) -> tuple[dict[str, st
                 if binding.key is None:
                     continue
                 if binding.value is None:
-                    raise EnvFileError(path, line, f"{binding.key} has no '='")
+                    raise EnvFileError(path, line, "has no '='")
                 values[binding.key], lines[binding.key] = binding.value, line
         except UnicodeDecodeError as error:
             raise EnvFileError(path, 0, f"is not UTF-8 (byte {error.start})") from None

@@ -17,8 +17,8 @@ from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.markets import Listing
 from kalshilab.exchange.orders import Refused, average, average_price
 from kalshilab.kalshi.auth import KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER, Verifier
-from kalshilab.kalshi.hosts import REST_PATH
 from kalshilab.kalshi.wire import rest as wire
+from kalshilab.kalshi.wire.base import REST_PATH
 from kalshilab.market.lifecycle import FILTERS, status_matches
 from kalshilab.units import format_money, format_size
 

@@ -26,7 +26,7 @@ from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.hub import Connection
 from kalshilab.exchange.rest import Request, RestSide, nested
 from kalshilab.kalshi.auth import KeyKind, Verifier, generate_key
-from kalshilab.kalshi.hosts import REST_PATH, WS_PATH
+from kalshilab.kalshi.wire.base import REST_PATH, WS_PATH
 
 __all__ = ["App", "Pace", "Venue", "serve"]
 

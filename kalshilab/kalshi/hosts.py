@@ -13,13 +13,11 @@ from typing import Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from kalshilab.errors import ConfigError, HostRefused
+from kalshilab.kalshi.wire.base import REST_PATH, WS_PATH
 
-__all__ = ["DEFAULTS", "REST_PATH", "WS_PATH", "Purpose", "check", "defaults"]
+__all__ = ["DEFAULTS", "Purpose", "check", "defaults", "shown"]
 
 Purpose = Literal["orders", "data"]
-
-REST_PATH: Final = "/trade-api/v2"
-WS_PATH: Final = "/trade-api/ws/v2"
 
 _DEMO_REST: Final = frozenset({"external-api.demo.kalshi.co", "demo-api.kalshi.co"})
 _DEMO_WS: Final = frozenset({"external-api-ws.demo.kalshi.co", "demo-api.kalshi.co"})
@@ -72,23 +70,23 @@ def check(url: str, purpose: Purpose) -> str:
     """
     # Before parsing: parsers drop or fold these, and what is sent must be what was checked.
     if not url.isascii() or any(c <= " " or c in "\\\x7f" for c in url):
-        raise HostRefused(_safe(url), purpose, "the address has characters that do not belong there")
+        raise HostRefused(shown(url), purpose, "the address has characters that do not belong there")
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname or ""
     except ValueError as error:
-        raise HostRefused(_safe(url), purpose, f"not an address ({error})") from None
+        raise HostRefused(shown(url), purpose, f"not an address ({error})") from None
     if "@" in parts.netloc:
-        raise HostRefused(_safe(url), purpose, "user info is not allowed in an address")
+        raise HostRefused(shown(url), purpose, "user info is not allowed in an address")
     if parts.query or parts.fragment:
-        raise HostRefused(_safe(url), purpose, "a base address has no query and no fragment")
+        raise HostRefused(shown(url), purpose, "a base address has no query and no fragment")
     if _is_loopback(host) and parts.scheme in _LOOPBACK_SCHEMES:
         return parts.geturl()
     standard = port is None and not parts.netloc.endswith(":")
     allowed = _ALLOWED[purpose].get(parts.scheme, frozenset())
     if parts.netloc in allowed and standard:
         return parts.geturl()
-    raise HostRefused(_safe(url), purpose, _why(parts, purpose, host))
+    raise HostRefused(shown(url), purpose, _why(parts, purpose, host))
 
 
 def _is_loopback(host: str) -> bool:
@@ -111,8 +109,8 @@ def _why(parts: SplitResult, purpose: Purpose, host: str) -> str:
     return f"allowed are loopback and {', '.join(names)}"
 
 
-def _safe(url: str) -> str:
-    """The address without user info, for an error text."""
+def shown(url: str) -> str:
+    """An address as an error may repeat it: without user info, in plain letters."""
     head, separator, tail = url.partition("://")
     if not separator:
         head, tail = "", url

@@ -38,15 +38,14 @@ class TokenBucket:
             raise ValueError(f"rate {rate} and capacity {capacity} must be above zero")
         self.rate, self.capacity, self._clock = rate, capacity, clock
         self._tokens = float(capacity)
-        self._at = clock.now()
+        self._at = clock.monotonic()
 
     @property
     def tokens(self) -> float:
         """Tokens there now."""
-        now = self._clock.now()
-        if now > self._at:
-            self._tokens = min(self.capacity, self._tokens + (now - self._at) / 1e6 * self.rate)
-            self._at = now
+        now = self._clock.monotonic()
+        self._tokens = min(self.capacity, self._tokens + (now - self._at) * self.rate)
+        self._at = now
         return self._tokens
 
     def try_acquire(self, cost: float = 1.0) -> bool:

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import re
 from typing import Final, Self
 
 import httpx
@@ -17,7 +18,7 @@ from kalshilab.errors import ConfigError, UnitError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.limits import COSTS, Limits
-from kalshilab.kalshi.rest import Rest, RestSettings, base_url, pages
+from kalshilab.kalshi.rest import Rest, RestSettings, base_url, pages, segment
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Balance, Fill, Order, Position, Settlement
 from kalshilab.units import PRICE, format_price, format_size, parse_money, parse_size
@@ -30,6 +31,8 @@ Positions = list[Position]
 Fills = list[Fill]
 Settlements = list[Settlement]
 
+TIMES_IN_FORCE: Final = ("good_till_canceled", "immediate_or_cancel", "fill_or_kill")
+_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_:+=/-]{1,64}")
 _ORDERS: Final = "/portfolio/events/orders"
 
 
@@ -56,14 +59,27 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             UnitError: a price outside 0 to 1 dollar, exclusive, or no size.
-            ConfigError: no client order id.
+            ConfigError: a client order id, side, time in force or expiration that the exchange does not know.
         """
         if not 0 < self.price < PRICE:
             raise UnitError("price", self.price, "is not between 0 and 1 dollar")
         if self.size <= 0:
             raise UnitError("size", self.size, "is not above zero")
-        if not self.client_order_id:
-            raise ConfigError("client_order_id", "", "a text of 1 to 64 characters", "order")
+        if not _CLIENT_ID.fullmatch(self.client_order_id):
+            raise ConfigError(
+                "client_order_id", self.client_order_id, "1 to 64 of A-Z a-z 0-9 _ : + = / -", "order"
+            )
+        for name, value, options in (
+            ("side", self.side, ("bid", "ask")),
+            ("time_in_force", self.time_in_force, TIMES_IN_FORCE),
+            ("self_trade_prevention", self.self_trade_prevention, ("taker_at_cross", "maker")),
+        ):
+            if value not in options:
+                raise ConfigError(name, value, " or ".join(options), "order")
+        if self.expiration_ts is not None and self.time_in_force != "good_till_canceled":
+            raise ConfigError(
+                "expiration_ts", self.expiration_ts, "nothing unless good_till_canceled", "order"
+            )
         return wire.CreateOrder(
             ticker=self.ticker,
             side=self.side,
@@ -176,7 +192,7 @@ class DemoOrders:
             OutcomeUnknown: no answer: read the order.
         """
         answer = await self._rest.delete(
-            f"{_ORDERS}/{order_id}", wire.CancelOrderResponse, {"market_ticker": ticker}
+            f"{_ORDERS}/{segment('order_id', order_id)}", wire.CancelOrderResponse, {"market_ticker": ticker}
         )
         return CancelAck(
             order_id=answer.order_id, reduced_by=parse_size(answer.reduced_by), ts=answer.ts_ms * 1000
@@ -193,7 +209,7 @@ class DemoOrders:
             ApiError: 404 for an unknown order.
         """
         answer = await self._rest.get(
-            f"/portfolio/orders/{order_id}", wire.OrderResponse, cost=COSTS["get_order"]
+            f"/portfolio/orders/{segment('order_id', order_id)}", wire.OrderResponse, cost=COSTS["get_order"]
         )
         return answer.order.to_model()
 

@@ -38,8 +38,8 @@ from kalshilab.units import PRICE, parse_money, parse_price, parse_size
 
 __all__ = ["StreamProtocol"]
 
-BY_MARKET: Final = frozenset({"orderbook_delta"})
-"""Channels that must name their markets."""
+TERMINAL: Final = frozenset({10, 25})
+"""Error codes after which the exchange sends nothing more on the subscription."""
 
 
 # One frame class a message type; msgspec picks it by the "type" field while it decodes.
@@ -183,11 +183,14 @@ class StreamProtocol:
         self._next_id = 1
         self._asked: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._waiting: dict[str, list[str]] = {}
+        self._leaving: dict[str, list[str]] = {}
         self._by_sid: dict[int, Subscription] = {}
         self._by_channel: dict[str, Subscription] = {}
         self._commands: deque[bytes] = deque()
         self.unknown = 0
-        self._readers: dict[type, Callable[[Any], None]] = {
+        self.undirected = 0
+        """Prints left out because the exchange did not say what the taker bought."""
+        self._readers: dict[type, Callable[[Any], Any]] = {
             _Delta: self._on_delta,
             _Trade: self._on_trade,
             _Ticker: self._on_ticker,
@@ -230,8 +233,7 @@ class StreamProtocol:
         )
         self._asked[number] = (names, markets)
         for name in names:
-            if name in BY_MARKET:
-                self._waiting.setdefault(name, [])
+            self._waiting.setdefault(name, [])
 
     def add_markets(self, channel: str, tickers: Iterable[str]) -> None:
         """Ask for more markets of a channel, subscribing to it if need be."""
@@ -244,6 +246,8 @@ class StreamProtocol:
             self._update(subscription, "add_markets", markets)
         elif channel in self._waiting:
             # The channel was asked for and not confirmed yet: its sid is not known.
+            leaving = self._leaving.get(channel, [])
+            self._leaving[channel] = [t for t in leaving if t not in markets]
             self._waiting[channel] += markets
         else:
             self.subscribe([channel], markets)
@@ -253,7 +257,10 @@ class StreamProtocol:
         subscription = self._by_channel.get(channel)
         markets = list(tickers)
         if subscription is None:
-            self._waiting[channel] = [t for t in self._waiting.get(channel, []) if t not in markets]
+            if channel in self._waiting:
+                # Asked for and not confirmed: taken off again once there is a sid to take it off.
+                self._waiting[channel] = [t for t in self._waiting[channel] if t not in markets]
+                self._leaving.setdefault(channel, []).extend(markets)
             return
         known = [t for t in markets if t in subscription.tickers]
         for ticker in known:
@@ -288,32 +295,38 @@ class StreamProtocol:
         """
         try:
             message = _decode(frame)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._other(frame, error)
             return
         if message.seq:
-            subscription = self._by_sid.get(message.sid)
-            if subscription is not None:
-                if message.seq != subscription.next_seq:
-                    self._on_gap(subscription, message.seq)
-                subscription.next_seq = message.seq + 1
+            self._sequence(message.sid, message.seq)
         try:
-            self._readers[message.__class__](message)
+            event = self._readers[message.__class__](message)
         except (UnitError, AttributeError) as error:
             raise ProtocolError(f"a field cannot be read ({error})", frame) from None
+        # Outside of the try: an error of whoever listens is his own.
+        if event is not None:
+            self._emit(event)
 
-    def _other(self, frame: bytes | str, error: msgspec.DecodeError) -> None:
+    def _sequence(self, sid: int, seq: int) -> None:
+        """Hold a frame's number against what was expected of its sid."""
+        subscription = self._by_sid.get(sid)
+        if subscription is not None:
+            if seq != subscription.next_seq:
+                self._on_gap(subscription, seq)
+            subscription.next_seq = seq + 1
+
+    def _other(self, frame: bytes | str, error: Exception) -> None:
         """A frame of no known type, or not a message at all."""
         try:
             message = _decode_any(frame)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise ProtocolError(f"not a message ({error})", frame) from None
         if not message.type or message.type in _TAGS:
             raise ProtocolError(str(error), frame) from None
         self.unknown += 1
-        subscription = self._by_sid.get(message.sid)
-        if subscription is not None and message.seq:
-            subscription.next_seq = message.seq + 1
+        if message.seq:
+            self._sequence(message.sid, message.seq)
 
     def _on_gap(self, subscription: Subscription, got: int) -> None:
         tickers = tuple(subscription.tickers)
@@ -321,107 +334,103 @@ class StreamProtocol:
         if subscription.channel == "orderbook_delta" and tickers:
             self.get_snapshot(tickers)
 
-    def _on_delta(self, frame: _Delta) -> None:
+    def _on_delta(self, frame: _Delta) -> Any:
         m = frame.msg
         ticker = m.market_ticker
+        if m.side != "yes" and m.side != "no":
+            raise UnitError("side", m.side, "is neither yes nor no")
         subscription = self._by_sid.get(frame.sid)
         if subscription is not None and ticker in subscription.stale:
-            return
-        self._emit(
-            BookDelta(
-                ticker, m.side, _price(m.price_dollars), _size(m.delta_fp), m.ts_ms * 1000, m.client_order_id
-            )
+            return None
+        return BookDelta(
+            ticker, m.side, _price(m.price_dollars), _size(m.delta_fp), m.ts_ms * 1000, m.client_order_id
         )
 
-    def _on_snapshot(self, frame: _Snapshot) -> None:
+    def _on_snapshot(self, frame: _Snapshot) -> Any:
         m = frame.msg
         subscription = self._by_sid.get(frame.sid)
         if subscription is not None:
             subscription.stale.discard(m.market_ticker)
         yes = [(_price(p), _size(s)) for p, s in m.yes_dollars_fp]
         no = [(_price(p), _size(s)) for p, s in m.no_dollars_fp]
-        self._emit(BookSnapshot(m.market_ticker, yes, no))
+        return BookSnapshot(m.market_ticker, yes, no)
 
-    def _on_trade(self, frame: _Trade) -> None:
+    def _on_trade(self, frame: _Trade) -> Any:
         m = frame.msg
         ts = m.ts_us or m.ts_ms * 1000 or m.ts * 1_000_000
         taker = m.taker_outcome_side or m.taker_side
-        self._emit(
-            Trade(ts, m.market_ticker, _price(m.yes_price_dollars), _size(m.count_fp), taker, m.trade_id)
-        )
+        if taker != "yes" and taker != "no":
+            # Without a direction a print must not be counted for either.
+            self.undirected += 1
+            return None
+        return Trade(ts, m.market_ticker, _price(m.yes_price_dollars), _size(m.count_fp), taker, m.trade_id)
 
-    def _on_ticker(self, frame: _Ticker) -> None:
+    def _on_ticker(self, frame: _Ticker) -> Any:
         m = frame.msg
-        self._emit(
-            Ticker(
+        return Ticker(
                 m.market_ticker, _price(m.price_dollars), _price(m.yes_bid_dollars), _price(m.yes_ask_dollars),
                 _size(m.volume_fp), _size(m.open_interest_fp), m.ts_ms * 1000,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
 
-    def _on_fill(self, frame: _Fill) -> None:
+    def _on_fill(self, frame: _Fill) -> Any:
         m = frame.msg
-        self._emit(
-            Fill(
+        return Fill(
                 trade_id=m.trade_id, order_id=m.order_id, ticker=m.market_ticker, side=m.book_side,
                 price=_price(m.yes_price_dollars), size=_size(m.count_fp), fee=parse_money(m.fee_cost),
                 is_taker=m.is_taker, ts=m.ts_ms * 1000, client_order_id=m.client_order_id,
                 position=parse_size(m.post_position_fp),
-            )
-        )  # fmt: skip
+            )  # fmt: skip
 
-    def _on_order(self, frame: _UserOrder) -> None:
+    def _on_order(self, frame: _UserOrder) -> Any:
         m = frame.msg
-        self._emit(
-            Order(
+        return Order(
                 order_id=m.order_id, ticker=m.ticker, side=m.book_side, price=_price(m.yes_price_dollars),
                 status=m.status, initial=_size(m.initial_count_fp), filled=_size(m.fill_count_fp),
                 remaining=_size(m.remaining_count_fp), client_order_id=m.client_order_id,
                 fees=parse_money(m.taker_fees_dollars) + parse_money(m.maker_fees_dollars),
                 created_ts=m.created_ts_ms * 1000, updated_ts=m.last_updated_ts_ms * 1000,
                 reason=m.last_update_reason,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
 
-    def _on_position(self, frame: _Position) -> None:
+    def _on_position(self, frame: _Position) -> Any:
         m = frame.msg
-        self._emit(
-            PositionUpdate(
+        return PositionUpdate(
                 m.market_ticker, parse_size(m.position_fp), parse_money(m.position_cost_dollars),
                 parse_money(m.realized_pnl_dollars), parse_money(m.fees_paid_dollars),
-            )
-        )  # fmt: skip
+            )  # fmt: skip
 
-    def _on_lifecycle(self, frame: _Lifecycle) -> None:
+    def _on_lifecycle(self, frame: _Lifecycle) -> Any:
         m = frame.msg
+        result = m.result or ""
         settlement = (
-            {"yes": PRICE, "no": 0}.get(m.result) if not m.settlement_value else _price(m.settlement_value)
+            {"yes": PRICE, "no": 0}.get(result) if not m.settlement_value else _price(m.settlement_value)
         )
-        event = m.additional_metadata.event_ticker if m.additional_metadata is not None else ""
-        seconds = m.determination_ts or m.settled_ts or (m.open_ts if m.event_type == "created" else 0)
-        self._emit(
-            Lifecycle(
-                m.event_type, m.market_ticker, seconds * 1_000_000, event, m.open_ts * 1_000_000,
-                m.close_ts * 1_000_000, m.result, settlement,
-            )
+        about = m.additional_metadata
+        event = (about.event_ticker or "") if about is not None else ""
+        seconds = m.determination_ts or m.settled_ts or (m.open_ts if m.event_type == "created" else 0) or 0
+        return Lifecycle(
+            m.event_type, m.market_ticker, seconds * 1_000_000, event, (m.open_ts or 0) * 1_000_000,
+            (m.close_ts or 0) * 1_000_000, result, settlement,
         )  # fmt: skip
 
-    def _on_event_lifecycle(self, frame: _EventLifecycle) -> None:
+    def _on_event_lifecycle(self, frame: _EventLifecycle) -> Any:
         m = frame.msg
-        self._emit(EventLifecycle(m.event_ticker, m.series_ticker, m.title))
+        return EventLifecycle(m.event_ticker, m.series_ticker, m.title)
 
     def _on_subscribed(self, frame: _Subscribed) -> None:
         channel, sid = frame.msg.channel, frame.msg.sid
         _, tickers = self._asked.get(frame.id, ((), ()))
-        subscription = Subscription(sid, channel, tickers if channel in BY_MARKET else ())
+        subscription = Subscription(sid, channel, tickers)
         self._by_sid[sid] = self._by_channel[channel] = subscription
         late = self._waiting.pop(channel, None)
         self._emit(Subscribed(channel, sid))
         if late:
             self.add_markets(channel, late)
+        self.delete_markets(channel, self._leaving.pop(channel, ()))
 
     def _on_error(self, frame: _Error) -> None:
         channels, _ = self._asked.pop(frame.id, ((), ()))
         for channel in channels:
             self._waiting.pop(channel, None)
+            self._leaving.pop(channel, None)
         self._emit(Rejected(frame.msg.code, frame.msg.msg, frame.id))

@@ -13,6 +13,7 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -20,6 +21,7 @@ import msgspec
 from kalshilab.clock import Clock, WallClock
 from kalshilab.errors import (
     ApiError,
+    ConfigError,
     ConnectionFailed,
     HostRefused,
     OutcomeUnknown,
@@ -170,15 +172,18 @@ class Rest:
         status = response.status_code
         if 300 <= status < 400:
             target = response.headers.get("location", "")
-            raise HostRefused(target or self._base, self.purpose, "redirects are not followed")
+            raise HostRefused(hosts.shown(target or self._base), self.purpose, "redirects are not followed")
         if status >= 400:
             raise _error(method, path, status, response.content)
         if not response.content and into is type(None):
             return None
         try:
             return msgspec.json.decode(response.content, type=into)
-        except msgspec.DecodeError as error:
-            raise ProtocolError(f"{method} {path}: {error}", response.content) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if method == "GET":
+                raise ProtocolError(f"{method} {path}: {error}", response.content) from None
+            # It says that the write was done and not what: as good as no answer.
+            raise OutcomeUnknown(method, path, status, f"an answer that cannot be read ({error})") from None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -200,17 +205,33 @@ def _error(method: str, path: str, status: int, content: bytes) -> ApiError:
     """The error of an answer, whichever of the exchange's four body shapes it has."""
     try:
         body = msgspec.json.decode(content, type=wire.ErrorBody)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         body = wire.ErrorBody(message=content[:200].decode("utf-8", "replace"))
     if status == 429:
         return RateLimited(method, path)
     nested = body.error if isinstance(body.error, dict) else {}
-    code = nested.get("code") or body.code or (body.error if isinstance(body.error, str) else "") or ""
-    message = nested.get("message") or body.message or body.msg or ""
-    details = nested.get("details") or body.details or ""
+    code = _word(nested.get("code"), body.code, body.error if isinstance(body.error, str) else None)
+    message = _word(nested.get("message"), body.message, body.msg)
+    details = _word(nested.get("details"), body.details)
     if status >= 500 and method != "GET":
         return OutcomeUnknown(method, path, status, message or code or "server error")
     return ApiError(method, path, status, code, message, details, retryable=method == "GET" and status >= 500)
+
+
+def _word(*candidates: object) -> str:
+    """The first that says something, as text: the exchange does not keep to strings in its errors."""
+    return next((str(c) for c in candidates if c), "")
+
+
+def segment(name: str, value: str) -> str:
+    """A value as one piece of a path, unable to become more than that.
+
+    Raises:
+        ConfigError: empty, or made of dots only, which would name another path.
+    """
+    if not value.strip("."):
+        raise ConfigError(name, value, "a text that is more than dots", "argument")
+    return quote(value, safe="")
 
 
 def base_url(settings: RestSettings) -> str:
@@ -264,7 +285,7 @@ class MarketData:
         Raises:
             ApiError: 404 for a ticker that is unknown or archived.
         """
-        answer = await self._rest.get(f"/markets/{ticker}", wire.MarketResponse)
+        answer = await self._rest.get(f"/markets/{segment('ticker', ticker)}", wire.MarketResponse)
         return answer.market.to_model()
 
     async def markets(self, **filters: str | int | bool | None) -> list[Market]:
@@ -276,7 +297,9 @@ class MarketData:
 
     async def event(self, ticker: str) -> wire.Event:
         """One event with its nested markets."""
-        answer = await self._rest.get(f"/events/{ticker}", wire.EventResponse, {"with_nested_markets": True})
+        answer = await self._rest.get(
+            f"/events/{segment('ticker', ticker)}", wire.EventResponse, {"with_nested_markets": True}
+        )
         return answer.event
 
     async def events(self, **filters: str | int | bool | None) -> list[wire.Event]:
@@ -288,11 +311,11 @@ class MarketData:
 
     async def series(self, ticker: str) -> wire.Series:
         """One series: its category and its fees."""
-        return (await self._rest.get(f"/series/{ticker}", wire.SeriesResponse)).series
+        return (await self._rest.get(f"/series/{segment('ticker', ticker)}", wire.SeriesResponse)).series
 
     async def category(self, event: str) -> tuple[str, str]:
         """Series ticker and category of an event; the category stands on the series, and older events name it too."""
-        answer = (await self._rest.get(f"/events/{event}", wire.EventResponse)).event
+        answer = (await self._rest.get(f"/events/{segment('event', event)}", wire.EventResponse)).event
         series = await self.series(answer.series_ticker) if answer.series_ticker else None
         return answer.series_ticker, (series.category if series is not None else "") or answer.category
 
@@ -317,7 +340,7 @@ class MarketData:
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """YES bids and NO bids of a market, best first, in price and size units; `depth` 0 is all of them."""
         answer = await self._rest.get(
-            f"/markets/{ticker}/orderbook", wire.OrderbookResponse, {"depth": depth}
+            f"/markets/{segment('ticker', ticker)}/orderbook", wire.OrderbookResponse, {"depth": depth}
         )
         book = answer.orderbook_fp
         yes, no = (

@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from kalshilab.clock import Clock, WallClock
-from kalshilab.errors import FeedLost
+from kalshilab.errors import FeedLost, HostRefused, StreamError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer
-from kalshilab.kalshi.events import Subscribed
-from kalshilab.kalshi.protocol import StreamProtocol
+from kalshilab.kalshi.events import Rejected, Subscribed
+from kalshilab.kalshi.protocol import TERMINAL, StreamProtocol
 
 __all__ = ["Connected", "Disconnected", "Stream", "backoff"]
 
@@ -50,6 +50,23 @@ def backoff(failures: int) -> float:
     [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     """
     return min(2.0 ** (failures - 1), 60.0)
+
+
+class _Connect(connect):
+    """A handshake that follows no redirect: its headers are signed for one host."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        if isinstance(exc, InvalidStatus) and 300 <= exc.response.status_code < 400:
+            target = exc.response.headers.get("Location", self.uri)
+            return HostRefused(hosts.shown(target), "data", "redirects are not followed")
+        return exc
+
+
+class _HandlerFailed(Exception):
+    """Carries an error of the handler past what looks for errors of the connection."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class Stream:
@@ -84,6 +101,7 @@ class Stream:
         self._protocol: StreamProtocol | None = None
         self._socket: ClientConnection | None = None
         self._wake = asyncio.Event()
+        self._doomed = ""
         self.frames_received = 0
         """Frames whose events have all been handled, over all connections."""
         self.attempts = 0
@@ -134,20 +152,26 @@ class Stream:
         Raises:
             FeedLost: `max_attempts` failures in a row.
             ProtocolError: a frame that cannot be understood.
+            HostRefused: the exchange answers with a redirect.
+            Exception: whatever `handler` raises.
         """
         while True:
             self.attempts += 1
+            self._doomed = ""
             try:
                 await self._connection(handler)
                 reason = "closed by the exchange"
+            except _HandlerFailed as failed:
+                raise failed.error from None
             except ConnectionClosed as error:
                 reason = _closing(error)
             except TimeoutError:
-                reason = f"silent for {self._silence:g} s"
+                reason = "no answer to the handshake"
             except (OSError, InvalidHandshake) as error:
                 reason = str(error) or type(error).__name__
             except InvalidURI as error:
                 raise FeedLost(self._url, self.attempts, str(error)) from None
+            reason = self._doomed or reason
             self._socket = self._protocol = None
             self.failures += 1
             if self._max_attempts is not None and self.failures >= self._max_attempts:
@@ -164,9 +188,11 @@ class Stream:
         def emit(event: Any) -> None:
             if type(event) is Subscribed:
                 self.failures = 0
+            elif type(event) is Rejected and event.code in TERMINAL:
+                self._doomed = f"{event.message} (code {event.code})"
             handler(event)
 
-        async with connect(
+        async with _Connect(
             self._url,
             additional_headers=headers,
             proxy=None,
@@ -199,8 +225,16 @@ class Stream:
         while True:
             frame = await socket.recv(decode=False)
             self.last_frame = now()
-            receive(frame)
+            try:
+                receive(frame)
+            except StreamError:
+                raise
+            except Exception as error:
+                raise _HandlerFailed(error) from error
             self.frames_received += 1
+            if self._doomed:
+                # The exchange has given the subscription up; a new connection subscribes anew.
+                return
             # A frame may have made the protocol want something (a snapshot after a gap).
             if protocol.has_commands:
                 wake.set()
@@ -224,6 +258,7 @@ class Stream:
                 pong = await socket.ping()
                 await asyncio.wait_for(pong, self._silence / 2)
             except (TimeoutError, ConnectionClosed):
+                self._doomed = f"silent for {self._silence:g} s"
                 socket.transport.abort()
                 return
 

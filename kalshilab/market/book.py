@@ -61,6 +61,8 @@ class Book:
         sizes = self._sizes[side]
         size = sizes.get(price, 0) + delta
         if size > 0:
+            if price not in sizes and not 0 <= price <= PRICE:
+                raise BookError(f"{side} level {price}: no such price")
             sizes[price] = size
             if price > self._best[side]:
                 self._best[side] = price

@@ -13,6 +13,7 @@ not be written into the output notebook, paths and keys, goes to the kernel thro
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -23,9 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from papermill.exceptions import PapermillExecutionError
 
 from kalshilab.clock import WallClock
@@ -121,7 +124,10 @@ class LiveRun:
         if self._stop_file.parent == self.run_dir:
             self._stop_file.unlink(missing_ok=True)
         output = self.run_dir / "live_paper.ipynb"
-        results = read_results(output) if output.is_file() else {}
+        results: dict[str, Any] = {}
+        if output.is_file():
+            _forget_paths(output)
+            results = read_results(output)
         if outcome and not isinstance(outcome[0], PapermillExecutionError):
             raise SessionError(f"the notebook could not be run: {outcome[0]}") from outcome[0]
         return LiveResult(self.run_id, self.run_dir, results, _words(outcome[0]) if outcome else "")
@@ -136,12 +142,15 @@ class LiveRun:
         given = self.settings.as_dict()
         defaults = {name: f.default for name, f in Settings.__dataclass_fields__.items()}
         parameters = {n: _plain(given[n]) for n in PARAMETERS if given[n] != defaults[n]}
+        # The client of the kernel makes a loop for this thread and leaves it open; made here, it can be closed.
+        loop = ensure_event_loop()
         try:
             papermill.execute_notebook(
                 str(self._notebook),
                 str(self.run_dir / "live_paper.ipynb"),
                 parameters=parameters,
                 kernel_name="python3",
+                language="python",
                 kernel_manager_class=self._manager(),
                 progress_bar=False,
                 autosave_cell_every=30,
@@ -151,6 +160,9 @@ class LiveRun:
             )
         except BaseException as error:  # noqa: BLE001 - crosses a thread; the main thread tells which it was
             outcome.append(error)
+        finally:
+            loop.close()
+            asyncio.set_event_loop(None)
 
     def _manager(self) -> type[AsyncKernelManager]:
         """A kernel manager that starts this interpreter with this run's environment, whatever is installed
@@ -223,6 +235,16 @@ class LiveRun:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _forget_paths(path: Path) -> None:
+    """Shorten the paths papermill writes into a notebook's metadata to file names: a notebook is passed on."""
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    facts = notebook.metadata.get("papermill", {})
+    for name in ("input_path", "output_path"):
+        if facts.get(name):
+            facts[name] = Path(facts[name]).name
+    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
 
 
 def _plain(value: Any) -> Any:

@@ -227,22 +227,29 @@ class Follower:
             self._feed(tracked, trade)
         return True
 
-    async def discover(self, close_after: int) -> None:
-        """Find open markets over REST and follow those that are wanted.
-
-        Args:
-            close_after: microseconds; events closing earlier are not asked for.
-        """
+    async def discover(self) -> None:
+        """Find open markets over REST and follow those that are wanted; a failure degrades, it ends nothing."""
         found = 0
-        for market in await self._data.open_markets(min_close_ts=close_after):
-            if self.tracker.begin(market.ticker):
-                series, category = market.series, market.category
-                if not category:
-                    series, category = await self._category(market.event)
-                filled = msgspec.structs.replace(market, series=series, category=category)
-                found += await self.follow(filled)
+        try:
+            for market in await self._data.open_markets(min_close_ts=self._clock.now()):
+                if self.tracker.begin(market.ticker):
+                    series, category = market.series, market.category
+                    if not category:
+                        series, category = await self._category(market.event)
+                    filled = msgspec.structs.replace(market, series=series, category=category)
+                    found += await self.follow(filled)
+        except (ApiError, ConnectionFailed) as error:
+            self._health.degraded("discovery", str(error))
+            return
+        self._health.healthy("discovery")
         if found:
             self._health.say(f"discovery: {found} markets followed")
+
+    async def keep_discovering(self, wall: Clock, interval: float) -> None:
+        """Discover again every `interval` wall seconds, until cancelled."""
+        while True:
+            await wall.sleep(interval)
+            await self.discover()
 
     def rows(self, most: int = 30) -> list[MarketRow]:
         """The tracked markets with the most prints, for display."""

@@ -189,8 +189,7 @@ class PaperSession:
         self._journal.note("error", error=type(failure).__name__, text=str(failure))
         await self._tasks.stop_background()
         self._finished = True
-        assert self._machine is not None
-        self._machine.to("SHUTDOWN", f"could not start: {failure}")
+        self._running.to("SHUTDOWN", f"could not start: {failure}")
 
     def _wire(self) -> None:
         """Make the parts that need the task group."""
@@ -256,14 +255,13 @@ class PaperSession:
             Connected: self._on_connected,
             Disconnected: self._on_disconnected,
             Subscribed: self._on_subscribed,
-            Rejected: self._on_rejected,
+            Rejected: lambda e: self._health.say(f"feed: command refused, {e.message} (code {e.code})"),
         }
         self._ready_channels: set[str] = set()
         self._subscribed = asyncio.Event()
 
     async def _start(self) -> None:
-        machine = self._machine
-        assert machine is not None
+        machine = self._running
         machine.to("ORDERBOOK_CONNECT", "feed")
         self._tasks.background("feed", self._stream.run(self._on_event))
         in_time = await first_of(self._subscribed.wait(), self._stop.wait(), timeout=30.0)
@@ -281,8 +279,10 @@ class PaperSession:
             if stale:
                 self._health.say(f"{stale} orders of an earlier run cancelled")
         if self.settings.discovery:
-            await self._discover()
-            self._tasks.background("discovery", self._discover_on())
+            await self._follower.discover()
+            self._tasks.background(
+                "discovery", self._follower.keep_discovering(self._wall, self.settings.discovery_interval)
+            )
         self._sample()
         machine.to("READY", "all parts started")
         self._tasks.background("housekeeping", self._keep_house())
@@ -294,8 +294,7 @@ class PaperSession:
 
     async def _finish(self) -> None:
         """The end, in its fixed order; see the module's docstring."""
-        machine = self._machine
-        assert machine is not None
+        machine = self._running
         self._desk.closed = True
         if self._link.pace is not None:
             self._link.pace.hold()
@@ -326,9 +325,8 @@ class PaperSession:
     async def _settle_frames(self) -> None:
         """Let frames under way arrive, so that the last fills are counted from the stream."""
         for _ in range(20):
-            if not self._behind():
-                return
-            await self._wall.sleep(0.05)
+            if self._behind():
+                await self._wall.sleep(0.05)
 
     # Events
 
@@ -342,10 +340,7 @@ class PaperSession:
     def _on_fire(self, fire: Fire) -> None:
         self._counts["signals"] += 1
         self._journal.write("fire", fire)
-        self._tasks.work(f"fire {fire.ticker}", self._act(fire))
-
-    async def _act(self, fire: Fire) -> None:
-        await self._desk.act(fire)
+        self._tasks.work(f"fire {fire.ticker}", self._desk.act(fire))
 
     def _on_settled(self, ticker: str) -> None:
         self._tasks.work(f"settlement {ticker}", self._pay_out(ticker))
@@ -379,8 +374,7 @@ class PaperSession:
     async def _resume(self) -> None:
         """After a reconnect: what happened meanwhile, then READY again."""
         await self._sync.compare()
-        machine = self._machine
-        assert machine is not None
+        machine = self._running
         if machine.state == "ERROR":
             machine.to("READY", "feed is back")
 
@@ -388,13 +382,9 @@ class PaperSession:
         self._ready_channels.clear()
         self._follower.on_disconnect()
         self._health.degraded("feed", event.reason)
-        machine = self._machine
-        assert machine is not None
+        machine = self._running
         if machine.may_trade:
             machine.to("ERROR", f"feed lost: {event.reason}")
-
-    def _on_rejected(self, event: Rejected) -> None:
-        self._health.say(f"feed: command refused, {event.message} (code {event.code})")
 
     def _on_transition(self, change: Transition) -> None:
         self._journal.write("transition", change)
@@ -438,8 +428,7 @@ class PaperSession:
     # Background
 
     async def _keep_house(self) -> None:
-        machine = self._machine
-        assert machine is not None
+        machine = self._running
         ending = Ending(self.settings, self._wall, self._began)
         while not self._stop.is_set():
             reason = ending.due()
@@ -457,18 +446,6 @@ class PaperSession:
             write_status(self.run_dir / "status.json", self.snapshot())
             await self._wall.sleep(TICK)
 
-    async def _discover(self) -> None:
-        try:
-            await self._follower.discover(self._clock.now())
-            self._health.healthy("discovery")
-        except (ApiError, ConnectionFailed) as error:
-            self._health.degraded("discovery", str(error))
-
-    async def _discover_on(self) -> None:
-        while True:
-            await self._wall.sleep(self.settings.discovery_interval)
-            await self._discover()
-
     async def _sync_on(self) -> None:
         """Compare with the exchange at intervals, when nothing is under way that would show as a difference."""
         while True:
@@ -482,6 +459,12 @@ class PaperSession:
     def _sample(self) -> None:
         if self._view is not None:
             self._view.sample()
+
+    @property
+    def _running(self) -> Machine:
+        """The state machine of an open session."""
+        assert self._machine is not None
+        return self._machine
 
     # Views
 
@@ -514,4 +497,4 @@ class PaperSession:
         Dashboard(self).show()
 
     def __repr__(self) -> str:
-        return f"PaperSession({self.run_id}, {self.settings.venue}, {self.state})"
+        return f"PaperSession({self.run_id}, {self.state})"

@@ -39,13 +39,13 @@ class Tasks:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def work(self, name: str, job: Coroutine[Any, Any, None]) -> None:
+    def work(self, name: str, job: Coroutine[Any, Any, Any]) -> None:
         """Start a task that will end by itself; `working` counts it until then."""
         self.working += 1
         self._idle.clear()
         self._group.create_task(self._counted(name, job), name=name)
 
-    def background(self, name: str, job: Coroutine[Any, Any, None]) -> None:
+    def background(self, name: str, job: Coroutine[Any, Any, Any]) -> None:
         """Start a task that `stop_background` will cancel."""
         task = self._group.create_task(self._heard(name, job), name=name)
         self._background.add(task)
@@ -62,7 +62,7 @@ class Tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _counted(self, name: str, job: Coroutine[Any, Any, None]) -> None:
+    async def _counted(self, name: str, job: Coroutine[Any, Any, Any]) -> None:
         try:
             await self._heard(name, job)
         finally:
@@ -70,7 +70,7 @@ class Tasks:
             if not self.working:
                 self._idle.set()
 
-    async def _heard(self, name: str, job: Coroutine[Any, Any, None]) -> None:
+    async def _heard(self, name: str, job: Coroutine[Any, Any, Any]) -> None:
         try:
             await job
         except Exception as error:  # noqa: BLE001 - handed on: the session stops cleanly and reports it

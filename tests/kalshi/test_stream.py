@@ -22,7 +22,13 @@ from kalshilab.kalshi.stream import Connected, Disconnected, Stream, backoff
 from kalshilab.market.model import Trade
 
 PATH = "/trade-api/ws/v2"
-TRADE = {"market_ticker": "M", "yes_price_dollars": "0.4400", "count_fp": "4.00", "taker_side": "yes", "ts_ms": 7}
+TRADE = {
+    "market_ticker": "M",
+    "yes_price_dollars": "0.4400",
+    "count_fp": "4.00",
+    "taker_side": "yes",
+    "ts_ms": 7,
+}
 Behaviour = Callable[["Server", ServerConnection], Awaitable[None]]
 
 
@@ -101,7 +107,7 @@ async def streaming(stream: Stream, handler: Callable[[Any], None]) -> AsyncIter
 
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -130,7 +136,9 @@ async def test_events_arrive_in_order_and_are_counted() -> None:
     async def play(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket)
         for seq in range(1, 501):
-            await socket.send(json.dumps({"type": "trade", "sid": 10, "seq": seq, "msg": TRADE | {"trade_id": str(seq)}}))
+            await socket.send(
+                json.dumps({"type": "trade", "sid": 10, "seq": seq, "msg": TRADE | {"trade_id": str(seq)}})
+            )
         await socket.wait_closed()
 
     events: list[Any] = []
@@ -185,7 +193,10 @@ async def test_all_is_subscribed_anew_after_a_loss() -> None:
     assert (asked[2]["action"], asked[2]["market_tickers"]) == ("add_markets", ["C"])
     assert (asked[3]["action"], asked[3]["market_tickers"]) == ("delete_markets", ["B"])
     again = [c["params"] for c in server.commands[1]]
-    assert again == [{"channels": ["trade", "fill"]}, {"channels": ["orderbook_delta"], "market_tickers": ["A", "C"]}]
+    assert again == [
+        {"channels": ["trade", "fill"]},
+        {"channels": ["orderbook_delta"], "market_tickers": ["A", "C"]},
+    ]
     assert [c["id"] for c in server.commands[1]] == [1, 2]
     assert of(Connected, events) == [Connected(1), Connected(2)]
 
@@ -209,7 +220,9 @@ async def test_a_channel_may_be_asked_for_while_it_runs() -> None:
 async def test_a_gap_makes_it_ask_for_snapshots() -> None:
     async def lossy(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket)
-        await socket.send(json.dumps({"type": "orderbook_snapshot", "sid": 10, "seq": 1, "msg": {"market_ticker": "A"}}))
+        await socket.send(
+            json.dumps({"type": "orderbook_snapshot", "sid": 10, "seq": 1, "msg": {"market_ticker": "A"}})
+        )
         await socket.send(json.dumps({"type": "ok", "sid": 10, "seq": 5}))
         await server.confirm(socket)
         await socket.wait_closed()
@@ -221,7 +234,11 @@ async def test_a_gap_makes_it_ask_for_snapshots() -> None:
         async with streaming(stream, events.append):
             await until(lambda: len(server.commands[0]) == 2 if server.commands else False)
     assert of(Gap, events) == [Gap(10, "orderbook_delta", ("A",), 2, 5)]
-    assert server.commands[0][1]["params"] == {"sids": [10], "action": "get_snapshot", "market_tickers": ["A"]}
+    assert server.commands[0][1]["params"] == {
+        "sids": [10],
+        "action": "get_snapshot",
+        "market_tickers": ["A"],
+    }
 
 
 async def test_waits_grow_until_a_subscription_is_confirmed() -> None:
@@ -274,11 +291,6 @@ async def test_a_server_that_hangs_is_left() -> None:
     assert of(Disconnected, events)[0].reason
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a connection dropped for silence reports 'connection lost' (the abort reaches recv as ConnectionClosed); the "
-    "sentence 'silent for N s' is only ever said of an opening handshake that timed out, where it is wrong",
-)
 async def test_the_reason_says_that_it_was_silent() -> None:
     async def hang(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket)
@@ -321,7 +333,11 @@ async def test_a_frame_that_cannot_be_understood_ends_it() -> None:
 async def test_a_refused_command_is_told() -> None:
     async def refuse(server: Server, socket: ServerConnection) -> None:
         command = json.loads(await socket.recv())
-        await socket.send(json.dumps({"id": command["id"], "type": "error", "msg": {"code": 8, "msg": "Unknown channel name"}}))
+        await socket.send(
+            json.dumps(
+                {"id": command["id"], "type": "error", "msg": {"code": 8, "msg": "Unknown channel name"}}
+            )
+        )
         await socket.wait_closed()
 
     events: list[Any] = []
@@ -349,11 +365,6 @@ async def test_a_bug_of_the_handler_ends_the_stream() -> None:
             await asyncio.wait_for(stream.run(handler), 10)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="run() takes any OSError or TimeoutError for a lost connection, those of the handler too: a journal on a full "
-    "disk (OSError: No space left) becomes an endless reconnect instead of an error",
-)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), TimeoutError()], ids=repr)
 async def test_an_os_error_of_the_handler_is_not_a_lost_connection(error: Exception) -> None:
     def handler(event: Any) -> None:
@@ -378,11 +389,6 @@ def test_other_hosts_are_refused(url: str) -> None:
         Stream(url, None)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="connect() of websockets follows redirects: a 30x from the host sends the signed handshake, key id and all, to any "
-    "host it names, past hosts.check",
-)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(status: int) -> None:
     pem, _ = generate_key("ed25519")

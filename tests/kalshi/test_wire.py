@@ -182,10 +182,6 @@ def test_an_empty_book_is_two_empty_lists() -> None:
     assert msgspec.json.encode(rest.Orderbook()) == b'{"yes_dollars":[],"no_dollars":[]}'
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason='a scalar settlement without "value" is read as worth 0 instead of as not known (or from revenue and counts)',
-)
 def test_a_scalar_settlement_without_its_value_is_not_nothing() -> None:
     settlement = rest.Settlement(
         ticker="T", event_ticker="E", market_result="scalar", yes_count_fp="2.00", yes_total_cost_dollars="1.000000",

@@ -133,11 +133,6 @@ def test_the_error_says_what_was_there() -> None:
     assert repr(book) == "Book(yes bid 4000, yes ask None)"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason='apply() does not check the price, load() does: apply("yes", -5, 10) rests a level that no best price '
-    'shows, apply("no", 10_001, 10) makes the YES ask negative',
-)
 @pytest.mark.parametrize("price", [-5, PRICE + 1])
 def test_a_change_outside_a_dollar_is_refused(price: int) -> None:
     with pytest.raises(BookError):

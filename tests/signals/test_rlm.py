@@ -49,7 +49,9 @@ def tape_of(gaps: list[Row]) -> pl.DataFrame:
     return with_codes(frame.cast({"trade_id": pl.String})).select(TAPE_SCHEMA.names())
 
 
-def reference(tape: pl.DataFrame, yes_threshold: float, min_trades: int, min_drop: float, rearm: bool) -> list[Any]:
+def reference(
+    tape: pl.DataFrame, yes_threshold: float, min_trades: int, min_drop: float, rearm: bool
+) -> list[Any]:
     """The rule, written down once more as plainly as can be."""
     fires, seen = [], {}
     for row, (ts, ticker, _, price, _, taker, _) in enumerate(tape.iter_rows()):
@@ -86,7 +88,9 @@ def test_vectorised_live_and_reference_agree(gaps: list[Row], given_parameters: 
 
 @settings(max_examples=150, deadline=None)
 @given(rows, parameters, st.integers(0, 120))
-def test_later_rows_never_change_earlier_fires(gaps: list[Row], given_parameters: dict[str, Any], cut: int) -> None:
+def test_later_rows_never_change_earlier_fires(
+    gaps: list[Row], given_parameters: dict[str, Any], cut: int
+) -> None:
     tape = tape_of(gaps)
     whole = rlm(tape, **given_parameters)
     assert rlm(tape.head(cut), **given_parameters).rows() == whole.filter(pl.col("row") < cut).rows()
@@ -120,7 +124,10 @@ def test_threshold_is_strict_drop_and_count_are_not() -> None:
 def test_rearming_takes_the_next_print_as_anchor() -> None:
     tape = tape_of([(1, "A-B-1", p, 100, "yes") for p in (5000, 4500, 4000, 3900, 3500)])
     fires = rlm(tape, min_trades=2, min_drop=5, rearm=True)
-    assert fires.select("row", "n_trades", "first_price", "drop").rows() == [(1, 2, 5000, 500), (4, 3, 4000, 500)]
+    assert fires.select("row", "n_trades", "first_price", "drop").rows() == [
+        (1, 2, 5000, 500),
+        (4, 3, 4000, 500),
+    ]
     assert rlm(tape, min_trades=2, min_drop=5).height == 1
 
 

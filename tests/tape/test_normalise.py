@@ -29,7 +29,13 @@ prints = st.lists(
     min_size=1,
     max_size=30,
 )
-GOOD = {"ticker": "A-B-1", "yes_price": 43, "count": 2, "taker_side": "yes", "created_time": "2026-01-05T12:00:00Z"}
+GOOD = {
+    "ticker": "A-B-1",
+    "yes_price": 43,
+    "count": 2,
+    "taker_side": "yes",
+    "created_time": "2026-01-05T12:00:00Z",
+}
 
 
 def quiet(data: Any, **options: Any) -> pl.DataFrame:
@@ -39,7 +45,9 @@ def quiet(data: Any, **options: Any) -> pl.DataFrame:
 
 
 def plain(tape: pl.DataFrame) -> list[tuple[Any, ...]]:
-    return tape.select(pl.col("ts").dt.epoch("us"), "ticker", "price", "size", pl.col("taker").cast(pl.String)).rows()
+    return tape.select(
+        pl.col("ts").dt.epoch("us"), "ticker", "price", "size", pl.col("taker").cast(pl.String)
+    ).rows()
 
 
 @settings(max_examples=150, deadline=None)
@@ -67,7 +75,9 @@ def test_todays_form(rows: list[tuple[int, str, int, int, str]]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(prints, st.booleans(), st.sampled_from(["datetime", "text", "ms", "us"]))
-def test_january_form_and_archives(rows: list[tuple[int, str, int, int, str]], as_float: bool, time: str) -> None:
+def test_january_form_and_archives(
+    rows: list[tuple[int, str, int, int, str]], as_float: bool, time: str
+) -> None:
     """Whole cents and contracts, as integers or floats; time in four spellings."""
     rows = [(ts // 1000 * 1000, t, p // 100 * 100, s * 100, k) for ts, t, p, s, k in rows]
     spell = {
@@ -173,7 +183,12 @@ def test_markets() -> None:
     table = to_markets(
         [
             {"ticker": "A-B-1", "event_ticker": "A-B", "result": "yes", "close_time": "2026-01-05T12:00:00Z"},
-            {"ticker": "A-B-2", "event_ticker": "A-B", "result": "scalar", "settlement_value_dollars": "0.4200"},
+            {
+                "ticker": "A-B-2",
+                "event_ticker": "A-B",
+                "result": "scalar",
+                "settlement_value_dollars": "0.4200",
+            },
             {"ticker": "A-B-3", "event_ticker": "A-B", "result": ""},
         ]
     )

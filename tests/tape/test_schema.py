@@ -20,8 +20,16 @@ def test_the_sample_passes() -> None:
     ("change", "column", "row"),
     [
         (pl.when(pl.int_range(pl.len()) == 7).then(None).otherwise("price").alias("price"), "price", 7),
-        (pl.when(pl.int_range(pl.len()) == 9).then(-1).otherwise("price").cast(pl.Int16).alias("price"), "price", 9),
-        (pl.when(pl.int_range(pl.len()) == 3).then(0).otherwise("size").cast(pl.UInt32).alias("size"), "size", 3),
+        (
+            pl.when(pl.int_range(pl.len()) == 9).then(-1).otherwise("price").cast(pl.Int16).alias("price"),
+            "price",
+            9,
+        ),
+        (
+            pl.when(pl.int_range(pl.len()) == 3).then(0).otherwise("size").cast(pl.UInt32).alias("size"),
+            "size",
+            3,
+        ),
         (pl.col("ts").reverse().alias("ts"), "ts", 1),
         (pl.col("price").cast(pl.Float64), "price", None),
         (pl.lit(0, pl.UInt32).alias("market"), "market", None),

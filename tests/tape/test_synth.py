@@ -48,7 +48,11 @@ def test_fair_at_the_fire_and_planted_edge_found() -> None:
 
 def test_kinds() -> None:
     _, ladder = martingale(800, seed=2, kind="ladder")
-    legs = ladder.sort("event", "ticker").group_by("event", maintain_order=True).agg((pl.col("result") == "yes").alias("y"))
+    legs = (
+        ladder.sort("event", "ticker")
+        .group_by("event", maintain_order=True)
+        .agg((pl.col("result") == "yes").alias("y"))
+    )
     assert all(row == sorted(row, reverse=True) for row in legs["y"].to_list()), "nested"
     _, mutex = martingale(600, seed=2, kind="mutex")
     assert mutex.group_by("event").agg((pl.col("result") == "yes").sum())["result"].unique().to_list() == [1]

@@ -88,7 +88,13 @@ def execution(exchange: FakeExchange, journal: Journal, clock: SimClock) -> Exec
 
 def intent(n: int = 0) -> Intent:
     return Intent(
-        client_order_id=client_order_id("run", FIRE, n), ts=1, ticker="A-B-1", side="ask", price=4500, size=100, fire=FIRE
+        client_order_id=client_order_id("run", FIRE, n),
+        ts=1,
+        ticker="A-B-1",
+        side="ask",
+        price=4500,
+        size=100,
+        fire=FIRE,
     )
 
 
@@ -152,7 +158,9 @@ async def test_a_second_submission_of_the_same_fire_sends_nothing(
 
 async def test_a_duplicate_id_means_that_it_arrived(exchange: FakeExchange, execution: Execution) -> None:
     await exchange.create(
-        OrderRequest(ticker="A-B-1", side="ask", price=4500, size=100, client_order_id=intent().client_order_id)
+        OrderRequest(
+            ticker="A-B-1", side="ask", price=4500, size=100, client_order_id=intent().client_order_id
+        )
     )
     assert (await execution.submit(intent())).order_id == "o0"
 
@@ -171,7 +179,12 @@ async def test_refusals(
 ) -> None:
     exchange.before = raising(error)
     outcome = await execution.submit(intent())
-    assert (outcome.kind, outcome.code, execution.api_errors, execution.open) == ("rejected", code, counted, {})
+    assert (outcome.kind, outcome.code, execution.api_errors, execution.open) == (
+        "rejected",
+        code,
+        counted,
+        {},
+    )
     exchange.before = lambda: None
     await execution.submit(intent(1))
     assert execution.api_errors == 0, "a success ends the row"
@@ -180,7 +193,17 @@ async def test_refusals(
 async def test_partial_fills_leave_the_order_open(execution: Execution, journal: Journal) -> None:
     await execution.submit(intent())
     resting = execution.open["o0"]
-    half = Fill(trade_id="t", order_id="o0", ticker="A-B-1", side="ask", price=4500, size=40, fee=0, is_taker=False, ts=2)
+    half = Fill(
+        trade_id="t",
+        order_id="o0",
+        ticker="A-B-1",
+        side="ask",
+        price=4500,
+        size=40,
+        fee=0,
+        is_taker=False,
+        ts=2,
+    )
     assert execution.on_fill(half)
     assert not execution.on_fill(half)
     assert set(execution.open) == {"o0"}
@@ -219,7 +242,9 @@ async def test_cancel_all_says_what_it_could_not_cancel(exchange: FakeExchange, 
 
 async def test_only_orders_of_ours_are_cleaned_up(exchange: FakeExchange, execution: Execution) -> None:
     for client_id in ("kl-left-behind", "somebody-else"):
-        await exchange.create(OrderRequest(ticker="X", side="bid", price=1, size=1, client_order_id=client_id))
+        await exchange.create(
+            OrderRequest(ticker="X", side="bid", price=1, size=1, client_order_id=client_id)
+        )
     assert await execution.cancel_stale() == 1
     assert [o.client_order_id for o in exchange.orders.values()] == ["somebody-else"]
 

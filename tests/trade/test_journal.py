@@ -19,12 +19,20 @@ from kalshilab.trade.events import Decision, Intent, Outcome, client_order_id
 from kalshilab.trade.journal import Journal
 
 FIRE = Fire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000)
-FILL = Fill(trade_id="t", order_id="o", ticker="A-B-1", side="ask", price=4500, size=100, fee=1, is_taker=True, ts=9)
+FILL = Fill(
+    trade_id="t", order_id="o", ticker="A-B-1", side="ask", price=4500, size=100, fee=1, is_taker=True, ts=9
+)
 
 
 def intent(n: int = 0) -> Intent:
     return Intent(
-        client_order_id=client_order_id("run", FIRE, n), ts=1, ticker="A-B-1", side="ask", price=4500, size=100, fire=FIRE
+        client_order_id=client_order_id("run", FIRE, n),
+        ts=1,
+        ticker="A-B-1",
+        side="ask",
+        price=4500,
+        size=100,
+        fire=FIRE,
     )
 
 
@@ -62,7 +70,10 @@ def test_unresolved_intents(journal: Journal) -> None:
         journal.write("intent", intent(n), intent(n).client_order_id)
     journal.write("outcome", Outcome(client_order_id=intent(0).client_order_id, ts=1, kind="accepted"))
     journal.write("outcome", Outcome(client_order_id=intent(1).client_order_id, ts=1, kind="unknown"))
-    assert [i.client_order_id for i in journal.unresolved()] == [intent(1).client_order_id, intent(2).client_order_id]
+    assert [i.client_order_id for i in journal.unresolved()] == [
+        intent(1).client_order_id,
+        intent(2).client_order_id,
+    ]
 
 
 def test_the_same_fire_gives_the_same_id_and_no_other_does() -> None:

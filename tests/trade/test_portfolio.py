@@ -76,7 +76,9 @@ def test_value_at_marks_and_at_cost() -> None:
 
 def test_adopted_positions_are_held() -> None:
     portfolio = Portfolio(cash=0)
-    portfolio.adopt([Position(ticker="A-B-1", size=-500, cost=2_000_000), Position(ticker="X", size=0, cost=0)])
+    portfolio.adopt(
+        [Position(ticker="A-B-1", size=-500, cost=2_000_000), Position(ticker="X", size=0, cost=0)]
+    )
     assert set(portfolio.open) == {"A-B-1"}
     portfolio.settle(settlement("A-B-1", 0))
     assert portfolio.cash == 500 * 10_000

@@ -46,7 +46,9 @@ def test_minimum_cash_to_the_cent() -> None:
 
 
 def test_cost_and_fee_must_be_there() -> None:
-    assert ask(size=10_000, price=100, cash=dollars("100.00")) is None, "100 NO at 99 cents, and seven cents of fee"
+    assert ask(size=10_000, price=100, cash=dollars("100.00")) is None, (
+        "100 NO at 99 cents, and seven cents of fee"
+    )
     assert ask(size=10_000, price=100, cash=dollars("100.00"), orders=[]) is None
     limits = Limits(max_orders=3, max_position=100_000, max_concurrent=2, min_cash=0)
     facts: dict[str, Any] = {

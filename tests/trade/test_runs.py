@@ -16,7 +16,11 @@ NOW = 1_795_329_000_900_000
 
 def test_each_claim_is_a_folder_of_its_own(tmp_path: Path) -> None:
     claimed = [claim_run(tmp_path / "runs", NOW) for _ in range(3)]
-    assert [run_id for run_id, _ in claimed] == ["20261122T063000Z", "20261122T063000Z-2", "20261122T063000Z-3"]
+    assert [run_id for run_id, _ in claimed] == [
+        "20261122T063000Z",
+        "20261122T063000Z-2",
+        "20261122T063000Z-3",
+    ]
     assert all(folder.is_dir() for _, folder in claimed)
 
 

@@ -14,6 +14,7 @@ from kalshilab.errors import CredentialsMissing, FeedLost, HostRefused, SessionE
 from kalshilab.signals import rlm
 from kalshilab.tape import sample
 from kalshilab.tape.synth import Recipe, make
+from kalshilab.trade.desk import Desk
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.monitor import read_status
 from kalshilab.trade.report import FRAMES, Report
@@ -27,7 +28,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     import numpy as np
 
     recipe = Recipe(
-        prints_log_median=float(np.log(60)), prints_log_sd=0.4, taker=(6.0, 2.0), span_days=3.0, category="sports"
+        prints_log_median=float(np.log(60)),
+        prints_log_sd=0.4,
+        taker=(6.0, 2.0),
+        span_days=3.0,
+        category="sports",
     )
     tape, markets = make(30, np.random.default_rng(3), recipe)
     folder = tmp_path_factory.mktemp("tape")
@@ -62,7 +67,11 @@ async def test_the_report_agrees_with_itself_and_with_the_disk(quick: Settings) 
     report = await run(quick)
     counts = report.counts
     assert counts["orders"] > 0 and counts["fills"] > 0 and counts["settlements"] > 0
-    assert counts["orders"] == report.decisions.filter(pl.col("action") == "placed").height == report.orders.height
+    assert (
+        counts["orders"]
+        == report.decisions.filter(pl.col("action") == "placed").height
+        == report.orders.height
+    )
     assert counts["fills"] == report.fills.height
     assert counts["signals"] == report.signals.height
     assert counts["settlements"] == report.settlements.height
@@ -71,7 +80,9 @@ async def test_the_report_agrees_with_itself_and_with_the_disk(quick: Settings) 
     filled = report.fills.group_by("order_id").agg(pl.col("size").sum().alias("got"))
     joined = report.orders.join(filled, on="order_id", how="left").with_columns(pl.col("got").fill_null(0.0))
     assert (joined["filled"] - joined["got"]).abs().max() < 1e-9
-    assert report.equity["equity"][-1] - report.equity["equity"][0] == pytest.approx(counts["pnl_cents"] / 100, abs=0.01)
+    assert report.equity["equity"][-1] - report.equity["equity"][0] == pytest.approx(
+        counts["pnl_cents"] / 100, abs=0.01
+    )
     again = Report.load(report.run_dir)
     assert again.counts == counts
     for name in FRAMES:
@@ -123,7 +134,9 @@ async def test_limits_hold(quick: Settings) -> None:
 
 @pytest.mark.parametrize("how", ["thread", "file", "minutes", "cancel"])
 async def test_every_way_to_stop_is_clean(quick: Settings, how: str, tmp_path: Path) -> None:
-    settings = quick.replace(speed=20_000.0, stop_file=str(tmp_path / "stop"), minutes=0.04 if how == "minutes" else None)
+    settings = quick.replace(
+        speed=20_000.0, stop_file=str(tmp_path / "stop"), minutes=0.04 if how == "minutes" else None
+    )
     async with PaperSession(settings) as session:
         task = asyncio.ensure_future(session.run())
         while session.snapshot().counts["trades"] < 20:
@@ -135,7 +148,12 @@ async def test_every_way_to_stop_is_clean(quick: Settings, how: str, tmp_path: P
         elif how == "cancel":
             task.cancel()
         report = await asyncio.wait_for(task, 15)
-    reasons = {"thread": "stop button", "file": "SIGTERM", "minutes": "0.04 minutes are up", "cancel": "interrupted"}
+    reasons = {
+        "thread": "stop button",
+        "file": "SIGTERM",
+        "minutes": "0.04 minutes are up",
+        "cancel": "interrupted",
+    }
     assert report.stopped == reasons[how]
     assert report.state == "SHUTDOWN"
     assert report.counts["left_resting"] == 0
@@ -197,10 +215,10 @@ async def test_a_feed_that_stays_away_ends_the_session_cleanly(quick: Settings) 
 async def test_a_failing_part_is_heard(quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     async with PaperSession(quick) as session:
 
-        async def broken(fire: object) -> None:
+        async def broken(desk: Desk, fire: object) -> None:
             raise ZeroDivisionError("a bug of ours")
 
-        monkeypatch.setattr(session, "_act", broken)
+        monkeypatch.setattr(Desk, "act", broken)
         report = await asyncio.wait_for(session.run(), 30)
     assert isinstance(report.error, SessionError)
     assert "ZeroDivisionError: a bug of ours" in report.stopped
@@ -220,7 +238,9 @@ async def test_snapshots_before_during_and_after(quick: Settings) -> None:
         await session.run()
 
 
-async def test_what_cannot_start_says_why(settings: Settings, tmp_path: Path, small: tuple[Path, Path]) -> None:
+async def test_what_cannot_start_says_why(
+    settings: Settings, tmp_path: Path, small: tuple[Path, Path]
+) -> None:
     for bad, error in (
         (settings.replace(venue="demo"), CredentialsMissing),
         (settings.replace(tape=str(tmp_path / "no.parquet"), markets=str(small[1])), TapeError),
@@ -235,7 +255,10 @@ async def test_what_cannot_start_says_why(settings: Settings, tmp_path: Path, sm
     key = tmp_path / "key.pem"
     key.write_bytes(generate_key("ed25519")[0])
     production = settings.replace(
-        venue="demo", rest_url="https://api.elections.kalshi.com/trade-api/v2", key_id="k", private_key_path=str(key)
+        venue="demo",
+        rest_url="https://api.elections.kalshi.com/trade-api/v2",
+        key_id="k",
+        private_key_path=str(key),
     )
     with pytest.raises(HostRefused):
         async with PaperSession(production):

@@ -141,17 +141,25 @@ class Settlement(Wire, frozen=True, omit_defaults=False):
     exchange_index: int = 0
 
     def to_model(self) -> model.Settlement:
-        fallback = PRICE if self.market_result == "yes" else 0
+        yes, no = parse_size(self.yes_count_fp), parse_size(self.no_count_fp)
+        paid = self.revenue * 10_000
+        if self.value is not None:
+            settlement = self.value * 100
+        elif self.market_result in ("yes", "no"):
+            settlement = PRICE if self.market_result == "yes" else 0
+        else:
+            # A scalar payout without its value: what was paid for what was held tells it.
+            settlement = paid // yes if yes else PRICE - paid // no if no else 0
         return model.Settlement(
             ticker=self.ticker,
             event=self.event_ticker,
             result=self.market_result,
-            settlement=fallback if self.value is None else self.value * 100,
-            yes_size=parse_size(self.yes_count_fp),
-            no_size=parse_size(self.no_count_fp),
+            settlement=settlement,
+            yes_size=yes,
+            no_size=no,
             yes_cost=parse_money(self.yes_total_cost_dollars),
             no_cost=parse_money(self.no_total_cost_dollars),
-            revenue=self.revenue * 10_000,
+            revenue=paid,
             fees=parse_money(self.fee_cost),
             ts=instant(self.settled_time),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -10,9 +11,17 @@ from kalshilab.clock import from_datetime
 from kalshilab.errors import ProtocolError
 
 __all__ = [
+    "REST_PATH",
+    "WS_PATH",
     "Wire",
     "instant",
 ]
+
+
+REST_PATH: Final = "/trade-api/v2"
+"""What every REST path begins with; it is part of what is signed."""
+WS_PATH: Final = "/trade-api/ws/v2"
+"""The path of the WebSocket."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

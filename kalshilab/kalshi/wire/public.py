@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from kalshilab.errors import ProtocolError
@@ -228,11 +230,11 @@ class TradePage(Wire, frozen=True, omit_defaults=False):
 class ErrorBody(Wire, frozen=True):
     """An error body: all four shapes seen on the wire fit into its optional fields."""
 
-    error: dict[str, str] | str | None = None
-    code: str | None = None
-    message: str | None = None
-    details: str | None = None
-    msg: str | None = None
+    error: Any = None
+    code: Any = None
+    message: Any = None
+    details: Any = None
+    msg: Any = None
 
 
 class Status(Wire, frozen=True, omit_defaults=False):

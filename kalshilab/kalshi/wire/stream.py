@@ -165,14 +165,14 @@ class Lifecycle(Body, frozen=True, omit_defaults=True):
 
     market_ticker: str
     event_type: str
-    open_ts: int = 0
-    close_ts: int = 0
-    result: str = ""
-    determination_ts: int = 0
-    settlement_value: str = ""
-    settled_ts: int = 0
+    open_ts: int | None = None
+    close_ts: int | None = None
+    result: str | None = None
+    determination_ts: int | None = None
+    settlement_value: str | None = None
+    settled_ts: int | None = None
     is_deactivated: bool | None = None
-    price_level_structure: str = ""
+    price_level_structure: str | None = None
     price_ranges: list[PriceRange] | None = None
     additional_metadata: LifecycleMetadata | None = None
     exchange_index: int | None = None

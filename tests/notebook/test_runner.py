@@ -1,0 +1,163 @@
+"""Unattended runs: their parameters, their environment, and every way they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kalshilab.config import Settings
+from kalshilab.errors import SessionError, UsageError
+from kalshilab.notebook import runner
+from kalshilab.notebook.results import read_results
+from kalshilab.notebook.runner import PARAMETERS, LiveRun, live_notebook
+
+HEAD = "venue = None\nminutes = None\ncategories = None"
+
+
+def notebook(path: Path, *cells: str) -> Path:
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (HEAD, *cells)])
+    made.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(made, path)
+    return path
+
+
+def settings(tmp_path: Path, **changes: object) -> Settings:
+    return Settings(env={}, env_file=None, out=str(tmp_path / "runs"), **changes)
+
+
+WAITING = """
+import asyncio, os
+from pathlib import Path
+import kalshilab as kl
+stop = Path(os.environ["KALSHILAB_STOP_FILE"])
+(Path(os.environ["KALSHILAB_OUT"]) / os.environ["KALSHILAB_RUN"] / "ready").touch()
+try:
+    for _ in range(600):
+        if stop.exists() and not os.environ.get("DEAF"):
+            break
+        await asyncio.sleep(0.05)
+except asyncio.CancelledError:
+    asyncio.current_task().uncancel()
+kl.record("ended", stop.read_text() if stop.exists() else "")
+"""
+
+
+def test_parameters_are_those_of_the_notebook() -> None:
+    cell = next(
+        c for c in nbformat.read(live_notebook(), 4).cells if "parameters" in c.metadata.get("tags", ())
+    )
+    names = [line.partition(":")[0] for line in cell.source.splitlines() if ":" in line and "=" in line]
+    assert tuple(names) == PARAMETERS
+
+
+def test_parameters_environment_and_interpreter(tmp_path: Path) -> None:
+    path = notebook(
+        tmp_path / "n.ipynb",
+        "import os, sys, kalshilab as kl\n"
+        "kl.record('seen', {'venue': venue, 'minutes': minutes, 'categories': categories, 'python': sys.executable,"
+        " 'tape': os.environ.get('KALSHILAB_TAPE'), 'run': os.environ.get('KALSHILAB_RUN')})",
+    )
+    run = LiveRun(
+        settings(tmp_path, minutes=2, categories=("a", "b"), tape="t.parquet", key_id="secret-id"),
+        notebook=path,
+    )
+    result = run.run()
+    assert result.error == ""
+    assert result.results["seen"] == {
+        "venue": None, "minutes": 2.0, "categories": "a,b", "python": sys.executable, "tape": "t.parquet",
+        "run": result.run_id,
+    }  # fmt: skip
+    saved = result.notebook.read_text()
+    assert "secret-id" not in saved
+    assert "widget-state" not in saved
+
+
+def test_a_notebook_that_fails_is_saved_and_said(tmp_path: Path) -> None:
+    path = notebook(tmp_path / "n.ipynb", "1 / 0", "import kalshilab as kl; kl.record('later', 1)")
+    result = LiveRun(settings(tmp_path), notebook=path).run()
+    assert result.error.startswith("ZeroDivisionError: division by zero")
+    assert result.results == {}
+    assert result.notebook.is_file()
+
+
+def test_asking_makes_the_stop_file_and_later_cells_run(tmp_path: Path) -> None:
+    path = notebook(tmp_path / "n.ipynb", WAITING, "kl.record('later', 1)")
+    run = LiveRun(settings(tmp_path), notebook=path)
+    threading.Thread(target=ask_when_ready, args=(run, "stop please")).start()
+    result = run.run()
+    assert (result.error, result.results) == ("", {"ended": "stop please", "later": 1})
+    assert not (run.run_dir / "stop").exists()
+
+
+def test_a_deaf_notebook_is_interrupted_after_the_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEAF", "1")
+    path = notebook(tmp_path / "n.ipynb", WAITING, "kl.record('later', 1)")
+    run = LiveRun(settings(tmp_path), notebook=path, grace=4.0)
+    threading.Thread(target=ask_when_ready, args=(run, "x")).start()
+    assert run.run().results == {"ended": "x", "later": 1}
+
+
+def test_one_that_hangs_is_killed(tmp_path: Path) -> None:
+    hang = (
+        WAITING.split("try:")[0]
+        + "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
+    )
+    path = notebook(tmp_path / "n.ipynb", hang)
+    run = LiveRun(settings(tmp_path), notebook=path, grace=0.5)
+    threading.Thread(target=ask_when_ready, args=(run, "x")).start()
+    began = time.monotonic()
+    with pytest.raises(SessionError, match="could not be run"):
+        run.run()
+    assert time.monotonic() - began < 45
+
+
+def ask_when_ready(run: LiveRun, reason: str) -> None:
+    while not (run.run_dir / "ready").exists():
+        time.sleep(0.05)
+    run.ask_to_stop(reason)
+
+
+LIVE = """
+import sys
+from pathlib import Path
+from kalshilab.config import Settings
+from kalshilab.notebook.runner import LiveRun
+run = LiveRun(Settings(env={}, env_file=None, out=sys.argv[1]), notebook=Path(sys.argv[2]))
+print(run.run_dir, flush=True)
+result = run.run()
+sys.exit(1 if result.error else 0)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_to_the_process(tmp_path: Path, number: signal.Signals) -> None:
+    path = notebook(tmp_path / "n.ipynb", WAITING, "kl.record('later', 1)")
+    child = subprocess.Popen(
+        [sys.executable, "-c", LIVE, str(tmp_path / "runs"), str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    run_dir = Path(child.stdout.readline().strip())
+    while not (run_dir / "ready").exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    os.kill(child.pid, number)
+    assert child.wait(30) == 0
+    child.stdout.close()
+    assert read_results(run_dir / "live_paper.ipynb") == {"ended": number.name, "later": 1}
+
+
+def test_a_missing_notebook_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runner, "__file__", str(tmp_path / "kalshilab" / "notebook" / "runner.py"))
+    with pytest.raises(UsageError, match="missing from this installation"):
+        live_notebook()

@@ -1,0 +1,143 @@
+"""The command: what it prints, what it returns, and one sentence for what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kalshilab.__main__ import main
+from kalshilab.trade.report import Report
+
+
+def command(*arguments: str, timeout: float = 90, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kalshilab", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
+    )
+
+
+def test_live_from_start_to_numbers(tmp_path: Path) -> None:
+    done = command("live", "--categories", "all", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    wanted = {
+        "trades",
+        "signals",
+        "orders",
+        "fills",
+        "settlements",
+        "pnl_cents",
+        "state",
+        "stopped",
+        "notebook",
+        "journal",
+    }
+    assert wanted <= facts.keys()
+    assert min(facts[k] for k in ("trades", "signals", "orders", "fills", "settlements")) > 0
+    assert (facts["state"], facts["stopped"], facts["error"]) == ("SHUTDOWN", "tape ended", "")
+    saved = Path(facts["notebook"])
+    assert saved.is_file() and saved.stat().st_size < 300_000
+    assert str(tmp_path) not in saved.read_text(), "no path of this machine in the notebook"
+    assert Report.load(saved.parent).counts["orders"] == facts["orders"]
+    followed = command("watch", str(saved.parent), cwd=tmp_path)
+    assert followed.returncode == 0 and "stopped: tape ended" in followed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["live", "--strategy", "moon"], "strategy='moon' (keyword): allowed is one of hold, rlm_no"),
+        (["live", "--venue", "mars"], "venue='mars'"),
+        (["live", "--minutes", "soon"], "minutes='soon'"),
+        (
+            ["live", "--tape", "missing.parquet", "--markets", "missing.parquet"],
+            "missing.parquet: no such file",
+        ),
+        (["live", "--tape", "here.parquet"], "--tape and --markets go together"),
+        (["live", "--venue", "demo"], "KALSHI_API_KEY_ID"),
+        (["exchange", "--speed", "0"], "speed='0'"),
+        (["exchange", "--tape", "here.parquet", "--markets", "here.parquet"], "not a Parquet file"),
+        (["watch", "nothing"], "nothing: no such run"),
+    ],
+)
+def test_one_sentence_and_exit_code_two(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.parquet").write_text("not parquet")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+def test_missing_credentials_say_which_and_that_embedded_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["live", "--venue", "demo"])
+    error = capsys.readouterr().err
+    for word in ("KALSHI_API_KEY_ID", "KALSHI_PRIVATE_KEY_PATH", "--venue embedded"):
+        assert word in error
+
+
+def test_a_bad_env_line_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("# fine\nRLM_MIN_TRADES=25\nthis line is broken\n")
+    assert main(["doctor"]) == 2
+    assert ".env, line 3" in capsys.readouterr().err
+
+
+def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KALSHI_API_KEY_ID", "very-secret-id")
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "polars" in out and "runs go to" in out
+    assert "very-secret-id" not in out
+
+
+def test_exchange_prints_its_line_and_ends_on_ctrl_c(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "kalshilab", "exchange", "--speed", "1000"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert child.stdout is not None
+    facts = json.loads(child.stdout.readline())
+    assert facts["rest"].startswith("http://127.0.0.1:") and facts["ws"].startswith("ws://127.0.0.1:")
+    key = Path(facts["private_key_path"])
+    assert key.stat().st_mode & 0o077 == 0
+    port = int(facts["rest"].split(":")[2].split("/")[0])
+    with socket.create_connection(("127.0.0.1", port), 5) as probe:
+        probe.sendall(b"GET /trade-api/v2/exchange/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b'"exchange_active":true' in b"".join(iter(lambda: probe.recv(4096), b""))
+    taken = command("exchange", "--port", str(port), cwd=tmp_path)
+    assert (
+        taken.returncode == 2
+        and f"port {port} cannot be used" in taken.stderr
+        and "Traceback" not in taken.stderr
+    )
+    os.kill(child.pid, signal.SIGINT)
+    assert child.wait(10) == 0
+    child.stdout.close()
+    assert not key.exists()
