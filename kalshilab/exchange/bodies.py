@@ -6,6 +6,8 @@ import uuid
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from kalshilab.clock import isoformat
 from kalshilab.exchange.account import FillRecord, SettlementRecord
 from kalshilab.exchange.matching import RestingOrder
@@ -161,7 +163,7 @@ def order_message(o: RestingOrder, user_id: str) -> stream.UserOrder:
         created_ts_ms=o.created // 1000,
         last_update_time=isoformat(o.updated),
         last_updated_ts_ms=o.updated // 1000,
-        last_update_reason=o.reason,
+        last_update_reason=o.reason or msgspec.UNSET,
     )
 
 

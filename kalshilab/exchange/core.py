@@ -137,6 +137,7 @@ class Exchange:
                 yes_sub_title=facts.title or facts.ticker,
                 no_sub_title=facts.title or facts.ticker,
                 rules_primary="A market of a recorded or made tape.",
+                rules_secondary="",
                 can_close_early=True,
                 expected_expiration_ts=facts.announced_close // 1_000_000,
             ),

@@ -389,7 +389,7 @@ class StreamProtocol:
                 remaining=_size(m.remaining_count_fp), client_order_id=m.client_order_id,
                 fees=parse_money(m.taker_fees_dollars) + parse_money(m.maker_fees_dollars),
                 created_ts=m.created_ts_ms * 1000, updated_ts=m.last_updated_ts_ms * 1000,
-                reason=m.last_update_reason,
+                reason=m.last_update_reason or "",
             )  # fmt: skip
 
     def _on_position(self, frame: _Position) -> Any:

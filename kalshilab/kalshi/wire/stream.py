@@ -127,7 +127,7 @@ class UserOrder(Body, frozen=True):
     created_ts_ms: int = 0
     last_update_time: str = ""
     last_updated_ts_ms: int = 0
-    last_update_reason: str = ""
+    last_update_reason: str | msgspec.UnsetType = msgspec.UNSET
     exchange_index: int = 0
     subaccount_number: int = 0
 
@@ -149,15 +149,15 @@ class MarketPosition(Body, frozen=True):
 class LifecycleMetadata(Body, frozen=True, omit_defaults=True):
     """What a new market is about."""
 
-    event_ticker: str = ""
-    name: str = ""
-    title: str = ""
-    yes_sub_title: str = ""
-    no_sub_title: str = ""
-    rules_primary: str = ""
-    rules_secondary: str = ""
+    event_ticker: str | None = None
+    name: str | None = None
+    title: str | None = None
+    yes_sub_title: str | None = None
+    no_sub_title: str | None = None
+    rules_primary: str | None = None
+    rules_secondary: str | None = None
     can_close_early: bool | None = None
-    expected_expiration_ts: int = 0
+    expected_expiration_ts: int | None = None
 
 
 class Lifecycle(Body, frozen=True, omit_defaults=True):

@@ -1,0 +1,199 @@
+"""Everything the exchange says validates against the contract: bodies and frames of a whole scripted day."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import jsonschema
+import pytest
+
+from kalshilab.exchange import Exchange
+from kalshilab.exchange.rest import Request, RestSide
+from kalshilab.kalshi.auth import Signer, Verifier, generate_key
+from kalshilab.kalshi.hosts import REST_PATH
+from kalshilab.tape import sample
+
+NOW = 1_795_329_000_000
+PAYLOADS = {
+    "orderbook_snapshot": "orderbookSnapshotPayload",
+    "orderbook_delta": "orderbookDeltaPayload",
+    "trade": "tradePayload",
+    "ticker": "tickerPayload",
+    "fill": "fillPayload",
+    "user_order": "userOrderPayload",
+    "market_position": "marketPositionPayload",
+    "market_lifecycle_v2": "marketLifecycleV2Payload",
+    "event_lifecycle": "eventLifecyclePayload",
+    "subscribed": "subscribedResponsePayload",
+    "unsubscribed": "unsubscribedResponsePayload",
+    "ok": "okResponsePayload",
+    "error": "errorResponsePayload",
+}
+
+
+class Day:
+    """An exchange, a signed REST client and a connection that hears everything."""
+
+    def __init__(self) -> None:
+        tape, markets = sample()
+        self.ex = Exchange(tape, markets, seed=1)
+        pem, public = generate_key("ed25519")
+        self.signer = Signer.from_pem("key", pem.decode())
+        self.side = RestSide(self.ex, {"key": Verifier(public)}, lambda: NOW)
+        self.connection = self.ex.hub.connect()
+        self.frames: list[bytes] = []
+        self.orders = 0
+        self.positions: Any = None
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> tuple[int, Any]:
+        headers = self.signer.headers(method, REST_PATH + path, NOW)
+        request = Request(method, REST_PATH + path, query, headers, json.dumps(body).encode() if body else b"")
+        answer = self.side.answer(request)
+        return answer.status, json.loads(answer.body) if answer.body else None
+
+    def command(self, **command: Any) -> None:
+        self.connection.receive(json.dumps(command))
+
+    def play(self, steps: int) -> None:
+        for _ in range(steps):
+            if not self.ex.step():
+                break
+        self.frames += self.connection.take()
+
+    def order(self, ticker: str, **changes: Any) -> tuple[int, Any]:
+        self.orders += 1
+        body = {
+            "ticker": ticker, "side": "bid", "count": "10.00", "price": "0.5000",
+            "time_in_force": "good_till_canceled", "self_trade_prevention_type": "taker_at_cross",
+            "client_order_id": f"c{self.orders}",
+        }  # fmt: skip
+        return self.call("POST", "/portfolio/events/orders", body | changes)
+
+
+@pytest.fixture(scope="module")
+def day() -> Day:
+    """A day with orders of every kind, fills, cancels, settlements and mistakes."""
+    d = Day()
+    channels = ["trade", "ticker", "fill", "user_orders", "market_positions", "market_lifecycle_v2"]
+    d.command(id=1, cmd="subscribe", params={"channels": channels})
+    d.play(3_000)
+    tickers = [x.facts.ticker for x in d.ex.listings if x.status == "active" and x.book.best_ask()]
+    d.command(id=2, cmd="subscribe", params={"channels": ["orderbook_delta"], "market_tickers": tickers[:5]})
+    d.command(id=3, cmd="update_subscription", params={"sids": [7], "action": "add_markets", "market_tickers": tickers[5:]})
+    d.command(id=4, cmd="update_subscription", params={"sid": 7, "action": "get_snapshot", "market_tickers": tickers[:1]})
+    d.command(id=5, cmd="update_subscription", params={"sid": 7, "action": "delete_markets", "market_tickers": tickers[:1]})
+    d.command(id=6, cmd="list_subscriptions")
+    d.command(id=7, cmd="subscribe", params={"channels": ["trade"]})
+    d.command(id=8, cmd="nonsense")
+    d.command(id=9, cmd="subscribe")
+    d.connection.receive("not json")
+    for ticker in tickers:
+        listing = d.ex.listings.get(ticker)
+        assert listing is not None
+        ask, bid = listing.book.best_ask(), listing.book.best_bid()
+        if ask is not None:
+            assert d.order(ticker, price=f"{ask / 10_000:.4f}")[0] == 201
+            assert d.order(ticker, price=f"{ask / 10_000:.4f}", time_in_force="immediate_or_cancel", count="0.01")[0] == 201
+        if bid is not None:
+            d.order(ticker, side="ask", price=f"{bid / 10_000:.4f}", count="3.50")
+            status, answer = d.order(ticker, price=f"{bid / 10_000:.4f}", post_only=True)
+            if status == 201 and d.orders % 3:
+                assert d.call("DELETE", f"/portfolio/events/orders/{answer['order_id']}")[0] == 200
+    d.positions = d.call("GET", "/portfolio/positions")[1]
+    d.play(100_000)
+    d.command(id=10, cmd="unsubscribe", params={"sids": [1, 7]})
+    d.frames += d.connection.take()
+    return d
+
+
+def test_every_frame(day: Day, contract: Any) -> None:
+    seen: Counter[str] = Counter()
+    for raw in day.frames:
+        frame = json.loads(raw)
+        kind = frame["type"]
+        name = PAYLOADS[kind]
+        if kind == "ok" and isinstance(frame.get("msg"), list):
+            name = "listSubscriptionsResponsePayload"
+        seen[name] += 1
+        # The many alike are sampled; the first of each kind and one in fifty after that.
+        if seen[name] <= 40 or seen[name] % 50 == 0:
+            if name == "tradePayload":
+                assert frame["msg"].pop("ts_us") // 1000 == frame["msg"]["ts_ms"]
+            contract.frame(name, frame)
+    assert set(PAYLOADS.values()) | {"listSubscriptionsResponsePayload"} == set(seen), "every kind was said"
+
+
+GETS = [
+    ("/exchange/status", {}, "/exchange/status"),
+    ("/series", {}, "/series"),
+    ("/series/KXSAMPLEGAME", {}, "/series/{series_ticker}"),
+    ("/events", {"limit": "50"}, "/events"),
+    ("/events", {"limit": "20", "with_nested_markets": "true"}, "/events"),
+    ("/markets", {"limit": "1000"}, "/markets"),
+    ("/markets", {"status": "settled"}, "/markets"),
+    ("/markets/trades", {"limit": "1000"}, "/markets/trades"),
+    ("/account/limits", {}, "/account/limits"),
+    ("/portfolio/balance", {}, "/portfolio/balance"),
+    ("/portfolio/fills", {"limit": "1000"}, "/portfolio/fills"),
+    ("/portfolio/settlements", {}, "/portfolio/settlements"),
+    ("/portfolio/orders", {"limit": "1000"}, "/portfolio/orders"),
+]
+
+
+@pytest.mark.parametrize(("path", "query", "template"), GETS)
+def test_reads(day: Day, contract: Any, path: str, query: dict[str, str], template: str) -> None:
+    status, body = day.call("GET", path, **query)
+    assert status == 200
+    contract.body("GET", template, 200, body)
+    if path != "/account/limits":
+        listed = next((v for v in body.values() if isinstance(v, list)), [1])
+        assert listed, "an empty list proves nothing"
+
+
+def test_positions_while_some_are_open(day: Day, contract: Any) -> None:
+    assert len(day.positions["market_positions"]) > 5
+    contract.body("GET", "/portfolio/positions", 200, day.positions)
+    contract.body("GET", "/portfolio/positions", 200, day.call("GET", "/portfolio/positions")[1])
+
+
+def test_single_objects(day: Day, contract: Any) -> None:
+    _, body = day.call("GET", "/portfolio/orders", limit="1")
+    order_id, ticker = body["orders"][0]["order_id"], body["orders"][0]["ticker"]
+    event = ticker.rpartition("-")[0]
+    for path, template in (
+        (f"/portfolio/orders/{order_id}", "/portfolio/orders/{order_id}"),
+        (f"/markets/{ticker}", "/markets/{ticker}"),
+        (f"/markets/{ticker}/orderbook", "/markets/{ticker}/orderbook"),
+        (f"/events/{event}", "/events/{event_ticker}"),
+    ):
+        status, body = day.call("GET", path)
+        assert status == 200, path
+        contract.body("GET", template, 200, body)
+
+
+def test_writes(contract: Any) -> None:
+    d = Day()
+    d.play(3_000)
+    x = next(x for x in d.ex.listings if x.status == "active" and x.book.best_ask() and x.book.best_bid())
+    assert x.book.best_ask() is not None
+    for price in (x.book.best_ask(), x.book.best_bid()):
+        status, body = d.order(x.facts.ticker, price=f"{price / 10_000:.4f}")
+        assert status == 201
+        contract.body("POST", "/portfolio/events/orders", 201, body)
+    status, gone = d.call("DELETE", f"/portfolio/events/orders/{body['order_id']}")
+    assert status == 200
+    contract.body("DELETE", "/portfolio/events/orders/{order_id}", 200, gone)
+
+
+def test_a_body_off_the_contract_is_caught(day: Day, contract: Any) -> None:
+    """The check bites: without one required field, or with another type, it fails."""
+    _, body = day.call("GET", "/portfolio/balance")
+    for broken in ({k: v for k, v in body.items() if k != "balance"}, body | {"balance": "1"}):
+        with pytest.raises(jsonschema.ValidationError):
+            contract.body("GET", "/portfolio/balance", 200, broken)
+    frame = next(f for f in map(json.loads, day.frames) if f["type"] == "trade")
+    del frame["msg"]["yes_price_dollars"]
+    with pytest.raises(jsonschema.ValidationError):
+        contract.frame("tradePayload", frame)
