@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+
 @cache
 def load(path: Path) -> dict[str, Any]:
     """A YAML document, quickly where libyaml is there."""

@@ -23,7 +23,9 @@ pykalshi = pytest.importorskip("pykalshi")
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     exchange = subprocess.Popen(
-        [sys.executable, "-m", "kalshilab", "exchange", "--speed", "1", "--warm-up", "36"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "kalshilab", "exchange", "--speed", "1", "--warm-up", "36"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert exchange.stdout is not None
     venue = json.loads(exchange.stdout.readline())
@@ -66,6 +68,8 @@ def test_places_and_cancels_an_order(client: Any) -> None:
 
 def test_removed_paths_are_gone(client: Any) -> None:
     with pytest.raises(pykalshi.KalshiAPIError) as caught:
-        client.post("/portfolio/orders", {"ticker": "X", "action": "buy", "side": "yes", "count": 1, "yes_price": 50})
+        client.post(
+            "/portfolio/orders", {"ticker": "X", "action": "buy", "side": "yes", "count": 1, "yes_price": 50}
+        )
     assert caught.value.status_code == 410
     assert "deprecated_v1_order_endpoint" in str(caught.value)

@@ -47,9 +47,13 @@ class Day:
         self.orders = 0
         self.positions: Any = None
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> tuple[int, Any]:
+    def call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, **query: str
+    ) -> tuple[int, Any]:
         headers = self.signer.headers(method, REST_PATH + path, NOW)
-        request = Request(method, REST_PATH + path, query, headers, json.dumps(body).encode() if body else b"")
+        request = Request(
+            method, REST_PATH + path, query, headers, json.dumps(body).encode() if body else b""
+        )
         answer = self.side.answer(request)
         return answer.status, json.loads(answer.body) if answer.body else None
 
@@ -81,9 +85,21 @@ def day() -> Day:
     d.play(3_000)
     tickers = [x.facts.ticker for x in d.ex.listings if x.status == "active" and x.book.best_ask()]
     d.command(id=2, cmd="subscribe", params={"channels": ["orderbook_delta"], "market_tickers": tickers[:5]})
-    d.command(id=3, cmd="update_subscription", params={"sids": [7], "action": "add_markets", "market_tickers": tickers[5:]})
-    d.command(id=4, cmd="update_subscription", params={"sid": 7, "action": "get_snapshot", "market_tickers": tickers[:1]})
-    d.command(id=5, cmd="update_subscription", params={"sid": 7, "action": "delete_markets", "market_tickers": tickers[:1]})
+    d.command(
+        id=3,
+        cmd="update_subscription",
+        params={"sids": [7], "action": "add_markets", "market_tickers": tickers[5:]},
+    )
+    d.command(
+        id=4,
+        cmd="update_subscription",
+        params={"sid": 7, "action": "get_snapshot", "market_tickers": tickers[:1]},
+    )
+    d.command(
+        id=5,
+        cmd="update_subscription",
+        params={"sid": 7, "action": "delete_markets", "market_tickers": tickers[:1]},
+    )
     d.command(id=6, cmd="list_subscriptions")
     d.command(id=7, cmd="subscribe", params={"channels": ["trade"]})
     d.command(id=8, cmd="nonsense")
@@ -95,7 +111,12 @@ def day() -> Day:
         ask, bid = listing.book.best_ask(), listing.book.best_bid()
         if ask is not None:
             assert d.order(ticker, price=f"{ask / 10_000:.4f}")[0] == 201
-            assert d.order(ticker, price=f"{ask / 10_000:.4f}", time_in_force="immediate_or_cancel", count="0.01")[0] == 201
+            assert (
+                d.order(
+                    ticker, price=f"{ask / 10_000:.4f}", time_in_force="immediate_or_cancel", count="0.01"
+                )[0]
+                == 201
+            )
         if bid is not None:
             d.order(ticker, side="ask", price=f"{bid / 10_000:.4f}", count="3.50")
             status, answer = d.order(ticker, price=f"{bid / 10_000:.4f}", post_only=True)

@@ -1,0 +1,226 @@
+"""The flow: prints as recorded, a book that fits each of them, and nothing of the future."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+
+from kalshilab.errors import ExchangeError, TapeError
+from kalshilab.exchange import Exchange
+from kalshilab.exchange.orders import Refused
+from kalshilab.kalshi.protocol import StreamProtocol
+from kalshilab.kalshi.wire import rest as wire
+from kalshilab.market.model import Trade
+from kalshilab.tape import sample, to_tape
+from kalshilab.tape.schema import with_codes
+from kalshilab.units import format_price
+
+
+def listen(ex: Exchange, *channels: str) -> Any:
+    connection = ex.hub.connect()
+    connection.receive(json.dumps({"id": 1, "cmd": "subscribe", "params": {"channels": list(channels)}}))
+    return connection
+
+
+def events(frames: list[bytes]) -> list[Any]:
+    got: list[Any] = []
+    protocol = StreamProtocol(got.append)
+    for frame in frames:
+        protocol.receive(frame)
+    return got
+
+
+def meddle(ex: Exchange, n: int) -> None:
+    """Take and rest orders in whatever market has a book."""
+    for listing in ex.listings:
+        price = listing.book.best_ask() if n % 2 else listing.book.best_bid()
+        if listing.status == "active" and price is not None and listing.facts.grid.valid(price):
+            body = wire.CreateOrder(
+                ticker=listing.facts.ticker, side="bid", count="5.00", price=format_price(price),
+                time_in_force="good_till_canceled", self_trade_prevention_type="maker",
+            )  # fmt: skip
+            try:
+                ex.desk.create(body)
+            except Refused as refused:
+                assert refused.code == "insufficient_balance"
+            return
+
+
+@pytest.mark.parametrize("meddling", [False, True])
+def test_the_public_tape_is_the_recorded_one(meddling: bool) -> None:
+    tape, markets = sample()
+    ex = Exchange(tape, markets, echo_trades=False)
+    connection = listen(ex, "trade")
+    n = 0
+    while ex.step():
+        n += 1
+        if meddling and n % 50 == 0:
+            meddle(ex, n)
+    assert not meddling or len(ex.account.fills) > 50
+    heard = [e for e in events(connection.take()) if isinstance(e, Trade)]
+    rows = tape.select(
+        pl.col("ts").dt.epoch("us"), "ticker", "price", "size", pl.col("taker").cast(pl.String), "trade_id"
+    )
+    assert [(t.ts, t.ticker, t.price, t.size, t.taker, t.trade_id) for t in heard] == rows.rows()
+    assert ex.prints_played == tape.height
+    assert ex.next_ts() is None and not ex.step()
+
+
+def test_own_fills_are_public_trades_when_echoed() -> None:
+    ex = Exchange(*sample(), echo_trades=True)
+    connection = listen(ex, "trade")
+    n = 0
+    while ex.step():
+        n += 1
+        if n % 50 == 0:
+            meddle(ex, n)
+    ids = {t.trade_id for t in events(connection.take()) if isinstance(t, Trade)}
+    assert len(ex.account.fills) > 50
+    assert {f.trade_id for f in ex.account.fills} <= ids
+
+
+def test_the_book_fits_every_print() -> None:
+    tape, markets = sample()
+    ex = Exchange(tape, markets)
+    row = 0
+    while ex.step():
+        if ex.prints_played == row:
+            continue
+        ticker, price, taker = tape.row(row)[1], tape["price"][row], tape["taker"][row]
+        book = ex.listings.get(ticker).book
+        hit = book.best_ask() if taker == "yes" else book.best_bid()
+        other = book.best_bid() if taker == "yes" else book.best_ask()
+        assert hit == price
+        assert other is None or (other < price if taker == "yes" else other > price)
+        row += 1
+    assert row == tape.height
+
+
+def test_nothing_of_the_future_shows() -> None:
+    """Two tapes alike up to a cut, wholly different after it: every frame up to the cut is the same."""
+    tape, markets = sample()
+    cut = tape.height // 2
+    when = tape["ts"][cut]
+    later = tape.slice(cut).with_columns(
+        price=(10_000 - pl.col("price")).cast(pl.Int16),
+        size=(pl.col("size") * 7).cast(pl.UInt32),
+        taker=pl.when(pl.col("taker") == "yes")
+        .then(pl.lit("no"))
+        .otherwise(pl.lit("yes"))
+        .cast(tape.schema["taker"]),
+    )
+    other = pl.concat([tape.head(cut), later])
+    flipped = {"yes": "no", "no": "yes"}
+    unknown = markets.with_columns(
+        result=pl.when(pl.col("close_ts") >= when).then(pl.col("result").replace(flipped)).otherwise("result"),
+    ).with_columns(
+        settlement=pl.when(pl.col("result") == "yes").then(10_000).when(pl.col("result") == "no").then(0)
+        .otherwise("settlement").cast(pl.Int16)
+    )  # fmt: skip
+    seen = []
+    for prints, table in ((tape, markets), (other, unknown)):
+        ex = Exchange(prints, table, seed=5)
+        connection = listen(ex, "trade", "ticker", "market_lifecycle_v2", "fill")
+        n = 0
+        while (ts := ex.next_ts()) is not None and ts < int(when.timestamp() * 1e6):
+            ex.step()
+            n += 1
+            if n % 40 == 0:
+                meddle(ex, n)
+        books = {
+            x.facts.ticker: (x.book.levels("bid"), x.book.levels("ask"), x.status, x.close_ts)
+            for x in ex.listings
+        }
+        seen.append((connection.take(), books))
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) > 1_000
+
+
+def test_same_tape_seed_and_calls_same_bytes() -> None:
+    runs = []
+    for seed in (1, 1, 2):
+        ex = Exchange(*sample(), seed=seed)
+        connection = listen(ex, "trade", "fill", "user_orders", "market_positions", "market_lifecycle_v2")
+        for n in range(6_000):
+            ex.step()
+            if n % 25 == 0:
+                meddle(ex, n)
+        runs.append(connection.take())
+    assert runs[0] == runs[1] != runs[2]
+
+
+def small(**columns: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    tape, markets = sample()
+    ticker = tape["ticker"][0]
+    part = with_codes(tape.filter(pl.col("ticker") == ticker)).select(tape.columns)
+    return part, markets.filter(pl.col("ticker") == ticker).with_columns(**columns)
+
+
+def kinds(ex: Exchange) -> list[tuple[str, int]]:
+    connection = listen(ex, "market_lifecycle_v2")
+    while ex.step():
+        pass
+    frames = [json.loads(f) for f in connection.take()]
+    return [
+        (f["msg"]["event_type"], f["msg"].get("close_ts", 0))
+        for f in frames
+        if f["type"] == "market_lifecycle_v2"
+    ]
+
+
+def test_unknown_times_are_filled_in_without_telling_the_end() -> None:
+    nothing = pl.lit(None, pl.Datetime("us", "UTC"))
+    tape, markets = small(open_ts=nothing, close_ts=nothing, expected_close_ts=nothing, settled_ts=nothing)
+    ex = Exchange(tape, markets)
+    said = kinds(ex)
+    assert [k for k, _ in said] == ["created", "close_date_updated", "determined", "settled"]
+    last = int(tape["ts"].max().timestamp())
+    assert said[0][1] >= last + 86_000, "announced: after the end of the tape"
+    assert said[1][1] - last <= 2
+
+
+def test_an_early_close_is_announced_only_when_it_happens() -> None:
+    tape, markets = small()
+    close = markets["close_ts"][0]
+    said = kinds(Exchange(tape, markets.with_columns(expected_close_ts=pl.lit(close + timedelta(hours=5)))))
+    assert said[0][1] - said[1][1] == 5 * 3600
+    said = kinds(Exchange(tape, markets.with_columns(expected_close_ts=pl.lit(close))))
+    assert [k for k, _ in said] == ["created", "determined", "settled"]
+
+
+def test_no_result_no_determination() -> None:
+    tape, markets = small(result=pl.lit(None, pl.String), settlement=pl.lit(None, pl.Int16))
+    ex = Exchange(tape, markets)
+    assert "determined" not in [k for k, _ in kinds(ex)]
+    assert next(iter(ex.listings)).status == "closed"
+
+
+def test_what_cannot_be_played_is_said() -> None:
+    tape, markets = sample()
+    for prints, table, error, says in (
+        (tape, markets.head(3), ExchangeError, "are not in the markets table"),
+        (tape.head(0), markets, ExchangeError, "no prints"),
+        (tape, markets.with_columns(fee_type=pl.lit("flat")), ExchangeError, "has no formula"),
+        (tape.reverse(), markets, TapeError, "goes back in time"),
+        (tape.drop("taker"), markets, TapeError, "is missing"),
+    ):
+        with pytest.raises(error, match=says):
+            Exchange(prints, table)
+    with pytest.raises(ExchangeError, match="above zero"):
+        Exchange(tape, markets, spread=0)
+
+
+def test_real_prints_play(shared: Any) -> None:
+    from kalshilab.tape import to_markets
+
+    tape = to_tape(pl.read_parquet(shared / "data" / "trades_macro.parquet"))
+    raw = pl.read_parquet(shared / "data" / "markets_macro.parquet")
+    ex = Exchange(tape, to_markets(raw, result_column="result_released"))
+    while ex.step():
+        pass
+    statuses = [x.status for x in ex.listings]
+    assert (statuses.count("finalized"), statuses.count("closed")) == (766, 62)

@@ -1,0 +1,159 @@
+"""Commands and frames: acknowledgement first, one sid a channel, no hole in a sequence, errors by code."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kalshilab.exchange import Exchange
+from kalshilab.tape import sample
+
+
+@pytest.fixture
+def ex() -> Exchange:
+    made = Exchange(*sample())
+    for _ in range(1_500):
+        made.step()
+    return made
+
+
+def say(connection: Any, **command: Any) -> list[dict[str, Any]]:
+    connection.receive(json.dumps(command))
+    return [json.loads(f) for f in connection.take()]
+
+
+def names(ex: Exchange, n: int = 3) -> list[str]:
+    return [x.facts.ticker for x in ex.listings][:n]
+
+
+def test_acknowledgements_come_before_data_and_each_channel_has_its_sid(ex: Exchange) -> None:
+    connection = ex.hub.connect()
+    params = {"channels": ["orderbook_delta", "trade"], "market_tickers": names(ex)}
+    frames = say(connection, id=1, cmd="subscribe", params=params)
+    assert [f["type"] for f in frames] == ["subscribed", *["orderbook_snapshot"] * 3, "subscribed"]
+    assert [f["msg"]["sid"] for f in frames if f["type"] == "subscribed"] == [1, 2]
+    assert {f["id"] for f in frames if f["type"] == "subscribed"} == {1}
+
+
+def test_sequences_have_no_hole(ex: Exchange) -> None:
+    connection = ex.hub.connect()
+    tickers = [x.facts.ticker for x in ex.listings]
+    say(connection, id=1, cmd="subscribe", params={"channels": ["trade", "market_lifecycle_v2", "ticker"]})
+    frames = say(
+        connection,
+        id=2,
+        cmd="subscribe",
+        params={"channels": ["orderbook_delta"], "market_tickers": tickers[:9]},
+    )
+    for n, ticker in enumerate(tickers[9:]):
+        frames += say(
+            connection, id=3 + n, cmd="update_subscription",
+            params={"sids": [4], "action": "add_markets", "market_tickers": [ticker]},
+        )  # fmt: skip
+        for _ in range(20):
+            ex.step()
+        frames += [json.loads(f) for f in connection.take()]
+    by_sid: dict[int, list[int]] = {}
+    for frame in frames:
+        if "seq" in frame:
+            by_sid.setdefault(frame["sid"], []).append(frame["seq"])
+    assert {1, 2, 4} <= by_sid.keys() and 3 not in by_sid, "ticker has no sequence"
+    for sid, seqs in by_sid.items():
+        assert seqs == list(range(seqs[0], seqs[0] + len(seqs))), sid
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("not json", 1),
+        ('{"id": 1}', 1),
+        ({"cmd": "subscribe"}, 2),
+        ({"cmd": "subscribe", "params": {}}, 3),
+        ({"cmd": "unsubscribe", "params": {}}, 4),
+        ({"cmd": "dance", "params": {}}, 5),
+        ({"cmd": "unsubscribe", "params": {"sids": [99]}}, 7),
+        ({"cmd": "subscribe", "params": {"channels": ["gossip"]}}, 8),
+        (
+            {
+                "cmd": "update_subscription",
+                "params": {"sids": [1], "action": "add_markets", "market_tickers": ["X"]},
+            },
+            11,
+        ),
+        ({"cmd": "update_subscription", "params": {"sids": [1, 2], "action": "add_markets"}}, 12),
+        (
+            {
+                "cmd": "update_subscription",
+                "params": {"sids": [1], "action": "sing", "market_tickers": ["X"]},
+            },
+            13,
+        ),
+        ({"cmd": "subscribe", "params": {"channels": ["orderbook_delta"]}}, 14),
+        ({"cmd": "update_subscription", "params": {"sids": [1], "market_tickers": ["X"]}}, 15),
+    ],
+)
+def test_errors_by_code_and_the_connection_lives(ex: Exchange, command: Any, code: int) -> None:
+    connection = ex.hub.connect()
+    say(connection, id=1, cmd="subscribe", params={"channels": ["trade"]})
+    connection.receive(command if isinstance(command, str) else json.dumps({"id": 5, **command}))
+    (frame,) = [json.loads(f) for f in connection.take()]
+    assert (frame["type"], frame["msg"]["code"]) == ("error", code)
+    assert frame["id"] == (0 if isinstance(command, str) else 5)
+    assert say(connection, id=6, cmd="list_subscriptions")[0]["msg"] == [{"channel": "trade", "sid": 1}]
+
+
+def test_a_second_subscription_adds_and_is_no_error(ex: Exchange) -> None:
+    connection = ex.hub.connect()
+    one, two, three = names(ex)
+    say(connection, id=1, cmd="subscribe", params={"channels": ["orderbook_delta"], "market_tickers": [one]})
+    frames = say(
+        connection,
+        id=2,
+        cmd="subscribe",
+        params={"channels": ["orderbook_delta"], "market_tickers": [one, two]},
+    )
+    assert [f["type"] for f in frames] == ["ok", "orderbook_snapshot"]
+    assert frames[0]["msg"]["market_tickers"] == sorted([one, two])
+    frames = say(
+        connection, id=3, cmd="update_subscription",
+        params={"sid": 1, "action": "get_snapshot", "market_tickers": [three, one]},
+    )  # fmt: skip
+    assert [f["msg"]["market_ticker"] for f in frames] == [three, one]
+    frames = say(
+        connection,
+        id=4,
+        cmd="update_subscription",
+        params={"sid": 1, "action": "delete_markets", "market_tickers": [one]},
+    )
+    assert frames[0]["msg"]["market_tickers"] == [two]
+
+
+def test_unsubscribing_ends_the_data(ex: Exchange) -> None:
+    connection = ex.hub.connect()
+    say(connection, id=1, cmd="subscribe", params={"channels": ["trade"]})
+    while not connection.outbox:
+        ex.step()
+    frames = say(connection, id=2, cmd="unsubscribe", params={"sids": [1]})
+    assert frames[-1]["type"] == "unsubscribed"
+    for _ in range(500):
+        ex.step()
+    assert connection.take() == []
+    connection.close()
+
+
+def test_filters_keep_other_markets_away(ex: Exchange) -> None:
+    listing = next(x for x in ex.listings if x.status == "active")
+    connection = ex.hub.connect()
+    say(
+        connection,
+        id=1,
+        cmd="subscribe",
+        params={"channels": ["trade", "ticker"], "market_ticker": listing.facts.ticker},
+    )
+    while listing.status == "active":
+        ex.step()
+    frames = [json.loads(f) for f in connection.take()]
+    assert frames
+    assert {f["msg"]["market_ticker"] for f in frames} == {listing.facts.ticker}

@@ -1,0 +1,209 @@
+"""Orders at the desk: refusals in the exchange's words, times in force, and conservation to the micro-dollar."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kalshilab.exchange import Exchange
+from kalshilab.exchange.orders import Refused
+from kalshilab.kalshi.protocol import StreamProtocol
+from kalshilab.kalshi.wire import rest as wire
+from kalshilab.market.model import Fill, Order
+from kalshilab.tape.synth import Recipe, make
+from kalshilab.units import dollars
+
+
+def world(fee_type: str = "quadratic_with_maker_fees", **options: Any) -> Exchange:
+    import polars as pl
+
+    recipe = Recipe(prints_log_median=float(np.log(40)), prints_log_sd=0.3, span_days=2.0)
+    tape, markets = make(6, np.random.default_rng(8), recipe)
+    return Exchange(tape, markets.with_columns(pl.lit(fee_type).alias("fee_type")), seed=3, **options)
+
+
+def until_open(ex: Exchange) -> str:
+    while ex.step():
+        for listing in ex.listings:
+            if listing.status == "active" and listing.book.asks and listing.book.bids:
+                return str(listing.facts.ticker)
+    raise AssertionError("no market ever had two sides")
+
+
+def body(ticker: str, **changes: Any) -> wire.CreateOrder:
+    facts: dict[str, Any] = {
+        "ticker": ticker, "side": "bid", "count": "1.00", "price": "0.0100",
+        "time_in_force": "good_till_canceled", "self_trade_prevention_type": "taker_at_cross",
+    }  # fmt: skip
+    return wire.CreateOrder(**(facts | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"ticker": "NOPE"}, 404, "not_found"),
+        ({"price": "0.0050"}, 400, "invalid_price"),
+        ({"price": "0.0000"}, 400, "invalid_price"),
+        ({"price": "1.0000"}, 400, "invalid_price"),
+        ({"price": "abc"}, 400, "invalid_price"),
+        ({"count": "0.00"}, 400, "invalid_order_size"),
+        ({"count": "0.001"}, 400, "invalid_order_size"),
+        ({"count": "-1.00"}, 400, "invalid_order_size"),
+        ({"side": "yes"}, 400, "invalid_order"),
+        ({"time_in_force": "day"}, 400, "invalid_order"),
+        ({"self_trade_prevention_type": "none"}, 400, "invalid_order"),
+        ({"client_order_id": "x" * 65}, 400, "invalid_order"),
+        ({"expiration_time": 1}, 400, "invalid_order"),
+        ({"expiration_time": 4_000_000_000, "time_in_force": "immediate_or_cancel"}, 400, "invalid_order"),
+        ({"post_only": True, "price": "0.9900"}, 400, "invalid_order"),
+        ({"post_only": True, "time_in_force": "fill_or_kill"}, 400, "invalid_order"),
+        ({"reduce_only": True}, 400, "invalid_order"),
+        ({"reduce_only": True, "time_in_force": "immediate_or_cancel"}, 400, "invalid_order"),
+        ({"count": "1000000.00", "price": "0.9900"}, 400, "insufficient_balance"),
+        (
+            {"count": "1000000.00", "time_in_force": "fill_or_kill"},
+            409,
+            "fill_or_kill_insufficient_resting_volume",
+        ),
+    ],
+)
+def test_refusals(changes: dict[str, Any], status: int, code: str) -> None:
+    ex = world(balance=dollars(100_000))
+    ticker = until_open(ex)
+    with pytest.raises(Refused) as caught:
+        ex.desk.create(body(**({"ticker": ticker} | changes)))
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert ex.account.cash == dollars(100_000)
+    assert not ex.desk.orders
+
+
+def test_an_id_is_used_once_even_by_a_dead_order() -> None:
+    ex = world()
+    ticker = until_open(ex)
+    order, _, _ = ex.desk.create(body(ticker, client_order_id="a"))
+    ex.desk.cancel(order.order_id)
+    with pytest.raises(Refused, match="order_already_exists"):
+        ex.desk.create(body(ticker, client_order_id="a"))
+    with pytest.raises(Refused, match="404"):
+        ex.desk.cancel(order.order_id)
+
+
+def test_times_in_force() -> None:
+    ex = world()
+    ticker = until_open(ex)
+    book = ex.listings.get(ticker).book
+    ask = book.best_ask()
+    there = book.size_at("ask", ask)
+    price = f"{ask / 10_000:.4f}"
+    ioc, _, _ = ex.desk.create(
+        body(ticker, price=price, count=f"{there / 100 + 5:.2f}", time_in_force="immediate_or_cancel")
+    )
+    assert (ioc.filled, ioc.remaining, ioc.status) == (there, 0, "canceled")
+    nothing, _, _ = ex.desk.create(body(ticker, time_in_force="immediate_or_cancel"))
+    assert (nothing.filled, nothing.status) == (0, "canceled")
+    gtc, _, _ = ex.desk.create(body(ticker))
+    assert (gtc.status, ex.desk.resting()) == ("resting", [gtc])
+    soon, _, _ = ex.desk.create(body(ticker, expiration_time=ex.now // 1_000_000 + 1))
+    while ex.now < soon.expires:
+        ex.step()
+    assert (soon.status, soon.reason) in (("canceled", "ExpiryCancel"), ("canceled", "CloseCancel"))
+
+
+def test_closing_cancels_and_then_refuses() -> None:
+    ex = world()
+    ticker = until_open(ex)
+    order, _, _ = ex.desk.create(body(ticker))
+    while ex.listings.get(ticker).status == "active":
+        ex.step()
+    assert (order.status, order.reason) == ("canceled", "CloseCancel")
+    for call in (lambda: ex.desk.create(body(ticker)), lambda: ex.desk.cancel(order.order_id)):
+        with pytest.raises(Refused) as caught:
+            call()
+        assert (caught.value.status, caught.value.code) == (400, "market_inactive")
+
+
+flows = st.lists(
+    st.one_of(
+        st.tuples(st.just("step"), st.integers(1, 40)),
+        st.tuples(st.just("order"), st.integers(0, 5), st.sampled_from(["bid", "ask"]), st.integers(1, 99),
+                  st.integers(1, 30_000), st.sampled_from(["good_till_canceled", "immediate_or_cancel"]),
+                  st.sampled_from(["taker_at_cross", "maker"])),
+        st.tuples(st.just("cancel"), st.integers(0, 20)),
+    ),
+    max_size=30,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(flows, st.sampled_from([100, 1_000, 50_000]))
+def test_conservation_and_agreement_of_every_view(steps: list[tuple[Any, ...]], balance: int) -> None:
+    ex = world(balance=dollars(balance))
+    heard: list[Any] = []
+    protocol = StreamProtocol(heard.append)
+    connection = ex.hub.connect()
+    connection.receive(
+        json.dumps({"id": 1, "cmd": "subscribe", "params": {"channels": ["fill", "user_orders"]}})
+    )
+    until_open(ex)
+
+    def check() -> None:
+        assert ex.account.drift() == 0
+        assert ex.account.cash - ex.account.bound(ex.desk.resting()) >= 0
+
+    for step in steps:
+        if step[0] == "step":
+            for _ in range(step[1]):
+                ex.step()
+                check()
+        elif step[0] == "order":
+            listings = list(ex.listings)
+            ticker = listings[step[1] % len(listings)].facts.ticker
+            try:
+                ex.desk.create(
+                    body(ticker, side=step[2], price=f"{step[3] / 100:.4f}", count=f"{step[4] / 100:.2f}",
+                         time_in_force=step[5], self_trade_prevention_type=step[6])
+                )  # fmt: skip
+            except Refused as refused:
+                assert refused.code in ("insufficient_balance", "market_inactive")
+        elif ex.desk.resting():
+            resting = ex.desk.resting()
+            ex.desk.cancel(resting[step[1] % len(resting)].order_id)
+        check()
+    for frame in connection.take():
+        protocol.receive(frame)
+    fills = [e for e in heard if isinstance(e, Fill)]
+    orders = {e.order_id: e for e in heard if isinstance(e, Order)}
+    assert len(fills) == len(ex.account.fills)
+    assert {o: (x.filled, x.status) for o, x in orders.items()} == {
+        o: (x.filled, x.status) for o, x in ex.desk.orders.items()
+    }
+    for ticker, volume in ex.account.volume.items():
+        assert sum(f.size for f in fills if f.ticker == ticker) == volume
+    for order_id, order in ex.desk.orders.items():
+        assert order.filled == sum(f.size for f in fills if f.order_id == order_id)
+        assert order.taker_fees + order.maker_fees == sum(f.fee for f in fills if f.order_id == order_id)
+        assert order.taker_fees >= 0 and order.maker_fees >= 0
+    while ex.step():
+        check()
+    assert not any(h.size for h in ex.account.holdings.values()), "all settle in the end"
+    assert not ex.desk.resting()
+
+
+def test_scalar_payouts_are_whole_cents_and_the_rest_a_fee() -> None:
+    from kalshilab.exchange.account import Account
+    from kalshilab.exchange.matching import RestingOrder
+
+    account = Account(dollars(100))
+    order = RestingOrder("o", "c", "A", "bid", 4_000, 33, 33, 0)
+    account.fill(
+        order, trade_id="t", price=4_000, size=33, is_taker=False, multiplier=1, fee_type="quadratic", ts=0
+    )
+    record = account.settle("A", "E", "scalar", 3_333, 1)
+    assert record is not None
+    assert record.revenue == 33 * 3_333 // 10_000 * 10_000
+    assert account.drift() == 0

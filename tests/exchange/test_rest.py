@@ -1,0 +1,171 @@
+"""REST: who may read what, the four bodies of a bad signature, errors by the table, and pages that miss nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kalshilab.exchange import Exchange
+from kalshilab.exchange.rest import WINDOW_MS, Answer, Request, RestSide
+from kalshilab.kalshi.auth import KeyKind, Signer, Verifier, generate_key
+from kalshilab.kalshi.wire.base import REST_PATH
+from kalshilab.tape import sample
+
+NOW = 1_795_329_000_000
+KEYS = {kind: generate_key(kind) for kind in ("rsa", "ed25519")}
+
+
+@pytest.fixture(scope="module")
+def ex() -> Exchange:
+    made = Exchange(*sample())
+    for _ in range(4_000):
+        made.step()
+    return made
+
+
+def side_of(ex: Exchange) -> RestSide:
+    return RestSide(ex, {kind: Verifier(public) for kind, (_, public) in KEYS.items()}, lambda: NOW)
+
+
+def ask(
+    ex: Exchange, method: str, path: str, *, kind: KeyKind = "ed25519", key_id: str | None = None, now: int = NOW,
+    body: bytes = b"", headers: dict[str, str] | None = None, **query: str,
+) -> tuple[int, Any]:  # fmt: skip
+    if headers is None:
+        headers = Signer.from_pem(key_id or kind, KEYS[kind][0].decode()).headers(
+            method, REST_PATH + path, now
+        )
+    answer: Answer = side_of(ex).answer(Request(method, REST_PATH + path, query, headers, body))
+    return answer.status, json.loads(answer.body) if answer.body else None
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ed25519"])
+def test_both_kinds_of_key(ex: Exchange, kind: KeyKind) -> None:
+    assert ask(ex, "GET", "/portfolio/balance", kind=kind)[0] == 200
+    assert ask(ex, "GET", "/portfolio/orders", kind=kind, limit="5", status="resting")[0] == 200
+
+
+def test_the_four_bodies_of_401(ex: Exchange) -> None:
+    def error(**options: Any) -> dict[str, str]:
+        status, body = ask(ex, "GET", "/portfolio/balance", **options)
+        assert status == 401
+        return body["error"]
+
+    assert error(headers={})["code"] == "signature_is_missing_from_headers"
+    for off in (WINDOW_MS + 1, -WINDOW_MS - 1):
+        assert error(now=NOW + off)["code"] == "header_timestamp_expired"
+    assert error(key_id="stranger")["details"] == "NOT_FOUND"
+    wrong = Signer.from_pem("rsa", KEYS["ed25519"][0].decode()).headers(
+        "GET", REST_PATH + "/portfolio/balance", NOW
+    )
+    assert error(headers=wrong)["details"] == "INCORRECT_API_KEY_SIGNATURE"
+    assert ask(ex, "GET", "/portfolio/balance", now=NOW + WINDOW_MS)[0] == 200, "the window is inclusive"
+
+
+def test_public_reads_need_no_key(ex: Exchange) -> None:
+    for path in ("/exchange/status", "/series", "/events", "/markets", "/markets/trades"):
+        assert ask(ex, "GET", path, headers={})[0] == 200
+    for path in ("/portfolio/balance", "/account/limits", "/portfolio/events/orders", "/nonsense"):
+        assert ask(ex, "GET", path, headers={})[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "query", "status", "code"),
+    [
+        ("GET", "/markets/NOPE", b"", {}, 404, "not_found"),
+        ("GET", "/events/NOPE", b"", {}, 404, "not_found"),
+        ("GET", "/series/NOPE", b"", {}, 404, "not_found"),
+        ("GET", "/portfolio/orders/NOPE", b"", {}, 404, "not_found"),
+        ("DELETE", "/portfolio/events/orders/NOPE", b"", {}, 404, "not_found"),
+        ("GET", "/portfolio/nothing", b"", {}, 404, "not_found"),
+        ("POST", "/portfolio/orders", b"{}", {}, 410, "deprecated_v1_order_endpoint"),
+        ("POST", "/portfolio/orders/batched", b"{}", {}, 410, "deprecated_v1_order_endpoint"),
+        ("DELETE", "/portfolio/orders/x", b"", {}, 410, "deprecated_v1_order_endpoint"),
+        ("POST", "/portfolio/events/orders", b"{", {}, 400, "bad_request"),
+        ("POST", "/portfolio/events/orders", b'{"ticker": "A", "count": 5}', {}, 400, "bad_request"),
+        ("GET", "/markets", b"", {"limit": "1001"}, 400, None),
+        ("GET", "/markets", b"", {"limit": "ten"}, 400, None),
+        ("GET", "/markets", b"", {"status": "sleeping"}, 400, None),
+        ("GET", "/events", b"", {"limit": "201"}, 400, None),
+        ("GET", "/portfolio/orders", b"", {"status": "open"}, 400, None),
+        ("GET", "/markets/trades", b"", {"min_ts": "-1"}, 400, None),
+    ],
+)
+def test_errors(
+    ex: Exchange, method: str, path: str, body: bytes, query: dict[str, str], status: int, code: str | None
+) -> None:
+    got, answer = ask(ex, method, path, body=body, **query)
+    assert got == status
+    if code is None:
+        assert set(answer) == {"msg"}
+    elif code == "bad_request":
+        assert answer["code"] == code, "flat, for a body that is not what it should be"
+    else:
+        assert answer["error"]["code"] == code
+
+
+def every(ex: Exchange, path: str, field: str, **query: str) -> list[Any]:
+    rows: list[Any] = []
+    cursor = ""
+    for _ in range(10_000):
+        status, page = ask(ex, "GET", path, **query, cursor=cursor)
+        assert status == 200
+        assert len(page[field]) <= int(query["limit"])
+        rows += page[field]
+        cursor = page["cursor"]
+        if not cursor:
+            return rows
+    raise AssertionError("pages without end")
+
+
+def test_pages_hold_each_row_once(ex: Exchange) -> None:
+    markets = [m["ticker"] for m in every(ex, "/markets", "markets", limit="7")]
+    assert markets == [x.facts.ticker for x in ex.listings]
+    trades = [t["trade_id"] for t in every(ex, "/markets/trades", "trades", limit="999")]
+    assert len(trades) == len(set(trades)) == ex.prints_played
+    times = [t["created_time"] for t in every(ex, "/markets/trades", "trades", limit="1000")]
+    assert times == sorted(times, reverse=True), "newest first"
+    assert ask(ex, "GET", "/markets", cursor="garbage")[0] == 200, "taken for the start, as on the exchange"
+
+
+def test_filters(ex: Exchange) -> None:
+    for wanted, status in (("open", "active"), ("settled", "finalized"), ("unopened", "initialized")):
+        rows = every(ex, "/markets", "markets", limit="50", status=wanted)
+        assert {m["status"] for m in rows} <= {status}
+        assert len(rows) == sum(x.status == status for x in ex.listings)
+    x = next(iter(ex.listings))
+    assert len(every(ex, "/markets", "markets", limit="5", event_ticker=x.facts.event)) == 1
+    assert {
+        m["ticker"] for m in every(ex, "/markets", "markets", limit="9", tickers=f"{x.facts.ticker},NOPE")
+    } == {x.facts.ticker}
+    own = every(ex, "/markets/trades", "trades", limit="1000", ticker=x.facts.ticker)
+    assert own and {t["ticker"] for t in own} == {x.facts.ticker}
+
+
+def test_a_book_is_bids_only_ascending(ex: Exchange) -> None:
+    x = next(x for x in ex.listings if x.book.best_ask() and x.book.best_bid())
+    _, body = ask(ex, "GET", f"/markets/{x.facts.ticker}/orderbook")
+    book = body["orderbook_fp"]
+    for side in ("yes_dollars", "no_dollars"):
+        prices = [float(p) for p, _ in book[side]]
+        assert prices == sorted(prices) and prices
+    assert float(book["yes_dollars"][-1][0]) * 10_000 == pytest.approx(x.book.best_bid())
+    _, shallow = ask(ex, "GET", f"/markets/{x.facts.ticker}/orderbook", depth="1")
+    assert shallow["orderbook_fp"]["yes_dollars"] == book["yes_dollars"][-1:]
+
+
+def test_cancel_all() -> None:
+    ex = Exchange(*sample())
+    for _ in range(3_000):
+        ex.step()
+    x = next(x for x in ex.listings if x.status == "active")
+    for n in range(3):
+        body = {
+            "ticker": x.facts.ticker, "side": "bid", "count": "1.00", "price": "0.0100", "client_order_id": f"c{n}",
+            "time_in_force": "good_till_canceled", "self_trade_prevention_type": "maker",
+        }  # fmt: skip
+        assert ask(ex, "POST", "/portfolio/events/orders", body=json.dumps(body).encode())[0] == 201
+    assert ask(ex, "DELETE", "/portfolio/events/orders") == (204, None)
+    assert ask(ex, "GET", "/portfolio/orders", status="resting")[1]["orders"] == []
