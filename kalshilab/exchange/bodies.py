@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import uuid
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from kalshilab.clock import isoformat
 from kalshilab.exchange.account import FillRecord, SettlementRecord
+from kalshilab.exchange.markets import Listing
 from kalshilab.exchange.matching import RestingOrder
 from kalshilab.kalshi.wire import rest, stream
 from kalshilab.market.holding import Holding
 from kalshilab.market.model import Trade
 from kalshilab.units import PRICE, format_money, format_price, format_size
-
-if TYPE_CHECKING:
-    from kalshilab.exchange.markets import Listing
 
 __all__ = [
     "ACTION", "book", "fill", "fill_message", "market", "market_id", "market_position", "order", "order_message",

@@ -72,13 +72,13 @@ class Exchange:
         self.flow: Final = Flow(tape, markets, settle_after=settle_after)
         self.now = (self.flow.next_ts or 0) - 1
         self.prints_played = 0
-        self.listings: Final = Listings()
-        self.account: Final = Account(balance)
-        self.hub: Final = Hub(self)
+        self.listings = Listings()
+        self.account = Account(balance)
+        self.hub = Hub(self)
         self._random = random.Random(seed)
-        self.user_id: Final = self.new_id()
+        self.user_id = self.new_id()
         self.desk: Final = OrderDesk(self)
-        self.echo_trades: Final = echo_trades
+        self.echo_trades = echo_trades
         self._spread, self._depth = spread, depth
         self._pending: dict[int, Listing] = {}
         self._trades: deque[Trade] = deque(maxlen=TRADES_KEPT)

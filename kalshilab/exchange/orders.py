@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from kalshilab.errors import UnitError
 from kalshilab.exchange import bodies
+from kalshilab.exchange.account import Account
+from kalshilab.exchange.hub import Hub
+from kalshilab.exchange.markets import Listing, Listings
 from kalshilab.exchange.matching import RestingOrder
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.fees import FeeAccumulator, fill_fee
 from kalshilab.market.lifecycle import ORDERABLE
 from kalshilab.market.model import outcome_price
 from kalshilab.units import MONEY, SIZE, parse_price, parse_size
-
-if TYPE_CHECKING:
-    from kalshilab.exchange.core import Exchange
-    from kalshilab.exchange.markets import Listing
 
 __all__ = ["OrderDesk", "Refused"]
 
@@ -31,10 +30,47 @@ class Refused(Exception):
         super().__init__(f"{status} {code} {details}")
 
 
+Shown = tuple[dict[int, int], dict[int, int]]
+"""Displayed size by YES price, bids and asks."""
+
+
+class Floor(Protocol):
+    """What the desk needs of the exchange it stands in."""
+
+    now: int
+    user_id: str
+    echo_trades: bool
+    account: Account
+    hub: Hub
+    listings: Listings
+
+    def new_id(self) -> str:
+        """A fresh id."""
+        ...
+
+    def displayed(self, listing: Listing) -> Shown | None:
+        """The displayed book, if anybody watches it."""
+        ...
+
+    def publish_changes(
+        self, listing: Listing, before: Shown | None, cause: RestingOrder | None = None
+    ) -> None:
+        """Tell how the displayed book differs from before."""
+        ...
+
+    def publish_trade(self, listing: Listing, price: int, size: int, taker: str, trade_id: str) -> None:
+        """Tell of a public print."""
+        ...
+
+    def publish_position(self, ticker: str) -> None:
+        """Tell of the account's position."""
+        ...
+
+
 class OrderDesk:
     """Owner of the account's orders."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Floor) -> None:
         self._ex = exchange
         self.orders: dict[str, RestingOrder] = {}
         self._resting: dict[str, RestingOrder] = {}

@@ -80,7 +80,8 @@ async def test_a_slow_listener_slows_the_tape_down_and_loses_nothing() -> None:
     exchange = Exchange(tape, markets)
     channels = ["trade", "ticker", "market_lifecycle_v2"]
     async with serve(exchange, speed=300_000.0, key_kind="ed25519") as venue:
-        async with connect(venue.ws, additional_headers=signed(venue), proxy=None, max_queue=4) as socket:
+        connecting = connect(venue.ws, additional_headers=signed(venue), proxy=None, max_queue=4)
+        async with connecting as socket:
             await socket.send(json.dumps({"id": 1, "cmd": "subscribe", "params": {"channels": channels}}))
             for _ in channels:
                 assert json.loads(await socket.recv())["type"] == "subscribed"
@@ -143,7 +144,7 @@ async def test_garbage_does_not_stop_it() -> None:
     async with serve(Exchange(*sample()), speed=1.0, key_kind="ed25519") as venue:
         port = int(venue.rest.split(":")[2].split("/")[0])
         for rubbish in (b"\x00" * 100, b"GET / HTTP/9.9\r\n\r\n", b"POST " + b"a" * 10_000):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(rubbish)
             await writer.drain()
             writer.close()
