@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from kalshilab.__main__ import main
+from kalshilab.trade.monitor import read_status
 from kalshilab.trade.report import Report
 
 
@@ -52,6 +55,31 @@ def test_live_from_start_to_numbers(tmp_path: Path) -> None:
     assert Report.load(saved.parent).counts["orders"] == facts["orders"]
     followed = command("watch", str(saved.parent), cwd=tmp_path)
     assert followed.returncode == 0 and "stopped: tape ended" in followed.stdout
+
+
+def test_sigterm_in_mid_run_leaves_nothing_resting(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "kalshilab", "live", "--categories", "all", "--speed", "40000", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert child.stdout is not None
+    status = None
+    while status is None or status.counts["orders"] < 3:
+        assert child.poll() is None
+        time.sleep(0.2)
+        for found in (tmp_path / "runs").glob("*/status.json"):
+            status = read_status(found)
+    os.kill(child.pid, signal.SIGTERM)
+    out = child.stdout.read()
+    child.stdout.close()
+    assert child.wait(60) == 0
+    facts = json.loads(out.splitlines()[-1])
+    assert (facts["state"], facts["stopped"], facts["left_resting"]) == ("SHUTDOWN", "SIGTERM", 0)
+    cells = [c for c in nbformat.read(facts["notebook"], 4).cells if c.cell_type == "code"]
+    assert all(c.execution_count for c in cells), "the summary cells ran"
+    report = Report.load(Path(facts["notebook"]).parent)
+    assert not (report.orders["status"] == "resting").any()
+    assert 0 < report.counts["trades"] < 15_000
 
 
 @pytest.mark.parametrize(
