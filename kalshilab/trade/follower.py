@@ -229,15 +229,16 @@ class Follower:
 
     async def discover(self) -> None:
         """Find open markets over REST and follow those that are wanted; a failure degrades, it ends nothing."""
-        found = 0
         try:
+            wanted = []
             for market in await self._data.open_markets(min_close_ts=self._clock.now()):
                 if self.tracker.begin(market.ticker):
                     series, category = market.series, market.category
                     if not category:
                         series, category = await self._category(market.event)
-                    filled = msgspec.structs.replace(market, series=series, category=category)
-                    found += await self.follow(filled)
+                    wanted.append(msgspec.structs.replace(market, series=series, category=category))
+            # Together: each waits for its first book, and there may be a thousand of them.
+            found = sum(await asyncio.gather(*(self.follow(market) for market in wanted)))
         except (ApiError, ConnectionFailed) as error:
             self._health.degraded("discovery", str(error))
             return

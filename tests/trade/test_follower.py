@@ -1,0 +1,59 @@
+"""Markets that are open already when a session begins are found over REST and followed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import polars as pl
+
+from kalshilab.clock import WallClock
+from kalshilab.config import Settings
+from kalshilab.exchange import Exchange, serve
+from kalshilab.signals import rlm
+from kalshilab.tape import sample
+from kalshilab.tape.schema import with_codes
+from kalshilab.trade.session import PaperSession
+
+
+async def test_open_markets_are_discovered_and_their_later_prints_followed(settings: Settings) -> None:
+    """Against an exchange that somebody else runs: a third of the tape is over before the session connects."""
+    tape, markets = sample()
+    # Moved to the present, since a session on a venue that is not its own goes by the machine's clock.
+    shift = pl.duration(microseconds=WallClock().now() - int(tape["ts"][5_000].timestamp() * 1e6))
+    tape = tape.with_columns(pl.col("ts") + shift)
+    markets = markets.with_columns(pl.col("open_ts", "close_ts", "expected_close_ts", "settled_ts") + shift)
+    exchange = Exchange(tape, markets, echo_trades=False)
+    while exchange.prints_played < 5_000:
+        exchange.step()
+    opened = {x.facts.ticker for x in exchange.listings if x.status == "active"}
+    assert len(opened) > 20
+    async with serve(exchange, speed=1e-3) as venue:
+        demo = settings.replace(
+            venue="demo", rest_url=venue.rest, ws_url=venue.ws, key_id=venue.key_id,
+            private_key_path=str(venue.private_key_path), close_min_minutes=0, sync_interval=1, max_orders=1_000,
+        )  # fmt: skip
+        async with PaperSession(demo) as session:
+            running = asyncio.ensure_future(session.run())
+            while session.state != "READY":
+                await asyncio.sleep(0.02)
+            assert session.snapshot().counts["tracked"] == len(opened)
+            first = exchange.prints_played
+            for _ in range(4_000):
+                exchange.step()
+                if exchange.prints_played % 10 == 0:
+                    await asyncio.sleep(0)
+            seen = exchange.prints_played - first
+            while session.snapshot().counts["trades"] < seen:
+                await asyncio.sleep(0.02)
+            session.request_stop("enough")
+            report = await asyncio.wait_for(running, 30)
+    assert report.stopped == "enough"
+    assert report.counts["account_differences"] == 0
+    later = tape.slice(first, seen)
+    known = with_codes(later.filter(pl.col("ticker").is_in(opened)))
+    want = rlm(known.select(tape.columns))
+    got = report.signals.unique("ticker", keep="first", maintain_order=True).filter(
+        pl.col("ticker").is_in(opened)
+    )
+    columns = ["ticker", "n_trades", "yes_ratio", "drop", "first_price"]
+    assert got.select(columns).rows() == want.select(columns).rows()
