@@ -16,19 +16,25 @@ markets too.  Here nothing later than the print is ever read.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.errors import SignalError, UnitError
-from kalshilab.signals.kernel import FIRST, LAST, YES, N, fresh_state, grown, rlm_run, rlm_step
-from kalshilab.signals.signal import Fire, Frame, as_tape, like
-from kalshilab.tape.schema import TAKER
-from kalshilab.units import cents
+from kalshilab.signals.driver import Base, CompiledSignal, cents_in, flag_in, number_in, whole_in
+from kalshilab.signals.kernel import FIRST, LAST, RLM_WIDTH, YES, N, rlm_loop, rlm_step
+from kalshilab.signals.signal import Fire, Frame
 
-__all__ = ["MarketState", "Rlm", "rlm"]
+__all__ = ["MarketState", "Rlm", "RlmFire", "rlm"]
+
+
+class RlmFire(Fire, frozen=True):
+    """A fire of reverse line movement: the share of YES takers, and the fall from the anchor in price units."""
+
+    yes_ratio: float
+    drop: int
+    first_price: int
 
 
 class MarketState(msgspec.Struct, frozen=True):
@@ -40,7 +46,7 @@ class MarketState(msgspec.Struct, frozen=True):
     last_price: int
 
 
-class Rlm:
+class Rlm(CompiledSignal):
     """The signal with its parameters; see the module for the rule.
 
     Args:
@@ -52,13 +58,16 @@ class Rlm:
     >>> signal = Rlm(yes_threshold=0.5, min_trades=2, min_drop=3)
     >>> signal.update("A-B-1", 1_000, 5000, 100, "yes")
     >>> signal.update("A-B-1", 2_000, 4700, 100, "yes")
-    Fire(row=1, ts=2000, ticker='A-B-1', side='no', price=4700, n_trades=2, yes_ratio=1.0, drop=300, first_price=5000)
+    RlmFire(row=1, ts=2000, ticker='A-B-1', side='no', price=4700, n_trades=2, yes_ratio=1.0, drop=300, first_price=5000)
 
     Raises:
         SignalError: a parameter out of range, before any data is read.
     """
 
-    name: Final = "rlm"
+    name: ClassVar[str] = "rlm"
+    width = RLM_WIDTH
+    step = staticmethod(rlm_step)
+    loop = staticmethod(rlm_loop)
 
     def __init__(
         self,
@@ -67,105 +76,42 @@ class Rlm:
         min_drop: float = 5,
         rearm: bool = False,
     ) -> None:
-        if isinstance(yes_threshold, bool) or not 0 <= yes_threshold <= 1:
-            raise SignalError(self.name, "yes_threshold", yes_threshold, "a share from 0 to 1")
-        if isinstance(min_trades, bool) or min_trades != int(min_trades) or not 1 <= min_trades < 2**31:
-            raise SignalError(self.name, "min_trades", min_trades, "a whole number from 1")
-        try:
-            drop = cents(min_drop)
-        except UnitError:
-            drop = -1
-        if not 0 <= drop <= 10_000:
-            raise SignalError(self.name, "min_drop", min_drop, "cents from 0 to 100, in hundredths")
-        if not isinstance(rearm, bool):
-            raise SignalError(self.name, "rearm", rearm, "True or False")
-        self.parameters: dict[str, Any] = {
-            "yes_threshold": yes_threshold,
-            "min_trades": int(min_trades),
-            "min_drop": min_drop,
-            "rearm": rearm,
-        }
-        self._rule = (float(yes_threshold), int(min_trades), drop, rearm)
-        self._codes: dict[str, int] = {}
-        self._state = fresh_state(0)
-        self._seen = 0
+        rule = (
+            number_in(self.name, "yes_threshold", yes_threshold, 0, 1, "a share from 0 to 1"),
+            whole_in(self.name, "min_trades", min_trades),
+            cents_in(self.name, "min_drop", min_drop),
+            flag_in(self.name, "rearm", rearm),
+        )
+        given = {"yes_threshold": yes_threshold, "min_trades": rule[1], "min_drop": min_drop, "rearm": rearm}
+        super().__init__(rule, given)
 
-    def run(self, tape: Frame) -> Frame:
-        """All fires over a tape, from fresh state, as a frame of the tape's kind.
+    def sides(self, seen: Any) -> list[str]:
+        return ["no"] * len(seen)
 
-        Columns: `row` (position in the tape), `ts`, `ticker`, `side` ("no"), `price` (YES price of the firing
-        print), `n_trades`, `yes_ratio`, `drop` and `first_price` (price units), in the order of the tape.
-
-        Raises:
-            TapeError: not a tape; `kalshilab.to_tape` makes one.
-        """
-        frame = as_tape(tape)
-        markets = frame["market"].cast(pl.UInt32).to_numpy()
-        state = fresh_state(int(markets.max()) + 1 if len(markets) else 0)
-        prices = frame["price"].cast(pl.Int16).to_numpy()
-        takers = frame["taker"].to_physical().cast(pl.UInt8).to_numpy()
-        rows, seen = rlm_run(state, markets, prices, takers, *self._rule)
-        return like(_fires(frame, rows, seen), tape)  # type: ignore[no-any-return]
-
-    def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
-        """Take one live print; a fire if it made one.  `size` does not matter to this signal.
-
-        Raises:
-            SignalError: `taker` is neither "yes" nor "no": a print without direction must not be counted.
-        """
-        if taker != "yes" and taker != "no":
-            raise SignalError(self.name, "taker", taker, "yes or no")
-        market = self._codes.get(ticker)
-        if market is None:
-            market = self._codes[ticker] = len(self._codes)
-            self._state = grown(self._state, market + 1)
-        row = self._seen
-        self._seen = row + 1
-        if not rlm_step(self._state, market, price, taker == "yes", *self._rule):
-            return None
-        n, yes, first, last, _ = self._state[market].tolist()
-        return Fire(row, ts, ticker, "no", last, n, yes / n, first - last, first)
-
-    def reset(self, ticker: str | None = None) -> None:
-        """Forget what was seen of one market, or of all; its next print is a new anchor."""
-        if ticker is None:
-            self._codes, self._state, self._seen = {}, fresh_state(0), 0
-        elif ticker in self._codes:
-            self._state[self._codes[ticker]] = 0
-
-    def state(self, ticker: str) -> MarketState | None:
-        """The market's live numbers, or None if no print of it was seen since its reset."""
-        market = self._codes.get(ticker)
-        if market is None:
-            return None
-        row = self._state[market].tolist()
-        return MarketState(row[N], row[YES], row[FIRST], row[LAST]) if row[N] else None
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items())
-        return f"Rlm({given})"
-
-
-def _fires(frame: pl.DataFrame, rows: Any, seen: Any) -> pl.DataFrame:
-    picked = (
-        frame.select("ts", pl.col("ticker").cast(pl.String)).gather(rows)
-        if len(rows)
-        else frame.select("ts", pl.col("ticker").cast(pl.String)).head(0)
-    )
-    n, yes, first, last = (seen[:, k] for k in range(4))
-    return pl.DataFrame(
-        {
-            "row": pl.Series(rows, dtype=pl.UInt64),
-            "ts": picked["ts"],
-            "ticker": picked["ticker"],
-            "side": pl.Series(["no"] * len(rows), dtype=TAKER),
-            "price": pl.Series(last, dtype=pl.Int16),
-            "n_trades": pl.Series(n, dtype=pl.UInt32),
+    def own_columns(self, seen: Any, prices: Any) -> dict[str, pl.Series]:
+        n, yes, first, last = (seen[:, k] for k in (N, YES, FIRST, LAST))
+        return {
             "yes_ratio": pl.Series(yes / np.maximum(n, 1), dtype=pl.Float64),
             "drop": pl.Series(first - last, dtype=pl.Int16),
             "first_price": pl.Series(first, dtype=pl.Int16),
         }
-    )
+
+    def make_fire(self, base: Base, seen: Any) -> RlmFire:
+        n, yes, first, last, _ = seen[0].tolist()
+        return RlmFire(*base, yes / n, first - last, first)
+
+    def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> RlmFire | None:
+        """Take one live print; a fire if it made one.  `size` does not matter to this signal.
+
+        Raises:
+            SignalError: `taker` is neither "yes" nor "no".
+        """
+        return super().update(ticker, ts, price, size, taker)  # type: ignore[return-value]
+
+    def state(self, ticker: str) -> MarketState | None:
+        """The market's live numbers, or None if no print of it was seen since its reset."""
+        row = self.live_row(ticker)
+        return None if row is None else MarketState(row[N], row[YES], row[FIRST], row[LAST])
 
 
 def rlm(

@@ -20,7 +20,8 @@ class Fire(msgspec.Struct, frozen=True):
     """A signal fired, as of the print that made it (inclusive).
 
     `row` counts the prints the signal has seen, from 0: over a tape it is the row of the firing print.
-    `ts` is that print's exchange time in microseconds, `price` its YES price, `side` the outcome to buy.
+    `ts` is that print's exchange time in microseconds, `price` its YES price, `side` the outcome to buy,
+    `n_trades` the prints of the market counted for it.  Each signal adds its own fields.
     """
 
     row: int
@@ -29,9 +30,6 @@ class Fire(msgspec.Struct, frozen=True):
     side: str
     price: int
     n_trades: int
-    yes_ratio: float
-    drop: int
-    first_price: int
 
 
 class Signal(Protocol):

@@ -15,7 +15,7 @@ from kalshilab.clock import Clock
 from kalshilab.config import Settings
 from kalshilab.kalshi.limits import TokenBucket
 from kalshilab.market.model import Market
-from kalshilab.signals import Fire
+from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Action, Decision, Intent, client_order_id
 from kalshilab.trade.execution import Execution
 from kalshilab.trade.follower import Follower
@@ -59,23 +59,44 @@ class Desk:
         self._book_timeout = settings.orderbook_timeout
         self._turn = asyncio.Lock()
         self._entries: dict[str, Entry] = {}
-        self._deferred: deque[Fire] = deque()
+        self._deferred: deque[RlmFire] = deque()
+        self._retrying = False
         self.decisions: deque[Decision] = deque(maxlen=100)
         self.closed = False
         """Once set, no further order is placed: the kill switch, asked before every order."""
 
-    async def act(self, fire: Fire) -> Decision:
+    async def act(self, fire: RlmFire) -> Decision:
         """Decide about one fire and carry the decision out."""
         async with self._turn:
             return await self._decide(fire)
 
-    @property
-    def has_deferred(self) -> bool:
-        """Whether a fire waits for another try."""
-        return bool(self._deferred)
+    def due(self) -> bool:
+        """Whether a fire that waits can be tried again now, or is no longer fresh.
+
+        By exchange time and by what is there, never by the machine's clock: a run over a tape is the same at
+        any speed.
+        """
+        if not self._deferred or self._retrying:
+            return False
+        now = self._clock.now()
+        if any(now - fire.ts > FRESH for fire in self._deferred):
+            return True
+        return self._bucket.tokens >= 1 and any(f.ticker in self._follower.books for f in self._deferred)
 
     async def retry(self) -> None:
         """Try deferred fires again, and let go those no longer fresh."""
+        self._retrying = True
+        try:
+            await self._retry()
+        finally:
+            self._retrying = False
+
+    def let_go(self) -> None:
+        """The session ends: what still waits is not tried again."""
+        while self._deferred:
+            self._write(self._deferred.popleft(), "expired", "session ended")
+
+    async def _retry(self) -> None:
         async with self._turn:
             for _ in range(len(self._deferred)):
                 fire = self._deferred.popleft()
@@ -84,7 +105,7 @@ class Desk:
                 else:
                     await self._decide(fire, again=True)
 
-    async def _decide(self, fire: Fire, *, again: bool = False) -> Decision:
+    async def _decide(self, fire: RlmFire, *, again: bool = False) -> Decision:
         ticker, strategy = fire.ticker, self._follower.strategy
         tracked = self._follower.tracker.get(ticker)
         if self.closed or not self._machine.may_trade or tracked is None or tracked.market is None:
@@ -109,7 +130,7 @@ class Desk:
             return self._write(fire, "skipped", quote)
         return await self._place(fire, quote, tracked.market, held)
 
-    async def _place(self, fire: Fire, quote: Quote, market: Market, held: bool) -> Decision:
+    async def _place(self, fire: RlmFire, quote: Quote, market: Market, held: bool) -> Decision:
         execution, portfolio = self._execution, self._portfolio
         orders = list(execution.open.values())
         holding = portfolio.holdings.get(fire.ticker)
@@ -158,7 +179,7 @@ class Desk:
         )
         return self._write(fire, "placed", "", quote, intent.client_order_id, outcome.order_id)
 
-    def _defer(self, fire: Fire, reason: str, again: bool) -> Decision:
+    def _defer(self, fire: RlmFire, reason: str, again: bool) -> Decision:
         self._deferred.append(fire)
         if again:
             # Said once already; a fire that waits is not a new decision each time it is looked at.
@@ -167,7 +188,7 @@ class Desk:
 
     def _write(
         self,
-        fire: Fire,
+        fire: RlmFire,
         action: Action,
         reason: str,
         quote: Quote | None = None,

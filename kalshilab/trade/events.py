@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from kalshilab.signals import Fire
+from kalshilab.signals import RlmFire
 
 __all__ = ["Action", "Decision", "Intent", "Outcome", "Transition", "client_order_id"]
 
@@ -60,7 +60,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     side: str
     price: int
     size: int
-    fire: Fire
+    fire: RlmFire
     reentry: bool = False
 
 
@@ -86,7 +86,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def client_order_id(run_id: str, fire: Fire, attempt: int = 0) -> str:
+def client_order_id(run_id: str, fire: RlmFire, attempt: int = 0) -> str:
     """The client order id of a fire: the same run, fire and attempt always give the same id.
 
     So a restarted session that finds the intent in its journal and the order on the exchange knows that they

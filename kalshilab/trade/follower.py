@@ -20,14 +20,17 @@ from kalshilab.kalshi.rest import MarketData
 from kalshilab.kalshi.stream import Stream
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
-from kalshilab.signals import Fire
+from kalshilab.signals import RlmFire
 from kalshilab.trade.discovery import Tracked, Tracker
 from kalshilab.trade.health import Health
 from kalshilab.trade.monitor import MarketRow
 from kalshilab.trade.strategy import Strategy
 from kalshilab.trade.tasks import Tasks
 
-__all__ = ["Follower"]
+__all__ = ["CHANNELS", "Follower"]
+
+CHANNELS = ("trade", "market_lifecycle_v2", "fill", "user_orders", "market_positions")
+"""What every session listens to; books join market by market."""
 
 
 class Follower:
@@ -50,7 +53,7 @@ class Follower:
         tasks: Tasks,
         health: Health,
         counts: Counter[str],
-        on_fire: Callable[[Fire], None],
+        on_fire: Callable[[RlmFire], None],
         on_settled: Callable[[str], None],
         book_timeout: float,
     ) -> None:

@@ -25,7 +25,7 @@ import msgspec
 from kalshilab.clock import Clock
 from kalshilab.errors import JournalError
 from kalshilab.market.model import Fill, Order, Settlement
-from kalshilab.signals import Fire
+from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Decision, Intent, Outcome, Transition
 
 __all__ = ["KINDS", "Entry", "Journal"]
@@ -35,7 +35,7 @@ VERSION = 1
 KINDS: dict[str, type[msgspec.Struct]] = {
     "decision": Decision,
     "fill": Fill,
-    "fire": Fire,
+    "fire": RlmFire,
     "intent": Intent,
     "order": Order,
     "outcome": Outcome,

@@ -16,7 +16,7 @@ import polars as pl
 
 from kalshilab.errors import KalshilabError, SessionError
 from kalshilab.market.model import Fill, Order
-from kalshilab.signals import Fire
+from kalshilab.signals import RlmFire
 from kalshilab.tape.schema import TAKER
 from kalshilab.trade.events import Decision, Transition
 from kalshilab.trade.journal import Journal
@@ -118,7 +118,7 @@ def _frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=dict(_SCHEMAS[name]))
 
 
-def _signal(f: Fire) -> dict[str, Any]:
+def _signal(f: RlmFire) -> dict[str, Any]:
     return msgspec.structs.asdict(f)
 
 

@@ -31,12 +31,12 @@ from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.kalshi.rest import MarketData
 from kalshilab.kalshi.stream import Connected, Disconnected, Stream
 from kalshilab.market.model import Fill, Order
-from kalshilab.signals import Fire
+from kalshilab.signals import RlmFire
 from kalshilab.trade.desk import Desk
 from kalshilab.trade.discovery import Tracker
 from kalshilab.trade.events import Transition
 from kalshilab.trade.execution import Execution
-from kalshilab.trade.follower import Follower
+from kalshilab.trade.follower import CHANNELS, Follower
 from kalshilab.trade.health import Health
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.monitor import COUNTS, Snapshot, empty_snapshot, write_status
@@ -51,9 +51,6 @@ from kalshilab.trade.venue import VenueLink, open_venue
 from kalshilab.trade.view import View
 
 __all__ = ["PaperSession", "Report"]
-
-CHANNELS = ("trade", "market_lifecycle_v2", "fill", "user_orders", "market_positions")
-"""What every session listens to; books join market by market."""
 
 TICK = 0.5
 """Wall seconds between looks at the deadline, the stop file, time-outs and the status file."""
@@ -206,7 +203,7 @@ class PaperSession:
             health=self._health,
             counts=self._counts,
             on_fire=self._on_fire,
-            on_settled=self._on_settled,
+            on_settled=lambda t: self._tasks.work(f"settlement {t}", self._pay_out(t)),
             book_timeout=s.orderbook_timeout,
         )
         self._desk = Desk(
@@ -299,6 +296,7 @@ class PaperSession:
         if self._link.pace is not None:
             self._link.pace.hold()
         await self._tasks.idle()
+        self._desk.let_go()
         try:
             left = await self._execution.cancel_all()
             await self._settle_frames()
@@ -336,14 +334,16 @@ class PaperSession:
             self._counts["unhandled"] += 1
             return
         handler(event)
+        self._retry_deferred()
 
-    def _on_fire(self, fire: Fire) -> None:
+    def _retry_deferred(self) -> None:
+        if self._desk.due():
+            self._tasks.work("deferred fires", self._desk.retry())
+
+    def _on_fire(self, fire: RlmFire) -> None:
         self._counts["signals"] += 1
         self._journal.write("fire", fire)
         self._tasks.work(f"fire {fire.ticker}", self._desk.act(fire))
-
-    def _on_settled(self, ticker: str) -> None:
-        self._tasks.work(f"settlement {ticker}", self._pay_out(ticker))
 
     async def _pay_out(self, ticker: str) -> None:
         if ticker in self._portfolio.open:
@@ -434,8 +434,7 @@ class PaperSession:
             reason = ending.due()
             if reason:
                 self._set_stop(reason)
-            if self._desk.has_deferred:
-                self._tasks.work("deferred fires", self._desk.retry())
+            self._retry_deferred()
             if self._execution.api_errors >= 5:
                 self._health.degraded("orders", f"{self._execution.api_errors} errors in a row")
             else:

@@ -14,7 +14,7 @@ import msgspec
 from kalshilab.config import Settings
 from kalshilab.errors import ConfigError
 from kalshilab.market.book import Book
-from kalshilab.signals import Fire, Rlm, Signal
+from kalshilab.signals import Rlm, RlmFire
 from kalshilab.units import PRICE, TickGrid, cents, contracts
 
 __all__ = ["Entry", "Hold", "Quote", "RlmNo", "Strategy", "make_strategy", "no_limit_price"]
@@ -39,13 +39,13 @@ class Strategy(Protocol):
     """What a session needs of a strategy."""
 
     name: str
-    signal: Signal | None
+    signal: Rlm | None
 
-    def quote(self, fire: Fire, book: Book, grid: TickGrid) -> Quote | str:
+    def quote(self, fire: RlmFire, book: Book, grid: TickGrid) -> Quote | str:
         """The order for this fire on this book, or why none (a short phrase)."""
         ...
 
-    def reentry(self, fire: Fire, entry: Entry | None) -> str | None:
+    def reentry(self, fire: RlmFire, entry: Entry | None) -> str | None:
         """For a market already held: None if this fire may add to it, else why not."""
         ...
 
@@ -54,12 +54,12 @@ class Hold:
     """Trades nothing: the session watches and records."""
 
     name = "hold"
-    signal: Signal | None = None
+    signal: Rlm | None = None
 
-    def quote(self, fire: Fire, book: Book, grid: TickGrid) -> Quote | str:
+    def quote(self, fire: RlmFire, book: Book, grid: TickGrid) -> Quote | str:
         return "hold"
 
-    def reentry(self, fire: Fire, entry: Entry | None) -> str | None:
+    def reentry(self, fire: RlmFire, entry: Entry | None) -> str | None:
         return "hold"
 
 
@@ -73,7 +73,7 @@ class RlmNo:
     name = "rlm_no"
 
     def __init__(self, settings: Settings) -> None:
-        self.signal: Signal | None = Rlm(
+        self.signal: Rlm | None = Rlm(
             yes_threshold=settings.yes_threshold,
             min_trades=settings.min_trades,
             min_drop=settings.min_drop,
@@ -95,7 +95,7 @@ class RlmNo:
         size = int(self._base * factor)
         return size - size % 100 if self._base >= 100 else size
 
-    def quote(self, fire: Fire, book: Book, grid: TickGrid) -> Quote | str:
+    def quote(self, fire: RlmFire, book: Book, grid: TickGrid) -> Quote | str:
         bid, ask = book.best_no_bid, book.no_ask
         if bid is None or ask is None:
             return "one-sided book"
@@ -107,7 +107,7 @@ class RlmNo:
         # The NO price is rounded down, so the YES price, on whose grid the order lives, is rounded up.
         return Quote("ask", grid.ceil(PRICE - price), self.size(fire.drop))
 
-    def reentry(self, fire: Fire, entry: Entry | None) -> str | None:
+    def reentry(self, fire: RlmFire, entry: Entry | None) -> str | None:
         if not self._allow_reentry:
             return "held"
         if entry is None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from kalshilab.signals.kernel import WIDTH, fresh_state, grown
+from kalshilab.signals.kernel import RLM_WIDTH, fresh_state, grown
 from kalshilab.signals.rlm import Rlm
 
 
 def test_growing_keeps_rows_and_is_rare() -> None:
-    state = fresh_state(0)
+    state = fresh_state(0, RLM_WIDTH)
     sizes = set()
     for markets in range(1, 5_000):
         state = grown(state, markets)
-        assert state.shape[1] == WIDTH
+        assert state.shape[1] == RLM_WIDTH
         assert len(state) >= markets
         state[markets - 1, 0] = markets
         sizes.add(len(state))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalshilab.errors import SignalError, TapeError
-from kalshilab.signals import Fire, Rlm, rlm
+from kalshilab.signals import Rlm, RlmFire, rlm
 from kalshilab.tape.schema import TAKER, TAPE_SCHEMA, TIME, with_codes
 
 Row = tuple[int, str, int, int, str]
@@ -68,7 +68,7 @@ def reference(
     return fires
 
 
-def live(signal: Rlm, tape: pl.DataFrame) -> list[Fire]:
+def live(signal: Rlm, tape: pl.DataFrame) -> list[RlmFire]:
     columns = tape.with_columns(pl.col("ts").dt.epoch("us"), pl.col("taker").cast(pl.String))
     rows = columns.select("ticker", "ts", "price", "size", "taker").iter_rows()
     return [fire for row in rows if (fire := signal.update(*row)) is not None]
@@ -82,7 +82,9 @@ def test_vectorised_live_and_reference_agree(gaps: list[Row], given_parameters: 
     vectorised = signal.run(tape)
     assert vectorised.rows() == reference(tape, **given_parameters)
     as_rows = vectorised.with_columns(pl.col("ts").dt.epoch("us"), pl.col("side").cast(pl.String)).rows()
-    assert [tuple(getattr(f, name) for name in Fire.__struct_fields__) for f in live(signal, tape)] == as_rows
+    assert [
+        tuple(getattr(f, name) for name in RlmFire.__struct_fields__) for f in live(signal, tape)
+    ] == as_rows
     assert rlm(tape, **given_parameters).equals(vectorised)
 
 

@@ -10,13 +10,13 @@ from kalshilab.clock import SimClock
 from kalshilab.errors import ApiError, ConnectionFailed, OutcomeUnknown, RateLimited
 from kalshilab.kalshi.orders import CancelAck, OrderAck, OrderRequest
 from kalshilab.market.model import Fill, Order
-from kalshilab.signals import Fire
+from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Intent, client_order_id
 from kalshilab.trade.execution import Execution
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.portfolio import Portfolio
 
-FIRE = Fire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000)
+FIRE = RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000)
 
 
 class FakeExchange:

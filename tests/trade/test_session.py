@@ -130,6 +130,12 @@ async def test_limits_hold(quick: Settings) -> None:
     slow = await run(quick.replace(attempts_per_minute=0.01))
     assert slow.counts["rate_limited"] > 0
     assert {"deferred", "expired"} <= set(slow.decisions["action"])
+    waited = slow.decisions.filter(pl.col("action") == "deferred").height
+    done = slow.decisions.filter(pl.col("action").is_in(["expired", "placed"])).height
+    assert done >= waited, "no fire waits for ever"
+    again = await run(quick.replace(attempts_per_minute=0.01))
+    drop = ["client_order_id", "order_id"]
+    assert again.decisions.drop(drop).equals(slow.decisions.drop(drop)), "the same at any speed"
 
 
 @pytest.mark.parametrize("how", ["thread", "file", "minutes", "cancel"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kalshilab.config import Settings
 from kalshilab.errors import ConfigError
 from kalshilab.market.book import Book
-from kalshilab.signals import Fire
+from kalshilab.signals import RlmFire
 from kalshilab.trade.strategy import Entry, Hold, Quote, RlmNo, make_strategy, no_limit_price
 from kalshilab.units import PRICE, TickGrid
 
@@ -20,8 +20,8 @@ def strategy(**given_settings: object) -> RlmNo:
     return RlmNo(Settings(env={}, env_file=None, **given_settings))
 
 
-def fire(drop: int = 500, ratio: float = 0.8) -> Fire:
-    return Fire(0, 0, "A-B-1", "no", 4_000, 25, ratio, drop, 4_000 + drop)
+def fire(drop: int = 500, ratio: float = 0.8) -> RlmFire:
+    return RlmFire(0, 0, "A-B-1", "no", 4_000, 25, ratio, drop, 4_000 + drop)
 
 
 def book(no_bid: int, no_ask: int) -> Book:
