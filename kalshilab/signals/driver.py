@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, UnitError
-from kalshilab.signals.kernel import fresh_state, grown
+from kalshilab.signals.kernel import fresh_state, grown, loop_of
 from kalshilab.signals.signal import Fire, Frame, as_tape, like
 from kalshilab.tape.schema import TAKER
 from kalshilab.units import cents
@@ -34,7 +34,6 @@ class CompiledSignal:
     width: ClassVar[int]
     dtype: ClassVar[type] = np.int32
     step: ClassVar[Callable[..., bool]]
-    loop: ClassVar[Callable[..., tuple[int, int]]]
 
     def __init__(self, rule: tuple[Any, ...], parameters: dict[str, Any]) -> None:
         self._rule = rule
@@ -78,12 +77,12 @@ class CompiledSignal:
         state = fresh_state(int(markets.max()) + 1 if len(markets) else 0, self.width, self.dtype)
         rows: list[Any] = []
         seen: list[Any] = []
-        start = 0
+        loop, start = loop_of(type(self).step), 0
         while start < len(markets):
             row_buffer = np.empty(BUFFER, np.int64)
             seen_buffer: Any = np.empty((BUFFER, self.width), self.dtype)
-            start, count = type(self).loop(
-                state, markets, prices, sizes, takers, start, row_buffer, seen_buffer, *self._rule
+            start, count = loop(
+                state, markets, prices, sizes, takers, start, row_buffer, seen_buffer, self._rule
             )
             rows.append(row_buffer[:count])
             seen.append(seen_buffer[:count])

@@ -1,7 +1,7 @@
-"""The compiled heart: for each signal a step over one market's state, and a loop that runs it over a tape.
+"""The compiled heart: for each signal a step over one market's state, and one loop that runs any of them.
 
 State is one row a market, small enough to share a cache line.  The live driver calls a step for one print;
-the loop calls the same step for each row of a stretch of tape.  A loop stops when its buffers of fires are
+the loop calls the same step for each row of a stretch of tape.  The loop stops when its buffers of fires are
 full and says where, so that the driver can hand it empty ones: no signal needs to know how many fires come.
 
 A market that has fired keeps its numbers until its next print, which either does nothing (one fire a market)
@@ -11,6 +11,7 @@ tape's Enum; prices and sizes are in our units.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -26,15 +27,12 @@ __all__ = [
     "WHALE_WIDTH",
     "YES",
     "N",
-    "band_loop",
     "band_step",
     "fresh_state",
     "grown",
-    "rlm_loop",
+    "loop_of",
     "rlm_step",
-    "variance_loop",
     "variance_step",
-    "whale_loop",
     "whale_step",
 ]  # fmt: skip
 
@@ -65,6 +63,42 @@ def grown(state: State, markets: int) -> State:
 
 
 # Reverse line movement: [n, yes, first, last, fired]
+
+
+@cache
+def loop_of(step: Any) -> Any:
+    """The compiled loop that runs a compiled step over a stretch of tape.
+
+    It is made for each step and compiled at its first use (a tenth of a second; numba keeps no loop over
+    another function on disk).  Its arguments: state, the four columns, the row to start at, two buffers for
+    rows and states of fires, and the rule as a tuple; it returns the row where it stopped and how many fires
+    are in the buffers.
+    """
+
+    @njit(nogil=True)
+    def loop(
+        state: State,
+        markets: Any,
+        prices: Any,
+        sizes: Any,
+        takers: Any,
+        start: int,
+        rows: Any,
+        seen: Any,
+        rule: Any,
+    ) -> tuple[int, int]:
+        count = 0
+        for i in range(start, len(markets)):
+            m = markets[i]
+            if step(state, m, prices[i], sizes[i], takers[i] == 0, *rule):
+                rows[count] = i
+                seen[count] = state[m]
+                count += 1
+                if count == len(rows):
+                    return i + 1, count
+        return len(markets), count
+
+    return loop
 
 
 @njit(cache=True, nogil=True)
@@ -100,24 +134,6 @@ def rlm_step(
     return False
 
 
-@njit(cache=True, nogil=True)
-def rlm_loop(
-    state: State, markets: Any, prices: Any, sizes: Any, takers: Any, start: int, rows: Any, seen: Any,
-    threshold: float, min_trades: int, min_drop: int, rearm: bool,
-) -> tuple[int, int]:  # fmt: skip
-    """Prints from `start` on; where it stopped and how many fires are in the buffers."""
-    count = 0
-    for i in range(start, len(markets)):
-        m = markets[i]
-        if rlm_step(state, m, prices[i], 0, takers[i] == 0, threshold, min_trades, min_drop, rearm):
-            rows[count] = i
-            seen[count] = state[m]
-            count += 1
-            if count == len(rows):
-                return i + 1, count
-    return len(markets), count
-
-
 # Price band: [n, inside, fired, last]
 
 
@@ -135,24 +151,6 @@ def band_step(
         return False
     row[2] = 1
     return True
-
-
-@njit(cache=True, nogil=True)
-def band_loop(
-    state: State, markets: Any, prices: Any, sizes: Any, takers: Any, start: int, rows: Any, seen: Any,
-    low: int, high: int, rearm: bool,
-) -> tuple[int, int]:  # fmt: skip
-    """As `rlm_loop`."""
-    count = 0
-    for i in range(start, len(markets)):
-        m = markets[i]
-        if band_step(state, m, prices[i], 0, takers[i] == 0, low, high, rearm):
-            rows[count] = i
-            seen[count] = state[m]
-            count += 1
-            if count == len(rows):
-                return i + 1, count
-    return len(markets), count
 
 
 # Whales: [n, whales, value of the last print in money units, side of the last print (1 YES)]
@@ -183,26 +181,6 @@ def whale_step(
         return False
     row[1] += 1
     return rearm or row[1] == 1
-
-
-@njit(cache=True, nogil=True)
-def whale_loop(
-    state: State, markets: Any, prices: Any, sizes: Any, takers: Any, start: int, rows: Any, seen: Any,
-    min_value: int, max_leverage: float, yes_only: bool, rearm: bool,
-) -> tuple[int, int]:  # fmt: skip
-    """As `rlm_loop`."""
-    count = 0
-    for i in range(start, len(markets)):
-        m = markets[i]
-        if whale_step(
-            state, m, prices[i], sizes[i], takers[i] == 0, min_value, max_leverage, yes_only, rearm
-        ):
-            rows[count] = i
-            seen[count] = state[m]
-            count += 1
-            if count == len(rows):
-                return i + 1, count
-    return len(markets), count
 
 
 # Low leverage variance: [n, no, mean of leverage, sum of squares about it, fired, last]
@@ -244,21 +222,3 @@ def variance_step(
         row[4] = 1
         return True
     return False
-
-
-@njit(cache=True, nogil=True)
-def variance_loop(
-    state: State, markets: Any, prices: Any, sizes: Any, takers: Any, start: int, rows: Any, seen: Any,
-    max_std: float, min_no_ratio: float, min_trades: int, rearm: bool,
-) -> tuple[int, int]:  # fmt: skip
-    """As `rlm_loop`."""
-    count = 0
-    for i in range(start, len(markets)):
-        m = markets[i]
-        if variance_step(state, m, prices[i], 0, takers[i] == 0, max_std, min_no_ratio, min_trades, rearm):
-            rows[count] = i
-            seen[count] = state[m]
-            count += 1
-            if count == len(rows):
-                return i + 1, count
-    return len(markets), count

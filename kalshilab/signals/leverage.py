@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.signals.driver import Base, CompiledSignal, flag_in, number_in, whole_in
-from kalshilab.signals.kernel import VARIANCE_WIDTH, variance_loop, variance_step
+from kalshilab.signals.kernel import VARIANCE_WIDTH, variance_step
 from kalshilab.signals.signal import Fire, Frame
 
 __all__ = ["LeverageState", "LowLeverageVariance", "LowLeverageVarianceFire", "low_leverage_variance"]
@@ -61,7 +61,6 @@ class LowLeverageVariance(CompiledSignal):
     width = VARIANCE_WIDTH
     dtype = np.float64
     step = staticmethod(variance_step)
-    loop = staticmethod(variance_loop)
 
     def __init__(
         self, max_std: float = 0.7, min_no_ratio: float = 0.5, min_trades: int = 5, rearm: bool = False

@@ -16,7 +16,7 @@ import polars as pl
 
 from kalshilab.errors import SignalError
 from kalshilab.signals.driver import Base, CompiledSignal, cents_in, flag_in
-from kalshilab.signals.kernel import BAND_WIDTH, band_loop, band_step
+from kalshilab.signals.kernel import BAND_WIDTH, band_step
 from kalshilab.signals.signal import Fire, Frame
 from kalshilab.units import PRICE
 
@@ -52,7 +52,6 @@ class PriceBand(CompiledSignal):
     name: ClassVar[str] = "price_band"
     width = BAND_WIDTH
     step = staticmethod(band_step)
-    loop = staticmethod(band_loop)
 
     def __init__(
         self,

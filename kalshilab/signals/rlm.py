@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.signals.driver import Base, CompiledSignal, cents_in, flag_in, number_in, whole_in
-from kalshilab.signals.kernel import FIRST, LAST, RLM_WIDTH, YES, N, rlm_loop, rlm_step
+from kalshilab.signals.kernel import FIRST, LAST, RLM_WIDTH, YES, N, rlm_step
 from kalshilab.signals.signal import Fire, Frame
 
 __all__ = ["MarketState", "Rlm", "RlmFire", "rlm"]
@@ -67,7 +67,6 @@ class Rlm(CompiledSignal):
     name: ClassVar[str] = "rlm"
     width = RLM_WIDTH
     step = staticmethod(rlm_step)
-    loop = staticmethod(rlm_loop)
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class Signal(Protocol):
         ...
 
 
-_NEEDED = ("ts", "ticker", "price", "taker")
+_NEEDED = ("ts", "ticker", "price", "size", "taker")
 
 
 def as_tape(data: Any) -> pl.DataFrame:

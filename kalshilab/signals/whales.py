@@ -17,7 +17,7 @@ import polars as pl
 
 from kalshilab.errors import SignalError, UnitError
 from kalshilab.signals.driver import Base, CompiledSignal, flag_in, number_in
-from kalshilab.signals.kernel import WHALE_WIDTH, whale_loop, whale_step
+from kalshilab.signals.kernel import WHALE_WIDTH, whale_step
 from kalshilab.signals.signal import Fire, Frame
 from kalshilab.units import dollars
 
@@ -37,7 +37,6 @@ class _Whales(CompiledSignal):
     width = WHALE_WIDTH
     dtype = np.int64
     step = staticmethod(whale_step)
-    loop = staticmethod(whale_loop)
     yes_only: ClassVar[bool]
 
     def __init__(self, min_value: float = 100, max_leverage: float = 2.0, rearm: bool = True) -> None:
