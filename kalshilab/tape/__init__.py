@@ -12,6 +12,7 @@ from kalshilab.tape import synth
 from kalshilab.tape.normalise import DroppedRows, Report, to_markets, to_tape
 from kalshilab.tape.sample import sample
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, check_markets, check_tape
+from kalshilab.tape.sweeps import merge_sweeps
 
 __all__ = [
     "MARKETS_SCHEMA",
@@ -20,6 +21,7 @@ __all__ = [
     "Report",
     "check_markets",
     "check_tape",
+    "merge_sweeps",
     "sample",
     "synth",
     "to_markets",

@@ -1,0 +1,63 @@
+"""Merged sweeps keep every contract, one print an aggressor, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kalshilab.errors import TapeError
+from kalshilab.tape import check_tape, merge_sweeps, to_tape
+from kalshilab.tape.schema import TAKER, TAPE_SCHEMA, TIME, with_codes
+
+prints = st.lists(
+    st.tuples(
+        st.integers(0, 1), st.sampled_from(["A", "B"]), st.integers(1, 99), st.integers(1, 500),
+        st.sampled_from(["yes", "no"]),
+    ),
+    max_size=40,
+)  # fmt: skip
+
+
+def tape_of(rows: list[tuple[int, str, int, int, str]]) -> pl.DataFrame:
+    ts, out = 0, []
+    for n, (gap, ticker, price, size, taker) in enumerate(rows):
+        ts += gap
+        out.append((ts, ticker, price * 100, size, taker, f"t{n}"))
+    schema = {
+        "ts": pl.Int64, "ticker": pl.String, "price": pl.Int16, "size": pl.UInt32, "taker": TAKER, "trade_id": pl.String,
+    }  # fmt: skip
+    frame = pl.DataFrame(out, schema=schema, orient="row").with_columns(
+        pl.col("ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME)
+    )
+    return with_codes(frame).select(TAPE_SCHEMA.names())
+
+
+@settings(max_examples=200, deadline=None)
+@given(prints)
+def test_against_a_plain_merge(rows: list[tuple[int, str, int, int, str]]) -> None:
+    tape = tape_of(rows)
+    expected: dict[tuple[object, ...], list[object]] = {}
+    for ts, ticker, _, price, size, taker, trade_id in tape.iter_rows():
+        known = expected.setdefault((ts, ticker, taker), [price, 0, trade_id])
+        known[0], known[1] = price, known[1] + size
+    merged = merge_sweeps(tape)
+    assert check_tape(merged).schema == TAPE_SCHEMA
+    got = merged.select("ts", "ticker", "taker", "price", "size", "trade_id").rows()
+    assert got == [(*key, *value) for key, value in expected.items()]
+    assert merge_sweeps(merged).equals(merged)
+
+
+def test_not_a_tape() -> None:
+    with pytest.raises(TapeError):
+        merge_sweeps(pl.DataFrame({"ts": [1]}))
+
+
+def test_real_prints(shared: Path) -> None:
+    tape = to_tape(pl.read_parquet(shared / "data" / "trades_macro.parquet"))
+    merged = merge_sweeps(tape)
+    assert merged.height < tape.height
+    assert merged["size"].cast(pl.Int64).sum() == tape["size"].cast(pl.Int64).sum()
