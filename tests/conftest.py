@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
+
+# A busy machine is slow, not wrong: no example has a time limit of its own.
+hypothesis_settings.register_profile("kalshilab", deadline=None)
+hypothesis_settings.load_profile("kalshilab")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

@@ -141,7 +141,7 @@ async def test_limits_hold(quick: Settings) -> None:
 @pytest.mark.parametrize("how", ["thread", "file", "minutes", "cancel"])
 async def test_every_way_to_stop_is_clean(quick: Settings, how: str, tmp_path: Path) -> None:
     settings = quick.replace(
-        speed=20_000.0, stop_file=str(tmp_path / "stop"), minutes=0.04 if how == "minutes" else None
+        speed=20_000.0, stop_file=str(tmp_path / "stop"), minutes=0.1 if how == "minutes" else None
     )
     async with PaperSession(settings) as session:
         task = asyncio.ensure_future(session.run())
@@ -157,7 +157,7 @@ async def test_every_way_to_stop_is_clean(quick: Settings, how: str, tmp_path: P
     reasons = {
         "thread": "stop button",
         "file": "SIGTERM",
-        "minutes": "0.04 minutes are up",
+        "minutes": "0.1 minutes are up",
         "cancel": "interrupted",
     }
     assert report.stopped == reasons[how]
