@@ -9,6 +9,7 @@ next.  Catch `KalshilabError` to catch all of them::
     │   └── CredentialsMissing     a venue needs a key that was not given
     ├── UnitError                  a price, size or amount is not a number the exchange knows
     ├── TapeError                  trade data or market data is not what the schema says
+    ├── LakeError                  a lake is damaged, locked, or none at all
     ├── SignalError                a signal parameter is out of range or of the wrong kind
     ├── HostRefused                a host is not allowed for what was asked of it
     ├── KeyUnusable                a private key cannot be parsed or is of an unknown kind
@@ -30,6 +31,8 @@ next.  Catch `KalshilabError` to catch all of them::
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ApiError",
     "BookError",
@@ -44,6 +47,7 @@ __all__ = [
     "JournalError",
     "KalshilabError",
     "KeyUnusable",
+    "LakeError",
     "OutcomeUnknown",
     "ProtocolError",
     "RateLimited",
@@ -58,7 +62,18 @@ __all__ = [
 
 
 class KalshilabError(Exception):
-    """Base of every error raised by kalshilab."""
+    """Base of every error raised by kalshilab.  Facts and sentence survive pickling, as between processes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The constructors take facts, not the sentence that Exception would hand them.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[KalshilabError], args: tuple[Any, ...], facts: dict[str, Any]) -> KalshilabError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class ConfigError(KalshilabError):
@@ -132,6 +147,22 @@ class TapeError(KalshilabError, ValueError):
         if value is not None:
             where += f" ({value!r})"
         super().__init__(f"{where}: {reason}" if where else reason)
+
+
+class LakeError(KalshilabError):
+    """A lake is damaged, locked, or none at all; nothing was left out silently.
+
+    Attributes:
+        path: the lake.
+        file: the file at fault, or None.
+        reason: what is wrong.
+        run: the command that helps.
+    """
+
+    def __init__(self, path: object, file: object, reason: str, *, run: str | None = None) -> None:
+        self.path, self.file, self.reason = path, file, reason
+        self.run = run if run is not None else f"kalshilab doctor {path}"
+        super().__init__(f"{file if file is not None else path}: {reason}; run: {self.run}")
 
 
 class SignalError(KalshilabError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import pytest
@@ -63,6 +64,11 @@ EXAMPLES: list[tuple[errors.KalshilabError, dict[str, object], list[str]]] = [
         ["price '1.5'", "is outside"],
     ),
     (
+        errors.LakeError("lake", "lake/x.parquet", "is missing"),
+        {"path": "lake", "file": "lake/x.parquet", "reason": "is missing", "run": "kalshilab doctor lake"},
+        ["lake/x.parquet: is missing", "run: kalshilab doctor lake"],
+    ),
+    (
         errors.TapeError("must not be null", column="taker", row=3, value="x"),
         {"column": "taker", "row": 3, "value": "x", "reason": "must not be null"},
         ["column 'taker'", "row 3", "'x'", "must not be null"],
@@ -109,6 +115,13 @@ def test_an_error_holds_its_facts_and_says_them(
     assert {name: getattr(error, name) for name in facts} == facts
     for word in words:
         assert word in str(error)
+
+
+@pytest.mark.parametrize("error", [e for e, _, _ in EXAMPLES], ids=[type(e).__name__ for e, _, _ in EXAMPLES])
+def test_an_error_comes_whole_out_of_another_process(error: errors.KalshilabError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), vars(again)) == (str(error), vars(error))
 
 
 def test_the_rest_carry_one_sentence() -> None:

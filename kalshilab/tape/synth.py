@@ -23,7 +23,6 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.special import expit, logit, ndtr
 
 from kalshilab.errors import SignalError
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, with_codes
@@ -145,6 +144,9 @@ def _single(
     rng: np.random.Generator, recipe: Recipe, n: Ints, market: Ints, k: Ints
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The mid before each print, and the outcomes."""
+    # Late: who reads tapes and makes none need not load it.
+    from scipy.special import expit, logit
+
     p0 = rng.beta(1.5, 2.1, len(n))
     yes = rng.random(len(n)) < p0
     total = np.exp(rng.normal(recipe.information_log_median, 1.0, len(n)))
@@ -163,6 +165,8 @@ def _legs(
     rng: np.random.Generator, kind: Kind, n: Ints, market: Ints, k: Ints, legs: int
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The same for legs of events that one Gaussian number decides."""
+    from scipy.special import ndtr
+
     event = market // legs
     events = len(n) // legs
     revealed = rng.uniform(0.5, 0.95, events)

@@ -1,0 +1,149 @@
+"""Files that are on the disk when we say so, and the lock of a folder's one writer.
+
+A file that others may see under its name is first written beside it under a temporary name, brought to the
+disk (`fsync`), and then renamed, which the system does in one step; then its folder is brought to the disk too.
+Whoever is killed in between leaves a file with a temporary name, which nobody reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+__all__ = ["NOTE", "TEMPORARY", "Lock", "digest", "held", "note_of", "publish", "sync_folder", "write_bytes",
+           "write_frame"]  # fmt: skip
+
+NOTE: Final = "kalshilab"
+"""The key of our note in the footer of a Parquet file."""
+TEMPORARY: Final = ".tmp"
+"""How temporary names end; readers that look for *.parquet do not find them."""
+UNREADABLE: Final = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises for a file that is damaged: some damage it meets with a panic."""
+
+
+def write_frame(frame: pl.DataFrame, path: Path, *, note: str, row_group: int) -> None:
+    """Write a Parquet file (zstd, with statistics), with a note in its footer, and bring it to the disk.
+
+    Times are written as differences: in a file ordered by time they take a quarter of the room and are read
+    three times as fast.
+
+    Args:
+        row_group: rows of a row group.
+    """
+    # Late: pyarrow, which can be told the encodings, is needed by those who write only.
+    import pyarrow.parquet as pq
+
+    times = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
+    ids = [name for name in frame.columns if name == "trade_id"]
+    table = frame.to_arrow()
+    pq.write_table(
+        table.replace_schema_metadata({**(table.schema.metadata or {}), NOTE: note}),
+        path,
+        compression="zstd",
+        row_group_size=row_group,
+        # A dictionary helps where values come again.
+        use_dictionary=[name for name in frame.columns if name not in (*times, *ids)],
+        column_encoding=dict.fromkeys(times, "DELTA_BINARY_PACKED"),
+    )
+    _sync(path)
+
+
+def note_of(path: Path) -> str:
+    """The note that `write_frame` put into a file's footer; "" in the files of others."""
+    return pl.read_parquet_metadata(path).get(NOTE, "")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file and bring it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file its name, in one step; a file that had it is gone.  `sync_folder` makes it last."""
+    os.replace(temporary, path)  # noqa: PTH105 (one step, and one place for the tests to break)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's names to the disk."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Lock:
+    """The lock of a folder: a file that one process at a time holds, and that a dead process holds no more.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     one, two = Lock(Path(folder, ".lock")), Lock(Path(folder, ".lock"))
+    ...     print(one.acquire(), two.acquire(), two.holder() == os.getpid())
+    ...     one.release()
+    ...     print(two.acquire())
+    ...     two.release()
+    True False True
+    True
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = None
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Take the lock; False if somebody else has it and `wait` is false."""
+        file = self._path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+            file.flush()
+        except BlockingIOError:
+            file.close()
+            return False
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        return True
+
+    def holder(self) -> int | None:
+        """The process that took the lock last."""
+        text = self._path.read_text("ascii", "replace") if self._path.exists() else ""
+        return int(text) if text.isdigit() else None
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._file.close()
+        self._file = None
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Wait for a lock, hold it for the length of a `with` block, and give it back."""
+    lock = Lock(path)
+    lock.acquire(wait=True)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,251 @@
+"""Segments: prints on their way into a lake.
+
+A **segment** is a tape somebody wants in the lake: a frame in memory, or a file in incoming/, which is there
+whole or not at all.  Its note says where in it each day's prints are, and their control totals, so that a
+commit can take one day at a time and still knows at the end that it had everything.
+
+A segment that was merged is removed after the lake has changed; should the process be killed between, the
+manifest names it as merged, and it is not merged again.  Each has a token of its own, so that the same prints
+staged anew are another segment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import polars as pl
+
+from kalshilab.errors import ConfigError, LakeError
+from kalshilab.tape import durable
+from kalshilab.tape.manifest import Manifest, Merged, Totals, short
+from kalshilab.tape.schema import TAPE_SCHEMA, check_tape
+
+__all__ = ["Audit", "Incoming", "abandoned", "discard", "path_of", "staged", "write_segment"]
+
+ROW_GROUP: Final = 1 << 15
+"""Rows of a row group of a segment: small, because a day may be a small part of a segment."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """Where in a segment a day's prints are."""
+
+    day: str
+    offset: int
+    rows: int
+
+
+class SegmentNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a segment's footer says: `token` makes it unlike any other, `rows` counts duplicates too."""
+
+    token: str
+    rows: int
+    days: tuple[Slice, ...]
+    totals: Totals
+
+
+class Incoming(NamedTuple):
+    """A segment, to be read day by day; `path` and `sha256` are those of its file."""
+
+    note: SegmentNote
+    lazy: pl.LazyFrame
+    path: Path | None = None
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, tape: pl.DataFrame) -> Incoming:
+        """A tape in memory.
+
+        Raises:
+            TapeError: not a tape.
+        """
+        rows = check_tape(tape).height
+        tape = tape.select(TAPE_SCHEMA.names()).with_columns(pl.col("ticker").cast(pl.String))
+        known = tape["trade_id"].is_null()
+        if not known.all():
+            keep = known | tape["trade_id"].is_first_distinct()
+            if not keep.all():
+                tape = tape.filter(keep)
+        counted = tape.group_by(pl.col("ts").dt.date().alias("day"), maintain_order=True).len()
+        ends = counted["len"].cum_sum()
+        days = tuple(
+            Slice(day.isoformat(), end - length, length)
+            for (day, length), end in zip(counted.iter_rows(), ends, strict=True)
+        )
+        # The codes are the lake's, not the tape's.
+        totals = msgspec.structs.replace(Totals.of(tape), market=0)
+        return cls(SegmentNote(os.urandom(12).hex(), rows, days, totals), tape.lazy())
+
+    @classmethod
+    def open(cls, root: Path, name: str) -> Incoming:
+        """A staged segment.
+
+        Raises:
+            LakeError: there is none of this name, or it is damaged.
+        """
+        path = path_of(root, name)
+        try:
+            note = msgspec.json.decode(durable.note_of(path), type=SegmentNote)
+            lazy = pl.scan_parquet(path, hive_partitioning=False)
+            if lazy.collect_schema() != TAPE_SCHEMA:
+                raise LakeError(root, path, "has another schema than it was staged with")
+            return cls(note, lazy, path, durable.digest(path))
+        except FileNotFoundError:
+            raise LakeError(root, path, "is missing: no segment of this name is staged") from None
+        except durable.UNREADABLE as error:
+            raise LakeError(root, path, f"cannot be read ({short(error)})") from None
+        except msgspec.DecodeError:
+            raise LakeError(root, path, "was not staged by kalshilab") from None
+
+    def verify(self, root: Path) -> None:
+        """Read all of it.
+
+        Raises:
+            LakeError: it is not what was staged.
+        """
+        audit = Audit(root, self)
+        for part in self.note.days:
+            audit.read(part)
+        audit.compare()
+
+    def tickers(self, root: Path) -> pl.DataFrame:
+        """Its tickers and the time of their first print, in the order of these.
+
+        Raises:
+            LakeError: they cannot be read.
+        """
+        first = self.lazy.select("ticker", "ts").group_by("ticker", maintain_order=True).first()
+        return self.collect(root, first)
+
+    def collect(self, root: Path, lazy: pl.LazyFrame) -> pl.DataFrame:
+        """Some of it.
+
+        Raises:
+            LakeError: it cannot be read.
+        """
+        try:
+            return lazy.collect()
+        except durable.UNREADABLE as error:
+            raise LakeError(root, self.path, f"cannot be read ({short(error)})") from None
+
+
+class Audit:
+    """A segment that is read part by part, and the totals of what was read."""
+
+    def __init__(self, root: Path, segment: Incoming) -> None:
+        self.root, self.segment = root, segment
+        self._sums = [0, 0, 0]
+
+    def read(self, part: Slice) -> pl.DataFrame:
+        """The prints of a day.
+
+        Raises:
+            LakeError: they cannot be read.
+        """
+        frame = self.segment.collect(self.root, self.segment.lazy.slice(part.offset, part.rows))
+        totals = Totals.of(frame)
+        self._sums = [a + b for a, b in zip(self._sums, (totals.price, totals.size, totals.yes), strict=True)]
+        return frame
+
+    def compare(self) -> None:
+        """Compare what was read, which must be all of it, with what was staged.
+
+        Raises:
+            LakeError: it is something else.
+        """
+        due = self.segment.note.totals
+        if self._sums != [due.price, due.size, due.yes]:
+            raise LakeError(
+                self.root, self.segment.path, "is not what was staged: its columns add up to something else"
+            )
+
+
+def path_of(root: Path, name: str) -> Path:
+    """The file of a staged segment.
+
+    Raises:
+        ConfigError: not a name.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            "name",
+            name,
+            "letters, digits, '-', '_' and '.', at most 200, a letter or digit first",
+            "argument",
+        )
+    return root / "incoming" / f"{name}.parquet"
+
+
+def write_segment(root: Path, name: str, tape: pl.DataFrame) -> None:
+    """Put a tape into incoming/ under a name, whole or not at all; it replaces a segment of that name.
+
+    Raises:
+        TapeError: not a tape.
+        ConfigError: not a name.
+    """
+    path, segment = path_of(root, name), Incoming.of(tape)
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{name}.{os.getpid()}{durable.TEMPORARY}")
+    try:
+        note = msgspec.json.encode(segment.note).decode()
+        durable.write_frame(segment.lazy.collect(), temporary, note=note, row_group=ROW_GROUP)
+        with _gate(root):
+            durable.publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    durable.sync_folder(path.parent)
+
+
+def _gate(root: Path) -> AbstractContextManager[None]:
+    """Held while a segment gets its name or is removed, so that none is removed that has just come."""
+    folder = root / "incoming"
+    folder.mkdir(exist_ok=True)
+    return durable.held(folder / ".lock")
+
+
+def staged(root: Path, manifest: Manifest) -> list[str]:
+    """Names of the staged segments that are not in the lake yet, in order."""
+    merged = {m.name: m.sha256 for m in manifest.merged}
+    found = (p for p in sorted((root / "incoming").glob("*.parquet")) if _NAME.fullmatch(p.stem))
+    return [p.stem for p in found if p.stem not in merged or durable.digest(p) != merged[p.stem]]
+
+
+def discard(root: Path, segments: Iterable[Merged]) -> None:
+    """Remove segments; not one that was staged anew under the name."""
+    segments = list(segments)
+    if not segments:
+        return
+    with _gate(root):
+        for segment in segments:
+            path = path_of(root, segment.name)
+            # A segment that cannot be removed is named as merged in the manifest: it is not merged again.
+            with suppress(OSError):
+                if path.exists() and durable.digest(path) == segment.sha256:
+                    path.unlink()
+
+
+def abandoned(root: Path) -> list[Path]:
+    """Temporary files in incoming/ of processes that are no more."""
+    found = []
+    for path in (root / "incoming").glob(f".*{durable.TEMPORARY}"):
+        owner = path.name.removesuffix(durable.TEMPORARY).rpartition(".")[2]
+        if owner.isdigit() and not _alive(int(owner)):
+            found.append(path)
+    return sorted(found)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

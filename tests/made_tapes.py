@@ -1,0 +1,71 @@
+"""Tapes for property tests: arbitrary prints with ties in time, a few markets, prices on and off the cent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+from hypothesis import strategies as st
+
+from kalshilab.tape.schema import TAKER, TAPE_SCHEMA, TIME, with_codes
+
+Print = tuple[int, str, int, int, str]
+"""Gap in microseconds to the print before, ticker, YES price, size, taker."""
+Past = list[tuple[int, int, int, str]]
+"""A market's prints so far: time, price, size, taker."""
+
+START = 1_700_000_000_000_000
+
+
+def prints(most: int = 100, gaps: tuple[int, ...] = (0, 1, 400_000, 30_000_000)) -> st.SearchStrategy[Any]:
+    """Lists of prints; times tie, as they do in sweeps."""
+    return st.lists(
+        st.tuples(
+            st.sampled_from(gaps),
+            st.sampled_from(["A-B-1", "A-B-2", "C-D-1"]),
+            st.one_of(st.integers(1, 99).map(lambda c: c * 100), st.integers(0, 10_000)),
+            st.one_of(st.integers(1, 5_000), st.integers(1, 60_000)),
+            st.sampled_from(["yes", "yes", "no"]),
+        ),
+        max_size=most,
+    )
+
+
+def tape_of(rows: list[Print]) -> pl.DataFrame:
+    """A tape of prints."""
+    ts, out = START, []
+    for gap, *rest in rows:
+        ts += gap
+        out.append((ts, *rest))
+    frame = pl.DataFrame(
+        out,
+        schema={"ts": pl.Int64, "ticker": pl.String, "price": pl.Int16, "size": pl.UInt32, "taker": TAKER},
+        orient="row",
+    ).with_columns(pl.col("ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME), trade_id=None)
+    return with_codes(frame.cast({"trade_id": pl.String})).select(TAPE_SCHEMA.names())
+
+
+def plain_rows(tape: pl.DataFrame) -> list[tuple[str, int, int, int, str]]:
+    """The tape as the arguments of `update`."""
+    plain = tape.with_columns(pl.col("ts").dt.epoch("us"), pl.col("taker").cast(pl.String))
+    return plain.select("ticker", "ts", "price", "size", "taker").rows()
+
+
+def live(signal: Any, tape: pl.DataFrame) -> list[tuple[Any, ...]]:
+    """The fires of a signal fed print by print, as rows."""
+    fires = [fire for row in plain_rows(tape) if (fire := signal.update(*row)) is not None]
+    return [tuple(getattr(fire, name) for name in type(fire).__struct_fields__) for fire in fires]
+
+
+def as_rows(fires: pl.DataFrame) -> list[tuple[Any, ...]]:
+    """A frame of fires as rows of plain values, times in microseconds."""
+    return fires.with_columns(pl.col("ts").dt.epoch("us"), pl.col(pl.Enum).cast(pl.String)).rows()
+
+
+def by_market(tape: pl.DataFrame) -> Iterator[tuple[int, Past]]:
+    """Each row with its market's prints up to and including it."""
+    past: dict[str, Past] = {}
+    for row, (ticker, *rest) in enumerate(plain_rows(tape)):
+        past.setdefault(ticker, []).append(tuple(rest))
+        yield row, past[ticker]

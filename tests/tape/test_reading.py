@@ -1,0 +1,156 @@
+"""Reading ahead gives every row once, in order; what does not add up to what was written stops it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kalshilab as kl
+from kalshilab.errors import LakeError
+from kalshilab.tape.reading import Source, batches, plan
+from kalshilab.tape.totals import total_of
+
+COLUMNS = ["market", "price", "size", "taker"]
+
+
+def totals(tape: pl.DataFrame) -> Any:
+    physical = tape.with_columns(pl.col("taker").to_physical())
+    sums = {name: total_of(name, physical[name].to_numpy()) for name in COLUMNS}
+    return SimpleNamespace(**{name: sums[name] for name in COLUMNS[:3]}, yes=sums["taker"])
+
+
+class Days:
+    """A source made of the sample, cut into files."""
+
+    def __init__(self, folder: Path, lengths: list[int]) -> None:
+        tape = kl.sample()[0].head(sum(lengths))
+        self.path, self.tape, self.checked = folder, tape, 0
+        self.files: list[Any] = []
+        first = 0
+        for number, rows in enumerate(lengths):
+            part = tape.slice(first, rows)
+            path = folder / f"{number:03}.parquet"
+            part.write_parquet(path, row_group_size=7)
+            self.files.append(SimpleNamespace(path=path, rows=rows, first_row=first, totals=totals(part)))
+            first += rows
+        self.rows = first
+        self.tickers = tape["ticker"].unique(maintain_order=True)
+        self.listing = pl.DataFrame()
+
+    def check_file(self, file: Any) -> None:
+        self.checked += 1
+
+
+def test_totals_are_sums(tmp_path: Path) -> None:
+    tape = kl.sample()[0]
+    t = totals(tape)
+    assert t.market == tape["market"].cast(pl.Int64).sum()
+    assert (t.price, t.size) == (tape["price"].cast(pl.Int64).sum(), tape["size"].cast(pl.Int64).sum())
+    assert t.yes == (tape["taker"] == "yes").sum()
+    assert total_of("market", np.full(3, 2**32 - 1, np.uint32)) == 3 * (2**32 - 1)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 30))
+def test_a_plan_has_every_row_once_and_cuts_at_multiples(lengths: list[int], rows: int) -> None:
+    files = [SimpleNamespace(name=i, rows=n) for i, n in enumerate(lengths)]
+    planned = list(plan(files, rows))
+    assert all(0 < sum(p.rows for p in pieces) <= rows for pieces in planned)
+    seen = [(p.file.name, p.offset + k) for pieces in planned for p in pieces for k in range(p.rows)]
+    assert seen == [(f.name, k) for f in files for k in range(f.rows)]
+    assert all(p.offset % rows == 0 for pieces in planned for p in pieces)
+
+
+@pytest.mark.parametrize("rows", [1, 10, 64, 10_000])
+@pytest.mark.parametrize("lengths", [[], [1], [100], [30, 1, 1, 64, 200], [5] * 20])
+def test_batches_are_the_tape(tmp_path: Path, lengths: list[int], rows: int) -> None:
+    source = Days(tmp_path, lengths)
+    assert isinstance(source, Source)
+    got = list(batches(source, COLUMNS, rows=rows))
+    assert pl.concat([source.tape.head(0).select(COLUMNS), *(b.frame for b in got)]).equals(
+        source.tape.select(COLUMNS)
+    )
+    assert [b.first_row for b in got] == [sum(x.frame.height for x in got[:k]) for k in range(len(got))]
+    assert source.checked == len(lengths)
+
+
+def test_times_on_request(tmp_path: Path) -> None:
+    source = Days(tmp_path, [50, 3, 80])
+    expected = source.tape["ts"].dt.epoch("us").to_numpy()
+    asked = []
+    for batch in batches(source, COLUMNS, rows=60):
+        at = np.unique(np.array([0, batch.frame.height // 2, batch.frame.height - 1]))
+        asked.append((batch.first_row + at, batch.times(at)))
+    assert all((future.result() == expected[rows]).all() for rows, future in asked)
+
+
+def test_names_added_meanwhile_are_read_later(tmp_path: Path) -> None:
+    names = ["market", "price"]
+    widths = []
+    for batch in batches(Days(tmp_path, [100]), names, rows=10):
+        widths.append(batch.frame.width)
+        if len(names) == 2:
+            names.append("ts")
+    assert widths[0] == 2
+    assert widths[-1] == 3
+
+
+def test_who_stops_early_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    reading = batches(Days(tmp_path, [100]), COLUMNS, rows=10)
+    next(iter(reading))
+    reading.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_file_that_adds_up_to_something_else_is_named(tmp_path: Path, column: str) -> None:
+    source = Days(tmp_path, [50, 50])
+    victim = source.files[1].path
+    changed = pl.read_parquet(victim)
+    if column == "taker":
+        other = (
+            pl.when(pl.col("taker") == "yes")
+            .then(pl.lit("no"))
+            .otherwise(pl.lit("yes"))
+            .cast(changed.schema["taker"])
+        )
+        changed = changed.with_columns(
+            pl.when(pl.int_range(pl.len()) == 3).then(other).otherwise(pl.col("taker")).alias("taker")
+        )
+    else:
+        dtype = changed.schema[column]
+        changed = changed.with_columns(
+            (pl.col(column) + (pl.int_range(pl.len()) == 3).cast(dtype)).cast(dtype)
+        )
+    changed.write_parquet(victim)
+    with pytest.raises(LakeError, match=f"{victim.name}: column {column} adds up to") as caught:
+        list(batches(source, COLUMNS))
+    assert caught.value.file == victim
+    assert "kalshilab doctor" in str(caught.value)
+    others = [c for c in COLUMNS if c != column]
+    assert sum(b.frame.height for b in batches(source, others)) == 100, "columns not read are not compared"
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    source = Days(tmp_path, [50, 50, 50])
+    source.files[1].path.unlink()
+    with pytest.raises(LakeError, match=r"001\.parquet: cannot be read"):
+        list(batches(source, COLUMNS))
+    source = Days(tmp_path, [50, 50, 50])
+    raw = source.files[2].path.read_bytes()
+    source.files[2].path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(LakeError, match=r"002\.parquet: cannot be read"):
+        list(batches(source, COLUMNS))
+    source = Days(tmp_path, [50, 50])
+    source.tape.head(40).write_parquet(source.files[0].path)
+    with pytest.raises(LakeError, match=r"000\.parquet: gave 40 rows where 50"):
+        list(batches(source, COLUMNS))
