@@ -53,7 +53,9 @@ _HOMES = {
     "fees": "kalshilab.market.fees",
     "record": "kalshilab.notebook.results",
     "sample": "kalshilab.tape",
+    "scan_tape": "kalshilab.tape",
     "serve": "kalshilab.exchange.server",
+    "signal": "kalshilab.signals.custom",
     "synth": "kalshilab.tape.synth",
     "to_markets": "kalshilab.tape",
     "to_tape": "kalshilab.tape",
@@ -90,7 +92,9 @@ __all__ = [
     "notebook",
     "record",
     "sample",
+    "scan_tape",
     "serve",
+    "signal",
     "signals",
     "synth",
     "tape",
@@ -131,8 +135,8 @@ if TYPE_CHECKING:
     from kalshilab.kalshi.rest import MarketData
     from kalshilab.market import fees
     from kalshilab.notebook.results import record
-    from kalshilab.signals import Fire
-    from kalshilab.tape import sample, synth, to_markets, to_tape
+    from kalshilab.signals import Fire, signal
+    from kalshilab.tape import sample, scan_tape, synth, to_markets, to_tape
     from kalshilab.trade.session import PaperSession
     from kalshilab.units import cents, contracts, dollars
 

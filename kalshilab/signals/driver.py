@@ -1,109 +1,165 @@
-"""The two drivers every compiled signal shares: a run over a tape, and one live print at a time.
+"""The drivers every compiled signal shares: a run over a tape, chunks of one, and live prints.
 
-A signal states its rule once, as a compiled step over a row of state; what is here reads frames, hands the
-step its rows, and makes fires of what comes out.  Both drivers call the same step.
+A signal states its rule once, as a compiled step over a market's state; what is here reads frames, hands the
+step its rows, and makes fires of what comes out.  All drivers call the same step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, UnitError
-from kalshilab.signals.kernel import fresh_state, grown, loop_of
-from kalshilab.signals.signal import Fire, Frame, as_tape, like
-from kalshilab.tape.schema import TAKER
+from kalshilab.signals.kernel import BUY_YES, Array, fresh_state, one_of
+from kalshilab.signals.model import Fire, Frame, as_tape, like
+from kalshilab.signals.passes import CellPass, Columns, Fires, OneCell, Pass, columns_of
+from kalshilab.tape.reading import Source
+from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import cents
 
-__all__ = ["Base", "CompiledSignal", "cents_in", "flag_in", "number_in", "whole_in"]
+__all__ = ["CompiledSignal", "Sieve", "cents_in", "flag_in", "number_in", "seconds_in", "side_in", "whole_in"]
 
-Base = tuple[int, int, str, str, int, int]
-"""The fields every fire has: row, ts, ticker, side, price, n_trades."""
-BUFFER = 65_536
-"""Fires a compiled loop may find before it hands them over."""
+Kind = TypeVar("Kind")
+_SIDES = pl.Series(["yes", "no"], dtype=TAKER)
+_WORDS = ("", "yes", "no")
+"""Outcome to buy, by a step's answer."""
+
+
+class Sieve(Protocol):
+    """Lets some fires through, by what it remembers of those before, across markets."""
+
+    def keep(self, ts: Array, seen: Array) -> Array:
+        """Which of these fires stay, in the order of the tape; `ts` in microseconds."""
+        ...
 
 
 class CompiledSignal:
-    """Base of the signals with a compiled step.  A signal sets the class variables, `_rule`, and says how a
-    fire's own columns follow from the state at that moment."""
+    """Base of the signals with a compiled step.
+
+    A signal sets the class variables and says how its own columns follow from the state at its fires.  Its
+    state has a field `n`, the prints counted for a fire.
+    """
 
     name: ClassVar[str]
-    width: ClassVar[int]
-    dtype: ClassVar[type] = np.int32
-    step: ClassVar[Callable[..., bool]]
+    step: ClassVar[Any]
+    reads: ClassVar[tuple[str, ...]]
+    """What its step reads of a print, of `kernel.COLUMNS`."""
+    columns: ClassVar[dict[str, Any]]
+    """The signal's own columns and their dtypes, as `own` gives them."""
+    fire: ClassVar[type[Fire]]
 
-    def __init__(self, rule: tuple[Any, ...], parameters: dict[str, Any]) -> None:
-        self._rule = rule
-        self.parameters = parameters
+    def __init__(self, rule: tuple[Any, ...], parameters: dict[str, Any], fields: np.dtype[Any]) -> None:
+        self.rule, self.parameters, self.fields = rule, parameters, fields
+        self._one = one_of(self.step)
         self._codes: dict[str, int] = {}
-        self._state = fresh_state(0, self.width, self.dtype)
-        self._seen = 0
+        self._names: list[str] = []
+        self._count = 0
+        self._pass = self.begin()
+        self._sieve = self.sieve()
 
     # What a signal says of itself
 
-    def own_columns(self, seen: Any, prices: Any) -> dict[str, pl.Series]:
-        """The signal's own columns from the state rows at its fires and the YES prices of the firing prints."""
-        raise TypeError(f"{type(self).__name__} does not say what its fires hold")
+    def own(self, seen: Array, prices: Array) -> dict[str, Array]:
+        """The signal's own columns, from the states at its fires and the YES prices of the firing prints."""
+        return {}
 
-    def sides(self, seen: Any) -> list[str]:
-        """The outcome each fire says to buy."""
-        raise TypeError(f"{type(self).__name__} does not say what to buy")
+    def sieve(self) -> Sieve | None:
+        """What thins out its fires across markets, fresh; None for most signals."""
+        return None
 
-    def make_fire(self, base: Base, seen: Any) -> Fire:
-        """A live fire from its common fields and its own columns."""
-        raise TypeError(f"{type(self).__name__} does not say what its fires are")
+    def begin(self, *, low: int = 0, high: int | None = None, markets: int = 0) -> Pass:
+        """A fresh pass over a tape, or over the markets with codes in [`low`, `high`)."""
+        return Pass(self.step, self.reads, self.fields, self.rule, low=low, high=high, markets=markets)
 
-    # The drivers
+    @classmethod
+    def begin_cells(
+        cls, signals: Sequence[Any], *, low: int = 0, high: int | None = None, markets: int = 0
+    ) -> list[CellPass]:
+        """Fresh passes for the cells of a grid, `signals` of this class; a class whose cells can share work does."""
+        return [OneCell(i, s.begin(low=low, high=high, markets=markets)) for i, s in enumerate(signals)]
+
+    # Over tapes
 
     def run(self, tape: Frame) -> Frame:
         """All fires over a tape, from fresh state, as a frame of the tape's kind, in the order of the tape.
 
-        Columns: `row` (position in the tape), `ts`, `ticker`, `side` (outcome to buy), `price` (YES price of
-        the firing print), `n_trades` (prints counted for it), and the signal's own.  Live state is not touched.
+        `tape` is a polars or pandas frame, a lazy frame, or a `Lake`, which is read piece by piece and gives a
+        polars frame.  Columns: `row` (position in the tape), `ts`, `ticker`, `side` (outcome to buy), `price`
+        (YES price of the firing print), `n_trades` (prints counted for it), and the signal's own.  Live state
+        is not touched.
 
         Raises:
             TapeError: not a tape; `kalshilab.to_tape` makes one.
+            LakeError: the lake is damaged.
         """
-        frame = as_tape(tape)
-        markets = frame["market"].cast(pl.UInt32).to_numpy()
-        prices = frame["price"].cast(pl.Int16).to_numpy()
-        sizes = (
-            frame["size"].cast(pl.UInt32).to_numpy() if "size" in frame.columns else np.zeros(0, np.uint32)
-        )
-        takers = frame["taker"].to_physical().cast(pl.UInt8).to_numpy()
-        state = fresh_state(int(markets.max()) + 1 if len(markets) else 0, self.width, self.dtype)
-        rows: list[Any] = []
-        seen: list[Any] = []
-        loop, start = loop_of(type(self).step), 0
-        while start < len(markets):
-            row_buffer = np.empty(BUFFER, np.int64)
-            seen_buffer: Any = np.empty((BUFFER, self.width), self.dtype)
-            start, count = loop(
-                state, markets, prices, sizes, takers, start, row_buffer, seen_buffer, self._rule
-            )
-            rows.append(row_buffer[:count])
-            seen.append(seen_buffer[:count])
-        at = np.concatenate(rows) if rows else np.empty(0, np.int64)
-        kept = np.concatenate(seen) if seen else np.empty((0, self.width), self.dtype)
-        return like(self._frame(frame, at, kept, prices[at]), tape)  # type: ignore[no-any-return]
+        if isinstance(tape, Source):
+            from kalshilab.signals.scan import scan
 
-    def _frame(self, frame: pl.DataFrame, rows: Any, seen: Any, prices: Any) -> pl.DataFrame:
-        named = frame.select("ts", pl.col("ticker").cast(pl.String))
-        picked = named.gather(rows) if len(rows) else named.head(0)
-        return pl.DataFrame(
+            return scan(tape, self)  # type: ignore[no-any-return]
+        frame = as_tape(tape, self.reads)
+        fires = self.begin().push(columns_of(frame, self.reads))
+        return like(self.framed(frame, fires, fires.row, self.sieve()), tape)  # type: ignore[no-any-return]
+
+    def feed(self, tape: Frame) -> Frame:
+        """Take the next prints as a frame, going on from the live state, and give their fires as a frame.
+
+        Tapes fed one after the other give what the whole gives, and `update` can go on where `feed` ended.
+        `row` counts all prints the signal has seen; market codes of the tape do not matter, tickers do.
+
+        Raises:
+            TapeError: not a tape.
+        """
+        frame = as_tape(tape, self.reads)
+        columns = columns_of(frame, self.reads)
+        here = frame.select("market", pl.col("ticker").cast(pl.String)).unique("market")
+        codes = np.zeros(int(columns.market.max()) + 1 if len(columns.market) else 0, np.uint32)
+        codes[here["market"].to_numpy()] = self.codes(here["ticker"].to_list())
+        first = self._count
+        fires = self._pass.push(columns._replace(market=codes[columns.market]), first)
+        self._count = first + frame.height
+        return like(self.framed(frame, fires, fires.row - first, self._sieve), tape)  # type: ignore[no-any-return]
+
+    def framed(self, frame: pl.DataFrame, fires: Fires, at: Array, sieve: Sieve | None) -> pl.DataFrame:
+        """Fires as a frame; `at` are their positions in `frame`, which gives time and ticker."""
+        picked = frame.select("ts", pl.col("ticker").cast(pl.String))
+        picked = picked.gather(at) if len(at) else picked.head(0)
+        return self.as_frame(fires, picked["ts"], picked["ticker"], sieve)
+
+    def as_frame(
+        self, fires: Fires, ts: pl.Series, tickers: pl.Series, sieve: Sieve | None = None
+    ) -> pl.DataFrame:
+        """Fires as a frame, with their times and tickers; those that `sieve` holds back are left out."""
+        own = self.own(fires.seen, fires.price)
+        found = pl.DataFrame(
             {
-                "row": pl.Series(rows, dtype=pl.UInt64),
-                "ts": picked["ts"],
-                "ticker": picked["ticker"],
-                "side": pl.Series(self.sides(seen), dtype=TAKER),
-                "price": pl.Series(prices, dtype=pl.Int16),
-                "n_trades": pl.Series(seen[:, 0], dtype=pl.UInt32),
-                **self.own_columns(seen, prices),
+                "row": pl.Series(fires.row, dtype=pl.UInt64),
+                "ts": ts.cast(TIME),
+                "ticker": tickers,
+                "side": _SIDES.gather(fires.side - BUY_YES),
+                "price": pl.Series(fires.price, dtype=pl.Int16),
+                "n_trades": pl.Series(fires.seen["n"], dtype=pl.UInt32),
+                **{name: pl.Series(own[name]).cast(dtype) for name, dtype in self.columns.items()},
             }
         )
+        if sieve is None or not found.height:
+            return found
+        return found.filter(pl.Series(sieve.keep(found["ts"].dt.epoch("us").to_numpy(), fires.seen)))
+
+    # Live
+
+    def codes(self, tickers: Sequence[str]) -> Array:
+        """The live codes of tickers (UInt32), given out in the order in which they are first asked for."""
+        return np.array([self._code(ticker) for ticker in tickers], np.uint32)
+
+    def _code(self, ticker: str) -> int:
+        code = self._codes.get(ticker)
+        if code is None:
+            code = self._codes[ticker] = len(self._names)
+            self._names.append(ticker)
+        return code
 
     def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
         """Take one live print (our units, `ts` in microseconds); a fire if it made one.
@@ -115,35 +171,91 @@ class CompiledSignal:
             raise SignalError(self.name, "taker", taker, "yes or no")
         market = self._codes.get(ticker)
         if market is None:
-            market = self._codes[ticker] = len(self._codes)
-            self._state = grown(self._state, market + 1)
-        row = self._seen
-        self._seen = row + 1
-        if not type(self).step(self._state, market, price, size, taker == "yes", *self._rule):
+            market = self._code(ticker)
+        if market >= len(self._pass.state):
+            self._pass.reserve(market + 1)
+        row = self._count
+        self._count = row + 1
+        state = self._pass.state
+        side = self._one(state, market, ts, price, size, taker == "yes", self.rule)
+        return self._made(row, ts, ticker, side, price, state[market : market + 1]) if side else None
+
+    def batch(self, markets: Array, ts: Array, prices: Array, sizes: Array, takers: Array) -> list[Fire]:
+        """Take a batch of live prints as arrays of one length; the fires they made.
+
+        Args:
+            markets: codes from `codes`, UInt32.
+            ts: exchange times in microseconds, Int64.
+            prices: YES prices, Int16.
+            sizes: UInt32.
+            takers: 0 for a YES taker, 1 for a NO taker, UInt8.
+
+        >>> from kalshilab.signals import Rlm
+        >>> signal = Rlm(min_trades=2, min_drop=3)
+        >>> codes = signal.codes(["A-B-1", "A-B-1"])
+        >>> prices = np.array([5000, 4700], np.int16)
+        >>> fires = signal.batch(codes, np.array([1, 2]), prices, np.array([100, 100], np.uint32), np.zeros(2, np.uint8))
+        >>> fires[0].drop
+        300
+
+        Raises:
+            SignalError: a code that `codes` has not given out.
+        """
+        first = self._count
+        if len(markets) and (top := int(markets.max())) >= len(self._names):
+            raise SignalError(self.name, "markets", top, "codes given by codes()")
+        self._count = first + len(markets)
+        made = []
+        for fires in self._pass.pushing(Columns(markets, ts, prices, sizes, takers), first):
+            for i, row in enumerate(fires.row.tolist()):
+                ticker = self._names[fires.market[i]]
+                at, price = int(ts[row - first]), int(fires.price[i])
+                fire = self._made(row, at, ticker, int(fires.side[i]), price, fires.seen[i : i + 1])
+                if fire is not None:
+                    made.append(fire)
+        return made
+
+    def _made(self, row: int, ts: int, ticker: str, side: int, price: int, seen: Array) -> Fire | None:
+        if self._sieve is not None and not self._sieve.keep(np.array([ts]), seen)[0]:
             return None
-        seen = self._state[market : market + 1]
-        base: Base = (row, ts, ticker, self.sides(seen)[0], price, int(seen[0, 0]))
-        return self.make_fire(base, seen)
+        own = self.own(seen, np.array([price], np.int16))
+        values = [own[name][0] for name in self.columns]
+        plain = [v.item() if isinstance(v, np.generic) else v for v in values]
+        return type(self).fire(row, ts, ticker, _WORDS[side], price, int(seen["n"][0]), *plain)
 
     def reset(self, ticker: str | None = None) -> None:
         """Forget what was seen of one market, or of all."""
         if ticker is None:
-            self._codes, self._seen = {}, 0
-            self._state = fresh_state(0, self.width, self.dtype)
-        elif ticker in self._codes:
-            self._state[self._codes[ticker]] = 0
+            self._codes, self._names, self._count = {}, [], 0
+            self._pass, self._sieve = self.begin(), self.sieve()
+        elif (market := self._codes.get(ticker)) is not None and market < len(self._pass.state):
+            self._pass.state[market] = fresh_state(1, self.fields)[0]
 
-    def live_row(self, ticker: str) -> list[Any] | None:
-        """The market's row of live state, or None if nothing of it was seen since its reset."""
+    def live(self, ticker: str) -> np.void | None:
+        """The market's live state as a record, or None if nothing of it was seen since its reset."""
         market = self._codes.get(ticker)
-        if market is None or not self._state[market, 0]:
+        if market is None or market >= len(self._pass.state) or not self._pass.state[market]["n"]:
             return None
-        row: list[Any] = self._state[market].tolist()
+        row: np.void = self._pass.state[market]
         return row
+
+    # Itself
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Parameters make the signal: what it has seen live stays where it is.
+        return _made_with, (type(self), self.parameters)
 
     def __repr__(self) -> str:
         given = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items())
         return f"{type(self).__name__}({given})"
+
+    def with_parameters(self, **changed: Any) -> Self:
+        """The same signal with some parameters changed, fresh."""
+        return _made_with(type(self), {**self.parameters, **changed})
+
+
+def _made_with(kind: type[Kind], parameters: dict[str, Any]) -> Kind:
+    return kind(**parameters)
 
 
 def number_in(signal: str, name: str, value: Any, low: float, high: float, words: str) -> float:
@@ -182,6 +294,26 @@ def cents_in(signal: str, name: str, value: Any) -> int:
     if not 0 <= price <= 10_000:
         raise SignalError(signal, name, value, "cents from 0 to 100, in hundredths")
     return price
+
+
+def seconds_in(signal: str, name: str, value: Any) -> int:
+    """A parameter in seconds as microseconds, above zero.
+
+    Raises:
+        SignalError: it is none.
+    """
+    return max(round(number_in(signal, name, value, 1e-6, 1e9, "seconds above 0") * 1e6), 1)
+
+
+def side_in(signal: str, name: str, value: Any) -> str:
+    """A parameter that is an outcome, "yes" or "no".
+
+    Raises:
+        SignalError: it is neither.
+    """
+    if value not in ("yes", "no"):
+        raise SignalError(signal, name, value, "yes or no")
+    return str(value)
 
 
 def flag_in(signal: str, name: str, value: Any) -> bool:

@@ -16,11 +16,62 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.driver import Base, CompiledSignal, flag_in, number_in, whole_in
-from kalshilab.signals.kernel import VARIANCE_WIDTH, variance_step
-from kalshilab.signals.signal import Fire, Frame
+from kalshilab.signals.driver import CompiledSignal, flag_in, number_in, whole_in
+from kalshilab.signals.kernel import BUY_NO, NOTHING, Array, compiled
+from kalshilab.signals.model import Fire, Frame
 
-__all__ = ["LeverageState", "LowLeverageVariance", "LowLeverageVarianceFire", "low_leverage_variance"]
+__all__ = [
+    "LeverageState",
+    "LowLeverageVariance",
+    "LowLeverageVarianceFire",
+    "low_leverage_variance",
+    "low_leverage_variance_step",
+]
+
+FIELDS = np.dtype([("n", "i4"), ("no", "i4"), ("mean", "f8"), ("squares", "f8"), ("fired", "u1")], align=True)
+"""Prints, NO takers, mean of leverage and sum of squares about it, whether it has fired."""
+
+
+@compiled
+def low_leverage_variance_step(
+    s: Any,
+    ts: int,
+    price: int,
+    size: int,
+    taker_yes: bool,
+    max_std: float,
+    min_no_ratio: float,
+    min_trades: int,
+    rearm: bool,
+) -> int:
+    """One print; fires when takers' leverage has varied little and most of them bought NO."""
+    if s.fired:
+        if not rearm:
+            return NOTHING
+        s.n = 0
+        s.no = 0
+        s.mean = 0.0
+        s.squares = 0.0
+        s.fired = 0
+    # A print at nothing has no finite leverage; counted at the smallest price there is.
+    paid = max(price if taker_yes else 10_000 - price, 1)
+    leverage = (10_000 - paid) / paid
+    n = s.n + 1
+    no = s.no + (not taker_yes)
+    # Welford's recurrence: exact enough where summing squares would cancel.
+    delta = leverage - s.mean
+    mean = s.mean + delta / n
+    squares = s.squares + delta * (leverage - mean)
+    s.n = n
+    s.no = no
+    s.mean = mean
+    s.squares = squares
+    if n < min_trades or n < 2 or no / n <= min_no_ratio:
+        return NOTHING
+    if np.sqrt(squares / (n - 1)) < max_std:
+        s.fired = 1
+        return BUY_NO
+    return NOTHING
 
 
 class LowLeverageVarianceFire(Fire, frozen=True):
@@ -57,10 +108,11 @@ class LowLeverageVariance(CompiledSignal):
         SignalError: a parameter out of range.
     """
 
-    name: ClassVar[str] = "low_leverage_variance"
-    width = VARIANCE_WIDTH
-    dtype = np.float64
-    step = staticmethod(variance_step)
+    name = "low_leverage_variance"
+    step = staticmethod(low_leverage_variance_step)
+    reads: ClassVar[tuple[str, ...]] = ("price", "taker")
+    columns: ClassVar[dict[str, Any]] = {"std": pl.Float64, "no_ratio": pl.Float64}
+    fire = LowLeverageVarianceFire
 
     def __init__(
         self, max_std: float = 0.7, min_no_ratio: float = 0.5, min_trades: int = 5, rearm: bool = False
@@ -72,29 +124,19 @@ class LowLeverageVariance(CompiledSignal):
             flag_in(self.name, "rearm", rearm),
         )
         given = {"max_std": max_std, "min_no_ratio": min_no_ratio, "min_trades": rule[2], "rearm": rearm}
-        super().__init__(rule, given)
+        super().__init__(rule, given, FIELDS)
 
-    def sides(self, seen: Any) -> list[str]:
-        return ["no"] * len(seen)
-
-    def own_columns(self, seen: Any, prices: Any) -> dict[str, pl.Series]:
-        n = seen[:, 0]
-        return {
-            "std": pl.Series(np.sqrt(seen[:, 3] / np.maximum(n - 1, 1)), dtype=pl.Float64),
-            "no_ratio": pl.Series(seen[:, 1] / np.maximum(n, 1), dtype=pl.Float64),
-        }
-
-    def make_fire(self, base: Base, seen: Any) -> LowLeverageVarianceFire:
-        own = self.own_columns(seen, seen[:, 5])
-        return LowLeverageVarianceFire(*base, own["std"][0], own["no_ratio"][0])
+    def own(self, seen: Array, prices: Array) -> dict[str, Array]:
+        n = seen["n"]
+        return {"std": np.sqrt(seen["squares"] / np.maximum(n - 1, 1)), "no_ratio": seen["no"] / n}
 
     def state(self, ticker: str) -> LeverageState | None:
         """The market's live numbers, or None if no print of it was seen since its reset."""
-        row = self.live_row(ticker)
-        if row is None:
+        s = self.live(ticker)
+        if s is None:
             return None
-        n = int(row[0])
-        return LeverageState(n, int(row[1]), row[2], float(np.sqrt(row[3] / max(n - 1, 1))))
+        n = int(s["n"])
+        return LeverageState(n, int(s["no"]), float(s["mean"]), float(np.sqrt(s["squares"] / max(n - 1, 1))))
 
 
 def low_leverage_variance(

@@ -15,14 +15,38 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.driver import Base, CompiledSignal, cents_in, flag_in
-from kalshilab.signals.kernel import BAND_WIDTH, band_step
-from kalshilab.signals.signal import Fire, Frame
+from kalshilab.signals.driver import CompiledSignal, cents_in, flag_in, side_in
+from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
+from kalshilab.signals.model import Fire, Frame
 from kalshilab.units import PRICE
 
-__all__ = ["PriceBand", "PriceBandFire", "price_band"]
+__all__ = ["PriceBand", "PriceBandFire", "price_band", "price_band_step"]
 
 TIER = pl.Enum(["A", "B"])
+FIELDS = np.dtype([("n", "i4"), ("last", "i2"), ("inside", "u1"), ("fired", "u1")], align=True)
+
+
+@compiled
+def price_band_step(
+    s: Any,
+    ts: int,
+    price: int,
+    size: int,
+    taker_yes: bool,
+    low: int,
+    high: int,
+    buy_yes: bool,
+    rearm: bool,
+) -> int:
+    """One print; fires when the YES price comes into [low, high] from outside, or begins inside."""
+    was_inside = s.inside
+    s.n += 1
+    s.last = price
+    s.inside = (price >= low) & (price <= high)
+    if not s.inside or was_inside or (s.fired and not rearm):
+        return NOTHING
+    s.fired = 1
+    return BUY_YES if buy_yes else BUY_NO
 
 
 class PriceBandFire(Fire, frozen=True):
@@ -49,9 +73,11 @@ class PriceBand(CompiledSignal):
         SignalError: a parameter out of range, or a band upside down.
     """
 
-    name: ClassVar[str] = "price_band"
-    width = BAND_WIDTH
-    step = staticmethod(band_step)
+    name = "price_band"
+    step = staticmethod(price_band_step)
+    reads: ClassVar[tuple[str, ...]] = ("price",)
+    columns: ClassVar[dict[str, Any]] = {"tier": TIER}
+    fire = PriceBandFire
 
     def __init__(
         self,
@@ -61,35 +87,24 @@ class PriceBand(CompiledSignal):
         inner: tuple[float, float] = (83, 87),
         rearm: bool = False,
     ) -> None:
-        if side not in ("yes", "no"):
-            raise SignalError(self.name, "side", side, "yes or no")
+        self._side = side_in(self.name, "side", side)
         bounds = cents_in(self.name, "low", low), cents_in(self.name, "high", high)
         if bounds[0] > bounds[1]:
             raise SignalError(self.name, "high", high, f"at least low={low!r}")
-        self._side = side
         self._inner = cents_in(self.name, "inner", inner[0]), cents_in(self.name, "inner", inner[1])
-        # The kernel sees YES prices: a band of NO prices is its mirror image.
+        # The step sees YES prices: a band of NO prices is its mirror image.
         yes = bounds if side == "yes" else (PRICE - bounds[1], PRICE - bounds[0])
         given = {"side": side, "low": low, "high": high, "inner": tuple(inner), "rearm": rearm}
-        super().__init__((*yes, flag_in(self.name, "rearm", rearm)), given)
+        super().__init__((*yes, side == "yes", flag_in(self.name, "rearm", rearm)), given, FIELDS)
 
-    def sides(self, seen: Any) -> list[str]:
-        return [self._side] * len(seen)
+    def own(self, seen: Array, prices: Array) -> dict[str, Array]:
+        price = prices.astype(np.int32) if self._side == "yes" else PRICE - prices.astype(np.int32)
+        return {"tier": np.where((price >= self._inner[0]) & (price <= self._inner[1]), "A", "B")}
 
-    def _tiers(self, prices: Any) -> Any:
-        own = prices.astype(np.int32) if self._side == "yes" else PRICE - prices.astype(np.int32)
-        return np.where((own >= self._inner[0]) & (own <= self._inner[1]), "A", "B")
-
-    def own_columns(self, seen: Any, prices: Any) -> dict[str, pl.Series]:
-        return {"tier": pl.Series(self._tiers(prices), dtype=pl.String).cast(TIER)}
-
-    def make_fire(self, base: Base, seen: Any) -> PriceBandFire:
-        return PriceBandFire(*base, str(self._tiers(seen[:, 3])[0]))
-
-    def state(self, ticker: str) -> Any | None:
+    def state(self, ticker: str) -> int | None:
         """The market's last YES price in price units, or None if no print was seen since its reset."""
-        row = self.live_row(ticker)
-        return None if row is None else row[3]
+        s = self.live(ticker)
+        return None if s is None else int(s["last"])
 
 
 def price_band(

@@ -4,10 +4,21 @@ Most prints of a market buy YES, and yet YES has fallen: the signal says NO.  It
 which all of these hold, each *as of that print, inclusive*:
 
 * at least `min_trades` prints since the anchor;
-* the share of them whose taker bought YES is strictly above `yes_threshold`;
-* the anchor's YES price less this print's is at least `min_drop`.
+* the share of YES takers in their flow is strictly above `yes_threshold`: of the prints, or with
+  `flow="contracts"` of the contracts;
+* the anchor's YES price less this print's is at least `min_drop`;
+* this print's YES price is between `min_price` and `max_price`, both inclusive.
 
-The anchor is the first print seen, since tracking began or since the signal re-armed.
+The anchor is the first print seen, since tracking began or since the signal re-armed.  After a fire:
+
+===================== =======================================================================================
+`rearm=False`         the market fires no more
+`rearm=True`          it starts anew: its next print is the anchor, and nothing before counts
+`rearm="stronger"`    it goes on counting from the same anchor, and fires again whenever the share or the drop
+                      is strictly above what it was at its last fire (the other conditions holding)
+===================== =======================================================================================
+
+`side="yes"` is the mirror image: most prints buy NO, and yet YES has risen; the signal says YES.
 
 The name and the rule are those of a published trading system whose whole-life version of this signal (last
 price, mean price, final counts) claims +17.38 cents; that figure comes from looking ahead and appears on fair
@@ -16,21 +27,125 @@ markets too.  Here nothing later than the print is ever read.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.driver import Base, CompiledSignal, cents_in, flag_in, number_in, whole_in
-from kalshilab.signals.kernel import FIRST, LAST, RLM_WIDTH, YES, N, rlm_step
-from kalshilab.signals.signal import Fire, Frame
+from kalshilab.errors import SignalError
+from kalshilab.signals.driver import CompiledSignal, cents_in, number_in, side_in, whole_in
+from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
+from kalshilab.signals.model import Fire, Frame
+from kalshilab.signals.passes import CellPass, OneCell
 
-__all__ = ["MarketState", "Rlm", "RlmFire", "rlm"]
+__all__ = ["MarketState", "Rearm", "Rlm", "RlmFire", "rlm", "rlm_step_of", "share_if"]
+
+Rearm = bool | Literal["stronger"]
+NEARLY = 1 - 1e-9
+
+
+def _fields(by_contracts: bool, stronger: bool) -> np.dtype[Any]:
+    """State of a market: prints, first and last YES price, whether it has fired, and the flow of the takers we bet
+    against; the whole flow where that is not the prints, and how strong the last fire was where that matters.
+
+    Small on purpose: at a hundred thousand active markets half the size is a quarter of the time.
+    """
+    fields = [("n", "i4"), ("against", "i8" if by_contracts else "i4"), ("first", "i2"), ("last", "i2")]
+    fields.append(("fired", "u1"))
+    if by_contracts:
+        fields.append(("flow", "i8"))
+    if stronger:
+        fields += [("last_drop", "i2"), ("last_share", "f8")]
+    return np.dtype(fields, align=True)
+
+
+@compiled
+def share_if(
+    n: int,
+    drop: int,
+    price: int,
+    against: int,
+    flow: int,
+    threshold: float,
+    min_trades: int,
+    min_drop: int,
+    low: int,
+    high: int,
+) -> float:
+    """The share of the flow if all conditions hold, else 0.0 (which is above no threshold)."""
+    # What is missing to each condition, as one minimum and one branch: with a branch a condition the processor
+    # guesses wrong at every other print, which costs more than all the rest.  The share is compared without its
+    # division first, a little too generously, and then exactly.
+    slack = min(n - min_trades, drop - min_drop, price - low, high - price)
+    if min(float(slack), against - flow * (threshold * NEARLY)) < 0.0:
+        return 0.0
+    # The division is the correctly rounded one, so a share of exactly 0.7 is not above a threshold of 0.7.
+    share = against / flow
+    return share if share > threshold else 0.0
+
+
+@cache
+def rlm_step_of(by_contracts: bool, stronger: bool) -> Any:
+    """The compiled step for a flow and a kind of re-arming; see the module for the rule."""
+
+    @compiled
+    def rlm_step(
+        s: Any,
+        ts: int,
+        price: int,
+        size: int,
+        taker_yes: bool,
+        buy_yes: bool,
+        threshold: float,
+        min_trades: int,
+        min_drop: int,
+        low: int,
+        high: int,
+        rearm: bool,
+    ) -> int:
+        if s.fired and not stronger:
+            if not rearm:
+                return NOTHING
+            s.n = 0
+            s.against = 0
+            s.fired = 0
+            if by_contracts:
+                s.flow = 0
+        n = s.n + 1
+        first = price if n == 1 else s.first
+        weight = size if by_contracts else 1
+        against = s.against + weight * (taker_yes != buy_yes)
+        s.n = n
+        s.first = first
+        s.last = price
+        s.against = against
+        # The conditions below are constants of the step: fields that it does not have are never named.
+        if by_contracts:
+            flow = s.flow + size
+            s.flow = flow
+        else:
+            flow = n
+        drop = price - first if buy_yes else first - price
+        share = share_if(n, drop, price, against, flow, threshold, min_trades, min_drop, low, high)
+        if share == 0.0:
+            return NOTHING
+        if stronger:
+            if s.fired and share <= s.last_share and drop <= s.last_drop:
+                return NOTHING
+            s.last_drop = drop
+            s.last_share = share
+        s.fired = 1
+        return BUY_YES if buy_yes else BUY_NO
+
+    return rlm_step
 
 
 class RlmFire(Fire, frozen=True):
-    """A fire of reverse line movement: the share of YES takers, and the fall from the anchor in price units."""
+    """A fire of reverse line movement: the share of YES in the flow, and the fall of the YES price from the
+    anchor's, in price units (below zero for the mirror image)."""
 
     yes_ratio: float
     drop: int
@@ -38,22 +153,30 @@ class RlmFire(Fire, frozen=True):
 
 
 class MarketState(msgspec.Struct, frozen=True):
-    """A market's live numbers since its anchor; prices in price units."""
+    """A market's live numbers since its anchor, prices in price units.
+
+    `yes_trades` is what of the flow bought YES, in prints (in size units with `flow="contracts"`), and
+    `yes_share` its share of the flow.
+    """
 
     n_trades: int
     yes_trades: int
     first_price: int
     last_price: int
+    yes_share: float
 
 
 class Rlm(CompiledSignal):
     """The signal with its parameters; see the module for the rule.
 
     Args:
-        yes_threshold: share of YES takers that must be exceeded, 0 to 1.
+        yes_threshold: share of YES takers (of NO takers for `side="yes"`) that must be exceeded, 0 to 1.
         min_trades: prints since the anchor, at least.
-        min_drop: fall of the YES price since the anchor, cents, at least.
-        rearm: whether a market starts anew after a fire, with its next print as anchor; else it fires once.
+        min_drop: fall of the YES price since the anchor (rise for `side="yes"`), cents, at least.
+        rearm: what a market does after a fire: nothing, start anew, or fire again when "stronger".
+        flow: what the share is of, "trades" or "contracts".
+        min_price, max_price: YES price of the firing print, cents, inclusive.
+        side: the outcome to buy.
 
     >>> signal = Rlm(yes_threshold=0.5, min_trades=2, min_drop=3)
     >>> signal.update("A-B-1", 1_000, 5000, 100, "yes")
@@ -64,43 +187,84 @@ class Rlm(CompiledSignal):
         SignalError: a parameter out of range, before any data is read.
     """
 
-    name: ClassVar[str] = "rlm"
-    width = RLM_WIDTH
-    step = staticmethod(rlm_step)
+    name = "rlm"
+    reads: ClassVar[tuple[str, ...]] = ("price", "taker")
+    columns: ClassVar[dict[str, Any]] = {"yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16}
+    fire = RlmFire
 
     def __init__(
         self,
         yes_threshold: float = 0.70,
         min_trades: int = 25,
         min_drop: float = 5,
-        rearm: bool = False,
+        rearm: Rearm = False,
+        flow: str = "trades",
+        min_price: float = 0,
+        max_price: float = 100,
+        side: str = "no",
     ) -> None:
+        if rearm not in (False, True, "stronger") or isinstance(rearm, int) != isinstance(rearm, bool):
+            raise SignalError(self.name, "rearm", rearm, 'False, True or "stronger"')
+        if flow not in ("trades", "contracts"):
+            raise SignalError(self.name, "flow", flow, "trades or contracts")
+        low, high = cents_in(self.name, "min_price", min_price), cents_in(self.name, "max_price", max_price)
+        if low > high:
+            raise SignalError(self.name, "max_price", max_price, f"at least min_price={min_price!r}")
+        self.buy_yes = side_in(self.name, "side", side) == "yes"
+        by_contracts = flow == "contracts"
+        if by_contracts:
+            # The class says what most need; this one needs one column more.
+            self.reads = ("price", "size", "taker")  # type: ignore[misc]
+        stronger = rearm == "stronger"
+        self.step = rlm_step_of(by_contracts, stronger)  # type: ignore[misc]
+        self.by_contracts, self.once = by_contracts, not rearm
         rule = (
+            self.buy_yes,
             number_in(self.name, "yes_threshold", yes_threshold, 0, 1, "a share from 0 to 1"),
             whole_in(self.name, "min_trades", min_trades),
             cents_in(self.name, "min_drop", min_drop),
-            flag_in(self.name, "rearm", rearm),
+            low,
+            high,
+            bool(rearm),
         )
-        given = {"yes_threshold": yes_threshold, "min_trades": rule[1], "min_drop": min_drop, "rearm": rearm}
-        super().__init__(rule, given)
+        given = {
+            "yes_threshold": yes_threshold, "min_trades": rule[2], "min_drop": min_drop, "rearm": rearm,
+            "flow": flow, "min_price": min_price, "max_price": max_price, "side": side,
+        }  # fmt: skip
+        super().__init__(rule, given, _fields(by_contracts, stronger))
 
-    def sides(self, seen: Any) -> list[str]:
-        return ["no"] * len(seen)
+    @classmethod
+    def begin_cells(
+        cls, signals: Sequence[Rlm], *, low: int = 0, high: int | None = None, markets: int = 0
+    ) -> list[CellPass]:
+        """Cells that fire once a market count the same prints until then: they share their state."""
+        from kalshilab.signals.rlm_cells import RlmCells
 
-    def own_columns(self, seen: Any, prices: Any) -> dict[str, pl.Series]:
-        n, yes, first, last = (seen[:, k] for k in (N, YES, FIRST, LAST))
+        alike: dict[Any, list[int]] = {}
+        for cell, signal in enumerate(signals):
+            key = (signal.by_contracts, signal.buy_yes) if signal.once else cell
+            alike.setdefault(key, []).append(cell)
+        made: list[CellPass] = []
+        for cells in alike.values():
+            for at in range(0, len(cells), RlmCells.MOST):
+                some = cells[at : at + RlmCells.MOST]
+                own = [signals[c] for c in some]
+                if len(some) > 1:
+                    made.append(RlmCells(some, own, low=low, high=high, markets=markets))
+                else:
+                    made.append(OneCell(some[0], own[0].begin(low=low, high=high, markets=markets)))
+        return made
+
+    def own(self, seen: Array, prices: Array) -> dict[str, Array]:
+        against, flow = seen["against"], seen["flow" if self.by_contracts else "n"]
         return {
-            "yes_ratio": pl.Series(yes / np.maximum(n, 1), dtype=pl.Float64),
-            "drop": pl.Series(first - last, dtype=pl.Int16),
-            "first_price": pl.Series(first, dtype=pl.Int16),
+            "yes_ratio": (flow - against if self.buy_yes else against) / flow,
+            "drop": seen["first"] - seen["last"],
+            "first_price": seen["first"],
         }
 
-    def make_fire(self, base: Base, seen: Any) -> RlmFire:
-        n, yes, first, last, _ = seen[0].tolist()
-        return RlmFire(*base, yes / n, first - last, first)
-
     def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> RlmFire | None:
-        """Take one live print; a fire if it made one.  `size` does not matter to this signal.
+        """Take one live print; a fire if it made one.  `size` matters to a flow by contracts only.
 
         Raises:
             SignalError: `taker` is neither "yes" nor "no".
@@ -109,8 +273,12 @@ class Rlm(CompiledSignal):
 
     def state(self, ticker: str) -> MarketState | None:
         """The market's live numbers, or None if no print of it was seen since its reset."""
-        row = self.live_row(ticker)
-        return None if row is None else MarketState(row[N], row[YES], row[FIRST], row[LAST])
+        s = self.live(ticker)
+        if s is None:
+            return None
+        flow, against = int(s["flow" if self.by_contracts else "n"]), int(s["against"])
+        yes = flow - against if self.buy_yes else against
+        return MarketState(int(s["n"]), yes, int(s["first"]), int(s["last"]), yes / flow)
 
 
 def rlm(
@@ -119,7 +287,11 @@ def rlm(
     yes_threshold: float = 0.70,
     min_trades: int = 25,
     min_drop: float = 5,
-    rearm: bool = False,
+    rearm: Rearm = False,
+    flow: str = "trades",
+    min_price: float = 0,
+    max_price: float = 100,
+    side: str = "no",
 ) -> Frame:
     """All fires of reverse line movement over a tape; `Rlm(…).run(tape)`.
 
@@ -129,4 +301,4 @@ def rlm(
     >>> fires.columns
     ['row', 'ts', 'ticker', 'side', 'price', 'n_trades', 'yes_ratio', 'drop', 'first_price']
     """
-    return Rlm(yes_threshold, min_trades, min_drop, rearm).run(tape)
+    return Rlm(yes_threshold, min_trades, min_drop, rearm, flow, min_price, max_price, side).run(tape)

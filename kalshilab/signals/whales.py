@@ -6,6 +6,10 @@ the second below `max_leverage` (2.0 is a price above 33⅓ cents).  `WhaleFade`
 `WhaleFollow` takes buyers of either outcome and says the same.
 
 By default each such print fires, as a live desk would see them; with `rearm=False` the first of a market.
+
+With `top=N` only the largest get through: a queue holds the N largest whales, across all markets, of the last
+`window` seconds, and a print that would fire does so if it finds room in the queue or is larger than the
+smallest there, whose place it takes.  One who was let through stays in until he is pushed out or too old.
 """
 
 from __future__ import annotations
@@ -16,12 +20,92 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, UnitError
-from kalshilab.signals.driver import Base, CompiledSignal, flag_in, number_in
-from kalshilab.signals.kernel import WHALE_WIDTH, whale_step
-from kalshilab.signals.signal import Fire, Frame
+from kalshilab.signals.driver import CompiledSignal, flag_in, number_in, whole_in
+from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
+from kalshilab.signals.model import Fire, Frame
 from kalshilab.units import dollars
 
-__all__ = ["WhaleFade", "WhaleFire", "WhaleFollow", "whale_fade", "whale_follow"]
+__all__ = ["WhaleFade", "WhaleFire", "WhaleFollow", "WhaleQueue", "whale_fade", "whale_follow", "whale_step"]
+
+FIELDS = np.dtype([("n", "i4"), ("whales", "i4"), ("value", "i8")], align=True)
+"""Prints, whales among them, and what the taker of the last print paid, in money units."""
+
+
+@compiled
+def whale_step(
+    s: Any,
+    ts: int,
+    price: int,
+    size: int,
+    taker_yes: bool,
+    min_value: int,
+    max_leverage: float,
+    fade: bool,
+    rearm: bool,
+) -> int:
+    """One print; fires when what its taker paid is large and his leverage small."""
+    paid = price if taker_yes else 10_000 - price
+    value = paid * size
+    s.n += 1
+    s.value = value
+    # Leverage is (a dollar − price) / price, kept free of division by zero.
+    if value < min_value or 10_000 - paid >= max_leverage * paid or (fade and not taker_yes):
+        return NOTHING
+    s.whales += 1
+    if s.whales > 1 and not rearm:
+        return NOTHING
+    return BUY_YES if taker_yes and not fade else BUY_NO
+
+
+@compiled
+def _queue(times: Any, values: Any, window: int, keep: Any, held_ts: Any, held_value: Any, held: int) -> int:
+    """Offer whales to a queue one after the other; fills `keep`, gives how many the queue now holds."""
+    room = len(held_ts)
+    for i in range(len(times)):
+        left = 0
+        smallest = -1
+        for k in range(held):
+            if held_ts[k] > times[i] - window:
+                held_ts[left] = held_ts[k]
+                held_value[left] = held_value[k]
+                # Of equals the earlier goes first.
+                if smallest < 0 or held_value[left] < held_value[smallest]:
+                    smallest = left
+                left += 1
+        held = left
+        at = held
+        if held == room:
+            if values[i] <= held_value[smallest]:
+                continue
+            # Out with the smallest, keeping the order of arrival.
+            for k in range(smallest, held - 1):
+                held_ts[k] = held_ts[k + 1]
+                held_value[k] = held_value[k + 1]
+            at = held - 1
+        else:
+            held += 1
+        held_ts[at] = times[i]
+        held_value[at] = values[i]
+        keep[i] = True
+    return held
+
+
+class WhaleQueue:
+    """The `top` largest whales of the last `window` seconds; see the module."""
+
+    def __init__(self, top: int, window: float) -> None:
+        self._window = round(window * 1e6)
+        self._ts, self._value = np.zeros(top, np.int64), np.zeros(top, np.int64)
+        self._held = 0
+
+    def keep(self, ts: Array, seen: Array) -> Array:
+        """Which of these whales get through, in the order of the tape."""
+        kept = np.zeros(len(ts), np.bool_)
+        values = np.ascontiguousarray(seen["value"])
+        self._held = _queue(
+            ts.astype(np.int64), values, self._window, kept, self._ts, self._value, self._held
+        )
+        return kept
 
 
 class WhaleFire(Fire, frozen=True):
@@ -32,14 +116,30 @@ class WhaleFire(Fire, frozen=True):
 
 
 class _Whales(CompiledSignal):
-    """What both signals share."""
+    """What both signals share.
 
-    width = WHALE_WIDTH
-    dtype = np.int64
+    Args:
+        min_value: dollars the taker paid, at least.
+        max_leverage: his leverage must be below.
+        rearm: whether every whale of a market fires, or its first only.
+        top: how many whales the queue holds; None: no queue.
+        window: seconds for which a whale counts in the queue.
+    """
+
     step = staticmethod(whale_step)
-    yes_only: ClassVar[bool]
+    reads: ClassVar[tuple[str, ...]] = ("price", "size", "taker")
+    columns: ClassVar[dict[str, Any]] = {"value": pl.Int64, "whales": pl.UInt32}
+    fire = WhaleFire
+    fade: ClassVar[bool]
 
-    def __init__(self, min_value: float = 100, max_leverage: float = 2.0, rearm: bool = True) -> None:
+    def __init__(
+        self,
+        min_value: float = 100,
+        max_leverage: float = 2.0,
+        rearm: bool = True,
+        top: int | None = None,
+        window: float = 300,
+    ) -> None:
         try:
             value = dollars(min_value)
         except UnitError:
@@ -47,26 +147,40 @@ class _Whales(CompiledSignal):
         if not 0 <= value <= 10**18:
             raise SignalError(self.name, "min_value", min_value, "dollars from 0")
         leverage = number_in(self.name, "max_leverage", max_leverage, 0, 1e6, "a number from 0")
-        given = {"min_value": min_value, "max_leverage": max_leverage, "rearm": rearm}
-        super().__init__((value, leverage, self.yes_only, flag_in(self.name, "rearm", rearm)), given)
-
-    def own_columns(self, seen: Any, prices: Any) -> dict[str, pl.Series]:
-        return {
-            "value": pl.Series(seen[:, 2], dtype=pl.Int64),
-            "whales": pl.Series(seen[:, 1], dtype=pl.UInt32),
+        if top is not None:
+            top = whole_in(self.name, "top", top)
+        number_in(self.name, "window", window, 1e-6, 1e9, "seconds above 0")
+        given = {
+            "min_value": min_value,
+            "max_leverage": max_leverage,
+            "rearm": rearm,
+            "top": top,
+            "window": window,
         }
+        self._top, self._window = top, window
+        super().__init__((value, leverage, self.fade, flag_in(self.name, "rearm", rearm)), given, FIELDS)
 
-    def make_fire(self, base: Base, seen: Any) -> WhaleFire:
-        return WhaleFire(*base, int(seen[0, 2]), int(seen[0, 1]))
+    def own(self, seen: Array, prices: Array) -> dict[str, Array]:
+        return {"value": seen["value"], "whales": seen["whales"]}
 
-    def state(self, ticker: str) -> Any | None:
+    def sieve(self) -> WhaleQueue | None:
+        return None if self._top is None else WhaleQueue(self._top, self._window)
+
+    def state(self, ticker: str) -> int | None:
         """How many whales the market has seen, or None if no print of it was seen since its reset."""
-        row = self.live_row(ticker)
-        return None if row is None else row[1]
+        s = self.live(ticker)
+        return None if s is None else int(s["whales"])
 
 
 class WhaleFade(_Whales):
     """Bet against large YES buyers; see the module for the rule.
+
+    Args:
+        min_value: dollars the taker paid, at least.
+        max_leverage: his leverage must be below.
+        rearm: whether every whale of a market fires, or its first only.
+        top: how many whales the queue holds; None: no queue.
+        window: seconds for which a whale counts in the queue.
 
     >>> fade = WhaleFade(min_value=100, max_leverage=2.0)
     >>> fade.update("A-B-1", 1, 5000, 20_000, "yes")
@@ -76,15 +190,12 @@ class WhaleFade(_Whales):
         SignalError: a parameter out of range.
     """
 
-    name: ClassVar[str] = "whale_fade"
-    yes_only = True
-
-    def sides(self, seen: Any) -> list[str]:
-        return ["no"] * len(seen)
+    name = "whale_fade"
+    fade = True
 
 
 class WhaleFollow(_Whales):
-    """Bet with large buyers of either outcome; see the module for the rule.
+    """Bet with large buyers of either outcome; see the module for the rule, `WhaleFade` for the parameters.
 
     >>> WhaleFollow(min_value=100).update("A-B-1", 1, 5000, 20_000, "no").side
     'no'
@@ -93,15 +204,18 @@ class WhaleFollow(_Whales):
         SignalError: a parameter out of range.
     """
 
-    name: ClassVar[str] = "whale_follow"
-    yes_only = False
-
-    def sides(self, seen: Any) -> list[str]:
-        return ["yes" if yes else "no" for yes in seen[:, 3]]
+    name = "whale_follow"
+    fade = False
 
 
 def whale_fade(
-    tape: Frame, *, min_value: float = 100, max_leverage: float = 2.0, rearm: bool = True
+    tape: Frame,
+    *,
+    min_value: float = 100,
+    max_leverage: float = 2.0,
+    rearm: bool = True,
+    top: int | None = None,
+    window: float = 300,
 ) -> Frame:
     """All fires against large YES buyers over a tape; `WhaleFade(…).run(tape)`.
 
@@ -109,11 +223,17 @@ def whale_fade(
     >>> set(kl.signals.whale_fade(kl.sample()[0], min_value=50)["side"])
     {'no'}
     """
-    return WhaleFade(min_value, max_leverage, rearm).run(tape)
+    return WhaleFade(min_value, max_leverage, rearm, top, window).run(tape)
 
 
 def whale_follow(
-    tape: Frame, *, min_value: float = 100, max_leverage: float = 2.0, rearm: bool = True
+    tape: Frame,
+    *,
+    min_value: float = 100,
+    max_leverage: float = 2.0,
+    rearm: bool = True,
+    top: int | None = None,
+    window: float = 300,
 ) -> Frame:
     """All fires with large buyers over a tape; `WhaleFollow(…).run(tape)`.
 
@@ -121,4 +241,4 @@ def whale_follow(
     >>> kl.signals.whale_follow(kl.sample()[0], min_value=50).columns[-2:]
     ['value', 'whales']
     """
-    return WhaleFollow(min_value, max_leverage, rearm).run(tape)
+    return WhaleFollow(min_value, max_leverage, rearm, top, window).run(tape)

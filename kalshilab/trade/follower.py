@@ -265,7 +265,7 @@ class Follower:
             n_trades, ratio, drop = 0, 0.0, 0
             state = None if signal is None else signal.state(tracked.ticker)
             if state is not None and state.n_trades:
-                n_trades, ratio = state.n_trades, state.yes_trades / state.n_trades
+                n_trades, ratio = state.n_trades, state.yes_share
                 drop = state.first_price - state.last_price
             rows.append(
                 MarketRow(

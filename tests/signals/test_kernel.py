@@ -1,21 +1,23 @@
-"""State arrays grow without losing what they hold."""
+"""State arrays grow without losing what they hold; the loop hands over full buffers and goes on."""
 
 from __future__ import annotations
 
-from kalshilab.signals.kernel import RLM_WIDTH, fresh_state, grown
-from kalshilab.signals.rlm import Rlm
+import numpy as np
+import pytest
+
+from kalshilab.signals import Rlm, WhaleFollow, passes
+from kalshilab.signals.kernel import fresh_state, grown
 
 
 def test_growing_keeps_rows_and_is_rare() -> None:
-    state = fresh_state(0, RLM_WIDTH)
+    state = fresh_state(0, Rlm().fields)
     sizes = set()
     for markets in range(1, 5_000):
         state = grown(state, markets)
-        assert state.shape[1] == RLM_WIDTH
         assert len(state) >= markets
-        state[markets - 1, 0] = markets
+        state[markets - 1]["n"] = markets
         sizes.add(len(state))
-    assert [row[0] for row in state[:4_999]] == list(range(1, 5_000))
+    assert state["n"][:4_999].tolist() == list(range(1, 5_000))
     assert len(sizes) < 20
 
 
@@ -25,3 +27,17 @@ def test_many_live_markets() -> None:
         signal.update(f"A-B-{market}", 1, 5000, 100, "yes")
     fires = [signal.update(f"A-B-{market}", 2, 4900, 100, "yes") for market in range(3_000)]
     assert all(f is not None and f.ticker == f"A-B-{i}" for i, f in enumerate(fires))
+
+
+@pytest.mark.parametrize(
+    "prints", [0, 1, passes.BUFFER - 1, passes.BUFFER, passes.BUFFER + 1, 3 * passes.BUFFER]
+)
+def test_more_fires_than_a_buffer_holds(prints: int) -> None:
+    ones = np.ones(prints, np.uint32)
+    columns = passes.Columns(
+        ones * 7, np.arange(prints), np.full(prints, 5000, np.int16), ones * 100, np.zeros(prints, np.uint8)
+    )
+    fires = WhaleFollow(min_value=0).begin().push(columns, 1000)
+    assert fires.row.tolist() == list(range(1000, 1000 + prints))
+    assert fires.seen["whales"].tolist() == list(range(1, prints + 1))
+    assert (fires.market == 7).all()

@@ -8,101 +8,85 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tapes import Print, as_rows, by_market, live, prints, tape_of
 
 from kalshilab.errors import SignalError, TapeError
-from kalshilab.signals import Rlm, RlmFire, rlm
-from kalshilab.tape.schema import TAKER, TAPE_SCHEMA, TIME, with_codes
+from kalshilab.signals import Rlm, rlm
+from kalshilab.tape.schema import TIME
 
-Row = tuple[int, str, int, int, str]
-
-rows = st.lists(
-    st.tuples(
-        st.integers(0, 3),  # gap to the row before: often 0, so times tie
-        st.sampled_from(["A-B-1", "A-B-2", "C-D-1", "E-F-9"]),
-        st.one_of(st.integers(1, 99).map(lambda c: c * 100), st.integers(0, 10_000)),
-        st.integers(1, 5_000),
-        st.sampled_from(["yes", "yes", "no"]),
-    ),
-    max_size=120,
-)
 parameters = st.fixed_dictionaries(
     {
         "yes_threshold": st.sampled_from([0.0, 0.5, 2 / 3, 0.7, 0.75, 1.0]),
         "min_trades": st.integers(1, 8),
         "min_drop": st.sampled_from([0, 0.1, 1, 5, 12.5]),
-        "rearm": st.booleans(),
+        "rearm": st.sampled_from([False, True, "stronger"]),
+        "flow": st.sampled_from(["trades", "contracts"]),
+        "min_price": st.sampled_from([0, 12.5]),
+        "max_price": st.sampled_from([100, 60]),
+        "side": st.sampled_from(["no", "yes"]),
     }
 )
 
 
-def tape_of(gaps: list[Row]) -> pl.DataFrame:
-    """A tape from rows whose first item is the gap in microseconds to the row before."""
-    ts, out = 1_000_000, []
-    for gap, ticker, price, size, taker in gaps:
-        ts += gap
-        out.append((ts, ticker, price, size, taker))
-    frame = pl.DataFrame(
-        out,
-        schema={"ts": pl.Int64, "ticker": pl.String, "price": pl.Int16, "size": pl.UInt32, "taker": TAKER},
-        orient="row",
-    ).with_columns(pl.col("ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME), trade_id=None)
-    return with_codes(frame.cast({"trade_id": pl.String})).select(TAPE_SCHEMA.names())
-
-
 def reference(
-    tape: pl.DataFrame, yes_threshold: float, min_trades: int, min_drop: float, rearm: bool
+    tape: pl.DataFrame,
+    yes_threshold: float = 0.70,
+    min_trades: int = 25,
+    min_drop: float = 5,
+    rearm: Any = False,
+    flow: str = "trades",
+    min_price: float = 0,
+    max_price: float = 100,
+    side: str = "no",
 ) -> list[Any]:
-    """The rule, written down once more as plainly as can be."""
-    fires, seen = [], {}
-    for row, (ts, ticker, _, price, _, taker, _) in enumerate(tape.iter_rows()):
-        n, yes, first, fired = seen.get(ticker, (0, 0, price, False))
-        if fired and not rearm:
+    """The rule, written down once more as plainly as can be: from a market's prints since its anchor."""
+    fires = []
+    anchors: dict[int, int] = {}
+    entries: dict[int, tuple[float, int]] = {}
+    for row, past in by_market(tape):
+        anchor = anchors.get(id(past), 0)
+        if anchor < 0:
             continue
-        if fired:
-            n, yes, first = 0, 0, price
-        n, yes = n + 1, yes + (taker == "yes")
-        fired = n >= min_trades and yes / n > yes_threshold and first - price >= min_drop * 100
-        if fired:
-            fires.append((row, ts, ticker, "no", price, n, yes / n, first - price, first))
-        seen[ticker] = (n, yes, first, fired)
+        counted = past[anchor:]
+        first, (ts, price, _, _) = counted[0][1], counted[-1]
+        weights = [p[2] if flow == "contracts" else 1 for p in counted]
+        yes = sum(w for w, p in zip(weights, counted, strict=True) if p[3] == "yes")
+        share = (yes if side == "no" else sum(weights) - yes) / sum(weights)
+        drop = first - price if side == "no" else price - first
+        if len(counted) < min_trades or share <= yes_threshold or drop < min_drop * 100:
+            continue
+        if not min_price * 100 <= price <= max_price * 100:
+            continue
+        if id(past) in entries and not (share > entries[id(past)][0] or drop > entries[id(past)][1]):
+            continue
+        if rearm == "stronger":
+            entries[id(past)] = share, drop
+        else:
+            anchors[id(past)] = len(past) if rearm else -1
+        fires.append((row, ts, side, price, len(counted), yes / sum(weights), first - price, first))
     return fires
 
 
-def live(signal: Rlm, tape: pl.DataFrame) -> list[RlmFire]:
-    columns = tape.with_columns(pl.col("ts").dt.epoch("us"), pl.col("taker").cast(pl.String))
-    rows = columns.select("ticker", "ts", "price", "size", "taker").iter_rows()
-    return [fire for row in rows if (fire := signal.update(*row)) is not None]
+def without_ticker(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return [(*r[:2], *r[3:]) for r in rows]
 
 
-@settings(max_examples=300, deadline=None)
-@given(rows, parameters)
-def test_vectorised_live_and_reference_agree(gaps: list[Row], given_parameters: dict[str, Any]) -> None:
-    tape = tape_of(gaps)
-    signal = Rlm(**given_parameters)
+@settings(max_examples=400)
+@given(prints(120), parameters)
+def test_vectorised_live_and_reference_agree(rows: list[Print], chosen: dict[str, Any]) -> None:
+    tape = tape_of(rows)
+    signal = Rlm(**chosen)
     vectorised = signal.run(tape)
-    assert vectorised.rows() == reference(tape, **given_parameters)
-    as_rows = vectorised.with_columns(pl.col("ts").dt.epoch("us"), pl.col("side").cast(pl.String)).rows()
-    assert [
-        tuple(getattr(f, name) for name in RlmFire.__struct_fields__) for f in live(signal, tape)
-    ] == as_rows
-    assert rlm(tape, **given_parameters).equals(vectorised)
+    assert without_ticker(as_rows(vectorised)) == reference(tape, **chosen)
+    assert live(signal, tape) == as_rows(vectorised)
+    assert rlm(tape, **chosen).equals(vectorised)
 
 
-@settings(max_examples=150, deadline=None)
-@given(rows, parameters, st.integers(0, 120))
-def test_later_rows_never_change_earlier_fires(
-    gaps: list[Row], given_parameters: dict[str, Any], cut: int
-) -> None:
-    tape = tape_of(gaps)
-    whole = rlm(tape, **given_parameters)
-    assert rlm(tape.head(cut), **given_parameters).rows() == whole.filter(pl.col("row") < cut).rows()
-
-
-@settings(max_examples=100, deadline=None)
-@given(rows, parameters)
-def test_running_leaves_live_state_alone(gaps: list[Row], given_parameters: dict[str, Any]) -> None:
-    tape = tape_of(gaps)
-    disturbed, quiet = Rlm(**given_parameters), Rlm(**given_parameters)
+@settings(max_examples=100)
+@given(prints(120), parameters)
+def test_running_leaves_live_state_alone(rows: list[Print], chosen: dict[str, Any]) -> None:
+    tape = tape_of(rows)
+    disturbed, quiet = Rlm(**chosen), Rlm(**chosen)
     half = tape.height // 2
     first = live(disturbed, tape.head(half))
     disturbed.run(tape)
@@ -149,7 +133,7 @@ def test_same_kind_of_frame_comes_back() -> None:
     [
         ("yes_threshold", 1.1), ("yes_threshold", -0.1), ("yes_threshold", True), ("yes_threshold", float("nan")),
         ("min_trades", 0), ("min_trades", 2.5), ("min_drop", -1), ("min_drop", 101), ("min_drop", 0.001),
-        ("rearm", 1),
+        ("rearm", 1), ("rearm", "weaker"), ("flow", "dollars"), ("min_price", -1), ("max_price", 101), ("side", "both"),
     ],
 )  # fmt: skip
 def test_a_parameter_out_of_range_is_said_before_reading(name: str, value: object) -> None:
@@ -186,7 +170,9 @@ def test_state_and_reset() -> None:
     signal.reset("A-B-1")
     assert signal.state("A-B-1") is None
     signal.update("A-B-1", 1, 4000, 100, "no")
-    assert signal.state("A-B-1").first_price == 4000
+    again = signal.state("A-B-1")
+    assert again is not None
+    assert (again.first_price, again.yes_share) == (4000, 0.0)
     signal.reset()
     assert signal.state("A-B-1") is None
 
@@ -198,4 +184,8 @@ def test_real_prints(shared: Any) -> None:
     fires = rlm(tape)
     assert fires.height == 47
     assert rlm(tape, rearm=True).height == 62
-    assert fires.rows() == reference(tape, 0.70, 25, 5, False)
+    assert without_ticker(as_rows(fires)) == reference(tape)
+    assert rlm(tape, rearm="stronger").height > rlm(tape).height
+    assert without_ticker(as_rows(rlm(tape, flow="contracts", side="yes"))) == reference(
+        tape, flow="contracts", side="yes"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -13,7 +14,8 @@ from kalshilab.tape.schema import TAKER, with_codes
 __all__ = ["Fire", "Frame", "Signal", "as_tape", "like"]
 
 Frame = TypeVar("Frame")
-"""A polars DataFrame or LazyFrame, or a pandas DataFrame; the same kind comes back."""
+"""A polars DataFrame or LazyFrame, or a pandas DataFrame: the same kind comes back.  Or a lake: a polars frame
+comes back."""
 
 
 class Fire(msgspec.Struct, frozen=True):
@@ -62,31 +64,30 @@ class Signal(Protocol):
         ...
 
 
-_NEEDED = ("ts", "ticker", "price", "size", "taker")
-
-
-def as_tape(data: Any) -> pl.DataFrame:
+def as_tape(data: Any, reads: Sequence[str] = ("price", "size", "taker")) -> pl.DataFrame:
     """The columns a signal reads, from a tape of any frame kind, with market codes.
+
+    Of a lazy frame only these columns are computed.
 
     Raises:
         TapeError: not a tape; `kalshilab.to_tape` makes one.
     """
-    if isinstance(data, pl.LazyFrame):
-        frame = data.collect()
-    elif isinstance(data, pl.DataFrame):
-        frame = data
+    if isinstance(data, pl.LazyFrame | pl.DataFrame):
+        have = data.collect_schema()
     elif type(data).__module__.partition(".")[0] == "pandas":
-        frame = pl.from_pandas(data)
+        data = pl.from_pandas(data)
+        have = data.schema
     else:
         raise TapeError(f"{type(data).__name__} is not a tape; kalshilab.to_tape makes one of it")
-    for name in _NEEDED:
-        if name not in frame.columns:
+    needed = list(dict.fromkeys(("ts", "ticker", "price", *reads)))
+    for name in needed:
+        if name not in have:
             raise TapeError("is missing; kalshilab.to_tape makes a tape of other layouts", column=name)
-    if not frame.schema["price"].is_integer():
-        raise TapeError(
-            f"is {frame.schema['price']}, not price units; kalshilab.to_tape converts", column="price"
-        )
-    if frame.schema["taker"] != TAKER:
+    if not have["price"].is_integer():
+        raise TapeError(f"is {have['price']}, not price units; kalshilab.to_tape converts", column="price")
+    chosen = data.select(*needed, *(["market"] if "market" in have else []))
+    frame = chosen.collect() if isinstance(chosen, pl.LazyFrame) else chosen
+    if "taker" in reads and frame.schema["taker"] != TAKER:
         # A tape that went through pandas comes back with its words as text.
         try:
             frame = frame.with_columns(pl.col("taker").cast(pl.String).cast(TAKER))
@@ -94,7 +95,7 @@ def as_tape(data: Any) -> pl.DataFrame:
             raise TapeError(
                 "is not yes or no everywhere; kalshilab.to_tape drops the rest", column="taker"
             ) from None
-    for name in _NEEDED:
+    for name in needed:
         if frame[name].null_count():
             raise TapeError("has nulls; kalshilab.to_tape says where", column=name)
     return frame if "market" in frame.columns else with_codes(frame)

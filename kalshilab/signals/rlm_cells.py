@@ -1,0 +1,188 @@
+"""A grid of reverse line movement in one pass.
+
+Cells that fire once a market count the same prints, from the same anchor, until they fire: they share one
+state, and a market remembers in one word which of its cells have not fired yet.  A print is compared with the
+loosest of the cells first; only one that passes is compared with each.  The conditions are those of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numba
+import numpy as np
+from numba import njit
+
+from kalshilab.signals.kernel import BUY_NO, BUY_YES, Array, fresh_state, grown, vector
+from kalshilab.signals.passes import EVERY, Columns, Fires
+
+if TYPE_CHECKING:
+    from kalshilab.signals.rlm import Rlm
+
+__all__ = ["RlmCells"]
+
+BUFFER = 16_384
+STATE = np.dtype(
+    [("n", "i4"), ("first", "i2"), ("flow", "i8"), ("against", "i8"), ("done", "u8")],
+    align=True,
+)
+"""Prints, first YES price, the flow and that of the takers bet against, a bit for each cell that has fired."""
+
+
+class RlmCells:
+    """Up to `MOST` cells on one state.
+
+    Args:
+        cells: their numbers in the grid.
+        signals: their signals, alike in flow and side, none of which re-arms.
+        low, high, markets: as for a pass.
+    """
+
+    MOST: ClassVar[int] = 64
+
+    def __init__(
+        self, cells: Sequence[int], signals: Sequence[Rlm], *, low: int, high: int | None, markets: int
+    ) -> None:
+        self.cells: Sequence[int] = tuple(cells)
+        self._low, self._high = low, EVERY if high is None else high
+        self._rules = tuple(
+            np.array([s.rule[at] for s in signals], kind)
+            for at, kind in ((1, np.float64), (2, np.int64), (3, np.int64), (4, np.int64), (5, np.int64))
+        )
+        self._buy_yes, self._by_contracts = signals[0].buy_yes, signals[0].by_contracts
+        self._fields = signals[0].fields
+        self._loop = _loop_of(self._fields, self._by_contracts)
+        self.state = fresh_state(max(min(self._high, markets) - low, 0), STATE)
+        self._rows, self._cell = np.empty(BUFFER, np.int64), np.empty(BUFFER, np.uint8)
+        self._seen = np.empty(BUFFER, self._fields)
+
+    def push(self, columns: Columns, first_row: int = 0) -> Sequence[Fires]:
+        """The fires of the next prints, for each of `cells`."""
+        market, price = columns.market, columns.price
+        lots: list[tuple[Array, Array, Array]] = []
+        start, end = 0, len(market)
+        while start < end:
+            began = start
+            start, count = self._loop(
+                self.state, market, self._low, self._high, price, columns.size, columns.taker, start,
+                self._rows, self._cell, self._seen, self._buy_yes, *self._rules,
+            )  # fmt: skip
+            if count:
+                lots.append((self._rows[:count].copy(), self._cell[:count].copy(), self._seen[:count].copy()))
+            if start < end and (count == 0 or start == began):
+                top = int(market[start:].max()) + 1
+                self.state = grown(self.state, min(top, self._high) - self._low)
+        if lots:
+            rows, cell, seen = (np.concatenate(column) for column in zip(*lots, strict=True))
+        else:
+            rows, cell, seen = self._rows[:0], self._cell[:0], self._seen[:0]
+        side = BUY_YES if self._buy_yes else BUY_NO
+        found = []
+        for k in range(len(self.cells)):
+            own = np.flatnonzero(cell == k)
+            at = rows[own]
+            found.append(
+                Fires(at + first_row, market[at], price[at], np.full(len(at), side, np.uint8), seen[own])
+            )
+        return found
+
+
+@cache
+def _loop_of(fields: Any, by_contracts: bool) -> Any:
+    """The compiled loop for fires whose states have these fields."""
+    from kalshilab.signals.rlm import share_if
+
+    record, state_record = numba.from_dtype(fields), numba.from_dtype(STATE)
+    whole = numba.int64
+    signature = numba.types.UniTuple(whole, 2)(  # type: ignore[no-untyped-call]
+        vector(state_record, True), vector(numba.uint32), whole, whole, vector(numba.int16), vector(numba.uint32),
+        vector(numba.uint8), whole, vector(whole, True), vector(numba.uint8, True), vector(record, True),
+        numba.boolean, vector(numba.float64), vector(whole), vector(whole), vector(whole), vector(whole),
+    )  # fmt: skip
+
+    @njit(signature, nogil=True, error_model="numpy")
+    def loop(
+        state: Any,
+        markets: Any,
+        low: int,
+        high: int,
+        prices: Any,
+        sizes: Any,
+        takers: Any,
+        start: int,
+        rows: Any,
+        cell: Any,
+        seen: Any,
+        buy_yes: bool,
+        thresholds: Any,
+        min_trades: Any,
+        min_drops: Any,
+        lows: Any,
+        highs: Any,
+    ) -> tuple[int, int]:
+        cells = len(thresholds)
+        every = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - cells)
+        loosest = thresholds.min(), min_trades.min(), min_drops.min(), lows.min(), highs.max()
+        room = min(high, low + len(state))
+        count = 0
+        for i in range(start, len(markets)):
+            market = np.int64(markets[i])
+            if market < low or market >= room:
+                if market < low or market >= high:
+                    continue
+                return i, count
+            if count + cells > len(rows):
+                return i, count
+            s = state[market - low]
+            if s.done == every:
+                continue
+            price = prices[i]
+            n = s.n + 1
+            first = price if n == 1 else s.first
+            weight = sizes[i] if by_contracts else 1
+            flow = s.flow + weight
+            against = s.against + weight * ((takers[i] == 0) != buy_yes)
+            s.n = n
+            s.first = first
+            s.flow = flow
+            s.against = against
+            drop = price - first if buy_yes else first - price
+            if share_if(n, drop, price, against, flow, *loosest) == 0.0:
+                continue
+            done = s.done
+            for c in range(cells):
+                bit = np.uint64(1) << np.uint64(c)
+                if done & bit:
+                    continue
+                share = share_if(
+                    n,
+                    drop,
+                    price,
+                    against,
+                    flow,
+                    thresholds[c],
+                    min_trades[c],
+                    min_drops[c],
+                    lows[c],
+                    highs[c],
+                )
+                if share == 0.0:
+                    continue
+                done |= bit
+                rows[count] = i
+                cell[count] = c
+                fire = seen[count]
+                fire.n = n
+                fire.first = first
+                fire.last = price
+                fire.against = against
+                fire.fired = 1
+                if by_contracts:
+                    fire.flow = flow
+                count += 1
+            s.done = done
+        return len(markets), count
+
+    return loop

@@ -1,0 +1,302 @@
+"""Scanning a lake for fires: out of core, on one processor, many, or a cluster.
+
+**One process** reads the lake batch by batch, a thread reading ahead while the compiled loop runs, so memory
+does not depend on the number of prints (it grows by the state of a market, 32 bytes for `rlm`, for each market
+the lake has).
+
+**Several** share the markets: the unit of work is a *shard*, a contiguous range of market codes, on a carried
+state from the first day on which one of its markets printed to the last.  Codes are given out in the order of
+first appearance and most markets live for days, so a range of codes is a stretch of time, and a worker opens
+only the days of its own.  A worker needs the lake's path and the signal, and returns fires; it changes nothing,
+so a lost unit can be run again.  Fires are put back into the order of the tape and are the same for every
+number of shards, by construction: no signal's state spans markets, and what does (a whale queue) is applied to
+the merged fires.
+
+**Ten billion prints.**  Three columns of a print take about 4 bytes in Parquet and 7 in memory; a core decodes
+and scans about 60 million of them a second (`research/benchmarks/signals.py` measures yours).  One core
+takes 10^10 / 6·10^7 = 170 s for 40 GB; sixteen workers, each with a sixteenth of the markets and, since ranges
+of codes overlap in time, about a fifth of the days, read 8 GB each and take about 35 s.  State is 32 bytes a market:
+100 million markets are 3.2 GB for one process, 200 MB for each of sixteen.  What comes back is fires, not prints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+import polars as pl
+
+from kalshilab.errors import LakeError, UsageError
+from kalshilab.signals.driver import CompiledSignal
+from kalshilab.signals.model import as_tape, like
+from kalshilab.signals.passes import Columns, Fires, chunks_of, columns_of
+from kalshilab.tape.lake import scan_tape
+from kalshilab.tape.reading import Source, batches
+
+__all__ = ["Shard", "scan", "scan_cells", "shards_of", "spawn_pool"]
+
+
+class Shard(NamedTuple):
+    """Markets with codes in [`low`, `high`)."""
+
+    low: int
+    high: int
+
+
+@contextmanager
+def spawn_pool(processes: int | None = None) -> Iterator[Executor]:
+    """Worker processes for `scan` and `grid`, started afresh (not forked: threads and forks do not mix).
+
+    A script that uses it needs the usual `if __name__ == "__main__":`.
+
+    Args:
+        processes: how many; None: one a processor.
+    """
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def scan(
+    source: Any,
+    signal: CompiledSignal,
+    executor: Executor | int | None = None,
+    *,
+    shards: int | None = None,
+) -> Any:
+    """All fires of a signal over a lake of any size, in the order of the tape; columns as those of its `run`.
+
+    Args:
+        source: a `Lake`, the path of one, or a tape as a frame.
+        executor: None: this process, with reading and scanning overlapped.  A number: that many processes of
+            our own.  Or any `concurrent.futures.Executor`, Dask's `Client.get_executor()` included; its
+            workers must see the lake under the same path.
+        shards: into how many shares the markets are divided; default: one a worker.
+
+    >>> import kalshilab as kl
+    >>> tape, _ = kl.sample()
+    >>> sig = kl.signals.Rlm()
+    >>> scan(tape, sig, shards=3).equals(sig.run(tape))
+    True
+
+    Raises:
+        LakeError: a file is missing, damaged or not what the manifest says; nothing is left out silently.
+        TapeError: the source is not a tape.
+        UsageError: fewer than one process or shard.
+    """
+    found = scan_cells(source, [signal], executor, shards)[0]
+    return found if isinstance(source, str | Path | Source) else like(found, source)
+
+
+def scan_cells(
+    source: Any,
+    signals: Sequence[CompiledSignal],
+    executor: Executor | int | None = None,
+    shards: int | None = None,
+) -> list[pl.DataFrame]:
+    """The fires of several signals of one kind, as `scan` gives them for one, in one reading.
+
+    Raises:
+        LakeError, TapeError, UsageError: as for `scan`.
+    """
+    if isinstance(executor, int):
+        if executor < 1:
+            raise UsageError(f"executor={executor}: at least one process")
+        with spawn_pool(executor) as pool:
+            return scan_cells(source, signals, pool, shards or executor)
+    if shards is not None and shards < 1:
+        raise UsageError(f"shards={shards}: at least one")
+    count = shards or (1 if executor is None else _workers(executor))
+    if isinstance(source, str | Path):
+        source = scan_tape(source)
+    if not isinstance(source, Source):
+        return _scan_frame(source, signals, executor, count)
+    plan = [Shard(0, len(source.tickers))] if count == 1 else shards_of(source, count)
+    if executor is None:
+        lots = [_scan_shard(source, signals, shard) for shard in plan]
+    else:
+        where = (str(source.path), getattr(source, "generation", None))
+        tasks = [executor.submit(_task, cloudpickle.dumps((where, signals, shard))) for shard in plan]
+        lots = [task.result() for task in tasks]
+    tickers = source.tickers.cast(pl.String)
+    frames = []
+    for signal, of_cell in zip(signals, zip(*lots, strict=True), strict=True):
+        fires, ts = _merged(of_cell)
+        times = pl.Series(ts, dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+        frames.append(signal.as_frame(fires, times, tickers.gather(fires.market), signal.sieve()))
+    return frames
+
+
+Found = tuple[Fires, Any]
+"""Fires and their times in microseconds."""
+
+
+class _Cells:
+    """The passes of several signals over the same columns; two threads share them where there are more."""
+
+    def __init__(self, signals: Sequence[CompiledSignal], shard: Shard, markets: int) -> None:
+        kind = type(signals[0])
+        self._passes = kind.begin_cells(signals, low=shard.low, high=shard.high, markets=markets)
+        self._threads = ThreadPoolExecutor(2) if len(self._passes) > 1 else None
+        self.reads = tuple(dict.fromkeys(name for signal in signals for name in signal.reads))
+        self._count = len(signals)
+
+    def push(self, columns: Columns, first_row: int) -> list[Fires]:
+        """The fires of the next prints, for each signal."""
+        run: Any = map if self._threads is None else self._threads.map
+        found: dict[int, Fires] = {}
+        for own, fires in zip(
+            self._passes, run(lambda p: p.push(columns, first_row), self._passes), strict=True
+        ):
+            found.update(zip(own.cells, fires, strict=True))
+        return [found[cell] for cell in range(self._count)]
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._threads is not None:
+            self._threads.shutdown()
+
+
+def _scan_shard(source: Source, signals: Sequence[CompiledSignal], shard: Shard) -> list[Found]:
+    """The fires of a shard's markets and their times, for each signal."""
+    cells = _Cells(signals, shard, len(source.tickers))
+    columns = list(dict.fromkeys(("market", "price", *cells.reads)))
+    lots: list[list[tuple[Fires, Any]]] = [[] for _ in signals]
+    fired = 0
+    try:
+        for count, batch in enumerate(batches(source, columns, files=_days_of(source, shard)), 1):
+            row, found = batch.first_row, []
+            for part in chunks_of(batch.frame, cells.reads):
+                found += [
+                    (lot, fires)
+                    for lot, fires in zip(lots, cells.push(part, row), strict=True)
+                    if len(fires.row)
+                ]
+                row += len(part.market)
+            if not found:
+                continue
+            fired += 1
+            at = np.unique(np.concatenate([fires.row for _, fires in found])) - batch.first_row
+            if "ts" in batch.frame.columns:
+                known: Any = batch.frame["ts"].gather(at).dt.epoch("us").to_numpy()
+            else:
+                # Times are read where something fired, by the reading thread; and with the rest once that is usual.
+                known = batch.times(at)
+                if 2 * fired > count and "ts" not in columns:
+                    columns.append("ts")
+            for lot, fires in found:
+                lot.append((fires, (known, np.searchsorted(at, fires.row - batch.first_row))))
+        return [_joined(signal, lot) for signal, lot in zip(signals, lots, strict=True)]
+    finally:
+        cells.close()
+
+
+def _joined(signal: CompiledSignal, lot: list[tuple[Fires, Any]]) -> Found:
+    """Fires of all batches behind each other, with their times, which may still be being read."""
+    none = np.zeros(0, np.int64)
+    parts = [
+        Fires(
+            none,
+            none.astype(np.uint32),
+            none.astype(np.int16),
+            none.astype(np.uint8),
+            np.zeros(0, signal.fields),
+        )
+    ]
+    times = [none]
+    for fires, (known, at) in lot:
+        parts.append(fires)
+        times.append((known.result() if isinstance(known, Future) else known)[at])
+    return Fires.joined(parts), np.concatenate(times)
+
+
+def _merged(lots: Sequence[Found]) -> Found:
+    fires, ts = Fires.joined([f for f, _ in lots]), np.concatenate([t for _, t in lots])
+    order = np.argsort(fires.row, kind="stable")
+    return Fires(*(column[order] for column in fires)), ts[order]
+
+
+def _task(payload: bytes) -> list[Found]:
+    """A unit of work in a worker."""
+    (path, generation), signals, shard = cloudpickle.loads(payload)
+    source = scan_tape(path)
+    if getattr(source, "generation", None) != generation:
+        raise LakeError(
+            path, None, "was changed while it was scanned", run="the scan again once nobody writes to it"
+        )
+    return _scan_shard(source, signals, shard)
+
+
+def _workers(executor: Executor) -> int:
+    return getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+
+
+def shards_of(source: Source, count: int) -> list[Shard]:
+    """The markets in at most `count` contiguous ranges of codes with about the same number of prints each."""
+    prints = source.listing["prints"].cast(pl.Int64).fill_null(0).to_numpy()
+    total = np.concatenate([[0], np.cumsum(prints)])
+    cuts = np.searchsorted(total, np.linspace(0, total[-1], count + 1)[1:-1])
+    edges = sorted({0, *(int(c) for c in cuts), len(prints)})
+    return [Shard(low, high) for low, high in pairwise(edges)] or [Shard(0, 0)]
+
+
+def _days_of(source: Source, shard: Shard) -> list[Any]:
+    """The files between the first and the last print of the shard's markets."""
+    own = source.listing.slice(shard.low, shard.high - shard.low)
+    begin, end = own.select(
+        pl.col("first_ts").dt.epoch("us").min(), pl.col("last_ts").dt.epoch("us").max()
+    ).row(0)
+    if begin is None:
+        return []
+    return [f for f in source.files if f.last_ts >= begin and f.first_ts <= end]
+
+
+# Frames
+
+
+def _scan_frame(
+    data: Any, signals: Sequence[CompiledSignal], executor: Executor | None, count: int
+) -> list[pl.DataFrame]:
+    """As `scan_cells`, over a tape in memory: workers are given the columns of their markets."""
+    reads = tuple(dict.fromkeys(name for signal in signals for name in signal.reads))
+    frame = as_tape(data, reads)
+    columns = columns_of(frame, reads)
+    top = int(columns.market.max()) + 1 if len(columns.market) else 0
+    edges = sorted({top * k // count for k in range(count + 1)})
+    plan = [Shard(low, high) for low, high in pairwise(edges)] or [Shard(0, 0)]
+    if executor is None:
+        lots = [_scan_columns(signals, shard, columns) for shard in plan]
+    else:
+        tasks = []
+        for shard in plan:
+            rows = np.flatnonzero((columns.market >= shard.low) & (columns.market < shard.high))
+            part = Columns(*(c[rows] if len(c) else c for c in columns))
+            tasks.append(executor.submit(_frame_task, cloudpickle.dumps((signals, shard, part, rows))))
+        lots = [task.result() for task in tasks]
+    frames = []
+    for signal, of_cell in zip(signals, zip(*lots, strict=True), strict=True):
+        fires = Fires.joined(list(of_cell))
+        order = np.argsort(fires.row, kind="stable")
+        fires = Fires(*(column[order] for column in fires))
+        frames.append(signal.framed(frame, fires, fires.row, signal.sieve()))
+    return frames
+
+
+def _scan_columns(signals: Sequence[CompiledSignal], shard: Shard, columns: Columns) -> list[Fires]:
+    cells = _Cells(signals, shard, shard.high)
+    try:
+        return cells.push(columns, 0)
+    finally:
+        cells.close()
+
+
+def _frame_task(payload: bytes) -> list[Fires]:
+    signals, shard, columns, rows = cloudpickle.loads(payload)
+    return [f._replace(row=rows[f.row]) for f in _scan_columns(signals, shard, columns)]

@@ -1,0 +1,125 @@
+"""Signals of one's own: the same rule as a built-in gives the same fires; mistakes are said in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_tapes import Print, prints, tape_of
+
+import kalshilab as kl
+from kalshilab.errors import SignalError
+
+
+@kl.signal(state={"first": "i2", "yes": int}, buy="no")
+def faded(s, ts, price, size, taker_yes, threshold=0.7, min_trades=25, min_drop=500):  # type: ignore[no-untyped-def]
+    """Reverse line movement once more."""
+    if s.n == 1:
+        s.first = price
+    s.yes += taker_yes
+    return s.n >= min_trades and s.yes / s.n > threshold and s.first - price >= min_drop
+
+
+@settings(max_examples=100)
+@given(rows=prints(), threshold=st.sampled_from([0.4, 2 / 3, 0.7]), n=st.integers(1, 6), rearm=st.booleans())
+def test_it_does_what_the_built_in_does(rows: list[Print], threshold: float, n: int, rearm: bool) -> None:
+    tape = tape_of(rows)
+    own = faded(threshold=threshold, min_trades=n, min_drop=200, rearm=rearm).run(tape)
+    built_in = kl.signals.rlm(tape, yes_threshold=threshold, min_trades=n, min_drop=2, rearm=rearm)
+    common = ["row", "ts", "ticker", "side", "price", "n_trades"]
+    assert own.select(common).equals(built_in.select(common))
+    assert own["first"].to_list() == built_in["first_price"].to_list()
+
+
+def test_what_it_says_of_itself() -> None:
+    assert faded.__doc__ == "Reverse line movement once more."
+    assert faded.reads == ("price", "taker"), "time and size are not in its text"
+    assert faded.defaults == {"threshold": 0.7, "min_trades": 25, "min_drop": 500}
+    signal = faded(min_trades=2)
+    assert repr(signal) == "faded(threshold=0.7, min_trades=2, min_drop=500, rearm=False)"
+    signal.update("A-B-1", 1, 5000, 100, "yes")
+    assert signal.state("A-B-1") == {"n": 1, "first": 5000, "yes": 1}
+    fire = signal.update("A-B-1", 2, 4000, 100, "yes")
+    assert (type(fire).__name__, fire.side, fire.first, fire.yes) == ("faded_fire", "no", 5000, 2)
+
+
+def test_rearm_every_keeps_the_state() -> None:
+    @kl.signal(state={"total": "f8", "_hidden": bool})
+    def heavy(s: Any, ts: int, price: int, size: int, taker_yes: bool, contracts: float = 10.0) -> bool:
+        s.total += size / 100
+        s._hidden = not s._hidden
+        return s.total >= contracts
+
+    tape = tape_of([(1, "A-B-1", 5000, 600, "yes")] * 5)
+    assert heavy().run(tape)["total"].to_list() == [12.0]
+    assert heavy(rearm=True).run(tape)["total"].to_list() == [12.0, 12.0]
+    every = heavy(rearm="every", contracts=12).run(tape)
+    assert every["total"].to_list() == [12.0, 18.0, 24.0, 30.0]
+    assert every["n_trades"].to_list() == [2, 3, 4, 5]
+    assert "_hidden" not in every.columns
+
+
+def test_it_is_found_as_a_strategy_of_pandas_users() -> None:
+    tape = kl.sample()[0]
+    fires = faded(min_trades=10, min_drop=100).run(tape.to_pandas())
+    assert type(fires).__module__.startswith("pandas")
+    assert len(fires) == faded(min_trades=10, min_drop=100).run(tape).height > 0
+
+
+def plain(s: Any, ts: int, price: int, size: int, taker_yes: bool, n: int = 3) -> bool:
+    return bool(s.n >= n)
+
+
+def test_mistakes_in_the_declaration() -> None:
+    with pytest.raises(SignalError, match=r"plain\(buy='maybe'\)"):
+        kl.signal(buy="maybe")(plain)
+    for state in ({"n": int}, {"names": str}, {"list": "O"}, {"a b": int}):
+        with pytest.raises(SignalError, match="fields of int, float, bool"):
+            kl.signal(state=state)(plain)
+    with pytest.raises(SignalError, match="then parameters with defaults"):
+        kl.signal()(lambda s, price: True)
+
+    def needs(s: Any, ts: int, price: int, size: int, taker_yes: bool, n: int) -> bool:
+        return True
+
+    with pytest.raises(SignalError, match="as its default"):
+        kl.signal()(needs)
+
+
+def test_mistakes_in_the_parameters() -> None:
+    made = kl.signal()(plain)
+    for wrong in ({"m": 3}, {"n": 2.5}, {"n": True}, {"n": "3"}, {"rearm": 2}, {"rearm": "stronger"}):
+        with pytest.raises(SignalError):
+            made(**wrong)
+    assert made(n=3.0).parameters["n"] == 3
+
+
+def test_a_step_that_does_not_compile_says_so_before_anything_is_read() -> None:
+    @kl.signal()
+    def wrong(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> bool:
+        return s.nothing_of_the_kind > 0
+
+    with pytest.raises(SignalError, match=r"s.nothing_of_the_kind.*a field of the state: n"):
+        wrong()
+
+    @kl.signal()
+    def worse(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> bool:
+        return price > "five"  # type: ignore[operator]
+
+    with pytest.raises(SignalError, match="a step that numba can compile"):
+        worse()
+
+
+def test_buy_none_leaves_the_side_to_the_step() -> None:
+    @kl.signal(buy=None)
+    def lean(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> int:
+        if price == 5000:
+            return kl.signals.NOTHING
+        return kl.signals.BUY_YES if price > 5000 else kl.signals.BUY_NO
+
+    tape = tape_of([(1, "A-B-1", 5000, 1, "yes"), (1, "A-B-2", 6000, 1, "no"), (1, "A-B-1", 4000, 1, "no")])
+    assert lean().run(tape).select("row", "side").rows() == [(1, "yes"), (2, "no")]
+    assert np.array_equal(lean().feed(tape)["row"], [1, 2])

@@ -1,0 +1,258 @@
+"""However a tape reaches a signal, the fires are the same: whole, in chunks, print by print, in shards, in a grid."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_tapes import Print, as_rows, live, plain_rows, prints, tape_of
+
+import kalshilab as kl
+from kalshilab import signals
+from kalshilab.errors import SignalError, UsageError
+from kalshilab.signals.grid import cells_of
+
+
+@kl.signal(state={"first": int, "up": "i4", "_last": float}, buy=None)
+def drift(s, ts, price, size, taker_yes, quorum=3, share=0.5):  # type: ignore[no-untyped-def]
+    if s.n == 1:
+        s.first = price
+    s.up += price > s._last
+    s._last = price
+    if s.n < quorum or s.up <= share * s.n:
+        return signals.NOTHING
+    return signals.BUY_YES if price > s.first else signals.BUY_NO
+
+
+MADE: list[Any] = [
+    signals.Rlm(yes_threshold=0.5, min_trades=2, min_drop=1),
+    signals.Rlm(yes_threshold=0.4, min_trades=3, min_drop=2, rearm=True, flow="contracts"),
+    signals.Rlm(yes_threshold=0.4, min_trades=2, min_drop=0, rearm="stronger", side="yes", max_price=80),
+    signals.PriceBand(low=40, high=70, rearm=True),
+    signals.WhaleFade(min_value=20),
+    signals.WhaleFollow(min_value=5, max_leverage=5, top=2, window=1),
+    signals.LowLeverageVariance(max_std=3, min_no_ratio=0.2, min_trades=2, rearm=True),
+    signals.Steam(min_trades=2, min_move=1, rearm=True),
+    signals.Burst(min_trades=2, min_ratio=0.4, rearm=True),
+    signals.DollarDirection(min_gap=0.0, min_trades=2, rearm=True),
+    signals.ConvictionRatio(min_ratio=1.0, min_trades=2, rearm=True),
+    signals.BuyBack(half=1, first_ratio=0.4, second_ratio=0.6, rearm=True),
+    drift(),
+    drift(quorum=2, share=0.2, rearm=True),
+    drift(quorum=1, rearm="every"),
+]
+every_signal = pytest.mark.parametrize("signal", MADE, ids=[f"{s.name}-{i}" for i, s in enumerate(MADE)])
+
+
+def fresh(signal: Any) -> Any:
+    return signal.with_parameters()
+
+
+def chunks(tape: pl.DataFrame, cuts: list[int]) -> Iterator[pl.DataFrame]:
+    edges = sorted({0, *(c % (tape.height + 1) for c in cuts), tape.height})
+    for low, high in pairwise(edges):
+        yield tape.slice(low, high - low)
+
+
+cut_lists = st.lists(st.integers(0, 200), max_size=6)
+
+
+@every_signal
+@settings(max_examples=30)
+@given(rows=prints(), cuts=cut_lists)
+def test_chunks_give_what_the_whole_gives(signal: Any, rows: list[Print], cuts: list[int]) -> None:
+    tape = tape_of(rows)
+    whole, going_on = signal.run(tape), fresh(signal)
+    parts = [going_on.feed(chunk.drop("market")) for chunk in chunks(tape, cuts)]
+    assert pl.concat([whole.head(0), *parts]).equals(whole)
+    pushed = signal.begin()
+    lots = [
+        pushed.push(signals.passes.columns_of(chunk, signal.reads), first).row.tolist()
+        for chunk, first in _with_rows(chunks(tape, cuts))
+    ]
+    if signal.sieve() is None:
+        assert list(chain(*lots)) == whole["row"].to_list()
+
+
+def _with_rows(parts: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, int]]:
+    first = 0
+    for part in parts:
+        yield part, first
+        first += part.height
+
+
+@every_signal
+@settings(max_examples=25)
+@given(rows=prints(), cuts=cut_lists, kinds=st.lists(st.integers(0, 2), min_size=7, max_size=7))
+def test_live_drivers_may_take_turns(
+    signal: Any, rows: list[Print], cuts: list[int], kinds: list[int]
+) -> None:
+    tape = tape_of(rows)
+    s, found = fresh(signal), []
+    for kind, chunk in zip(kinds, chunks(tape, cuts[:5]), strict=False):
+        if kind == 0:
+            found += as_rows(s.feed(chunk))
+        elif kind == 1:
+            found += live(s, chunk)
+        else:
+            plain = plain_rows(chunk)
+            fires = s.batch(
+                s.codes([r[0] for r in plain]),
+                np.array([r[1] for r in plain], np.int64),
+                np.array([r[2] for r in plain], np.int16),
+                np.array([r[3] for r in plain], np.uint32),
+                np.array([r[4] == "no" for r in plain], np.uint8),
+            )
+            found += [tuple(getattr(f, name) for name in f.__struct_fields__) for f in fires]
+    assert found == as_rows(signal.run(tape))
+
+
+@every_signal
+@settings(max_examples=25)
+@given(rows=prints(), shards=st.integers(1, 6))
+def test_shards_give_what_one_pass_gives(signal: Any, rows: list[Print], shards: int) -> None:
+    tape = tape_of(rows)
+    whole = signal.run(tape)
+    assert signals.scan(tape, signal, shards=shards).equals(whole)
+
+
+@every_signal
+@settings(max_examples=25)
+@given(rows=prints(), later=prints(40), cut=st.integers(0, 100))
+def test_later_rows_never_change_earlier_fires(
+    signal: Any, rows: list[Print], later: list[Print], cut: int
+) -> None:
+    tape = tape_of(rows)
+    before = signal.run(tape).filter(pl.col("row") < cut).rows()
+    assert signal.run(tape.head(cut)).rows() == before, "removed"
+    replaced = signal.run(tape_of([*rows[:cut], *later]))
+    assert replaced.filter(pl.col("row") < min(cut, len(rows))).rows() == before, "replaced"
+
+
+@every_signal
+def test_a_signal_travels_without_what_it_has_seen(signal: Any) -> None:
+    tape = kl.sample()[0].head(4_000)
+    used = fresh(signal)
+    used.feed(tape.head(2_000))
+    again = cloudpickle.loads(cloudpickle.dumps(used))
+    assert again.parameters == signal.parameters
+    assert repr(again) == repr(signal)
+    assert again.state(tape["ticker"][0]) is None
+    assert again.run(tape).equals(signal.run(tape))
+    assert pickle.loads(pickle.dumps(used)).run(tape).equals(signal.run(tape))
+
+
+@every_signal
+def test_a_reset_market_is_new(signal: Any) -> None:
+    tape = kl.sample()[0].head(3_000)
+    s = fresh(signal)
+    before = s.feed(tape).drop("row")
+    assert s.state(tape["ticker"][0]) is not None
+    for ticker in tape["ticker"].unique():
+        s.reset(ticker)
+    assert s.state(tape["ticker"][0]) is None
+    if s.sieve() is None:
+        assert s.feed(tape).drop("row").equals(before)
+    s.reset()
+    assert s.feed(tape).equals(signal.run(tape))
+
+
+@every_signal
+def test_threads_of_an_executor(signal: Any) -> None:
+    tape = kl.sample()[0]
+    with ThreadPoolExecutor(2) as pool:
+        assert signals.scan(tape, signal, pool).equals(signal.run(tape))
+        assert signals.scan(tape.lazy(), signal, pool, shards=5).collect().equals(signal.run(tape))
+
+
+rlm_cells = st.fixed_dictionaries(
+    {
+        "yes_threshold": st.lists(st.sampled_from([0.0, 0.5, 2 / 3, 0.7, 1.0]), min_size=1, max_size=3),
+        "min_trades": st.lists(st.integers(1, 6), min_size=1, max_size=3),
+        "min_drop": st.lists(st.sampled_from([0, 0.1, 2, 12.5]), min_size=1, max_size=2),
+        "rearm": st.lists(
+            st.sampled_from([False, False, True, "stronger"]), min_size=1, max_size=2, unique=True
+        ),
+        "flow": st.lists(st.sampled_from(["trades", "contracts"]), min_size=1, max_size=2, unique=True),
+        "side": st.lists(st.sampled_from(["yes", "no"]), min_size=1, max_size=2, unique=True),
+        "max_price": st.sampled_from([100, 60]),
+    }
+)
+
+
+@settings(max_examples=40)
+@given(rows=prints(), parameters=rlm_cells, shards=st.integers(1, 3))
+def test_a_grid_is_its_cells(rows: list[Print], parameters: dict[str, Any], shards: int) -> None:
+    tape = tape_of(rows)
+    given_ = {k: list(v) if isinstance(v, list) else v for k, v in parameters.items()}
+    found = signals.grid(tape, signals.Rlm, shards=shards, **given_)
+    settings_, made = cells_of(signals.Rlm, given_)
+    names = list(settings_[0])
+    alone = [
+        s.run(tape).select(
+            *(pl.lit(v).alias(f"{k}_set" if k == "side" else k) for k, v in c.items()), pl.all()
+        )
+        for c, s in zip(settings_, made, strict=True)
+    ]
+    assert found.columns[: len(names)] == [n if n != "side" else "side_set" for n in names]
+    assert found.rows() == pl.concat(alone, how="vertical_relaxed").rows()
+
+
+def test_a_large_grid_and_one_of_a_custom_signal() -> None:
+    tape = kl.sample()[0]
+    found = signals.grid(
+        tape,
+        signals.Rlm,
+        yes_threshold=np.linspace(0.3, 0.8, 12),
+        min_trades=range(5, 65, 10),
+        min_drop=[1, 5],
+    )
+    assert found.select("yes_threshold", "min_trades", "min_drop").unique().height <= 144
+    for setting in ((0.3, 5, 1), (0.8, 55, 5)):
+        one = found.filter(*(pl.col(n) == v for n, v in zip(found.columns[:3], setting, strict=True)))
+        alone = signals.rlm(tape, yes_threshold=setting[0], min_trades=setting[1], min_drop=setting[2])
+        assert one[:, 3:].equals(alone)
+    own = signals.grid(tape.to_pandas(), drift, quorum=[2, 5])
+    assert len(own) == sum(drift(quorum=q).run(tape).height for q in (2, 5))
+
+
+def test_grid_and_scan_refuse_before_reading() -> None:
+    tape = kl.sample()[0]
+    with pytest.raises(SignalError, match="min_trades"):
+        signals.grid(tape, signals.Rlm, min_trades=[5, 0])
+    with pytest.raises(UsageError, match="no values"):
+        signals.grid(tape, signals.Rlm, min_trades=[])
+    with pytest.raises(UsageError, match="at least one"):
+        signals.scan(tape, signals.Rlm(), shards=0)
+    with pytest.raises(UsageError, match="at least one process"):
+        signals.scan(tape, signals.Rlm(), 0)
+    with pytest.raises(SignalError, match="codes"):
+        signals.Rlm().batch(
+            np.zeros(1, np.uint32),
+            np.zeros(1, np.int64),
+            np.zeros(1, np.int16),
+            np.ones(1, np.uint32),
+            np.zeros(1, np.uint8),
+        )
+
+
+def test_real_prints(shared: Any) -> None:
+    from kalshilab.tape import to_tape
+
+    tape = to_tape(pl.read_parquet(shared / "data" / "trades_macro.parquet"))
+    counts = {s.name: s.run(tape).height for s in (kind() for kind in (
+        signals.Rlm, signals.PriceBand, signals.WhaleFade, signals.WhaleFollow, signals.LowLeverageVariance,
+        signals.Steam, signals.Burst, signals.DollarDirection, signals.ConvictionRatio, signals.BuyBack,
+    ))}  # fmt: skip
+    assert counts["rlm"] == 47
+    assert all(n > 0 for n in counts.values())
+    assert counts["whale_follow"] >= counts["whale_fade"]

@@ -1,0 +1,118 @@
+"""A policy sees what has happened and nothing else; its answers become fires, live and over a tape alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from made_tapes import Past, Print, as_rows, by_market, live, prints, tape_of
+
+import kalshilab as kl
+from kalshilab.errors import SignalError
+from kalshilab.signals import Observation, RlModel
+
+
+class Counting:
+    """Sells at every third print of a market that rose, buys at every third of one that fell."""
+
+    def __init__(self) -> None:
+        self.resets: list[str | None] = []
+        self.seen: list[Observation] = []
+
+    def act(self, seen: Observation) -> str:
+        self.seen.append(seen)
+        if seen.n_trades % 3 or not seen.change:
+            return "hold"
+        return "sell" if seen.change > 0 else "buy"
+
+    def reset(self, ticker: str | None) -> None:
+        self.resets.append(ticker)
+
+
+@settings(max_examples=60)
+@given(prints())
+def test_live_run_and_reference_agree(rows: list[Print]) -> None:
+    tape = tape_of(rows)
+    signal = RlModel(Counting())
+    fires = signal.run(tape)
+    expected = []
+    for row, past in by_market(tape):
+        change = past[-1][1] - past[0][1]
+        if len(past) % 3 == 0 and change:
+            expected.append((row, "no" if change > 0 else "yes"))
+    assert [(r[0], r[3]) for r in as_rows(fires)] == expected
+    assert live(signal, tape) == as_rows(fires)
+
+
+@settings(max_examples=60)
+@given(prints())
+def test_the_observation_is_the_past(rows: list[Print]) -> None:
+    policy = Counting()
+    signal, tape = RlModel(policy), tape_of(rows)
+    live(signal, tape)
+    pasts: list[Past] = [list(past) for _, past in by_market(tape)]
+    for seen, past in zip(policy.seen, pasts, strict=True):
+        prices = [p[1] for p in past]
+        assert (seen.ts, seen.price, seen.size, seen.taker) == past[-1]
+        assert (seen.n_trades, seen.first_price, seen.low, seen.high) == (
+            len(past),
+            prices[0],
+            min(prices),
+            max(prices),
+        )
+        assert seen.yes_ratio == sum(p[3] == "yes" for p in past) / len(past)
+        assert (seen.change, seen.volume) == (prices[-1] - prices[0], sum(p[2] for p in past))
+        assert seen.since_last == (past[-1][0] - past[-2][0] if len(past) > 1 else 0)
+
+
+def test_without_a_policy_it_holds_and_says_why() -> None:
+    signal = RlModel()
+    assert "no policy is given" in signal.why
+    assert signal.run(kl.sample()[0]).height == 0
+    assert signal.update("A-B-1", 1, 5000, 100, "yes") is None
+    assert signal.state("A-B-1") == (1, 1.0)
+    assert RlModel(Counting()).why == ""
+
+
+def test_a_policy_by_name() -> None:
+    import sys
+    import types
+
+    module = types.ModuleType("a_policy_of_mine")
+    module.Counting, module.made, module.number = Counting, Counting(), 3  # type: ignore[attr-defined]
+    sys.modules["a_policy_of_mine"] = module
+    try:
+        tape = kl.sample()[0].head(2_000)
+        by_class, by_object = RlModel("a_policy_of_mine:Counting"), RlModel("a_policy_of_mine:made")
+        assert by_class.run(tape).equals(by_object.run(tape))
+        assert repr(by_class) == "RlModel(policy='a_policy_of_mine:Counting')"
+        for wrong in (
+            "a_policy_of_mine",
+            "no_such_module_here:x",
+            "a_policy_of_mine:nothing",
+            "a_policy_of_mine:number",
+        ):
+            with pytest.raises(SignalError, match="policy"):
+                RlModel(wrong)
+    finally:
+        del sys.modules["a_policy_of_mine"]
+
+
+def test_what_is_no_answer_is_an_error() -> None:
+    answers: list[Any] = ["HOLD", None, 1]
+    for answer in answers:
+        with pytest.raises(SignalError, match="hold, buy or sell"):
+            RlModel(lambda seen, answer=answer: answer).update("A-B-1", 1, 5000, 100, "yes")
+    with pytest.raises(SignalError, match="taker"):
+        RlModel().update("A-B-1", 1, 5000, 100, "unknown")
+
+
+def test_reset_reaches_the_policy() -> None:
+    policy = Counting()
+    signal = RlModel(policy)
+    signal.update("A-B-1", 1, 5000, 100, "yes")
+    signal.reset("A-B-1")
+    signal.reset()
+    assert policy.resets == ["A-B-1", None]
+    assert signal.state("A-B-1") is None
