@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections import deque
 from typing import Final
 
 import polars as pl
@@ -23,14 +22,14 @@ from kalshilab.exchange.hub import Hub
 from kalshilab.exchange.markets import Listing, Listings
 from kalshilab.exchange.matching import RestingOrder
 from kalshilab.exchange.orders import OrderDesk
+from kalshilab.exchange.prints import PRINTS_KEPT, PrintLog
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.market.model import Trade
 from kalshilab.units import PRICE, cents, dollars, format_price, format_size
 
 __all__ = ["Exchange"]
 
-TRADES_KEPT: Final = 200_000
-"""Public prints that `/markets/trades` still lists; older ones have gone to the archive, so to say."""
+DAY: Final = 86_400_000_000
 
 
 class Exchange:
@@ -45,6 +44,9 @@ class Exchange:
         echo_trades: whether a client's own fills are published as public trades too, as on the real exchange.
             A session that must see exactly the recorded prints turns this off.
         settle_after: microseconds from determination to settlement where the table gives no time.
+        archive_after: microseconds after which prints, and settled markets, leave the live listings for the
+            historical ones; see `cutoff`.
+        prints_kept: public prints remembered in all, live and historical; the oldest are forgotten.
 
     >>> import kalshilab as kl
     >>> ex = Exchange(*kl.sample(), seed=0)
@@ -66,7 +68,11 @@ class Exchange:
         depth: int = 2,
         echo_trades: bool = True,
         settle_after: int = 3_600_000_000,
+        archive_after: int = 60 * DAY,
+        prints_kept: int = PRINTS_KEPT,
     ) -> None:
+        if archive_after < 0:
+            raise ExchangeError(f"archive_after {archive_after}: not below zero")
         if balance <= 0 or spread <= 0 or depth < 1:
             raise ExchangeError(f"balance {balance}, spread {spread} and depth {depth} must be above zero")
         self.flow: Final = Flow(tape, markets, settle_after=settle_after)
@@ -81,7 +87,8 @@ class Exchange:
         self.echo_trades = echo_trades
         self._spread, self._depth = spread, depth
         self._pending: dict[int, Listing] = {}
-        self._trades: deque[Trade] = deque(maxlen=TRADES_KEPT)
+        self.prints: Final = PrintLog(prints_kept)
+        self._archive_after = archive_after
 
     def new_id(self) -> str:
         """A fresh id in the form of the exchange's."""
@@ -257,7 +264,7 @@ class Exchange:
         listing.last_price, listing.last_size = price, size
         listing.volume += size
         ticker = listing.facts.ticker
-        self._trades.append(Trade(self.now, ticker, price, size, taker, trade_id))
+        self.prints.append(Trade(self.now, ticker, price, size, taker, trade_id))
         self.hub.publish(
             "trade",
             b"trade",
@@ -333,12 +340,17 @@ class Exchange:
             time=isoformat(self.now),
         )
 
-    def public_trades(self, ticker: str | None, min_ts: int, max_ts: int) -> list[Trade]:
-        """Public prints, newest first; `min_ts` and `max_ts` in seconds, inclusive."""
-        low, high = min_ts * 1_000_000, (max_ts + 1) * 1_000_000
-        return [
-            t for t in reversed(self._trades) if (not ticker or t.ticker == ticker) and low <= t.ts < high
-        ]
+    @property
+    def cutoff(self) -> int:
+        """Where the archive begins, in microseconds: a UTC midnight, `archive_after` or up to a day more ago.
+
+        Prints before it, and markets settled before it, are in the historical listings and in no live one.
+        """
+        return max((self.now - self._archive_after) // DAY * DAY, 0)
+
+    def archived(self, listing: Listing) -> bool:
+        """Whether a market has left the live listings."""
+        return listing.status == "finalized" and listing.facts.settled < self.cutoff
 
     def marks(self) -> dict[str, int]:
         """YES prices of listed markets: what YES paid once determined, else the last print."""

@@ -21,6 +21,7 @@ class Listing:
         "facts",
         "last_price",
         "last_size",
+        "number",
         "quotes",
         "status",
         "volume",
@@ -35,6 +36,8 @@ class Listing:
         self.last_price = 0
         self.last_size = 0
         self.volume = 0
+        self.number = 0
+        """How many were listed before it."""
 
 
 class Listings:
@@ -58,6 +61,7 @@ class Listings:
     def add(self, listing: Listing) -> bool:
         """List a market; whether it is the first of its event."""
         f = listing.facts
+        listing.number = len(self._by_ticker)
         self._by_ticker[f.ticker] = listing
         siblings = self._by_event.setdefault(f.event, [])
         siblings.append(listing)

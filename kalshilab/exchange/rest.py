@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from kalshilab.clock import isoformat
 from kalshilab.exchange import bodies
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.markets import Listing
@@ -25,6 +26,8 @@ from kalshilab.units import format_money, format_size
 __all__ = ["WINDOW_MS", "Answer", "Request", "RestSide"]
 
 T = TypeVar("T")
+FOREVER: Final = 2**53
+"""Seconds: the end of time as a query can say it."""
 WINDOW_MS: Final = 20_000
 """How far a signature's time may be from ours, either way."""
 _encode: Final = msgspec.json.Encoder().encode
@@ -75,7 +78,9 @@ class RestSide:
         if not request.path.startswith(REST_PATH + "/"):
             return nested(404, "not_found", "no such path")
         parts = request.path[len(REST_PATH) + 1 :].rstrip("/").split("/")
-        public = parts[0] in ("exchange", "series", "events", "markets")
+        public = parts[0] in ("exchange", "series", "events", "markets") or (
+            parts[0] == "historical" and parts[1:2] in (["cutoff"], ["trades"], ["markets"])
+        )
         if not public:
             refusal = self.check_signature(request)
             if refusal is not None:
@@ -129,6 +134,14 @@ class RestSide:
             case ("GET", "markets", ticker, "orderbook"):
                 depth = _integer(query, "depth", 0, 0, 100)
                 return _ok(wire.OrderbookResponse(orderbook_fp=bodies.book(self._listing(ticker), depth)))
+            case ("GET", "historical", "cutoff"):
+                return self._cutoff()
+            case ("GET", "historical", "trades"):
+                return self._trades(query, historical=True)
+            case ("GET", "historical", "markets"):
+                return self._historical_markets(query)
+            case ("GET", "historical", "markets", ticker):
+                return _ok(wire.MarketResponse(market=bodies.market(self._listing(ticker, historical=True))))
             case ("GET", "account", "limits"):
                 bucket = wire.BucketLimit(refill_rate=12_000, bucket_capacity=12_000)
                 return _ok(wire.Limits(usage_tier="prestige", read=bucket, write=bucket))
@@ -159,9 +172,9 @@ class RestSide:
 
     # Public reads
 
-    def _listing(self, ticker: str) -> Listing:
+    def _listing(self, ticker: str, *, historical: bool = False) -> Listing:
         listing = self._ex.listings.get(ticker)
-        if listing is None:
+        if listing is None or self._ex.archived(listing) != historical:
             raise Refused(404, "not_found", message="market not found")
         return listing
 
@@ -169,18 +182,36 @@ class RestSide:
         wanted = query.get("status") or None
         if wanted is not None and wanted not in FILTERS:
             raise BadQuery(f"status: one of {', '.join(FILTERS)}")
-        tickers = set(query["tickers"].split(",")) if query.get("tickers") else None
-        event, series = query.get("event_ticker"), query.get("series_ticker")
         found = [
             x
-            for x in self._ex.listings
-            if (wanted is None or status_matches(x.status, wanted))
-            and (tickers is None or x.facts.ticker in tickers)
-            and (not event or x.facts.event == event)
-            and (not series or x.facts.series == series)
+            for x in self._chosen(query)
+            if (wanted is None or status_matches(x.status, wanted)) and not self._ex.archived(x)
         ]
-        page, cursor = _page(found, query, 100, 1000)
-        return _ok(wire.MarketPage(markets=[bodies.market(x) for x in page], cursor=cursor))
+        return self._market_page(found, query)
+
+    def _historical_markets(self, query: Mapping[str, str]) -> Answer:
+        given = [name for name in ("tickers", "event_ticker", "series_ticker") if query.get(name)]
+        if len(given) > 1:
+            raise BadQuery(f"{' and '.join(given)}: only one of them")
+        return self._market_page([x for x in self._chosen(query) if self._ex.archived(x)], query)
+
+    def _chosen(self, query: Mapping[str, str]) -> list[Listing]:
+        """The markets that `tickers`, `event_ticker` and `series_ticker` leave, in the order of their creation."""
+        listings = self._ex.listings
+        tickers = set(query["tickers"].split(",")) if query.get("tickers") else None
+        event, series = query.get("event_ticker"), query.get("series_ticker")
+        return [
+            x
+            for x in (listings.of_event(event) if event else listings)
+            if (tickers is None or x.facts.ticker in tickers) and (not series or x.facts.series == series)
+        ]
+
+    def _market_page(self, found: list[Listing], query: Mapping[str, str]) -> Answer:
+        """A page of markets; its cursor is a place among all of them, which no change of status moves."""
+        limit, start = _limit(query, 100, 1000), _position(query) or 0
+        left = [x for x in found if x.number >= start]
+        cursor = f"p{left[limit].number:x}" if len(left) > limit else ""
+        return _ok(wire.MarketPage(markets=[bodies.market(x) for x in left[:limit]], cursor=cursor))
 
     def _event_body(self, event: str, markets: list[Listing] | None) -> wire.Event:
         f = self._ex.listings.of_event(event)[0].facts
@@ -201,12 +232,13 @@ class RestSide:
         wanted, series = query.get("status") or None, query.get("series_ticker")
         if wanted is not None and wanted not in FILTERS:
             raise BadQuery(f"status: one of {', '.join(FILTERS)}")
+        tickers = set(query["tickers"].split(",")) if query.get("tickers") else None
         with_markets = query.get("with_nested_markets") == "true"
         least_close = _integer(query, "min_close_ts", 0, 0, 2**53) * 1_000_000
         found = []
         for event in self._ex.listings.events():
             markets = self._ex.listings.of_event(event)
-            if series and markets[0].facts.series != series:
+            if (series and markets[0].facts.series != series) or (tickers and event not in tickers):
                 continue
             fitting = [
                 x
@@ -214,7 +246,7 @@ class RestSide:
                 if (wanted is None or status_matches(x.status, wanted)) and x.close_ts >= least_close
             ]
             if fitting:
-                found.append((event, markets if with_markets else None))
+                found.append((event, self._live(markets) if with_markets else None))
         page, cursor = _page(found, query, 200, 200)
         return _ok(wire.EventPage(events=[self._event_body(e, m) for e, m in page], cursor=cursor))
 
@@ -224,21 +256,31 @@ class RestSide:
             return _missing("event")
         if query.get("with_nested_markets") == "true":
             # The contract wants `markets` beside the event in any case; nested, it stays empty there.
-            return _ok(wire.EventResponse(event=self._event_body(ticker, markets), markets=[]))
+            return _ok(wire.EventResponse(event=self._event_body(ticker, self._live(markets)), markets=[]))
         return _ok(
             wire.EventResponse(
-                event=self._event_body(ticker, None), markets=[bodies.market(x) for x in markets]
+                event=self._event_body(ticker, None), markets=[bodies.market(x) for x in self._live(markets)]
             )
         )
 
-    def _trades(self, query: Mapping[str, str]) -> Answer:
-        found = self._ex.public_trades(
-            query.get("ticker"),
-            _integer(query, "min_ts", 0, 0, 2**53),
-            _integer(query, "max_ts", 2**53, 0, 2**53),
-        )
-        page, cursor = _page(found, query, 100, 1000)
-        return _ok(wire.TradePage(trades=[bodies.trade(t) for t in page], cursor=cursor))
+    def _live(self, markets: list[Listing]) -> list[Listing]:
+        """Those that are not archived: an event is listed for ever, its archived markets are not in it."""
+        return [x for x in markets if not self._ex.archived(x)]
+
+    def _cutoff(self) -> Answer:
+        at = isoformat(self._ex.cutoff)
+        # Orders are never archived here: all of them are live, from the beginning of time.
+        return _ok(wire.Cutoff(market_settled_ts=at, trades_created_ts=at, orders_updated_ts=isoformat(0)))
+
+    def _trades(self, query: Mapping[str, str], *, historical: bool = False) -> Answer:
+        """Prints, newest first; `min_ts` and `max_ts` are whole seconds, and prints within either second count."""
+        low = _integer(query, "min_ts", 0, 0, FOREVER) * 1_000_000
+        high = (_integer(query, "max_ts", FOREVER, 0, FOREVER) + 1) * 1_000_000
+        low, high = (low, min(high, self._ex.cutoff)) if historical else (max(low, self._ex.cutoff), high)
+        limit = _limit(query, 100, 1000)
+        page = self._ex.prints.between(low, high, query.get("ticker"), below=_position(query), count=limit)
+        cursor = "" if page.below is None else f"p{page.below:x}"
+        return _ok(wire.TradePage(trades=[bodies.trade(t) for t in page.prints], cursor=cursor))
 
     # The account
 
@@ -381,9 +423,24 @@ def _integer(query: Mapping[str, str], name: str, absent: int, low: int, high: i
     return value
 
 
+def _limit(query: Mapping[str, str], usual: int, most: int) -> int:
+    return _integer(query, "limit", usual, 0, most) or usual
+
+
+def _position(query: Mapping[str, str]) -> int | None:
+    """The place a cursor of trades or markets names; one that names none is taken for the start, as there."""
+    cursor = query.get("cursor", "")
+    if not cursor.startswith("p"):
+        return None
+    try:
+        return int(cursor[1:], 16)
+    except ValueError:
+        return None
+
+
 def _page(rows: Sequence[T], query: Mapping[str, str], usual: int, most: int) -> tuple[Sequence[T], str]:
     """A page of rows and the cursor of the next; a cursor that is none is taken for the start, as there."""
-    limit = _integer(query, "limit", usual, 0, most) or usual
+    limit = _limit(query, usual, most)
     cursor = query.get("cursor", "")
     start = int(cursor) if cursor.isdigit() else 0
     end = start + limit

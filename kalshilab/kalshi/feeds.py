@@ -47,13 +47,17 @@ class FeedSettings(HasCredentials, Protocol):
 
 
 class FeedStats(msgspec.Struct, frozen=True):
-    """Counts of a feed; `last_frame` is machine time in microseconds, 0 before the first."""
+    """Counts of a feed; `last_frame` is machine time in microseconds, 0 before the first.
+
+    `undirected` are prints that named no taker, which a feed leaves out.
+    """
 
     events: int
     frames: int
     reconnects: int
     gaps: int
     last_frame: int
+    undirected: int = 0
 
 
 class Feed(Generic[T]):
@@ -83,9 +87,10 @@ class Feed(Generic[T]):
             clock=clock or WallClock(),
             max_attempts=settings.reconnect_attempts,
         )
-        markets = list(tickers)
-        if markets:
-            self._stream.add_markets(self.channel, markets)
+        self.tickers: tuple[str, ...] = tuple(tickers)
+        """The markets listened to; empty for all."""
+        if self.tickers:
+            self._stream.add_markets(self.channel, self.tickers)
         else:
             self._stream.subscribe(self.channel)
         self._queue: asyncio.Queue[T | StreamError] = asyncio.Queue(capacity)
@@ -93,6 +98,7 @@ class Feed(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._error: StreamError | None = None
         self._seen = self._gaps = self._connects = 0
+        self._breaks: list[int] = []
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name=f"{self.channel} feed")
@@ -126,10 +132,12 @@ class Feed(Generic[T]):
             self._queue.put_nowait(cast(T, event))
         elif isinstance(event, Gap):
             self._gaps += 1
+            self._breaks.append(self._seen)
         elif isinstance(event, Subscribed):
             self._ready.set()
         elif isinstance(event, Connected):
             self._connects += 1
+            self._breaks.append(self._seen)
         elif isinstance(event, Rejected):
             raise ProtocolError(f"{self.channel}: {event.message} (code {event.code})")
 
@@ -148,6 +156,15 @@ class Feed(Generic[T]):
             yield item
 
     @property
+    def breaks(self) -> tuple[int, ...]:
+        """Places in the sequence of events, counted from 0, before which some may be missing.
+
+        One for each connection, 0 for the first, and one for each gap in the exchange's numbers: with (0, 7)
+        the first seven events follow on each other without a hole, and so do those after them.
+        """
+        return tuple(self._breaks)
+
+    @property
     def stats(self) -> FeedStats:
         """Counts so far."""
         return FeedStats(
@@ -156,6 +173,7 @@ class Feed(Generic[T]):
             max(self._connects - 1, 0),
             self._gaps,
             self._stream.last_frame,
+            self._stream.undirected,
         )
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from kalshilab.errors import ConfigError, HostRefused
 from kalshilab.kalshi.wire.base import REST_PATH, WS_PATH
 
-__all__ = ["DEFAULTS", "Purpose", "check", "defaults", "shown"]
+__all__ = ["DEFAULTS", "PRODUCTION", "Purpose", "check", "defaults", "shown"]
 
 Purpose = Literal["orders", "data"]
 
@@ -37,6 +37,12 @@ DEFAULTS: Final = {
     ),
 }
 """REST and WebSocket addresses of a venue."""
+
+PRODUCTION: Final = (
+    f"https://external-api.kalshi.com{REST_PATH}",
+    f"wss://external-api-ws.kalshi.com{WS_PATH}",
+)
+"""Where public data are read from; no order can go there."""
 
 
 def defaults(venue: str) -> tuple[str, str]:

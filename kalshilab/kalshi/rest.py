@@ -30,6 +30,7 @@ from kalshilab.errors import (
 )
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
+from kalshilab.kalshi.history import Columns, Cutoff, PrintPage
 from kalshilab.kalshi.limits import COSTS, Limits
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Market, Trade
@@ -353,6 +354,42 @@ class MarketData:
         """Public prints page by page, newest first, as the exchange lists them (`ticker=`, `min_ts=`, `max_ts=`)."""
         async for page in self._pages("/markets/trades", wire.TradePage, filters, limit=1000):
             yield [t.to_model() for t in page.trades]
+
+    # History: what the live listings no longer have.
+
+    async def cutoff(self) -> Cutoff:
+        """Where the archive begins, as of now; it moves forward with time."""
+        return Cutoff.of(await self._rest.get("/historical/cutoff", wire.Cutoff))
+
+    async def historical_markets(self, **filters: str | int | bool | None) -> list[Market]:
+        """All archived markets that match one of `tickers="A,B"`, `event_ticker=`, `series_ticker=`."""
+        found: list[Market] = []
+        async for page in self._pages("/historical/markets", wire.MarketPage, filters, limit=1000):
+            found += [m.to_model() for m in page.markets]
+        return found
+
+    async def historical_trades(self, **filters: str | int | bool | None) -> AsyncIterator[list[Trade]]:
+        """Archived prints page by page, newest first; the filters of `trades`."""
+        async for page in self._pages("/historical/trades", wire.TradePage, filters, limit=1000):
+            yield [t.to_model() for t in page.trades]
+
+    async def trade_columns(
+        self, *, historical: bool = False, **filters: str | int | bool | None
+    ) -> AsyncIterator[Columns]:
+        """Public prints page by page, newest first, as columns of the exchange's texts; for many at a time.
+
+        Args:
+            historical: the archived ones instead of the live ones.
+            filters: `ticker=`, `min_ts=`, `max_ts=` (seconds; whether the ends belong to it, the exchange's
+                documents do not say: ask for a second more and filter), `limit=`.
+        """
+        path = "/historical/trades" if historical else "/markets/trades"
+        async for page in self._pages(path, PrintPage, filters, limit=1000):
+            yield page.columns()
+
+    async def all_series(self) -> list[wire.Series]:
+        """Every series: its category and its fees as they are now."""
+        return (await self._rest.get("/series", wire.SeriesList)).series
 
     async def _pages(self, path: str, into: type[T], filters: Query, *, limit: int) -> AsyncIterator[T]:
         async for page in pages(self._rest, path, into, filters, limit=limit):

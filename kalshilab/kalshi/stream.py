@@ -106,6 +106,7 @@ class Stream:
         """Frames whose events have all been handled, over all connections."""
         self.attempts = 0
         self.failures = 0
+        self._undirected = 0
         self.last_frame = 0
         """Machine time of the last frame in microseconds; 0 before the first."""
 
@@ -172,6 +173,7 @@ class Stream:
             except InvalidURI as error:
                 raise FeedLost(self._url, self.attempts, str(error)) from None
             reason = self._doomed or reason
+            self._undirected = self.undirected
             self._socket = self._protocol = None
             self.failures += 1
             if self._max_attempts is not None and self.failures >= self._max_attempts:
@@ -261,6 +263,11 @@ class Stream:
                 self._doomed = f"silent for {self._silence:g} s"
                 socket.transport.abort()
                 return
+
+    @property
+    def undirected(self) -> int:
+        """Prints that named no taker, over all connections."""
+        return self._undirected + (self._protocol.undirected if self._protocol is not None else 0)
 
     def __repr__(self) -> str:
         state = "open" if self._socket is not None else "closed"

@@ -65,6 +65,7 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
 
     `settlement` is the value of one YES contract in price units once determined (10,000 for "yes", 0 for
     "no", between for "scalar"), else None.  `expected_close_ts` is what was announced; `close_ts` may move.
+    `price_structure` is the exchange's name for the grid, "" where it gives none.
     """
 
     ticker: str
@@ -82,6 +83,7 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
     fee_type: str = "quadratic"
     fee_multiplier: float = 1.0
     grid: TickGrid = LINEAR_CENT
+    price_structure: str = ""
     yes_bid: int = 0
     yes_ask: int = PRICE
     last_price: int = 0

@@ -67,7 +67,16 @@ def test_the_four_bodies_of_401(ex: Exchange) -> None:
 def test_public_reads_need_no_key(ex: Exchange) -> None:
     for path in ("/exchange/status", "/series", "/events", "/markets", "/markets/trades"):
         assert ask(ex, "GET", path, headers={})[0] == 200
-    for path in ("/portfolio/balance", "/account/limits", "/portfolio/events/orders", "/nonsense"):
+    for path in ("/historical/cutoff", "/historical/trades", "/historical/markets"):
+        assert ask(ex, "GET", path, headers={})[0] == 200
+    for path in (
+        "/historical/fills",
+        "/historical",
+        "/portfolio/balance",
+        "/account/limits",
+        "/portfolio/events/orders",
+        "/nonsense",
+    ):
         assert ask(ex, "GET", path, headers={})[0] == 401
 
 
@@ -91,6 +100,14 @@ def test_public_reads_need_no_key(ex: Exchange) -> None:
         ("GET", "/events", b"", {"limit": "201"}, 400, None),
         ("GET", "/portfolio/orders", b"", {"status": "open"}, 400, None),
         ("GET", "/markets/trades", b"", {"min_ts": "-1"}, 400, None),
+        ("GET", "/markets/trades", b"", {"limit": "1001"}, 400, None),
+        ("GET", "/historical/trades", b"", {"limit": "1001"}, 400, None),
+        ("GET", "/historical/markets", b"", {"limit": "1001"}, 400, None),
+        ("GET", "/historical/markets", b"", {"tickers": "A", "event_ticker": "B"}, 400, None),
+        ("GET", "/historical/markets", b"", {"tickers": "A", "series_ticker": "B"}, 400, None),
+        ("GET", "/historical/markets", b"", {"event_ticker": "A", "series_ticker": "B"}, 400, None),
+        ("GET", "/historical/markets/NOPE", b"", {}, 404, "not_found"),
+        ("GET", "/historical/fills", b"", {}, 404, "not_found"),
     ],
 )
 def test_errors(
@@ -154,6 +171,92 @@ def test_a_book_is_bids_only_ascending(ex: Exchange) -> None:
     assert float(book["yes_dollars"][-1][0]) * 10_000 == pytest.approx(x.book.best_bid())
     _, shallow = ask(ex, "GET", f"/markets/{x.facts.ticker}/orderbook", depth="1")
     assert shallow["orderbook_fp"]["yes_dollars"] == book["yes_dollars"][-1:]
+
+
+DAY = 86_400_000_000
+
+
+@pytest.fixture(scope="module")
+def old() -> Exchange:
+    """The whole sample, of which the first days have gone to the archive."""
+    made = Exchange(*sample(), archive_after=3 * DAY)
+    while made.step():
+        pass
+    return made
+
+
+def test_a_record_is_in_one_listing_only(old: Exchange) -> None:
+    status, cutoff = ask(old, "GET", "/historical/cutoff")
+    assert status == 200 and cutoff["trades_created_ts"] == cutoff["market_settled_ts"]
+    assert cutoff["trades_created_ts"].endswith("T00:00:00.000000Z") and old.cutoff % DAY == 0
+    assert 3 * DAY <= old.now - old.cutoff < 4 * DAY
+
+    live = every(old, "/markets/trades", "trades", limit="999")
+    gone = every(old, "/historical/trades", "trades", limit="1000")
+    assert gone[0]["created_time"] < cutoff["trades_created_ts"] <= live[-1]["created_time"]
+    assert [t["trade_id"] for t in reversed(live + gone)] == sample()[0]["trade_id"].to_list()
+    assert every(old, "/historical/trades", "trades", limit="9", min_ts=str(old.cutoff // 1_000_000)) == []
+
+    present = {m["ticker"] for m in every(old, "/markets", "markets", limit="1000")}
+    archived = every(old, "/historical/markets", "markets", limit="7")
+    assert {m["ticker"] for m in archived} | present == {x.facts.ticker for x in old.listings}
+    assert not {m["ticker"] for m in archived} & present and archived and present
+    assert all(m["settlement_ts"] < cutoff["market_settled_ts"] for m in archived)
+    one, event = archived[0]["ticker"], archived[0]["event_ticker"]
+    assert ask(old, "GET", f"/markets/{one}")[0] == ask(old, "GET", f"/markets/{one}/orderbook")[0] == 404
+    assert ask(old, "GET", f"/historical/markets/{one}")[1]["market"] == archived[0]
+    assert ask(old, "GET", f"/historical/markets/{next(iter(present))}")[0] == 404
+    assert ask(old, "GET", "/historical/markets", tickers=f"{one},NOPE")[1]["markets"] == archived[:1]
+    assert ask(old, "GET", "/historical/markets", event_ticker=event)[1]["markets"] == archived[:1]
+    for query in ({}, {"with_nested_markets": "true"}):
+        status, body = ask(old, "GET", f"/events/{event}", **query)
+        assert status == 200 and body["markets"] == [] and not body["event"].get("markets"), "the event stays"
+    assert [e["event_ticker"] for e in ask(old, "GET", "/events", tickers=event)[1]["events"]] == [event]
+
+
+def test_seconds_are_inclusive_at_both_ends(old: Exchange) -> None:
+    tape = sample()[0]
+    moment = tape["ts"].dt.epoch("us")[-100]
+    second = moment // 1_000_000
+    rows = every(old, "/markets/trades", "trades", limit="9", min_ts=str(second), max_ts=str(second))
+    wanted = [t for t, at in zip(tape["trade_id"], tape["ts"].dt.epoch("us"), strict=True) if at // 1_000_000 == second]  # fmt: skip
+    assert [t["trade_id"] for t in reversed(rows)] == wanted and wanted
+
+
+def test_pages_of_markets_hold_when_some_move_to_the_archive() -> None:
+    ex = Exchange(*sample(), archive_after=DAY)
+    for _ in range(6_000):
+        ex.step()
+    names = [x.facts.ticker for x in ex.listings if not ex.archived(x)]
+    seen, cursor = [], ""
+    while True:
+        _, page = ask(ex, "GET", "/markets", limit="10", cursor=cursor)
+        seen += [m["ticker"] for m in page["markets"]]
+        cursor = page["cursor"]
+        if not cursor:
+            break
+        for _ in range(500):
+            ex.step()
+    still = [x.facts.ticker for x in ex.listings if not ex.archived(x)]
+    assert len(set(seen)) == len(seen) and set(still) & set(names) <= set(seen)
+    assert set(names) - set(still), "some moved"
+
+
+def test_own_fills_are_in_the_listing_when_echoed() -> None:
+    ex = Exchange(*sample())
+    for _ in range(3_000):
+        ex.step()
+    x = next(x for x in ex.listings if x.status == "active" and x.book.best_ask())
+    before = len(ex.prints)
+    body = {
+        "ticker": x.facts.ticker, "side": "bid", "count": "1.00", "price": f"{(x.book.best_ask() or 0) / 10_000:.4f}",
+        "client_order_id": "c", "time_in_force": "immediate_or_cancel", "self_trade_prevention_type": "maker",
+    }  # fmt: skip
+    assert ask(ex, "POST", "/portfolio/events/orders", body=json.dumps(body).encode())[0] == 201
+    assert len(ex.prints) == before + 1
+    newest = ask(ex, "GET", "/markets/trades", limit="1")[1]["trades"][0]
+    assert (newest["ticker"], newest["count_fp"]) == (x.facts.ticker, "1.00")
+    assert newest["trade_id"] == ask(ex, "GET", "/portfolio/fills")[1]["fills"][0]["trade_id"]
 
 
 def test_cancel_all() -> None:

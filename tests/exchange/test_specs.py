@@ -36,9 +36,9 @@ PAYLOADS = {
 class Day:
     """An exchange, a signed REST client and a connection that hears everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         tape, markets = sample()
-        self.ex = Exchange(tape, markets, seed=1)
+        self.ex = Exchange(tape, markets, seed=1, **options)
         pem, public = generate_key("ed25519")
         self.signer = Signer.from_pem("key", pem.decode())
         self.side = RestSide(self.ex, {"key": Verifier(public)}, lambda: NOW)
@@ -171,6 +171,40 @@ def test_reads(day: Day, contract: Any, path: str, query: dict[str, str], templa
     if path != "/account/limits":
         listed = next((v for v in body.values() if isinstance(v, list)), [1])
         assert listed, "an empty list proves nothing"
+
+
+@pytest.fixture(scope="module")
+def archive() -> Day:
+    """A week of which half has gone to the archive."""
+    d = Day(archive_after=3 * 86_400_000_000)
+    d.play(100_000)
+    return d
+
+
+HISTORICAL = [
+    ("/historical/cutoff", {}, "/historical/cutoff"),
+    ("/historical/trades", {"limit": "1000"}, "/historical/trades"),
+    ("/historical/markets", {"limit": "1000"}, "/historical/markets"),
+    ("/historical/markets", {"series_ticker": "KXSAMPLERATE"}, "/historical/markets"),
+    ("/markets/trades", {"limit": "1000"}, "/markets/trades"),
+    ("/markets", {"limit": "1000"}, "/markets"),
+    ("/events", {"limit": "200", "with_nested_markets": "true"}, "/events"),
+]
+
+
+@pytest.mark.parametrize(("path", "query", "template"), HISTORICAL)
+def test_history(archive: Day, contract: Any, path: str, query: dict[str, str], template: str) -> None:
+    status, body = archive.call("GET", path, **query)
+    assert status == 200
+    contract.body("GET", template, 200, body)
+    assert next((v for v in body.values() if isinstance(v, list)), [1])
+
+
+def test_one_archived_market(archive: Day, contract: Any) -> None:
+    ticker = archive.call("GET", "/historical/markets", limit="1")[1]["markets"][0]["ticker"]
+    status, body = archive.call("GET", f"/historical/markets/{ticker}")
+    assert status == 200 and body["market"]["ticker"] == ticker
+    contract.body("GET", "/historical/markets/{ticker}", 200, body)
 
 
 def test_positions_while_some_are_open(day: Day, contract: Any) -> None:

@@ -12,6 +12,7 @@ from kalshilab.market import model
 from kalshilab.units import PRICE, TickGrid, parse_price, parse_size
 
 __all__ = [
+    "Cutoff",
     "ErrorBody",
     "Event",
     "EventPage",
@@ -100,6 +101,7 @@ class Market(Wire, frozen=True):
             settlement=_settlement(self.result, self.settlement_value_dollars),
             settled_ts=instant(self.settlement_ts),
             grid=grid,
+            price_structure=self.price_level_structure or "",
             yes_bid=_price(self.yes_bid_dollars, 0),
             yes_ask=_price(self.yes_ask_dollars, PRICE),
             last_price=_price(self.last_price_dollars, 0),
@@ -225,6 +227,15 @@ class Trade(Wire, frozen=True, omit_defaults=False):
 class TradePage(Wire, frozen=True, omit_defaults=False):
     trades: list[Trade]
     cursor: str = ""
+
+
+class Cutoff(Wire, frozen=True):
+    """Where the archive begins, for each kind of record."""
+
+    market_settled_ts: str
+    trades_created_ts: str
+    orders_updated_ts: str
+    market_positions_last_updated_ts: str | None = None
 
 
 class ErrorBody(Wire, frozen=True):

@@ -22,6 +22,7 @@ from kalshilab.kalshi.wire.account import (
 )
 from kalshilab.kalshi.wire.base import Wire, instant
 from kalshilab.kalshi.wire.public import (
+    Cutoff,
     ErrorBody,
     Event,
     EventPage,
@@ -46,6 +47,7 @@ __all__ = [
     "CancelOrderResponse",
     "CreateOrder",
     "CreateOrderResponse",
+    "Cutoff",
     "ErrorBody",
     "Event",
     "EventPage",

@@ -1,0 +1,99 @@
+"""The log of prints: what a plain list would answer, pages that nothing moves, and bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kalshilab.errors import ExchangeError
+from kalshilab.exchange import Exchange
+from kalshilab.exchange.prints import PrintLog
+from kalshilab.market.model import Trade
+from kalshilab.tape import sample
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from("ABC"), st.sampled_from(["yes", "no"])), max_size=60
+)
+
+
+def prints(steps: list[tuple[int, str, str]]) -> list[Trade]:
+    now, made = 0, []
+    for n, (wait, ticker, taker) in enumerate(steps):
+        now += wait
+        made.append(Trade(now, ticker, n % 10_000, n + 1, taker, f"t{n}"))
+    return made
+
+
+def walk(log: PrintLog, low: int, high: int, ticker: str | None, count: int) -> list[Trade]:
+    found: list[Trade] = []
+    below = None
+    while True:
+        page = log.between(low, high, ticker, below=below, count=count)
+        assert len(page.prints) <= count
+        found += page.prints
+        if page.below is None:
+            return found
+        assert page.prints, "a page that goes on has something"
+        below = page.below
+
+
+@given(STEPS, st.integers(0, 100), st.integers(0, 100), st.sampled_from([None, "", "A", "B", "?"]),
+       st.integers(1, 7), st.integers(8, 40))  # fmt: skip
+def test_it_answers_as_a_list_would(
+    steps: list[tuple[int, str, str]], low: int, high: int, ticker: str | None, count: int, limit: int
+) -> None:
+    log, made = PrintLog(limit), prints(steps)
+    for trade in made:
+        log.append(trade)
+    kept = made[log.first :]
+    assert len(log) == len(kept) <= limit
+    assert len(kept) == len(made) or len(kept) >= limit * 7 // 8, "no more is forgotten than has to be"
+    wanted = [t for t in reversed(kept) if low <= t.ts < high and (not ticker or t.ticker == ticker)]
+    assert walk(log, low, high, ticker, count) == wanted
+
+
+@given(STEPS, STEPS, st.integers(1, 5))
+def test_what_arrives_while_a_client_pages_moves_nothing(
+    first: list[tuple[int, str, str]], more: list[tuple[int, str, str]], count: int
+) -> None:
+    log, made = PrintLog(), prints(first + more)
+    for trade in made[: len(first)]:
+        log.append(trade)
+    seen: list[Trade] = []
+    below, late = None, iter(made[len(first) :])
+    while True:
+        page = log.between(0, 10_000, below=below, count=count)
+        seen += page.prints
+        if page.below is None:
+            break
+        below = page.below
+        for trade in (t for _, t in zip(range(2), late, strict=False)):
+            log.append(trade)
+    assert seen == list(reversed(made[: len(first)]))
+
+
+def test_what_is_forgotten_while_a_client_pages_only_ends_the_walk() -> None:
+    log = PrintLog(16)
+    made = prints([(1, "A", "yes")] * 40)
+    for trade in made[:16]:
+        log.append(trade)
+    page = log.between(0, 100, "A", count=4)
+    for trade in made[16:]:
+        log.append(trade)
+    assert page.below is not None and page.below < log.first
+    assert log.between(0, 100, "A", below=page.below, count=4) == ([], None)
+    assert log.between(0, 100, below=page.below, count=4) == ([], None)
+
+
+def test_time_does_not_go_back_and_nothing_is_too_small() -> None:
+    log = PrintLog()
+    log.append(Trade(5, "A", 1, 1, "yes", "a"))
+    with pytest.raises(ExchangeError, match="print b at 4"):
+        log.append(Trade(4, "A", 1, 1, "yes", "b"))
+    with pytest.raises(ExchangeError, match="at least 8"):
+        PrintLog(7)
+    for wrong in ({"archive_after": -1}, {"prints_kept": 7}):
+        with pytest.raises(ExchangeError):
+            Exchange(*sample(), **wrong)
+    assert repr(log) == "PrintLog(1 of 1 prints, 1 markets)"
