@@ -1,0 +1,175 @@
+"""Markets' metadata for a lake, from the exchange's listings.
+
+A print names its market and nothing more; what the market is, and how it ended, is asked for by ticker: in
+the live listing, and what is not there in the historical one.  Series, category and fees stand on the
+market's series, which its event's ticker begins with (the event is asked where no series fits).  Markets
+whose result is not known yet are asked for again each time.
+
+Fees are the series' fees as they are now: the exchange's listing of series has no history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+import polars as pl
+
+from kalshilab.market.model import Market
+from kalshilab.tape.schema import MARKETS_SCHEMA
+from kalshilab.tape.staging import in_thread
+from kalshilab.units import PRICE
+
+if TYPE_CHECKING:
+    from kalshilab.tape.lake import Lake
+
+__all__ = ["MarketListings", "SeriesFacts", "refresh_markets"]
+
+Filter = str | int | bool | None
+BATCH: Final = 100
+"""Tickers asked for at a time."""
+LONGEST: Final = 5_000
+"""Characters of tickers in one address."""
+PUT_EVERY: Final = 2_000
+"""Markets found between two writes to the lake: what a kill may cost."""
+
+
+class SeriesFacts(Protocol):
+    """What is read of a series."""
+
+    @property
+    def ticker(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def fee_type(self) -> str: ...
+    @property
+    def fee_multiplier(self) -> float: ...
+
+
+class EventFacts(Protocol):
+    """What is read of an event."""
+
+    @property
+    def event_ticker(self) -> str: ...
+    @property
+    def series_ticker(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+
+
+class MarketListings(Protocol):
+    """What is asked of the exchange; `kalshilab.kalshi.rest.MarketData` fits."""
+
+    async def markets(self, **filters: Filter) -> list[Market]: ...
+    async def historical_markets(self, **filters: Filter) -> list[Market]: ...
+    async def events(self, **filters: Filter) -> Sequence[EventFacts]: ...
+    async def all_series(self) -> Sequence[SeriesFacts]: ...
+
+
+async def refresh_markets(
+    client: MarketListings,
+    lake: Lake,
+    *,
+    concurrency: int = 4,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Put metadata into a lake for its markets without any, and for those without a result.
+
+    Args:
+        concurrency: batches asked for at once.
+        on_progress: called with markets asked for so far and in all.
+
+    Returns:
+        How many markets the exchange described.
+    """
+    known = lake.listing
+    wanted = known.filter(pl.col("event").is_null() | pl.col("result").is_null())["ticker"].to_list()
+    if not wanted:
+        return 0
+    series = {s.ticker: s for s in await client.all_series()}
+    batches = list(_batches(wanted))
+    described, asked = 0, 0
+    rows: list[dict[str, object]] = []
+    for start in range(0, len(batches), concurrency):
+        group = batches[start : start + concurrency]
+        answers = await asyncio.gather(*(_ask(client, batch) for batch in group))
+        markets = [m for answer in answers for m in answer]
+        rows += await _rows(client, markets, series)
+        asked += sum(map(len, group))
+        described += len(markets)
+        if len(rows) >= PUT_EVERY or start + concurrency >= len(batches):
+            if rows:
+                await in_thread(lake.put_markets, pl.DataFrame(rows, schema=MARKETS_SCHEMA))
+            rows = []
+        if on_progress is not None:
+            on_progress(asked, len(wanted))
+    return described
+
+
+def _batches(tickers: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    length = 0
+    for ticker in tickers:
+        # A comma takes three characters in an address.
+        if batch and (len(batch) == BATCH or length + len(ticker) + 3 > LONGEST):
+            yield batch
+            batch, length = [], 0
+        batch.append(ticker)
+        length += len(ticker) + 3
+    if batch:
+        yield batch
+
+
+async def _ask(client: MarketListings, batch: list[str]) -> list[Market]:
+    # Live first: a market that moves to the archive in between is found there.
+    found = {m.ticker: m for m in await client.markets(tickers=",".join(batch))}
+    missing = [t for t in batch if t not in found]
+    if missing:
+        found |= {m.ticker: m for m in await client.historical_markets(tickers=",".join(missing))}
+    return [found[t] for t in batch if t in found]
+
+
+async def _rows(
+    client: MarketListings, markets: Sequence[Market], series: Mapping[str, SeriesFacts]
+) -> list[dict[str, object]]:
+    """Rows of MARKETS_SCHEMA."""
+    homes = {m.event: _series_of(m.event, series) for m in markets}
+    categories: dict[str, str] = {}
+    for batch in _batches([e for e, home in homes.items() if home is None and e]):
+        for event in await client.events(tickers=",".join(batch)):
+            homes[event.event_ticker] = event.series_ticker or None
+            categories[event.event_ticker] = event.category
+    return [
+        _row(m, homes[m.event], series.get(homes[m.event] or ""), categories.get(m.event, ""))
+        for m in markets
+    ]
+
+
+def _series_of(event: str, series: Mapping[str, SeriesFacts]) -> str | None:
+    """The series whose ticker, with a dash, the event's begins with: the longest, if there are several."""
+    parts = event.split("-")
+    names = ("-".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((name for name in names if name in series), None)
+
+
+def _row(m: Market, series: str | None, facts: SeriesFacts | None, category: str) -> dict[str, object]:
+    # A result this version does not know, or one without its value, is none yet: nothing is made up.
+    value = {"yes": PRICE, "no": 0, "scalar": m.settlement}.get(m.result)
+    return {
+        "ticker": m.ticker,
+        "event": m.event,
+        "series": series or m.event.partition("-")[0],
+        "category": (facts.category if facts is not None else "") or category,
+        "title": m.title,
+        "open_ts": m.open_ts or None,
+        "close_ts": m.close_ts or None,
+        "expected_close_ts": m.expected_close_ts or None,
+        "result": m.result if value is not None else None,
+        "settlement": value,
+        "settled_ts": m.settled_ts or None,
+        "fee_multiplier": facts.fee_multiplier if facts is not None else 1.0,
+        "fee_type": facts.fee_type if facts is not None else "quadratic",
+        "price_structure": m.price_structure or "linear_cent",
+    }

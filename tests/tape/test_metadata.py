@@ -1,0 +1,108 @@
+"""Metadata of a lake's markets: asked for in batches, in both listings, and put down as they come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from kalshilab.market.model import Market
+from kalshilab.tape import metadata, to_tape
+from kalshilab.tape.lake import Lake
+from kalshilab.tape.metadata import BATCH, LONGEST, refresh_markets
+
+
+class Named(NamedTuple):
+    ticker: str = ""
+    category: str = ""
+    fee_type: str = "flat"
+    fee_multiplier: float = 2.0
+    event_ticker: str = ""
+    series_ticker: str = ""
+
+
+class Listings:
+    """Every market there is, those that end in an odd digit in the archive."""
+
+    def __init__(self, tickers: list[str]) -> None:
+        self.tickers = tickers
+        self.asked: list[tuple[str, list[str]]] = []
+        self.fail_after: int | None = None
+
+    def _find(self, kind: str, wanted: str) -> list[Market]:
+        names = wanted.split(",")
+        self.asked.append((kind, names))
+        if self.fail_after is not None and len(self.asked) > self.fail_after:
+            raise RuntimeError("the line went dead")
+        return [
+            Market(
+                ticker=t, event=t.rpartition("-")[0], open_ts=1, close_ts=2, result="yes", settlement=9_999
+            )
+            for t in names
+            if t in self.tickers and (int(t[-1]) % 2 == 1) == (kind == "old")
+        ]
+
+    async def markets(self, **filters: Any) -> list[Market]:
+        return self._find("live", filters["tickers"])
+
+    async def historical_markets(self, **filters: Any) -> list[Market]:
+        return self._find("old", filters["tickers"])
+
+    async def events(self, **filters: Any) -> list[Named]:
+        return []
+
+    async def all_series(self) -> list[Named]:
+        return [Named("KXS", "Sport")]
+
+
+def lake_of(path: Path, tickers: list[str]) -> Lake:
+    lake = Lake.create(path / "lake")
+    lake.append(
+        to_tape([{"ticker": t, "yes_price": 50, "count": 1, "taker_side": "yes", "created_time": 1_700_000_000 + n} for n, t in enumerate(tickers)])
+    )  # fmt: skip
+    return lake
+
+
+async def test_batches_of_a_hundred_in_both_listings(tmp_path: Path) -> None:
+    tickers = [f"KXS-{n:03d}-T{n % 10}" for n in range(350)]
+    lake, listings = lake_of(tmp_path, tickers), Listings(tickers)
+    told: list[tuple[int, int]] = []
+    described = await refresh_markets(listings, lake, concurrency=2, on_progress=lambda a, b: told.append((a, b)))  # fmt: skip
+    assert described == 350 and lake.unknown == 0 and told[-1] == (350, 350)
+    live = [names for kind, names in listings.asked if kind == "live"]
+    assert [len(names) for names in live] == [BATCH, BATCH, BATCH, 50] and [
+        t for names in live for t in names
+    ] == tickers
+    assert all(int(t[-1]) % 2 for kind, names in listings.asked if kind == "old" for t in names)
+    row = lake.markets.row(1, named=True)
+    assert (row["result"], row["settlement"]) == ("yes", 10_000), "the result decides what was paid"
+    assert (row["series"], row["category"], row["fee_type"], row["fee_multiplier"]) == ("KXS", "Sport", "flat", 2.0)  # fmt: skip
+    assert await refresh_markets(listings, lake) == 0
+
+
+async def test_an_address_does_not_become_too_long(tmp_path: Path) -> None:
+    tickers = [f"KXS-{'X' * 150}{n:03d}-T{n % 10}" for n in range(90)]
+    lake, listings = lake_of(tmp_path, tickers), Listings(tickers)
+    await refresh_markets(listings, lake)
+    assert lake.unknown == 0
+    assert all(sum(len(t) + 3 for t in names) <= LONGEST for _, names in listings.asked)
+
+
+async def test_what_was_described_before_a_failure_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "PUT_EVERY", 1)
+    tickers = [f"KXS-{n:03d}-T{n % 10}" for n in range(350)]
+    lake, listings = lake_of(tmp_path, tickers), Listings(tickers)
+    listings.fail_after = 4
+    with pytest.raises(RuntimeError):
+        await refresh_markets(listings, lake, concurrency=1)
+    assert Lake.open(lake.path).unknown == 150
+    listings.fail_after = None
+    assert await refresh_markets(listings, lake) == 150 and lake.unknown == 0
+
+
+async def test_an_empty_lake_asks_for_nothing(tmp_path: Path) -> None:
+    lake, listings = Lake.create(tmp_path / "lake"), Listings([])
+    assert await refresh_markets(listings, lake) == 0 and listings.asked == []
