@@ -3,7 +3,10 @@
     kalshilab live       run the live notebook: paper orders on the embedded exchange or on demo
     kalshilab exchange   serve the local exchange on loopback
     kalshilab watch RUN  follow a run from another terminal
-    kalshilab doctor     look at this installation and its settings
+    kalshilab download   download public prints into a lake
+    kalshilab record     record the live feed into a lake
+    kalshilab import     put archives of trades into a lake
+    kalshilab doctor     look at this installation and its settings, or at a lake
 
 What cannot be carried out is one sentence on standard error and exit code 2; a run that failed is exit code 1.
 """
@@ -20,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from kalshilab.config import RETIRED, STRATEGIES, VENUES, Settings
+from kalshilab.data_commands import add_parsers, doctor_lake
 from kalshilab.errors import (
     ConfigError,
     ExchangeError,
     KalshilabError,
+    LakeError,
     SessionError,
     TapeError,
     UsageError,
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except (ConfigError, ExchangeError, SessionError, TapeError, UsageError) as error:
+    except (ConfigError, ExchangeError, LakeError, SessionError, TapeError, UsageError) as error:
         print(f"kalshilab {options.name}: {error}", file=sys.stderr)
         return 2
     except KalshilabError as error:
@@ -85,9 +90,15 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--once", action="store_true", help="print its status once")
     watch.set_defaults(command=_watch)
 
+    add_parsers(commands)
+
     doctor = commands.add_parser(
-        "doctor", help="check this installation", description="Check this installation."
+        "doctor",
+        help="check this installation, or a lake",
+        description="Check this installation, or a lake of trades.",
     )
+    doctor.add_argument("lake", nargs="?", help="a lake's folder; default: the installation")
+    doctor.add_argument("--repair", action="store_true", help="take damaged days out of the lake's manifest")
     doctor.set_defaults(command=_doctor)
     return parser
 
@@ -270,6 +281,10 @@ async def _follow(path: Path, read: Any, *, once: bool) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.lake is not None:
+        return doctor_lake(options.lake, repair=options.repair)
+    if options.repair:
+        raise UsageError("--repair: name a lake")
     import importlib.metadata
     import os
     import platform
