@@ -24,7 +24,8 @@ from kalshilab.clock import Clock, WallClock
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.hub import Connection
-from kalshilab.exchange.rest import Request, RestSide, nested
+from kalshilab.exchange.query import Request, nested
+from kalshilab.exchange.rest import RestSide
 from kalshilab.kalshi.auth import KeyKind, Verifier, generate_key
 from kalshilab.kalshi.wire.base import REST_PATH, WS_PATH
 
@@ -91,8 +92,8 @@ class App:
         headers = {
             name.decode("latin-1").upper(): value.decode("latin-1") for name, value in scope["headers"]
         }
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        return Request(scope.get("method", "GET"), scope["path"], query, headers, body)
+        pairs = tuple(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        return Request(scope.get("method", "GET"), scope["path"], dict(pairs), headers, body, pairs)
 
     async def _http(self, scope: Scope, receive: Any, send: Any) -> None:
         body = b""

@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.rest import Request, RestSide
+from kalshilab.exchange.query import Request
+from kalshilab.exchange.rest import RestSide
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.hosts import REST_PATH
 from kalshilab.tape import sample
