@@ -12,8 +12,9 @@ import signal
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,6 +23,9 @@ from kalshilab.config import Settings
 from kalshilab.errors import UsageError
 
 __all__ = ["add_parsers", "doctor_lake", "instant_of"]
+
+MOST_SAID: Final = 12
+"""Findings of one severity that `doctor` prints."""
 
 
 def add_parsers(commands: Any) -> None:
@@ -280,9 +284,13 @@ def doctor_lake(path: str, *, repair: bool) -> int:
     lake = Lake.open(path)
     findings = lake.doctor()
     print(f"{lake.path}: {lake.rows:,} prints of {len(lake.tickers):,} markets in {len(lake.files):,} days")
-    for finding in findings:
-        where = "" if finding.file is None else f"{finding.file}: "
-        print(f"  {finding.severity}: {where}{finding.text}")
+    for severity, own in groupby(sorted(findings, key=lambda f: f.severity), key=lambda f: f.severity):
+        found = list(own)
+        for finding in found[:MOST_SAID]:
+            where = "" if finding.file is None else f"{finding.file}: "
+            print(f"  {severity}: {where}{finding.text}")
+        if len(found) > MOST_SAID:
+            print(f"  {severity}: … and {len(found) - MOST_SAID:,} more of the kind")
     wrong = [f for f in findings if f.severity == "error"]
     if wrong and not repair:
         print(f"run: kalshilab doctor {path} --repair")

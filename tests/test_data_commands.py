@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,10 @@ def talk_to(line: str, command: list[str], tmp_path: Path) -> None:
     facts: dict[str, Any] = json.loads(line)
     lake = tmp_path / "lake"
     tape, _ = kl.sample()
-    first = tape["ts"][0].isoformat()
+    first, until = tape["ts"][0].isoformat(), (tape["ts"][-1] + timedelta(days=1)).isoformat()
     done = subprocess.run(
-        [*command, "download", "--since", first, "--out", str(lake), "--url", facts["rest"], "--window", "864000", "--json"],
+        [*command, "download", "--since", first, "--until", until, "--out", str(lake),
+         "--url", facts["rest"], "--window", "86400", "--json"],
         capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
