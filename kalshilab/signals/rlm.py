@@ -44,6 +44,8 @@ from kalshilab.signals.passes import CellPass, OneCell
 __all__ = ["MarketState", "Rearm", "Rlm", "RlmFire", "rlm", "rlm_step_of", "share_if"]
 
 Rearm = bool | Literal["stronger"]
+NEVER = 1 << 40
+"""More prints than a market can have."""
 NEARLY = 1 - 1e-9
 
 
@@ -106,9 +108,7 @@ def rlm_step_of(by_contracts: bool, stronger: bool) -> Any:
         high: int,
         rearm: bool,
     ) -> int:
-        if s.fired and not stronger:
-            if not rearm:
-                return NOTHING
+        if rearm and s.fired and not stronger:
             s.n = 0
             s.against = 0
             s.fired = 0
@@ -129,7 +129,10 @@ def rlm_step_of(by_contracts: bool, stronger: bool) -> Any:
         else:
             flow = n
         drop = price - first if buy_yes else first - price
-        share = share_if(n, drop, price, against, flow, threshold, min_trades, min_drop, low, high)
+        # A market that has fired for good goes on counting, and needs more prints than there can be: were it left
+        # alone instead, the processor would have to guess at each print whether it has fired.
+        least = min_trades if stronger else min_trades + s.fired * NEVER
+        share = share_if(n, drop, price, against, flow, threshold, least, min_drop, low, high)
         if share == 0.0:
             return NOTHING
         if stronger:
