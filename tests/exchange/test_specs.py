@@ -8,15 +8,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from scripted_day import Day
 
-from kalshilab.exchange import Exchange
-from kalshilab.exchange.query import Request
-from kalshilab.exchange.rest import RestSide
-from kalshilab.kalshi.auth import Signer, Verifier, generate_key
-from kalshilab.kalshi.hosts import REST_PATH
-from kalshilab.tape import sample
-
-NOW = 1_795_329_000_000
 PAYLOADS = {
     "orderbook_snapshot": "orderbookSnapshotPayload",
     "orderbook_delta": "orderbookDeltaPayload",
@@ -32,49 +25,6 @@ PAYLOADS = {
     "ok": "okResponsePayload",
     "error": "errorResponsePayload",
 }
-
-
-class Day:
-    """An exchange, a signed REST client and a connection that hears everything."""
-
-    def __init__(self, **options: Any) -> None:
-        tape, markets = sample()
-        self.ex = Exchange(tape, markets, seed=1, **options)
-        pem, public = generate_key("ed25519")
-        self.signer = Signer.from_pem("key", pem.decode())
-        self.side = RestSide(self.ex, {"key": Verifier(public)}, lambda: NOW)
-        self.connection = self.ex.hub.connect()
-        self.frames: list[bytes] = []
-        self.orders = 0
-        self.positions: Any = None
-
-    def call(
-        self, method: str, path: str, body: dict[str, Any] | None = None, **query: str
-    ) -> tuple[int, Any]:
-        headers = self.signer.headers(method, REST_PATH + path, NOW)
-        request = Request(
-            method, REST_PATH + path, query, headers, json.dumps(body).encode() if body else b""
-        )
-        answer = self.side.answer(request)
-        return answer.status, json.loads(answer.body) if answer.body else None
-
-    def command(self, **command: Any) -> None:
-        self.connection.receive(json.dumps(command))
-
-    def play(self, steps: int) -> None:
-        for _ in range(steps):
-            if not self.ex.step():
-                break
-        self.frames += self.connection.take()
-
-    def order(self, ticker: str, **changes: Any) -> tuple[int, Any]:
-        self.orders += 1
-        body = {
-            "ticker": ticker, "side": "bid", "count": "10.00", "price": "0.5000",
-            "time_in_force": "good_till_canceled", "self_trade_prevention_type": "taker_at_cross",
-            "client_order_id": f"c{self.orders}",
-        }  # fmt: skip
-        return self.call("POST", "/portfolio/events/orders", body | changes)
 
 
 @pytest.fixture(scope="module")
