@@ -169,9 +169,8 @@ def _scan_shard(source: Source, signals: Sequence[CompiledSignal], shard: Shard)
     cells = _Cells(signals, shard, len(source.tickers))
     columns = list(dict.fromkeys(("market", "price", *cells.reads)))
     lots: list[list[tuple[Fires, Any]]] = [[] for _ in signals]
-    fired = 0
     try:
-        for count, batch in enumerate(batches(source, columns, files=_days_of(source, shard)), 1):
+        for batch in batches(source, columns, files=_days_of(source, shard)):
             row, found = batch.first_row, []
             for part in chunks_of(batch.frame, cells.reads):
                 found += [
@@ -182,15 +181,11 @@ def _scan_shard(source: Source, signals: Sequence[CompiledSignal], shard: Shard)
                 row += len(part.market)
             if not found:
                 continue
-            fired += 1
             at = np.unique(np.concatenate([fires.row for _, fires in found])) - batch.first_row
-            if "ts" in batch.frame.columns:
-                known: Any = batch.frame["ts"].gather(at).dt.epoch("us").to_numpy()
-            else:
-                # Times are read where something fired, by the reading thread; and with the rest once that is usual.
-                known = batch.times(at)
-                if 2 * fired > count and "ts" not in columns:
-                    columns.append("ts")
+            # Unless the signal reads times, they are read where something fired, by the reading thread.
+            known: Any = (
+                batch.frame["ts"].gather(at).dt.epoch("us").to_numpy() if "ts" in columns else batch.times(at)
+            )
             for lot, fires in found:
                 lot.append((fires, (known, np.searchsorted(at, fires.row - batch.first_row))))
         return [_joined(signal, lot) for signal, lot in zip(signals, lots, strict=True)]

@@ -29,10 +29,10 @@ UNREADABLE: Final = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicExce
 
 
 def write_frame(frame: pl.DataFrame, path: Path, *, note: str, row_group: int) -> None:
-    """Write a Parquet file (zstd, with statistics), with a note in its footer, and bring it to the disk.
+    """Write a Parquet file (zstd but for times, with statistics), with a note in its footer, and bring it to the disk.
 
-    Times are written as differences: in a file ordered by time they take a quarter of the room and are read
-    three times as fast.
+    Times are written as they are, neither packed nor compressed: eight bytes each, where trade ids take more, and
+    half the time to read them in.  Every signal that fires needs times.
 
     Args:
         row_group: rows of a row group.
@@ -46,11 +46,11 @@ def write_frame(frame: pl.DataFrame, path: Path, *, note: str, row_group: int) -
     pq.write_table(
         table.replace_schema_metadata({**(table.schema.metadata or {}), NOTE: note}),
         path,
-        compression="zstd",
+        compression={name: "none" if name in times else "zstd" for name in frame.columns},
         row_group_size=row_group,
         # A dictionary helps where values come again.
         use_dictionary=[name for name in frame.columns if name not in (*times, *ids)],
-        column_encoding=dict.fromkeys(times, "DELTA_BINARY_PACKED"),
+        column_encoding=dict.fromkeys(times, "PLAIN"),
     )
     _sync(path)
 

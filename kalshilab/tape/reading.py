@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
@@ -30,6 +31,8 @@ BATCH: Final = 2 * ROW_GROUP
 AUDITED: Final = ("market", "price", "size", "taker")
 AHEAD: Final = 3
 """Batches read ahead."""
+SPAN: Final = 8 * ROW_GROUP
+"""Rows whose times are read together."""
 
 
 @runtime_checkable
@@ -74,12 +77,37 @@ class Batch(NamedTuple):
     first_row: int
     frame: pl.DataFrame
     pieces: list[Piece]
-    reader: ThreadPoolExecutor
+    late: _LateTimes
 
     def times(self, at: Any) -> Future[Any]:
         """The exchange times, in microseconds, of the rows at these rising positions of the batch; for when
-        only few rows' times are wanted.  The reading thread reads them when it has time."""
-        return self.reader.submit(_times, self.pieces, at)
+        only few rows' times are wanted.  The reading thread reads them later, those of several batches at
+        once; they are there when the batches have come to their end."""
+        return self.late.of(self.pieces, at)
+
+
+class _LateTimes:
+    """Times that are asked for batch by batch, and read for some batches together: the `ts` column takes as long
+    to decode as all that a signal usually reads, and half as long again in small portions."""
+
+    def __init__(self, lake: Path, thread: ThreadPoolExecutor) -> None:
+        self._lake, self._thread = lake, thread
+        self._waiting: list[tuple[Future[Any], list[Piece], Any]] = []
+        self._rows = 0
+
+    def of(self, pieces: list[Piece], at: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._waiting.append((future, pieces, at))
+        self._rows += sum(piece.rows for piece in pieces)
+        if self._rows >= SPAN:
+            self.flush()
+        return future
+
+    def flush(self) -> None:
+        """Have what waits read."""
+        if self._waiting:
+            self._thread.submit(_answer, self._lake, self._waiting)
+        self._waiting, self._rows = [], 0
 
 
 def plan(files: Iterable[Any], rows: int) -> Iterator[list[Piece]]:
@@ -111,7 +139,7 @@ def batches(
     """The rows of a source (or of some of its files) in order, read ahead by a thread.
 
     Args:
-        columns: names of tape columns.  Names added to the list meanwhile are read from some later batch on.
+        columns: names of tape columns.
         rows: of a batch, at most.
 
     Raises:
@@ -120,63 +148,74 @@ def batches(
     """
     audit = _Audit(source.path, columns)
     thread = ThreadPoolExecutor(1, thread_name_prefix="kalshilab-read")
+    late = _LateTimes(source.path, thread)
     done = False
     try:
-        ahead: deque[Future[Batch]] = deque()
-        for pieces in plan(source.files if files is None else files, rows):
-            ahead.append(thread.submit(_read, source, pieces, tuple(columns), audit, thread))
-            if len(ahead) > AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        ahead: deque[tuple[list[Piece], Future[list[pl.DataFrame]]]] = deque()
+        lots = plan(source.files if files is None else files, rows)
+        while True:
+            for pieces in islice(lots, AHEAD + 1 - len(ahead)):
+                ahead.append((pieces, thread.submit(_read, source, pieces, tuple(columns))))
+            if not ahead:
+                break
+            pieces, reading = ahead.popleft()
+            parts = reading.result()
+            # By this thread, which has more time than the one that reads.
+            for piece, part in zip(pieces, parts, strict=True):
+                audit.add(piece, part)
+            first = pieces[0].file.first_row + pieces[0].offset
+            yield Batch(first, parts[0] if len(parts) == 1 else pl.concat(parts), pieces, late)
+        late.flush()
         done = True
     finally:
         # What was read ahead for nobody is not read; times that were asked for are.
         thread.shutdown(wait=True, cancel_futures=not done)
 
 
-def _read(
-    source: Source, pieces: list[Piece], columns: tuple[str, ...], audit: _Audit, thread: ThreadPoolExecutor
-) -> Batch:
+def _read(source: Source, pieces: list[Piece], columns: tuple[str, ...]) -> list[pl.DataFrame]:
     parts = []
     for piece in pieces:
         if piece.offset == 0:
             source.check_file(piece.file)
-        try:
-            part = _slice(piece.file, columns, piece.offset, piece.rows)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise LakeError(source.path, piece.file.path, f"cannot be read ({_short(error)})") from None
-        audit.add(piece, part)
-        parts.append(part)
-    first = pieces[0]
-    return Batch(
-        first.file.first_row + first.offset,
-        parts[0] if len(parts) == 1 else pl.concat(parts),
-        pieces,
-        thread,
-    )
+        parts.append(_slice(source.path, piece.file, columns, piece.offset, piece.rows))
+    return parts
 
 
-def _slice(file: Any, columns: Sequence[str], offset: int, rows: int) -> pl.DataFrame:
-    return pl.scan_parquet(file.path, hive_partitioning=False).select(columns).slice(offset, rows).collect()
+def _slice(lake: Path, file: Any, columns: Sequence[str], offset: int, rows: int) -> pl.DataFrame:
+    try:
+        return (
+            pl.scan_parquet(file.path, hive_partitioning=False).select(columns).slice(offset, rows).collect()
+        )
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise LakeError(lake, file.path, f"cannot be read ({_short(error)})") from None
 
 
-def _times(pieces: list[Piece], at: Any) -> Any:
-    found = []
-    begin = 0
-    for piece in pieces:
-        own = at[(at >= begin) & (at < begin + piece.rows)] - begin
-        if len(own):
-            low = int(own[0]) // ROW_GROUP * ROW_GROUP
-            times = (
-                pl.scan_parquet(piece.file.path, hive_partitioning=False)
-                .select("ts")
-                .slice(piece.offset + low, int(own[-1]) + 1 - low)
-                .collect()
-            )
-            found.append(times["ts"].gather(own - low).dt.epoch("us").to_numpy())
-        begin += piece.rows
-    return np.concatenate(found)
+def _answer(lake: Path, waiting: list[tuple[Future[Any], list[Piece], Any]]) -> None:
+    """Read the times of rows of several batches, file by file, and give them to who asked."""
+    try:
+        # Positions in files: (request, file, rows in it), in the order of the tape.
+        wanted: list[tuple[int, Any, Any]] = []
+        for request, (_, pieces, at) in enumerate(waiting):
+            begin = 0
+            for piece in pieces:
+                own = at[np.searchsorted(at, begin) : np.searchsorted(at, begin + piece.rows)]
+                if len(own):
+                    wanted.append((request, piece.file, own - begin + piece.offset))
+                begin += piece.rows
+        found: list[list[Any]] = [[] for _ in waiting]
+        for file, group in groupby(wanted, key=lambda w: w[1]):
+            parts = list(group)
+            low = int(parts[0][2][0]) // ROW_GROUP * ROW_GROUP
+            times = _slice(lake, file, ("ts",), low, int(parts[-1][2][-1]) + 1 - low)["ts"]
+            for request, _, rows in parts:
+                found[request].append(times.gather(rows - low).dt.epoch("us").to_numpy())
+        for (future, _, _), some in zip(waiting, found, strict=True):
+            future.set_result(np.concatenate(some))
+    except BaseException as error:
+        for future, _, _ in waiting:
+            if not future.done():
+                future.set_exception(error)
+        raise
 
 
 class _Audit:
