@@ -1,0 +1,203 @@
+"""Public archives' layouts: each gives the tape it was made from, in pieces, and what cannot be read is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from made_tapes import prints, tape_of
+
+from kalshilab.errors import TapeError
+from kalshilab.tape import DroppedRows, Lake, archives, sample, to_tape
+from kalshilab.tape.archives import archive_files, import_archive, read_archive
+
+TAPE, MARKETS = sample()
+SMALL = TAPE.head(2000)
+
+
+def archived(tape: pl.DataFrame) -> pl.DataFrame:
+    """The columns of the public archives: cents, contracts, text times."""
+    return tape.select(
+        pl.col("ticker").cast(pl.String),
+        (pl.col("price") / 100).alias("yes_price"),
+        (100 - pl.col("price") / 100).alias("no_price"),
+        (pl.col("size") / 100).alias("count"),
+        pl.col("taker").cast(pl.String).alias("taker_side"),
+        pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").alias("created_time"),
+        "trade_id",
+    )
+
+
+def objects(tape: pl.DataFrame) -> list[dict[str, Any]]:
+    return archived(tape).to_dicts()
+
+
+def as_parquet(path: Path) -> Path:
+    archived(SMALL).write_parquet(path / "trades.parquet")
+    return path / "trades.parquet"
+
+
+def as_csv(path: Path) -> Path:
+    archived(SMALL).write_csv(path / "trades.csv")
+    return path / "trades.csv"
+
+
+def as_quoted_csv(path: Path) -> Path:
+    archived(SMALL).write_csv(path / "trades.csv", quote_style="always")
+    return path / "trades.csv"
+
+
+def as_csv_gz(path: Path) -> Path:
+    file = path / "trades.csv.gz"
+    file.write_bytes(gzip.compress(archived(SMALL).write_csv().encode()))
+    return file
+
+
+def as_daily_lists(path: Path) -> Path:
+    for day, part in sorted(SMALL.with_columns(pl.col("ts").dt.date().alias("d")).group_by("d")):
+        (path / f"{day[0]}.json").write_text(json.dumps(objects(part)))
+    return path
+
+
+def as_daily_pages(path: Path) -> Path:
+    for k in range(4):
+        page = {"trades": objects(SMALL.slice(500 * k, 500)), "cursor": ""}
+        (path / f"page-{k}.json").write_text(json.dumps(page))
+    (path / "README.md").write_text("not trades")
+    return path
+
+
+def as_lines(path: Path) -> Path:
+    (path / "trades.jsonl").write_text("\n".join(json.dumps(o) for o in objects(SMALL)))
+    return path / "trades.jsonl"
+
+
+def as_zipped_lines_of_pages(path: Path) -> Path:
+    pages = [{"trades": objects(SMALL.slice(500 * k, 500))} for k in range(4)]
+    file = path / "trades.jsonl.gz"
+    file.write_bytes(gzip.compress("\n".join(map(json.dumps, pages)).encode()))
+    return file
+
+
+LAYOUTS = [
+    as_parquet, as_csv, as_quoted_csv, as_csv_gz, as_daily_lists, as_daily_pages, as_lines, as_zipped_lines_of_pages,
+]  # fmt: skip
+
+
+def plain(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(
+        "ts", pl.col("ticker").cast(pl.String), "price", "size", pl.col("taker").cast(pl.String), "trade_id"
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_tape(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
+    pieces = list(read_archive(layout(tmp_path), price_unit="cents"))
+    assert plain(pl.concat([plain(p) for p in pieces])).equals(plain(SMALL))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_into_a_lake_twice_is_once(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    paths = layout(folder)
+    done = import_archive(tmp_path / "lake", paths, MARKETS, price_unit="cents")
+    again = import_archive(tmp_path / "lake", [paths], price_unit="cents")
+    assert (done.added, again.added, again.duplicates) == (2000, 0, 2000)
+    lake = Lake.open(tmp_path / "lake")
+    assert plain(lake.read()).equals(plain(SMALL))
+    assert not lake.staged()
+
+
+@settings(max_examples=20, deadline=None)
+@given(prints(40))
+def test_out_of_core_is_the_same(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
+    """However small the pieces, together they are what `to_tape` makes of the whole."""
+    folder = tmp_path_factory.mktemp("archive")
+    frame = archived(tape_of(rows)).drop("trade_id")
+    frame.write_parquet(folder / "trades.parquet", row_group_size=7)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(archives, "BATCH", 5)
+        pieces = list(read_archive(folder, price_unit="cents"))
+    assert all(p.height <= 5 for p in pieces)
+    whole = to_tape(frame, price_unit="cents")
+    got = pl.concat([plain(p) for p in pieces]) if pieces else plain(whole)
+    assert got.equals(plain(whole))
+
+
+def test_dollars(tmp_path: Path) -> None:
+    frame = archived(SMALL).with_columns(pl.col("yes_price") / 100, pl.col("no_price") / 100)
+    frame.write_csv(tmp_path / "trades.csv")
+    (tape,) = read_archive(tmp_path, price_unit="dollars")
+    assert plain(tape).equals(plain(SMALL))
+
+
+def test_trades_without_a_taker_are_counted_once_for_the_file(tmp_path: Path) -> None:
+    frame = archived(SMALL).with_columns(
+        pl.when(pl.int_range(pl.len()) % 10 == 0).then(None).otherwise(pl.col("taker_side")).alias("taker_side")
+    )  # fmt: skip
+    frame.write_parquet(tmp_path / "trades.parquet", row_group_size=100)
+    with pytest.warns(DroppedRows, match="trades.parquet") as said:
+        (tape,) = read_archive(tmp_path, price_unit="cents")
+    assert tape.height == 1800
+    assert len(said) == 1
+
+
+BAD: list[tuple[str, bytes, str]] = [
+    ("trades.csv", b"a,b,c\n1,2,3\n", "no line of column names"),
+    ("trades.csv", b"ticker,yes_price\nA,1\n", "trades.csv"),
+    ("trades.csv.gz", gzip.compress(b"ticker,yes_price,count,taker_side,created_time\n" * 50)[:-9], "trades.csv.gz"),
+    ("trades.json", b'[{"ticker": "A", ', "cut short"),
+    ("trades.json", b'{"a": 1}', "trades.json"),
+    ("trades.jsonl", b'{"ticker": "A"}\n{"ticker"', "line 2"),
+    ("trades.parquet", b"PAR1 no", "trades.parquet"),
+    ("trades.zip", b"PK", "unpack it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data", "words"), BAD)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    (tmp_path / "archive").mkdir()
+    as_csv(tmp_path / "archive")
+    (tmp_path / "archive" / name).write_bytes(data)
+    lake = Lake.create(tmp_path / "lake")
+    with pytest.raises(TapeError, match=words) as caught, warnings.catch_warnings():
+        import_archive(lake, tmp_path / "archive", price_unit="cents")
+    assert name in str(caught.value)
+    assert not lake.rows and not lake.staged(), "nothing of it is in the lake"
+
+
+def test_a_row_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    rows = objects(SMALL.head(30))
+    rows[17]["count"] = -1
+    (tmp_path / "day.json").write_text(json.dumps(rows))
+    with pytest.raises(TapeError, match=r"day\.json") as caught:
+        list(read_archive(tmp_path, price_unit="cents"))
+    assert caught.value.row == 17
+
+
+def test_files_in_the_order_of_names(tmp_path: Path) -> None:
+    for name in ("b/2.csv", "a/3.csv", "a/1.csv", ".hidden/x.csv", "_tmp.csv", "LICENSE"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("ticker\n")
+    assert [str(p.relative_to(tmp_path)) for p in archive_files(tmp_path)] == ["a/1.csv", "a/3.csv", "b/2.csv"]  # fmt: skip
+    with pytest.raises(TapeError, match="does not exist"):
+        archive_files(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TapeError, match="no files of trades"):
+        archive_files(tmp_path / "empty")
+
+
+def test_an_import_that_was_killed_begins_anew(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    lake.stage("import-000000", SMALL.head(10))
+    lake.stage("download-1", SMALL.tail(10))
+    assert import_archive(lake, as_csv(tmp_path), price_unit="cents").added == 2000
+    assert lake.staged() == ["download-1"], "what belongs to others stays"

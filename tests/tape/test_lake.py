@@ -1,0 +1,250 @@
+"""The lake: what goes in comes out, however it is cut; what others read it with sees the same; one writer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_tapes import prints, tape_of
+
+from kalshilab.errors import ConfigError, LakeError, TapeError
+from kalshilab.tape import Lake, sample, scan_tape
+from kalshilab.tape.schema import MARKETS_SCHEMA, with_codes
+
+TAPE, MARKETS = sample()
+PLAIN = ["ts", "ticker", "price", "size", "taker", "trade_id"]
+DAY = 86_400_000_000
+
+
+def plain(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+    """The columns that do not depend on who gives the codes."""
+    return frame.lazy().select(pl.col(c).cast(pl.String) if c in ("ticker", "taker") else pl.col(c) for c in PLAIN).collect()  # fmt: skip
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    made = Lake.create(tmp_path / "lake")
+    made.append(TAPE, MARKETS)
+    return made
+
+
+def test_what_went_in_comes_out(lake: Lake) -> None:
+    again = Lake.open(lake.path)
+    for one in (lake, again, scan_tape(lake.path)):
+        assert isinstance(one, Lake)
+        assert one.rows == TAPE.height == sum(f.rows for f in one.files)
+        assert plain(one.lazy()).equals(plain(TAPE))
+        assert plain(one.read()).equals(plain(TAPE))
+        assert one.markets.sort("ticker").equals(MARKETS.sort("ticker"))
+    assert [f.first_row for f in again.files] == [sum(f.rows for f in again.files[:k]) for k in range(len(again.files))]  # fmt: skip
+    assert not [f for f in again.doctor() if f.severity == "error"]
+
+
+def test_codes_are_dense_and_those_of_the_listing(lake: Lake) -> None:
+    read = lake.read()
+    assert (
+        lake.tickers.cast(pl.String).gather(read["market"]).to_list()
+        == read["ticker"].cast(pl.String).to_list()
+    )
+    assert lake.listing["market"].to_list() == list(range(len(lake.tickers)))
+
+
+def test_a_stretch_of_time(lake: Lake) -> None:
+    ts = TAPE["ts"].dt.epoch("us")
+    low, high = int(ts[1000]), int(ts[9000])
+    expected = TAPE.filter((ts >= low) & (ts < high))
+    assert plain(lake.read(low, high)).equals(plain(expected))
+    assert plain(lake.read(until=low)).equals(plain(TAPE.filter(ts < low)))
+    assert not lake.read(high, low).height
+
+
+def test_twice_is_once(lake: Lake) -> None:
+    done = lake.append(TAPE)
+    assert (done.added, done.duplicates) == (0, TAPE.height)
+    assert plain(lake.lazy()).equals(plain(TAPE))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    prints(60, gaps=(0, 1, 30_000_000, DAY // 3)),
+    st.lists(st.integers(0, 60), max_size=4),
+    st.booleans(),
+    st.randoms(),
+)
+def test_any_split_any_overlap_any_order(rows: Any, cuts: list[int], staged: bool, chance: Any) -> None:
+    """Pieces of whole instants, some of them twice, in any order, give the lake of the whole."""
+    whole = tape_of(rows).with_columns(pl.format("id-{}", pl.int_range(pl.len())).alias("trade_id"))
+    # Prints of one instant stay together: between pieces their order is that of arrival.
+    instants = whole["ts"].unique(maintain_order=True)
+    edges = sorted({0, len(instants), *(min(c, len(instants)) for c in cuts)})
+    pieces = [whole.filter(pl.col("ts").is_in(instants[a:b].implode())) for a, b in pairwise(edges)]  # fmt: skip
+    pieces += [p for p in pieces if chance.random() < 0.5]
+    chance.shuffle(pieces)
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake.create(Path(folder, "lake"))
+        added = 0
+        for number, piece in enumerate(pieces):
+            piece = with_codes(piece.drop("market")).select(whole.columns)
+            if staged:
+                lake.stage(f"piece-{number:03d}", piece)
+            else:
+                added += lake.append(piece).added
+        if staged:
+            added += lake.commit().added
+        assert added == whole.height == lake.rows
+        got = lake.read()
+        assert plain(got).sort("ts", "trade_id").equals(plain(whole).sort("ts", "trade_id"))
+        assert plain(got).select("ts").equals(plain(whole).select("ts"))
+        listing = lake.listing
+        assert listing["prints"].sum() == whole.height
+        counted = whole.group_by(pl.col("ticker").cast(pl.String)).agg(
+            pl.len(), pl.col("ts").min().alias("a"), pl.col("ts").max().alias("b")
+        )
+        for row in counted.iter_rows(named=True):
+            own = listing.filter(pl.col("ticker").cast(pl.String) == row["ticker"]).row(0, named=True)
+            assert (own["prints"], own["first_ts"], own["last_ts"]) == (row["len"], row["a"], row["b"])
+        assert not [f for f in lake.doctor() if f.severity == "error"]
+
+
+def test_prints_without_an_id_are_all_kept(tmp_path: Path) -> None:
+    tape = tape_of([(1, "A-B-1", 5000, 100, "yes")] * 3)
+    lake = Lake.create(tmp_path)
+    lake.append(tape)
+    assert lake.append(tape).added == 3
+    assert lake.rows == 6
+
+
+def test_codes_never_change(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path)
+    lake.append(tape_of([(1, "B", 5000, 100, "yes"), (1, "A", 5000, 100, "no")]))
+    first = lake.tickers.cast(pl.String).to_list()
+    lake.append(tape_of([(5, "C", 100, 100, "yes"), (1, "A", 5000, 100, "no"), (1, "0", 5, 100, "no")]))
+    assert first == ["B", "A"]
+    assert lake.tickers.cast(pl.String).to_list() == ["B", "A", "C", "0"]
+
+
+def test_markets_come_later_and_again(lake: Lake) -> None:
+    fresh = Lake.create(lake.path.parent / "other")
+    fresh.append(TAPE)
+    assert fresh.unknown == len(fresh.tickers)
+    assert fresh.markets.schema == MARKETS_SCHEMA and not fresh.markets.height
+    fresh.put_markets(MARKETS)
+    assert not fresh.unknown
+    assert fresh.markets.sort("ticker").equals(MARKETS.sort("ticker"))
+    changed = MARKETS.head(1).with_columns(pl.lit("another title").alias("title"))
+    generation = fresh.generation
+    fresh.put_markets(changed)
+    assert fresh.markets.filter(pl.col("ticker") == changed["ticker"][0])["title"].to_list() == [
+        "another title"
+    ]
+    assert fresh.generation > generation
+    fresh.put_markets(changed.clear())
+    assert fresh.generation == generation + 1, "nothing is no change"
+
+
+def test_what_is_covered_and_what_is_not(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path)
+    early = tape_of([(0, "A", 5000, 100, "yes")])
+    late = early.with_columns(pl.col("ts") + pl.duration(days=3))
+    t = int(early["ts"].dt.epoch("us")[0]) // DAY * DAY
+    lake.append(early, covered=[(t, t + DAY // 2)])
+    lake.append(late, covered=[(t + DAY // 2, t + DAY), (t + 3 * DAY, t + 4 * DAY)])
+    assert lake.covered == ((t, t + DAY), (t + 3 * DAY, t + 4 * DAY))
+    gaps = lake.gaps()
+    assert [(g.since, g.until) for g in gaps] == [(t + DAY, t + 3 * DAY)]
+    lake.commit([], covered=[(t + DAY, t + 3 * DAY)])
+    assert lake.covered == ((t, t + 4 * DAY),)
+    assert not lake.gaps()
+
+
+def test_segments_wait_beside_the_lake(lake: Lake) -> None:
+    other = lake.path.parent / "other"
+    made = Lake.create(other)
+    made.stage("b", TAPE.tail(100))
+    made.stage("a", TAPE.head(100))
+    made.stage("empty", TAPE.clear())
+    made.stage("b", TAPE.slice(100, 50))
+    assert Lake.open(other).staged() == ["a", "b", "empty"]
+    assert not made.rows
+    assert made.commit(["a"]).added == 100
+    assert made.staged() == ["b", "empty"]
+    made.unstage(["empty"])
+    assert made.commit().added == 50
+    assert plain(made.lazy()).equals(plain(TAPE.head(150)))
+    with pytest.raises(ConfigError):
+        made.stage("../evil", TAPE)
+
+
+def test_plain_readers_see_the_same(lake: Lake) -> None:
+    import pyarrow.dataset as ds
+
+    files = str(lake.path / "trades/**/*.parquet")
+    assert plain(pl.scan_parquet(files)).equals(plain(TAPE))
+    table: Any = ds.dataset(lake.path / "trades", format="parquet", partitioning="hive").to_table()
+    assert table.num_rows == TAPE.height
+    frame: Any = pl.from_arrow(table.select(["ts", "price", "size", "trade_id"]))
+    expected = TAPE.select("ts", "price", "size", "trade_id").sort("ts", "trade_id")
+    assert frame.sort("ts", "trade_id").equals(expected)
+    pandas = pytest.importorskip("pandas")
+    assert len(pandas.read_parquet(lake.path / "trades")) == TAPE.height
+
+
+def test_duckdb_sees_the_same(lake: Lake) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    query = f"select count(*), sum(price), sum(size) from '{lake.path}/trades/**/*.parquet'"
+    assert duckdb.sql(query).fetchall()[0] == (TAPE.height, TAPE["price"].cast(int).sum(), TAPE["size"].sum())
+
+
+def test_one_writer(lake: Lake) -> None:
+    """A second process is told who writes; once the first is done it may."""
+    code = (
+        "import sys; from kalshilab.tape import Lake\n"
+        "with Lake.open(sys.argv[1]).writing():\n"
+        "    print('mine', flush=True); sys.stdin.readline()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(lake.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(LakeError, match=str(other.pid)):
+            lake.append(TAPE)
+        assert plain(lake.lazy()).equals(plain(TAPE)), "reading needs no lock"
+        other.stdin.write("\n")
+        other.stdin.flush()
+        other.wait(20)
+    assert lake.append(TAPE).added == 0
+
+
+def test_what_is_no_lake(tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match=r"kalshilab (download|import)"):
+        Lake.open(tmp_path)
+    with pytest.raises(TapeError, match="does not exist"):
+        scan_tape(tmp_path / "none")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(TapeError):
+        scan_tape(tmp_path / "text")
+    with pytest.raises(LakeError, match="cannot be a folder"):
+        Lake.create(tmp_path / "text")
+
+
+def test_one_file_is_a_source(tmp_path: Path) -> None:
+    TAPE.write_parquet(tmp_path / "tape.parquet")
+    source = scan_tape(tmp_path / "tape.parquet")
+    assert source.rows == TAPE.height
+    assert plain(source.lazy()).equals(plain(TAPE))
+    assert source.listing["prints"].sum() == TAPE.height
+    TAPE.drop("taker").write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(TapeError, match="taker"):
+        scan_tape(tmp_path / "other.parquet")
