@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--venue", help=f"one of {', '.join(VENUES)}; default embedded")
     _tape_options(live)
     live.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)}; default rlm_no")
+    live.add_argument("--signal", help='"module:name" of the signal that --strategy custom trades')
+    live.add_argument("--policy", help='"module:name" of the policy of --strategy rl_model')
     live.add_argument("--categories", help='categories to track, with commas, or "all"')
     live.add_argument(
         "--minutes", help="wall-clock minutes until a clean stop; default: to the end of the tape"
@@ -124,6 +126,8 @@ def _live(options: argparse.Namespace) -> int:
         options,
         "venue",
         "strategy",
+        "signal",
+        "policy",
         "categories",
         "minutes",
         "speed",

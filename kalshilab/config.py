@@ -19,16 +19,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from kalshilab.errors import ConfigError, CredentialsMissing, EnvFileError
+from kalshilab.envfile import read_env_file
+from kalshilab.errors import ConfigError, CredentialsMissing
 
 __all__ = ["RETIRED", "STRATEGIES", "VENUES", "Secret", "Settings", "read_env_file"]
 
 VENUES: Final = ("embedded", "demo")
-STRATEGIES: Final = ("hold", "rlm_no")
+STRATEGIES: Final = ("hold", "rlm_no", "whale_fade", "yes_80_90", "custom", "rl_model")
 DEFAULT_CATEGORIES: Final = ("sports", "media_mentions", "entertainment", "crypto")
 
 _UNUSED = "it never had an effect"
-_LATER = "that strategy is not part of this version"
 RETIRED: Final[Mapping[str, str]] = {
     "RL_MODE": "tickers= picks markets; otherwise they are discovered",
     "V3_ENABLE_TRADING_CLIENT": "strategy=hold trades nothing",
@@ -43,15 +43,14 @@ RETIRED: Final[Mapping[str, str]] = {
         ),
         _UNUSED,
     ),
-    **dict.fromkeys(
-        (
-            "V3_ENABLE_WHALE_DETECTION", "V3_ALLOW_MULTIPLE_POSITIONS", "V3_ALLOW_MULTIPLE_ORDERS",
-            "WHALE_QUEUE_SIZE", "WHALE_WINDOW_MINUTES", "WHALE_MIN_SIZE_CENTS", "WHALE_MAX_TRADES_PER_MINUTE",
-            "WHALE_TOKEN_REFILL_SECONDS", "YES8090_MIN_PRICE", "YES8090_MAX_PRICE", "YES8090_MIN_LIQUIDITY",
-            "YES8090_MAX_SPREAD", "YES8090_CONTRACTS", "YES8090_TIER_A_CONTRACTS", "YES8090_MAX_CONCURRENT",
-        ),
-        _LATER,
-    ),
+    "V3_ENABLE_WHALE_DETECTION": "strategy=whale_fade looks for whales",
+    "V3_ALLOW_MULTIPLE_POSITIONS": "allow_reentry says it for every strategy",
+    "V3_ALLOW_MULTIPLE_ORDERS": "allow_reentry says it for every strategy",
+    "WHALE_MAX_TRADES_PER_MINUTE": "attempts_per_minute holds for every strategy",
+    "WHALE_TOKEN_REFILL_SECONDS": "attempts_per_minute holds for every strategy",
+    "YES8090_MIN_LIQUIDITY": "size at the ask is not a condition of ours",
+    "YES8090_MAX_SPREAD": "max_spread holds for every strategy",
+    "YES8090_MAX_CONCURRENT": "max_concurrent holds for every strategy",
 }  # fmt: skip
 """Names with our prefixes that older set-ups may still carry: accepted, without effect, with the reason."""
 
@@ -298,6 +297,48 @@ class Settings:
         ((0.0, 1.0), (10.0, 1.5), (20.0, 2.0)), _tiers, doc="drop in cents : times the base size"
     )
     high_drop: float = _setting(10.0, _number(0, 99, "cents"), doc="drop from which the price is more eager")
+    signal: str | None = _setting(
+        None, _optional(_text), doc='"module:name" of the signal that strategy=custom trades'
+    )
+    policy: str | None = _setting(
+        None, _optional(_text), doc='"module:name" of the policy of strategy=rl_model; none: it holds'
+    )
+    whale_min_value: float = _setting(
+        100.0,
+        _number(0, 1e9, "dollars"),
+        ("WHALE_MIN_SIZE_CENTS", _number(0, 1e11, "dollars (given in cents)", scale=0.01)),
+        doc="dollars a whale pays at least",
+    )
+    whale_max_leverage: float = _setting(
+        2.0, _number(0, 1e6, "dollars won a dollar"), doc="what a whale may win a dollar paid, at most"
+    )
+    whale_top: int | None = _setting(
+        None,
+        _optional(_number(1, 10_000, "whales", whole=True)),
+        "WHALE_QUEUE_SIZE",
+        doc="whales of a window that count; none: all",
+    )
+    whale_window: float = _setting(
+        300.0,
+        _number(1, 86_400, "seconds"),
+        ("WHALE_WINDOW_MINUTES", _number(0.02, 1_440, "seconds (given in minutes)", scale=60)),
+        doc="seconds a whale's window lasts",
+    )
+    yes8090_low: float = _setting(
+        80.0, _number(0, 100, "cents"), "YES8090_MIN_PRICE", doc="YES price of the band, from"
+    )
+    yes8090_high: float = _setting(
+        90.0, _number(0, 100, "cents"), "YES8090_MAX_PRICE", doc="YES price of the band, to"
+    )
+    yes8090_contracts: float = _setting(
+        100.0, _number(0.01, 1e6, "contracts"), "YES8090_CONTRACTS", doc="order size in the band"
+    )
+    yes8090_tier_a_contracts: float = _setting(
+        150.0,
+        _number(0.01, 1e6, "contracts"),
+        "YES8090_TIER_A_CONTRACTS",
+        doc="order size within 83 to 87 cents",
+    )
     max_concurrent: int = _setting(
         1000, _number(1, 1e6, "markets", whole=True), "RLM_MAX_CONCURRENT", doc="markets held at once"
     )
@@ -442,43 +483,3 @@ def _refuse_unknown(layers: list[tuple[dict[str, str], str, int]], lines: Mappin
             if name.startswith(_OWN_PREFIXES) and name not in known:
                 where = f"{source}, line {lines[name]}" if is_file else source
                 raise ConfigError(name, Secret(""), _nearest(name, known), where)
-
-
-def read_env_file(path: Path, *, missing_ok: bool = False) -> tuple[dict[str, str], dict[str, int]]:
-    """The variables of a `.env` file and the line each starts on (from 1).
-
-    `NAME=VALUE`, optionally `export NAME=VALUE`, single or double quotes, quoted values over several lines
-    (a PEM), comments after `#`.  The last of two equal names wins.  `$` is not special: passwords hold it.
-
-    Raises:
-        EnvFileError: the first line that is none of these, or an unreadable file.
-    """
-    # Imported here: reading settings without a .env must not cost an import.
-    from dotenv.parser import parse_stream
-
-    try:
-        text = path.open(encoding="utf-8-sig")
-    except FileNotFoundError:
-        if missing_ok:
-            return {}, {}
-        raise EnvFileError(path, 0, "no such file") from None
-    except OSError as error:
-        raise EnvFileError(path, 0, f"cannot be opened ({error.strerror})") from None
-    values: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    with text:
-        try:
-            for binding in parse_stream(text):
-                # The parser counts blank lines before a binding as part of it.
-                written = binding.original.string
-                line = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
-                if binding.error:
-                    raise EnvFileError(path, line, "cannot be read")
-                if binding.key is None:
-                    continue
-                if binding.value is None:
-                    raise EnvFileError(path, line, "has no '='")
-                values[binding.key], lines[binding.key] = binding.value, line
-        except UnicodeDecodeError as error:
-            raise EnvFileError(path, 0, f"is not UTF-8 (byte {error.start})") from None
-    return values, lines

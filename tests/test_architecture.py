@@ -20,13 +20,14 @@ FILES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
-GROUND = {"errors", "units", "clock", "config"}
+GROUND = {"errors", "units", "clock", "envfile", "config"}
 # What each part may import beside itself. Ground-floor modules import each other in this order only.
 MAY_IMPORT = {
     "errors": set(),
     "units": {"errors"},
     "clock": {"errors", "units"},
-    "config": {"errors", "units", "clock"},
+    "envfile": {"errors"},
+    "config": {"errors", "units", "clock", "envfile"},
     "market": GROUND,
     "kalshi": GROUND | {"market"},
     "tape": GROUND | {"market"},

@@ -233,8 +233,8 @@ def decisions(shot: Snapshot, settings: Settings) -> str:
             d.reason,
             _num(show_cents(d.price) if d.price else ""),
             _num(show_contracts(d.size) if d.size else ""),
-            _num(f"{d.yes_ratio:.0%}"),
-            _num(show_cents(d.drop)),
+            _num("" if d.yes_ratio is None else f"{d.yes_ratio:.0%}"),
+            _num("" if d.drop is None else show_cents(d.drop)),
             _Cell(d.order_id[:8], "dim"),
             _age(shot, d.ts),
         )
@@ -322,21 +322,26 @@ def markets(shot: Snapshot, settings: Settings) -> str:
     """The tracked markets with the most prints, and how near each is to the signal's three conditions."""
     rows = []
     for m in shot.markets:
+        about = (
+            m.ticker,
+            m.category,
+            _Cell(m.status, "" if m.status == "active" else "dim"),
+            _num(show_cents(m.price) if m.price else ""),
+        )
+        if m.yes_ratio is None or m.drop is None:
+            rows.append(
+                (*about, _num(f"{m.n_trades:,}" if m.n_trades else ""), _num(""), _num(""), _Cell(""))
+            )
+            continue
         ratio, drop = m.yes_ratio > settings.yes_threshold, m.drop >= settings.min_drop * PRICE / 100
         enough = m.n_trades >= settings.min_trades
         rows.append(
             (
-                m.ticker,
-                m.category,
-                _Cell(m.status, "" if m.status == "active" else "dim"),
-                _num(show_cents(m.price) if m.price else ""),
+                *about,
                 _num(f"{m.n_trades:,} of {settings.min_trades:,}", "up" if enough else ""),
-                _num(f"{m.yes_ratio:.0%}" if m.n_trades else "", "up" if ratio and m.n_trades else ""),
-                _num(show_cents(m.drop) if m.n_trades else "", "up" if drop and m.n_trades else ""),
-                _Cell(
-                    "●" * (ratio + drop + enough) if m.n_trades else "",
-                    "up" if ratio and drop and enough else "dim",
-                ),
+                _num(f"{m.yes_ratio:.0%}", "up" if ratio else ""),
+                _num(show_cents(m.drop), "up" if drop else ""),
+                _Cell("●" * (ratio + drop + enough), "up" if ratio and drop and enough else "dim"),
             )
         )
     head = (

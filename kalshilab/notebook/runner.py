@@ -46,7 +46,10 @@ PARAMETERS: Final = (
 )  # fmt: skip
 """Settings that the live notebook takes as parameters; the others reach it through the environment."""
 
-THROUGH_ENVIRONMENT: Final = ("tape", "markets", "result_column", "stop_file")
+THROUGH_ENVIRONMENT: Final = (
+    "tape", "markets", "result_column", "signal", "policy", "whale_min_value", "whale_max_leverage", "whale_top",
+    "whale_window", "yes8090_low", "yes8090_high", "yes8090_contracts", "yes8090_tier_a_contracts",
+)  # fmt: skip
 
 
 class LiveResult:
@@ -172,7 +175,7 @@ class LiveRun:
             "KALSHILAB_OUT": str(self.run_dir.parent),
             "KALSHILAB_STOP_FILE": str(self._stop_file),
         }
-        for name in THROUGH_ENVIRONMENT[:3]:
+        for name in THROUGH_ENVIRONMENT:
             value = getattr(self.settings, name)
             if value is not None:
                 environment[f"KALSHILAB_{name.upper()}"] = str(value)

@@ -15,8 +15,8 @@ from kalshilab.clock import Clock
 from kalshilab.config import Settings
 from kalshilab.kalshi.limits import TokenBucket
 from kalshilab.market.model import Market
-from kalshilab.signals import RlmFire
-from kalshilab.trade.events import Action, Decision, Intent, client_order_id
+from kalshilab.signals import Fire
+from kalshilab.trade.events import Action, Decision, Fired, Intent, client_order_id
 from kalshilab.trade.execution import Execution
 from kalshilab.trade.follower import Follower
 from kalshilab.trade.health import Health
@@ -24,7 +24,7 @@ from kalshilab.trade.journal import Journal
 from kalshilab.trade.portfolio import Portfolio
 from kalshilab.trade.risk import Limits, refusal
 from kalshilab.trade.states import Machine
-from kalshilab.trade.strategy import Entry, Quote
+from kalshilab.trade.strategy import Quote
 from kalshilab.units import show_cents, show_contracts
 
 __all__ = ["Desk"]
@@ -58,14 +58,14 @@ class Desk:
         self._bucket = TokenBucket(per_minute / 60, max(per_minute, 1.0), clock)
         self._book_timeout = settings.orderbook_timeout
         self._turn = asyncio.Lock()
-        self._entries: dict[str, Entry] = {}
-        self._deferred: deque[RlmFire] = deque()
+        self._entries: dict[str, Fire] = {}
+        self._deferred: deque[Fire] = deque()
         self._retrying = False
         self.decisions: deque[Decision] = deque(maxlen=100)
         self.closed = False
         """Once set, no further order is placed: the kill switch, asked before every order."""
 
-    async def act(self, fire: RlmFire) -> Decision:
+    async def act(self, fire: Fire) -> Decision:
         """Decide about one fire and carry the decision out."""
         async with self._turn:
             return await self._decide(fire)
@@ -105,7 +105,7 @@ class Desk:
                 else:
                     await self._decide(fire, again=True)
 
-    async def _decide(self, fire: RlmFire, *, again: bool = False) -> Decision:
+    async def _decide(self, fire: Fire, *, again: bool = False) -> Decision:
         ticker, strategy = fire.ticker, self._follower.strategy
         tracked = self._follower.tracker.get(ticker)
         if self.closed or not self._machine.may_trade or tracked is None or tracked.market is None:
@@ -130,7 +130,7 @@ class Desk:
             return self._write(fire, "skipped", quote)
         return await self._place(fire, quote, tracked.market, held)
 
-    async def _place(self, fire: RlmFire, quote: Quote, market: Market, held: bool) -> Decision:
+    async def _place(self, fire: Fire, quote: Quote, market: Market, held: bool) -> Decision:
         execution, portfolio = self._execution, self._portfolio
         orders = list(execution.open.values())
         holding = portfolio.holdings.get(fire.ticker)
@@ -156,7 +156,7 @@ class Desk:
             side=quote.side,
             price=quote.price,
             size=quote.size,
-            fire=fire,
+            fire=Fired.of(fire),
             reentry=held,
         )
         self._machine.to("ACTING", f"order for {fire.ticker}")
@@ -171,7 +171,7 @@ class Desk:
             return self._write(fire, action, outcome.code, quote, intent.client_order_id)
         self._counts["orders"] += 1
         self._counts["reentries"] += held
-        self._entries[fire.ticker] = Entry(fire.yes_ratio, fire.drop)
+        self._entries[fire.ticker] = fire
         self._health.say(
             f"{fire.ticker}: {'bid' if quote.side == 'bid' else 'NO at'} "
             f"{show_cents(quote.price if quote.side == 'bid' else 10_000 - quote.price)}, "
@@ -179,7 +179,7 @@ class Desk:
         )
         return self._write(fire, "placed", "", quote, intent.client_order_id, outcome.order_id)
 
-    def _defer(self, fire: RlmFire, reason: str, again: bool) -> Decision:
+    def _defer(self, fire: Fire, reason: str, again: bool) -> Decision:
         self._deferred.append(fire)
         if again:
             # Said once already; a fire that waits is not a new decision each time it is looked at.
@@ -188,7 +188,7 @@ class Desk:
 
     def _write(
         self,
-        fire: RlmFire,
+        fire: Fire,
         action: Action,
         reason: str,
         quote: Quote | None = None,
@@ -203,8 +203,8 @@ class Desk:
             side="" if quote is None else quote.side,
             price=0 if quote is None else quote.price,
             size=0 if quote is None else quote.size,
-            yes_ratio=fire.yes_ratio,
-            drop=fire.drop,
+            yes_ratio=getattr(fire, "yes_ratio", None),
+            drop=getattr(fire, "drop", None),
             client_order_id=client_id,
             order_id=order_id,
         )

@@ -23,7 +23,7 @@ class Tracked:
     """One market as the session follows it.  `status` runs looking → active → closed → determined → settled,
     or ends at rejected."""
 
-    __slots__ = ("last_price", "market", "pending", "reason", "status", "ticker")
+    __slots__ = ("last_price", "market", "pending", "prints", "reason", "status", "ticker")
 
     def __init__(self, ticker: str) -> None:
         self.ticker = ticker
@@ -32,6 +32,7 @@ class Tracked:
         self.market: Market | None = None
         self.pending: list[Trade] = []
         self.last_price = 0
+        self.prints = 0
 
     def __repr__(self) -> str:
         return f"Tracked({self.ticker}, {self.status})"

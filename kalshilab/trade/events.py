@@ -11,12 +11,29 @@ from typing import Literal
 
 import msgspec
 
-from kalshilab.signals import RlmFire
+from kalshilab.signals import Fire
 
-__all__ = ["Action", "Decision", "Intent", "Outcome", "Transition", "client_order_id"]
+__all__ = ["Action", "Decision", "Fired", "Intent", "Outcome", "Transition", "client_order_id"]
 
 CLIENT_PREFIX = "kl-"
 """Every client order id of ours starts with this; a start-up clean-up cancels nothing else."""
+
+Own = float | int | str | None
+"""A value of a signal's own field."""
+
+
+class Fired(Fire, frozen=True):
+    """A fire of any signal as it is written down: `own` holds its signal's own fields."""
+
+    own: dict[str, Own] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, fire: Fire) -> Fired:
+        """The fire, its signal's own fields apart."""
+        values = msgspec.structs.asdict(fire)
+        common = {name: values.pop(name) for name in Fire.__struct_fields__}
+        return cls(**common, own=values)
+
 
 Action = Literal["placed", "skipped", "deferred", "expired", "refused", "rejected", "unknown"]
 
@@ -33,6 +50,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     * refused: a limit of ours forbade it (`reason`: cash, orders, position, not ready);
     * rejected: the exchange refused it (`reason`: its code);
     * unknown: no answer, and the order could not be found afterwards either.
+
+    `yes_ratio` and `drop` are the fire's, where its signal has them.
     """
 
     ts: int
@@ -42,8 +61,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     side: str = ""
     price: int = 0
     size: int = 0
-    yes_ratio: float = 0.0
-    drop: int = 0
+    yes_ratio: float | None = None
+    drop: int | None = None
     client_order_id: str = ""
     order_id: str = ""
 
@@ -60,7 +79,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     side: str
     price: int
     size: int
-    fire: RlmFire
+    fire: Fired
     reentry: bool = False
 
 
@@ -86,7 +105,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def client_order_id(run_id: str, fire: RlmFire, attempt: int = 0) -> str:
+def client_order_id(run_id: str, fire: Fire, attempt: int = 0) -> str:
     """The client order id of a fire: the same run, fire and attempt always give the same id.
 
     So a restarted session that finds the intent in its journal and the order on the exchange knows that they

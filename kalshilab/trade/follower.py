@@ -20,7 +20,7 @@ from kalshilab.kalshi.rest import MarketData
 from kalshilab.kalshi.stream import Stream
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
-from kalshilab.signals import RlmFire
+from kalshilab.signals import Fire, MarketState
 from kalshilab.trade.discovery import Tracked, Tracker
 from kalshilab.trade.health import Health
 from kalshilab.trade.monitor import MarketRow
@@ -53,7 +53,7 @@ class Follower:
         tasks: Tasks,
         health: Health,
         counts: Counter[str],
-        on_fire: Callable[[RlmFire], None],
+        on_fire: Callable[[Fire], None],
         on_settled: Callable[[str], None],
         book_timeout: float,
     ) -> None:
@@ -92,6 +92,7 @@ class Follower:
 
     def _feed(self, tracked: Tracked, trade: Trade) -> None:
         tracked.last_price = trade.price
+        tracked.prints += 1
         self.recent.append(trade)
         self.marks[trade.ticker] = trade.price
         signal = self.strategy.signal
@@ -262,9 +263,9 @@ class Follower:
         for tracked in self.tracker.all():
             if tracked.market is None:
                 continue
-            n_trades, ratio, drop = 0, 0.0, 0
+            n_trades, ratio, drop = tracked.prints, None, None
             state = None if signal is None else signal.state(tracked.ticker)
-            if state is not None and state.n_trades:
+            if isinstance(state, MarketState):
                 n_trades, ratio = state.n_trades, state.yes_share
                 drop = state.first_price - state.last_price
             rows.append(

@@ -25,8 +25,7 @@ import msgspec
 from kalshilab.clock import Clock
 from kalshilab.errors import JournalError
 from kalshilab.market.model import Fill, Order, Settlement
-from kalshilab.signals import RlmFire
-from kalshilab.trade.events import Decision, Intent, Outcome, Transition
+from kalshilab.trade.events import Decision, Fired, Intent, Outcome, Transition
 
 __all__ = ["KINDS", "Entry", "Journal"]
 
@@ -35,7 +34,7 @@ VERSION = 1
 KINDS: dict[str, type[msgspec.Struct]] = {
     "decision": Decision,
     "fill": Fill,
-    "fire": RlmFire,
+    "fire": Fired,
     "intent": Intent,
     "order": Order,
     "outcome": Outcome,

@@ -59,15 +59,15 @@ class PositionRow(msgspec.Struct, frozen=True):
 
 
 class MarketRow(msgspec.Struct, frozen=True):
-    """One tracked market and how near its signal is."""
+    """One tracked market and how near its signal is: prints, and YES share and drop for a signal that looks at them."""
 
     ticker: str
     category: str
     status: str
     price: int
     n_trades: int
-    yes_ratio: float
-    drop: int
+    yes_ratio: float | None
+    drop: int | None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

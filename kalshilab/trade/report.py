@@ -16,9 +16,8 @@ import polars as pl
 
 from kalshilab.errors import KalshilabError, SessionError
 from kalshilab.market.model import Fill, Order
-from kalshilab.signals import RlmFire
 from kalshilab.tape.schema import TAKER
-from kalshilab.trade.events import Decision, Transition
+from kalshilab.trade.events import Decision, Fired, Transition
 from kalshilab.trade.journal import Journal
 from kalshilab.units import MONEY, SIZE, show_dollars
 
@@ -36,9 +35,6 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "side": TAKER,
         "price": pl.Int16,
         "n_trades": pl.UInt32,
-        "yes_ratio": pl.Float64,
-        "drop": pl.Int16,
-        "first_price": pl.Int16,
     },
     "decisions": {
         "ts": _TS,
@@ -114,17 +110,33 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+_OWN: Mapping[str, Any] = {"yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16}
+"""Types of signals' own fields, where the values do not say them."""
+
+
 def _frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    return pl.DataFrame(list(rows), schema=dict(_SCHEMAS[name]))
+    schema = dict(_SCHEMAS[name])
+    if name == "signals":
+        # A signal's own fields are columns behind the common ones.
+        own = dict.fromkeys(k for row in rows for k in row if k not in schema)
+        found = pl.DataFrame([{k: row.get(k) for k in own} for row in rows], infer_schema_length=None)
+        schema |= {k: _OWN.get(k, found.schema[k]) for k in own}
+    return pl.DataFrame(list(rows), schema=schema)
 
 
-def _signal(f: RlmFire) -> dict[str, Any]:
-    return msgspec.structs.asdict(f)
+def _signal(f: Fired) -> dict[str, Any]:
+    values = msgspec.structs.asdict(f)
+    own: dict[str, Any] = values.pop("own")
+    return values | own
 
 
 def _decision(d: Decision) -> dict[str, Any]:
     row = msgspec.structs.asdict(d)
-    return row | {"price": d.price / 100, "size": d.size / SIZE, "drop": d.drop / 100}
+    return row | {
+        "price": d.price / 100,
+        "size": d.size / SIZE,
+        "drop": None if d.drop is None else d.drop / 100,
+    }
 
 
 def _order(o: Order) -> dict[str, Any]:

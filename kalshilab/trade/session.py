@@ -31,10 +31,10 @@ from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.kalshi.rest import MarketData
 from kalshilab.kalshi.stream import Connected, Disconnected, Stream
 from kalshilab.market.model import Fill, Order
-from kalshilab.signals import RlmFire
+from kalshilab.signals import Fire
 from kalshilab.trade.desk import Desk
 from kalshilab.trade.discovery import Tracker
-from kalshilab.trade.events import Transition
+from kalshilab.trade.events import Fired, Transition
 from kalshilab.trade.execution import Execution
 from kalshilab.trade.follower import CHANNELS, Follower
 from kalshilab.trade.health import Health
@@ -77,6 +77,7 @@ class PaperSession:
 
     def __init__(self, settings: Settings | None = None, *, run_dir: Path | None = None) -> None:
         self.settings = settings or Settings()
+        self._strategy = make_strategy(self.settings)
         self._wall: Clock = WallClock()
         self._started = self._wall.now()
         self._began = self._wall.monotonic()
@@ -121,9 +122,9 @@ class PaperSession:
         self._stack.callback(self._journal.close)
         self._machine = Machine(self._clock, self._wall, self._on_transition)
         self._machine.to("INITIALIZING", "start")
-        self._journal.note(
-            "start", run=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy
-        )
+        strategy, why = self.settings.strategy, self._strategy.why
+        self._journal.note("start", run=self.run_id, venue=self.settings.venue, strategy=strategy, why=why)
+        self._health.say(why or f"strategy {strategy}")
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
         signer = Signer.from_settings(link.settings)
@@ -197,7 +198,7 @@ class PaperSession:
             data=self._data,
             stream=self._stream,
             tracker=tracker,
-            strategy=make_strategy(s),
+            strategy=self._strategy,
             clock=self._clock,
             tasks=self._tasks,
             health=self._health,
@@ -340,9 +341,9 @@ class PaperSession:
         if self._desk.due():
             self._tasks.work("deferred fires", self._desk.retry())
 
-    def _on_fire(self, fire: RlmFire) -> None:
+    def _on_fire(self, fire: Fire) -> None:
         self._counts["signals"] += 1
-        self._journal.write("fire", fire)
+        self._journal.write("fire", Fired.of(fire))
         self._tasks.work(f"fire {fire.ticker}", self._desk.act(fire))
 
     async def _pay_out(self, ticker: str) -> None:

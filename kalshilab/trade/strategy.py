@@ -1,23 +1,37 @@
 """Strategies: from a fire to a price and a size, purely.
 
 A strategy owns a signal (the same object research runs over a tape) and turns a fire, together with the book
-as it stands, into a `Quote` or into the reason why there is none.  It sends nothing and remembers nothing but
-the strength of the entries it was told of.
+as it stands, into a `Quote` or into the reason why there is none.  It sends nothing and remembers nothing.
+
+=============== ======================================= =====================================================
+`strategy=`     buys                                    size
+=============== ======================================= =====================================================
+`hold`          nothing                                 none
+`rlm_no`        NO, on `signals.Rlm`                    `contracts`, times a factor of `size_tiers` by the drop
+`whale_fade`    what the whale sold, `signals.WhaleFade` `contracts`
+`yes_80_90`     YES, on `signals.PriceBand`             `yes8090_contracts`, more in tier A
+`custom`        as the signal says, `signal="module:name"` `contracts`
+`rl_model`      as the policy says, `policy="module:name"` `contracts`
+=============== ======================================= =====================================================
+
+Whether any of these earns anything is another question: the report card of its signal says so.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from kalshilab.config import Settings
-from kalshilab.errors import ConfigError
+from kalshilab.errors import ConfigError, SignalError
 from kalshilab.market.book import Book
-from kalshilab.signals import Rlm, RlmFire
-from kalshilab.units import PRICE, TickGrid, cents, contracts
+from kalshilab.signals import Fire, PriceBand, Rlm, RlModel, Signal, WhaleFade
+from kalshilab.signals.policy import load_object
+from kalshilab.trade.pricing import limit_price, order_at, spread_of
+from kalshilab.units import TickGrid, cents, contracts
 
-__all__ = ["Entry", "Hold", "Quote", "RlmNo", "Strategy", "make_strategy", "no_limit_price"]
+__all__ = ["Bought", "Hold", "PolicyStrategy", "Quote", "RlmNo", "Strategy", "WhaleFader", "Yes8090", "make_strategy"]  # fmt: skip
 
 
 class Quote(msgspec.Struct, frozen=True):
@@ -28,25 +42,19 @@ class Quote(msgspec.Struct, frozen=True):
     size: int
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """How strong the signal was when the position was opened."""
-
-    yes_ratio: float
-    drop: int
-
-
 class Strategy(Protocol):
-    """What a session needs of a strategy."""
+    """What a session needs of a strategy; `why` says why it does nothing, or is empty."""
 
     name: str
-    signal: Rlm | None
+    signal: Signal | None
+    why: str
 
-    def quote(self, fire: RlmFire, book: Book, grid: TickGrid) -> Quote | str:
+    def quote(self, fire: Any, book: Book, grid: TickGrid) -> Quote | str:
         """The order for this fire on this book, or why none (a short phrase)."""
         ...
 
-    def reentry(self, fire: RlmFire, entry: Entry | None) -> str | None:
-        """For a market already held: None if this fire may add to it, else why not."""
+    def reentry(self, fire: Any, entry: Any | None) -> str | None:
+        """For a market already held, entered on `entry`: None if this fire may add to it, else why not."""
         ...
 
 
@@ -54,31 +62,31 @@ class Hold:
     """Trades nothing: the session watches and records."""
 
     name = "hold"
-    signal: Rlm | None = None
+    signal: Signal | None = None
+    why = ""
 
-    def quote(self, fire: RlmFire, book: Book, grid: TickGrid) -> Quote | str:
+    def quote(self, fire: Fire, book: Book, grid: TickGrid) -> Quote | str:
         return "hold"
 
-    def reentry(self, fire: RlmFire, entry: Entry | None) -> str | None:
+    def reentry(self, fire: Fire, entry: Fire | None) -> str | None:
         return "hold"
 
 
-class RlmNo:
-    """Reverse line movement: most prints buy YES, yet YES has fallen; buy NO and hold to settlement.
+class Bought:
+    """Buys the outcome that a signal's fires name, with a limit inside the spread, and holds it to settlement.
 
-    The order is a NO limit inside the spread, more eager the larger the drop; its size grows with the drop
-    by `size_tiers`.  Whether this earns anything is another question: the report card of the signal says so.
+    Args:
+        signal: what fires.
+
+    Raises:
+        ConfigError: the spreads are not in order.
     """
 
-    name = "rlm_no"
+    name = "custom"
+    why = ""
 
-    def __init__(self, settings: Settings) -> None:
-        self.signal: Rlm | None = Rlm(
-            yes_threshold=settings.yes_threshold,
-            min_trades=settings.min_trades,
-            min_drop=settings.min_drop,
-            rearm=settings.allow_reentry,
-        )
+    def __init__(self, settings: Settings, signal: Signal) -> None:
+        self.signal: Signal | None = signal
         self._tight, self._normal = cents(settings.tight_spread), cents(settings.normal_spread)
         self._widest, self._high = cents(settings.max_spread), cents(settings.high_drop)
         if not self._tight <= self._normal <= self._widest:
@@ -86,68 +94,147 @@ class RlmNo:
                 "max_spread", settings.max_spread, "tight_spread <= normal_spread <= max_spread"
             )
         self._base = contracts(settings.contracts)
-        self._tiers = tuple((cents(drop), factor) for drop, factor in settings.size_tiers)
         self._allow_reentry = settings.allow_reentry
 
-    def size(self, drop: int) -> int:
-        """Order size in size units for a drop in price units: whole contracts once the base is at least one."""
-        factor = max((d, f) for d, f in self._tiers if d <= max(drop, 0))[1]
-        size = int(self._base * factor)
-        return size - size % 100 if self._base >= 100 else size
+    def size(self, fire: Any) -> int:
+        """Order size in size units."""
+        return self._base
 
-    def quote(self, fire: RlmFire, book: Book, grid: TickGrid) -> Quote | str:
-        bid, ask = book.best_no_bid, book.no_ask
-        if bid is None or ask is None:
+    def eager(self, fire: Any) -> bool:
+        """Whether the price may be nearer to the ask."""
+        return False
+
+    def strength(self, fire: Any) -> tuple[float, ...]:
+        """Numbers of which one must be larger for a fire to be stronger than another; none: it never is."""
+        return ()
+
+    def quote(self, fire: Any, book: Book, grid: TickGrid) -> Quote | str:
+        spread = spread_of(book, fire.side)
+        if spread is None:
             return "one-sided book"
+        bid, ask = spread
         if ask - bid > self._widest:
             return "spread"
-        price = no_limit_price(
-            bid, ask, eager=fire.drop >= self._high, tight=self._tight, normal=self._normal
-        )
-        # The NO price is rounded down, so the YES price, on whose grid the order lives, is rounded up.
-        return Quote("ask", grid.ceil(PRICE - price), self.size(fire.drop))
+        price = limit_price(bid, ask, eager=self.eager(fire), tight=self._tight, normal=self._normal)
+        return Quote(*order_at(fire.side, price, grid), self.size(fire))
 
-    def reentry(self, fire: RlmFire, entry: Entry | None) -> str | None:
-        if not self._allow_reentry:
+    def reentry(self, fire: Any, entry: Any | None) -> str | None:
+        strength = self.strength(fire)
+        if not self._allow_reentry or not strength:
             return "held"
         if entry is None:
             # After a restart the strength of the entry may be unknown; then nothing shows this one is stronger.
             return "entry unknown"
-        if fire.yes_ratio > entry.yes_ratio or fire.drop > entry.drop:
-            return None
-        return "not stronger"
+        stronger = any(now > then for now, then in zip(strength, self.strength(entry), strict=True))
+        return None if stronger else "not stronger"
 
 
-def no_limit_price(bid: int, ask: int, *, eager: bool, tight: int, normal: int) -> int:
-    """The NO limit price for a NO `bid` and `ask`, in price units, before it is put on the grid.
+class RlmNo(Bought):
+    """Reverse line movement: most prints buy YES, yet YES has fallen; buy NO.
 
-    ============================ ================ ==============
-    spread                       drop below high  drop high
-    ============================ ================ ==============
-    up to `tight`                ask − 1 cent     ask
-    up to `normal`               middle           ask − 1 cent
-    above                        bid + 75 %       bid + 85 %
-    ============================ ================ ==============
-
-    Never below the bid, which matters where the spread is under a cent.
-
-    >>> no_limit_price(4000, 4200, eager=False, tight=200, normal=400)
-    4100
-    >>> no_limit_price(4000, 4800, eager=True, tight=200, normal=400)
-    4600
+    The larger the drop, the more eager the price and the larger the size, by `size_tiers`.
     """
-    spread = ask - bid
-    if spread <= tight:
-        price = ask if eager else ask - 100
-    elif spread <= normal:
-        price = ask - 100 if eager else (ask + bid) // 2
-    else:
-        # In whole cents of the spread, as the rule is stated; finer grids keep the finer bid.
-        share = 85 if eager else 75
-        price = bid + (spread * share // 100) // 100 * 100
-    return max(price, bid)
+
+    name = "rlm_no"
+
+    def __init__(self, settings: Settings) -> None:
+        signal = Rlm(
+            yes_threshold=settings.yes_threshold,
+            min_trades=settings.min_trades,
+            min_drop=settings.min_drop,
+            rearm=settings.allow_reentry,
+        )
+        super().__init__(settings, signal)
+        self._tiers = tuple((cents(drop), factor) for drop, factor in settings.size_tiers)
+
+    def size(self, fire: Any) -> int:
+        """For the fire's drop; whole contracts once the base is at least one."""
+        factor = max((d, f) for d, f in self._tiers if d <= max(fire.drop, 0))[1]
+        size = int(self._base * factor)
+        return size - size % 100 if self._base >= 100 else size
+
+    def eager(self, fire: Any) -> bool:
+        return bool(fire.drop >= self._high)
+
+    def strength(self, fire: Any) -> tuple[float, ...]:
+        return fire.yes_ratio, fire.drop
+
+
+class WhaleFader(Bought):
+    """A large, low-leverage print: buy the other side of it."""
+
+    name = "whale_fade"
+
+    def __init__(self, settings: Settings) -> None:
+        signal = WhaleFade(
+            min_value=settings.whale_min_value,
+            max_leverage=settings.whale_max_leverage,
+            top=settings.whale_top,
+            window=settings.whale_window,
+        )
+        super().__init__(settings, signal)
+
+    def strength(self, fire: Any) -> tuple[float, ...]:
+        return (fire.value,)
+
+
+class Yes8090(Bought):
+    """YES has come between 80 and 90 cents: buy it, more of it in the inner band."""
+
+    name = "yes_80_90"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            settings, PriceBand(side="yes", low=settings.yes8090_low, high=settings.yes8090_high)
+        )
+        self._sizes = {
+            "A": contracts(settings.yes8090_tier_a_contracts),
+            "B": contracts(settings.yes8090_contracts),
+        }
+
+    def size(self, fire: Any) -> int:
+        """For the fire's tier."""
+        return self._sizes[fire.tier]
+
+
+class PolicyStrategy(Bought):
+    """A policy decides at each print; without one it holds, and `why` says so."""
+
+    name = "rl_model"
+
+    def __init__(self, settings: Settings) -> None:
+        signal = RlModel(settings.policy)
+        super().__init__(settings, signal)
+        self.why = signal.why
+
+
+def _custom(settings: Settings) -> Bought:
+    if settings.signal is None:
+        raise ConfigError("signal", None, '"module:name" of a signal, for strategy=custom')
+    found = load_object("custom", "signal", settings.signal)
+    if isinstance(found, type):
+        found = found()
+    missing = [name for name in ("update", "run", "reset", "state") if not callable(getattr(found, name, None))]  # fmt: skip
+    if missing:
+        raise SignalError(
+            "custom", "signal", settings.signal, f"a signal, such as @kalshilab.signal makes; it has no {missing[0]}"
+        )  # fmt: skip
+    return Bought(settings, found)
 
 
 def make_strategy(settings: Settings) -> Strategy:
-    """The strategy that `settings.strategy` names."""
-    return Hold() if settings.strategy == "hold" else RlmNo(settings)
+    """The strategy that `settings.strategy` names.
+
+    Raises:
+        ConfigError, SignalError: a setting of it, its signal or its policy cannot be used.
+    """
+    made: dict[str, Any] = {
+        "hold": lambda s: Hold(),
+        "rlm_no": RlmNo,
+        "whale_fade": WhaleFader,
+        "yes_80_90": Yes8090,
+        "custom": _custom,
+        "rl_model": PolicyStrategy,
+    }
+    strategy: Strategy = made[settings.strategy](settings)
+    return strategy

@@ -13,7 +13,7 @@ from kalshilab.clock import SimClock
 from kalshilab.config import Settings
 from kalshilab.market.model import Fill, Settlement, Trade
 from kalshilab.signals import RlmFire
-from kalshilab.trade.events import Decision, Transition
+from kalshilab.trade.events import Decision, Fired, Transition
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.monitor import COUNTS, MarketRow, PositionRow, Snapshot
 from kalshilab.trade.report import Report
@@ -115,7 +115,9 @@ def make_report(tmp_path: Path) -> Iterator[Callable[..., Report]]:
         journals.append(journal)
         for i in range(n):
             ts, ticker = NOW + i * SECOND, f"KXSERIES-26JAN01-MARKET{i % tickers}"
-            journal.write("fire", RlmFire(i, ts, ticker, "no", 4_000 + i % 100, 25, 0.8, 500, 4_500))
+            journal.write(
+                "fire", Fired.of(RlmFire(i, ts, ticker, "no", 4_000 + i % 100, 25, 0.8, 500, 4_500))
+            )
             if i % 3 < 2:
                 deferred = Decision(ts=ts + 1, ticker=ticker, action="deferred", reason="rate limit")
                 journal.write("decision", deferred)

@@ -11,12 +11,12 @@ from kalshilab.errors import ApiError, ConnectionFailed, OutcomeUnknown, RateLim
 from kalshilab.kalshi.orders import CancelAck, OrderAck, OrderRequest
 from kalshilab.market.model import Fill, Order
 from kalshilab.signals import RlmFire
-from kalshilab.trade.events import Intent, client_order_id
+from kalshilab.trade.events import Fired, Intent, client_order_id
 from kalshilab.trade.execution import Execution
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.portfolio import Portfolio
 
-FIRE = RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000)
+FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
 
 
 class FakeExchange:

@@ -15,10 +15,10 @@ from kalshilab.clock import SimClock
 from kalshilab.errors import JournalError
 from kalshilab.market.model import Fill
 from kalshilab.signals import RlmFire
-from kalshilab.trade.events import Decision, Intent, Outcome, client_order_id
+from kalshilab.trade.events import Decision, Fired, Intent, Outcome, client_order_id
 from kalshilab.trade.journal import Journal
 
-FIRE = RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000)
+FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
 FILL = Fill(
     trade_id="t", order_id="o", ticker="A-B-1", side="ask", price=4500, size=100, fee=1, is_taker=True, ts=9
 )

@@ -1,7 +1,8 @@
-"""Prices and sizes of rlm_no: the table of spreads, the tiers, re-entry."""
+"""Prices and sizes: the table of spreads on both sides of the book, the tiers, re-entry."""
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from kalshilab.config import Settings
 from kalshilab.errors import ConfigError
 from kalshilab.market.book import Book
-from kalshilab.signals import RlmFire
-from kalshilab.trade.strategy import Entry, Hold, Quote, RlmNo, make_strategy, no_limit_price
+from kalshilab.signals import PriceBandFire, RlmFire, WhaleFire
+from kalshilab.trade.pricing import limit_price, order_at
+from kalshilab.trade.strategy import Hold, Quote, RlmNo, WhaleFader, Yes8090, make_strategy
 from kalshilab.units import PRICE, TickGrid
 
 CENT = TickGrid.named("linear_cent")
@@ -41,12 +43,12 @@ def book(no_bid: int, no_ask: int) -> Book:
 def test_the_table_of_spreads(spread: int, calm: float, eager: float) -> None:
     bid, ask = 4_000, 4_000 + spread * 100
     for want, hurry in ((calm, False), (eager, True)):
-        assert no_limit_price(bid, ask, eager=hurry, tight=200, normal=400) == bid + want * 100
+        assert limit_price(bid, ask, eager=hurry, tight=200, normal=400) == bid + want * 100
 
 
 @given(st.integers(100, 9_000), st.integers(1, 1_000), st.booleans())
 def test_the_price_stays_between_bid_and_ask(bid: int, spread: int, eager: bool) -> None:
-    price = no_limit_price(bid, bid + spread, eager=eager, tight=200, normal=400)
+    price = limit_price(bid, bid + spread, eager=eager, tight=200, normal=400)
     assert bid <= price <= bid + spread
 
 
@@ -56,6 +58,38 @@ def test_a_quote_is_an_ask_at_the_complement_on_the_grid() -> None:
     assert strategy().quote(fire(), book(4_000, 4_300), CENT) == Quote("ask", 5_900, 5_000)
     deci = TickGrid.named("deci_cent")
     assert strategy().quote(fire(), book(4_000, 4_300), deci) == Quote("ask", 5_850, 5_000)
+
+
+@given(st.integers(100, 9_000), st.integers(1, 900), st.booleans())
+def test_yes_and_no_are_mirror_images(bid: int, spread: int, eager: bool) -> None:
+    """What is bid for YES on a book is what would be bid for NO on the same book seen from the other side."""
+    grid = TickGrid.named("deci_cent")
+    ask = min(bid + spread, 9_990)
+    price = limit_price(bid, ask, eager=eager, tight=200, normal=400)
+    side, yes = order_at("yes", price, grid)
+    other, no = order_at("no", price, grid)
+    assert (side, other) == ("bid", "ask")
+    assert yes == PRICE - no
+    assert yes <= price
+
+
+def test_a_quote_for_yes_is_a_bid() -> None:
+    yes = Yes8090(Settings(env={}, env_file=None))
+    fired = PriceBandFire(0, 0, "A-B-1", "yes", 8_500, 25, "A")
+    # NO bid 15 cents is YES asked at 85; NO asked at 17 is YES bid at 83.
+    assert yes.quote(fired, book(1_500, 1_700), CENT) == Quote("bid", 8_400, 15_000)
+    assert yes.quote(msgspec.structs.replace(fired, tier="B"), book(1_500, 1_700), CENT) == Quote(
+        "bid", 8_400, 10_000
+    )
+    assert yes.reentry(fired, fired) == "held", "one band is not stronger than another"
+
+
+def test_a_larger_whale_may_add() -> None:
+    fader = WhaleFader(Settings(env={}, env_file=None))
+    small = WhaleFire(0, 0, "A-B-1", "no", 5_000, 1, 200_000_000, 1)
+    large = msgspec.structs.replace(small, value=300_000_000)
+    assert fader.reentry(large, small) is None
+    assert fader.reentry(small, large) == "not stronger"
 
 
 def test_no_quote_without_two_sides_or_above_the_widest_spread() -> None:
@@ -70,17 +104,19 @@ def test_no_quote_without_two_sides_or_above_the_widest_spread() -> None:
     ("drop", "contracts"), [(0, 50), (5, 50), (9.99, 50), (10, 75), (19.9, 75), (20, 100), (60, 100)]
 )
 def test_default_tiers(drop: float, contracts: int) -> None:
-    assert strategy().size(round(drop * 100)) == contracts * 100
+    assert strategy().size(fire(round(drop * 100))) == contracts * 100
 
 
 def test_other_tiers_and_floors() -> None:
     other = strategy(size_tiers="0:1,10:1.5,15:2", contracts=3)
-    assert [other.size(d) for d in (500, 1_000, 1_500)] == [300, 400, 600], "1.5 × 3 is 4 whole contracts"
-    assert strategy(contracts=0.5).size(1_000) == 75
+    assert [other.size(fire(d)) for d in (500, 1_000, 1_500)] == [300, 400, 600], (
+        "1.5 × 3 is 4 whole contracts"
+    )
+    assert strategy(contracts=0.5).size(fire(1_000)) == 75
 
 
 def test_reentry_needs_a_stronger_signal() -> None:
-    entry = Entry(yes_ratio=0.8, drop=500)
+    entry = fire(500, 0.8)
     assert strategy().reentry(fire(500, 0.8), entry) == "not stronger"
     assert strategy().reentry(fire(501, 0.8), entry) is None
     assert strategy().reentry(fire(500, 0.81), entry) is None
@@ -91,7 +127,8 @@ def test_reentry_needs_a_stronger_signal() -> None:
 def test_the_signal_has_the_settings_parameters() -> None:
     signal = strategy(min_trades=30, min_drop=2, yes_threshold=0.6, allow_reentry=False).signal
     assert signal is not None
-    assert signal.parameters == {"yes_threshold": 0.6, "min_trades": 30, "min_drop": 2.0, "rearm": False}
+    given = {"yes_threshold": 0.6, "min_trades": 30, "min_drop": 2.0, "rearm": False}
+    assert signal.parameters.items() >= given.items()
 
 
 def test_hold_and_bad_spreads() -> None:
