@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
 from kalshilab.errors import UnitError
 
@@ -176,6 +177,7 @@ def _fixed(value: int, places: int) -> str:
     return f"{'-' if value < 0 else ''}{whole}.{rest:0{places}d}"
 
 
+@lru_cache(maxsize=16_384)
 def format_size(size: int) -> str:
     """Size units to the exchange's form.
 

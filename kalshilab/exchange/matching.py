@@ -1,11 +1,16 @@
 """The YES book of one market: our orders among background quotes.
 
-*Background* is liquidity that belongs to the tape's other participants: a few price levels each side, kept in
-line with the prints by the flow.  *Orders* are the account's own.  Priority is price, then time: an order
+*Background* is liquidity of the rest of the world: its levels each side come from the flow, whether worked out
+from prints, recorded or mirrored.  *Orders* are the account's own.  Priority is price, then time: an order
 that joins a level stands behind the background that is there (`ahead`), and background that comes later
 stands behind the order.  Taker pays the resting price.
 
-What fills an order of ours that rests:
+What an order of ours takes from the background is **gone**: at each price the world's size is what is shown
+plus what is gone, and a level that the world keeps does not grow back because we look again.  Once the world
+shows less than what is gone, no more than that is; and where a book is worked out from prints, every print at
+a level is liquidity that has come after ours.
+
+What fills an order of ours that rests is the fill model's to say (`kalshilab.exchange.fills`): by default
 
 * a print *through* its price: all of it, up to the print's size;
 * a print *at* its price: what the print's size leaves after the background ahead of it;
@@ -16,10 +21,15 @@ Nothing here knows the next print: an order meets what stands when it arrives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple, TypeVar
 
+from kalshilab.errors import BookError
+from kalshilab.exchange.fills import TOLD_TWICE, FillModel, met, printed
+from kalshilab.exchange.shadows import Ghost, ShadowFills, Shadows
 from kalshilab.market.fees import FeeAccumulator
+from kalshilab.units import PRICE
 
 __all__ = ["MarketBook", "Match", "RestingOrder", "Result"]
 
@@ -40,8 +50,14 @@ class RestingOrder:
     stp: str = "taker_at_cross"
     expires: int = 0
     cancel_on_pause: bool = False
+    post_only: bool = False
+    group: str = ""
+    number: int = 0
     filled: int = 0
     ahead: int = 0
+    cut: int = 0
+    """What a change of its level took off `ahead` at `cut_ts`."""
+    cut_ts: int = 0
     fee_bound: int = 0
     status: str = "resting"
     updated: int = 0
@@ -71,29 +87,72 @@ class Result(NamedTuple):
 
 
 Side = Literal["bid", "ask"]
+K = TypeVar("K", int, tuple[str, int])
+PLAIN: Final = FillModel()
 
 
 class MarketBook:
-    """One market's book.  `bids` and `asks` hold the background's size by YES price."""
+    """One market's book.  `bids` and `asks` hold the background's shown size by YES price.
 
-    __slots__ = ("asks", "bids", "own")
+    Args:
+        model: how orders are filled.
+        shadows: where the other models' fills are kept; None: nowhere.
+        mirrored: whether the background is the world's own book, told level by level, and not worked out from
+            prints.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_gone_asks", "_gone_bids", "_model", "_shadows", "_spent", "asks", "bids", "mirrored", "now", "own",
+    )  # fmt: skip
+
+    def __init__(
+        self, model: FillModel = PLAIN, shadows: ShadowFills | None = None, *, mirrored: bool = False
+    ) -> None:
+        self._model = model
+        self._shadows = None if shadows is None else Shadows(shadows)
+        self.mirrored = mirrored
+        self.now = 0
+        """Exchange time of what is being done, where the caller says it."""
         self.bids: dict[int, int] = {}
         self.asks: dict[int, int] = {}
+        self._gone_bids: dict[int, int] = {}
+        self._gone_asks: dict[int, int] = {}
+        # Taken of a level that still stands, so that the haircut is not taken again of what it left.
+        self._spent: dict[tuple[str, int], int] = {}
         self.own: list[RestingOrder] = []
 
     # Reading
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything that a print or a quote could fill."""
+        return bool(self.own) or (self._shadows is not None and bool(self._shadows.waiting))
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything of the world's book is gone."""
+        return bool(self._gone_bids or self._gone_asks)
+
+    @property
+    def quoted(self) -> bool:
+        """Whether there is any background."""
+        return bool(self.bids or self.asks)
+
     def best_bid(self) -> int | None:
         """Highest YES bid, ours included."""
-        prices = [*self.bids, *(o.price for o in self.own if o.side == "bid")]
-        return max(prices) if prices else None
+        best = max(self.bids, default=None)
+        for order in self.own:
+            if order.side == "bid" and (best is None or order.price > best):
+                best = order.price
+        return best
 
     def best_ask(self) -> int | None:
         """Lowest YES ask, ours included."""
-        prices = [*self.asks, *(o.price for o in self.own if o.side == "ask")]
-        return min(prices) if prices else None
+        best = min(self.asks, default=None)
+        for order in self.own:
+            if order.side == "ask" and (best is None or order.price < best):
+                best = order.price
+        return best
 
     def levels(self, side: str) -> dict[int, int]:
         """Displayed size by YES price, ours included."""
@@ -106,7 +165,13 @@ class MarketBook:
     def size_at(self, side: str, price: int) -> int:
         """Displayed size at one price."""
         background = (self.bids if side == "bid" else self.asks).get(price, 0)
+        if not self.own:
+            return background
         return background + sum(o.remaining for o in self.own if o.side == side and o.price == price)
+
+    def gone(self, side: str) -> dict[int, int]:
+        """What the world's book holds and this one does not show, by YES price: taken by us, or fled from us."""
+        return dict(self._gone_bids if side == "bid" else self._gone_asks)
 
     def crosses(self, side: str, price: int) -> bool:
         """Whether an order would trade at once."""
@@ -117,114 +182,255 @@ class MarketBook:
 
     def available(self, side: str, price: int) -> int:
         """Size an order could take now, its own orders' sizes left out."""
-        opposite = self.asks if side == "bid" else self.bids
-        return sum(s for p, s in opposite.items() if (p <= price if side == "bid" else p >= price))
+        other, opposite = ("ask", self.asks) if side == "bid" else ("bid", self.bids)
+        return sum(
+            self._reach(other, p, s)
+            for p, s in opposite.items()
+            if (p <= price if side == "bid" else p >= price)
+        )
+
+    def _reach(self, side: str, price: int, shown: int) -> int:
+        """What of a level a taker may still have: the haircut is of the level that stood, not of what we left."""
+        if not self._model.haircut:
+            return shown
+        spent = self._spent.get((side, price), 0)
+        return max(self._model.reach(shown + spent) - spent, 0)
 
     def take(self, order: RestingOrder) -> Result:
         """Match an incoming order as far as it goes; background taken is gone, ours is reported, not changed."""
         buying = order.side == "bid"
-        background = self.asks if buying else self.bids
+        side: Side = "ask" if buying else "bid"
+        background, gone = self._sides(side)
         matches: list[Match] = []
         cancelled: list[RestingOrder] = []
         left = order.remaining
         opposite = [o for o in self.own if o.side != order.side]
-        prices = {*background, *(o.price for o in opposite)}
+        prices = {*(p for p in background if (p <= order.price if buying else p >= order.price))}
+        prices.update(
+            o.price for o in opposite if (o.price <= order.price if buying else o.price >= order.price)
+        )
         for price in sorted(prices, reverse=not buying):
-            if left <= 0 or (price > order.price if buying else price < order.price):
+            if left <= 0:
                 break
             queue = [o for o in opposite if o.price == price]
-            standing = background.get(price, 0)
-            gone = 0
+            shown = background.get(price, 0)
+            standing = self._reach(side, price, shown)
+            taken = passed = 0
+            stopped = False
             for own in queue:
                 # Background that came before our order trades before it, and once for all of ours behind it.
-                first = min(left, standing, max(own.ahead - gone, 0))
+                first = min(left, standing, max(own.ahead - passed, 0))
                 if first:
                     matches.append(Match(price, first, None))
                     left -= first
                     standing -= first
-                    gone += first
-                own.ahead = max(own.ahead - gone, 0)
+                    taken += first
+                    passed += first
+                own.ahead = max(own.ahead - passed, 0)
                 if left <= 0:
                     continue
                 if order.stp == "taker_at_cross":
-                    self._leave(background, price, standing)
-                    return Result(matches, cancelled, True)
+                    stopped = True
+                    break
                 cancelled.append(own)
-            rest = max(min(left, standing), 0)
+            rest = 0 if stopped else max(min(left, standing), 0)
             if rest:
                 matches.append(Match(price, rest, None))
                 left -= rest
-                standing -= rest
-            self._leave(background, price, standing)
+                taken += rest
+            # Who wants more than the haircut leaves sees the rest of the level go.
+            fled = 0 if stopped or left <= 0 else shown - taken
+            if taken or fled:
+                self._ghosts_move_up(side, price, taken + fled)
+                gone[price] = gone.get(price, 0) + taken + fled
+                self._leave(background, price, shown - taken - fled)
+                if self._model.haircut:
+                    self._leave(
+                        self._spent, (side, price), 0 if fled else self._spent.get((side, price), 0) + taken
+                    )
+            if stopped:
+                return Result(matches, cancelled, True)
         return Result(matches, cancelled, False)
 
+    def rehearse(self, order: RestingOrder) -> Result:
+        """What `take` would come to; nothing is changed, and the orders named are stand-ins for ours."""
+        stage = MarketBook(self._model, mirrored=self.mirrored)
+        stage.bids, stage.asks, stage._spent = dict(self.bids), dict(self.asks), dict(self._spent)
+        stage.own = [replace(o) for o in self.own]
+        return stage.take(replace(order))
+
+    def _ghosts_move_up(self, side: str, price: int, size: int) -> None:
+        if size and self._shadows is not None:
+            for ghost in self._shadows.ghosts():
+                if ghost.side == side and ghost.price == price:
+                    ghost.ahead = max(ghost.ahead - size, 0)
+
     @staticmethod
-    def _leave(background: dict[int, int], price: int, size: int) -> None:
+    def _leave(levels: dict[K, int], price: K, size: int) -> None:
         if size > 0:
-            background[price] = size
+            levels[price] = size
         else:
-            background.pop(price, None)
+            levels.pop(price, None)
+
+    def _sides(self, side: str) -> tuple[dict[int, int], dict[int, int]]:
+        """What is shown and what is gone on a side."""
+        return (self.bids, self._gone_bids) if side == "bid" else (self.asks, self._gone_asks)
 
     def rest(self, order: RestingOrder) -> None:
         """Put what is left of an order on the book, behind what stands at its price."""
         order.ahead = (self.bids if order.side == "bid" else self.asks).get(order.price, 0)
         self.own.append(order)
+        if self._shadows is not None:
+            self._shadows.rest(order, order.ahead, max(self.now, order.updated))
 
     def remove(self, order: RestingOrder) -> None:
         """Take an order off the book."""
         self.own.remove(order)
+        if self._shadows is not None:
+            self._shadows.leave(order)
 
-    # The tape's side
+    def clear(self) -> None:
+        """Take all background off; what other models would still have filled is settled."""
+        self.bids, self.asks = {}, {}
+        self._gone_bids, self._gone_asks, self._spent = {}, {}, {}
+        if self._shadows is not None:
+            self._shadows.end()
+
+    # The world's side
 
     def printed(self, price: int, size: int, taker: str) -> list[tuple[RestingOrder, int]]:
-        """Our resting orders that a print fills, and by how much, best price first; the book is not changed."""
-        maker_side = "ask" if taker == "yes" else "bid"
-        queue = [
-            o
-            for o in self.own
-            if o.side == maker_side and (o.price <= price if maker_side == "ask" else o.price >= price)
-        ]
-        if not queue:
+        """Our resting orders that a print fills, and by how much, best price first; the book is not changed.
+
+        Args:
+            price: YES price.
+            taker: the outcome the aggressor bought, "yes" or "no".
+        """
+        gone = self._gone_asks if taker == "yes" else self._gone_bids
+        if price in gone and not self.mirrored:
+            # The level stands as it did although `size` of it was sold: so much of it is new.
+            self._leave(gone, price, gone[price] - size)
+        if self._shadows is not None and self._shadows.waiting:
+            self._shadows.printed(price, size, taker, self.now)
+        if not self.own:
             return []
-        # Sorting is stable, so orders at one price keep their time order.
-        queue.sort(key=lambda o: o.price if maker_side == "ask" else -o.price)
-        fills = []
-        left, gone = size, 0
-        for order in queue:
-            if order.price == price:
-                # Background ahead of one of our orders is ahead of the later ones too: it trades once.
-                passed = min(max(order.ahead - gone, 0), left)
-                gone += passed
-                left -= passed
-                order.ahead = max(order.ahead - gone, 0)
-            take = min(order.remaining, left)
-            if take > 0:
-                fills.append((order, take))
-                left -= take
-        return fills
+        return printed(self._model.mode, self.own, price, size, taker, self.now)
 
     def requote(self, bids: dict[int, int], asks: dict[int, int]) -> list[tuple[RestingOrder, int]]:
-        """Replace the background; our orders that the new quotes meet trade with them, at our price.
+        """Replace the world's book; our orders that the new quotes meet trade with them, at our price.
+
+        Args:
+            bids, asks: the world's size by YES price; they become the book's own and are changed by it.
 
         Returns:
             Our orders and by how much each is filled; the quotes are reduced by it.
         """
-        fills: list[tuple[RestingOrder, int]] = []
+        if self._gone_bids:
+            self._gone_bids = self._without(bids, self._gone_bids)
+        if self._gone_asks:
+            self._gone_asks = self._without(asks, self._gone_asks)
+        if self._spent:
+            self._spent = {k: n for k, n in self._spent.items() if k[1] in (bids if k[0] == "bid" else asks)}
         self.bids, self.asks = bids, asks
-        # The best price meets the quotes first; sorting is stable, so time decides within a price.
-        for order in sorted(self.own, key=lambda o: -o.price if o.side == "bid" else o.price):
-            quotes = asks if order.side == "bid" else bids
-            taken = 0
-            for price in sorted(quotes, reverse=order.side == "ask"):
-                if taken == order.remaining or (
-                    price > order.price if order.side == "bid" else price < order.price
-                ):
-                    break
-                piece = min(order.remaining - taken, quotes[price])
-                taken += piece
-                self._leave(quotes, price, quotes[price] - piece)
-            if taken:
-                fills.append((order, taken))
-            standing = (bids if order.side == "bid" else asks).get(order.price, 0)
-            order.ahead = min(order.ahead, standing)
+        if not self.waiting:
+            return []
+        fills = self._meet(bids, asks)
+        for order in self._all_waiting():
+            order.ahead = min(order.ahead, (bids if order.side == "bid" else asks).get(order.price, 0))
         return fills
+
+    def apply(self, side: str, price: int, delta: int) -> list[tuple[RestingOrder, int]]:
+        """Change the world's size at one price; fills as `requote`.
+
+        Args:
+            side: "bid" or "ask"; `price` is the YES price of either.
+
+        Raises:
+            BookError: the level would fall below zero: something was lost, load a snapshot.
+        """
+        shown, gone = self._sides(side)
+        away = gone.get(price, 0)
+        world = shown.get(price, 0) + away + delta
+        if world < 0:
+            raise BookError(f"{side} level {price}: {world - delta} cannot change by {delta}")
+        if away > world:
+            away = world
+            self._leave(gone, price, away)
+        size = world - away
+        self._leave(shown, price, size)
+        if not world:
+            self._spent.pop((side, price), None)
+        if not self.waiting:
+            return []
+        if delta < 0:
+            self._fall(side, price, size)
+            return []
+        level = {price: size} if size else {}
+        fills = self._meet(level, {}) if side == "bid" else self._meet({}, level)
+        self._leave(shown, price, level.get(price, 0))
+        return fills
+
+    def make_way(self, price: int, taker: str) -> bool:
+        """Take off the background what a print says is not there any more; whether there was any.
+
+        A recorded book may lag behind its prints: whoever took YES at `price` left no cheaper ask, and no bid
+        that high.
+        """
+        yes = taker == "yes"
+        asks = [p for p in self.asks if (p < price if yes else p <= price)]
+        bids = [p for p in self.bids if (p >= price if yes else p > price)]
+        for levels, (shown, gone) in ((asks, self._sides("ask")), (bids, self._sides("bid"))):
+            for p in levels:
+                gone[p] = gone.get(p, 0) + shown.pop(p)
+        return bool(asks or bids)
+
+    def _all_waiting(self) -> Iterator[RestingOrder | Ghost]:
+        yield from self.own
+        if self._shadows is not None:
+            yield from self._shadows.ghosts()
+
+    def _meet(self, bids: dict[int, int], asks: dict[int, int]) -> list[tuple[RestingOrder, int]]:
+        """Quotes that have come against the orders that wait; what they take is gone from the quotes."""
+        own_bid = max((o.price for o in self.own if o.side == "bid"), default=-1)
+        own_ask = min((o.price for o in self.own if o.side == "ask"), default=PRICE + 1)
+        if self._shadows is not None and self._shadows.waiting:
+            self._shadows.met(bids, asks, self.now)
+        crossing_bids = {p: n for p, n in bids.items() if p >= own_ask}
+        crossing_asks = {p: n for p, n in asks.items() if p <= own_bid}
+        if not crossing_bids and not crossing_asks:
+            return []
+        fills = met(self._model.mode, self.own, bids, asks)
+        for crossing, quotes, gone in (
+            (crossing_bids, bids, self._gone_bids),
+            (crossing_asks, asks, self._gone_asks),
+        ):
+            for price, size in crossing.items():
+                if self._model.mode == "pessimistic":
+                    # It would have traded with us, and this model does not have it: so it has gone elsewhere.
+                    quotes.pop(price)
+                lost = size - quotes.get(price, 0)
+                if lost:
+                    gone[price] = gone.get(price, 0) + lost
+        return fills
+
+    def _fall(self, side: str, price: int, size: int) -> None:
+        """A level shows less: at most that is ahead of those who wait there."""
+        for order in self._all_waiting():
+            if order.side == side and order.price == price and order.ahead > size:
+                if self.now - order.cut_ts > TOLD_TWICE:
+                    order.cut = 0
+                order.cut += order.ahead - size
+                order.cut_ts = self.now
+                order.ahead = size
+
+    @staticmethod
+    def _without(levels: dict[int, int], gone: dict[int, int]) -> dict[int, int]:
+        kept: dict[int, int] = {}
+        for price, size in gone.items():
+            there = levels.get(price, 0)
+            if there > size:
+                levels[price] = there - size
+                kept[price] = size
+            elif there:
+                del levels[price]
+                kept[price] = there
+        return kept

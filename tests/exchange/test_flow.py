@@ -12,8 +12,11 @@ import pytest
 from kalshilab.errors import ExchangeError, TapeError
 from kalshilab.exchange import Exchange
 from kalshilab.exchange.orders import Refused
+from kalshilab.exchange.synthetic import Synthetic
+from kalshilab.kalshi.events import BookDelta, BookSnapshot
 from kalshilab.kalshi.protocol import StreamProtocol
 from kalshilab.kalshi.wire import rest as wire
+from kalshilab.market.book import Book
 from kalshilab.market.model import Trade
 from kalshilab.tape import sample, to_tape
 from kalshilab.tape.schema import with_codes
@@ -153,6 +156,48 @@ def test_same_tape_seed_and_calls_same_bytes() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_whoever_follows_the_messages_never_sees_a_crossed_book() -> None:
+    """Not even between two messages of one change; and at each print his book is the exchange's."""
+    ex = Exchange(*sample(), echo_trades=False)
+    connection = ex.hub.connect()
+    books: dict[str, Book] = {}
+
+    def heard(event: Any) -> None:
+        if isinstance(event, BookSnapshot):
+            books.setdefault(event.ticker, Book()).load(event.yes, event.no)
+        elif isinstance(event, BookDelta):
+            book = books[event.ticker]
+            book.apply(event.side, event.price, event.delta)
+            bid, ask = book.best_yes_bid, book.yes_ask
+            assert bid is None or ask is None or bid < ask
+
+    reader = StreamProtocol(heard)
+    known: set[str] = set()
+    n = 0
+    while ex.step():
+        n += 1
+        new = [x.facts.ticker for x in ex.listings if x.facts.ticker not in known] if n % 20 == 0 else []
+        if new:
+            known.update(new)
+            command = {
+                "id": n,
+                "cmd": "subscribe",
+                "params": {"channels": ["orderbook_delta"], "market_tickers": new},
+            }
+            connection.receive(json.dumps(command))
+        if n % 50 == 0:
+            meddle(ex, n)
+        for frame in connection.take():
+            reader.receive(frame)
+        if n % 500 == 0:
+            for ticker, book in books.items():
+                listing = ex.listings.get(ticker)
+                assert listing is not None
+                assert dict(book.levels("yes")) == listing.book.levels("bid")
+                assert {10_000 - p: s for p, s in book.levels("no")} == listing.book.levels("ask")
+    assert len(books) > 10 and len(ex.account.fills) > 50
+
+
 def small(**columns: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
     tape, markets = sample()
     ticker = tape["ticker"][0]
@@ -212,6 +257,10 @@ def test_what_cannot_be_played_is_said() -> None:
             Exchange(prints, table)
     with pytest.raises(ExchangeError, match="above zero"):
         Exchange(tape, markets, spread=0)
+    with pytest.raises(ExchangeError, match="give a tape"):
+        Exchange(tape)
+    with pytest.raises(ExchangeError, match="one of them"):
+        Exchange(tape, markets, flow=Synthetic())
 
 
 def test_real_prints_play(shared: Any) -> None:

@@ -144,3 +144,87 @@ def test_never_crossed_never_negative(steps: list[tuple[Any, ...]]) -> None:
         assert bid is None or ask is None or bid < ask
         assert all(s > 0 for side in (b.bids, b.asks) for s in side.values())
         assert all(o.remaining > 0 and o.ahead >= 0 for o in b.own)
+
+
+@settings(max_examples=200, deadline=None)
+@given(actions)
+def test_background_is_conserved_and_time_decides_within_a_price(steps: list[tuple[Any, ...]]) -> None:
+    b = MarketBook()
+
+    def background() -> int:
+        return sum(b.bids.values()) + sum(b.asks.values())
+
+    def fair(fills: list[tuple[RestingOrder, int]]) -> None:
+        for later, _ in fills:
+            for earlier in b.own[: b.own.index(later)]:
+                if (earlier.side, earlier.price) == (later.side, later.price):
+                    assert {id(o): n for o, n in fills}.get(id(earlier), 0) == earlier.remaining
+
+    for step in steps:
+        before = background()
+        if step[0] == "quote":
+            bids, asks = dict(step[1]), {10_000 - p: s for p, s in step[2].items()}
+            gone = {side: b.gone(side) for side in ("bid", "ask")}
+            world = sum(max(s - gone["bid"].get(p, 0), 0) for p, s in bids.items())
+            world += sum(max(s - gone["ask"].get(p, 0), 0) for p, s in asks.items())
+            fills = b.requote(bids, asks)
+            fair(fills)
+            assert background() == world - sum(n for _, n in fills)
+            apply(b, fills)
+        elif step[0] == "print":
+            fills = b.printed(step[1] * 100, step[2], step[3])
+            fair(fills)
+            assert background() == before
+            apply(b, fills)
+        else:
+            o = order(step[1], step[2] * 100, step[3], stp=step[4])
+            told = b.rehearse(o)
+            assert background() == before
+            result = b.take(o)
+            assert [m[:2] for m in told.matches] == [m[:2] for m in result.matches]
+            assert background() == before - sum(m.size for m in result.matches)
+            for own in result.cancelled:
+                b.remove(own)
+            o.remaining -= sum(m.size for m in result.matches)
+            if o.remaining and not result.stopped:
+                b.rest(o)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(levels, levels), min_size=1, max_size=6), st.integers(1, 99), st.integers(1, 99))
+def test_level_by_level_comes_to_what_all_at_once_does(
+    worlds: list[tuple[dict[int, int], dict[int, int]]], bid: int, ask: int
+) -> None:
+    whole, single = MarketBook(mirrored=True), MarketBook(mirrored=True)
+    for b in (whole, single):
+        b.apply("bid", 100, 5)
+        for side, price in (("bid", min(bid, ask)), ("ask", max(bid, ask))):
+            if not b.crosses(side, price * 100):
+                b.rest(order(side, price * 100, 10**6))
+    before: tuple[dict[int, int], dict[int, int]] = ({100: 5}, {})
+    for bids, right in worlds:
+        asks = {10_000 - p: s for p, s in right.items()}
+        apply(whole, whole.requote(dict(bids), dict(asks)))
+        for side, old, new in (("bid", before[0], bids), ("ask", before[1], asks)):
+            for price in old.keys() | new.keys():
+                change = new.get(price, 0) - old.get(price, 0)
+                if change:
+                    apply(single, single.apply(side, price, change))
+        before = bids, asks
+        world = {**bids}, {**asks}
+        for b in (whole, single):
+            for side, there in zip(("bid", "ask"), world, strict=True):
+                gone = b.gone(side)
+                shown_here = b.bids if side == "bid" else b.asks
+                assert {p: shown_here.get(p, 0) + gone.get(p, 0) for p in {*shown_here, *gone}} == there
+
+
+def test_what_a_print_contradicts_makes_way() -> None:
+    b = MarketBook(mirrored=True)
+    b.requote({4_400: 10, 4_300: 10}, {4_500: 10, 4_600: 10})
+    assert not b.make_way(4_500, "yes") and not b.make_way(4_400, "no") and not b.make_way(4_450, "yes")
+    assert b.make_way(4_600, "yes")
+    assert (b.bids, b.asks, b.gone("ask")) == ({4_400: 10, 4_300: 10}, {4_600: 10}, {4_500: 10})
+    b.apply("ask", 4_500, 5)
+    assert b.asks == {4_500: 5, 4_600: 10}, "what comes after the print is there"
+    assert b.make_way(4_300, "no") and b.bids == {4_300: 10}

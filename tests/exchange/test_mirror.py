@@ -1,0 +1,291 @@
+"""The shadow venue: the mirrored book, level for level, less what our own fills have taken."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kalshilab.errors import BookError, ExchangeError
+from kalshilab.exchange import Exchange, mirror
+from kalshilab.exchange.fills import FillModel
+from kalshilab.exchange.frames import BookFrame, Levels, fold, read_frames
+from kalshilab.exchange.markets import Listing
+from kalshilab.exchange.mirror import Mirror
+from kalshilab.exchange.orders import Refused
+from kalshilab.kalshi.events import BookDelta, BookSnapshot
+from kalshilab.kalshi.protocol import StreamProtocol
+from kalshilab.kalshi.wire import rest as wire
+from kalshilab.market.book import Book
+from kalshilab.market.model import Market, Trade
+from kalshilab.units import PRICE, format_price, format_size
+
+RECORDINGS = ("orderbook_frames_verbatim.jsonl", "btc15m_frames.jsonl.gz")
+T = "KXA-26NOV23-T1"
+
+
+def play(ex: Exchange) -> None:
+    while ex.step():
+        pass
+
+
+def place(ex: Exchange, side: str, price: int, size: int, ticker: str = T, **facts: Any) -> Any:
+    body: dict[str, Any] = {"time_in_force": "good_till_canceled", "self_trade_prevention_type": "maker"}
+    return ex.desk.create(
+        wire.CreateOrder(
+            ticker=ticker, side=side, count=format_size(size), price=format_price(price), **body | facts
+        )
+    )
+
+
+def venue(**options: Any) -> tuple[Mirror, Exchange]:
+    flow = Mirror()
+    return flow, Exchange(flow=flow, **options)
+
+
+def listed(ex: Exchange, ticker: str = T) -> Listing:
+    listing = ex.listings.get(ticker)
+    assert listing is not None
+    return listing
+
+
+def shown(ex: Exchange, ticker: str = T) -> Levels:
+    book = listed(ex, ticker).book
+    return book.levels("bid"), book.levels("ask")
+
+
+# Recorded feeds
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_recorded_books_come_out_level_for_level(shared: Path, name: str) -> None:
+    flow, ex = venue()
+    books: dict[str, Levels | None] = {}
+    connection = ex.hub.connect()
+    served: dict[str, Book] = {}
+
+    def heard(event: Any) -> None:
+        if isinstance(event, BookSnapshot):
+            served.setdefault(event.ticker, Book()).load(event.yes, event.no)
+        elif isinstance(event, BookDelta):
+            served[event.ticker].apply(event.side, event.price, event.delta)
+
+    reader = StreamProtocol(heard)
+    for number, frame in enumerate(read_frames(shared / "data" / "ws" / name)):
+        flow.push_frame(frame)
+        play(ex)
+        if frame.ticker not in books:
+            command = {"id": 1, "cmd": "subscribe", "params": {"channels": ["orderbook_delta"], "market_tickers": [frame.ticker]}}  # fmt: skip
+            connection.receive(json.dumps(command))
+        book = books[frame.ticker] = fold(books.get(frame.ticker), frame)
+        for served_frame in connection.take():
+            reader.receive(served_frame)
+        if number % 97 == 0 or frame.levels is not None:
+            assert book is not None
+            assert shown(ex, frame.ticker) == book
+            bids, asks = book
+            theirs = served[frame.ticker]
+            assert dict(theirs.levels("yes")) == bids
+            assert {PRICE - p: s for p, s in theirs.levels("no")} == asks
+    assert number > 200
+    for ticker, book in books.items():
+        assert book == shown(ex, ticker)
+        assert book is not None and dict(served[ticker].levels("yes")) == book[0]
+
+
+def test_recorded_books_less_what_we_took(shared: Path) -> None:
+    flow, ex = venue(echo_trades=False)
+    books: dict[str, Levels | None] = {}
+    for number, frame in enumerate(read_frames(shared / "data" / "ws" / RECORDINGS[1])):
+        flow.push_frame(frame)
+        play(ex)
+        books[frame.ticker] = fold(books.get(frame.ticker), frame)
+        listing = listed(ex, frame.ticker)
+        bid, ask = listing.book.best_bid(), listing.book.best_ask()
+        if number % 200 == 0 and ask is not None:
+            side = "bid" if listing.facts.ticker[-1] in "02468" or number % 400 else "ask"
+            price = ask if side == "bid" else bid
+            if price is not None and 0 < price < PRICE:
+                place(ex, side, price, 200, frame.ticker, time_in_force="immediate_or_cancel")
+        if number % 50 == 0:
+            world = books[frame.ticker]
+            assert world is not None
+            for one, levels in zip(("bid", "ask"), world, strict=True):
+                gone = listing.book.gone(one)
+                less = {p: s - gone.get(p, 0) for p, s in levels.items() if s > gone.get(p, 0)}
+                assert listing.book.levels(one) == less
+                assert all(n <= levels.get(p, 0) for p, n in gone.items())
+    assert len(ex.account.fills) > 30
+    assert ex.account.drift() == 0
+
+
+# By hand
+
+
+def test_our_orders_meet_the_mirrored_book_and_what_they_took_stays_gone() -> None:
+    flow, ex = venue()
+    flow.push_snapshot(T, yes=[(4_400, 1_000)], no=[(5_500, 500)], ts=1_000)
+    play(ex)
+    order, cost, _ = place(ex, "bid", 4_500, 200)
+    assert (order.filled, cost) == (200, 4_500 * 200)
+    assert shown(ex) == ({4_400: 1_000}, {4_500: 300})
+    flow.push_delta(T, "no", 5_500, 100, ts=2_000)
+    flow.push_delta(T, "yes", 4_300, 70, ts=2_000)
+    play(ex)
+    assert shown(ex) == ({4_400: 1_000, 4_300: 70}, {4_500: 400})
+    flow.push_snapshot(T, yes=[(4_400, 1_000)], no=[(5_500, 600)], ts=3_000)
+    play(ex)
+    assert shown(ex) == ({4_400: 1_000}, {4_500: 400}), "a snapshot does not give it back"
+
+
+def test_a_maker_waits_behind_the_mirrored_size_and_a_quote_that_comes_to_him_trades() -> None:
+    flow, ex = venue(echo_trades=False)
+    flow.push_snapshot(T, yes=[(4_400, 100)], no=[(5_500, 100)], ts=1_000)
+    play(ex)
+    mine, _, _ = place(ex, "bid", 4_400, 300)
+    flow.push_trade(Trade(2_000, T, 4_400, 150, "no", "t1"))
+    flow.push_delta(T, "yes", 4_400, -100, ts=2_100)
+    play(ex)
+    assert mine.filled == 50
+    flow.push_delta(T, "no", 5_600, 80, ts=3_000)
+    play(ex)
+    assert mine.filled == 130 and shown(ex) == ({4_400: 170}, {4_500: 100})
+    row = ex.shadow_fills().row(0, named=True)
+    assert (row["pessimistic"], row["queue"], row["optimistic"]) == (0, 130, 230)
+
+
+def test_a_lost_frame_is_an_error_and_a_snapshot_mends_it() -> None:
+    flow, ex = venue()
+    flow.push_snapshot(T, yes=[(4_400, 100)], no=[], ts=1)
+    flow.push_delta(T, "yes", 4_400, -200, ts=2)
+    with pytest.raises(BookError, match="cannot change by"):
+        play(ex)
+    assert shown(ex) == ({4_400: 100}, {})
+    flow.push_snapshot(T, yes=[(4_300, 50)], no=[], ts=3)
+    play(ex)
+    assert shown(ex) == ({4_300: 50}, {})
+
+
+def test_a_life_as_the_feed_tells_it() -> None:
+    flow, ex = venue()
+    flow.push_event("KXA-26NOV23", "KXA", "A question")
+    flow.push_lifecycle(T, "created", 10, event="KXA-26NOV23", open_ts=20, close_ts=5_000_000)
+    play(ex)
+    listing = listed(ex)
+    assert (listing.status, listing.facts.series, listing.facts.title) == ("initialized", "KXA", "A question")
+    with pytest.raises(Refused):
+        place(ex, "bid", 4_500, 100)
+    flow.push_lifecycle(T, "activated", 20)
+    flow.push_snapshot(T, yes=[(4_400, 100)], no=[(5_500, 900)], ts=30)
+    play(ex)
+    place(ex, "bid", 4_500, 300)
+    place(ex, "bid", 4_400, 100)
+    flow.push_lifecycle(T, "deactivated", 100)
+    play(ex)
+    with pytest.raises(Refused):
+        place(ex, "bid", 4_400, 100)
+    flow.push_lifecycle(T, "activated", 200)
+    play(ex)
+    place(ex, "bid", 4_300, 100)
+    flow.push_lifecycle(T, "determined", 6_000_000, result="yes", settlement=10_000)
+    play(ex)
+    assert listing.status == "determined" and not listing.book.own, "closed on the way"
+    flow.push_lifecycle(T, "settled", 7_000_000)
+    play(ex)
+    assert listing.status == "finalized"
+    assert ex.account.settlements[0].revenue == 300 * 10_000
+    assert ex.account.drift() == 0
+
+
+def test_markets_as_rest_describes_them() -> None:
+    flow, ex = venue()
+    flow.push_market(Market(ticker=T, event="KXA-26NOV23", category="Crypto", close_ts=9_000_000), ts=5)
+    flow.push_market(Market(ticker="KXB-1-T", event="KXB-1", status="closed"), ts=6)
+    flow.push_market(Market(ticker=T, event="KXA-26NOV23", category="Economics", close_ts=9_000_000), ts=7)
+    play(ex)
+    assert listed(ex).facts.category == "Economics" and listed(ex).status == "active"
+    assert listed(ex, "KXB-1-T").status == "closed" and len(ex.listings) == 2
+    with pytest.raises(ExchangeError, match="has no formula"):
+        flow.push_market(Market(ticker="X", event="X", fee_type="flat"))
+    flow.push_close(T, 9_000_000)
+    play(ex)
+    assert listed(ex).status == "closed"
+
+
+def test_time_never_goes_back() -> None:
+    flow, ex = venue()
+    flow.push_snapshot(T, yes=[(4_400, 100)], no=[], ts=5_000)
+    flow.push_trade(Trade(3_000, T, 4_400, 10, "no", "late"))
+    play(ex)
+    assert ex.now == 5_000 and ex.next_ts() is None and not ex.step()
+    flow.push_delta(T, "yes", 4_400, 10, ts=6_000)
+    assert ex.next_ts() == 6_000
+    assert flow.prints == 1
+
+
+def test_there_is_no_way_out() -> None:
+    """The mirror takes events and gives steps: nothing it imports can reach a host."""
+    tree = ast.parse(inspect.getsource(mirror))
+    named = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    named |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    allowed = {"__future__", "collections", "collections.abc", "typing"}
+    assert all(m in allowed or m.startswith(("kalshilab.exchange.f", "kalshilab.market", "kalshilab.errors", "kalshilab.units")) for m in named)  # fmt: skip
+
+
+prices = st.integers(1, 49).map(lambda c: c * 100)
+feed = st.lists(
+    st.one_of(
+        st.tuples(st.just("level"), st.sampled_from(["yes", "no"]), prices, st.integers(-200, 300)),
+        st.tuples(st.just("print"), st.integers(1, 99), st.integers(1, 200), st.sampled_from(["yes", "no"])),
+        st.tuples(
+            st.just("snapshot"),
+            st.dictionaries(prices, st.integers(1, 300), max_size=4),
+            st.dictionaries(prices, st.integers(1, 300), max_size=4),
+        ),
+        st.tuples(st.just("take"), st.sampled_from(["bid", "ask"]), st.integers(1, 99), st.integers(1, 300)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(feed, st.sampled_from([0.0, 0.5]))
+def test_shown_and_gone_are_together_the_world(events: list[tuple[Any, ...]], haircut: float) -> None:
+    flow, ex = venue(fills=FillModel(haircut=haircut), balance=10**12)
+    flow.push_snapshot(T, yes=[], no=[], ts=1)
+    world: Levels | None = ({}, {})
+    play(ex)
+    for n, event in enumerate(events, 2):
+        if event[0] == "take":
+            place(ex, event[1], event[2] * 100, event[3], time_in_force="immediate_or_cancel")
+        elif event[0] == "print":
+            flow.push_trade(Trade(n, T, event[1] * 100, event[2], event[3], f"t{n}"))
+        elif event[0] == "snapshot":
+            flow.push_snapshot(T, event[1].items(), event[2].items(), n)
+            world = dict(event[1]), {PRICE - p: s for p, s in event[2].items()}
+        else:
+            _, side, price, change = event
+            at = price if side == "yes" else PRICE - price
+            assert world is not None
+            change = max(change, -world[side == "no"].get(at, 0))
+            if change:
+                flow.push_delta(T, side, price, change, n)
+                world = fold(world, BookFrame(n, T, "bid" if side == "yes" else "ask", at, change))
+        play(ex)
+        book = listed(ex).book
+        assert world is not None
+        for side, levels in zip(("bid", "ask"), world, strict=True):
+            there = dict(book.levels(side))
+            for price, size in book.gone(side).items():
+                assert size > 0
+                there[price] = there.get(price, 0) + size
+            assert there == levels
+    if not haircut:
+        gone = sum(n for side in ("bid", "ask") for n in listed(ex).book.gone(side).values())
+        assert gone <= sum(f.size for f in ex.account.fills), "nothing goes but what was filled"
