@@ -13,7 +13,7 @@ from kalshilab.exchange.matching import RestingOrder
 from kalshilab.market.holding import Holding
 from kalshilab.market.model import outcome_price
 
-__all__ = ["Account", "FillRecord", "SettlementRecord"]
+__all__ = ["Account", "FillRecord", "Reserved", "SettlementRecord", "gross"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,34 @@ class SettlementRecord:
     ts: int
 
 
+def gross(order: RestingOrder) -> int:
+    """Cash that an order binds if all of it opens a position: its cost, and the fees that it may still pay."""
+    fees = max(order.fee_bound - order.taker_fees - order.maker_fees, 0)
+    return outcome_price(order.price, "yes" if order.side == "bid" else "no") * order.remaining + fees
+
+
+class Reserved:
+    """The cash that resting orders bind at most, kept up to date, so that it need not be summed each time.
+
+    What an order closes of a position binds nothing, so the truth (`Account.bound`) is this or less.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        """Money units."""
+        self._held: dict[str, int] = {}
+
+    def hold(self, order: RestingOrder) -> None:
+        """An order rests, or has changed."""
+        amount = gross(order)
+        self.most += amount - self._held.get(order.order_id, 0)
+        self._held[order.order_id] = amount
+
+    def release(self, order: RestingOrder) -> None:
+        """An order rests no more."""
+        self.most -= self._held.pop(order.order_id, 0)
+
+
 class Account:
     """One member's account.  Money in money units."""
 
@@ -73,7 +101,7 @@ class Account:
             if closing:
                 closable[order.ticker] = held + (closing if order.side == "bid" else -closing)
             cost = outcome_price(order.price, "yes" if order.side == "bid" else "no")
-            total += cost * (order.remaining - closing) + order.fee_bound
+            total += gross(order) - cost * closing
         return total
 
     def fill(

@@ -1,14 +1,16 @@
-"""The exchange's objects as the wire's, field by field."""
+"""The exchange's objects as the wire's, field by field; what REST and the stream say alike is said once."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
-import msgspec
+from msgspec import UNSET
 
 from kalshilab.clock import isoformat
-from kalshilab.exchange.account import FillRecord, SettlementRecord
+from kalshilab.exchange.account import Account, FillRecord, SettlementRecord
 from kalshilab.exchange.markets import Listing
 from kalshilab.exchange.matching import RestingOrder
 from kalshilab.kalshi.wire import rest, stream
@@ -17,7 +19,7 @@ from kalshilab.market.model import Trade
 from kalshilab.units import PRICE, format_money, format_price, format_size
 
 __all__ = [
-    "ACTION", "book", "fill", "fill_message", "market", "market_id", "market_position", "order", "order_message",
+    "ACTION", "book", "event_position", "fill", "fill_message", "market", "market_id", "market_position", "order", "order_message",
     "position_message", "settlement", "trade",
 ]  # fmt: skip
 
@@ -40,8 +42,8 @@ def price_ranges(listing: Listing) -> list[rest.PriceRange]:
     ]
 
 
-def market(x: Listing) -> rest.Market:
-    """A market object, as of now."""
+def market(x: Listing, waived_until: int = 0) -> rest.Market:
+    """A market object, as of now; `waived_until` is when its fees begin, in microseconds, 0 for no waiver."""
     f = x.facts
     bid, ask = x.book.best_bid(), x.book.best_ask()
     settled = x.status == "finalized"
@@ -79,6 +81,7 @@ def market(x: Listing) -> rest.Market:
         settlement_value_dollars=format_price(f.settlement) if known else None,
         settlement_ts=isoformat(f.settled) if settled else None,
         settlement_bounds_type="default",
+        fee_waiver_expiration_time=isoformat(waived_until) if waived_until else None,
         can_close_early=True,
         expiration_value="",
         rules_primary="A market of a recorded or made tape.",
@@ -101,33 +104,42 @@ def book(x: Listing, depth: int = 0) -> rest.Orderbook:
     )
 
 
+def _direction(side: str) -> dict[str, Any]:
+    """Which way a book side goes, in all the words the exchange has for it."""
+    legacy, action = ACTION[side]
+    return {"side": legacy, "action": action, "outcome_side": OUTCOME[side], "book_side": side}
+
+
+def _order_facts(o: RestingOrder, user_id: str) -> dict[str, Any]:
+    """What REST and the stream say alike of an order."""
+    return _direction(o.side) | {
+        "order_id": o.order_id,
+        "user_id": user_id,
+        "client_order_id": o.client_order_id,
+        "ticker": o.ticker,
+        "status": o.status,
+        "yes_price_dollars": format_price(o.price),
+        "initial_count_fp": format_size(o.initial),
+        "fill_count_fp": format_size(o.filled),
+        "remaining_count_fp": format_size(o.remaining),
+        "taker_fill_cost_dollars": format_money(o.taker_cost),
+        "maker_fill_cost_dollars": format_money(o.maker_cost),
+        "taker_fees_dollars": format_money(o.taker_fees),
+        "maker_fees_dollars": format_money(o.maker_fees),
+        "created_time": isoformat(o.created),
+        "last_update_time": isoformat(o.updated),
+        "self_trade_prevention_type": o.stp,
+    }
+
+
 def order(o: RestingOrder, user_id: str) -> rest.Order:
     """One of the account's orders."""
-    side, action = ACTION[o.side]
     return rest.Order(
-        order_id=o.order_id,
-        user_id=user_id,
-        client_order_id=o.client_order_id,
-        ticker=o.ticker,
+        **_order_facts(o, user_id),
         type="limit",
-        status=o.status,
-        side=side,
-        action=action,
-        outcome_side=OUTCOME[o.side],
-        book_side=o.side,
-        yes_price_dollars=format_price(o.price),
         no_price_dollars=format_price(PRICE - o.price),
-        initial_count_fp=format_size(o.initial),
-        fill_count_fp=format_size(o.filled),
-        remaining_count_fp=format_size(o.remaining),
-        taker_fill_cost_dollars=format_money(o.taker_cost),
-        maker_fill_cost_dollars=format_money(o.maker_cost),
-        taker_fees_dollars=format_money(o.taker_fees),
-        maker_fees_dollars=format_money(o.maker_fees),
-        created_time=isoformat(o.created),
-        last_update_time=isoformat(o.updated),
         expiration_time=isoformat(o.expires) if o.expires else None,
-        self_trade_prevention_type=o.stp,
+        order_group_id=o.group or None,
         cancel_order_on_pause=o.cancel_on_pause,
         subaccount_number=0,
         exchange_index=0,
@@ -136,89 +148,70 @@ def order(o: RestingOrder, user_id: str) -> rest.Order:
 
 def order_message(o: RestingOrder, user_id: str) -> stream.UserOrder:
     """The `user_order` message for an order's new state."""
-    side, _ = ACTION[o.side]
+    facts = _order_facts(o, user_id)
+    del facts["action"]
     return stream.UserOrder(
-        order_id=o.order_id,
-        user_id=user_id,
-        client_order_id=o.client_order_id,
-        ticker=o.ticker,
-        status=o.status,
-        side=side,
+        **facts,
         is_yes=True,
-        outcome_side=OUTCOME[o.side],
-        book_side=o.side,
-        yes_price_dollars=format_price(o.price),
-        initial_count_fp=format_size(o.initial),
-        fill_count_fp=format_size(o.filled),
-        remaining_count_fp=format_size(o.remaining),
-        taker_fill_cost_dollars=format_money(o.taker_cost),
-        maker_fill_cost_dollars=format_money(o.maker_cost),
-        taker_fees_dollars=format_money(o.taker_fees),
-        maker_fees_dollars=format_money(o.maker_fees),
-        self_trade_prevention_type=o.stp,
-        created_time=isoformat(o.created),
         created_ts_ms=o.created // 1000,
-        last_update_time=isoformat(o.updated),
         last_updated_ts_ms=o.updated // 1000,
-        last_update_reason=o.reason or msgspec.UNSET,
+        last_update_reason=o.reason or UNSET,
+        order_group_id=o.group or UNSET,
     )
+
+
+def _fill_facts(r: FillRecord) -> dict[str, Any]:
+    """What REST and the stream say alike of a fill."""
+    return _direction(r.order.side) | {
+        "trade_id": r.trade_id,
+        "order_id": r.order.order_id,
+        "market_ticker": r.ticker,
+        "count_fp": format_size(r.size),
+        "yes_price_dollars": format_price(r.price),
+        "is_taker": r.is_taker,
+        "fee_cost": format_money(r.fee),
+        "ts": r.ts // 1_000_000,
+    }
 
 
 def fill(r: FillRecord) -> rest.Fill:
     """A fill over REST."""
-    side, action = ACTION[r.order.side]
     return rest.Fill(
+        **_fill_facts(r),
         fill_id=r.trade_id,
-        trade_id=r.trade_id,
-        order_id=r.order.order_id,
         ticker=r.ticker,
-        market_ticker=r.ticker,
-        outcome_side=OUTCOME[r.order.side],
-        book_side=r.order.side,
-        side=side,
-        action=action,
-        count_fp=format_size(r.size),
-        yes_price_dollars=format_price(r.price),
         no_price_dollars=format_price(PRICE - r.price),
-        is_taker=r.is_taker,
-        fee_cost=format_money(r.fee),
         created_time=isoformat(r.ts),
-        ts=r.ts // 1_000_000,
     )
 
 
 def fill_message(r: FillRecord) -> stream.Fill:
     """A fill on the `fill` channel."""
-    side, action = ACTION[r.order.side]
     return stream.Fill(
-        trade_id=r.trade_id,
-        order_id=r.order.order_id,
+        **_fill_facts(r),
         client_order_id=r.order.client_order_id,
-        market_ticker=r.ticker,
-        is_taker=r.is_taker,
-        side=side,
-        action=action,
         purchased_side=OUTCOME[r.order.side],
-        outcome_side=OUTCOME[r.order.side],
-        book_side=r.order.side,
-        yes_price_dollars=format_price(r.price),
-        count_fp=format_size(r.size),
-        fee_cost=format_money(r.fee),
         post_position_fp=format_size(r.position),
-        ts=r.ts // 1_000_000,
         ts_ms=r.ts // 1000,
     )
+
+
+def _position_facts(h: Holding) -> dict[str, Any]:
+    """What REST and the stream say alike of a position."""
+    return {
+        "position_fp": format_size(h.size),
+        "realized_pnl_dollars": format_money(h.realized),
+        "fees_paid_dollars": format_money(h.fees),
+    }
 
 
 def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.MarketPosition:
     """A position over REST."""
     return rest.MarketPosition(
+        **_position_facts(h),
         ticker=ticker,
-        position_fp=format_size(h.size),
         total_traded_dollars=format_money(traded),
         market_exposure_dollars=format_money(h.cost),
-        realized_pnl_dollars=format_money(h.realized),
-        fees_paid_dollars=format_money(h.fees),
         last_updated_ts=isoformat(ts),
     )
 
@@ -226,14 +219,26 @@ def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.Marke
 def position_message(ticker: str, h: Holding, volume: int, user_id: str) -> stream.MarketPosition:
     """A position on the `market_positions` channel."""
     return stream.MarketPosition(
+        **_position_facts(h),
         user_id=user_id,
         market_ticker=ticker,
-        position_fp=format_size(h.size),
         position_cost_dollars=format_money(h.cost),
-        realized_pnl_dollars=format_money(h.realized),
-        fees_paid_dollars=format_money(h.fees),
         position_fee_cost_dollars=format_money(h.fees),
         volume_fp=format_size(volume),
+    )
+
+
+def event_position(event: str, account: Account, tickers: Iterable[str]) -> rest.EventPosition:
+    """The positions of one event's markets, summed."""
+    held = [(t, account.holding(t)) for t in tickers]
+    exposure = format_money(sum(h.cost for _, h in held))
+    return rest.EventPosition(
+        event_ticker=event,
+        total_cost_dollars=format_money(sum(account.traded.get(t, 0) for t, _ in held)),
+        total_cost_shares_fp=format_size(sum(account.volume.get(t, 0) for t, _ in held)),
+        event_exposure_dollars=exposure,
+        realized_pnl_dollars=format_money(sum(h.realized for _, h in held)),
+        fees_paid_dollars=format_money(sum(h.fees for _, h in held)),
     )
 
 

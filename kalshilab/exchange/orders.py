@@ -1,85 +1,70 @@
-"""The exchange's order desk: checks, matching, cancels; each refusal in the exchange's own words."""
+"""The exchange's order desk: takes orders in, has them matched, books their fills, takes them off.
+
+An order is *resting* from the moment it stands on the book to its end, and only then: `executed` when all of
+it is filled, `canceled` for every other end, with the exchange's word for the reason.  A refused order has
+left no trace.  Changes to a resting order are in `kalshilab.exchange.amend`, what is refused in
+`kalshilab.exchange.checks`.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
 
-from kalshilab.errors import UnitError
-from kalshilab.exchange import bodies
-from kalshilab.exchange.account import Account
-from kalshilab.exchange.hub import Hub
-from kalshilab.exchange.markets import Listing, Listings
+from kalshilab.exchange import bodies, checks
+from kalshilab.exchange.account import Reserved, gross
+from kalshilab.exchange.checks import Refused
+from kalshilab.exchange.floor import Floor, Shown
+from kalshilab.exchange.groups import OrderGroup, OrderGroups
+from kalshilab.exchange.markets import Listing
 from kalshilab.exchange.matching import RestingOrder
+from kalshilab.exchange.tariff import Tariff
 from kalshilab.kalshi.wire import rest as wire
+from kalshilab.kalshi.wire import stream
 from kalshilab.market.fees import FeeAccumulator, fill_fee
-from kalshilab.market.lifecycle import ORDERABLE
-from kalshilab.market.model import outcome_price
-from kalshilab.units import MONEY, SIZE, parse_price, parse_size
+from kalshilab.units import PRICE
 
 __all__ = ["OrderDesk", "Refused"]
 
-TIMES_IN_FORCE = ("good_till_canceled", "immediate_or_cancel", "fill_or_kill")
-PREVENTIONS = ("taker_at_cross", "maker")
-
-
-class Refused(Exception):
-    """An answer of the exchange that is not a success: HTTP status, code, message and details."""
-
-    def __init__(self, status: int, code: str, details: str = "", message: str = "") -> None:
-        self.status, self.code, self.details, self.message = status, code, details, message or code
-        super().__init__(f"{status} {code} {details}")
-
-
-Shown = tuple[dict[int, int], dict[int, int]]
-"""Displayed size by YES price, bids and asks."""
-
-
-class Floor(Protocol):
-    """What the desk needs of the exchange it stands in."""
-
-    now: int
-    user_id: str
-    echo_trades: bool
-    account: Account
-    hub: Hub
-    listings: Listings
-
-    def new_id(self) -> str:
-        """A fresh id."""
-        ...
-
-    def displayed(self, listing: Listing) -> Shown | None:
-        """The displayed book, if anybody watches it."""
-        ...
-
-    def publish_changes(
-        self, listing: Listing, before: Shown | None, cause: RestingOrder | None = None
-    ) -> None:
-        """Tell how the displayed book differs from before."""
-        ...
-
-    def publish_trade(self, listing: Listing, price: int, size: int, taker: str, trade_id: str) -> None:
-        """Tell of a public print."""
-        ...
-
-    def publish_position(self, ticker: str) -> None:
-        """Tell of the account's position."""
-        ...
-
 
 class OrderDesk:
-    """Owner of the account's orders."""
+    """Owner of the account's orders and order groups.
+
+    `orders` holds every order there ever was by id; `log` the same in the order in which they were made.
+    """
 
     def __init__(self, exchange: Floor) -> None:
         self._ex = exchange
         self.orders: dict[str, RestingOrder] = {}
+        self.log: list[RestingOrder] = []
+        self.groups = OrderGroups(self._tell_group)
+        self.tariff = Tariff(self._tell_fees)
+        self.fee_changes: list[tuple[int, stream.EventFeeUpdate]] = []
         self._resting: dict[str, RestingOrder] = {}
         self._client_ids: set[str] = set()
         self._expiring: dict[str, RestingOrder] = {}
+        self._reserved = Reserved()
 
-    def resting(self) -> list[RestingOrder]:
-        """Orders on the book, oldest first."""
-        return list(self._resting.values())
+    @property
+    def floor(self) -> Floor:
+        """The exchange the desk stands in."""
+        return self._ex
+
+    def resting(self, group: str = "") -> list[RestingOrder]:
+        """Orders on the book, those that came (back) last at the end; with `group`, only that group's."""
+        if not group:
+            return list(self._resting.values())
+        return [o for o in self._resting.values() if o.group == group]
+
+    def check_open(self, *, cancelling: bool = False) -> None:
+        """Check that the exchange takes requests; cancels are taken while trading is paused.
+
+        Raises:
+            Refused: 409.
+        """
+        if not self._ex.exchange_active:
+            raise Refused(409, "exchange_is_paused")
+        if not cancelling and not self._ex.trading_active:
+            raise Refused(409, "trading_is_paused")
 
     # Create
 
@@ -90,19 +75,23 @@ class OrderDesk:
             Refused: with the exchange's status and code; nothing has happened then.
         """
         ex = self._ex
+        self.check_open()
+        checks.account_number(body.subaccount)
+        checks.shard(body.exchange_index, body.ticker)
         listing = ex.listings.get(body.ticker)
         if listing is None:
             raise Refused(404, "not_found", "market not found")
-        price, size = self._quantities(body, listing)
-        self._check_words(body)
-        if listing.status not in ORDERABLE:
-            raise Refused(400, "market_inactive", f"market is {listing.status}")
-        client_id = body.client_order_id or ex.new_id()
-        if client_id in self._client_ids:
-            raise Refused(409, "order_already_exists")
+        price, size = checks.price_of(body.price, listing), checks.size_of(body.count)
+        checks.words(body)
+        expires = checks.expiry(body.expiration_time, ex.now)
+        checks.orderable(listing)
+        client_id = checks.client_id(body.client_order_id)
+        self.check_new_id(client_id)
+        if body.order_group_id:
+            self.groups.admit(body.order_group_id)
         order = RestingOrder(
             order_id=ex.new_id(),
-            client_order_id=client_id,
+            client_order_id=client_id or ex.new_id(),
             ticker=body.ticker,
             side=body.side,
             price=price,
@@ -112,78 +101,88 @@ class OrderDesk:
             updated=ex.now,
             time_in_force=body.time_in_force,
             stp=body.self_trade_prevention_type,
-            expires=(body.expiration_time or 0) * 1_000_000,
-            cancel_on_pause=body.cancel_order_on_pause,
+            expires=expires,
+            cancel_on_pause=bool(body.cancel_order_on_pause),
+            post_only=bool(body.post_only),
+            group=body.order_group_id or "",
+            number=len(self.log),
             fees=FeeAccumulator(),
         )
-        self._check_order(body, order, listing)
-        self._client_ids.add(client_id)
+        self._check_order(order, listing, reduce_only=bool(body.reduce_only))
+        self.claim_id(order.client_order_id)
         self.orders[order.order_id] = order
-        return self._match(order, listing)
+        self.log.append(order)
+        cost, fees = self.match(order, listing, ex.displayed(listing))
+        return order, cost, fees
 
-    @staticmethod
-    def _quantities(body: wire.CreateOrder, listing: Listing) -> tuple[int, int]:
-        try:
-            price = parse_price(body.price)
-        except UnitError:
-            raise Refused(400, "invalid_price", f"price {body.price}") from None
-        if not listing.facts.grid.valid(price):
-            raise Refused(400, "invalid_price", f"price {body.price} is not on the market's grid")
-        try:
-            size = parse_size(body.count)
-        except UnitError:
-            raise Refused(400, "invalid_order_size", f"count {body.count}") from None
-        if size <= 0:
-            raise Refused(400, "invalid_order_size", f"count {body.count}")
-        return price, size
+    def check_new_id(self, client_id: str | None) -> None:
+        """Check that no order ever had a client order id.
 
-    def _check_words(self, body: wire.CreateOrder) -> None:
-        if body.side not in ("bid", "ask"):
-            raise Refused(400, "invalid_order", f"side {body.side}")
-        if body.time_in_force not in TIMES_IN_FORCE:
-            raise Refused(400, "invalid_order", f"time_in_force {body.time_in_force}")
-        if body.self_trade_prevention_type not in PREVENTIONS:
-            raise Refused(
-                400, "invalid_order", f"self_trade_prevention_type {body.self_trade_prevention_type}"
-            )
-        if body.client_order_id is not None and not 0 < len(body.client_order_id) <= 64:
-            raise Refused(400, "invalid_order", "client_order_id must have 1 to 64 characters")
-        immediate = body.time_in_force != "good_till_canceled"
-        if body.expiration_time is not None:
-            if immediate:
-                raise Refused(400, "invalid_order", "expiration_time is for good_till_canceled orders")
-            if body.expiration_time * 1_000_000 <= self._ex.now:
-                raise Refused(400, "invalid_order", "expiration_time is in the past")
-        if body.post_only and immediate:
-            raise Refused(400, "invalid_order", "post only orders must be good_till_canceled")
-        if body.reduce_only and body.time_in_force != "immediate_or_cancel":
-            raise Refused(400, "invalid_order", "reduce only orders must be immediate_or_cancel")
+        Raises:
+            Refused: 409, also where that order is long dead.
+        """
+        if client_id is not None and client_id in self._client_ids:
+            raise Refused(409, "order_already_exists", f"client_order_id {client_id}")
 
-    def _check_order(self, body: wire.CreateOrder, order: RestingOrder, listing: Listing) -> None:
-        account = self._ex.account
-        holding = account.holding(order.ticker)
-        if body.reduce_only:
+    def claim_id(self, client_id: str) -> None:
+        """A client order id is taken, for ever."""
+        self._client_ids.add(client_id)
+
+    def _check_order(self, order: RestingOrder, listing: Listing, *, reduce_only: bool) -> None:
+        book = listing.book
+        if reduce_only:
+            holding = self._ex.account.holding(order.ticker)
             order.remaining = order.initial = holding.closing(order.side, order.remaining)
             if order.remaining == 0:
                 raise Refused(400, "invalid_order", "reduce only order would not reduce a position")
-        if body.post_only and listing.book.crosses(order.side, order.price):
+        if order.post_only and book.crosses(order.side, order.price):
             raise Refused(400, "invalid_order", "post only cross")
-        if (
-            order.time_in_force == "fill_or_kill"
-            and listing.book.available(order.side, order.price) < order.remaining
-        ):
-            raise Refused(409, "fill_or_kill_insufficient_resting_volume")
-        # The fee is largest at the price nearest to half a dollar that the order may trade at.
-        facts = listing.facts
-        worst = min(order.price, 5000) if order.side == "bid" else max(order.price, 5000)
-        fee = fill_fee(worst, order.remaining, multiplier=facts.fee_multiplier, fee_type=facts.fee_type)
-        order.fee_bound = fee
-        if account.bound([*self.resting(), order]) > account.cash:
+        if order.time_in_force == "fill_or_kill":
+            met = book.rehearse(order)
+            # A FOK that would meet an order of our own counts as IOC.
+            if not met.stopped and not met.cancelled and sum(m.size for m in met.matches) < order.remaining:
+                raise Refused(409, "fill_or_kill_insufficient_resting_volume")
+        order.fee_bound = self.fee_bound(order, listing)
+        if self.short_of(order):
             raise Refused(400, "insufficient_balance")
 
-    def _match(self, order: RestingOrder, listing: Listing) -> tuple[RestingOrder, int, int]:
+    def short_of(self, order: RestingOrder, instead_of: RestingOrder | None = None) -> bool:
+        """Whether the account lacks the cash to let an order in, beside or instead of what rests."""
+        account = self._ex.account
+        freed = 0 if instead_of is None else gross(instead_of)
+        if self._reserved.most - freed + gross(order) <= account.cash:
+            return False
+        # Close to the limit the truth is worked out; the order stands last, others close the position before it.
+        resting = self.resting()
+        needed = account.bound([*(o for o in resting if o is not instead_of), order])
+        # Whoever asks for less than there is now is never refused.
+        return needed > account.cash and (instead_of is None or needed > account.bound(resting))
+
+    def changed(self, order: RestingOrder) -> None:
+        """A resting order was changed in its place."""
+        self._reserved.hold(order)
+        self._expiring.pop(order.order_id, None)
+        if order.expires:
+            self._expiring[order.order_id] = order
+
+    def fee_bound(self, order: RestingOrder, listing: Listing) -> int:
+        """The most that an order's fees may come to, those paid included, in money units."""
+        # The fee is largest at the price nearest to half a dollar that the order may trade at.
+        half = PRICE // 2
+        worst = min(order.price, half) if order.side == "bid" else max(order.price, half)
+        fee_type, multiplier = self.tariff.terms(listing.facts)
+        paid = order.taker_fees + order.maker_fees
+        return paid + fill_fee(worst, order.remaining, multiplier=multiplier, fee_type=fee_type)
+
+    # Matching
+
+    def match(self, order: RestingOrder, listing: Listing, before: Shown | None) -> tuple[int, int]:
+        """Match an order that has been let in, and rest what is left of it; cost and fees of what it took.
+
+        Args:
+            before: the displayed book to tell the difference from.
+        """
         ex, book = self._ex, listing.book
-        before = ex.displayed(listing)
         cost_before, fees_before = order.taker_cost, order.taker_fees
         result = book.take(order)
         for own in result.cancelled:
@@ -196,19 +195,19 @@ class OrderDesk:
                 ex.publish_trade(listing, match.price, match.size, taker, trade_id)
         if order.remaining:
             if result.stopped:
-                self._done(order, "canceled", "SelfTradeCancel")
-            elif order.time_in_force != "good_till_canceled":
-                self._done(order, "canceled", "")
+                self._done(order, "SelfTradeCancel")
+            elif order.time_in_force != "good_till_canceled" or (
+                order.group and self.groups.hit(order.group)
+            ):
+                self._done(order, "")
             else:
                 book.rest(order)
                 self._resting[order.order_id] = order
-                if order.expires:
-                    self._expiring[order.order_id] = order
+                self.changed(order)
         ex.publish_changes(listing, before, order)
-        self._tell(order)
-        return order, order.taker_cost - cost_before, order.taker_fees - fees_before
-
-    # Fills and ends
+        self.tell(order)
+        self.settle_groups()
+        return order.taker_cost - cost_before, order.taker_fees - fees_before
 
     def fill(
         self,
@@ -221,89 +220,141 @@ class OrderDesk:
         trade_id: str,
         quiet: bool = False,
     ) -> None:
-        """Book one match.  `quiet`: the caller tells of the book's change himself."""
+        """Book one match.  `quiet`: the caller tells of the book's change himself.
+
+        Whoever fills resting orders calls `settle_groups` after the last of them.
+        """
         ex, facts = self._ex, listing.facts
         before = None if quiet else ex.displayed(listing)
+        terms = self.tariff.terms(facts, ex.now)
         record = ex.account.fill(
             order,
             trade_id=trade_id,
             price=price,
             size=size,
             is_taker=is_taker,
-            multiplier=facts.fee_multiplier,
-            fee_type=facts.fee_type,
+            multiplier=terms.multiplier,
+            fee_type=terms.fee_type,
             ts=ex.now,
         )
-        if order.remaining == 0 and order.order_id in self._resting:
-            listing.book.remove(order)
-            self._forget(order)
+        if not is_taker:
+            if order.remaining == 0:
+                self.withdraw(listing, order)
+            else:
+                self._reserved.hold(order)
         ex.hub.publish("fill", b"fill", facts.ticker, bodies.fill_message(record))
         if not is_taker:
-            self._tell(order)
+            self.tell(order)
         ex.publish_position(facts.ticker)
         ex.publish_changes(listing, before, order)
+        if order.group:
+            self.groups.filled(order.group, size, ex.now)
 
-    def cancel(self, order_id: str) -> tuple[RestingOrder, int]:
-        """Cancel an order: itself and the size taken off.
+    # Ends
+
+    def find(self, order_id: str, ticker: str | None = None) -> tuple[RestingOrder, Listing]:
+        """A resting order and its market.
+
+        Args:
+            ticker: the market that the caller takes it to be in, if he says.
 
         Raises:
-            Refused: 404 for an order that does not rest; 400 once its market has closed.
+            Refused: 404 for an order that does not rest; 400 once its market has closed, or for another market.
         """
         known = self.orders.get(order_id)
         if known is None:
             raise Refused(404, "not_found", "order not found")
         listing = self._ex.listings.get(known.ticker)
         assert listing is not None
+        if ticker and ticker != known.ticker:
+            raise Refused(400, "order_ticker_mismatch", f"the order is in {known.ticker}")
         if listing.status not in ("active", "inactive") and known.reason == "CloseCancel":
             raise Refused(400, "market_inactive", f"market is {listing.status}")
-        order = self._resting.get(order_id)
-        if order is None:
+        if order_id not in self._resting:
             raise Refused(404, "not_found", "order not found")
+        return known, listing
+
+    def cancel(self, order_id: str, ticker: str | None = None) -> tuple[RestingOrder, int]:
+        """Cancel an order: itself and the size taken off.
+
+        Raises:
+            Refused: as `find`; 409 while the exchange is paused.
+        """
+        self.check_open(cancelling=True)
+        order, _ = self.find(order_id, ticker)
         reduced = order.remaining
-        before = self._ex.displayed(listing)
-        self._end(listing, order, "")
-        self._ex.publish_changes(listing, before, order)
+        self.take_off([order], "")
         return order, reduced
+
+    def take_off(self, orders: Iterable[RestingOrder], reason: str) -> None:
+        """Cancel resting orders for a reason in the exchange's words, "" for the account's own wish."""
+        for order in orders:
+            listing = self._ex.listings.get(order.ticker)
+            assert listing is not None
+            before = self._ex.displayed(listing)
+            self._end(listing, order, reason)
+            self._ex.publish_changes(listing, before, order)
 
     def cancel_market(self, listing: Listing, reason: str) -> None:
         """Cancel every order of a market; the caller tells of the book's change."""
         for order in [o for o in self._resting.values() if o.ticker == listing.facts.ticker]:
             self._end(listing, order, reason)
 
+    def halt(self, listing: Listing | None = None) -> None:
+        """Cancel the orders that are to be cancelled on a pause, of one market or of all."""
+        self.take_off(
+            [
+                o
+                for o in self._resting.values()
+                if o.cancel_on_pause and (listing is None or o.ticker == listing.facts.ticker)
+            ],
+            "HaltCancel",
+        )
+
     def expire(self) -> None:
         """Cancel orders whose time is up."""
-        for order in [o for o in self._expiring.values() if o.expires <= self._ex.now]:
-            listing = self._ex.listings.get(order.ticker)
-            assert listing is not None
-            before = self._ex.displayed(listing)
-            self._end(listing, order, "ExpiryCancel")
-            self._ex.publish_changes(listing, before, order)
+        if self._expiring:
+            self.take_off([o for o in self._expiring.values() if o.expires <= self._ex.now], "ExpiryCancel")
 
-    def _end(self, listing: Listing, order: RestingOrder, reason: str) -> None:
+    def withdraw(self, listing: Listing, order: RestingOrder) -> None:
+        """Take a resting order off the book without ending it."""
         listing.book.remove(order)
-        self._forget(order)
-        self._done(order, "canceled", reason)
-        self._tell(order)
-
-    def _done(self, order: RestingOrder, status: str, reason: str) -> None:
-        order.remaining = 0
-        order.status, order.reason, order.updated = status, reason, self._ex.now
-
-    def _forget(self, order: RestingOrder) -> None:
         self._resting.pop(order.order_id, None)
         self._expiring.pop(order.order_id, None)
+        self._reserved.release(order)
 
-    def _tell(self, order: RestingOrder) -> None:
+    def _end(self, listing: Listing, order: RestingOrder, reason: str) -> None:
+        self.withdraw(listing, order)
+        self._done(order, reason)
+        self.tell(order)
+
+    def _done(self, order: RestingOrder, reason: str) -> None:
+        order.remaining = 0
+        order.status, order.reason, order.updated = "canceled", reason, self._ex.now
+
+    # Groups
+
+    def settle_groups(self) -> None:
+        """Cancel the orders of groups that have just hit their limits."""
+        for group in self.groups.due(self._ex.now):
+            self.empty(group)
+
+    def empty(self, group: OrderGroup) -> None:
+        """Cancel a group's resting orders."""
+        self.take_off(self.resting(group.group_id), "")
+
+    # Telling
+
+    def tell(self, order: RestingOrder) -> None:
+        """Tell of an order's new state."""
         ex = self._ex
-        ex.hub.publish("user_orders", b"user_order", order.ticker, bodies.order_message(order, ex.user_id))
+        if ex.hub.wanted("user_orders", order.ticker):
+            body = bodies.order_message(order, ex.user_id)
+            ex.hub.publish("user_orders", b"user_order", order.ticker, body)
 
+    def _tell_group(self, body: stream.OrderGroupUpdate) -> None:
+        self._ex.hub.publish("order_group_updates", b"order_group_updates", "", body)
 
-def average(total: int, size: int) -> str:
-    """A per-contract amount in dollars, four places, of a total in money units."""
-    return f"{total / MONEY / (size / SIZE):.4f}"
-
-
-def average_price(order: RestingOrder, cost: int) -> str:
-    """The average YES price of an order's fills, from what its own outcome cost."""
-    mean = cost / order.filled
-    return f"{outcome_price(round(mean), 'yes' if order.side == 'bid' else 'no') / 10_000:.4f}"
+    def _tell_fees(self, body: stream.EventFeeUpdate) -> None:
+        self.fee_changes.append((self._ex.now, body))
+        self._ex.hub.publish("market_lifecycle_v2", b"event_fee_update", "", body)

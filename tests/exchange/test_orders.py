@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kalshilab.exchange import Exchange
 from kalshilab.exchange.orders import Refused
-from kalshilab.kalshi.protocol import StreamProtocol
 from kalshilab.kalshi.wire import rest as wire
-from kalshilab.market.model import Fill, Order
 from kalshilab.tape.synth import Recipe, make
 from kalshilab.units import dollars
 
@@ -125,73 +120,6 @@ def test_closing_cancels_and_then_refuses() -> None:
         with pytest.raises(Refused) as caught:
             call()
         assert (caught.value.status, caught.value.code) == (400, "market_inactive")
-
-
-flows = st.lists(
-    st.one_of(
-        st.tuples(st.just("step"), st.integers(1, 40)),
-        st.tuples(st.just("order"), st.integers(0, 5), st.sampled_from(["bid", "ask"]), st.integers(1, 99),
-                  st.integers(1, 30_000), st.sampled_from(["good_till_canceled", "immediate_or_cancel"]),
-                  st.sampled_from(["taker_at_cross", "maker"])),
-        st.tuples(st.just("cancel"), st.integers(0, 20)),
-    ),
-    max_size=30,
-)  # fmt: skip
-
-
-@settings(max_examples=60, deadline=None)
-@given(flows, st.sampled_from([100, 1_000, 50_000]))
-def test_conservation_and_agreement_of_every_view(steps: list[tuple[Any, ...]], balance: int) -> None:
-    ex = world(balance=dollars(balance))
-    heard: list[Any] = []
-    protocol = StreamProtocol(heard.append)
-    connection = ex.hub.connect()
-    connection.receive(
-        json.dumps({"id": 1, "cmd": "subscribe", "params": {"channels": ["fill", "user_orders"]}})
-    )
-    until_open(ex)
-
-    def check() -> None:
-        assert ex.account.drift() == 0
-        assert ex.account.cash - ex.account.bound(ex.desk.resting()) >= 0
-
-    for step in steps:
-        if step[0] == "step":
-            for _ in range(step[1]):
-                ex.step()
-                check()
-        elif step[0] == "order":
-            listings = list(ex.listings)
-            ticker = listings[step[1] % len(listings)].facts.ticker
-            try:
-                ex.desk.create(
-                    body(ticker, side=step[2], price=f"{step[3] / 100:.4f}", count=f"{step[4] / 100:.2f}",
-                         time_in_force=step[5], self_trade_prevention_type=step[6])
-                )  # fmt: skip
-            except Refused as refused:
-                assert refused.code in ("insufficient_balance", "market_inactive")
-        elif ex.desk.resting():
-            resting = ex.desk.resting()
-            ex.desk.cancel(resting[step[1] % len(resting)].order_id)
-        check()
-    for frame in connection.take():
-        protocol.receive(frame)
-    fills = [e for e in heard if isinstance(e, Fill)]
-    orders = {e.order_id: e for e in heard if isinstance(e, Order)}
-    assert len(fills) == len(ex.account.fills)
-    assert {o: (x.filled, x.status) for o, x in orders.items()} == {
-        o: (x.filled, x.status) for o, x in ex.desk.orders.items()
-    }
-    for ticker, volume in ex.account.volume.items():
-        assert sum(f.size for f in fills if f.ticker == ticker) == volume
-    for order_id, order in ex.desk.orders.items():
-        assert order.filled == sum(f.size for f in fills if f.order_id == order_id)
-        assert order.taker_fees + order.maker_fees == sum(f.fee for f in fills if f.order_id == order_id)
-        assert order.taker_fees >= 0 and order.maker_fees >= 0
-    while ex.step():
-        check()
-    assert not any(h.size for h in ex.account.holdings.values()), "all settle in the end"
-    assert not ex.desk.resting()
 
 
 def test_scalar_payouts_are_whole_cents_and_the_rest_a_fee() -> None:

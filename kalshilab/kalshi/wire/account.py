@@ -11,9 +11,8 @@ from kalshilab.units import PRICE, parse_money, parse_price, parse_size
 __all__ = [
     "Balance",
     "BucketLimit",
-    "CancelOrderResponse",
-    "CreateOrder",
-    "CreateOrderResponse",
+    "EndpointCost",
+    "EndpointCosts",
     "EventPosition",
     "Fill",
     "FillPage",
@@ -196,6 +195,7 @@ class Order(Wire, frozen=True):
     last_update_time: str | None = None
     expiration_time: str | None = None
     self_trade_prevention_type: str | None = None
+    order_group_id: str | None = None
     cancel_order_on_pause: bool | None = None
     subaccount_number: int | None = None
     exchange_index: int | None = None
@@ -226,42 +226,6 @@ class OrderPage(Wire, frozen=True, omit_defaults=False):
     cursor: str = ""
 
 
-class CreateOrder(Wire, frozen=True):
-    """The body of an order; `price` is the YES price, `side` "bid" or "ask"."""
-
-    ticker: str
-    side: str
-    count: str
-    price: str
-    time_in_force: str
-    self_trade_prevention_type: str
-    client_order_id: str | None = None
-    expiration_time: int | None = None
-    post_only: bool = False
-    reduce_only: bool = False
-    cancel_order_on_pause: bool = False
-    order_group_id: str | None = None
-    subaccount: int = 0
-    exchange_index: int | None = None
-
-
-class CreateOrderResponse(Wire, frozen=True):
-    order_id: str
-    fill_count: str
-    remaining_count: str
-    ts_ms: int
-    client_order_id: str | None = None
-    average_fill_price: str | None = None
-    average_fee_paid: str | None = None
-
-
-class CancelOrderResponse(Wire, frozen=True):
-    order_id: str
-    reduced_by: str
-    ts_ms: int
-    client_order_id: str | None = None
-
-
 class BucketLimit(Wire, frozen=True, omit_defaults=False):
     refill_rate: int
     bucket_capacity: int
@@ -272,3 +236,16 @@ class Limits(Wire, frozen=True, omit_defaults=False):
     read: BucketLimit
     write: BucketLimit
     grants: list[dict[str, str]] = []
+
+
+class EndpointCost(Wire, frozen=True, omit_defaults=False):
+    """Tokens that a call takes, where it is not the default; of a batch, each item."""
+
+    method: str
+    path: str
+    cost: int
+
+
+class EndpointCosts(Wire, frozen=True, omit_defaults=False):
+    default_cost: int
+    endpoint_costs: list[EndpointCost]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.wire.base import Wire, instant
@@ -15,20 +16,33 @@ __all__ = [
     "Cutoff",
     "ErrorBody",
     "Event",
+    "EventFeeChange",
+    "EventFeeChangePage",
     "EventPage",
     "EventResponse",
+    "MaintenanceWindow",
     "Market",
+    "MarketOrderbook",
     "MarketPage",
     "MarketResponse",
     "Orderbook",
+    "OrderbookList",
     "OrderbookResponse",
     "PriceRange",
+    "Schedule",
+    "ScheduleResponse",
     "Series",
+    "SeriesFeeChange",
+    "SeriesFeeChangeList",
     "SeriesList",
     "SeriesResponse",
+    "Session",
+    "ShardStatus",
     "Status",
     "Trade",
     "TradePage",
+    "UserDataTimestamp",
+    "Week",
 ]
 
 
@@ -75,6 +89,7 @@ class Market(Wire, frozen=True):
     settlement_value_dollars: str | None = None
     settlement_ts: str | None = None
     settlement_bounds_type: str | None = None
+    fee_waiver_expiration_time: str | None = None
     can_close_early: bool | None = None
     expiration_value: str | None = None
     rules_primary: str | None = None
@@ -142,6 +157,9 @@ class Event(Wire, frozen=True):
     category: str = ""
     settlement_sources: list[dict[str, str]] | None = None
     markets: list[Market] | None = None
+    last_updated_ts: str | None = None
+    fee_type_override: str | None = None
+    fee_multiplier_override: float | None = None
     exchange_index: int | None = None
 
 
@@ -153,6 +171,7 @@ class EventResponse(Wire, frozen=True):
 class EventPage(Wire, frozen=True, omit_defaults=False):
     events: list[Event]
     cursor: str = ""
+    milestones: list[dict[str, str]] | UnsetType = UNSET
 
 
 class Series(Wire, frozen=True, omit_defaults=False):
@@ -170,6 +189,10 @@ class Series(Wire, frozen=True, omit_defaults=False):
     fee_type: str = "quadratic"
     fee_multiplier: float = 1.0
     additional_prohibitions: list[str] | None = None
+    product_metadata: dict[str, str] | UnsetType = UNSET
+    volume_fp: str | UnsetType = UNSET
+    last_updated_ts: str | UnsetType = UNSET
+    exchange_index: int | UnsetType = UNSET
 
 
 class SeriesResponse(Wire, frozen=True):
@@ -189,6 +212,17 @@ class Orderbook(Wire, frozen=True, omit_defaults=False):
 
 class OrderbookResponse(Wire, frozen=True):
     orderbook_fp: Orderbook
+
+
+class MarketOrderbook(Wire, frozen=True):
+    """One market's book in an answer about several."""
+
+    ticker: str
+    orderbook_fp: Orderbook
+
+
+class OrderbookList(Wire, frozen=True):
+    orderbooks: list[MarketOrderbook]
 
 
 class Trade(Wire, frozen=True, omit_defaults=False):
@@ -248,6 +282,92 @@ class ErrorBody(Wire, frozen=True):
     msg: Any = None
 
 
-class Status(Wire, frozen=True, omit_defaults=False):
+class ShardStatus(Wire, frozen=True):
+    """Whether one matching shard takes requests."""
+
+    exchange_index: int
+    description: str
     exchange_active: bool
     trading_active: bool
+    intra_exchange_transfers_active: bool
+
+
+class Status(Wire, frozen=True):
+    """Whether the exchange takes requests; what is absent is not known."""
+
+    exchange_active: bool
+    trading_active: bool
+    intra_exchange_transfers_active: bool | None = None
+    exchange_estimated_resume_time: str | None = None
+    exchange_index_statuses: list[ShardStatus] | None = None
+
+
+class Session(Wire, frozen=True):
+    """Hours of a day, "HH:MM" in New York."""
+
+    open_time: str
+    close_time: str
+
+
+class Week(Wire, frozen=True):
+    """The hours of a usual week, and from when to when they hold."""
+
+    start_time: str
+    end_time: str
+    monday: list[Session]
+    tuesday: list[Session]
+    wednesday: list[Session]
+    thursday: list[Session]
+    friday: list[Session]
+    saturday: list[Session]
+    sunday: list[Session]
+
+
+class MaintenanceWindow(Wire, frozen=True):
+    start_datetime: str
+    end_datetime: str
+
+
+class Schedule(Wire, frozen=True):
+    standard_hours: list[Week]
+    maintenance_windows: list[MaintenanceWindow]
+
+
+class ScheduleResponse(Wire, frozen=True):
+    schedule: Schedule
+
+
+class UserDataTimestamp(Wire, frozen=True):
+    """As of when reads of the account are true."""
+
+    as_of_time: str
+
+
+class SeriesFeeChange(Wire, frozen=True):
+    """Fee terms of a series from a moment on."""
+
+    id: str
+    series_ticker: str
+    fee_type: str
+    fee_multiplier: float
+    scheduled_ts: str
+
+
+class SeriesFeeChangeList(Wire, frozen=True):
+    series_fee_change_arr: list[SeriesFeeChange]
+
+
+class EventFeeChange(Wire, frozen=True):
+    """Fee terms of an event over those of its series from a moment on; None: as its series."""
+
+    id: str
+    event_ticker: str
+    series_ticker: str
+    fee_type_override: str | None
+    fee_multiplier_override: float | None
+    scheduled_ts: str
+
+
+class EventFeeChangePage(Wire, frozen=True, omit_defaults=False):
+    event_fee_changes: list[EventFeeChange]
+    cursor: str = ""

@@ -7,8 +7,8 @@ import msgspec
 from kalshilab.kalshi.wire.rest import PriceRange
 
 __all__ = [
-    "Command", "CommandParams", "EventLifecycle", "Fill", "Lifecycle", "LifecycleMetadata", "MarketPosition",
-    "OrderbookDelta", "OrderbookSnapshot", "Ticker", "Trade", "UserOrder",
+    "Command", "CommandParams", "EventFeeUpdate", "EventLifecycle", "Fill", "Lifecycle", "LifecycleMetadata", "MarketPosition",
+    "OrderGroupUpdate", "OrderbookDelta", "OrderbookSnapshot", "Ticker", "Trade", "UserOrder",
 ]  # fmt: skip
 
 
@@ -128,6 +128,7 @@ class UserOrder(Body, frozen=True):
     last_update_time: str = ""
     last_updated_ts_ms: int = 0
     last_update_reason: str | msgspec.UnsetType = msgspec.UNSET
+    order_group_id: str | msgspec.UnsetType = msgspec.UNSET
     exchange_index: int = 0
     subaccount_number: int = 0
 
@@ -144,6 +145,15 @@ class MarketPosition(Body, frozen=True):
     volume_fp: str = "0.00"
     user_id: str = ""
     subaccount: int = 0
+
+
+class OrderGroupUpdate(Body, frozen=True):
+    """What happened to an order group; its limit where that was set."""
+
+    event_type: str
+    order_group_id: str
+    contracts_limit_fp: str | msgspec.UnsetType = msgspec.UNSET
+    ts_ms: int = 0
 
 
 class LifecycleMetadata(Body, frozen=True, omit_defaults=True):
@@ -187,6 +197,14 @@ class EventLifecycle(Body, frozen=True):
     collateral_return_type: str = ""
     series_ticker: str = ""
     exchange_index: int = 0
+
+
+class EventFeeUpdate(Body, frozen=True):
+    """An event's fee override; None where it was cleared."""
+
+    event_ticker: str
+    fee_type_override: str | None = None
+    fee_multiplier_override: float | None = None
 
 
 class CommandParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,0 +1,113 @@
+"""REST bodies of candlesticks: the live form, and the archive's with names of its own.
+
+Where nothing traded in a period the live form leaves the prices out and the archive's has null.
+"""
+
+from __future__ import annotations
+
+from kalshilab.kalshi.wire.base import Wire
+
+__all__ = [
+    "Candlestick",
+    "CandlestickList",
+    "EventCandlesticks",
+    "HistoricalCandlestick",
+    "HistoricalCandlestickList",
+    "HistoricalPrices",
+    "HistoricalQuotes",
+    "MarketCandlesticks",
+    "MarketCandlesticksList",
+    "Prices",
+    "Quotes",
+]
+
+
+class Quotes(Wire, frozen=True, omit_defaults=False):
+    """Best bids or asks of a period, in dollars."""
+
+    open_dollars: str
+    low_dollars: str
+    high_dollars: str
+    close_dollars: str
+
+
+class Prices(Wire, frozen=True):
+    """YES prices of a period's prints, in dollars; only `previous_dollars` where there were none."""
+
+    open_dollars: str | None = None
+    low_dollars: str | None = None
+    high_dollars: str | None = None
+    close_dollars: str | None = None
+    mean_dollars: str | None = None
+    previous_dollars: str | None = None
+
+
+class Candlestick(Wire, frozen=True, omit_defaults=False):
+    """One period of a market; `end_period_ts` in seconds, which is part of it."""
+
+    end_period_ts: int
+    yes_bid: Quotes
+    yes_ask: Quotes
+    price: Prices
+    volume_fp: str
+    open_interest_fp: str
+
+
+class CandlestickList(Wire, frozen=True, omit_defaults=False):
+    ticker: str
+    candlesticks: list[Candlestick]
+
+
+class MarketCandlesticks(Wire, frozen=True, omit_defaults=False):
+    """One market's part of an answer about several."""
+
+    market_ticker: str
+    candlesticks: list[Candlestick]
+
+
+class MarketCandlesticksList(Wire, frozen=True, omit_defaults=False):
+    markets: list[MarketCandlesticks]
+
+
+class EventCandlesticks(Wire, frozen=True, omit_defaults=False):
+    """Candlesticks of an event's markets, in the order of `market_tickers`, up to `adjusted_end_ts`."""
+
+    market_tickers: list[str]
+    market_candlesticks: list[list[Candlestick]]
+    adjusted_end_ts: int
+
+
+class HistoricalQuotes(Wire, frozen=True, omit_defaults=False):
+    """As `Quotes`, in the archive's names."""
+
+    open: str
+    low: str
+    high: str
+    close: str
+
+
+class HistoricalPrices(Wire, frozen=True, omit_defaults=False):
+    """As `Prices`, in the archive's names."""
+
+    open: str | None
+    low: str | None
+    high: str | None
+    close: str | None
+    mean: str | None
+    previous: str | None
+
+
+class HistoricalCandlestick(Wire, frozen=True, omit_defaults=False):
+    """As `Candlestick`, in the archive's names."""
+
+    end_period_ts: int
+    yes_bid: HistoricalQuotes
+    yes_ask: HistoricalQuotes
+    price: HistoricalPrices
+    volume: str
+    open_interest: str
+
+
+class HistoricalCandlestickList(Wire, frozen=True, omit_defaults=False):
+    ticker: str
+    candlesticks: list[HistoricalCandlestick]
