@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Iterable
 from typing import Final
 
 import polars as pl
@@ -17,12 +18,18 @@ from kalshilab.clock import isoformat
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange import bodies
 from kalshilab.exchange.account import Account
-from kalshilab.exchange.flow import Flow, Quotes, Step
+from kalshilab.exchange.background import Background
+from kalshilab.exchange.candles import Candles
+from kalshilab.exchange.fills import FillModel
+from kalshilab.exchange.flow import Flow, Source, Step
+from kalshilab.exchange.frames import BookFrame
 from kalshilab.exchange.hub import Hub
 from kalshilab.exchange.markets import Listing, Listings
-from kalshilab.exchange.matching import RestingOrder
+from kalshilab.exchange.matching import MarketBook, RestingOrder
 from kalshilab.exchange.orders import OrderDesk
 from kalshilab.exchange.prints import PRINTS_KEPT, PrintLog
+from kalshilab.exchange.quotes import Quotes
+from kalshilab.exchange.shadows import ShadowFills
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.market.model import Trade
 from kalshilab.units import PRICE, cents, dollars, format_price, format_size
@@ -30,6 +37,7 @@ from kalshilab.units import PRICE, cents, dollars, format_price, format_size
 __all__ = ["Exchange"]
 
 DAY: Final = 86_400_000_000
+FILLS: Final = FillModel()
 
 
 class Exchange:
@@ -37,6 +45,9 @@ class Exchange:
 
     Args:
         tape, markets: what is played; see `kalshilab.tape`.
+        flow: what is played in their stead: a `Synthetic`, a `Mirror`, or any flow.
+        frames: recorded books that go with the tape; see `kalshilab.exchange.frames`.
+        fills: how orders are filled; see `kalshilab.exchange.fills`.
         seed: of order ids and of whatever else is drawn.
         balance: money units in the one account.
         spread: price units between the background's best bid and ask.
@@ -59,9 +70,12 @@ class Exchange:
 
     def __init__(
         self,
-        tape: pl.DataFrame,
-        markets: pl.DataFrame,
+        tape: pl.DataFrame | None = None,
+        markets: pl.DataFrame | None = None,
         *,
+        flow: Source | None = None,
+        frames: Iterable[BookFrame] = (),
+        fills: FillModel = FILLS,
         seed: int = 0,
         balance: int = dollars(10_000),
         spread: int = cents(2),
@@ -75,7 +89,15 @@ class Exchange:
             raise ExchangeError(f"archive_after {archive_after}: not below zero")
         if balance <= 0 or spread <= 0 or depth < 1:
             raise ExchangeError(f"balance {balance}, spread {spread} and depth {depth} must be above zero")
-        self.flow: Final = Flow(tape, markets, settle_after=settle_after)
+        if flow is None:
+            if tape is None or markets is None:
+                raise ExchangeError("nothing to play: give a tape and its markets, or a flow")
+            flow = Flow(tape, markets, settle_after=settle_after, frames=frames)
+        elif tape is not None or markets is not None:
+            raise ExchangeError("a tape and a flow: give one of them")
+        self.flow: Final = flow
+        self.fills: Final = fills
+        self.shadows: Final = ShadowFills(fills.mode)
         self.now = (self.flow.next_ts or 0) - 1
         self.prints_played = 0
         self.listings = Listings()
@@ -85,9 +107,12 @@ class Exchange:
         self.user_id = self.new_id()
         self.desk: Final = OrderDesk(self)
         self.echo_trades = echo_trades
+        self.exchange_active = self.trading_active = True
         self._spread, self._depth = spread, depth
+        self._world = Background(self)
         self._pending: dict[int, Listing] = {}
         self.prints: Final = PrintLog(prints_kept)
+        self.candles: Final = Candles()
         self._archive_after = archive_after
 
     def new_id(self) -> str:
@@ -111,11 +136,13 @@ class Exchange:
             self._print(step)
         else:
             getattr(self, f"_{step.kind}")(step)
+        self.desk.settle_groups()
         return True
 
     def _create(self, step: Step) -> None:
         facts = self.flow.facts[step.market]
-        listing = Listing(facts, Quotes(facts.grid, self._spread, self._depth))
+        quotes = Quotes(facts.grid, self._spread, self._depth)
+        listing = Listing(facts, quotes, MarketBook(self.fills, self.shadows, mirrored=facts.mirrored))
         self._pending[step.market] = listing
         if self.listings.add(listing):
             self.hub.publish(
@@ -155,30 +182,33 @@ class Exchange:
 
     def _print(self, step: Step) -> None:
         listing = self._pending[step.market]
-        self._requote(listing, step.price, step.taker)
-        for order, size in listing.book.printed(step.price, step.size, step.taker):
-            self.desk.fill(
-                listing, order, order.price, size, is_taker=False, trade_id=step.trade_id or self.new_id()
-            )
-        listing.quotes.learn(step.size)
-        self.prints_played += 1
-        self.publish_trade(listing, step.price, step.size, step.taker, step.trade_id or self.new_id())
+        self._world.print(listing, step)
+        self._see_quotes(listing)
 
-    def _requote(self, listing: Listing, price: int, taker: str) -> None:
-        """Move the background so that the print that follows hits the best of it."""
-        bids, asks = listing.quotes.around(price, taker)
-        book = listing.book
-        if bids == book.bids and asks == book.asks:
-            return
-        before = self.displayed(listing)
-        for order, size in book.requote(bids, asks):
-            trade_id = self.new_id()
-            self.desk.fill(listing, order, order.price, size, is_taker=False, trade_id=trade_id, quiet=True)
-            if self.echo_trades:
-                # The quote that met us was the taker.
-                aggressor = "no" if order.side == "bid" else "yes"
-                self.publish_trade(listing, order.price, size, aggressor, trade_id)
-        self.publish_changes(listing, before)
+    def _book(self, step: Step) -> None:
+        listing = self._pending[step.market]
+        self._world.book(listing, step)
+        self._see_quotes(listing)
+
+    def _level(self, step: Step) -> None:
+        listing = self._pending[step.market]
+        self._world.level(listing, step)
+        self._see_quotes(listing)
+
+    def _pause(self, step: Step) -> None:
+        listing = self._pending[step.market]
+        listing.status = "inactive"
+        self._lifecycle(listing, "deactivated", is_deactivated=True)
+
+    def _resume(self, step: Step) -> None:
+        listing = self._pending[step.market]
+        listing.status = "active"
+        self._lifecycle(listing, "activated", is_deactivated=False)
+
+    def _retire(self, step: Step) -> None:
+        ticker = self.flow.facts[step.market].ticker
+        self.listings.retire(ticker)
+        self.candles.forget(ticker)
 
     def _close(self, step: Step) -> None:
         listing = self._pending[step.market]
@@ -187,7 +217,7 @@ class Exchange:
             self._lifecycle(listing, "close_date_updated", close_ts=listing.close_ts // 1_000_000)
         before = self.displayed(listing)
         listing.status = "closed"
-        listing.book.bids, listing.book.asks = {}, {}
+        listing.book.clear()
         self.desk.cancel_market(listing, "CloseCancel")
         self.publish_changes(listing, before)
 
@@ -221,9 +251,7 @@ class Exchange:
 
     def displayed(self, listing: Listing) -> tuple[dict[int, int], dict[int, int]] | None:
         """Both sides of the displayed book, if anybody watches it; for `publish_changes`."""
-        if not self.hub.wanted("orderbook_delta", listing.facts.ticker):
-            return None
-        return listing.book.levels("bid"), listing.book.levels("ask")
+        return self._world.displayed(listing)
 
     def publish_changes(
         self,
@@ -232,32 +260,17 @@ class Exchange:
         cause: RestingOrder | None = None,
     ) -> None:
         """Send the differences between the displayed book then and now, a level a message."""
-        if before is None:
-            return
-        ticker = listing.facts.ticker
-        for side, old, new in (
-            ("yes", before[0], listing.book.levels("bid")),
-            ("no", before[1], listing.book.levels("ask")),
-        ):
-            for price in sorted(old.keys() | new.keys()):
-                delta = new.get(price, 0) - old.get(price, 0)
-                if delta:
-                    listing.clock += 1
-                    self.hub.publish(
-                        "orderbook_delta",
-                        b"orderbook_delta",
-                        ticker,
-                        wire.OrderbookDelta(
-                            market_ticker=ticker,
-                            market_id=bodies.market_id(ticker),
-                            clock=listing.clock,
-                            price_dollars=format_price(price if side == "yes" else PRICE - price),
-                            delta_fp=format_size(delta),
-                            side=side,
-                            client_order_id="" if cause is None else cause.client_order_id,
-                            ts_ms=self.now // 1000,
-                        ),
-                    )
+        self._world.publish_changes(listing, before, cause)
+        self._see_quotes(listing)
+
+    def _see_quotes(self, listing: Listing) -> None:
+        """The best quotes may have changed."""
+        book = listing.book
+        self.candles.quoted(listing.facts.ticker, self.now, book.best_bid(), book.best_ask())
+
+    def shadow_fills(self) -> pl.DataFrame:
+        """Every order that rested, with what each fill model has made of it by now: `ShadowFills.frame`."""
+        return self.shadows.frame()
 
     def publish_trade(self, listing: Listing, price: int, size: int, taker: str, trade_id: str) -> None:
         """A public print: the trade, and the ticker that follows from it."""
@@ -265,24 +278,26 @@ class Exchange:
         listing.volume += size
         ticker = listing.facts.ticker
         self.prints.append(Trade(self.now, ticker, price, size, taker, trade_id))
-        self.hub.publish(
-            "trade",
-            b"trade",
-            ticker,
-            wire.Trade(
-                trade_id=trade_id,
-                market_ticker=ticker,
-                yes_price_dollars=format_price(price),
-                no_price_dollars=format_price(PRICE - price),
-                count_fp=format_size(size),
-                taker_side=taker,
-                taker_outcome_side=taker,
-                taker_book_side="bid" if taker == "yes" else "ask",
-                ts=self.now // 1_000_000,
-                ts_ms=self.now // 1000,
-                ts_us=self.now,
-            ),
-        )
+        self.candles.printed(ticker, self.now, price, size)
+        if self.hub.wanted("trade", ticker):
+            self.hub.publish(
+                "trade",
+                b"trade",
+                ticker,
+                wire.Trade(
+                    trade_id=trade_id,
+                    market_ticker=ticker,
+                    yes_price_dollars=format_price(price),
+                    no_price_dollars=format_price(PRICE - price),
+                    count_fp=format_size(size),
+                    taker_side=taker,
+                    taker_outcome_side=taker,
+                    taker_book_side="bid" if taker == "yes" else "ask",
+                    ts=self.now // 1_000_000,
+                    ts_ms=self.now // 1000,
+                    ts_us=self.now,
+                ),
+            )
         if self.hub.wanted("ticker", ticker):
             body = self.ticker_body(ticker)
             assert body is not None

@@ -18,9 +18,10 @@ __all__ = ["CHANNELS", "Connection", "Hub", "Source"]
 
 CHANNELS: Final = (
     "orderbook_delta", "trade", "ticker", "fill", "user_orders", "market_positions", "market_lifecycle_v2",
+    "order_group_updates",
 )  # fmt: skip
-SEQUENCED: Final = frozenset({"orderbook_delta", "trade", "market_lifecycle_v2"})
-UNFILTERED: Final = frozenset({"market_lifecycle_v2"})
+SEQUENCED: Final = frozenset({"orderbook_delta", "trade", "market_lifecycle_v2", "order_group_updates"})
+UNFILTERED: Final = frozenset({"market_lifecycle_v2", "order_group_updates"})
 """Channels to which a filter by market does not apply."""
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -107,6 +108,22 @@ class Connection:
             head = b'{"type":"%b","sid":%d,"msg":' % (kind, subscription.sid)
         self.send(head + body + b"}")
 
+    def deliver_all(self, subscription: Subscription, kind: bytes, bodies: Iterable[bytes]) -> None:
+        """Add messages that come together, as `deliver` would one by one."""
+        if subscription.channel not in SEQUENCED:
+            for body in bodies:
+                self.deliver(subscription, kind, body)
+            return
+        sid, seq, outbox = subscription.sid, subscription.seq, self.outbox
+        first = seq
+        for body in bodies:
+            seq += 1
+            outbox.append(b'{"type":"%b","sid":%d,"seq":%d,"msg":%b}' % (kind, sid, seq, body))
+        subscription.seq = seq
+        self._hub.frames += seq - first
+        if self._notify is not None:
+            self._notify()
+
     def _reply(
         self, kind: str, number: int, subscription: Subscription | None = None, msg: Any = None
     ) -> None:
@@ -130,7 +147,7 @@ class Connection:
         """Carry out one command; whatever is wrong with it is answered, never raised."""
         try:
             command = _decode(frame)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             self._error(0, 1)
             return
         params = command.params
@@ -278,7 +295,10 @@ class Hub:
 
     def wanted(self, channel: str, ticker: str) -> bool:
         """Whether anybody listens to this channel for this market: ask before making a costly body."""
-        return any(s.tickers is None or ticker in s.tickers for _, s in self._listeners[channel])
+        for _, subscription in self._listeners[channel]:
+            if subscription.tickers is None or ticker in subscription.tickers:
+                return True
+        return False
 
     def publish(self, channel: str, kind: bytes, ticker: str, body: msgspec.Struct) -> None:
         """Send a message to whoever listens."""
@@ -288,3 +308,12 @@ class Hub:
                 if encoded is None:
                     encoded = _encode(body)
                 connection.deliver(subscription, kind, encoded)
+
+    def publish_all(self, channel: str, kind: bytes, ticker: str, bodies: Iterable[msgspec.Struct]) -> None:
+        """Send messages that come together to whoever listens, in their order."""
+        encoded: list[bytes] | None = None
+        for connection, subscription in self._listeners[channel]:
+            if subscription.tickers is None or ticker in subscription.tickers:
+                if encoded is None:
+                    encoded = [_encode(body) for body in bodies]
+                connection.deliver_all(subscription, kind, encoded)

@@ -27,9 +27,9 @@ class Listing:
         "volume",
     )
 
-    def __init__(self, facts: MarketFacts, quotes: Quotes) -> None:
+    def __init__(self, facts: MarketFacts, quotes: Quotes, book: MarketBook | None = None) -> None:
         self.facts, self.quotes = facts, quotes
-        self.book = MarketBook()
+        self.book = MarketBook() if book is None else book
         self.status = "initialized"
         self.close_ts = facts.announced_close
         self.clock = 0
@@ -47,6 +47,7 @@ class Listings:
         self._by_ticker: dict[str, Listing] = {}
         self._by_event: dict[str, list[Listing]] = {}
         self._by_series: dict[str, list[str]] = {}
+        self._added = 0
 
     def __iter__(self) -> Iterator[Listing]:
         return iter(self._by_ticker.values())
@@ -61,13 +62,26 @@ class Listings:
     def add(self, listing: Listing) -> bool:
         """List a market; whether it is the first of its event."""
         f = listing.facts
-        listing.number = len(self._by_ticker)
+        listing.number = self._added
+        self._added += 1
         self._by_ticker[f.ticker] = listing
         siblings = self._by_event.setdefault(f.event, [])
         siblings.append(listing)
         if len(siblings) == 1:
             self._by_series.setdefault(f.series, []).append(f.event)
         return len(siblings) == 1
+
+    def retire(self, ticker: str) -> None:
+        """List a market no more, nor what has no other: for a flow that does not end."""
+        facts = self._by_ticker.pop(ticker).facts
+        siblings = self._by_event[facts.event] = [
+            x for x in self._by_event[facts.event] if x.facts.ticker != ticker
+        ]
+        if not siblings:
+            del self._by_event[facts.event]
+            self._by_series[facts.series].remove(facts.event)
+            if not self._by_series[facts.series]:
+                del self._by_series[facts.series]
 
     def events(self) -> list[str]:
         """Tickers of the events listed."""

@@ -1,30 +1,48 @@
-"""Public reads over REST: the exchange, its series, events, markets and prints, live and historical."""
+"""Public reads over REST: the exchange and its hours, its series and events, and by way of these all the rest.
+
+The exchange is open round the clock: what it plays decides when something happens.  Fees of a series are those
+of what it plays and never change; fees of an event may be overridden, and every override is listed.
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from kalshilab.clock import isoformat
-from kalshilab.exchange import bodies
+from kalshilab.exchange.candle_routes import CandleRoutes
 from kalshilab.exchange.core import Exchange
+from kalshilab.exchange.limits import endpoint_costs
+from kalshilab.exchange.market_routes import MarketRoutes
 from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.orders import Refused
 from kalshilab.exchange.query import (
     FOREVER,
     Answer,
     BadQuery,
     Request,
+    flag,
     integer,
     missing,
+    names,
     ok,
     page_size,
     paged,
     place,
+    word,
 )
 from kalshilab.kalshi.wire import rest as wire
-from kalshilab.market.lifecycle import FILTERS, status_matches
+from kalshilab.market.lifecycle import status_matches
+from kalshilab.units import format_size
 
 __all__ = ["PublicRoutes"]
+
+SECOND: Final = 1_000_000
+EVENT_STATUSES: Final = ("unopened", "open", "closed", "settled")
+ALL_DAY: Final = [wire.Session(open_time="00:00", close_time="24:00")]
 
 
 class PublicRoutes:
@@ -32,6 +50,8 @@ class PublicRoutes:
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
+        self._market_routes = MarketRoutes(exchange)
+        self._candle_routes = CandleRoutes(exchange)
 
     def answer(self, request: Request, parts: Sequence[str]) -> Answer | None:
         """The answer, or None where there is no such path.
@@ -42,81 +62,149 @@ class PublicRoutes:
         Raises:
             Refused, BadQuery: to be put into words by the caller.
         """
-        method, query = request.method, request.query
-        match (method, *parts):
-            case ("GET", "exchange", "status"):
-                return ok(wire.Status(exchange_active=True, trading_active=True))
-            case ("GET", "series"):
-                return ok(wire.SeriesList(series=self._ex.listings.series()))
-            case ("GET", "series", ticker):
-                series = self._ex.listings.one_series(ticker)
-                return ok(wire.SeriesResponse(series=series)) if series else missing("series")
-            case ("GET", "events"):
+        if request.method != "GET":
+            return None
+        parts, query = list(parts), request.query
+        match parts:
+            case ["exchange", "status"]:
+                return self._status()
+            case ["exchange", "schedule"]:
+                return self._schedule()
+            case ["exchange", "user_data_timestamp"]:
+                return ok(wire.UserDataTimestamp(as_of_time=isoformat(self._ex.now)))
+            case ["account", "endpoint_costs"]:
+                return ok(endpoint_costs())
+            case ["series"]:
+                return self._series(query)
+            case ["series", "fee_changes"]:
+                flag(query, "show_historical")
+                return ok(wire.SeriesFeeChangeList(series_fee_change_arr=[]))
+            case ["series", ticker]:
+                return self._one_series(ticker, query)
+            case ["events"]:
                 return self._events(query)
-            case ("GET", "events", ticker):
+            case ["events", "fee_changes"]:
+                return self._event_fee_changes(query)
+            case ["events", ticker]:
                 return self._event(ticker, query)
-            case ("GET", "markets"):
-                return self._markets(query)
-            case ("GET", "markets", "trades"):
-                return self._trades(query)
-            case ("GET", "markets", ticker):
-                return ok(wire.MarketResponse(market=bodies.market(self._listing(ticker))))
-            case ("GET", "markets", ticker, "orderbook"):
-                depth = integer(query, "depth", 0, 0, 100)
-                return ok(wire.OrderbookResponse(orderbook_fp=bodies.book(self._listing(ticker), depth)))
-            case ("GET", "historical", "cutoff"):
-                return self._cutoff()
-            case ("GET", "historical", "trades"):
-                return self._trades(query, historical=True)
-            case ("GET", "historical", "markets"):
-                return self._historical_markets(query)
-            case ("GET", "historical", "markets", ticker):
-                return ok(wire.MarketResponse(market=bodies.market(self._listing(ticker, historical=True))))
-        return None
+        return self._candle_routes.answer(parts, query) or self._market_routes.answer(request, parts)
 
-    def _listing(self, ticker: str, *, historical: bool = False) -> Listing:
-        listing = self._ex.listings.get(ticker)
-        if listing is None or self._ex.archived(listing) != historical:
-            raise Refused(404, "not_found", message="market not found")
-        return listing
+    # The exchange
 
-    def _markets(self, query: Mapping[str, str]) -> Answer:
-        wanted = query.get("status") or None
-        if wanted is not None and wanted not in FILTERS:
-            raise BadQuery(f"status: one of {', '.join(FILTERS)}")
+    def _status(self) -> Answer:
+        up = self._ex.exchange_active
+        trading = up and self._ex.trading_active
+        shard = wire.ShardStatus(
+            exchange_index=0,
+            description="All markets",
+            exchange_active=up,
+            trading_active=trading,
+            intra_exchange_transfers_active=up,
+        )
+        return ok(
+            wire.Status(
+                exchange_active=up,
+                trading_active=trading,
+                intra_exchange_transfers_active=up,
+                exchange_index_statuses=[shard],
+            )
+        )
+
+    def _schedule(self) -> Answer:
+        week = wire.Week(
+            start_time=isoformat(0),
+            end_time="9999-12-31T23:59:59Z",
+            monday=ALL_DAY,
+            tuesday=ALL_DAY,
+            wednesday=ALL_DAY,
+            thursday=ALL_DAY,
+            friday=ALL_DAY,
+            saturday=ALL_DAY,
+            sunday=ALL_DAY,
+        )
+        return ok(
+            wire.ScheduleResponse(schedule=wire.Schedule(standard_hours=[week], maintenance_windows=[]))
+        )
+
+    # Series
+
+    def _series(self, query: Mapping[str, str]) -> Answer:
+        category, tags = query.get("category"), names(query, "tags")
+        since = integer(query, "min_updated_ts", -1, 0, FOREVER) * SECOND
+        with_volume, with_metadata = flag(query, "include_volume"), flag(query, "include_product_metadata")
+        first: dict[str, int] = {}
+        volumes: dict[str, int] = {}
+        for x in self._ex.listings:
+            first.setdefault(x.facts.series, x.facts.created)
+            volumes[x.facts.series] = volumes.get(x.facts.series, 0) + x.volume
         found = [
-            x
-            for x in self._chosen(query)
-            if (wanted is None or status_matches(x.status, wanted)) and not self._ex.archived(x)
+            replace(
+                s,
+                last_updated_ts=isoformat(first[s.ticker]),
+                exchange_index=0,
+                volume_fp=format_size(volumes[s.ticker]) if with_volume else UNSET,
+                product_metadata={} if with_metadata else UNSET,
+            )
+            for s in self._ex.listings.series()
+            if (not category or category in s.categories)
+            and (tags is None or any(t in (s.tags or ()) for t in tags))
+            and first[s.ticker] > since
         ]
-        return self._market_page(found, query)
+        return ok(wire.SeriesList(series=found))
 
-    def _historical_markets(self, query: Mapping[str, str]) -> Answer:
-        given = [name for name in ("tickers", "event_ticker", "series_ticker") if query.get(name)]
-        if len(given) > 1:
-            raise BadQuery(f"{' and '.join(given)}: only one of them")
-        return self._market_page([x for x in self._chosen(query) if self._ex.archived(x)], query)
+    def _one_series(self, ticker: str, query: Mapping[str, str]) -> Answer:
+        with_volume = flag(query, "include_volume")
+        series = self._ex.listings.one_series(ticker)
+        if series is None:
+            return missing("series")
+        own = [x for x in self._ex.listings if x.facts.series == ticker]
+        volume = format_size(sum(x.volume for x in own)) if with_volume else UNSET
+        at = isoformat(own[0].facts.created)
+        series = replace(series, last_updated_ts=at, exchange_index=0, volume_fp=volume)
+        return ok(wire.SeriesResponse(series=series))
 
-    def _chosen(self, query: Mapping[str, str]) -> list[Listing]:
-        """The markets that `tickers`, `event_ticker` and `series_ticker` leave, in the order of their creation."""
-        listings = self._ex.listings
-        tickers = set(query["tickers"].split(",")) if query.get("tickers") else None
-        event, series = query.get("event_ticker"), query.get("series_ticker")
-        return [
-            x
-            for x in (listings.of_event(event) if event else listings)
-            if (tickers is None or x.facts.ticker in tickers) and (not series or x.facts.series == series)
-        ]
+    # Events
 
-    def _market_page(self, found: list[Listing], query: Mapping[str, str]) -> Answer:
-        """A page of markets; its cursor is a place among all of them, which no change of status moves."""
-        limit, start = page_size(query, 100, 1000), place(query) or 0
-        left = [x for x in found if x.number >= start]
-        cursor = f"p{left[limit].number:x}" if len(left) > limit else ""
-        return ok(wire.MarketPage(markets=[bodies.market(x) for x in left[:limit]], cursor=cursor))
+    def _events(self, query: Mapping[str, str]) -> Answer:
+        status, series = word(query, "status", EVENT_STATUSES), query.get("series_ticker")
+        tickers = names(query, "tickers")
+        nested = flag(query, "with_nested_markets")
+        milestones = flag(query, "with_milestones")
+        least_close = integer(query, "min_close_ts", 0, 0, FOREVER) * SECOND
+        since = integer(query, "min_updated_ts", -1, 0, FOREVER) * SECOND
+        found = []
+        for event in self._ex.listings.events():
+            markets = self._ex.listings.of_event(event)
+            if (series and markets[0].facts.series != series) or (tickers and event not in tickers):
+                continue
+            if markets[-1].facts.created > since and any(
+                (not status or status_matches(x.status, status)) and x.close_ts >= least_close
+                for x in markets
+            ):
+                found.append(event)
+        # The place of an event is that of its first market, which stays when others are listed no more.
+        limit, start = page_size(query, 200, 200, 1), place(query) or 0
+        places = [(x, e) for e in found if (x := self._ex.listings.of_event(e)[0].number) >= start]
+        cursor = f"p{places[limit][0]:x}" if len(places) > limit else ""
+        events = [self._event_body(e, self._live(e) if nested else None) for _, e in places[:limit]]
+        return ok(wire.EventPage(events=events, cursor=cursor, milestones=[] if milestones else UNSET))
+
+    def _event(self, ticker: str, query: Mapping[str, str]) -> Answer:
+        nested, without = flag(query, "with_nested_markets"), flag(query, "exclude_markets")
+        if nested and without:
+            raise BadQuery("with_nested_markets and exclude_markets: only one of them")
+        if not self._ex.listings.of_event(ticker):
+            return missing("event")
+        markets = [] if without else self._live(ticker)
+        # The contract wants `markets` beside the event in any case; nested, it stays empty there.
+        event = self._event_body(ticker, markets if nested else None)
+        beside = [] if nested else [self._market_routes.body(x) for x in markets]
+        return ok(wire.EventResponse(event=event, markets=beside))
 
     def _event_body(self, event: str, markets: list[Listing] | None) -> wire.Event:
-        f = self._ex.listings.of_event(event)[0].facts
+        everything = self._ex.listings.of_event(event)
+        f = everything[0].facts
+        fee_type, multiplier = self._ex.desk.tariff.overridden(event)
         return wire.Event(
             event_ticker=event,
             series_ticker=f.series,
@@ -126,60 +214,33 @@ class PublicRoutes:
             mutually_exclusive=False,
             category=f.category,
             settlement_sources=[],
-            markets=None if markets is None else [bodies.market(x) for x in markets],
+            markets=None if markets is None else [self._market_routes.body(x) for x in markets],
+            last_updated_ts=isoformat(everything[-1].facts.created),
+            fee_type_override=fee_type,
+            fee_multiplier_override=multiplier,
             exchange_index=0,
         )
 
-    def _events(self, query: Mapping[str, str]) -> Answer:
-        wanted, series = query.get("status") or None, query.get("series_ticker")
-        if wanted is not None and wanted not in FILTERS:
-            raise BadQuery(f"status: one of {', '.join(FILTERS)}")
-        tickers = set(query["tickers"].split(",")) if query.get("tickers") else None
-        with_markets = query.get("with_nested_markets") == "true"
-        least_close = integer(query, "min_close_ts", 0, 0, 2**53) * 1_000_000
-        found = []
-        for event in self._ex.listings.events():
-            markets = self._ex.listings.of_event(event)
-            if (series and markets[0].facts.series != series) or (tickers and event not in tickers):
-                continue
-            fitting = [
-                x
-                for x in markets
-                if (wanted is None or status_matches(x.status, wanted)) and x.close_ts >= least_close
-            ]
-            if fitting:
-                found.append((event, self._live(markets) if with_markets else None))
-        page, cursor = paged(found, query, 200, 200)
-        return ok(wire.EventPage(events=[self._event_body(e, m) for e, m in page], cursor=cursor))
-
-    def _event(self, ticker: str, query: Mapping[str, str]) -> Answer:
-        markets = self._ex.listings.of_event(ticker)
-        if not markets:
-            return missing("event")
-        if query.get("with_nested_markets") == "true":
-            # The contract wants `markets` beside the event in any case; nested, it stays empty there.
-            return ok(wire.EventResponse(event=self._event_body(ticker, self._live(markets)), markets=[]))
-        return ok(
-            wire.EventResponse(
-                event=self._event_body(ticker, None), markets=[bodies.market(x) for x in self._live(markets)]
-            )
-        )
-
-    def _live(self, markets: list[Listing]) -> list[Listing]:
+    def _live(self, event: str) -> list[Listing]:
         """Those that are not archived: an event is listed for ever, its archived markets are not in it."""
-        return [x for x in markets if not self._ex.archived(x)]
+        return [x for x in self._ex.listings.of_event(event) if not self._ex.archived(x)]
 
-    def _cutoff(self) -> Answer:
-        at = isoformat(self._ex.cutoff)
-        # Orders are never archived here: all of them are live, from the beginning of time.
-        return ok(wire.Cutoff(market_settled_ts=at, trades_created_ts=at, orders_updated_ts=isoformat(0)))
-
-    def _trades(self, query: Mapping[str, str], *, historical: bool = False) -> Answer:
-        """Prints, newest first; `min_ts` and `max_ts` are whole seconds, and prints within either second count."""
-        low = integer(query, "min_ts", 0, 0, FOREVER) * 1_000_000
-        high = (integer(query, "max_ts", FOREVER, 0, FOREVER) + 1) * 1_000_000
-        low, high = (low, min(high, self._ex.cutoff)) if historical else (max(low, self._ex.cutoff), high)
-        limit = page_size(query, 100, 1000)
-        page = self._ex.prints.between(low, high, query.get("ticker"), below=place(query), count=limit)
-        cursor = "" if page.below is None else f"p{page.below:x}"
-        return ok(wire.TradePage(trades=[bodies.trade(t) for t in page.prints], cursor=cursor))
+    def _event_fee_changes(self, query: Mapping[str, str]) -> Answer:
+        wanted = query.get("event_ticker")
+        found = []
+        for number, (ts, change) in enumerate(self._ex.desk.fee_changes):
+            event = change.event_ticker
+            markets = self._ex.listings.of_event(event)
+            if not wanted or event == wanted:
+                found.append(
+                    wire.EventFeeChange(
+                        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"fee change {number}")),
+                        event_ticker=event,
+                        series_ticker=markets[0].facts.series if markets else event.partition("-")[0],
+                        fee_type_override=change.fee_type_override,
+                        fee_multiplier_override=change.fee_multiplier_override,
+                        scheduled_ts=isoformat(ts),
+                    )
+                )
+        page, cursor = paged(found, query, 100, 1000, 1)
+        return ok(wire.EventFeeChangePage(event_fee_changes=list(page), cursor=cursor))

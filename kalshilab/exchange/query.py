@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 __all__ = [
-    "FOREVER", "Answer", "BadQuery", "Request", "encode", "integer", "missing", "nested", "ok", "page_size",
-    "paged", "place",
+    "FOREVER", "Answer", "BadQuery", "Request", "encode", "flag", "integer", "missing", "names", "nested", "ok",
+    "page_size", "paged", "place", "word",
 ]  # fmt: skip
 
 T = TypeVar("T")
 FOREVER: Final = 2**53
 """Seconds: the end of time as a query can say it."""
+WHOLE: Final = re.compile(r"[+-]?[0-9]{1,30}")
 encode: Final = msgspec.json.Encoder().encode
 
 
@@ -64,18 +66,42 @@ def integer(query: Mapping[str, str], name: str, absent: int, low: int, high: in
     text = query.get(name)
     if not text:
         return absent
-    try:
-        value = int(text)
-    except ValueError:
-        raise BadQuery(f"{name}: {text} is not a whole number") from None
+    if not WHOLE.fullmatch(text):
+        raise BadQuery(f"{name}: {text[:40]} is not a whole number")
+    value = int(text)
     if not low <= value <= high:
         raise BadQuery(f"{name}: {value} is not between {low} and {high}")
     return value
 
 
-def page_size(query: Mapping[str, str], usual: int, most: int) -> int:
-    """Rows a page: above `most` is refused, not clamped; 0 is the usual number."""
-    return integer(query, "limit", usual, 0, most) or usual
+def flag(query: Mapping[str, str], name: str) -> bool | None:
+    """A yes or no of the query, in any of the words the exchange's parser takes; None where it is not given."""
+    text = query.get(name)
+    if not text:
+        return None
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise BadQuery(f"{name}: {text} is neither true nor false")
+
+
+def word(query: Mapping[str, str], name: str, known: Iterable[str]) -> str:
+    """One of the known words; empty where it is not given."""
+    text = query.get(name, "")
+    if text and text not in known:
+        raise BadQuery(f"{name}: one of {', '.join(known)}")
+    return text
+
+
+def names(query: Mapping[str, str], name: str) -> list[str] | None:
+    """Names between commas, each once; None where there are none."""
+    return list(dict.fromkeys(filter(None, query.get(name, "").split(",")))) or None
+
+
+def page_size(query: Mapping[str, str], usual: int, most: int, least: int = 0) -> int:
+    """Rows a page: above `most` is refused, not clamped; 0, where it is not too few, is the usual number."""
+    return integer(query, "limit", usual, least, most) or usual
 
 
 def place(query: Mapping[str, str]) -> int | None:
@@ -89,10 +115,12 @@ def place(query: Mapping[str, str]) -> int | None:
         return None
 
 
-def paged(rows: Sequence[T], query: Mapping[str, str], usual: int, most: int) -> tuple[Sequence[T], str]:
+def paged(
+    rows: Sequence[T], query: Mapping[str, str], usual: int, most: int, least: int = 0
+) -> tuple[Sequence[T], str]:
     """A page of rows and the cursor of the next; a cursor that is none is taken for the start, as there."""
-    size = page_size(query, usual, most)
+    size = page_size(query, usual, most, least)
     cursor = query.get("cursor", "")
-    start = int(cursor) if cursor.isdigit() else 0
+    start = int(cursor) if cursor.isascii() and cursor.isdigit() and len(cursor) < 19 else 0
     end = start + size
     return rows[start:end], str(end) if end < len(rows) else ""

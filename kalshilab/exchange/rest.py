@@ -32,10 +32,18 @@ class RestSide:
     Args:
         keys: verifiers by key id.
         now_ms: machine time in milliseconds, for the signature window.
+        window_ms: how far a signature's time may be from that, either way.
     """
 
-    def __init__(self, exchange: Exchange, keys: Mapping[str, Verifier], now_ms: Callable[[], int]) -> None:
-        self._keys, self._now_ms = keys, now_ms
+    def __init__(
+        self,
+        exchange: Exchange,
+        keys: Mapping[str, Verifier],
+        now_ms: Callable[[], int],
+        *,
+        window_ms: int = WINDOW_MS,
+    ) -> None:
+        self._keys, self._now_ms, self._window_ms = keys, now_ms, window_ms
         self._sides = (PublicRoutes(exchange), PortfolioRoutes(exchange))
 
     # Requests
@@ -45,8 +53,10 @@ class RestSide:
         if not request.path.startswith(REST_PATH + "/"):
             return nested(404, "not_found", "no such path")
         parts = request.path[len(REST_PATH) + 1 :].rstrip("/").split("/")
-        public = parts[0] in ("exchange", "series", "events", "markets") or (
-            parts[0] == "historical" and parts[1:2] in (["cutoff"], ["trades"], ["markets"])
+        public = (
+            parts[0] in ("exchange", "series", "events", "markets")
+            or (parts[0] == "historical" and parts[1:2] in (["cutoff"], ["trades"], ["markets"]))
+            or parts == ["account", "endpoint_costs"]
         )
         if not public:
             refusal = self.check_signature(request)
@@ -58,7 +68,7 @@ class RestSide:
             return nested(error.status, error.code, error.message, error.details)
         except BadQuery as error:
             return Answer(400, encode({"msg": str(error)}))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return Answer(
                 400, encode({"code": "bad_request", "message": "bad request", "details": str(error)})
             )
@@ -69,7 +79,9 @@ class RestSide:
         if not headers.get(SIGNATURE_HEADER) or not headers.get(KEY_HEADER):
             return nested(401, "signature_is_missing_from_headers", "signature is missing from headers")
         stamp = headers.get(TIME_HEADER, "")
-        if not stamp.isdigit() or abs(int(stamp) - self._now_ms()) > WINDOW_MS:
+        # Milliseconds have 13 digits; the longest are not worth reading, and not every digit is ASCII.
+        plain = stamp.isascii() and stamp.isdigit() and len(stamp) <= 20
+        if not plain or abs(int(stamp) - self._now_ms()) > self._window_ms:
             return nested(401, "header_timestamp_expired", "header timestamp expired")
         verifier = self._keys.get(headers[KEY_HEADER])
         if verifier is None:

@@ -108,7 +108,7 @@ def test_public_reads_need_no_key(ex: Exchange) -> None:
         ("GET", "/historical/markets", b"", {"tickers": "A", "series_ticker": "B"}, 400, None),
         ("GET", "/historical/markets", b"", {"event_ticker": "A", "series_ticker": "B"}, 400, None),
         ("GET", "/historical/markets/NOPE", b"", {}, 404, "not_found"),
-        ("GET", "/historical/fills", b"", {}, 404, "not_found"),
+        ("GET", "/historical/nothing", b"", {}, 404, "not_found"),
     ],
 )
 def test_errors(

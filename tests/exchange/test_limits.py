@@ -1,0 +1,191 @@
+"""Token buckets: rates and bursts of every tier, what each call costs, batches, and the answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kalshilab.errors import ConfigError
+from kalshilab.exchange.limits import (
+    COSTS,
+    TIERS,
+    TOO_MANY,
+    Bucket,
+    Limits,
+    account_limits,
+    batch_size,
+    cost_of,
+    endpoint_costs,
+)
+from kalshilab.exchange.query import Request, encode
+from kalshilab.kalshi import limits as client
+from kalshilab.kalshi.wire.base import REST_PATH
+
+SECOND = 1_000_000
+
+
+class Machine:
+    """A clock that is told the time."""
+
+    def __init__(self) -> None:
+        self.now = 1_795_329_000 * SECOND
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def spent(limits: Limits, method: str, path: str, items: int = 1) -> int:
+    """How often a call fits at this moment."""
+    count = 0
+    while limits.charge(method, REST_PATH + path, items):
+        count += 1
+    return count
+
+
+CREATE = ("POST", "/portfolio/events/orders")
+READ = ("GET", "/markets")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_tier_bursts_and_refills(tier: str) -> None:
+    machine, t = Machine(), TIERS[tier]
+    limits = Limits(tier, machine)
+    assert spent(limits, *READ) == t.read_capacity // 10
+    assert spent(limits, *CREATE) == t.write_capacity // 10, "reads and writes do not touch each other"
+    assert spent(limits, "GET", "/portfolio/balance") == t.balances
+    for seconds in (1, 3, 100):
+        machine.now += seconds * SECOND
+        assert spent(limits, *READ) == min(t.read_rate * seconds, t.read_capacity) // 10
+        assert spent(limits, *CREATE) == min(t.write_rate * seconds, t.write_capacity) // 10
+        assert spent(limits, "GET", "/portfolio/balance") == t.balances
+    machine.now -= 50 * SECOND
+    assert not limits.charge(*READ), "a clock that goes back brings nothing"
+    assert repr(limits) == f"Limits({tier!r})"
+
+
+def test_refill_is_continuous() -> None:
+    machine = Machine()
+    limits = Limits("basic", machine)
+    spent(limits, *CREATE)
+    machine.now += 99_999
+    assert not limits.charge(*CREATE)
+    machine.now += 1
+    assert limits.charge(*CREATE) and not limits.charge(*CREATE)
+
+
+@given(
+    st.integers(1, 10_000),
+    st.integers(1, 30_000),
+    st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(0, 300)), max_size=50),
+)
+def test_no_token_is_lost_or_made(rate: int, capacity: int, calls: list[tuple[int, int]]) -> None:
+    bucket, now, held = Bucket(rate, capacity, 0), 0, capacity * SECOND
+    for after, tokens in calls:
+        now += after
+        held = min(held + after * rate, capacity * SECOND)
+        fits = tokens * SECOND <= held
+        assert bucket.take(tokens, now) is fits
+        held -= tokens * SECOND * fits
+
+
+ID = "3b23c1c7-f4ef-4f0d-8b9a-9e53c61f1a0d"
+TABLE = [
+    ("POST", "/portfolio/events/orders", 10, "write"),
+    ("DELETE", "/portfolio/events/orders", 2, "write"),
+    ("DELETE", f"/portfolio/events/orders/{ID}", 2, "write"),
+    ("POST", f"/portfolio/events/orders/{ID}/amend", 10, "write"),
+    ("POST", f"/portfolio/events/orders/{ID}/decrease", 10, "write"),
+    ("POST", "/portfolio/events/orders/batched", 10, "write"),
+    ("DELETE", "/portfolio/events/orders/batched", 2, "write"),
+    ("GET", f"/portfolio/orders/{ID}", 2, "read"),
+    ("GET", "/portfolio/orders", 10, "read"),
+    ("GET", f"/portfolio/orders/{ID}/queue_position", 10, "read"),
+    ("GET", "/portfolio/order_groups", 10, "read"),
+    ("POST", "/portfolio/order_groups/create", 10, "write"),
+    ("DELETE", f"/portfolio/order_groups/{ID}", 10, "write"),
+    ("PUT", f"/portfolio/order_groups/{ID}/reset", 10, "write"),
+    ("PUT", f"/portfolio/order_groups/{ID}/trigger", 10, "write"),
+    ("PUT", f"/portfolio/order_groups/{ID}/limit", 10, "write"),
+    ("POST", "/account/api_usage_level/upgrade", 30, "write"),
+    ("GET", "/portfolio/balance", 1, "balance"),
+    ("GET", "/markets/trades", 10, "read"),
+    ("POST", "/portfolio/orders", 10, "read"),
+    ("GET", "/nothing/of/the/kind", 10, "read"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "tokens", "bucket"), TABLE)
+def test_what_a_call_costs(method: str, path: str, tokens: int, bucket: str) -> None:
+    for ending in ("", "/"):
+        found = cost_of(method, path + ending)
+        assert (found.tokens, found.bucket) == (tokens, bucket)
+
+
+def test_a_batch_fits_whole_or_not_at_all() -> None:
+    limits = Limits("basic", Machine())
+    create, cancel = (
+        ("POST", "/portfolio/events/orders/batched"),
+        ("DELETE", "/portfolio/events/orders/batched"),
+    )
+    assert not limits.charge(*create, items=11), "110 of 100 tokens"
+    assert limits.charge(*create, items=9), "the one that did not fit took nothing"
+    assert not limits.charge(*cancel, items=6)
+    assert limits.charge(*cancel, items=4) and limits.charge(*cancel, items=0)
+    assert not limits.charge(*cancel, items=1)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "size"),
+    [
+        ("/portfolio/events/orders/batched", b'{"orders":[{},{},{"a":[1,2]}]}', 3),
+        ("/portfolio/events/orders/batched/", b'{"orders":[1]}', 1),
+        ("/portfolio/events/orders/batched", b'{"orders":[]}', 1),
+        ("/portfolio/events/orders/batched", b"{}", 1),
+        ("/portfolio/events/orders/batched", b'{"orders":5}', 1),
+        ("/portfolio/events/orders/batched", b'{"orders":[', 1),
+        ("/portfolio/events/orders/batched", b"\xff", 1),
+        ("/portfolio/events/orders", b'{"orders":[1,2]}', 1),
+    ],
+)
+def test_items_of_a_batch(path: str, body: bytes, size: int) -> None:
+    request = Request("POST", REST_PATH + path, {}, {}, body)
+    assert batch_size(request) == size
+    limits = Limits("basic", Machine())
+    assert limits.admits(request) and spent(limits, *CREATE) == 10 - size
+
+
+def test_the_answer_to_one_too_many() -> None:
+    assert TOO_MANY.status == 429 and TOO_MANY.body == b'{"error":"too many requests"}'
+
+
+def test_no_such_tier() -> None:
+    with pytest.raises(ConfigError, match="tier"):
+        Limits("gold", Machine())
+
+
+def test_what_the_account_is_told(contract: Any) -> None:
+    for tier, t in TIERS.items():
+        told = json.loads(encode(account_limits(tier)))
+        contract.body("GET", "/account/limits", 200, told)
+        assert told["usage_tier"] == tier and bool(told["grants"]) == (tier != "basic")
+        assert told["read"] == {"refill_rate": t.read_rate, "bucket_capacity": t.read_capacity}
+        assert told["write"] == {"refill_rate": t.write_rate, "bucket_capacity": t.write_capacity}
+    assert Limits("prime", Machine()).body() == account_limits("prime")
+    costs = json.loads(encode(endpoint_costs()))
+    contract.body("GET", "/account/endpoint_costs", 200, costs)
+    assert costs["default_cost"] == 10
+    assert {(c["method"], c["path"], c["cost"]) for c in costs["endpoint_costs"]} == {
+        (c.method, c.path, c.tokens) for c in COSTS if c.tokens not in (10, 1)
+    }
+    paths = contract.openapi["paths"]
+    assert all(c.method.lower() in paths[c.path] for c in COSTS), "every path is one of the contract's"
+
+
+def test_the_client_expects_what_the_exchange_allows() -> None:
+    assert TIERS.keys() == client.TIERS.keys()
+    for tier, t in client.TIERS.items():
+        assert TIERS[tier][:4] == (t.read_rate, t.read_capacity, t.write_rate, t.write_capacity)

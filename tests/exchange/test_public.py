@@ -1,0 +1,449 @@
+"""Public REST: every error a query can have, every filter against a second way of choosing, bodies by the contract."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from scripted_day import Day
+
+from kalshilab.exchange.markets import Listing
+
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+
+
+@pytest.fixture(scope="module")
+def day() -> Day:
+    """In the middle of the week: markets of every status that the tape itself brings about."""
+    d = Day()
+    d.play(6_000)
+    return d
+
+
+@pytest.fixture(scope="module")
+def archive() -> Day:
+    """The end of the week, of which half has gone to the archive."""
+    d = Day(archive_after=3 * DAY)
+    d.play(100_000)
+    return d
+
+
+class Unchecked:
+    """In place of the contract where it is not at hand."""
+
+    def body(self, *told: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def by_contract(request: pytest.FixtureRequest) -> Any:
+    """The contract; what else a test checks is checked without it too."""
+    try:
+        return request.getfixturevalue("contract")
+    except pytest.skip.Exception:
+        return Unchecked()
+
+
+LONG = {"start_ts": "0", "end_ts": "300001", "period_interval": "1"}
+RANGE = {"start_ts": "1000", "end_ts": "2000", "period_interval": "1"}
+CANDLES = (
+    "/series/S/markets/{ticker}/candlesticks",
+    "/series/{series}/events/{event}/candlesticks",
+    "/markets/candlesticks",
+    "/historical/markets/{ticker}/candlesticks",
+)
+
+BAD: list[tuple[str, dict[str, str], str]] = [
+    # Pages
+    *[
+        (path, {"limit": limit}, "limit")
+        for path, most, least in (
+            ("/markets", 1000, 0), ("/markets/trades", 1000, 0), ("/historical/markets", 1000, 0),
+            ("/historical/trades", 1000, 0), ("/events", 200, 1), ("/events/fee_changes", 1000, 1),
+        )
+        for limit in (str(most + 1), str(least - 1), "ten", "1.0", "1_0", "１", "9" * 40)
+    ],
+    # Words
+    ("/markets", {"status": "active"}, "status"),
+    ("/markets", {"status": "open,closed"}, "status"),
+    ("/markets", {"mve_filter": "all"}, "mve_filter"),
+    ("/historical/markets", {"mve_filter": "only"}, "mve_filter"),
+    ("/events", {"status": "paused"}, "status"),
+    # Yes and no
+    ("/events", {"with_nested_markets": "yes"}, "with_nested_markets"),
+    ("/events", {"with_milestones": "2"}, "with_milestones"),
+    ("/events/{event}", {"with_nested_markets": "on"}, "with_nested_markets"),
+    ("/events/{event}", {"exclude_markets": "on"}, "exclude_markets"),
+    ("/events/{event}", {"exclude_markets": "true", "with_nested_markets": "true"}, "only one"),
+    ("/series", {"include_volume": "x"}, "include_volume"),
+    ("/series", {"include_product_metadata": "x"}, "include_product_metadata"),
+    ("/series/{series}", {"include_volume": "x"}, "include_volume"),
+    ("/series/fee_changes", {"show_historical": "x"}, "show_historical"),
+    ("/markets/trades", {"is_block_trade": "x"}, "is_block_trade"),
+    ("/historical/trades", {"is_block_trade": "x"}, "is_block_trade"),
+    # Times
+    ("/series", {"min_updated_ts": "now"}, "min_updated_ts"),
+    ("/events", {"min_updated_ts": "now"}, "min_updated_ts"),
+    ("/events", {"min_close_ts": "-1"}, "min_close_ts"),
+    *[
+        ("/markets", {f"{side}_{family}_ts": "noon"}, f"{side}_{family}_ts")
+        for side in ("min", "max")
+        for family in ("created", "close", "settled", "updated")
+    ],
+    *[(path, {name: "noon"}, name) for path in ("/markets/trades", "/historical/trades") for name in ("min_ts", "max_ts")],
+    # Families of times: one at a time, and with their own statuses
+    *[
+        ("/markets", {f"min_{a}_ts": "1", f"max_{b}_ts": "2"}, "only one kind")
+        for a in ("created", "close", "settled", "updated")
+        for b in ("created", "close", "settled", "updated")
+        if a != b
+    ],
+    *[
+        ("/markets", {f"max_{family}_ts": "1", "status": status}, f"not with status {status}")
+        for family, fine in (
+            ("created", ("unopened", "open")), ("close", ("closed",)), ("settled", ("settled",)), ("updated", ()),
+        )
+        for status in ("unopened", "open", "paused", "closed", "settled")
+        if status not in fine
+    ],
+    ("/markets", {"min_updated_ts": "1", "tickers": "A"}, "not with tickers"),
+    ("/markets", {"min_updated_ts": "1", "event_ticker": "A"}, "not with event_ticker"),
+    ("/markets", {"min_updated_ts": "1", "mve_filter": "only"}, "mve_filter=exclude"),
+    ("/markets", {"min_updated_ts": "1", "series_ticker": "A"}, "mve_filter=exclude"),
+    # Books
+    ("/markets/{ticker}/orderbook", {"depth": "101"}, "depth"),
+    ("/markets/{ticker}/orderbook", {"depth": "-1"}, "depth"),
+    ("/markets/{ticker}/orderbook", {"depth": "all"}, "depth"),
+    ("/markets/orderbooks", {}, "tickers"),
+    ("/markets/orderbooks", {"tickers": ""}, "tickers"),
+    # Archive
+    ("/historical/markets", {"tickers": "A", "event_ticker": "B"}, "only one"),
+    ("/historical/markets", {"series_ticker": "A", "event_ticker": "B"}, "only one"),
+    # Candlesticks
+    *[
+        (path, {k: v for k, v in RANGE.items() if k != gone} | {"market_tickers": "A"}, gone)
+        for path in CANDLES
+        for gone in RANGE
+    ],
+    *[
+        (path, RANGE | {"market_tickers": "A", name: value}, name)
+        for path in CANDLES
+        for name, value in (
+            ("start_ts", "noon"), ("end_ts", "999"), ("period_interval", "5"), ("period_interval", "0"),
+            ("include_latest_before_start", "x"),
+        )
+    ],
+    ("/markets/candlesticks", RANGE, "market_tickers"),
+    ("/markets/candlesticks", RANGE | {"market_tickers": ",".join(f"T{n}" for n in range(101))}, "100"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "query", "says"), BAD)
+def test_a_bad_query_is_told_so(day: Day, path: str, query: dict[str, str], says: str) -> None:
+    f = next(iter(day.ex.listings)).facts
+    status, body = day.call("GET", path.format(ticker=f.ticker, event=f.event, series=f.series), **query)
+    assert status == 400 and body.keys() == {"msg"} and says in body["msg"], body
+
+
+def test_too_many_books_at_once(day: Day) -> None:
+    pairs = tuple(("tickers", f"T{n}") for n in range(101))
+    assert day.send("GET", "/markets/orderbooks", pairs)[0] == 400
+    assert day.send("GET", "/markets/orderbooks", pairs[1:]) == (200, {"orderbooks": []})
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "details"),
+    [
+        ("/series/S/markets/T/candlesticks", LONG, "5000.016667, max candlesticks: 5000"),
+        ("/historical/markets/T/candlesticks", LONG, "5000.016667, max candlesticks: 5000"),
+        (
+            "/markets/candlesticks",
+            RANGE | {"end_ts": "7060", "market_tickers": ",".join(f"T{n}" for n in range(100))},
+            "across all markets: 10100, max candlesticks: 10000",
+        ),
+    ],
+)
+def test_a_range_that_is_too_long(day: Day, path: str, query: dict[str, str], details: str) -> None:
+    status, body = day.call("GET", path, **query)
+    assert status == 400 and body["error"]["code"] == "bad_request"
+    assert body["error"]["details"].endswith(details)
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/markets/NOPE", {}),
+        ("/markets/NOPE/orderbook", {}),
+        ("/series/NOPE", {}),
+        ("/events/NOPE", {}),
+        ("/series/S/markets/NOPE/candlesticks", RANGE),
+        ("/series/S/events/NOPE/candlesticks", RANGE),
+        ("/historical/markets/NOPE", {}),
+        ("/historical/markets/NOPE/candlesticks", RANGE),
+        ("/exchange/announcements", {}),
+        ("/markets/A/B/C", {}),
+        ("/series/S/markets", {}),
+        ("/historical", {}),
+    ],
+)
+def test_what_is_not_there(day: Day, path: str, query: dict[str, str]) -> None:
+    status, body = day.call("GET", path, **query)
+    assert status == 404 and body["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_public_paths_are_for_reading(day: Day, method: str) -> None:
+    for path in ("/markets", "/events", "/exchange/status", "/account/endpoint_costs"):
+        assert day.call(method, path)[0] == 404
+
+
+# The exchange
+
+
+def test_status_and_hours(by_contract: Any) -> None:
+    day = Day()
+    day.play(10)
+    for exchange, trading, said in ((True, True, True), (True, False, False), (False, True, False)):
+        day.ex.exchange_active, day.ex.trading_active = exchange, trading
+        status, body = day.call("GET", "/exchange/status")
+        by_contract.body("GET", "/exchange/status", 200, body)
+        assert (status, body["exchange_active"], body["trading_active"]) == (200, exchange, said)
+        (shard,) = body["exchange_index_statuses"]
+        assert (shard["exchange_index"], shard["trading_active"]) == (0, said)
+    schedule = day.call("GET", "/exchange/schedule")[1]
+    by_contract.body("GET", "/exchange/schedule", 200, schedule)
+    assert schedule["schedule"]["standard_hours"][0]["thursday"]
+    stamp = day.call("GET", "/exchange/user_data_timestamp")[1]
+    by_contract.body("GET", "/exchange/user_data_timestamp", 200, stamp)
+    before = stamp["as_of_time"]
+    day.play(50)
+    assert day.call("GET", "/exchange/user_data_timestamp")[1]["as_of_time"] > before
+
+
+# Series and events
+
+
+def test_series(day: Day, by_contract: Any) -> None:
+    _, every = day.call("GET", "/series")
+    by_contract.body("GET", "/series", 200, every)
+    assert "volume_fp" not in every["series"][0] and "product_metadata" not in every["series"][0]
+    for s in every["series"]:
+        own = [x for x in day.ex.listings if x.facts.series == s["ticker"]]
+        _, one = day.call("GET", f"/series/{s['ticker']}", include_volume="true")
+        by_contract.body("GET", "/series/{series_ticker}", 200, one)
+        assert one["series"]["volume_fp"] == f"{sum(x.volume for x in own) / 100:.2f}"
+        assert {k: v for k, v in one["series"].items() if k != "volume_fp"} == s
+    _, full = day.call("GET", "/series", include_volume="1", include_product_metadata="true")
+    by_contract.body("GET", "/series", 200, full)
+    assert all(s["volume_fp"] != "0.00" and s["product_metadata"] == {} for s in full["series"])
+    category = every["series"][0]["category"]
+    _, some = day.call("GET", "/series", category=category)
+    assert some["series"] == [s for s in every["series"] if category in s["categories"]] != []
+    assert day.call("GET", "/series", category=category.swapcase())[1]["series"] == []
+    assert day.call("GET", "/series", tags="Soccer,Music")[1]["series"] == []
+    stamps = sorted(x.facts.created for x in day.ex.listings)
+    assert day.call("GET", "/series", min_updated_ts=str(stamps[-1] // SECOND + 1))[1]["series"] == []
+    assert day.call("GET", "/series", min_updated_ts=str(stamps[0] // SECOND - 1))[1] == every
+
+
+def test_fee_changes(day: Day, by_contract: Any) -> None:
+    d = Day()
+    d.play(3_000)
+    _, none = d.call("GET", "/series/fee_changes", show_historical="true", series_ticker="KXSAMPLEGAME")
+    assert none == {"series_fee_change_arr": []}, "fees of a series never change here"
+    by_contract.body("GET", "/series/fee_changes", 200, none)
+    events = d.ex.listings.events()[:3]
+    for n, event in enumerate(events):
+        d.ex.desk.tariff.override(event, "quadratic_with_maker_fees", n / 2)
+    d.ex.desk.tariff.override(events[0])
+    pages, cursor = [], ""
+    while True:
+        _, page = d.call("GET", "/events/fee_changes", limit="3", cursor=cursor)
+        by_contract.body("GET", "/events/fee_changes", 200, page)
+        pages += page["event_fee_changes"]
+        if not (cursor := page["cursor"]):
+            break
+    assert [p["event_ticker"] for p in pages] == [*events, events[0]]
+    assert pages[1]["fee_multiplier_override"] == 0.5 and pages[3]["fee_type_override"] is None
+    assert len({p["id"] for p in pages}) == 4
+    _, own = d.call("GET", "/events/fee_changes", event_ticker=events[0])
+    assert own["event_fee_changes"] == [pages[0], pages[3]]
+    _, event = d.call("GET", f"/events/{events[1]}")
+    assert event["event"]["fee_multiplier_override"] == 0.5
+    assert "fee_type_override" not in d.call("GET", f"/events/{events[0]}")[1]["event"]
+    by_contract.body("GET", "/events/{event_ticker}", 200, event)
+
+
+def test_one_event_in_each_of_its_shapes(day: Day, by_contract: Any) -> None:
+    event = max(day.ex.listings.events(), key=lambda e: len(day.ex.listings.of_event(e)))
+    tickers = [x.facts.ticker for x in day.ex.listings.of_event(event)]
+    for query, beside, nested in (
+        ({}, tickers, None),
+        ({"with_nested_markets": "true"}, [], tickers),
+        ({"exclude_markets": "true"}, [], None),
+        ({"exclude_markets": "false", "with_nested_markets": "t"}, [], tickers),
+    ):
+        status, body = day.call("GET", f"/events/{event}", **query)
+        assert status == 200
+        by_contract.body("GET", "/events/{event_ticker}", 200, body)
+        assert [m["ticker"] for m in body["markets"]] == beside
+        inside = body["event"].get("markets")
+        assert (inside and [m["ticker"] for m in inside]) == nested
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {}, {"status": "open"}, {"status": "closed"}, {"status": "settled"}, {"status": "unopened"},
+        {"series_ticker": "KXSAMPLEGAME"}, {"with_nested_markets": "true", "limit": "7"}, {"with_milestones": "true"},
+        {"min_close_ts": "{middle}"}, {"min_updated_ts": "{middle}"}, {"status": "open", "min_close_ts": "{middle}"},
+        {"tickers": "{some},NOPE"},
+    ],
+)  # fmt: skip
+def test_events_are_filtered(day: Day, by_contract: Any, query: dict[str, str]) -> None:
+    listings = day.ex.listings
+    middle = day.ex.now // SECOND - 86_400
+    some = listings.events()[3]
+    query = {k: v.format(middle=middle, some=some) for k, v in query.items()}
+    seen, cursor = [], ""
+    while True:
+        _, page = day.call("GET", "/events", **{"limit": "11"} | query, cursor=cursor)
+        by_contract.body("GET", "/events", 200, page)
+        assert page.get("milestones") == ([] if "with_milestones" in query else None)
+        seen += [e["event_ticker"] for e in page["events"]]
+        if not (cursor := page["cursor"]):
+            break
+    mapped = {"open": "active", "unopened": "initialized", "settled": "finalized"}
+
+    def fits(event: str) -> bool:
+        markets = listings.of_event(event)
+        wanted = query.get("status")
+        return (
+            any(
+                (wanted is None or x.status == mapped.get(wanted) or (wanted == "closed" and x.status in ("closed", "determined")))
+                and x.close_ts >= int(query.get("min_close_ts", 0)) * SECOND
+                for x in markets
+            )
+            and query.get("series_ticker", markets[0].facts.series) == markets[0].facts.series
+            and max(x.facts.created for x in markets) > int(query.get("min_updated_ts", -1)) * SECOND
+            and ("tickers" not in query or event == some)
+        )  # fmt: skip
+
+    assert seen == [e for e in listings.events() if fits(e)]
+    if query.get("status") != "unopened":
+        assert seen, "an empty list proves nothing"
+
+
+# Markets
+
+
+def chosen(day: Day, **query: str) -> list[str]:
+    """Tickers of every page."""
+    seen: list[str] = []
+    cursor = ""
+    while True:
+        status, page = day.call("GET", "/markets", **{"limit": "13"} | query, cursor=cursor)
+        assert status == 200, page
+        seen += [m["ticker"] for m in page["markets"]]
+        if not (cursor := page["cursor"]):
+            return seen
+
+
+def time_of(x: Listing, family: str) -> int | None:
+    if family == "settled":
+        return x.facts.settled if x.status == "finalized" else None
+    return x.close_ts if family == "close" else x.facts.created
+
+
+@pytest.mark.parametrize("family", ["created", "close", "settled", "updated"])
+def test_times_of_markets(day: Day, family: str) -> None:
+    times = sorted(t for x in day.ex.listings if (t := time_of(x, family)) is not None)
+    low, high = times[len(times) // 4], times[3 * len(times) // 4]
+    query = {f"min_{family}_ts": str(low // SECOND), f"max_{family}_ts": str(high // SECOND)}
+    least, most = low // SECOND * SECOND, high // SECOND * SECOND + SECOND - 1
+    if family == "updated":
+        least, most = least + 1, most - SECOND + 1
+    within = [
+        x.facts.ticker
+        for x in day.ex.listings
+        if (t := time_of(x, family)) is not None and least <= t <= most
+    ]
+    assert chosen(day, **query) == within and within
+    for status in {"created": ("open",), "settled": ("settled",)}.get(family, ()):
+        live = chosen(day, status=status)
+        assert chosen(day, status=status, **query) == [t for t in within if t in live]
+    if family == "updated":
+        assert chosen(day, mve_filter="exclude", **query) == within
+        own = [t for t in within if t.startswith("KXSAMPLEGAME-")]
+        assert chosen(day, mve_filter="exclude", series_ticker="KXSAMPLEGAME", **query) == own
+
+
+def test_other_filters_of_markets(day: Day, by_contract: Any) -> None:
+    every = [x.facts.ticker for x in day.ex.listings]
+    assert chosen(day) == chosen(day, mve_filter="exclude") == every
+    assert chosen(day, mve_filter="only") == []
+    some = [every[40], "NOPE", every[2], every[40]]
+    assert chosen(day, tickers=",".join(some)) == [every[2], every[40]]
+    event = day.ex.listings.of_event(day.ex.listings.events()[1])[0].facts.event
+    of_event = [x.facts.ticker for x in day.ex.listings.of_event(event)]
+    assert chosen(day, event_ticker=event) == of_event
+    assert chosen(day, event_ticker=event, tickers=",".join([every[-1], of_event[0]])) == of_event[:1]
+    assert chosen(day, event_ticker=event, series_ticker="NOPE") == []
+    by_status = [chosen(day, status=s) for s in ("unopened", "open", "paused", "closed", "settled")]
+    assert sorted(t for some in by_status for t in some) == sorted(every) and all(map(len, by_status[1::2]))
+    _, page = day.call("GET", "/markets", limit="0", cursor="garbage")
+    assert len(page["markets"]) == 100, "none is the usual number, and a bad cursor the start"
+    by_contract.body("GET", "/markets", 200, page)
+
+
+def test_a_market_tells_what_it_was_a_day_ago(day: Day, by_contract: Any) -> None:
+    checked = 0
+    for x in day.ex.listings:
+        # What the exchange counts by minutes is checked against its prints.
+        edge = (day.ex.now - DAY) // (60 * SECOND) * 60 * SECOND
+        prints = day.ex.prints.between(0, 2**60, x.facts.ticker, count=10**6).prints
+        _, body = day.call("GET", f"/markets/{x.facts.ticker}")
+        market = body["market"]
+        by_contract.body("GET", "/markets/{ticker}", 200, body)
+        old = [t for t in prints if t.ts <= edge]
+        if old:
+            checked += 1
+            assert market["previous_price_dollars"] == f"{old[0].price / 10_000:.4f}"
+            recent = sum(t.size for t in prints if t.ts > edge)
+            assert market["volume_24h_fp"] == f"{recent / 100:.2f}"
+        else:
+            assert market["volume_24h_fp"] == market["volume_fp"]
+    assert checked > 3
+
+
+def test_books_of_several_markets(day: Day, by_contract: Any) -> None:
+    tickers = [x.facts.ticker for x in day.ex.listings if x.status == "active"][:4]
+    pairs = tuple(("tickers", t) for t in [*tickers, "NOPE", tickers[0]])
+    status, body = day.send("GET", "/markets/orderbooks", pairs)
+    assert status == 200
+    by_contract.body("GET", "/markets/orderbooks", 200, body)
+    assert [b["ticker"] for b in body["orderbooks"]] == tickers
+    for book in body["orderbooks"]:
+        _, alone = day.call("GET", f"/markets/{book['ticker']}/orderbook")
+        assert alone["orderbook_fp"] == book["orderbook_fp"]
+        for depth in (1, 100):
+            _, some = day.call("GET", f"/markets/{book['ticker']}/orderbook", depth=str(depth))
+            for side, levels in some["orderbook_fp"].items():
+                assert levels == book["orderbook_fp"][side][-depth:], "the best, which come last"
+
+
+def test_block_trades(day: Day, archive: Day) -> None:
+    for path, d in (("/markets/trades", day), ("/historical/trades", archive)):
+        assert d.call("GET", path, is_block_trade="true")[1] == {"trades": [], "cursor": ""}
+        every = d.call("GET", path)[1]
+        assert d.call("GET", path, is_block_trade="false")[1] == every and every["trades"]
+
+
+def test_costs_of_calls_need_no_key(day: Day, by_contract: Any) -> None:
+    from kalshilab.exchange.query import Request
+
+    answer = day.side.answer(Request("GET", "/trade-api/v2/account/endpoint_costs", {}, {}))
+    body = json.loads(answer.body)
+    assert answer.status == 200 and body["default_cost"] == 10
+    by_contract.body("GET", "/account/endpoint_costs", 200, body)
