@@ -43,8 +43,7 @@ MAY_IMPORT = {
 OUTSIDE = {
     "httpx": ("kalshilab.kalshi.rest", "kalshilab.kalshi.orders"),
     "websockets": ("kalshilab.kalshi.stream", "kalshilab.exchange."),
-    "starlette": ("kalshilab.exchange.",),
-    "uvicorn": ("kalshilab.exchange.",),
+    "httptools": ("kalshilab.exchange.",),
     "IPython": ("kalshilab.notebook.",),
     "ipywidgets": ("kalshilab.notebook.",),
     "plotly": ("kalshilab.notebook.",),
@@ -274,7 +273,7 @@ HEAVY = [
     "ipywidgets",
     "papermill",
     "scipy",
-    "starlette",
+    "httptools",
 ]
 
 
@@ -289,7 +288,7 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
 def test_research_has_no_network() -> None:
     code = (
         "import sys, kalshilab.signals, kalshilab.tape; "
-        "print([m for m in ('httpx', 'websockets', 'kalshilab.kalshi', 'uvicorn', 'plotly', 'IPython') if m in sys.modules])"
+        "print([m for m in ('httpx', 'websockets', 'kalshilab.kalshi', 'httptools', 'plotly', 'IPython') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent, timeout=100

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from kalshilab.clock import WallClock
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange import Exchange, serve
-from kalshilab.exchange.server import make_app
+from kalshilab.exchange import Exchange, Venue, serve
+from kalshilab.exchange.server import Deadlines, make_app
 from kalshilab.kalshi.auth import Signer, generate_key
 from kalshilab.kalshi.wire.base import WS_PATH
 from kalshilab.tape import sample
 
 
-def signed(venue: object) -> dict[str, str]:
-    from kalshilab.clock import WallClock
-
+def signed(venue: Venue) -> dict[str, str]:
     signer = Signer.from_pem(venue.key_id, venue.private_key_path)
     return signer.headers("GET", WS_PATH, WallClock().now() // 1000)
 
@@ -79,14 +85,14 @@ async def test_a_slow_listener_slows_the_tape_down_and_loses_nothing() -> None:
     tape, markets = sample()
     exchange = Exchange(tape, markets)
     channels = ["trade", "ticker", "market_lifecycle_v2"]
-    async with serve(exchange, speed=300_000.0, key_kind="ed25519") as venue:
+    async with serve(exchange, speed=900_000.0, key_kind="ed25519") as venue:
         connecting = connect(venue.ws, additional_headers=signed(venue), proxy=None, max_queue=4)
         async with connecting as socket:
             await socket.send(json.dumps({"id": 1, "cmd": "subscribe", "params": {"channels": channels}}))
             for _ in channels:
                 assert json.loads(await socket.recv())["type"] == "subscribed"
-            # Six days at this speed are two seconds; nobody reads for twice as long.
-            await asyncio.sleep(4)
+            # Six days at this speed are less than a second; nobody reads for twice as long.
+            await asyncio.sleep(1.5)
             stalled = exchange.prints_played
             assert stalled < tape.height
             heard = 0
@@ -140,14 +146,210 @@ async def test_in_process_without_a_socket() -> None:
     ).status_code == 404
 
 
+class Hurry(WallClock):
+    """Machine time whose sleeps are a hundred times shorter."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 100)
+
+
+def port_of(venue: Venue) -> int:
+    return int(venue.rest.split(":")[2].split("/")[0])
+
+
+async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def healthy(venue: Venue) -> None:
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(venue.rest + "/exchange/status")).status_code == 200
+
+
+# Clients that misbehave
+
+
 async def test_garbage_does_not_stop_it() -> None:
     async with serve(Exchange(*sample()), speed=1.0, key_kind="ed25519") as venue:
-        port = int(venue.rest.split(":")[2].split("/")[0])
-        for rubbish in (b"\x00" * 100, b"GET / HTTP/9.9\r\n\r\n", b"POST " + b"a" * 10_000):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        for rubbish in (
+            b"\x00" * 100,
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"POST " + b"a" * 10_000,
+            b"\x16\x03\x01" * 99,
+        ):
+            _, writer = await asyncio.open_connection("127.0.0.1", port_of(venue))
             writer.write(rubbish)
             await writer.drain()
             writer.close()
             await writer.wait_closed()
+        await healthy(venue)
+        await until(lambda: venue.connections == 0)
+
+
+async def test_slow_requests_are_hung_up_on() -> None:
+    slow = Deadlines(request=3)
+    async with serve(
+        Exchange(*sample()), pace=Gate(), key_kind="ed25519", clock=Hurry(), deadlines=slow
+    ) as venue:
+        clients = [await asyncio.open_connection("127.0.0.1", port_of(venue)) for _ in range(50)]
+        for _, writer in clients:
+            writer.write(b"POST /trade-api/v2/portfolio/events/orders HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")
+        for reader, writer in clients:
+            assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 408 ")
+            writer.close()
+        await until(lambda: venue.connections == 0)
+        await healthy(venue)
+
+
+async def test_a_thousand_idle_connections() -> None:
+    async with serve(Exchange(*sample()), speed=1.0, key_kind="ed25519") as venue:
+        number = min(1_000, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 100) // 2)
+        tracemalloc.start()
+        try:
+            idle = []
+            for _ in range(number):
+                one = socket.create_connection(("127.0.0.1", port_of(venue)))
+                idle.append(one)
+                if len(idle) % 50 == 0:
+                    await asyncio.sleep(0)
+            await until(lambda: venue.connections == number)
+            await healthy(venue)
+            assert tracemalloc.get_traced_memory()[0] < number * 20_000, "bytes, 20 kB each"
+        finally:
+            tracemalloc.stop()
+            for one in idle:
+                one.close()
+        await until(lambda: venue.connections == 0)
+
+
+async def test_oversized_bodies_and_messages_over_a_socket() -> None:
+    async with serve(Exchange(*sample()), speed=1.0, key_kind="ed25519") as venue:
         async with httpx.AsyncClient() as client:
-            assert (await client.get(venue.rest + "/exchange/status")).status_code == 200
+            huge = await client.post(venue.rest + "/portfolio/events/orders", content=b"x" * 3_000_000)
+            assert huge.status_code == 413
+        async with connect(venue.ws, additional_headers=signed(venue), proxy=None) as socket:
+            with pytest.raises(ConnectionClosed) as caught:
+                await socket.send("x" * 3_000_000)
+                await asyncio.wait_for(socket.recv(), 5)
+            assert caught.value.rcvd.code == 1009
+        async with connect(venue.ws, additional_headers=signed(venue), proxy=None) as socket:
+            for rubbish in ("", "[", "{}", '{"id":1}', b"\xff\xfe", '{"id":1,"cmd":5}'):
+                await socket.send(rubbish)
+                assert json.loads(await socket.recv())["type"] == "error"
+            await socket.send('{"id":1,"cmd":"list_subscriptions"}')
+            assert json.loads(await socket.recv())["type"] == "ok"
+
+
+async def test_a_client_that_never_reads_is_given_up_and_the_tape_goes_on() -> None:
+    tape, markets = sample()
+    impatient = Deadlines(write=20)
+    async with serve(
+        Exchange(tape, markets), speed=10**9, key_kind="ed25519", clock=Hurry(), deadlines=impatient
+    ) as venue:
+        _, writer = await asyncio.open_connection("127.0.0.1", port_of(venue), limit=1024)
+        lines = [f"GET {WS_PATH} HTTP/1.1", "Upgrade: websocket", "Connection: Upgrade", "Host: x"]
+        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
+        lines += [f"{name}: {value}" for name, value in signed(venue).items()]
+        command = b'{"id":1,"cmd":"subscribe","params":{"channels":["trade","ticker"]}}'
+        frame = bytes([0x81, 0x80 | len(command)]) + b"\0\0\0\0" + command
+        writer.write("\r\n".join([*lines, "", ""]).encode() + frame)
+        await asyncio.wait_for(venue.finished.wait(), 20)
+        await until(lambda: venue.connections == 0)
+        assert venue.exchange.prints_played == tape.height
+        writer.close()
+
+
+# Time
+
+
+async def test_the_window_of_signatures_can_be_set() -> None:
+    signer = None
+    for window, late, status in ((1_000, 5_000, 401), (60_000, 30_000, 200), (20_000, 30_000, 401)):
+        async with (
+            serve(Exchange(*sample()), pace=Gate(), key_kind="ed25519", window_ms=window) as venue,
+            httpx.AsyncClient() as client,
+        ):
+            signer = Signer.from_pem(venue.key_id, venue.private_key_path)
+            path = "/trade-api/v2/portfolio/balance"
+            headers = signer.headers("GET", path, WallClock().now() // 1000 - late)
+            answer = await client.get(venue.rest + "/portfolio/balance", headers=headers)
+            assert answer.status_code == status
+
+
+HOUR = 3_600_000_000
+
+
+async def ordered(venue: Venue, name: str) -> httpx.Response:
+    path = "/trade-api/v2/portfolio/events/orders"
+    ticker = next(x.facts.ticker for x in venue.exchange.listings if x.status == "active")
+    body = {
+        "ticker": ticker, "side": "bid", "count": "1.00", "price": "0.0100", "client_order_id": name,
+        "time_in_force": "good_till_canceled", "self_trade_prevention_type": "taker_at_cross",
+    }  # fmt: skip
+    signer = Signer.from_pem(venue.key_id, venue.private_key_path)
+    headers = signer.headers("POST", path, WallClock().now() // 1000)
+    async with httpx.AsyncClient() as client:
+        return await client.post(venue.rest + "/portfolio/events/orders", json=body, headers=headers)
+
+
+def opened() -> Exchange:
+    exchange = Exchange(*sample())
+    while exchange.prints_played < 3:
+        exchange.step()
+    return exchange
+
+
+async def test_the_tape_goes_on_while_an_order_is_under_way_whoever_paces_it() -> None:
+    exchange = opened()
+    gate = Gate()
+    async with serve(exchange, pace=gate, key_kind="ed25519", latency=HOUR) as venue:
+        before, played = exchange.now, exchange.prints_played
+        answer = await ordered(venue, "c1")
+        assert answer.status_code == 201, "although nobody lets the tape go on"
+        assert exchange.prints_played > played
+        assert exchange.next_ts() > before + HOUR >= exchange.now
+        assert answer.json()["ts_ms"] * 1000 <= before + HOUR
+        paced = exchange.prints_played
+        gate.open.set()
+        await asyncio.wait_for(venue.finished.wait(), 20)
+        assert gate.times == sorted(gate.times)
+        assert exchange.prints_played == sample()[0].height > paced
+
+
+async def test_an_order_waits_in_wall_time_where_the_tape_does() -> None:
+    exchange = opened()
+    async with serve(exchange, speed=3_600.0, key_kind="ed25519", latency=HOUR // 2) as venue:
+        clock = WallClock()
+        began = clock.monotonic()
+        answer = await ordered(venue, "c1")
+        assert answer.status_code == 201
+        assert 0.4 < clock.monotonic() - began < 3
+
+
+async def test_an_order_after_the_end_of_the_tape_is_answered() -> None:
+    exchange = opened()
+    async with serve(exchange, key_kind="ed25519", latency=HOUR) as venue:
+        await asyncio.wait_for(venue.finished.wait(), 20)
+        path = "/trade-api/v2/portfolio/events/orders"
+        headers = Signer.from_pem(venue.key_id, venue.private_key_path).headers(
+            "DELETE", path, WallClock().now() // 1000
+        )
+        async with httpx.AsyncClient() as client:
+            assert (await client.delete(venue.rest + "/portfolio/events/orders", headers=headers)).is_success
+
+
+# The command
+
+
+def test_the_command_prints_one_line_and_ends_well_on_an_interrupt() -> None:
+    command = [sys.executable, "-m", "kalshilab", "exchange", "--speed", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        facts = json.loads(process.stdout.readline())
+        assert set(facts) == {"rest", "ws", "key_id", "private_key_path"}
+        assert httpx.get(facts["rest"] + "/exchange/status").status_code == 200
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+        assert (process.returncode, out, err) == (0, "", "")
+        assert not Path(facts["private_key_path"]).exists()

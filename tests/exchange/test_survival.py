@@ -1,0 +1,242 @@
+"""The project's own clients through each fault: no order doubled, no outcome wrong, and the feed comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kalshilab.clock import SimClock, WallClock
+from kalshilab.config import Settings
+from kalshilab.errors import ProtocolError
+from kalshilab.exchange import Exchange, Venue, serve
+from kalshilab.exchange.faults import FAULTS, Fault, Faults, random_schedule
+from kalshilab.kalshi.auth import Signer
+from kalshilab.kalshi.events import Gap, Rejected, Subscribed
+from kalshilab.kalshi.orders import DemoOrders, OrderRequest
+from kalshilab.kalshi.stream import Connected, Disconnected, Stream
+from kalshilab.market.model import Fill, Trade
+from kalshilab.signals import RlmFire
+from kalshilab.tape import sample
+from kalshilab.trade.events import Fired, Intent, client_order_id
+from kalshilab.trade.execution import Execution
+from kalshilab.trade.journal import Journal
+from kalshilab.trade.portfolio import Portfolio
+
+FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
+AT_REQUESTS = [
+    "answer_lost_before", "answer_lost_after", "storm_429", "error_5xx_before", "error_5xx_after", "stale_reads",
+    "clock_skew",
+]  # fmt: skip
+AT_THE_EXCHANGE = ["exchange_pause", "trading_pause", "close_in_flight"]
+AT_FRAMES = ["disconnect", "half_open", "slow_consumer", "drop_frames", "duplicate_frames", "reorder_frames", "sequence_gap"]  # fmt: skip
+
+
+class Hurry(WallClock):
+    """Machine time whose sleeps are a thousand times shorter."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 1000)
+
+
+class Steps:
+    """A pace that plays as many steps as it is told to."""
+
+    def __init__(self) -> None:
+        self._leave = asyncio.Semaphore(0)
+        self.asked = 0
+
+    async def step(self, ts: int) -> None:
+        self.asked += 1
+        await self._leave.acquire()
+
+    async def play(self, n: int) -> None:
+        until = self.asked + n
+        for _ in range(n):
+            self._leave.release()
+        async with asyncio.timeout(10):
+            while self.asked < until:
+                await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def venue(faults: Faults) -> AsyncIterator[tuple[Venue, Steps, Settings]]:
+    exchange = Exchange(*sample())
+    while exchange.prints_played < 3:
+        exchange.step()
+    steps = Steps()
+    async with serve(exchange, pace=steps, key_kind="ed25519", faults=faults) as served:
+        settings = Settings(
+            env={},
+            env_file=None,
+            rest_url=served.rest,
+            ws_url=served.ws,
+            key_id=served.key_id,
+            private_key_path=str(served.private_key_path),
+        )
+        yield served, steps, settings
+
+
+def intent(ticker: str, n: int) -> Intent:
+    return Intent(
+        client_order_id=client_order_id("run", FIRE, n),
+        ts=1,
+        ticker=ticker,
+        side="bid",
+        price=100,
+        size=100,
+        fire=FIRE,
+    )
+
+
+def ticker_of(exchange: Exchange) -> str:
+    return next(x.facts.ticker for x in exchange.listings if x.status == "active")
+
+
+async def trade(faults: Faults, folder: Path, orders: int = 12) -> tuple[Exchange, list[Any], list[Any]]:
+    """Place orders, cancel them all; the exchange, the outcomes and what was left at the end."""
+    clock = SimClock(5)
+    async with venue(faults) as (served, steps, settings), DemoOrders(settings, clock=Hurry()) as client:
+        ticker = ticker_of(served.exchange)
+        with Journal.create(folder / "journal.sqlite", clock, clock) as journal:
+            execution = Execution(
+                client, journal, Portfolio(cash=10**9), clock, Hurry(), delays=(0, 1, 2, 4, 8, 16)
+            )
+            outcomes = []
+            for n in range(orders):
+                outcomes.append((intent(ticker, n), await execution.submit(intent(ticker, n))))
+                await steps.play(1)
+            left = await execution.cancel_all(rounds=12)
+        return served.exchange, outcomes, left
+
+
+def check(exchange: Exchange, outcomes: list[Any]) -> None:
+    there = [o.client_order_id for o in exchange.desk.orders.values()]
+    assert len(there) == len(set(there)), "an order was doubled"
+    for asked, outcome in outcomes:
+        if outcome.kind == "accepted":
+            assert exchange.desk.orders[outcome.order_id].client_order_id == asked.client_order_id
+        elif outcome.kind in ("rejected", "absent"):
+            assert asked.client_order_id not in there, f"{outcome} is wrong"
+        else:
+            assert outcome.kind == "unknown"
+
+
+needs_operator = pytest.mark.skipif(
+    find_spec("kalshilab.exchange.life") is None, reason="the exchange has no operator yet"
+)
+
+
+@pytest.mark.parametrize(
+    "name", [*AT_REQUESTS, *(pytest.param(n, marks=needs_operator) for n in AT_THE_EXCHANGE)]
+)
+async def test_orders_through_a_fault_that_comes_again_and_again(name: str, tmp_path: Path) -> None:
+    faults = Faults([name], 1, every=20_000_000, length=20_000_000)
+    exchange, outcomes, left = await trade(faults, tmp_path)
+    assert faults.struck, "or nothing has been tried"
+    check(exchange, outcomes)
+    assert len(outcomes) == 12
+    if name not in AT_THE_EXCHANGE:
+        assert left == [] and exchange.desk.resting() == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_orders_through_a_random_schedule(seed: int, tmp_path: Path) -> None:
+    schedule = random_schedule(seed, 60, names=AT_REQUESTS, over=600_000_000)
+    faults = Faults(schedule=schedule)
+    exchange, outcomes, _ = await trade(faults, tmp_path, orders=25)
+    assert len(faults.struck) > 5
+    check(exchange, outcomes)
+
+
+@asynccontextmanager
+async def listening(
+    settings: Settings, *channels: str, **more: Any
+) -> AsyncIterator[tuple[Stream, list[Any], asyncio.Task[None]]]:
+    signer = Signer.from_settings(settings)
+    stream = Stream(settings.ws_url, signer, clock=Hurry(), max_attempts=5, **more)
+    stream.subscribe(*channels)
+    heard: list[Any] = []
+    task = asyncio.create_task(stream.run(heard.append))
+    try:
+        yield stream, heard, task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Any, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def count(heard: list[Any], kind: type) -> int:
+    return sum(type(event) is kind for event in heard)
+
+
+@pytest.mark.parametrize("name", AT_FRAMES)
+async def test_the_feed_comes_back_from(name: str) -> None:
+    faults = Faults(schedule=[Fault(0, name), Fault(1_000_000, name), Fault(2_000_000, name)])
+    async with (
+        venue(faults) as (_, steps, settings),
+        listening(settings, "trade", silence=0.2) as (_, heard, task),
+    ):
+        for n in range(3):
+            await until(lambda n=n: count(heard, Subscribed) > (n if name in AT_FRAMES[:3] else 0))
+            await steps.play(8)
+            if name in AT_FRAMES[:3]:
+                # The stream notices by itself and subscribes anew.
+                await until(lambda n=n: count(heard, Disconnected) > n)
+        await until(lambda: len(faults.struck) == 3)
+        await until(
+            lambda: count(heard, Subscribed) == count(heard, Connected) == count(heard, Disconnected) + 1
+        )
+        before = count(heard, Trade)
+        await steps.play(3)
+        await until(lambda: count(heard, Trade) > before)
+        assert not task.done()
+        if name == "slow_consumer":
+            assert [e.code for e in heard if type(e) is Rejected] == [25, 25, 25]
+        elif name not in AT_FRAMES[:3]:
+            assert count(heard, Gap) >= 1 and count(heard, Disconnected) == 0
+
+
+async def test_a_malformed_frame_ends_the_feed_with_its_reason() -> None:
+    faults = Faults(schedule=[Fault(0, "malformed_frame")])
+    async with venue(faults) as (_, steps, settings), listening(settings, "trade") as (_, heard, task):
+        await until(lambda: count(heard, Subscribed))
+        await steps.play(2)
+        with pytest.raises(ProtocolError, match="not a message"):
+            await asyncio.wait_for(task, 5)
+
+
+async def test_late_fills_are_heard_once_and_all() -> None:
+    faults = Faults(schedule=[Fault(0, "delayed_fills", 1)])
+    async with (
+        venue(faults) as (served, steps, settings),
+        DemoOrders(settings) as client,
+        listening(settings, "fill") as (_, heard, _),
+    ):
+        await until(lambda: count(heard, Subscribed))
+        ticker = ticker_of(served.exchange)
+        for n in range(3):
+            await client.create(
+                OrderRequest(ticker=ticker, side="bid", price=9900, size=100, client_order_id=f"c{n}")
+            )
+        await asyncio.sleep(0.1)
+        assert count(heard, Fill) == 0
+        await steps.play(1)
+        await until(lambda: count(heard, Fill) == 3)
+        told = [e.trade_id for e in heard if type(e) is Fill]
+        assert told == [r.trade_id for r in served.exchange.account.fills]
+
+
+def test_every_fault_is_tried_here() -> None:
+    tried = {*AT_REQUESTS, *AT_THE_EXCHANGE, *AT_FRAMES, "malformed_frame", "delayed_fills"}
+    assert tried == set(FAULTS)
