@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from kalshilab.errors import (
     TapeError,
     UsageError,
 )
+from kalshilab.exchange_command import add_parser as add_exchange
 from kalshilab.units import show_dollars
 
 
@@ -70,22 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     live.set_defaults(command=_live)
 
-    exchange = commands.add_parser(
-        "exchange", help="serve the local exchange", description="Serve the local exchange on loopback."
-    )
-    _tape_options(exchange)
-    exchange.add_argument("--speed", default="1", help='tape time per wall time, or "max"; default 1')
-    exchange.add_argument("--port", type=int, default=0, help="default: a free one")
-    exchange.add_argument("--seed", type=int, default=0, help="of ids; default 0")
-    exchange.add_argument("--balance", help="dollars in the account; default 10000")
-    exchange.add_argument(
-        "--warm-up",
-        type=float,
-        default=24.0,
-        metavar="HOURS",
-        help="tape hours played before it opens; default 24",
-    )
-    exchange.set_defaults(command=_exchange)
+    add_exchange(commands, _tape_options)
 
     watch = commands.add_parser("watch", help="follow a run", description="Follow a run until it ends.")
     watch.add_argument("run", help="the run's folder, or its name under runs/")
@@ -217,42 +202,6 @@ def _shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-# exchange
-
-
-def _exchange(options: argparse.Namespace) -> int:
-    settings = _settings(options, "tape", "markets", "result_column", "speed", "balance")
-    from kalshilab.exchange import Exchange
-    from kalshilab.trade.venue import read_frames
-    from kalshilab.units import dollars
-
-    tape, markets = read_frames(settings)
-    exchange = Exchange(tape, markets, seed=options.seed, balance=dollars(settings.balance))
-    until = exchange.now + round(options.warm_up * 3.6e9)
-    while (ts := exchange.next_ts()) is not None and ts <= until:
-        exchange.step()
-    return asyncio.run(_serve(exchange, settings, options.port))
-
-
-async def _serve(exchange: Any, settings: Settings, port: int) -> int:
-    from kalshilab.exchange import serve
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    async with serve(exchange, port=port, speed=settings.speed) as venue:
-        facts = {
-            "rest": venue.rest,
-            "ws": venue.ws,
-            "key_id": venue.key_id,
-            "private_key_path": str(venue.private_key_path),
-        }
-        print(json.dumps(facts), flush=True)
-        await stop.wait()
-    return 0
 
 
 # watch, doctor

@@ -37,8 +37,20 @@ MAY_IMPORT = {
     "trade": GROUND | {"market", "kalshi", "tape", "signals", "edge"},
     "notebook": GROUND | {"market", "kalshi", "tape", "signals", "edge", "trade", "exchange"},
     "data_commands": GROUND | {"market", "kalshi", "tape"},
+    "exchange_command": GROUND | {"tape", "trade", "exchange"},
     "__main__": GROUND
-    | {"market", "kalshi", "tape", "signals", "edge", "trade", "notebook", "exchange", "data_commands"},
+    | {
+        "market",
+        "kalshi",
+        "tape",
+        "signals",
+        "edge",
+        "trade",
+        "notebook",
+        "exchange",
+        "data_commands",
+        "exchange_command",
+    },
 }
 OUTSIDE = {
     "httpx": ("kalshilab.kalshi.rest", "kalshilab.kalshi.orders"),
@@ -187,7 +199,11 @@ def test_a_module_says_what_it_is_and_holds_no_print(module: str) -> None:
         for n in ast.walk(tree)
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print"
     ]
-    assert not calls or module in ("kalshilab.__main__", "kalshilab.data_commands")
+    assert not calls or module in (
+        "kalshilab.__main__",
+        "kalshilab.data_commands",
+        "kalshilab.exchange_command",
+    )
     assert not {"utils", "util", "helper", "helpers", "manager", "misc", "common"} & set(module.split("."))
 
 

@@ -23,6 +23,7 @@ from kalshilab.clock import Clock, WallClock
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.faults import Faults
 from kalshilab.exchange.frame_faults import Event, FrameFaults
+from kalshilab.exchange.limits import Limits
 from kalshilab.exchange.query import Answer, Request, nested
 from kalshilab.exchange.rest import WINDOW_MS, RestSide
 from kalshilab.kalshi.auth import Verifier
@@ -192,6 +193,7 @@ def make_front(
     faults: Faults | None = None,
     latency: int | None = None,
     window_ms: int = WINDOW_MS,
+    tier: str | None = None,
 ) -> Front:
     """A front that knows these API keys; see `Front`.
 
@@ -200,14 +202,16 @@ def make_front(
         clock: the machine's, for signatures.
         latency: microseconds of exchange time an order takes to arrive; None: as the exchange's fill model says.
         window_ms: how far a signature's time may be off, either way.
+        tier: whose token buckets requests are counted against, in the machine's time; None: none.
     """
     clock = clock or WallClock()
+    limits = None if tier is None else Limits(tier, clock.now)
     verifiers = {key_id: Verifier(key) for key_id, key in keys.items()}
 
     def now_ms() -> int:
         return clock.now() // 1000 + (0 if faults is None else faults.skew_ms())
 
-    side = RestSide(exchange, verifiers, now_ms, window_ms=window_ms)
+    side = RestSide(exchange, verifiers, now_ms, window_ms=window_ms, limits=limits)
     return Front(exchange, side, faults, exchange.fills.latency if latency is None else latency)
 
 

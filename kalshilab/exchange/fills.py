@@ -28,6 +28,7 @@ from kalshilab.errors import ExchangeError
 __all__ = ["MODES", "TOLD_TWICE", "FillModel", "Mode", "Waiting", "met", "printed"]
 
 Mode = Literal["pessimistic", "queue", "optimistic"]
+Cancels = Literal["behind", "pro_rata"]
 MODES: Final[tuple[Mode, ...]] = ("pessimistic", "queue", "optimistic")
 WHOLE: Final = 1_000_000
 TOLD_TWICE: Final = 1_000_000
@@ -42,6 +43,8 @@ class FillModel:
         mode: what fills a maker; see the module.
         haircut: share of each displayed background level that a taker does not get, 0 to below 1.
         latency: microseconds of exchange time an order takes to arrive; whoever brings orders holds them.
+        cancels: of a recorded or mirrored level that shrinks without a print, who has left: those "behind" us, as
+            long as there can have been any, or everybody "pro_rata".
 
     >>> FillModel(haircut=0.5).reach(300), FillModel().reach(300)
     (150, 300)
@@ -53,12 +56,15 @@ class FillModel:
     mode: Mode = "queue"
     haircut: float = 0.0
     latency: int = 0
+    cancels: Cancels = "behind"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ExchangeError(f"fill mode {self.mode!r}: one of {', '.join(MODES)}")
         if not 0 <= self.haircut < 1:
             raise ExchangeError(f"haircut {self.haircut}: from 0 to below 1")
+        if self.cancels not in ("behind", "pro_rata"):
+            raise ExchangeError(f"cancels {self.cancels!r}: behind or pro_rata")
         if self.latency < 0:
             raise ExchangeError(f"latency {self.latency} µs: not below zero")
 

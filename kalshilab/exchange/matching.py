@@ -102,7 +102,7 @@ class MarketBook:
     """
 
     __slots__ = (
-        "_gone_asks", "_gone_bids", "_model", "_shadows", "_spent", "asks", "bids", "mirrored", "now", "own",
+        "_gone_asks", "_gone_bids", "_model", "_shadows", "_sold", "_spent", "asks", "bids", "mirrored", "now", "own",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +119,8 @@ class MarketBook:
         self._gone_asks: dict[int, int] = {}
         # Taken of a level that still stands, so that the haircut is not taken again of what it left.
         self._spent: dict[tuple[str, int], int] = {}
+        # Printed at a level of a mirrored book, and when last: the level is yet to shrink by it.
+        self._sold: dict[tuple[str, int], tuple[int, int]] = {}
         self.own: list[RestingOrder] = []
 
     # Reading
@@ -292,7 +294,7 @@ class MarketBook:
     def clear(self) -> None:
         """Take all background off; what other models would still have filled is settled."""
         self.bids, self.asks = {}, {}
-        self._gone_bids, self._gone_asks, self._spent = {}, {}, {}
+        self._gone_bids, self._gone_asks, self._spent, self._sold = {}, {}, {}, {}
         if self._shadows is not None:
             self._shadows.end()
 
@@ -313,6 +315,10 @@ class MarketBook:
             self._shadows.printed(price, size, taker, self.now)
         if not self.own:
             return []
+        if self.mirrored and self._model.cancels == "pro_rata":
+            at = ("ask" if taker == "yes" else "bid", price)
+            before, when = self._sold.get(at, (0, 0))
+            self._sold[at] = (size + (before if self.now - when <= TOLD_TWICE else 0), self.now)
         return printed(self._model.mode, self.own, price, size, taker, self.now)
 
     def requote(self, bids: dict[int, int], asks: dict[int, int]) -> list[tuple[RestingOrder, int]]:
@@ -362,7 +368,7 @@ class MarketBook:
         if not self.waiting:
             return []
         if delta < 0:
-            self._fall(side, price, size)
+            self._fall(side, price, size, size - delta)
             return []
         level = {price: size} if size else {}
         fills = self._meet(level, {}) if side == "bid" else self._meet({}, level)
@@ -412,18 +418,30 @@ class MarketBook:
                     gone[price] = gone.get(price, 0) + lost
         return fills
 
-    def _fall(self, side: str, price: int, size: int) -> None:
-        """A level shows less: at most that is ahead of those who wait there."""
+    def _fall(self, side: str, price: int, size: int, before: int) -> None:
+        """A level shows less: at most that is ahead of those who wait there, and pro rata less where asked."""
+        left = 0
+        if self._model.cancels == "pro_rata":
+            sold, when = self._sold.pop((side, price), (0, 0))
+            if self.now - when > TOLD_TWICE:
+                sold = 0
+            left = max(before - size - sold, 0)
+            if sold > before - size:
+                self._sold[side, price] = (sold - (before - size), when)
         for order in self._all_waiting():
-            if order.side == side and order.price == price and order.ahead > size:
+            if order.side != side or order.price != price:
+                continue
+            ahead = min(order.ahead - order.ahead * left // before, size)
+            if ahead < order.ahead:
                 if self.now - order.cut_ts > TOLD_TWICE:
                     order.cut = 0
-                order.cut += order.ahead - size
+                order.cut += order.ahead - ahead
                 order.cut_ts = self.now
-                order.ahead = size
+                order.ahead = ahead
 
     @staticmethod
     def _without(levels: dict[int, int], gone: dict[int, int]) -> dict[int, int]:
+        """Take off a side's new levels what is gone of them; what is gone still."""
         kept: dict[int, int] = {}
         for price, size in gone.items():
             there = levels.get(price, 0)

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from kalshilab.exchange import bodies, checks
 from kalshilab.exchange.checks import Refused
 from kalshilab.exchange.core import Exchange
+from kalshilab.exchange.limits import account_limits
 from kalshilab.exchange.matching import RestingOrder
 from kalshilab.exchange.order_routes import OrderRoutes
 from kalshilab.exchange.query import (
@@ -36,10 +37,14 @@ STATUSES: Final = ("resting", "canceled", "executed")
 
 
 class PortfolioRoutes:
-    """Answers what is about the account; the signature has been checked by the caller."""
+    """Answers what is about the account; the signature has been checked by the caller.
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._ex = exchange
+    Args:
+        tier: what the account is told of its limits.
+    """
+
+    def __init__(self, exchange: Exchange, tier: str) -> None:
+        self._ex, self._tier = exchange, tier
         self._writes = OrderRoutes(exchange)
 
     def answer(self, request: Request, parts: Sequence[str]) -> Answer | None:
@@ -52,8 +57,7 @@ class PortfolioRoutes:
             Refused, BadQuery, msgspec.DecodeError: to be put into words by the caller.
         """
         if tuple(parts) == ("account", "limits") and request.method == "GET":
-            bucket = wire.BucketLimit(refill_rate=12_000, bucket_capacity=12_000)
-            return ok(wire.Limits(usage_tier="prestige", read=bucket, write=bucket))
+            return ok(account_limits(self._tier))
         if parts[0] == "historical" and request.method == "GET":
             return self._archive(parts[1:], request.query)
         if parts[0] != "portfolio":

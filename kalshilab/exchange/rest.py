@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from kalshilab.exchange.core import Exchange
+from kalshilab.exchange.limits import Limits
 from kalshilab.exchange.orders import Refused
 from kalshilab.exchange.portfolio import PortfolioRoutes
 from kalshilab.exchange.public import PublicRoutes
@@ -25,6 +26,10 @@ __all__ = ["WINDOW_MS", "Answer", "Request", "RestSide"]
 WINDOW_MS: Final = 20_000
 """How far a signature's time may be from ours, either way."""
 
+UNLIMITED: Final = "prestige"
+"""The tier an account is said to have where nothing is counted."""
+TOO_MANY: Final = Answer(429, encode({"error": "too many requests"}))
+
 
 class RestSide:
     """Answers REST requests on an exchange.
@@ -33,6 +38,8 @@ class RestSide:
         keys: verifiers by key id.
         now_ms: machine time in milliseconds, for the signature window.
         window_ms: how far a signature's time may be from that, either way.
+        limits: the account's token buckets; None: as many requests as come, and the highest tier is what the
+            account is told.
     """
 
     def __init__(
@@ -42,9 +49,11 @@ class RestSide:
         now_ms: Callable[[], int],
         *,
         window_ms: int = WINDOW_MS,
+        limits: Limits | None = None,
     ) -> None:
-        self._keys, self._now_ms, self._window_ms = keys, now_ms, window_ms
-        self._sides = (PublicRoutes(exchange), PortfolioRoutes(exchange))
+        self._keys, self._now_ms, self._window_ms, self._limits = keys, now_ms, window_ms, limits
+        tier = UNLIMITED if limits is None else limits.tier
+        self._sides = (PublicRoutes(exchange), PortfolioRoutes(exchange, tier))
 
     # Requests
 
@@ -62,6 +71,8 @@ class RestSide:
             refusal = self.check_signature(request)
             if refusal is not None:
                 return refusal
+        if self._limits is not None and not self._limits.admits(request):
+            return TOO_MANY
         try:
             return self._route(request, parts)
         except Refused as error:

@@ -120,6 +120,7 @@ async def serve(
     faults: Faults | None = None,
     latency: int | None = None,
     window_ms: int = WINDOW_MS,
+    tier: str | None = None,
     deadlines: Deadlines = DEADLINES,
 ) -> AsyncIterator[Venue]:
     """Serve an exchange on loopback and play its tape.
@@ -133,6 +134,7 @@ async def serve(
         faults: what goes wrong; None: nothing.
         latency: microseconds of exchange time an order takes to arrive; None: as the exchange's fill model says.
         window_ms: how far a signature's time may be off, either way.
+        tier: whose rate limits hold, a name of `kalshilab.exchange.limits.TIERS`; None: no limits.
         deadlines: how long clients may take.
 
     Raises:
@@ -148,7 +150,7 @@ async def serve(
         key_path.touch(mode=0o600)
         key_path.write_bytes(pem)
         front = make_front(
-            exchange, {key_id: public}, clock, faults=faults, latency=latency, window_ms=window_ms
+            exchange, {key_id: public}, clock, faults=faults, latency=latency, window_ms=window_ms, tier=tier
         )
         if speed != "max" and pace is None:
             front.later = _later(loop, speed)

@@ -40,6 +40,7 @@ def taken(book: MarketBook, *args: Any) -> list[tuple[int, int]]:
         ({"haircut": 1.0}, "below 1"),
         ({"haircut": -0.1}, "from 0"),
         ({"latency": -1}, "not below zero"),
+        ({"cancels": "ahead"}, "pro_rata"),
     ],
 )
 def test_a_model_that_makes_no_sense_is_refused(model: Any, says: str) -> None:
@@ -145,6 +146,27 @@ def test_one_trade_told_twice_counts_once() -> None:
         assert mine.ahead == 30, "30 have left: at most 30 are ahead"
         book.now += 10_000_000
         assert book.printed(4_400, 35, "no") == [(mine, 5)], "long after, a trade of its own"
+
+
+def test_who_leaves_a_level_may_be_anybody() -> None:
+    for cancels, ahead in (("behind", 100), ("pro_rata", 75)):
+        mine = order("bid", 4_400, 10)
+        book = MarketBook(FillModel(cancels=cancels), mirrored=True)  # type: ignore[arg-type]
+        book.apply("bid", 4_400, 100)
+        book.rest(mine)
+        book.apply("bid", 4_400, 100)
+        book.now += 10_000_000
+        book.apply("bid", 4_400, -50)
+        assert mine.ahead == ahead
+        for first in ("print", "level"):
+            book.now += 10_000_000
+            for what in (first, "level" if first == "print" else "print"):
+                if what == "print":
+                    book.printed(4_400, 20, "no")
+                else:
+                    book.apply("bid", 4_400, -20)
+            ahead -= 20
+            assert mine.ahead == ahead, "a trade is no cancel, in whichever order it is told"
 
 
 # Side by side
