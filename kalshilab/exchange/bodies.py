@@ -15,6 +15,7 @@ from kalshilab.exchange.markets import Listing
 from kalshilab.exchange.matching import RestingOrder
 from kalshilab.kalshi.wire import rest, stream
 from kalshilab.market.holding import Holding
+from kalshilab.market.lifecycle import DETERMINED
 from kalshilab.market.model import Trade
 from kalshilab.units import PRICE, format_money, format_price, format_size
 
@@ -47,7 +48,7 @@ def market(x: Listing, waived_until: int = 0) -> rest.Market:
     f = x.facts
     bid, ask = x.book.best_bid(), x.book.best_ask()
     settled = x.status == "finalized"
-    known = x.status in ("determined", "finalized")
+    known = x.status in DETERMINED
     return rest.Market(
         ticker=f.ticker,
         event_ticker=f.event,

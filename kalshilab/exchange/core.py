@@ -24,6 +24,7 @@ from kalshilab.exchange.fills import FillModel
 from kalshilab.exchange.flow import Flow, Source, Step
 from kalshilab.exchange.frames import BookFrame
 from kalshilab.exchange.hub import Hub
+from kalshilab.exchange.life import Life
 from kalshilab.exchange.markets import Listing, Listings
 from kalshilab.exchange.matching import MarketBook, RestingOrder
 from kalshilab.exchange.orders import OrderDesk
@@ -31,6 +32,7 @@ from kalshilab.exchange.prints import PRINTS_KEPT, PrintLog
 from kalshilab.exchange.quotes import Quotes
 from kalshilab.exchange.shadows import ShadowFills
 from kalshilab.kalshi.wire import stream as wire
+from kalshilab.market.lifecycle import DETERMINED
 from kalshilab.market.model import Trade
 from kalshilab.units import PRICE, cents, dollars, format_price, format_size
 
@@ -38,6 +40,17 @@ __all__ = ["Exchange"]
 
 DAY: Final = 86_400_000_000
 FILLS: Final = FillModel()
+
+
+_LIFE: Final = {
+    "open": Life.opened,
+    "pause": Life.paused,
+    "resume": Life.resumed,
+    "close": Life.closed,
+    "determine": Life.determined,
+    "settle": Life.settled,
+}
+"""What each step of a market's life is to the exchange."""
 
 
 class Exchange:
@@ -106,6 +119,7 @@ class Exchange:
         self._random = random.Random(seed)
         self.user_id = self.new_id()
         self.desk: Final = OrderDesk(self)
+        self.life: Final = Life(self, settle_after)
         self.echo_trades = echo_trades
         self.exchange_active = self.trading_active = True
         self._spread, self._depth = spread, depth
@@ -122,130 +136,70 @@ class Exchange:
     # The flow
 
     def next_ts(self) -> int | None:
-        """Exchange time of the next step, in microseconds; None at the end of the tape."""
-        return self.flow.next_ts
+        """Exchange time of the next step, in microseconds: the flow's, or a timer's; None when there is none."""
+        flow, timer = self.flow.next_ts, self.life.next_ts
+        if flow is None or timer is None:
+            return timer if flow is None else flow
+        return min(flow, timer)
 
     def step(self) -> bool:
         """Play the next step; False when there is none."""
-        step = self.flow.take()
-        if step is None:
-            return False
-        self.now = max(self.now, step.ts)
-        self.desk.expire()
-        if step.kind == "print":
-            self._print(step)
+        timer, flow = self.life.next_ts, self.flow.next_ts
+        if timer is not None and (flow is None or timer <= flow):
+            self.now = max(self.now, timer)
+            self.desk.expire()
+            self.life.run_timer()
         else:
-            getattr(self, f"_{step.kind}")(step)
+            step = self.flow.take()
+            if step is None:
+                return False
+            self.now = max(self.now, step.ts)
+            self.desk.expire()
+            self._play(step)
         self.desk.settle_groups()
         return True
 
-    def _create(self, step: Step) -> None:
-        facts = self.flow.facts[step.market]
-        quotes = Quotes(facts.grid, self._spread, self._depth)
-        listing = Listing(facts, quotes, MarketBook(self.fills, self.shadows, mirrored=facts.mirrored))
-        self._pending[step.market] = listing
-        if self.listings.add(listing):
-            self.hub.publish(
-                "market_lifecycle_v2",
-                b"event_lifecycle",
-                facts.ticker,
-                wire.EventLifecycle(
-                    event_ticker=facts.event,
-                    title=facts.title,
-                    series_ticker=facts.series,
-                    collateral_return_type="",
-                ),
-            )
-        self._lifecycle(
-            listing,
-            "created",
-            open_ts=facts.open // 1_000_000,
-            close_ts=listing.close_ts // 1_000_000,
-            price_level_structure=facts.structure,
-            price_ranges=bodies.price_ranges(listing),
-            exchange_index=0,
-            additional_metadata=wire.LifecycleMetadata(
-                event_ticker=facts.event,
-                name=facts.title or facts.ticker,
-                title=facts.title or facts.ticker,
-                yes_sub_title=facts.title or facts.ticker,
-                no_sub_title=facts.title or facts.ticker,
-                rules_primary="A market of a recorded or made tape.",
-                rules_secondary="",
-                can_close_early=True,
-                expected_expiration_ts=facts.announced_close // 1_000_000,
-            ),
-        )
+    def advance(self, ts: int) -> None:
+        """Let exchange time pass up to `ts`, microseconds, and happen what happens until then (inclusive).
 
-    def _open(self, step: Step) -> None:
-        self._pending[step.market].status = "active"
+        Raises:
+            ExchangeError: time does not run backwards.
+        """
+        if ts < self.now:
+            raise ExchangeError(f"{ts} has passed; it is {self.now}")
+        while (due := self.next_ts()) is not None and due <= ts:
+            self.step()
+        self.now = ts
+        self.desk.expire()
+        self.desk.settle_groups()
 
-    def _print(self, step: Step) -> None:
+    def _play(self, step: Step) -> None:
+        kind = step.kind
+        if kind == "create":
+            facts = self.flow.facts[step.market]
+            quotes = Quotes(facts.grid, self._spread, self._depth)
+            book = MarketBook(self.fills, self.shadows, mirrored=facts.mirrored)
+            listing = self._pending[step.market] = Listing(facts, quotes, book)
+            self.life.created(listing)
+            return
+        if kind == "retire":
+            ticker = self.flow.facts[step.market].ticker
+            self.listings.retire(ticker)
+            self.candles.forget(ticker)
+            return
         listing = self._pending[step.market]
-        self._world.print(listing, step)
-        self._see_quotes(listing)
-
-    def _book(self, step: Step) -> None:
-        listing = self._pending[step.market]
-        self._world.book(listing, step)
-        self._see_quotes(listing)
-
-    def _level(self, step: Step) -> None:
-        listing = self._pending[step.market]
-        self._world.level(listing, step)
-        self._see_quotes(listing)
-
-    def _pause(self, step: Step) -> None:
-        listing = self._pending[step.market]
-        listing.status = "inactive"
-        self._lifecycle(listing, "deactivated", is_deactivated=True)
-
-    def _resume(self, step: Step) -> None:
-        listing = self._pending[step.market]
-        listing.status = "active"
-        self._lifecycle(listing, "activated", is_deactivated=False)
-
-    def _retire(self, step: Step) -> None:
-        ticker = self.flow.facts[step.market].ticker
-        self.listings.retire(ticker)
-        self.candles.forget(ticker)
-
-    def _close(self, step: Step) -> None:
-        listing = self._pending[step.market]
-        if listing.close_ts != listing.facts.close:
-            listing.close_ts = listing.facts.close
-            self._lifecycle(listing, "close_date_updated", close_ts=listing.close_ts // 1_000_000)
-        before = self.displayed(listing)
-        listing.status = "closed"
-        listing.book.clear()
-        self.desk.cancel_market(listing, "CloseCancel")
-        self.publish_changes(listing, before)
-
-    def _determine(self, step: Step) -> None:
-        listing = self._pending[step.market]
-        facts = listing.facts
-        listing.status = "determined"
-        self._lifecycle(
-            listing,
-            "determined",
-            result=facts.result,
-            determination_ts=self.now // 1_000_000,
-            settlement_value=format_price(facts.settlement),
-        )
-
-    def _settle(self, step: Step) -> None:
-        listing = self._pending.pop(step.market)
-        facts = listing.facts
-        listing.status = "finalized"
-        record = self.account.settle(facts.ticker, facts.event, facts.result, facts.settlement, self.now)
-        if record is not None:
-            self.publish_position(facts.ticker)
-        self._lifecycle(listing, "settled", settled_ts=self.now // 1_000_000)
-
-    def _lifecycle(self, listing: Listing, kind: str, **facts: object) -> None:
-        ticker = listing.facts.ticker
-        body = wire.Lifecycle(market_ticker=ticker, event_type=kind, **facts)  # type: ignore[arg-type]
-        self.hub.publish("market_lifecycle_v2", b"market_lifecycle_v2", ticker, body)
+        if kind in _LIFE:
+            _LIFE[kind](self.life, listing)
+            if kind == "settle":
+                del self._pending[step.market]
+        elif kind == "print":
+            # In a market that the operator has closed, or while all are paused, nothing trades.
+            if listing.status == "active" and self.trading_active:
+                self._world.print(listing, step)
+                self._see_quotes(listing)
+        elif listing.status in ("initialized", "active", "inactive"):
+            (self._world.book if kind == "book" else self._world.level)(listing, step)
+            self._see_quotes(listing)
 
     # Telling
 
@@ -370,7 +324,7 @@ class Exchange:
     def marks(self) -> dict[str, int]:
         """YES prices of listed markets: what YES paid once determined, else the last print."""
         return {
-            x.facts.ticker: x.facts.settlement if x.status in ("determined", "finalized") else x.last_price
+            x.facts.ticker: x.facts.settlement if x.status in DETERMINED else x.last_price
             for x in self.listings
         }
 

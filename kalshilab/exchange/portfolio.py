@@ -43,7 +43,7 @@ class PortfolioRoutes:
         tier: what the account is told of its limits.
     """
 
-    def __init__(self, exchange: Exchange, tier: str) -> None:
+    def __init__(self, exchange: Exchange, tier: str = "prestige") -> None:
         self._ex, self._tier = exchange, tier
         self._writes = OrderRoutes(exchange)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["FILTERS", "FOLLOWS", "ORDERABLE", "status_matches"]
+__all__ = ["DETERMINED", "FILTERS", "FOLLOWS", "ORDERABLE", "status_matches"]
 
 FOLLOWS: Final = MappingProxyType(
     {
@@ -28,6 +28,9 @@ FOLLOWS: Final = MappingProxyType(
 
 ORDERABLE: Final = frozenset({"active"})
 """Statuses in which orders are taken."""
+
+DETERMINED: Final = frozenset({"determined", "disputed", "amended", "finalized"})
+"""Statuses in which there is a result."""
 
 FILTERS: Final = MappingProxyType(
     {

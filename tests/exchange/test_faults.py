@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -379,12 +378,6 @@ def test_only_a_market_that_trades_closes_in_flight() -> None:
     assert told.said == [("close_early", ticker)]
 
 
-needs_operator = pytest.mark.skipif(
-    find_spec("kalshilab.exchange.life") is None, reason="the exchange has no operator yet"
-)
-
-
-@needs_operator
 @pytest.mark.parametrize(("name", "cancel"), [("trading_pause", 200), ("exchange_pause", 409)])
 async def test_a_pause_begins_and_ends(name: str, cancel: int) -> None:
     faults = once(name, at=1, length=1)
@@ -403,7 +396,6 @@ async def test_a_pause_begins_and_ends(name: str, cancel: int) -> None:
         assert (await client.order("c3")).status_code == 201
 
 
-@needs_operator
 async def test_a_market_closes_while_an_order_is_under_way() -> None:
     async with (
         venue(once("close_in_flight")) as (client, _),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +126,7 @@ def check(exchange: Exchange, outcomes: list[Any]) -> None:
             assert outcome.kind == "unknown"
 
 
-needs_operator = pytest.mark.skipif(
-    find_spec("kalshilab.exchange.life") is None, reason="the exchange has no operator yet"
-)
-
-
-@pytest.mark.parametrize(
-    "name", [*AT_REQUESTS, *(pytest.param(n, marks=needs_operator) for n in AT_THE_EXCHANGE)]
-)
+@pytest.mark.parametrize("name", [*AT_REQUESTS, *AT_THE_EXCHANGE])
 async def test_orders_through_a_fault_that_comes_again_and_again(name: str, tmp_path: Path) -> None:
     faults = Faults([name], 1, every=20_000_000, length=20_000_000)
     exchange, outcomes, left = await trade(faults, tmp_path)

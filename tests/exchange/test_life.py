@@ -1,0 +1,244 @@
+"""The life of markets: the table of transitions, what is heard of each, timers, pauses, and the flow beside it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted_day import Day
+
+from kalshilab.errors import ExchangeError
+from kalshilab.market.lifecycle import FOLLOWS
+
+HOUR = 3_600_000_000
+
+
+@pytest.fixture
+def day() -> Day:
+    d = Day()
+    d.command(id=1, cmd="subscribe", params={"channels": ["market_lifecycle_v2"]})
+    d.play(3_000)
+    d.frames.clear()
+    return d
+
+
+def busy(day: Day) -> str:
+    """A market with much of its life before it."""
+    end = day.ex.now + 6 * HOUR
+    return next(
+        x.facts.ticker
+        for x in day.ex.listings
+        if x.status == "active" and x.facts.close > end and x.book.best_ask() and x.book.best_bid()
+    )
+
+
+def heard(day: Day, ticker: str) -> list[dict[str, Any]]:
+    day.frames += day.connection.take()
+    said = [json.loads(f)["msg"] for f in day.frames]
+    day.frames.clear()
+    return [
+        {k: v for k, v in m.items() if k != "market_ticker"} for m in said if m.get("market_ticker") == ticker
+    ]
+
+
+def status(day: Day, ticker: str) -> str:
+    code, body = day.call("GET", f"/markets/{ticker}")
+    assert code == 200
+    return str(body["market"]["status"])
+
+
+def test_every_transition_and_what_is_heard(day: Day) -> None:
+    ticker, life = busy(day), day.ex.life
+    life.pause(ticker)
+    assert status(day, ticker) == "inactive"
+    assert heard(day, ticker) == [{"event_type": "deactivated", "is_deactivated": True}]
+    life.resume(ticker)
+    assert heard(day, ticker) == [{"event_type": "activated", "is_deactivated": False}]
+    life.close_early(ticker)
+    now = day.ex.now // 1_000_000
+    assert status(day, ticker) == "closed"
+    assert heard(day, ticker) == [{"event_type": "close_date_updated", "close_ts": now}]
+    life.reopen(ticker, day.ex.now + HOUR)
+    assert status(day, ticker) == "active"
+    assert heard(day, ticker) == [
+        {"event_type": "close_date_updated", "close_ts": now + 3600},
+        {"event_type": "activated", "is_deactivated": False},
+    ]
+    day.ex.advance(day.ex.now + HOUR)
+    assert status(day, ticker) == "closed"
+    assert heard(day, ticker) == [], "closing at its time says nothing"
+    life.determine(ticker, "yes")
+    assert status(day, ticker) == "determined"
+    (said,) = heard(day, ticker)
+    assert said == {
+        "event_type": "determined", "result": "yes", "determination_ts": day.ex.now // 1_000_000,
+        "settlement_value": "1.0000",
+    }  # fmt: skip
+    life.dispute(ticker)
+    day.ex.advance(day.ex.now + 5 * HOUR)
+    assert status(day, ticker) == "disputed", "a dispute stops the timer"
+    life.amend(ticker, "scalar", 2_500)
+    assert status(day, ticker) == "amended"
+    assert heard(day, ticker) == []
+    day.ex.advance(day.ex.now + HOUR)
+    assert status(day, ticker) == "finalized"
+    assert heard(day, ticker) == [{"event_type": "settled", "settled_ts": day.ex.now // 1_000_000}]
+    body = day.call("GET", f"/markets/{ticker}")[1]["market"]
+    assert (body["result"], body["settlement_value_dollars"]) == ("scalar", "0.2500")
+
+
+def test_a_new_grid(day: Day) -> None:
+    ticker = busy(day)
+    day.ex.life.restructure(ticker, "deci_cent")
+    (said,) = heard(day, ticker)
+    assert said["event_type"] == "price_level_structure_updated"
+    assert said["price_ranges"][0]["step"] == "0.0010"
+    assert day.order(ticker, price="0.0110")[0] == 201
+    with pytest.raises(ExchangeError, match="is not one of"):
+        day.ex.life.restructure(ticker, "nonsense")
+
+
+ACTIONS = {
+    "pause": lambda life, t, now: life.pause(t),
+    "resume": lambda life, t, now: life.resume(t),
+    "close": lambda life, t, now: life.close_early(t),
+    "reopen": lambda life, t, now: life.reopen(t, now + HOUR),
+    "move": lambda life, t, now: life.move_close(t, now + 2 * HOUR),
+    "determine": lambda life, t, now: life.determine(t, "no"),
+    "dispute": lambda life, t, now: life.dispute(t),
+    "uphold": lambda life, t, now: life.uphold(t),
+    "amend": lambda life, t, now: life.amend(t, "yes"),
+    "hour": None,
+    "minute": None,
+    "order": None,
+    "step": None,
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(sorted(ACTIONS)), max_size=25))
+def test_only_what_the_table_allows_ever_happens(actions: list[str]) -> None:
+    """Whatever the operator asks, in whatever order, beside the flow: each change of status is in the table, a
+    refusal changes nothing, and in a market that is not open nothing rests."""
+    day = Day()
+    day.play(3_000)
+    ex = day.ex
+    ticker = busy(day)
+    listing = ex.listings.get(ticker)
+    assert listing is not None
+    cash = ex.account.cash
+    for name in actions:
+        before = listing.status
+        act = ACTIONS[name]
+        if act is not None:
+            try:
+                act(ex.life, ticker, ex.now)
+            except ExchangeError:
+                assert listing.status == before
+        elif name == "order":
+            code, _ = day.order(ticker, price="0.0100", cancel_order_on_pause=bool(len(actions) % 2))
+            assert (code == 201) == (listing.status == "active"), "orders are for open markets"
+        elif name == "step":
+            ex.step()
+        else:
+            ex.advance(ex.now + (HOUR if name == "hour" else HOUR // 60))
+            # Several may have followed one another.
+            reached, new = {before}, {before}
+            while new:
+                new = {s for r in new for s in FOLLOWS[r]} - reached
+                reached |= new
+            assert listing.status in reached
+            continue
+        assert listing.status == before or listing.status in FOLLOWS[before]
+        if listing.status not in ("active", "inactive"):
+            assert not [o for o in ex.desk.resting() if o.ticker == ticker]
+    day.play(200_000)
+    assert all(x.status == "finalized" for x in ex.listings if x.facts.result and x is not listing)
+    assert ex.account.cash <= cash or ex.account.settlements
+
+
+def test_reactivation_and_close_cancel_what_rests(day: Day) -> None:
+    ticker, life = busy(day), day.ex.life
+    _, stays = day.order(ticker, price="0.0100")
+    _, goes = day.order(ticker, price="0.0100", cancel_order_on_pause=True)
+    life.pause(ticker)
+
+    def resting() -> list[str]:
+        return [o["order_id"] for o in day.call("GET", "/portfolio/orders", status="resting")[1]["orders"]]
+
+    assert resting() == [stays["order_id"]]
+    assert day.order(ticker)[0] in (400, 409)
+    assert day.call("DELETE", f"/portfolio/events/orders/{goes['order_id']}")[0] == 404
+    life.resume(ticker)
+    assert resting() == []
+    _, again = day.order(ticker, price="0.0100")
+    life.close_early(ticker)
+    assert resting() == []
+    order = day.ex.desk.orders[again["order_id"]]
+    assert (order.status, order.reason) == ("canceled", "CloseCancel")
+
+
+def test_nothing_trades_in_a_pause(day: Day) -> None:
+    ticker, life = busy(day), day.ex.life
+    _, stays = day.order(ticker, price="0.0100")
+    life.pause_trading()
+    assert day.call("GET", "/exchange/status")[1]["trading_active"] is False
+    code, body = day.order(ticker)
+    assert (code, body["error"]["code"]) == (409, "trading_is_paused")
+    played = day.ex.prints_played
+    day.play(500)
+    assert day.ex.prints_played == played
+    assert day.call("DELETE", f"/portfolio/events/orders/{stays['order_id']}")[0] == 200
+    life.resume_trading()
+    day.play(500)
+    assert day.ex.prints_played > played
+    life.pause_exchange()
+    status_body = day.call("GET", "/exchange/status")[1]
+    assert (status_body["exchange_active"], status_body["trading_active"]) == (False, False)
+    life.resume_exchange()
+    assert day.call("GET", "/exchange/status")[1]["trading_active"] is True
+
+
+def test_a_market_reopened_beyond_the_flows_result_is_determined_after_its_close(day: Day) -> None:
+    ticker = busy(day)
+    listing = day.ex.listings.get(ticker)
+    assert listing is not None and listing.facts.result
+    day.ex.life.close_early(ticker)
+    day.ex.life.reopen(ticker, listing.facts.settled + HOUR)
+    day.ex.advance(listing.facts.settled + HOUR - 1)
+    assert listing.status == "active", "the operator's closing time holds"
+    day.ex.advance(day.ex.now + 1 + 2 * HOUR)
+    assert listing.status == "finalized"
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda life, t, now: life.resume(t), "may follow"),
+        (lambda life, t, now: life.reopen(t, now + 1), "may follow"),
+        (lambda life, t, now: life.determine(t, "yes"), "may follow"),
+        (lambda life, t, now: life.dispute(t), "may follow"),
+        (lambda life, t, now: life.uphold(t), "may follow"),
+        (lambda life, t, now: life.amend(t, "yes"), "may follow"),
+        (lambda life, t, now: life.move_close(t, now), "has passed"),
+        (lambda life, t, now: life.pause("NO-SUCH"), "not listed"),
+    ],
+)
+def test_what_is_not_allowed_is_said(day: Day, act: Any, words: str) -> None:
+    ticker = busy(day)
+    with pytest.raises(ExchangeError, match=words):
+        act(day.ex.life, ticker, day.ex.now)
+    assert status(day, ticker) == "active"
+
+
+def test_results_are_results(day: Day) -> None:
+    ticker = busy(day)
+    day.ex.life.close_early(ticker)
+    for result, settlement in (("maybe", None), ("yes", 5), ("scalar", None), ("scalar", 10_001)):
+        with pytest.raises(ExchangeError, match="result"):
+            day.ex.life.determine(ticker, result, settlement)
+    with pytest.raises(ExchangeError, match="has passed"):
+        day.ex.advance(day.ex.now - 1)
