@@ -29,6 +29,7 @@ from kalshilab.errors import (
     KalshilabError,
     LakeError,
     SessionError,
+    SignalError,
     TapeError,
     UsageError,
 )
@@ -128,6 +129,7 @@ def _live(options: argparse.Namespace) -> int:
             raise UsageError(f"--{name} {path}: no such file")
     if (settings.tape is None) != (settings.markets is None):
         raise UsageError("--tape and --markets go together")
+    _refuse_what_cannot_trade(settings)
     # Late: papermill and what it brings take most of a second.
     from kalshilab.notebook.runner import LiveRun
     from kalshilab.trade.report import Report
@@ -149,6 +151,23 @@ def _live(options: argparse.Namespace) -> int:
         facts |= {"notebook": str(result.notebook), "journal": str(result.journal), "error": result.error}
         print(json.dumps(facts))
     return 1 if result.error else 0
+
+
+def _refuse_what_cannot_trade(settings: Settings) -> None:
+    """Make the strategy once, so that what is wrong with it is said here and not from inside a kernel."""
+    # Late: it brings the signals and their compiler.
+    from kalshilab.trade.strategy import make_strategy
+
+    if settings.strategy in ("custom", "rl_model") and "" not in sys.path:
+        # A module of the working folder counts, as it does in the notebook's kernel; an installed script has
+        # its own folder there instead.
+        sys.path.insert(0, "")
+    try:
+        strategy = make_strategy(settings)
+    except SignalError as error:
+        raise UsageError(str(error)) from error
+    if strategy.why:
+        print(f"kalshilab live: {strategy.why}", file=sys.stderr)
 
 
 class _Progress:

@@ -306,11 +306,11 @@ class Settings:
     whale_min_value: float = _setting(
         100.0,
         _number(0, 1e9, "dollars"),
-        ("WHALE_MIN_SIZE_CENTS", _number(0, 1e11, "dollars (given in cents)", scale=0.01)),
+        ("WHALE_MIN_SIZE_CENTS", _number(0, 1e9, "dollars (given in cents)", scale=0.01)),
         doc="dollars a whale pays at least",
     )
     whale_max_leverage: float = _setting(
-        2.0, _number(0, 1e6, "dollars won a dollar"), doc="what a whale may win a dollar paid, at most"
+        2.0, _number(0, 1e6, "dollars won a dollar"), doc="what a whale may win a dollar paid, below"
     )
     whale_top: int | None = _setting(
         None,
@@ -321,7 +321,7 @@ class Settings:
     whale_window: float = _setting(
         300.0,
         _number(1, 86_400, "seconds"),
-        ("WHALE_WINDOW_MINUTES", _number(0.02, 1_440, "seconds (given in minutes)", scale=60)),
+        ("WHALE_WINDOW_MINUTES", _number(1, 86_400, "seconds (given in minutes)", scale=60)),
         doc="seconds a whale's window lasts",
     )
     yes8090_low: float = _setting(

@@ -68,6 +68,7 @@ def add_parser(commands: Any, tape_options: Any) -> None:
         metavar="SECONDS",
         help="mean wall seconds between two faults of a name; default 60",
     )
+    parser.add_argument("--form", default="", help="2026-01 for the messages and bodies of January 2026")
     parser.set_defaults(command=_exchange)
 
 
@@ -85,7 +86,12 @@ def _exchange(options: argparse.Namespace) -> int:
     names = ("tape", "markets", "result_column", "speed", "balance")
     settings = Settings(**{n: v for n in names if (v := getattr(options, n, None)) is not None})
     fills = FillModel(options.fills, options.haircut, round(options.latency * 1000))
-    more: dict[str, Any] = {"seed": options.seed, "balance": dollars(settings.balance), "fills": fills}
+    more: dict[str, Any] = {
+        "seed": options.seed,
+        "balance": dollars(settings.balance),
+        "fills": fills,
+        "form": options.form,
+    }
     if options.flow == "synthetic":
         if settings.tape is not None:
             raise ConfigError("flow", "synthetic", "tape, where a tape is given", "command line")

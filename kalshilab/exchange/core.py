@@ -70,6 +70,7 @@ class Exchange:
         settle_after: microseconds from determination to settlement where the table gives no time.
         archive_after: microseconds after which prints, and settled markets, leave the live listings for the
             historical ones; see `cutoff`.
+        form: "2026-01" for the messages and bodies of January 2026; see `kalshilab.exchange.forms`.
         prints_kept: public prints remembered in all, live and historical; the oldest are forgotten.
 
     >>> import kalshilab as kl
@@ -97,6 +98,7 @@ class Exchange:
         settle_after: int = 3_600_000_000,
         archive_after: int = 60 * DAY,
         prints_kept: int = PRINTS_KEPT,
+        form: str = "",
     ) -> None:
         if archive_after < 0:
             raise ExchangeError(f"archive_after {archive_after}: not below zero")
@@ -115,7 +117,7 @@ class Exchange:
         self.prints_played = 0
         self.listings = Listings()
         self.account = Account(balance)
-        self.hub = Hub(self)
+        self.hub = Hub(self, form)
         self._random = random.Random(seed)
         self.user_id = self.new_id()
         self.desk: Final = OrderDesk(self)
@@ -282,6 +284,12 @@ class Exchange:
             clock=listing.clock,
             yes_dollars_fp=shown.yes_dollars,
             no_dollars_fp=shown.no_dollars,
+        )
+
+    def ticker_named(self, market_id: str) -> str | None:
+        """The ticker of the listed market with this id, or None."""
+        return next(
+            (x.facts.ticker for x in self.listings if bodies.market_id(x.facts.ticker) == market_id), None
         )
 
     def ticker_body(self, ticker: str) -> wire.Ticker | None:

@@ -46,6 +46,7 @@ __all__ = ["Life"]
 
 SECOND: Final = 1_000_000
 Due = Literal["close", "determine", "settle"]
+COMBINATIONS: Final = "KXMVE"
 RESULTS: Final = {"yes": PRICE, "no": 0, "scalar": None}
 
 
@@ -146,7 +147,7 @@ class Life:
         facts = listing.facts
         if self._ex.listings.add(listing):
             self._ex.hub.publish(
-                "market_lifecycle_v2",
+                _channel(facts.ticker),
                 b"event_lifecycle",
                 facts.ticker,
                 wire.EventLifecycle(
@@ -404,4 +405,10 @@ class Life:
     def _say(self, listing: Listing, kind: str, **facts: object) -> None:
         ticker = listing.facts.ticker
         body = wire.Lifecycle(market_ticker=ticker, event_type=kind, **facts)  # type: ignore[arg-type]
-        self._ex.hub.publish("market_lifecycle_v2", b"market_lifecycle_v2", ticker, body)
+        channel = _channel(ticker)
+        self._ex.hub.publish(channel, channel.encode(), ticker, body)
+
+
+def _channel(ticker: str) -> str:
+    """Where a market's life is told: combinations have a channel of their own."""
+    return "multivariate_market_lifecycle" if ticker.startswith(COMBINATIONS) else "market_lifecycle_v2"

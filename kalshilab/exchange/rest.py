@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from kalshilab.exchange.core import Exchange
+from kalshilab.exchange.forms import JANUARY, january_rest
 from kalshilab.exchange.limits import Limits
 from kalshilab.exchange.orders import Refused
 from kalshilab.exchange.portfolio import PortfolioRoutes
@@ -53,6 +54,7 @@ class RestSide:
     ) -> None:
         self._keys, self._now_ms, self._window_ms, self._limits = keys, now_ms, window_ms, limits
         tier = UNLIMITED if limits is None else limits.tier
+        self._form = exchange.hub.form
         self._sides = (PublicRoutes(exchange), PortfolioRoutes(exchange, tier))
 
     # Requests
@@ -105,5 +107,5 @@ class RestSide:
         for side in self._sides:
             found = side.answer(request, parts)
             if found is not None:
-                return found
+                return found if self._form != JANUARY else found._replace(body=january_rest(found.body))
         return nested(404, "not_found", "no such path")

@@ -148,7 +148,7 @@ _KINDS = {"READY": "good", "ACTING": "busy", "ERROR": "bad", "SHUTDOWN": ""}
 
 
 def header(shot: Snapshot, settings: Settings) -> str:
-    """Run, venue, state, exchange time and, where it is known, how much of the tape is played."""
+    """Run, venue, state, exchange time, why nothing is traded if so, and how much of the tape is played."""
     badges = [_badge(shot.state, _KINDS.get(shot.state, "warn"))]
     if shot.state in ("READY", "ACTING") and shot.cash < settings.min_cash * MONEY:
         badges.append(_badge("low cash", "warn"))
@@ -160,7 +160,8 @@ def header(shot: Snapshot, settings: Settings) -> str:
     if shot.progress is not None:
         done = min(1.0, max(0.0, shot.progress))
         bar = f'<div class="bar"><i style="width:{100 * done:.1f}%"></i></div>'
-    return _card("header", "", " ".join(badges), " ", _cell("span", line), bar)
+    note = _cell("div", _Cell(shot.note, "dim")) if shot.note else ""
+    return _card("header", "", " ".join(badges), " ", _cell("span", line), note, bar)
 
 
 def session(shot: Snapshot, settings: Settings) -> str:

@@ -7,7 +7,8 @@ Instants `ts` are exchange time in microseconds, `wall` the machine's; prices ar
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,7 +19,7 @@ __all__ = ["Action", "Decision", "Fired", "Intent", "Outcome", "Transition", "cl
 CLIENT_PREFIX = "kl-"
 """Every client order id of ours starts with this; a start-up clean-up cancels nothing else."""
 
-Own = float | int | str | None
+Own = bool | float | int | str | None
 """A value of a signal's own field."""
 
 
@@ -29,10 +30,19 @@ class Fired(Fire, frozen=True):
 
     @classmethod
     def of(cls, fire: Fire) -> Fired:
-        """The fire, its signal's own fields apart."""
-        values = msgspec.structs.asdict(fire)
-        common = {name: values.pop(name) for name in Fire.__struct_fields__}
+        """The fire, its signal's own fields apart, in plain numbers and texts whatever the signal put there."""
+        values = {name: _plain(value) for name, value in msgspec.structs.asdict(fire).items()}
+        common: dict[str, Any] = {name: values.pop(name) for name in Fire.__struct_fields__}
         return cls(**common, own=values)
+
+
+def _plain(value: object) -> Own:
+    """A value as JSON has it: a signal in Python may hold numpy's numbers, or things of its own."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value  # type: ignore[return-value]
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else str(value)
 
 
 Action = Literal["placed", "skipped", "deferred", "expired", "refused", "rejected", "unknown"]

@@ -14,7 +14,14 @@ from collections.abc import Callable
 import msgspec
 
 from kalshilab.clock import Clock
-from kalshilab.errors import ApiError, BookError, ConnectionFailed
+from kalshilab.errors import (
+    ApiError,
+    BookError,
+    ConnectionFailed,
+    KalshilabError,
+    SessionError,
+    SignalError,
+)
 from kalshilab.kalshi.events import BookDelta, BookSnapshot, EventLifecycle, Gap, Lifecycle
 from kalshilab.kalshi.rest import MarketData
 from kalshilab.kalshi.stream import Stream
@@ -98,9 +105,22 @@ class Follower:
         signal = self.strategy.signal
         if signal is None:
             return
-        fire = signal.update(trade.ticker, trade.ts, trade.price, trade.size, trade.taker)
-        if fire is not None:
-            self._on_fire(fire)
+        try:
+            fire = signal.update(trade.ticker, trade.ts, trade.price, trade.size, trade.taker)
+        except KalshilabError:
+            raise
+        except Exception as error:
+            raise SessionError(
+                f"strategy {self.strategy.name}: its signal failed at a print of {trade.ticker}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if fire is None:
+            return
+        if not isinstance(fire, Fire) or fire.side not in ("yes", "no"):
+            raise SignalError(
+                self.strategy.name, "fire", fire, 'None, or a signals.Fire that says "yes" or "no"'
+            )
+        self._on_fire(fire)
 
     # Books
 

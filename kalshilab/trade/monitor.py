@@ -72,7 +72,8 @@ class MarketRow(msgspec.Struct, frozen=True):
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A session at one moment.  Money in money units, prices and sizes in units, `now` exchange time and
-    `started` machine time in microseconds, `elapsed` wall seconds, `progress` 0 to 1 of the tape or None."""
+    `started` machine time in microseconds, `elapsed` wall seconds, `progress` 0 to 1 of the tape or None.
+    `note` says why the strategy does nothing, and is empty when there is no such reason."""
 
     run_id: str
     venue: str
@@ -98,6 +99,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     markets: list[MarketRow]
     health: dict[str, str]
     messages: list[tuple[int, str]]
+    note: str = ""
 
 
 def empty_snapshot(
@@ -138,6 +140,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     open_orders: int
     open_positions: int
     health: dict[str, str]
+    note: str = ""
 
 
 def write_status(path: Path, shot: Snapshot) -> None:
@@ -158,6 +161,7 @@ def write_status(path: Path, shot: Snapshot) -> None:
         open_orders=len(shot.open_orders),
         open_positions=len(shot.positions),
         health=shot.health,
+        note=shot.note,
     )
     scratch = path.with_suffix(".tmp")
     scratch.write_bytes(msgspec.json.encode(status))

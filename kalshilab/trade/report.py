@@ -111,16 +111,17 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
 
 
 _OWN: Mapping[str, Any] = {"yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16}
-"""Types of signals' own fields, where the values do not say them."""
+"""Types of own fields of a signal that does not say them."""
 
 
-def _frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+def _frame(name: str, rows: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> pl.DataFrame:
     schema = dict(_SCHEMAS[name])
     if name == "signals":
-        # A signal's own fields are columns behind the common ones.
-        own = dict.fromkeys(k for row in rows for k in row if k not in schema)
-        found = pl.DataFrame([{k: row.get(k) for k in own} for row in rows], infer_schema_length=None)
-        schema |= {k: _OWN.get(k, found.schema[k]) for k in own}
+        # A signal's own fields are columns behind the common ones, also where nothing has fired.
+        schema |= own
+        unsaid = dict.fromkeys(k for row in rows for k in row if k not in schema)
+        found = pl.DataFrame([{k: row.get(k) for k in unsaid} for row in rows], infer_schema_length=None)
+        schema |= {k: _OWN.get(k, found.schema[k]) for k in unsaid}
     return pl.DataFrame(list(rows), schema=schema)
 
 
@@ -243,9 +244,13 @@ class Report:
         counts: Mapping[str, int],
         positions: Sequence[Any],
         equity: Sequence[tuple[int, int, int]],
+        columns: Mapping[str, Any] | None = None,
         error: KalshilabError | None = None,
     ) -> Report:
-        """From a journal, the open positions (`PositionRow`) and the equity samples `(ts, cash, value)`."""
+        """From a journal, the open positions (`PositionRow`) and the equity samples `(ts, cash, value)`.
+
+        `columns` are the signal's own, with their types; what they leave out is read off the values.
+        """
         latest = {o.order_id: o for o in journal.values("order")}
         rows = {
             "signals": map(_signal, journal.values("fire")),
@@ -260,7 +265,7 @@ class Report:
                 for t, c, v in equity
             ),
         }
-        frames = {name: _frame(name, list(rows[name])) for name in FRAMES}
+        frames = {name: _frame(name, list(rows[name]), columns or {}) for name in FRAMES}
         return cls(
             run_id=run_id,
             run_dir=journal.path.parent,

@@ -222,7 +222,6 @@ class PaperSession:
         self._view = View(
             run_id=self.run_id,
             venue=s.venue,
-            strategy=s.strategy,
             prints=self._link.prints,
             started=self._started,
             began=self._began,

@@ -19,12 +19,14 @@ Whether any of these earns anything is another question: the report card of its 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
 
 from kalshilab.config import Settings
-from kalshilab.errors import ConfigError, SignalError
+from kalshilab.errors import ConfigError, KalshilabError, SignalError
 from kalshilab.market.book import Book
 from kalshilab.signals import Fire, PriceBand, Rlm, RlModel, Signal, WhaleFade
 from kalshilab.signals.policy import load_object
@@ -203,17 +205,31 @@ class PolicyStrategy(Bought):
     name = "rl_model"
 
     def __init__(self, settings: Settings) -> None:
-        signal = RlModel(settings.policy)
+        with _of_somebody("rl_model", "policy", settings.policy):
+            signal = RlModel(settings.policy)
         super().__init__(settings, signal)
         self.why = signal.why
+
+
+@contextmanager
+def _of_somebody(strategy: str, setting: str, text: str | None) -> Iterator[None]:
+    """Code that is not ours is imported and made here: whatever it raises is a refusal in a sentence."""
+    try:
+        yield
+    except KalshilabError:
+        raise
+    except Exception as error:
+        why = f"something that imports, and is made, without an error ({type(error).__name__}: {error})"
+        raise SignalError(strategy, setting, text, why) from error
 
 
 def _custom(settings: Settings) -> Bought:
     if settings.signal is None:
         raise ConfigError("signal", None, '"module:name" of a signal, for strategy=custom')
-    found = load_object("custom", "signal", settings.signal)
-    if isinstance(found, type):
-        found = found()
+    with _of_somebody("custom", "signal", settings.signal):
+        found = load_object("custom", "signal", settings.signal)
+        if isinstance(found, type):
+            found = found()
     missing = [name for name in ("update", "run", "reset", "state") if not callable(getattr(found, name, None))]  # fmt: skip
     if missing:
         raise SignalError(

@@ -33,7 +33,6 @@ class View:
         *,
         run_id: str,
         venue: str,
-        strategy: str,
         prints: int,
         started: int,
         began: float,
@@ -47,7 +46,7 @@ class View:
         health: Health,
         counts: Counter[str],
     ) -> None:
-        self._run_id, self._venue, self._strategy, self._prints = run_id, venue, strategy, prints
+        self._run_id, self._venue, self._prints = run_id, venue, prints
         self._started, self._began, self._clock, self._wall = started, began, clock, wall
         self._machine, self._follower, self._desk = machine, follower, desk
         self._execution, self._portfolio, self._health, self._counts = execution, portfolio, health, counts
@@ -69,7 +68,8 @@ class View:
         return Snapshot(
             run_id=self._run_id,
             venue=self._venue,
-            strategy=self._strategy,
+            strategy=self._follower.strategy.name,
+            note=self._follower.strategy.why,
             state=self._machine.state,
             stopped=stopped,
             finished=finished,
@@ -129,5 +129,7 @@ class View:
             counts=counts,
             positions=shot.positions,
             equity=self.equity,
+            # What a signal says of its own columns; one in plain Python may say nothing.
+            columns=getattr(self._follower.strategy.signal, "columns", None),
             error=error,
         )

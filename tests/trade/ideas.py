@@ -1,8 +1,11 @@
-"""A signal and a policy as somebody might bring them to a session."""
+"""Signals and policies as people bring them to a session, good and bad."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
 
 import kalshilab as kl
 
@@ -12,9 +15,7 @@ def three_in_a_row(
     s: Any, ts: int, price: int, size: int, taker_yes: bool, length: int = 3, cheap: int = 4000
 ) -> int:
     """Buys what takers have bought `length` times in a row, unless it is cheap."""
-    s.run = s.run + 1 if (s.run >= 0) == taker_yes else 0
-    if not taker_yes:
-        s.run = -abs(s.run) - 1
+    s.run = max(s.run, 0) + 1 if taker_yes else min(s.run, 0) - 1
     if s.run >= length and price >= cheap:
         return kl.signals.BUY_YES
     if s.run <= -length and price <= 10_000 - cheap:
@@ -30,3 +31,71 @@ def contrary(seen: Any) -> str:
 
 
 not_a_signal = 7
+
+
+@kl.signal(state={"up": "?", "mean": float, "_last": int}, buy="yes")
+def rising(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> bool:
+    """Has columns of a truth value and a float; fires at the fifth print."""
+    s.up = price > s._last
+    s.mean += (price - s.mean) / s.n
+    s._last = price
+    return s.n >= 5
+
+
+class ByHand:
+    """A signal in plain Python: the protocol and nothing else, with what numpy makes of numbers."""
+
+    name = "by_hand"
+    parameters: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def run(self, tape: Any) -> Any:
+        raise NotImplementedError
+
+    def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> ByHandFire | None:
+        n = self._seen[ticker] = self._seen.get(ticker, 0) + 1
+        if n != 10:
+            return None
+        return ByHandFire(
+            np.int64(7), ts, ticker, "yes", np.int16(price), n, np.float32(0.5), np.int64(3), [1, 2]
+        )
+
+    def reset(self, ticker: str | None = None) -> None:
+        self._seen.clear() if ticker is None else self._seen.pop(ticker, None)
+
+    def state(self, ticker: str) -> int | None:
+        return self._seen.get(ticker)
+
+
+class ByHandFire(kl.signals.Fire, frozen=True):
+    """Own fields of every sort."""
+
+    share: Any
+    count: Any
+    listed: Any
+
+
+class Sideless(ByHand):
+    """Fires for an outcome there is none of."""
+
+    def update(self, *given: Any) -> Any:
+        fire = super().update(*given)
+        return fire and msgspec.structs.replace(fire, side="YES")
+
+
+class Demanding:
+    """Cannot be made without an argument."""
+
+    def __init__(self, needed: int) -> None: ...
+
+
+def breaks(seen: Any) -> str:
+    """A policy with a bug in it."""
+    return "hold" if seen.n_trades < 8 else str(1 // 0)
+
+
+def mumbles(seen: Any) -> str:
+    """A policy that says something else."""
+    return "hold" if seen.n_trades < 8 else "perhaps"

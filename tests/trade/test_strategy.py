@@ -11,7 +11,7 @@ from kalshilab.config import Settings
 from kalshilab.errors import ConfigError
 from kalshilab.market.book import Book
 from kalshilab.signals import PriceBandFire, RlmFire, WhaleFire
-from kalshilab.trade.pricing import limit_price, order_at
+from kalshilab.trade.pricing import limit_price, spread_of
 from kalshilab.trade.strategy import Hold, Quote, RlmNo, WhaleFader, Yes8090, make_strategy
 from kalshilab.units import PRICE, TickGrid
 
@@ -60,17 +60,50 @@ def test_a_quote_is_an_ask_at_the_complement_on_the_grid() -> None:
     assert strategy().quote(fire(), book(4_000, 4_300), deci) == Quote("ask", 5_850, 5_000)
 
 
-@given(st.integers(100, 9_000), st.integers(1, 900), st.booleans())
-def test_yes_and_no_are_mirror_images(bid: int, spread: int, eager: bool) -> None:
-    """What is bid for YES on a book is what would be bid for NO on the same book seen from the other side."""
-    grid = TickGrid.named("deci_cent")
-    ask = min(bid + spread, 9_990)
-    price = limit_price(bid, ask, eager=eager, tight=200, normal=400)
-    side, yes = order_at("yes", price, grid)
-    other, no = order_at("no", price, grid)
-    assert (side, other) == ("bid", "ask")
-    assert yes == PRICE - no
-    assert yes <= price
+GRIDS = [TickGrid.named(name) for name in ("linear_cent", "deci_cent", "tapered_deci_cent")]
+
+
+@st.composite
+def books(draw: st.DrawFn) -> tuple[Book, Book, TickGrid]:
+    """A book of two levels a side, on a market's grid and not crossed; the same with YES and NO exchanged."""
+    grid = draw(st.sampled_from(GRIDS))
+    price = st.integers(10, PRICE - 10).map(grid.floor).filter(grid.valid)
+    size = st.integers(1, 10**6)
+    levels = sorted(draw(st.lists(price, min_size=4, max_size=4, unique=True)))
+    yes = [(p, draw(size)) for p in levels[:2]]
+    no = [(PRICE - p, draw(size)) for p in levels[2:]]
+    book, mirrored = Book(), Book()
+    book.load(yes=yes, no=no)
+    mirrored.load(yes=no, no=yes)
+    return book, mirrored, grid
+
+
+@given(books(), st.sampled_from([0, 500, 1_500, 2_500]))
+def test_yes_and_no_are_mirror_images(given_books: tuple[Book, Book, TickGrid], drop: int) -> None:
+    """What is bid for YES on a book is what is bid for NO, at the complement, on the book seen from the other side."""
+    book, mirrored, grid = given_books
+    trading = strategy(max_spread=99)
+    for_yes = trading.quote(msgspec.structs.replace(fire(drop), side="yes"), book, grid)
+    for_no = trading.quote(fire(drop), mirrored, grid)
+    assert isinstance(for_yes, Quote) and isinstance(for_no, Quote)
+    assert (for_yes.side, for_no.side) == ("bid", "ask")
+    assert for_yes.price == PRICE - for_no.price
+    assert for_yes.size == for_no.size
+
+
+@given(books(), st.sampled_from(["yes", "no"]), st.booleans())
+def test_an_order_is_valid_and_never_dearer_than_the_ask(
+    given_books: tuple[Book, Book, TickGrid], side: str, eager: bool
+) -> None:
+    book, _, grid = given_books
+    fired = msgspec.structs.replace(fire(2_000 if eager else 0), side=side)
+    quote = strategy(max_spread=99).quote(fired, book, grid)
+    assert isinstance(quote, Quote)
+    assert grid.valid(quote.price)
+    spread = spread_of(book, side)
+    assert spread is not None
+    paid = quote.price if side == "yes" else PRICE - quote.price
+    assert spread[0] <= paid <= spread[1]
 
 
 def test_a_quote_for_yes_is_a_bid() -> None:

@@ -213,6 +213,8 @@ class CommandParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     channels: list[str] | None = None
     market_ticker: str | None = None
     market_tickers: list[str] | None = None
+    market_id: str | None = None
+    market_ids: list[str] | None = None
     sid: int | None = None
     sids: list[int] | None = None
     action: str | None = None
