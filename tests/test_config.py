@@ -356,3 +356,30 @@ def test_credentials_are_asked_for_by_name_where_a_venue_needs_them() -> None:
     assert len(caught.value.missing) == 1
     settings(venue="demo", key_id="abc", private_key=PEM).require_credentials()
     settings(venue="demo", key_id="abc", private_key_path="k.pem").require_credentials()
+
+
+def test_the_older_names_of_whales_and_the_band_keep_their_units() -> None:
+    env = {
+        "WHALE_MIN_SIZE_CENTS": "25000", "WHALE_WINDOW_MINUTES": "60", "WHALE_QUEUE_SIZE": "10",
+        "YES8090_MIN_PRICE": "78", "YES8090_MAX_PRICE": "92", "YES8090_CONTRACTS": "10",
+        "YES8090_TIER_A_CONTRACTS": "15", "V3_TRADING_STRATEGY": "whale_fade",
+    }  # fmt: skip
+    s = Settings(env=env, env_file=None)
+    assert (s.strategy, s.whale_min_value, s.whale_window, s.whale_top) == ("whale_fade", 250.0, 3600.0, 10)
+    assert (s.yes8090_low, s.yes8090_high) == (78.0, 92.0)
+    assert (s.yes8090_contracts, s.yes8090_tier_a_contracts) == (10.0, 15.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("WHALE_WINDOW_MINUTES", "1441", "seconds (given in minutes) from 1 to 86400"),
+        ("WHALE_MIN_SIZE_CENTS", "1e12", "dollars (given in cents) from 0 to 1e+09"),
+        ("KALSHILAB_WHALE_TOP", "0", "a whole number of whales from 1"),
+        ("KALSHILAB_STRATEGY", "whale_follower", "whale_fade, yes_80_90, custom, rl_model"),
+    ],
+)
+def test_limits_hold_in_the_unit_they_are_stated_in(name: str, value: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(env={name: value}, env_file=None)
+    assert says in str(caught.value)

@@ -87,6 +87,9 @@ def test_sigterm_in_mid_run_leaves_nothing_resting(tmp_path: Path) -> None:
     [
         (["live", "--strategy", "moon"], "strategy='moon' (keyword): allowed is one of hold, rlm_no"),
         (["live", "--venue", "mars"], "venue='mars'"),
+        (["live", "--strategy", "custom"], '"module:name" of a signal, for strategy=custom'),
+        (["live", "--strategy", "custom", "--signal", "no_such:x"], "a module that can be imported"),
+        (["live", "--strategy", "rl_model", "--policy", "math:pi"], "an object with act(observation)"),
         (["live", "--minutes", "soon"], "minutes='soon'"),
         (
             ["live", "--tape", "missing.parquet", "--markets", "missing.parquet"],

@@ -89,6 +89,12 @@ def test_header_says_run_state_and_progress(shot: Shot) -> None:
     assert "width" not in panels.header(shot(progress=None), SETTINGS)
 
 
+def test_header_says_why_nothing_is_traded(shot: Shot) -> None:
+    html = panels.header(shot(note='set policy="module:name"'), SETTINGS)
+    assert "set policy=&quot;module:name&quot;" in html
+    assert "policy" not in panels.header(shot(), SETTINGS)
+
+
 def test_header_tells_stopping_from_stopped_and_warns_of_low_cash(shot: Shot) -> None:
     assert "stopping: stop button" in panels.header(shot(stopped="stop button"), SETTINGS)
     done = shot(stopped="tape ended", finished=True, state="SHUTDOWN")

@@ -22,8 +22,11 @@ from kalshilab.trade.session import PaperSession
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+def importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    # Written here, since a module that cannot be imported is not a file to leave among tests.
+    (tmp_path / "broken_ideas.py").write_text("answer = 1 // 0")
+    monkeypatch.syspath_prepend(str(tmp_path))
     # A module of a test before may have the name.
     monkeypatch.delitem(sys.modules, "ideas", raising=False)
 
