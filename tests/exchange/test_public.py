@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import polars as pl
 import pytest
 from scripted_day import Day
 
+from kalshilab.exchange import Exchange
 from kalshilab.exchange.markets import Listing
+from kalshilab.exchange.rest import RestSide
+from kalshilab.tape import sample
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -353,7 +357,7 @@ def chosen(day: Day, **query: str) -> list[str]:
 def time_of(x: Listing, family: str) -> int | None:
     if family == "settled":
         return x.facts.settled if x.status == "finalized" else None
-    return x.close_ts if family == "close" else x.facts.created
+    return {"close": x.close_ts, "created": x.facts.created, "updated": x.updated}[family]
 
 
 @pytest.mark.parametrize("family", ["created", "close", "settled", "updated"])
@@ -447,3 +451,67 @@ def test_costs_of_calls_need_no_key(day: Day, by_contract: Any) -> None:
     body = json.loads(answer.body)
     assert answer.status == 200 and body["default_cost"] == 10
     by_contract.body("GET", "/account/endpoint_costs", 200, body)
+
+
+def test_what_changes_a_market_updates_it() -> None:
+    day = Day()
+    day.play(2_000)
+    x = next(x for x in day.ex.listings if x.status == "active")
+    ticker, last = x.facts.ticker, 0
+
+    def poll(since: int) -> list[str]:
+        _, page = day.call("GET", "/markets", min_updated_ts=str(since), limit="1000")
+        return [m["ticker"] for m in page["markets"]]
+
+    for change in (
+        lambda: day.ex.life.pause(ticker),
+        lambda: day.ex.life.resume(ticker),
+        lambda: day.ex.life.restructure(ticker, "deci_cent"),
+        lambda: day.ex.life.close_early(ticker),
+        lambda: day.ex.life.determine(ticker, "no"),
+    ):
+        day.ex.advance(day.ex.now + 2 * SECOND)
+        since = day.ex.now // SECOND - 1
+        assert ticker not in poll(since)
+        change()
+        market = day.call("GET", f"/markets/{ticker}")[1]["market"]
+        assert ticker in poll(since) and x.updated == day.ex.now > last
+        assert market["updated_time"] > market["created_time"]
+        last = x.updated
+
+
+def test_pauses_and_disputes_are_found_by_status() -> None:
+    day = Day()
+    day.play(2_000)
+    paused, disputed = [x.facts.ticker for x in day.ex.listings if x.status == "active"][:2]
+    day.ex.life.pause(paused)
+    day.ex.life.close_early(disputed)
+    day.ex.life.determine(disputed, "yes")
+    day.ex.life.dispute(disputed)
+    assert chosen(day, status="paused") == [paused]
+    assert disputed in chosen(day, status="closed") and disputed not in chosen(day, status="settled")
+    assert day.call("GET", f"/markets/{disputed}")[1]["market"]["status"] == "disputed"
+
+
+def test_combinations_are_told_apart() -> None:
+    tape, markets = sample()
+    combination = markets["ticker"][0]
+    event = markets["event"][0]
+    renamed = {combination: f"KXMVE-{combination}"}
+    tape = tape.with_columns(pl.col("ticker").cast(pl.String).replace(renamed).cast(tape["ticker"].dtype))
+    one = pl.col("event") == event
+    markets = markets.with_columns(
+        pl.when(one).then("KXMVE-" + pl.col("event")).otherwise("event").alias("event"),
+        pl.col("ticker").replace(renamed),
+    )
+    day = Day()
+    day.ex = Exchange(tape, markets)
+    day.side = RestSide(day.ex, {}, lambda: 0)
+    day.play(100_000)
+    assert chosen(day, mve_filter="only") == [renamed[combination]]
+    assert renamed[combination] in chosen(day) and renamed[combination] not in chosen(
+        day, mve_filter="exclude"
+    )
+    _, page = day.call("GET", "/events")
+    assert f"KXMVE-{event}" not in [e["event_ticker"] for e in page["events"]]
+    assert day.call("GET", f"/events/KXMVE-{event}")[0] == 200

@@ -98,7 +98,7 @@ def until(true: Callable[[], Any], seconds: float = 20) -> Any:
 def test_what_is_public(client: Any) -> None:
     assert client.exchange.is_trading()
     assert client.exchange.get_schedule()
-    assert client.exchange.get_user_data_timestamp()
+    client.exchange.get_user_data_timestamp()
     market = open_market(client)
     event = market.get_event()
     assert event is not None and event.event_ticker == market.event_ticker
@@ -126,8 +126,8 @@ def test_amend_decrease_queue_and_batches(client: Any) -> None:
     placed = client.portfolio.batch_place_orders(
         [
             {
-                "ticker": market.ticker, "side": "bid", "count": "1.00", "price": f"0.0{cents}00",
-                "time_in_force": "good_till_canceled", "self_trade_prevention_type": "taker_at_cross",
+                "ticker": market.ticker, "action": "buy", "side": "yes", "count_fp": "1.00",
+                "yes_price_dollars": f"0.0{cents}00",
             }
             for cents in (1, 2)
         ]
