@@ -232,8 +232,33 @@ _REST: Final[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
 }
 
 
+def _candle(c: Mapping[str, Any]) -> dict[str, Any]:
+    """A candlestick; the archive's, which there was none of then, stays as it is."""
+    if "volume_fp" not in c:
+        return dict(c)
+    made = dict(c) | {"volume": _whole(c["volume_fp"]), "open_interest": _whole(c["open_interest_fp"])}
+    for side in ("yes_bid", "yes_ask", "price"):
+        cents = {
+            name: _cents(c[side][f"{name}_dollars"]) if f"{name}_dollars" in c[side] else None
+            for name in ("open", "low", "high", "close", *(("mean", "previous") if side == "price" else ()))
+        }
+        made[side] = cents | c[side]
+    return made
+
+
+def _candles(found: dict[str, Any]) -> bool:
+    """Give a body's candlesticks their form; whether it is one that has any."""
+    several = [m for m in found.get("markets") or () if "candlesticks" in m]
+    for holder in (found, *several):
+        if "candlesticks" in holder:
+            holder["candlesticks"] = [_candle(c) for c in holder["candlesticks"]]
+    if "market_candlesticks" in found:
+        found["market_candlesticks"] = [[_candle(c) for c in row] for row in found["market_candlesticks"]]
+    return bool(several) or "candlesticks" in found or "market_candlesticks" in found
+
+
 def january_rest(body: bytes) -> bytes:
-    """A REST body in the form of January 2026: markets, books, prints, orders and fills; others as they are.
+    """A REST body in the form of January 2026: markets, books, prints, candles, orders and fills; others as they are.
 
     >>> january_rest(b'{"orderbook_fp":{"yes_dollars":[["0.4100","10.00"]],"no_dollars":[]}}')
     b'{"orderbook":{"yes":[[41,10]],"yes_dollars":[["0.410",10]],"no":null,"no_dollars":null},"orderbook_fp":{"yes_dollars":[["0.4100","10.00"]],"no_dollars":[]}}'
@@ -243,7 +268,7 @@ def january_rest(body: bytes) -> bytes:
         return body
     if "orderbook_fp" in found:
         return msgspec.json.encode(_rest_book(found))
-    changed = False
+    changed = _candles(found)
     for name, form in _REST.items():
         value = found.get(name)
         if isinstance(value, dict) and "ticker" in value:

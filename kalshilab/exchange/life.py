@@ -403,7 +403,7 @@ class Life:
         self._say(listing, "settled", settled_ts=self._ex.now // SECOND)
 
     def _say(self, listing: Listing, kind: str, **facts: object) -> None:
-        ticker = listing.facts.ticker
+        ticker, listing.updated = listing.facts.ticker, self._ex.now
         body = wire.Lifecycle(market_ticker=ticker, event_type=kind, **facts)  # type: ignore[arg-type]
         channel = _channel(ticker)
         self._ex.hub.publish(channel, channel.encode(), ticker, body)

@@ -4,7 +4,7 @@ A cursor of markets or prints is a place among all of them, which no change of s
 Times in a query are whole seconds, and whatever happened within either of the two counts; only the time of
 the last update is exact, as the exchange says of it: later than the least, and at the most.
 
-There are no multivariate events and no block trades here: a filter that asks for these alone finds nothing.
+There are no block trades here: a filter that asks for these alone finds nothing.
 """
 
 from __future__ import annotations
@@ -58,8 +58,14 @@ FAMILIES: Final[dict[str, Family]] = {
     "created": Family(("", "unopened", "open"), lambda x: x.facts.created),
     "close": Family(("", "closed"), lambda x: x.close_ts),
     "settled": Family(("", "settled"), _settled),
-    "updated": Family(("",), lambda x: x.facts.created),
+    "updated": Family(("",), lambda x: x.updated),
 }
+COMBINATIONS: Final = "KXMVE"
+
+
+def is_combination(ticker: str) -> bool:
+    """Whether a series, event or market is multivariate: a combination of others, by its name."""
+    return ticker.startswith(COMBINATIONS)
 
 
 class MarketRoutes:
@@ -121,21 +127,28 @@ class MarketRoutes:
 
     def _markets(self, query: Mapping[str, str]) -> Answer:
         status = word(query, "status", FILTERS)
-        only_combos = word(query, "mve_filter", ("only", "exclude")) == "only"
         fits = self._times(query, status)
         found = [
             x
-            for x in self._chosen(query)
+            for x in self._by_combination(query, ("only", "exclude"))
             if (not status or status_matches(x.status, status)) and fits(x) and not self._ex.archived(x)
         ]
-        return self._page([] if only_combos else found, query)
+        return self._page(found, query)
 
     def _archive(self, query: Mapping[str, str]) -> Answer:
-        word(query, "mve_filter", ("exclude",))
         given = [name for name in ("tickers", "event_ticker", "series_ticker") if query.get(name)]
         if len(given) > 1:
             raise BadQuery(f"{' and '.join(given)}: only one of them")
-        return self._page([x for x in self._chosen(query) if self._ex.archived(x)], query)
+        return self._page(
+            [x for x in self._by_combination(query, ("exclude",)) if self._ex.archived(x)], query
+        )
+
+    def _by_combination(self, query: Mapping[str, str], known: Sequence[str]) -> list[Listing]:
+        """The markets chosen, with or without combinations as `mve_filter` says."""
+        wanted, found = word(query, "mve_filter", known), self._chosen(query)
+        if not wanted:
+            return found
+        return [x for x in found if is_combination(x.facts.ticker) == (wanted == "only")]
 
     def _chosen(self, query: Mapping[str, str]) -> list[Listing]:
         """The markets that `tickers`, `event_ticker` and `series_ticker` leave, in the order of their creation."""

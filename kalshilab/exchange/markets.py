@@ -24,6 +24,7 @@ class Listing:
         "number",
         "quotes",
         "status",
+        "updated",
         "volume",
     )
 
@@ -32,6 +33,8 @@ class Listing:
         self.book = MarketBook() if book is None else book
         self.status = "initialized"
         self.close_ts = facts.announced_close
+        self.updated = facts.created
+        """When last something other than trading changed, in microseconds."""
         self.clock = 0
         self.last_price = 0
         self.last_size = 0

@@ -17,7 +17,7 @@ from kalshilab.clock import isoformat
 from kalshilab.exchange.candle_routes import CandleRoutes
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.limits import endpoint_costs
-from kalshilab.exchange.market_routes import MarketRoutes
+from kalshilab.exchange.market_routes import MarketRoutes, is_combination
 from kalshilab.exchange.markets import Listing
 from kalshilab.exchange.query import (
     FOREVER,
@@ -175,7 +175,11 @@ class PublicRoutes:
         found = []
         for event in self._ex.listings.events():
             markets = self._ex.listings.of_event(event)
-            if (series and markets[0].facts.series != series) or (tickers and event not in tickers):
+            if (
+                is_combination(event)
+                or (series and markets[0].facts.series != series)
+                or (tickers and event not in tickers)
+            ):
                 continue
             if markets[-1].facts.created > since and any(
                 (not status or status_matches(x.status, status)) and x.close_ts >= least_close

@@ -14,7 +14,7 @@ import msgspec
 
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.forms import JANUARY, january_rest
-from kalshilab.exchange.limits import Limits
+from kalshilab.exchange.limits import TOO_MANY, Limits
 from kalshilab.exchange.orders import Refused
 from kalshilab.exchange.portfolio import PortfolioRoutes
 from kalshilab.exchange.public import PublicRoutes
@@ -29,7 +29,6 @@ WINDOW_MS: Final = 20_000
 
 UNLIMITED: Final = "prestige"
 """The tier an account is said to have where nothing is counted."""
-TOO_MANY: Final = Answer(429, encode({"error": "too many requests"}))
 
 
 class RestSide:

@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from kalshilab.clock import Clock, WallClock
-from kalshilab.errors import FeedLost, HostRefused, StreamError
+from kalshilab.errors import FeedLost, HostRefused, ProtocolError, StreamError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.events import Rejected, Subscribed
@@ -28,6 +28,10 @@ from kalshilab.kalshi.protocol import TERMINAL, StreamProtocol
 __all__ = ["Connected", "Disconnected", "Stream", "backoff"]
 
 MAX_FRAME: Final = 64 * 2**20
+GOOD_BETWEEN: Final = 1_000
+"""Frames after which one that could not be understood is forgotten."""
+MOST_SPOILT: Final = 3
+"""Frames that cannot be understood, hardly a good one between them, that end a stream."""
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -107,6 +111,7 @@ class Stream:
         self.attempts = 0
         self.failures = 0
         self._undirected = 0
+        self._spoilt = self._good = 0
         self.last_frame = 0
         """Machine time of the last frame in microseconds; 0 before the first."""
 
@@ -152,7 +157,8 @@ class Stream:
 
         Raises:
             FeedLost: `max_attempts` failures in a row.
-            ProtocolError: a frame that cannot be understood.
+            ProtocolError: a frame that cannot be understood; once or twice costs a new connection, but when
+                hardly a good one comes between them, the exchange speaks another language.
             HostRefused: the exchange answers with a redirect.
             Exception: whatever `handler` raises.
         """
@@ -170,6 +176,10 @@ class Stream:
                 reason = "no answer to the handshake"
             except (OSError, InvalidHandshake) as error:
                 reason = str(error) or type(error).__name__
+            except ProtocolError as error:
+                if self._spoilt_again():
+                    raise
+                reason = f"a frame that cannot be understood: {error}"
             except InvalidURI as error:
                 raise FeedLost(self._url, self.attempts, str(error)) from None
             reason = self._doomed or reason
@@ -181,6 +191,12 @@ class Stream:
             delay = backoff(self.failures)
             handler(Disconnected(reason, delay))
             await self._clock.sleep(delay)
+
+    def _spoilt_again(self) -> bool:
+        """Count a frame that cannot be understood; whether it is one too many."""
+        good, self._good = self.frames_received - self._good, self.frames_received
+        self._spoilt = self._spoilt + 1 if good < GOOD_BETWEEN else 1
+        return self._spoilt >= MOST_SPOILT
 
     async def _connection(self, handler: Callable[[Any], None]) -> None:
         headers = {}

@@ -132,12 +132,35 @@ def doctor(path: str | Path, deep: bool = True) -> list[Finding]:
         )
         for p in leftovers(root, manifest)
     ]
+    if not _copied(root, manifest):
+        found.append(Finding("warning", _copy(root, manifest), "is not a copy of manifest.json"))
+    found += [Finding("warning", path, text) for path, text in _strangers(root, manifest)]
     found += [
         Finding("warning", None, f"gap from {isoformat(gap.since)} to {isoformat(gap.until)}: {gap.reason}")
         for gap in gaps(manifest)
     ]
     rank = {"error": 0, "warning": 1, "note": 2}
     return sorted(found, key=lambda finding: rank[finding.severity])
+
+
+def _copy(root: Path, manifest: Manifest) -> Path:
+    return root / f"manifest-{manifest.generation}.json"
+
+
+def _copied(root: Path, manifest: Manifest) -> bool:
+    """Whether the manifest has a copy, should it be damaged."""
+    try:
+        return load(root, _copy(root, manifest).name) == manifest
+    except LakeError:
+        return False
+
+
+def _strangers(root: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
+    """Files among the days' that no change of this lake wrote."""
+    ours = {*leftovers(root, manifest), *(file.path for file in manifest.files(root))}
+    for path in sorted((root / "trades").rglob("*.parquet")):
+        if path not in ours:
+            yield path, "is not of this lake, but who reads trades/**/*.parquet reads it too; move it away"
 
 
 def _table_faults(listing: pl.DataFrame, manifest: Manifest) -> Iterator[str]:
@@ -236,7 +259,7 @@ def repair_held(root: Path) -> list[str]:
     """As `repair`, for who holds the lake's lock."""
     done: list[str] = []
     manifest = _manifest(root, done.append)
-    discard(root, manifest.merged)
+    stuck = discard(root, manifest.merged)
     listing = None
     try:
         listing = read_listing(root, manifest.markets)
@@ -278,8 +301,16 @@ def repair_held(root: Path) -> list[str]:
                 swap.table(table),
                 tuple(d for d in manifest.days if d.day not in days),
                 tuple(merge(s for low, high in manifest.covered for s in uncovered(low, high, out))),
+                stuck,
             )
         )
+    elif not _copied(root, manifest):
+        copy = _copy(root, manifest)
+        temporary = copy.with_name(copy.name + durable.TEMPORARY)
+        durable.write_bytes(temporary, manifest.encoded())
+        durable.publish(temporary, copy)
+        durable.sync_folder(root)
+        done.append(f"{copy.name} was not a copy of manifest.json: written anew")
     remove(left)
     return done + [
         f"{p.relative_to(root)} belonged to no generation: removed" for p in left if not p.exists()

@@ -62,7 +62,7 @@ def merge_into(
     if markets is not None:
         markets = check_markets(markets).select(MARKETS_SCHEMA.names())
     # Processes that were killed left these.
-    discard(root, manifest.merged)
+    stuck = discard(root, manifest.merged)
     remove(abandoned(root))
     table = _with_codes(root, listing, segments, markets)
     codes = table.select("ticker", "market")
@@ -95,6 +95,7 @@ def merge_into(
     if markets is not None:
         table = _described(table, markets)
     spans = tuple(merge([*manifest.covered, *covered]))
+    merged = [Merged(s.path.stem, s.sha256) for s in segments if s.path is not None]
     rows = sum(s.note.rows for s in segments)
     added = sum(int(c["prints"].sum()) for c in counts)
     done = Appended(rows, added, rows - added, len(changed), table.height - listing.height)
@@ -105,10 +106,10 @@ def merge_into(
                 manifest.markets if table.equals(listing) else swap.table(table),
                 tuple(entries[day] for day in sorted(entries)),
                 spans,
-                tuple(Merged(s.path.stem, s.sha256) for s in segments if s.path is not None),
+                (*stuck, *merged),
             )
         )
-    discard(root, [Merged(s.path.stem, s.sha256) for s in segments if s.path is not None])
+    discard(root, merged)
     return manifest, table, done
 
 

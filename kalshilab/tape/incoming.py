@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -217,18 +217,24 @@ def staged(root: Path, manifest: Manifest) -> list[str]:
     return [p.stem for p in found if p.stem not in merged or durable.digest(p) != merged[p.stem]]
 
 
-def discard(root: Path, segments: Iterable[Merged]) -> None:
-    """Remove segments; not one that was staged anew under the name."""
-    segments = list(segments)
+def discard(root: Path, segments: Iterable[Merged]) -> tuple[Merged, ...]:
+    """Remove segments that were merged; not one that was staged anew under the name.
+
+    Returns:
+        those that could not be removed: the manifest must go on naming them, or they would be merged again.
+    """
+    segments, left = list(segments), []
     if not segments:
-        return
+        return ()
     with _gate(root):
         for segment in segments:
             path = path_of(root, segment.name)
-            # A segment that cannot be removed is named as merged in the manifest: it is not merged again.
-            with suppress(OSError):
+            try:
                 if path.exists() and durable.digest(path) == segment.sha256:
                     path.unlink()
+            except OSError:
+                left.append(segment)
+    return tuple(left)
 
 
 def abandoned(root: Path) -> list[Path]:

@@ -256,6 +256,8 @@ def check_file(root: Path, file: DayFile, generation: int) -> None:
                     run="the same again: the lake was changed meanwhile",
                 ) from None
         raise LakeError(root, file.path, "is missing") from None
+    except OSError as error:
+        raise LakeError(root, file.path, f"cannot be read ({short(error)})") from None
     if size != file.bytes:
         raise LakeError(root, file.path, f"has {size:,} bytes where {file.bytes:,} were written")
     try:
@@ -283,9 +285,9 @@ def read_day(root: Path, file: DayFile, generation: int) -> pl.DataFrame:
         LakeError: it is not the file that was written.
     """
     check_file(root, file, generation)
-    if durable.digest(file.path) != file.sha256:
-        raise LakeError(root, file.path, "does not have the hash it was written with")
     try:
+        if durable.digest(file.path) != file.sha256:
+            raise LakeError(root, file.path, "does not have the hash it was written with")
         return pl.read_parquet(file.path, hive_partitioning=False).rechunk()
     except durable.UNREADABLE as error:
         raise LakeError(root, file.path, f"cannot be read ({short(error)})") from None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_day import NOW, Day
 
 from kalshilab.errors import ConfigError
 from kalshilab.exchange.limits import (
@@ -22,7 +23,9 @@ from kalshilab.exchange.limits import (
     endpoint_costs,
 )
 from kalshilab.exchange.query import Request, encode
+from kalshilab.exchange.rest import RestSide
 from kalshilab.kalshi import limits as client
+from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.wire.base import REST_PATH
 
 SECOND = 1_000_000
@@ -189,3 +192,31 @@ def test_the_client_expects_what_the_exchange_allows() -> None:
     assert TIERS.keys() == client.TIERS.keys()
     for tier, t in client.TIERS.items():
         assert TIERS[tier][:4] == (t.read_rate, t.read_capacity, t.write_rate, t.write_capacity)
+
+
+def test_an_exchange_that_counts() -> None:
+    day, machine = Day(), Machine()
+    day.play(100)
+    _, public = generate_key("ed25519")
+    day.side = RestSide(day.ex, {"key": Verifier(public)}, lambda: NOW, limits=Limits("basic", machine))
+    answers = [day.side.answer(Request("GET", REST_PATH + "/exchange/status", {}, {})) for _ in range(61)]
+    assert [a.status for a in answers] == [200] * 60 + [429] and answers[-1] == TOO_MANY
+    unsigned = day.side.answer(Request("GET", REST_PATH + "/portfolio/balance", {}, {}))
+    assert unsigned.status == 401, "who nobody knows is told so, and charged nothing"
+    machine.now += SECOND // 20
+    assert day.side.answer(Request("GET", REST_PATH + "/exchange/status", {}, {})).status == 200
+
+
+def test_a_signed_account_is_told_its_tier_and_its_batches_are_counted() -> None:
+    day, machine = Day(), Machine()
+    pem, public = generate_key("ed25519")
+    day.signer = Signer.from_pem("key", pem.decode())
+    day.side = RestSide(day.ex, {"key": Verifier(public)}, lambda: NOW, limits=Limits("basic", machine))
+    assert day.call("GET", "/account/limits")[1]["usage_tier"] == "basic"
+    path = "/portfolio/events/orders/batched"
+    assert day.call("POST", path, {"orders": [{}] * 11}) == (429, {"error": "too many requests"})
+    assert day.call("DELETE", path, {"orders": [{"order_id": "x"}] * 50})[0] == 200
+    assert day.call("DELETE", path, {"orders": [{"order_id": "x"}]})[0] == 429
+    assert [day.call("GET", "/portfolio/balance")[0] for _ in range(2)] == [200, 429]
+    machine.now += SECOND
+    assert day.call("GET", "/portfolio/balance")[0] == 200

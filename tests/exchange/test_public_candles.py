@@ -236,3 +236,26 @@ def test_live_candles_by_the_contract(day: Watched, contract: Any) -> None:
             "candlesticks": ask(day, x, end - 90_000, end + 90_000, interval),
         }
         contract.body("GET", "/series/{series_ticker}/markets/{ticker}/candlesticks", 200, body)
+
+
+def test_candles_of_january() -> None:
+    today, then = Day(), Day(form="2026-01")
+    for d in (today, then):
+        d.play(2_000)
+    x = busiest(today)[0]
+    f, end = x.facts, today.ex.now // SECOND
+    query = {"start_ts": str(end - 9_000), "end_ts": str(end + 60), "period_interval": "1"}
+    _, new = today.call("GET", f"/series/{f.series}/markets/{f.ticker}/candlesticks", **query)
+    _, old = then.call("GET", f"/series/{f.series}/markets/{f.ticker}/candlesticks", **query)
+    for a, b in zip(new["candlesticks"], old["candlesticks"], strict=True):
+        assert b["volume"] == int(float(a["volume_fp"]))
+        assert b["yes_bid"]["open"] == int(float(a["yes_bid"]["open_dollars"]) * 100 + 1e-9)
+        assert b["yes_ask"] | a["yes_ask"] == b["yes_ask"], "and what there is today"
+        traded = "close_dollars" in a["price"]
+        assert b["price"]["close"] == (
+            int(float(a["price"]["close_dollars"]) * 100 + 1e-9) if traded else None
+        )
+    _, several = then.call("GET", "/markets/candlesticks", market_tickers=f.ticker, **query)
+    assert several["markets"][0]["candlesticks"] == old["candlesticks"]
+    _, event = then.call("GET", f"/series/{f.series}/events/{f.event}/candlesticks", **query)
+    assert event["market_candlesticks"][event["market_tickers"].index(f.ticker)] == old["candlesticks"]

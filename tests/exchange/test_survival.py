@@ -199,13 +199,20 @@ async def test_the_feed_comes_back_from(name: str) -> None:
             assert count(heard, Gap) >= 1 and count(heard, Disconnected) == 0
 
 
-async def test_a_malformed_frame_ends_the_feed_with_its_reason() -> None:
-    faults = Faults(schedule=[Fault(0, "malformed_frame")])
+async def test_malformed_frames_cost_a_connection_each_and_the_third_in_a_row_the_feed() -> None:
+    faults = Faults(schedule=[Fault(n, "malformed_frame") for n in range(3)])
     async with venue(faults) as (_, steps, settings), listening(settings, "trade") as (_, heard, task):
-        await until(lambda: count(heard, Subscribed))
-        await steps.play(2)
+        for n in range(3):
+            await until(lambda n=n: count(heard, Subscribed) > n)
+            # One step at a time: a frame that is sent after a malformed one is lost with its connection.
+            while len(faults.struck) <= n:
+                await steps.play(1)
+            if n < 2:
+                await until(lambda n=n: count(heard, Disconnected) > n)
         with pytest.raises(ProtocolError, match="not a message"):
             await asyncio.wait_for(task, 5)
+        reasons = [event.reason for event in heard if type(event) is Disconnected]
+        assert len(reasons) == 2 and all("cannot be understood" in reason for reason in reasons)
 
 
 async def test_late_fills_are_heard_once_and_all() -> None:
