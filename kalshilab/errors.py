@@ -11,6 +11,8 @@ next.  Catch `KalshilabError` to catch all of them::
     ├── TapeError                  trade data or market data is not what the schema says
     ├── LakeError                  a lake is damaged, locked, or none at all
     ├── SignalError                a signal parameter is out of range or of the wrong kind
+    ├── EdgeError                  an edge cannot be judged as asked
+    │   └── RegistryError          a hypothesis is not registered, a registry is damaged, or a lockbox is spent
     ├── HostRefused                a host is not allowed for what was asked of it
     ├── KeyUnusable                a private key cannot be parsed or is of an unknown kind
     ├── ApiError                   the exchange answered a REST call with an error
@@ -39,6 +41,7 @@ __all__ = [
     "ConfigError",
     "ConnectionFailed",
     "CredentialsMissing",
+    "EdgeError",
     "EnvFileError",
     "ExchangeError",
     "FeedLost",
@@ -51,6 +54,7 @@ __all__ = [
     "OutcomeUnknown",
     "ProtocolError",
     "RateLimited",
+    "RegistryError",
     "SequenceGap",
     "SessionError",
     "SignalError",
@@ -171,6 +175,14 @@ class SignalError(KalshilabError, ValueError):
     def __init__(self, signal: str, parameter: str, value: object, allowed: str) -> None:
         self.signal, self.parameter, self.value, self.allowed = signal, parameter, value, allowed
         super().__init__(f"{signal}({parameter}={value!r}): allowed is {allowed}")
+
+
+class EdgeError(KalshilabError):
+    """An edge cannot be judged as asked; the sentence says what is missing and how to give it."""
+
+
+class RegistryError(EdgeError):
+    """A hypothesis is not registered, a registry is damaged, or a lockbox is spent."""
 
 
 class HostRefused(KalshilabError):

@@ -128,7 +128,8 @@ def test_the_rest_carry_one_sentence() -> None:
     told = {type(error) for error, _, _ in EXAMPLES}
     plain = {getattr(errors, n) for n in errors.__all__} - told
     assert {c.__name__ for c in plain} == {
-        "BookError", "ExchangeError", "JournalError", "KalshilabError", "SessionError", "StreamError", "UsageError",
+        "BookError", "EdgeError", "ExchangeError", "JournalError", "KalshilabError", "RegistryError", "SessionError",
+        "StreamError", "UsageError",
     }  # fmt: skip
     for cls in plain:
         assert str(cls("a sentence")) == "a sentence"
