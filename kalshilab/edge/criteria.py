@@ -16,7 +16,8 @@ examined: there is no p-value to admire, only the smallest edge that such a samp
 7  concentration top event <= 10 % of P&L; > 0 without the top 1 % of events,   FRAGILE
                  without each category; no change of sign by weighting
 8  time          3 of 4 blocks of 30 days positive; walk-forward > 0            FRAGILE
-9  robustness    80 % of neighbouring parameters net > 0; PBO <= 0.2            FRAGILE
+9  robustness    80 % of neighbouring parameters net > 0; PBO <= 0.2, or the    FRAGILE
+                 best of one half loses in the other in at most 5 %
 10 execution     > 0 one tick dearer                                            FRAGILE
 11 economics     more a year than cash pays                                     UNECONOMIC
 12 confirmation  registered before the data, or a lockbox                       PROVISIONAL
@@ -73,6 +74,7 @@ ALPHA: Final = 0.05
 TOP_SHARE: Final = 0.10
 NEIGHBOURS: Final = 0.80
 OVERFIT: Final = 0.20
+LOSS: Final = 0.05
 
 _NAMES: Final = {
     1: ("look-ahead", "no difference; null replay within 3 s.e.", "INVALID_LOOKAHEAD"),
@@ -188,14 +190,19 @@ def time(edges: Sequence[float], walk_forward: float | None) -> Criterion:
     return _line(8, f"{value}, walk-forward {walk_forward:+.2f} c", enough and walk_forward > 0)
 
 
-def robustness(share: float | None, cells: int, pbo: float | None) -> Criterion:
+def robustness(share: float | None, cells: int, pbo: float | None, loss: float = 1.0) -> Criterion:
     """Line 9: share of neighbouring parameter sets with a positive net edge, and the probability of backtest
-    overfitting (None with fewer than ten variants)."""
+    overfitting (None with fewer than ten variants).
+
+    On a plateau, where all variants earn the same, the best of one half is best of the other by chance only, and
+    PBO is a half however real the edge.  So it counts only if the one that is best in one half *loses* in the
+    other with a probability `loss` above 5 %.
+    """
     if share is None:
         return unexamined(9, "no neighbouring parameters; give grid=")
     value = f"{share:.0%} of {cells} neighbours positive"
-    value += "" if pbo is None else f", PBO {pbo:.2f}"
-    return _line(9, value, share >= NEIGHBOURS and (pbo is None or pbo <= OVERFIT))
+    value += "" if pbo is None else f", PBO {pbo:.2f}, {loss:.0%} of the best lose"
+    return _line(9, value, share >= NEIGHBOURS and (pbo is None or pbo <= OVERFIT or loss <= LOSS))
 
 
 def execution(*, at_tick: float, at_minute: float, half_life: float | None) -> Criterion:

@@ -117,6 +117,11 @@ def test_failures_say_why() -> None:
     assert criteria.time([1.0, 1.0, 1.0], None).passed is None
 
 
+def test_a_plateau_is_not_overfitting() -> None:
+    assert criteria.robustness(1.0, 12, 0.5, loss=0.05).passed is True
+    assert criteria.robustness(1.0, 12, 0.5, loss=0.06).passed is False
+
+
 def test_what_numpy_says_is_a_plain_truth_value() -> None:
     import numpy as np
 
