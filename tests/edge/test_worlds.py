@@ -1,0 +1,153 @@
+"""Worlds of entries: the edge that was put there is in them, and the joint law is the one that was asked for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from kalshilab.edge import worlds
+from kalshilab.edge.model import ENTRIES_SCHEMA, check_entries, settled
+from kalshilab.errors import EdgeError
+
+
+def mean_and_error(frame: pl.DataFrame, what: str = "pnl") -> tuple[float, float]:
+    """Mean over events of the event's mean, and its standard error, in cents."""
+    of = frame.group_by("event").agg((100 * pl.col(what)).mean()).to_series(1).to_numpy()
+    return float(of.mean()), float(of.std() / np.sqrt(len(of)))
+
+
+@pytest.mark.parametrize("kind", worlds.KINDS)
+def test_both_halves_are_entries(kind: worlds.Kind) -> None:
+    signal, pool = worlds.entries(60, kind=kind, fill_rate=0.7, spread=2.0, seed=4)
+    for frame in (signal, pool):
+        assert check_entries(frame) is frame
+        assert frame.schema == ENTRIES_SCHEMA
+        assert frame["ts"].is_sorted() and settled(frame).height == frame.height
+        assert frame["ticker"].is_unique().all()
+        assert frame["exclusive"].all() == (kind == "mutex")
+        assert (frame["settled_ts"] > frame["entry_ts"].drop_nulls().max()).any()
+        left = frame.filter(~pl.col("filled"))
+        assert 0 < left.height < frame.height
+        assert left["pnl"].eq(0).all()
+        assert left["cost"].null_count() == left["entry_ts"].null_count() == left.height
+    assert not set(signal["event"]) & set(pool["event"])
+
+
+@pytest.mark.parametrize("kind", worlds.KINDS)
+@pytest.mark.parametrize("net", [True, False])
+def test_the_planted_edge_is_there(kind: worlds.Kind, net: bool) -> None:
+    signal, pool = worlds.entries(8_000, kind=kind, edge=4.0, net=net, spread=2.0, seed=11)
+    over = signal if net else signal.with_columns(pnl=pl.col("value") - pl.col("mid"))
+    mean, error = mean_and_error(over)
+    assert abs(mean - 4.0) < 3.5 * error
+    fair, error = mean_and_error(pool.with_columns(pnl=pl.col("value") - pl.col("mid")))
+    assert abs(fair) < 3.5 * error
+
+
+def test_costs_are_spread_and_fee() -> None:
+    signal, _ = worlds.entries(500, edge=0, net=False, spread=3.0, seed=2)
+    paid = signal["price"].to_numpy()
+    assert np.allclose(paid - signal["mid"].to_numpy(), 0.015)
+    assert np.allclose(signal["fee"].to_numpy(), 0.07 * paid * (1 - paid))
+    free, _ = worlds.entries(500, fee=False, seed=2)
+    assert np.allclose(free["cost"].to_numpy(), free["mid"].to_numpy())
+    printed = signal["fired_at"].to_numpy() - signal["mid"].to_numpy()
+    assert set(np.round(printed, 9)) == {-0.015, 0.015}
+
+
+def test_a_bias_of_favourites_is_in_signal_and_pool() -> None:
+    signal, pool = worlds.entries(
+        20_000, edge=0, net=False, flb=6.0, fee=False, price=(0.55, 0.9), pool_events=40_000, seed=5
+    )
+    assert pool["mid"].min() < 0.06 and pool["mid"].max() > 0.92  # type: ignore[operator]
+    low, high = (pool.filter(pl.col("mid") < 0.55), pool.filter(pl.col("mid").is_between(0.55, 0.9)))
+    for frame, bias in ((signal, 6.0), (high, 6.0), (low, 0.0)):
+        mean, error = mean_and_error(frame)
+        assert abs(mean - bias) < 3.5 * error
+
+
+def test_legs_of_a_ladder_are_nested() -> None:
+    signal, _ = worlds.entries(400, kind="ladder", legs=6, edge=0, fee=False, seed=3)
+    for _, legs in signal.sort("cost").group_by("event"):
+        won = legs.sort("cost")["value"].to_numpy()
+        assert (np.diff(won) >= 0).all()
+
+
+def test_at_most_one_exclusive_leg_settles_yes() -> None:
+    signal, pool = worlds.entries(3_000, kind="mutex", edge=0, net=False, seed=3)
+    for frame in (signal, pool):
+        yes = frame.group_by("event").agg(yes=(1 - pl.col("value")).sum())["yes"].to_numpy()
+        assert set(yes) == {0.0, 1.0}
+        assert abs(yes.mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 3_000)
+
+
+@pytest.mark.parametrize("kind", worlds.KINDS)
+def test_days_share_a_shock(kind: worlds.Kind) -> None:
+    def spread_of_days(rho: float) -> float:
+        signal, pool = worlds.entries(
+            3_000, kind=kind, edge=0, net=False, rho_day=rho, price=(0.5, 0.6), days=100, seed=8
+        )
+        both = pl.concat([signal, pool]).with_columns(
+            day=pl.col("ts").dt.date(), z=pl.col("value") - pl.col("mid")
+        )
+        return float(both.group_by("day").agg(pl.col("z").mean())["z"].to_numpy().std())
+
+    assert spread_of_days(0.3) > 1.5 * spread_of_days(0.0)
+
+
+@given(
+    kind=st.sampled_from(worlds.KINDS),
+    n=st.integers(1, 40),
+    days=st.integers(1, 60),
+    spread=st.floats(0, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_every_row_adds_up(kind: worlds.Kind, n: int, days: int, spread: float, seed: int) -> None:
+    signal, pool = worlds.entries(n, kind=kind, days=days, spread=spread, fill_rate=0.9, seed=seed)
+    again, _ = worlds.entries(n, kind=kind, days=days, spread=spread, fill_rate=0.9, seed=seed)
+    assert_frame_equal(signal, again)
+    for frame in (signal, pool):
+        hit = frame.filter("filled")
+        assert np.allclose(hit["pnl"].to_numpy(), (hit["value"] - hit["price"] - hit["fee"]).to_numpy())
+        assert np.allclose(hit["cost"].to_numpy(), (hit["price"] + hit["fee"]).to_numpy())
+        assert frame["value"].is_in([0.0, 1.0]).all()
+        assert frame["mid"].is_between(0, 1).all()
+        assert frame["ts"].dt.date().n_unique() <= days
+        assert frame.group_by("event").agg(pl.col("ts").dt.date().n_unique())["ts"].max() == 1
+
+
+def test_two_thousand_events_are_quick() -> None:
+    worlds.entries(10)
+    best = 1.0
+    for _ in range(5):
+        start = time.perf_counter()
+        worlds.entries(2_000, kind="ladder", legs=8, rho_day=0.1, seed=1)
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.05
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        ("one of single, ladder, mutex", {"kind": "nested"}),
+        ("several legs", {"legs": 3}),
+        ("n_events=0", {"n_events": 0}),
+        ("days=0", {"days": 0}),
+        ("rho_day", {"rho_day": 1.0}),
+        ("fill_rate", {"fill_rate": 1.2}),
+        ("negative", {"spread": -1.0}),
+        ("the lower one first", {"price": (0.9, 0.5)}),
+        ("lower the edge", {"edge": 20.0}),
+        ("more than certainty", {"kind": "mutex", "edge": -12.0}),
+    ],
+)
+def test_what_cannot_be_is_refused(said: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(EdgeError, match=said):
+        worlds.entries(**{"n_events": 50, **arguments})
