@@ -1,0 +1,92 @@
+"""Whose outcomes are known: cohorts by the day of their fire, never by the day of settlement.
+
+A market "by date X" settles YES early and NO late.  A sample of what *is* settled therefore leans to YES, the more
+so the nearer to the end of the data: in a fair world with a constant hazard, by some 10 cents for the last two
+months.  The cure is to keep fires by when they fired: those old enough that every market of their age has been
+settled, whatever became of it (right-censoring by design: Kaplan & Meier 1958 weight what is cut; here it is left
+out, and counted).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+import polars as pl
+
+from kalshilab.edge.model import check_entries
+
+__all__ = ["Cohort", "censor"]
+
+MOST: Final = 0.02
+"""Share of unsettled fires within the kept cohorts above which a verdict is doubtful."""
+
+
+class Cohort(msgspec.Struct, frozen=True, kw_only=True):
+    """Which fires are judged."""
+
+    cut: datetime | None
+    """Fires up to this instant are kept; None: all."""
+    horizon: timedelta | None
+    """The longest time from a fire to settlement that was waited for."""
+    kept: int
+    dropped: int
+    """Younger fires, left out whatever became of them."""
+    unsettled: int
+    """Kept fires whose outcome is not known all the same."""
+    undated: int
+    """Kept fires that are settled at a time that is not known."""
+
+    @property
+    def share(self) -> float:
+        """Of the kept fires, the share whose outcome is not known."""
+        return self.unsettled / self.kept if self.kept else 0.0
+
+    @property
+    def detail(self) -> str:
+        """What was done, in a sentence; empty when nothing was."""
+        said = []
+        if self.dropped and self.cut is not None:
+            said.append(
+                f"{self.dropped:,} fires after {self.cut:%Y-%m-%d} left out: not all of their age are settled"
+            )
+        if self.unsettled:
+            said.append(f"{self.unsettled:,} fires without an outcome")
+        if self.undated:
+            said.append(f"{self.undated:,} settled at an unknown time")
+        return "; ".join(said)
+
+
+def censor(
+    entries: pl.DataFrame, *, data_end: datetime, horizon: timedelta | None = None
+) -> tuple[pl.DataFrame, Cohort]:
+    """The entries of the cohorts that are old enough to be known.
+
+    Args:
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`.
+        data_end: until when outcomes are known.
+        horizon: the longest a market may take from a fire to settlement.  None: where every fire is settled, nothing
+            needs to be left out; else the longest time that a settled one took, so that whatever is still open would
+            have to be slower than all that were seen.
+
+    Raises:
+        EdgeError: these are no entries.
+    """
+    check_entries(entries)
+    open_ = pl.col("value").is_null()
+    waits = entries.select((pl.col("settled_ts") - pl.col("ts")).max()).item()
+    if not entries.select(open_.any()).item() or (horizon is None and waits is None):
+        return entries, _cohort(entries, None, horizon, 0)
+    longest = waits if horizon is None else horizon
+    cut = data_end - longest
+    kept = entries.filter(pl.col("ts") <= cut)
+    return kept, _cohort(kept, cut, longest, entries.height - kept.height)
+
+
+def _cohort(kept: pl.DataFrame, cut: datetime | None, horizon: timedelta | None, dropped: int) -> Cohort:
+    unsettled = kept["value"].null_count()
+    undated = kept.filter(pl.col("value").is_not_null() & pl.col("settled_ts").is_null()).height
+    return Cohort(
+        cut=cut, horizon=horizon, kept=kept.height, dropped=dropped, unsettled=unsettled, undated=undated
+    )

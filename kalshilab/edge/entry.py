@@ -1,0 +1,271 @@
+"""Entries: what one could have had of a signal's fires, and for how much.
+
+The ladder of entry rules, from what is only diagnosis to what is judged:
+
+================ ======================================================================================
+rule             entry
+================ ======================================================================================
+"print"          (E1) the firing print's price: too good by a half-spread; for diagnosis
+"mid"            (E2) half a spread from it, without fees: what the signal knows; for diagnosis
+"next_print"     (E3) the first later print whose taker bought our side, after the latency and within the
+                 window; else no fill, and a profit of nothing.  The default without books
+"book"           (E4) the displayed asks of our side after the latency (`kalshilab.edge.quotes`)
+================ ======================================================================================
+
+Never an earlier print, never the other side.  Fires of one market after its first, of an event's other side, and
+where the outcome is all but known (98 cents and more, 2 and less) are left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from kalshilab.edge.later import READS, Found, Wanted, first_later
+from kalshilab.edge.model import ENTRIES_SCHEMA
+from kalshilab.errors import EdgeError
+from kalshilab.market.fee_schedule import FeeSchedule
+from kalshilab.signals.model import as_tape
+from kalshilab.tape.reading import Source
+from kalshilab.tape.schema import TAKER, check_markets
+from kalshilab.units import PRICE, cents
+
+__all__ = ["RULES", "Left", "Rule", "enter", "enter_counted", "half_spread_of"]
+
+Rule = Literal["print", "mid", "next_print", "book"]
+RULES: Final = ("print", "mid", "next_print", "book")
+KNOWN: Final = (200, 9800)
+"""YES prices at which the outcome is all but known, and beyond."""
+NEAR: Final = 60
+"""Seconds between two prints of opposite takers that show a spread rather than a move."""
+SEEN: Final = 2_000_000
+"""Prints of a lake from which the spread is estimated."""
+FALLBACK: Final = 1.0
+"""Half a spread in cents where no two prints show one."""
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """How many fires there were, and why some were left out."""
+
+    fires: int
+    unmatched: int
+    """In markets that are not in the table of markets."""
+    known: int
+    """At prices at which the outcome is all but known."""
+    repeated: int
+    """After the first `per_market` of their market."""
+    other_side: int
+    """On the other side than the first of their event."""
+    capped: int
+    """After the first `per_event` of their event."""
+
+
+def half_spread_of(tape: Any) -> float:
+    """Half the spread, in cents: the median of |difference| / 2 between consecutive prints of a market, of opposite
+    takers, at most 60 seconds apart; 1 where there are none.  Of a lake its first two million prints are looked at."""
+    if isinstance(tape, Source):
+        tape = tape.lazy().head(SEEN).select("market", "ticker", *READS).collect()  # type: ignore[attr-defined]
+    frame = as_tape(tape, READS)
+    ts, price, taker = (pl.col(name) - pl.col(name).shift(1).over("market") if name != "taker" else
+                        pl.col(name) != pl.col(name).shift(1).over("market") for name in READS)  # fmt: skip
+    near = frame.lazy().select(ts=ts, price=price.abs(), taker=taker)
+    found: Any = (
+        near.filter("taker", pl.col("ts") <= pl.duration(seconds=NEAR))
+        .select(pl.col("price").median())
+        .collect()
+        .item()
+    )
+    return FALLBACK if found is None else float(found) / 200
+
+
+def enter(fires: Any, tape: Any, markets: Any, **how: Any) -> pl.DataFrame:
+    """As `enter_counted`, the entries alone.
+
+    >>> import kalshilab as kl
+    >>> tape, markets = kl.sample()
+    >>> entries = enter(kl.signals.rlm(tape, min_trades=15), tape, markets, latency=2)
+    >>> entries.columns[:5]
+    ['fire', 'ts', 'ticker', 'event', 'series']
+    """
+    return enter_counted(fires, tape, markets, **how)[0]
+
+
+def enter_counted(
+    fires: Any,
+    tape: Any,
+    markets: Any,
+    *,
+    rule: Rule = "next_print",
+    latency: float = 2.0,
+    window: float = 1800.0,
+    contracts: int = 10,
+    schedule: FeeSchedule | None = None,
+    half_spread: float | None = None,
+    books: pl.DataFrame | None = None,
+    ticks: int = 0,
+    per_market: int | None = 1,
+    per_event: int | None = None,
+    exclusive: bool | Collection[str] | None = None,
+    both_sides: bool = False,
+    extremes: bool = False,
+) -> tuple[pl.DataFrame, Left]:
+    """Entries made of fires, and what was left out.
+
+    Args:
+        fires: as a signal's `run` gives them: `row, ts, ticker, side, price`.
+        tape: the tape they fired on: a frame, a lake or a tape file, which is read once.
+        markets: `kl.to_markets`.
+        rule: see the module.
+        latency: seconds after the fire before which nothing can be bought (a print at just that time cannot).
+        window: seconds after that within which it has to be (inclusive).
+        contracts: size of an order, for the rounding of its fee.
+        schedule: fees by date; None: `FeeSchedule()`.
+        half_spread: cents, for `mid`; None: `half_spread_of(tape)`.
+        books: recorded quotes, for rule="book" (`kalshilab.edge.quotes`).
+        ticks: so many cents dearer: a tick of the grid that holds from 10 to 90 cents, everywhere.
+        per_market, per_event: the first so many fires; None: all.
+        exclusive: events of which at most one market settles YES: their tickers, or True for all.
+        both_sides: keep fires of both sides of an event.
+        extremes: keep fires where the outcome is all but known.
+
+    Returns:
+        `kalshilab.edge.ENTRIES_SCHEMA`, a row a fire that was kept, in the order of the tape.
+
+    Raises:
+        EdgeError: an unknown rule, times below 0, a fire in a market that is not on the tape.
+        TapeError: the tape or the markets are not what they should be.
+    """
+    if rule not in RULES:
+        raise EdgeError(f"rule={rule!r}; one of {', '.join(RULES)}")
+    if not (latency >= 0 and window > 0 and contracts >= 1 and ticks >= 0):
+        raise EdgeError(
+            f"enter({latency=}, {window=}, {contracts=}, {ticks=}): seconds, at least one contract"
+        )
+    kept, left = _kept(fires, check_markets(markets), per_market, per_event, both_sides, extremes)
+    fired = kept["ts"].dt.epoch("us").to_numpy()
+    start = fired + round(latency * 1e6)
+    no = (kept["side"].cast(pl.String) == "no").to_numpy()
+    row = kept["row"].cast(pl.Int64).to_numpy()
+    later = first_later(Wanted(row, kept["ticker"], no, start, start + round(window * 1e6)), tape)
+    price = kept["price"].cast(pl.Int64).to_numpy()
+    spread = cents(half_spread_of(tape)) if half_spread is None else round(half_spread * 100)
+    # A YES taker printed the ask, a NO taker the bid.
+    mid = np.clip(price + np.where(later.taker_no, spread, -spread), 1, PRICE - 1)
+    if rule == "book":
+        from kalshilab.edge.quotes import asked
+
+        if books is None:
+            raise EdgeError('rule="book" needs books=, recorded quotes (kalshilab.edge.quotes)')
+        at, paid = asked(kept.select("ticker", "side"), start, books, contracts=contracts)
+    else:
+        at, paid = _paid(rule, later, fired, price, mid, no)
+    filled = paid > 0
+    paid = np.where(filled, np.minimum(paid + 100 * ticks, PRICE - 1), 0)
+    fees = np.zeros(len(paid))
+    if rule != "mid" and filled.any():
+        terms = kept.select(
+            "series", "fee_type", "fee_multiplier", pl.Series("ts", at).cast(pl.Datetime("us", "UTC"))
+        )
+        taken = pl.Series(filled)
+        fees[filled] = (schedule or FeeSchedule()).fees(
+            terms.filter(taken), np.round(paid[filled]) / PRICE, contracts=contracts
+        )
+    return _entries(
+        kept, later, filled, at, paid / PRICE, fees, np.where(no, PRICE - mid, mid) / PRICE, exclusive
+    ), left
+
+
+def _kept(
+    fires: Any,
+    markets: pl.DataFrame,
+    per_market: int | None,
+    per_event: int | None,
+    both: bool,
+    extremes: bool,
+) -> tuple[pl.DataFrame, Left]:
+    """The fires that count, with what is known of their markets."""
+    frame = fires if isinstance(fires, pl.DataFrame) else pl.from_pandas(fires)
+    facts = markets.select(
+        "ticker", "event", "series", "category", "settlement", "settled_ts", "fee_multiplier", "fee_type"
+    )
+    typed = frame.select(
+        pl.col("row").cast(pl.UInt64), "ts", pl.col("ticker").cast(pl.String),
+        pl.col("side").cast(pl.String).cast(TAKER), pl.col("price").cast(pl.Int16),
+    ).sort("row", maintain_order=True)  # fmt: skip
+    matched = typed.join(facts, on="ticker", how="inner", maintain_order="left")
+    open_ = (
+        matched if extremes else matched.filter((pl.col("price") > KNOWN[0]) & (pl.col("price") < KNOWN[1]))
+    )
+    once = open_ if per_market is None else open_.filter(pl.int_range(pl.len()).over("ticker") < per_market)
+    sided = once if both else once.filter(pl.col("side") == pl.col("side").first().over("event"))
+    capped = sided if per_event is None else sided.filter(pl.int_range(pl.len()).over("event") < per_event)
+    steps = [frame.height, matched.height, open_.height, once.height, sided.height, capped.height]
+    gone = [before - after for before, after in pairwise(steps)]
+    left = Left(
+        fires=frame.height,
+        unmatched=gone[0],
+        known=gone[1],
+        repeated=gone[2],
+        other_side=gone[3],
+        capped=gone[4],
+    )
+    return capped, left
+
+
+Array = npt.NDArray[Any]
+
+
+def _paid(rule: str, later: Found, fired: Array, price: Array, mid: Array, no: Array) -> tuple[Array, Array]:
+    """When and at what price of our side, in price units; 0 without a fill."""
+    if rule == "next_print":
+        return later.ts, np.where(later.ts > 0, np.where(no, PRICE - later.price, later.price), 0)
+    yes = price if rule == "print" else mid
+    return fired, np.where(no, PRICE - yes, yes)
+
+
+def _entries(
+    kept: pl.DataFrame,
+    later: Found,
+    filled: Array,
+    at: Array,
+    paid: Array,
+    fees: Array,
+    mid: Array,
+    exclusive: Any,
+) -> pl.DataFrame:
+    no = pl.col("side").cast(pl.String) == "no"
+    dollars = pl.col("settlement").cast(pl.Float64) / PRICE
+    fired = pl.col("price").cast(pl.Float64) / PRICE
+    known = pl.Series(filled)
+
+    def where(values: Array) -> pl.Expr:
+        return pl.when(known).then(pl.Series(values))
+
+    one = (
+        pl.lit(bool(exclusive))
+        if exclusive is None or isinstance(exclusive, bool)
+        else pl.col("event").is_in(list(exclusive))
+    )
+    frame = kept.select(
+        pl.col("row").alias("fire"), "ts", "ticker", "event",
+        pl.col("series").fill_null(""), pl.col("category").fill_null(""), "side",
+        pl.when(no).then(1 - fired).otherwise(fired).alias("fired_at"),
+        pl.Series("mid", mid),
+        pl.Series("filled", filled),
+        where(at).cast(pl.Datetime("us", "UTC")).alias("entry_ts"),
+        where(paid).alias("price"),
+        where(fees).alias("fee"),
+        where(paid + fees).alias("cost"),
+        pl.when(no).then(1 - dollars).otherwise(dollars).alias("value"),
+        "settled_ts",
+        one.alias("exclusive"),
+    )  # fmt: skip
+    profit = pl.when("filled").then(pl.col("value") - pl.col("cost")).otherwise(0.0)
+    whole = frame.with_columns(profit.alias("pnl"))
+    return whole.select(pl.col(name).cast(dtype) for name, dtype in ENTRIES_SCHEMA.items())

@@ -1,0 +1,153 @@
+"""What entries earned: edge in cents, return on cost, and what the capital earned while it was bound.
+
+The profit of a contract held to settlement is π = V − A − φ: its value (not always 0 or 1), less its price, less its
+fee.  **Edge** is the mean of π in cents a contract, never a percentage.  It is weighted three ways, which agree on an
+edge worth the name:
+
+* per event: the mean over events of the event's mean, a fire without a fill counting as nothing.  This is the one
+  that is judged;
+* per fire: the mean over fires that were filled;
+* per dollar: Σπ / Σc, the ratio of sums (return on cost).
+
+**Capital-time**: a dollar is bound from the fill until the cash comes, which is settlement, not close.  Profit per
+dollar-day is Σπ / Σ(c·h); a year has 365 of them, simple interest.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from kalshilab.edge.model import check_entries, settled
+from kalshilab.market.fee_schedule import FeeSchedule
+
+__all__ = ["Measures", "measure", "refee", "sizes"]
+
+YEAR: Final = 365.0
+
+
+class Measures(msgspec.Struct, frozen=True, kw_only=True):
+    """What was earned.  Edges are cents a contract; what is a mean of nothing is NaN."""
+
+    n_fires: int
+    """Fires that were taken up."""
+    n_filled: int
+    fill_rate: float
+    n_settled: int
+    """Fires whose profit is known, those without a fill included."""
+    n_events: int
+    """Events with a settled fill."""
+    n_days: int
+    """Days (UTC) with a settled fill."""
+    n_losses: int
+    """Settled fills that lost."""
+    win_rate: float
+    """Mean value of a filled contract, in percent: the share that won, where all pay 0 or 1."""
+    break_even: float
+    """Mean cost in cents: the win rate that earns nothing."""
+    mean_price: float
+    """Mean price in cents, before fees."""
+    gross: float
+    """As `edge`, before fees."""
+    edge: float
+    """Mean over events of the event's mean profit: what is judged."""
+    edge_per_fire: float
+    """Mean over filled fires."""
+    edge_per_dollar: float
+    """Profit over cost, ratio of sums: a fraction."""
+    hold_days: float
+    """Mean time the capital is bound, in days; NaN where settlement times are not known."""
+    per_dollar_day: float
+    annualised: float
+    """`per_dollar_day` times 365, a fraction."""
+
+    @property
+    def fragile(self) -> bool:
+        """Whether the sign depends on the weighting."""
+        return len({v > 0 for v in (self.edge, self.edge_per_fire, self.edge_per_dollar)}) > 1
+
+
+def measure(entries: pl.DataFrame) -> Measures:
+    """The measures of entries; what is unsettled counts only as a fire.
+
+    >>> from kalshilab.edge import worlds
+    >>> entries, _ = worlds.entries(500, edge=5.0, seed=3)
+    >>> found = measure(entries)
+    >>> found.n_events, bool(abs(found.win_rate - found.break_even - found.edge_per_fire) < 1e-9)
+    (500, True)
+
+    Raises:
+        EdgeError: these are no entries.
+    """
+    known = settled(check_entries(entries))
+    filled = known.filter("filled")
+    day = filled["entry_ts"].dt.date()
+    held = filled.filter(pl.col("settled_ts").is_not_null()).with_columns(
+        ((pl.col("settled_ts") - pl.col("entry_ts")).dt.total_microseconds() / 8.64e10).alias("held")
+    )
+    bound = float((held["cost"] * held["held"]).sum())
+    a_day = float(held["pnl"].sum()) / bound if bound > 0 else float("nan")
+    before = known.with_columns(
+        pl.when("filled").then(pl.col("value") - pl.col("price")).otherwise(0.0).alias("pnl")
+    )
+    return Measures(
+        n_fires=entries.height,
+        n_filled=int(entries["filled"].sum()),
+        fill_rate=_mean(entries["filled"].cast(pl.Float64)),
+        n_settled=known.height,
+        n_events=filled["event"].n_unique(),
+        n_days=day.n_unique(),
+        n_losses=int((filled["pnl"] < 0).sum()),
+        win_rate=100 * _mean(filled["value"]),
+        break_even=100 * _mean(filled["cost"]),
+        mean_price=100 * _mean(filled["price"]),
+        gross=_per_event(before),
+        edge=_per_event(known),
+        edge_per_fire=100 * _mean(filled["pnl"]),
+        edge_per_dollar=float(filled["pnl"].sum()) / float(filled["cost"].sum())
+        if filled.height
+        else float("nan"),
+        hold_days=_mean(held["held"]),
+        per_dollar_day=a_day,
+        annualised=YEAR * a_day,
+    )
+
+
+def refee(
+    entries: pl.DataFrame, contracts: int, markets: pl.DataFrame, schedule: FeeSchedule | None = None
+) -> pl.DataFrame:
+    """The same fills in orders of another size: fees, costs and profits anew.
+
+    Args:
+        markets: for the fee type and multiplier of each.
+    """
+    terms = check_entries(entries).join(
+        markets.select("ticker", "fee_type", "fee_multiplier"), on="ticker", how="left", maintain_order="left"
+    )
+    some = terms.select("series", pl.coalesce("entry_ts", "ts").alias("ts"), "fee_type", "fee_multiplier")
+    price = entries["price"].fill_null(0.0).to_numpy()
+    fees = (schedule or FeeSchedule()).fees(some, price, contracts=contracts)
+    return (
+        entries.with_columns(pl.when("filled").then(pl.Series(fees)).alias("fee"))
+        .with_columns((pl.col("price") + pl.col("fee")).alias("cost"))
+        .with_columns(pl.when("filled").then(pl.col("value") - pl.col("cost")).otherwise(0.0).alias("pnl"))
+    )
+
+
+def sizes(
+    entries: pl.DataFrame, markets: pl.DataFrame, *, schedule: FeeSchedule | None = None
+) -> dict[int, float]:
+    """The edge in cents in orders of 1, 10 and 100 contracts: small orders pay for the rounding of their fees."""
+    return {c: measure(refee(entries, c, markets, schedule)).edge for c in (1, 10, 100)}
+
+
+def _per_event(known: pl.DataFrame) -> float:
+    means = known.group_by("event").agg(pl.col("pnl").mean()).sort("event")["pnl"]
+    return 100 * _mean(means)
+
+
+def _mean(values: pl.Series) -> float:
+    return float(np.mean(values.to_numpy())) if len(values) else float("nan")

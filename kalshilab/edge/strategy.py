@@ -1,0 +1,140 @@
+"""What is judged, whatever it was given as: a signal, or a function from a tape to fires.
+
+A **signal** (`kalshilab.signals`, `@kalshilab.signal`) is a step over one print at a time and cannot see later ones.
+A **function** `tape -> fires` or `(tape, markets) -> fires` gets whole frames and can: which is what
+`kalshilab.edge.audit` is for.  Its fires are a frame with the columns of a signal's `run`: `row, ts, ticker, side,
+price`, in any order; others are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from kalshilab.edge.ledger import canonical
+from kalshilab.errors import EdgeError
+from kalshilab.signals.driver import CompiledSignal
+from kalshilab.signals.scan import scan
+from kalshilab.tape.reading import Source
+from kalshilab.tape.schema import TAKER, TIME
+
+__all__ = ["FIRES", "Strategy", "strategy_of"]
+
+FIRES: dict[str, Any] = {"row": pl.UInt64, "ts": TIME, "ticker": pl.String, "side": TAKER, "price": pl.Int16}
+"""The columns of fires that entries are made of."""
+
+
+class Strategy(msgspec.Struct, frozen=True):
+    """Something that fires."""
+
+    name: str
+    parameters: dict[str, Any]
+    code: str
+    """SHA-256 of its source text: the same name with another text is another strategy."""
+    run: Callable[[Any, pl.DataFrame | None], Any]
+    """`(tape, markets) -> fires`, of the tape's kind of frame."""
+    signal: Any = None
+    """The signal itself, where it is one."""
+
+    @property
+    def label(self) -> str:
+        """Name and parameters, as one types them."""
+        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+
+    def fires(self, tape: Any, markets: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Its fires over a tape, by row.
+
+        Raises:
+            EdgeError: what it returned are no fires, or it cannot read a lake.
+        """
+        if isinstance(tape, Source) and self.signal is None:
+            raise EdgeError(
+                f"{self.name} is a function of frames and cannot read a lake; give it lake.read(since, until), or write "
+                "it as a @kalshilab.signal"
+            )
+        found = scan(tape, self.signal) if isinstance(tape, Source) else self.run(tape, markets)
+        if isinstance(found, pl.LazyFrame):
+            found = found.collect()
+        elif not isinstance(found, pl.DataFrame):
+            if type(found).__module__.partition(".")[0] != "pandas":
+                raise EdgeError(f"{self.name} returned {type(found).__name__}, not a frame of fires")
+            found = pl.from_pandas(found)
+        for column in FIRES:
+            if column not in found.columns:
+                raise EdgeError(
+                    f"{self.name}: its fires have no column {column!r}; fires have row, ts, ticker, side and price"
+                )
+        try:
+            typed = found.with_columns(
+                pl.col("side").cast(pl.String).cast(TAKER),
+                *(pl.col(name).cast(dtype) for name, dtype in FIRES.items() if name != "side"),
+            )
+        except pl.exceptions.PolarsError as error:
+            raise EdgeError(f"{self.name}: its fires are not as they should be: {error}") from None
+        if any(typed[name].null_count() for name in FIRES):
+            raise EdgeError(f"{self.name}: its fires have nulls")
+        return pl.DataFrame(typed).sort("row", maintain_order=True)
+
+
+def strategy_of(thing: Any) -> Strategy:
+    """A strategy of a signal or a function; a strategy is itself.
+
+    >>> from kalshilab.signals import Rlm
+    >>> strategy_of(Rlm(min_trades=15)).name
+    'rlm'
+
+    Raises:
+        EdgeError: neither.
+    """
+    if isinstance(thing, Strategy):
+        return thing
+    if isinstance(thing, CompiledSignal):
+        parameters = {k: v for k, v in thing.parameters.items() if _plain(v)}
+        return Strategy(thing.name, parameters, _code(thing), lambda tape, _: thing.run(tape), thing)
+    if callable(getattr(thing, "run", None)) and not isinstance(thing, type):
+        parameters = {k: v for k, v in getattr(thing, "parameters", {}).items() if _plain(v)}
+        name = str(getattr(thing, "name", type(thing).__name__))
+        return Strategy(name, parameters, _text(type(thing)), lambda tape, _: thing.run(tape))
+    if callable(thing) and not isinstance(thing, type):
+        name = getattr(thing, "__name__", type(thing).__name__)
+        run = thing if _takes(thing) > 1 else lambda tape, _: thing(tape)
+        return Strategy(name, {}, _text(thing), run)
+    raise EdgeError(
+        f"{thing!r} is neither a signal nor a function of a tape; make the signal first, as kl.signals.Rlm()"
+    )
+
+
+def _takes(function: Callable[..., Any]) -> int:
+    """How many positional arguments a function takes."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = inspect.signature(function).parameters.values()
+    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in found)
+
+
+def _code(signal: CompiledSignal) -> str:
+    declared = getattr(signal, "declaration", None)
+    return _text(type(signal) if declared is None else declared.step)
+
+
+def _text(thing: Any) -> str:
+    """The hash of a source text; of what was typed where no text is kept, its bytecode."""
+    try:
+        text = inspect.getsource(thing)
+    except (OSError, TypeError):
+        code = getattr(thing, "__code__", None)
+        text = repr(thing) if code is None else code.co_code.hex() + repr(code.co_consts)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> bool:
+    """Whether a parameter can stand in a specification."""
+    try:
+        canonical(value)
+    except (TypeError, ValueError, EdgeError):
+        return False
+    return True

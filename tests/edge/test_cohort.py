@@ -1,0 +1,92 @@
+"""Cohorts by fire date: a sample of what happens to be settled leans to YES, one by age does not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from kalshilab.edge import worlds
+from kalshilab.edge.cohort import Cohort, censor
+from kalshilab.edge.model import ENTRIES_SCHEMA
+
+BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
+DEADLINE = 120.0
+
+
+def by_date(n: int, seed: int, *, end: float = 365.0) -> pl.DataFrame:
+    """YES bought at its fair price in markets "will it happen within 120 days": it does at a constant hazard, and
+    settles when it does; else NO at the deadline.  What lies after day `end` is not known yet."""
+    rng = np.random.default_rng(seed)
+    hazard = rng.uniform(0.001, 0.01, n)
+    opened = rng.uniform(0, end, n)
+    fired = opened + rng.uniform(0, DEADLINE, n)
+    # It had not happened by the fire: the price is the chance that it does in what is left.
+    left = opened + DEADLINE - fired
+    price = 1 - np.exp(-hazard * left)
+    happens = rng.exponential(1 / hazard)
+    yes = happens < left
+    over = fired + np.where(yes, happens, left)
+    keep = (fired < end) & (price > 0.03)
+    known = over <= end
+
+    def instant(days: np.ndarray) -> pl.Series:
+        return pl.Series([BEGIN + timedelta(days=float(d)) for d in days], dtype=pl.Datetime("us", "UTC"))
+
+    base, _ = worlds.entries(n, seed=seed)
+    frame = base.with_columns(
+        pl.Series("event", [f"E{i}" for i in range(n)]), pl.Series("ticker", [f"E{i}-T" for i in range(n)]),
+        ts=instant(fired), entry_ts=instant(fired), filled=pl.lit(True), price=pl.Series(price), fee=pl.lit(0.0),
+        cost=pl.Series(price), value=pl.Series(np.where(known, yes.astype(float), np.nan)).fill_nan(None),
+        settled_ts=pl.Series([t if k else None for t, k in zip(instant(over), known, strict=True)], dtype=pl.Datetime("us", "UTC")),
+    ).with_columns(pnl=pl.col("value") - pl.col("cost"))  # fmt: skip
+    return frame.select(ENTRIES_SCHEMA.names()).filter(pl.Series(keep)).sort("ts")
+
+
+def edge(frame: pl.DataFrame) -> float:
+    return 100 * float(frame["pnl"].drop_nulls().mean())  # type: ignore[arg-type]
+
+
+def test_t15_what_is_settled_leans_and_cohorts_do_not() -> None:
+    worlds_ = [by_date(15_000, seed) for seed in range(8)]
+    end = BEGIN + timedelta(days=365)
+    late = [w.filter(pl.col("ts") > end - timedelta(days=60)) for w in worlds_]
+    assert np.mean([edge(w) for w in worlds_]) > 1.5
+    assert np.mean([edge(w) for w in late]) > 8
+    kept = [censor(w, data_end=end, horizon=timedelta(days=DEADLINE)) for w in worlds_]
+    assert abs(np.mean([edge(k) for k, _ in kept])) < 0.5
+    assert all(c.unsettled == 0 and c.dropped > 1000 for _, c in kept)
+    # Without knowing the deadline, the longest wait that was seen will do.
+    seen = [censor(w, data_end=end) for w in worlds_]
+    assert abs(np.mean([edge(k) for k, _ in seen])) < 0.5 and all(c.share <= 0.001 for _, c in seen)
+
+
+def test_where_all_is_known_nothing_is_left_out() -> None:
+    entries, _ = worlds.entries(100, seed=4)
+    kept, cohort = censor(entries, data_end=BEGIN)
+    assert kept.equals(entries) and cohort.cut is None and cohort.detail == "" and cohort.share == 0
+
+
+def test_an_outcome_that_never_came_is_counted() -> None:
+    entries, _ = worlds.entries(100, seed=4)
+    gone = entries.with_columns(
+        [
+            pl.when(pl.int_range(pl.len()) % 10 == 0).then(None).otherwise(pl.col(c)).alias(c)
+            for c in ("value", "settled_ts", "pnl")
+        ]
+    )
+    last = gone["settled_ts"].max() + timedelta(days=400)  # type: ignore[operator]
+    kept, cohort = censor(gone, data_end=last)
+    assert (cohort.kept, cohort.unsettled, cohort.dropped) == (100, 10, 0) and cohort.share == pytest.approx(
+        0.1
+    )
+    assert "10 fires without an outcome" in cohort.detail and kept.height == 100
+    undated = entries.with_columns(settled_ts=pl.lit(None, pl.Datetime("us", "UTC")))
+    assert censor(undated, data_end=last)[1].undated == 100
+
+
+def test_no_entries() -> None:
+    entries, _ = worlds.entries(5, seed=4)
+    assert isinstance(censor(entries.head(0), data_end=BEGIN)[1], Cohort)

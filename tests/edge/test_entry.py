@@ -1,0 +1,187 @@
+"""Entries: the first later print of our side and nothing else, against a plain loop over prints."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kalshilab as kl
+from kalshilab.edge.entry import enter, enter_counted, half_spread_of
+from kalshilab.edge.model import ENTRIES_SCHEMA
+from kalshilab.errors import EdgeError
+from kalshilab.market.fees import fill_fee
+from kalshilab.tape.lake import Lake
+from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER
+
+BEGIN = datetime(2025, 6, 1, tzinfo=UTC)
+
+
+def tape_of(rows: list[tuple[float, str, int, str]]) -> pl.DataFrame:
+    """A tape of (seconds, ticker, YES cents, taker)."""
+    frame = pl.DataFrame(rows, schema=["s", "ticker", "price", "taker_side"], orient="row")
+    return kl.to_tape(
+        frame.select(
+            (pl.lit(BEGIN) + pl.duration(milliseconds=(pl.col("s") * 1000).cast(pl.Int64))).alias("created_time"),
+            "ticker", pl.col("price").alias("yes_price"), "taker_side", pl.lit(1).alias("count"),
+        ),
+        price_unit="cents",
+    )  # fmt: skip
+
+
+def markets_of(results: dict[str, str | None], **more: Any) -> pl.DataFrame:
+    """Markets with these results; those named A-1, A-2 are of event A."""
+    names = list(results)
+    value = {"yes": 10_000, "no": 0, "scalar": 4_200, None: None}
+    table = pl.DataFrame(
+        {
+            "ticker": names, "event": [n.split("-")[0] for n in names], "series": ["KXS"] * len(names),
+            "category": ["c"] * len(names), "result": list(results.values()),
+            "settlement": [value[r] for r in results.values()],
+            "settled_ts": [BEGIN + timedelta(days=1) if r else None for r in results.values()],
+            "fee_multiplier": [1.0] * len(names), "fee_type": ["quadratic"] * len(names), **more,
+        },
+        schema_overrides=MARKETS_SCHEMA,
+    )  # fmt: skip
+    return table.select(
+        (pl.col(n) if n in table.columns else pl.lit(None).alias(n)).cast(d)
+        for n, d in MARKETS_SCHEMA.items()
+    )
+
+
+def fires_of(tape: pl.DataFrame, fired: list[tuple[int, str]]) -> pl.DataFrame:
+    picked = tape.with_row_index("row")[[row for row, _ in fired]]
+    return picked.select("row", "ts", "ticker", pl.Series("side", [s for _, s in fired]).cast(TAKER), "price")
+
+
+def test_no_is_bought_from_a_later_no_taker() -> None:
+    tape = tape_of([(0, "A-1", 60, "yes"), (1, "A-1", 59, "no"), (3, "B-1", 20, "no"), (4, "A-1", 61, "yes"), (5, "A-1", 58, "no")])  # fmt: skip
+    entry = enter(
+        fires_of(tape, [(0, "no")]), tape, markets_of({"A-1": "no", "B-1": "no"}), half_spread=1
+    ).row(0, named=True)
+    assert entry["fired_at"] == pytest.approx(0.40) and entry["mid"] == pytest.approx(0.41)
+    # The print after one second is within the latency of two, the YES taker's is not ours.
+    assert entry["entry_ts"] == BEGIN + timedelta(seconds=5)
+    fee = fill_fee(4200, 1000) / 1e7
+    assert [entry[k] for k in ("price", "fee", "cost", "value", "pnl")] == pytest.approx(
+        [0.42, fee, 0.42 + fee, 1.0, 0.58 - fee]
+    )
+
+
+def test_no_fill_no_profit() -> None:
+    tape = tape_of(
+        [(0, "A-1", 60, "yes"), (2, "A-1", 59, "no"), (9, "A-1", 59, "yes"), (1803, "A-1", 30, "no")]
+    )
+    markets = markets_of({"A-1": "no"})
+    entry = enter(fires_of(tape, [(0, "no")]), tape, markets).row(0, named=True)
+    assert not entry["filled"] and entry["pnl"] == 0 and entry["price"] is None and entry["entry_ts"] is None
+    # After the latency, not at it; within the window, its end included.
+    assert enter(fires_of(tape, [(0, "no")]), tape, markets, latency=1.999)["filled"].all()
+    assert enter(fires_of(tape, [(0, "no")]), tape, markets, window=1801)["filled"].all()
+
+
+def test_what_a_contract_paid() -> None:
+    rows = [(i, t, 50, "no") for i, t in enumerate(["A-1", "B-1", "C-1", "D-1"])]
+    tape = tape_of(rows + [(10 + s, t, 50, k) for s, t, _, _ in rows for k in ("yes", "no")])
+    markets = markets_of({"A-1": "yes", "B-1": "no", "C-1": "scalar", "D-1": None})
+    fires = fires_of(tape, [(0, "yes"), (1, "yes"), (2, "no"), (3, "no")])
+    found = enter(fires, tape, markets)
+    assert found["value"].to_list() == [1.0, 0.0, pytest.approx(0.58), None]
+    assert found["pnl"].is_null().to_list() == [False, False, False, True]
+    assert enter(fires, tape, markets, rule="mid", half_spread=1)["price"].to_list() == pytest.approx(
+        [0.51, 0.51, 0.49, 0.49]
+    )
+    assert enter(fires, tape, markets, rule="mid")["fee"].to_list() == [0.0] * 4
+    assert enter(fires, tape, markets, rule="print")["price"].to_list() == [0.5] * 4
+    assert enter(fires, tape, markets, ticks=3)["price"].to_list() == pytest.approx([0.53] * 4)
+
+
+def test_what_is_left_out_is_counted() -> None:
+    tape = tape_of([(i, t, p, "no") for i, (t, p) in enumerate(
+        [("A-1", 50), ("A-1", 50), ("A-2", 50), ("A-3", 50), ("B-1", 98), ("B-1", 97), ("X-1", 50)])])  # fmt: skip
+    markets = markets_of({"A-1": "yes", "A-2": "no", "A-3": "no", "B-1": "yes"})
+    fires = fires_of(tape, [(0, "no"), (1, "no"), (2, "no"), (3, "yes"), (4, "no"), (5, "no"), (6, "no")])
+    entries, left = enter_counted(fires, tape, markets, per_event=1)
+    assert entries["fire"].to_list() == [0, 5]
+    assert (left.fires, left.unmatched, left.known, left.repeated, left.other_side, left.capped) == (
+        7,
+        1,
+        1,
+        1,
+        1,
+        1,
+    )
+    everything, _ = enter_counted(fires, tape, markets, per_market=None, both_sides=True, extremes=True)
+    assert everything["fire"].to_list() == [0, 1, 2, 3, 4, 5]
+    marked = enter(fires, tape, markets, exclusive={"A"})
+    assert dict(zip(marked["event"], marked["exclusive"], strict=True)) == {"A": True, "B": False}
+
+
+prints = st.lists(
+    st.tuples(st.integers(0, 4), st.sampled_from(["A-1", "A-2", "B-1"]), st.integers(3, 97), st.sampled_from(["yes", "no"])),
+    min_size=1, max_size=40,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(prints, st.data(), st.integers(0, 5), st.integers(1, 9), st.integers(1, 15))
+def test_it_is_what_a_plain_loop_finds(
+    rows: list[tuple[int, str, int, str]], data: st.DataObject, latency: int, window: int, lot: int
+) -> None:
+    at = np.cumsum([gap for gap, *_ in rows])
+    tape = tape_of([(int(s), t, p, k) for s, (_, t, p, k) in zip(at, rows, strict=True)])
+    some = data.draw(st.lists(st.tuples(st.integers(0, len(rows) - 1), st.sampled_from(["yes", "no"])), max_size=12, unique_by=lambda f: f[0]))  # fmt: skip
+    fires = fires_of(tape, sorted(some))
+    found = enter(
+        fires, tape, markets_of({"A-1": "yes", "A-2": "no", "B-1": None}), latency=latency, window=window,
+        per_market=None, both_sides=True, half_spread=1,
+    )  # fmt: skip
+    assert found.schema == ENTRIES_SCHEMA and found.height == len(some)
+    plain = tape.rows(named=True)
+    for entry in found.iter_rows(named=True):
+        start = entry["ts"] + timedelta(seconds=latency)
+        first = next((p for p in plain if p["ticker"] == entry["ticker"] and p["taker"] == entry["side"]
+                      and start < p["ts"] <= start + timedelta(seconds=window)), None)  # fmt: skip
+        assert entry["filled"] == (first is not None)
+        if first is not None:
+            paid = first["price"] if entry["side"] == "yes" else 10_000 - first["price"]
+            assert entry["entry_ts"] == first["ts"] and entry["price"] == pytest.approx(paid / 10_000)
+
+
+def test_a_lake_gives_the_same(tmp_path: Path) -> None:
+    tape, markets = kl.synth.martingale(n_markets=400, seed=5)
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(tape, markets)
+    signal = kl.signals.Rlm(min_trades=8, min_drop=2)
+    stored = lake.read()
+    from_lake = enter(kl.signals.scan(lake, signal), lake, lake.markets)
+    assert from_lake.equals(enter(signal.run(stored), stored, markets)) and from_lake.height > 10
+
+
+def test_spreads_are_read_off_the_tape() -> None:
+    tape, _ = kl.synth.martingale(n_markets=2_000, seed=2)
+    assert half_spread_of(tape) == 1.0
+    assert (
+        half_spread_of(tape_of([(0, "A-1", 50, "yes"), (9, "A-1", 44, "no"), (90, "A-1", 80, "yes")])) == 3.0
+    )
+    assert half_spread_of(tape_of([(0, "A-1", 50, "yes")])) == 1.0
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    tape = tape_of([(0, "A-1", 50, "yes")])
+    markets = markets_of({"A-1": "yes", "Z-1": "no"})
+    fires = fires_of(tape, [(0, "no")])
+    for bad in ({"rule": "last"}, {"latency": -1}, {"window": 0}, {"contracts": 0}, {"rule": "book"}):
+        with pytest.raises(EdgeError):
+            enter(fires, tape, markets, **bad)
+    with pytest.raises(EdgeError, match="no print on this tape"):
+        enter(fires.with_columns(ticker=pl.lit("Z-1")), tape, markets)
+    with pytest.raises(EdgeError, match="past the end"):
+        enter(fires.with_columns(row=pl.lit(7)), tape, markets)
+    assert enter(fires.head(0), tape, markets).is_empty()
