@@ -6,6 +6,7 @@
     kalshilab download   download public prints into a lake
     kalshilab record     record the live feed into a lake
     kalshilab import     put archives of trades into a lake
+    kalshilab validate   judge a signal over a tape or a lake
     kalshilab doctor     look at this installation and its settings, or at a lake
 
 What cannot be carried out is one sentence on standard error and exit code 2; a run that failed is exit code 1.
@@ -25,6 +26,7 @@ from kalshilab.config import RETIRED, STRATEGIES, VENUES, Settings
 from kalshilab.data_commands import add_parsers, doctor_lake
 from kalshilab.errors import (
     ConfigError,
+    EdgeError,
     ExchangeError,
     KalshilabError,
     LakeError,
@@ -35,6 +37,7 @@ from kalshilab.errors import (
 )
 from kalshilab.exchange_command import add_parser as add_exchange
 from kalshilab.units import show_dollars
+from kalshilab.validate_command import add_parser as add_validate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except (ConfigError, ExchangeError, LakeError, SessionError, TapeError, UsageError) as error:
+    except (ConfigError, EdgeError, ExchangeError, LakeError, SessionError, TapeError, UsageError) as error:
         print(f"kalshilab {options.name}: {error}", file=sys.stderr)
         return 2
     except KalshilabError as error:
@@ -72,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     live.set_defaults(command=_live)
 
     add_exchange(commands, _tape_options)
+    add_validate(commands, _tape_options)
 
     watch = commands.add_parser("watch", help="follow a run", description="Follow a run until it ends.")
     watch.add_argument("run", help="the run's folder, or its name under runs/")

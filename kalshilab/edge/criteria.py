@@ -49,6 +49,7 @@ __all__ = [
     "robustness",
     "sample",
     "time",
+    "unconfirmed",
     "unexamined",
     "verdict_of",
 ]
@@ -224,6 +225,11 @@ def economics(*, annualised: float, cash_rate: float, dollars_a_day: float) -> C
 def confirmation(*, p: float, budget: float, how: str) -> Criterion:
     """Line 12: the confirmatory p-value, what it may be, and where it comes from."""
     return _line(12, f"p = {p:.4f} ({how})", p <= budget, f"budget {budget:g}")
+
+
+def unconfirmed(why: str) -> Criterion:
+    """Line 12 failed before it was tried, and why."""
+    return _line(12, "not confirmed", False, why)
 
 
 def verdict_of(criteria: Sequence[Criterion]) -> str:

@@ -40,6 +40,8 @@ class Strategy(msgspec.Struct, frozen=True):
     """`(tape, markets) -> fires`, of the tape's kind of frame."""
     signal: Any = None
     """The signal itself, where it is one."""
+    function: Any = None
+    """The function, where it is one."""
 
     @property
     def label(self) -> str:
@@ -99,11 +101,13 @@ def strategy_of(thing: Any) -> Strategy:
     if callable(getattr(thing, "run", None)) and not isinstance(thing, type):
         parameters = {k: v for k, v in getattr(thing, "parameters", {}).items() if _plain(v)}
         name = str(getattr(thing, "name", type(thing).__name__))
-        return Strategy(name, parameters, _text(type(thing)), lambda tape, _: thing.run(tape))
+        return Strategy(
+            name, parameters, _text(type(thing)), lambda tape, _: thing.run(tape), function=type(thing).run
+        )
     if callable(thing) and not isinstance(thing, type):
         name = getattr(thing, "__name__", type(thing).__name__)
         run = thing if _takes(thing) > 1 else lambda tape, _: thing(tape)
-        return Strategy(name, {}, _text(thing), run)
+        return Strategy(name, {}, _text(thing), run, function=thing)
     raise EdgeError(
         f"{thing!r} is neither a signal nor a function of a tape; make the signal first, as kl.signals.Rlm()"
     )

@@ -28,7 +28,7 @@ from kalshilab.errors import SignalError
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, with_codes
 from kalshilab.units import PRICE
 
-__all__ = ["Recipe", "make", "martingale"]
+__all__ = ["Recipe", "make", "martingale", "revealed"]
 
 Kind = Literal["single", "ladder", "mutex"]
 Floats = npt.NDArray[np.float64]
@@ -144,10 +144,23 @@ def _single(
     rng: np.random.Generator, recipe: Recipe, n: Ints, market: Ints, k: Ints
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The mid before each print, and the outcomes."""
+    return revealed(rng, recipe, rng.beta(1.5, 2.1, len(n)), n, market, k)
+
+
+def revealed(
+    rng: np.random.Generator, recipe: Recipe, p0: Floats, n: Ints, market: Ints, k: Ints
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Outcomes drawn, and revealed print by print by Bayes' rule: the mid before each print, and the outcomes.
+
+    Args:
+        p0: of each market, the chance of YES before its first print.
+        n: of each market, its prints.
+        market: of each print, its market; prints of one market stand together, in order.
+        k: of each print, its place in its market, from 0.
+    """
     # Late: who reads tapes and makes none need not load it.
     from scipy.special import expit, logit
 
-    p0 = rng.beta(1.5, 2.1, len(n))
     yes = rng.random(len(n)) < p0
     total = np.exp(rng.normal(recipe.information_log_median, 1.0, len(n)))
     total *= np.minimum(1.0, np.sqrt(n / 30) + 0.15)

@@ -1,0 +1,353 @@
+"""Does it look ahead?  Audits that a strategy passes only if its fires follow from what was known.
+
+On a fair market no rule that stops on what is known earns anything (optional stopping: Doob 1953); so an edge that
+shows on one, or that changes when the future does, is a leak.
+
+====================== ============================================================================================
+audit                  it fails if
+====================== ============================================================================================
+`settlement_facts`     the strategy's text names a settlement fact, or it fires at prices that were not printed
+`prefix_invariance`    the fires of a tape that ends at T are not those that the whole tape has up to T
+`future_scramble`      they change when everything after T is replaced by noise
+`null_replay`          it earns something on its own tape with fair prices (`kalshilab.edge.replay`)
+`outcome_resampling`   entries with outcomes drawn from their own prices do not centre on minus their costs
+====================== ============================================================================================
+
+The third is the most valuable: it also sees leaks in how entries are made and scored.  `placebos` asks something
+else: whether a condition of the rule matters at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from kalshilab.edge.facts import named_facts, point_in_time
+from kalshilab.edge.inference import bootstrap
+from kalshilab.edge.martingale import intraclass, null_means
+from kalshilab.edge.model import arrays_of, settled
+from kalshilab.edge.replay import replay
+from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
+from kalshilab.edge.whole_life import last_print_edge, whole_life_edge
+from kalshilab.errors import EdgeError, KalshilabError
+from kalshilab.signals.model import as_tape
+from kalshilab.tape.schema import with_codes
+from kalshilab.units import PRICE
+
+__all__ = [
+    "Audit",
+    "every",
+    "future_scramble",
+    "last_print_edge",
+    "null_replay",
+    "outcome_resampling",
+    "placebos",
+    "prefix_invariance",
+    "settlement_facts",
+    "whole_life_edge",
+]
+
+ERRORS: Final = 3.0
+"""Standard errors beyond which an edge on a fair market is a leak."""
+_COMPARED: Final = ("row", "ticker", "side", "price")
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """What an audit found."""
+
+    name: str
+    passed: bool
+    detail: str
+    """One sentence."""
+    first_row: dict[str, Any] | None = None
+    """The first offending fire, where there is one."""
+    frame: pl.DataFrame | None = None
+    """The numbers behind it."""
+
+    def __repr__(self) -> str:
+        return f"<Audit {self.name}: {'passed' if self.passed else 'FAILED'}, {self.detail}>"
+
+
+def every(
+    strategy: Any, tape: Any, markets: pl.DataFrame, *, seed: int = 0, seeds: int = 20, cuts: int = 20
+) -> tuple[Audit, ...]:
+    """The four audits of a strategy, in the order of the table above; each tried whatever the others found."""
+    one = strategy_of(strategy)
+    return (
+        settlement_facts(one, tape, markets),
+        prefix_invariance(one, tape, markets=markets, cuts=cuts, seed=seed),
+        future_scramble(one, tape, markets=markets, cuts=cuts, seed=seed),
+        null_replay(one, tape, markets, seeds=seeds, seed=seed),
+    )
+
+
+def settlement_facts(strategy: Any, tape: Any = None, markets: pl.DataFrame | None = None) -> Audit:
+    """Does its text name settlement facts, and does it fire at prices that were printed?
+
+    A signal is a step over prints and knows no markets; functions are searched, those they call included.  With a
+    tape, each fire must carry time, ticker and price of its row.
+    """
+    one = strategy_of(strategy)
+    name = "settlement facts"
+    facts = () if one.signal is not None else named_facts(one.function)
+    if facts:
+        return Audit(
+            name=name, passed=False,
+            detail=f"{one.name} names {', '.join(facts)}, which nobody knows while a market trades",
+        )  # fmt: skip
+    if tape is not None:
+        fires, refused = _fires(one, tape, markets)
+        if fires is None:
+            return Audit(name=name, passed=False, detail=refused)
+        own = as_tape(tape, ("ts", "price"))
+        past = fires.filter(pl.col("row") >= own.height)
+        if past.is_empty():
+            at = own.select("ts", pl.col("ticker").cast(pl.String), "price")[fires["row"]]
+            differs = pl.any_horizontal(*(fires[c] != at[c] for c in ("ts", "ticker", "price")))
+            past = fires.filter(pl.select(differs).to_series()) if fires.height else fires
+        if past.height:
+            row = past.row(0, named=True)
+            what = (
+                f"a fire of {one.name} at row {row['row']} does not carry that print's time, ticker and price"
+            )
+            return Audit(name=name, passed=False, detail=what, first_row=row)
+    return Audit(name=name, passed=True, detail="none is named")
+
+
+def prefix_invariance(
+    strategy: Any, tape: Any, *, markets: pl.DataFrame | None = None, cuts: int = 50, seed: int = 0
+) -> Audit:
+    """Are the fires of a tape that ends at T those that the whole tape has up to T?
+
+    Args:
+        strategy: a signal, or a function `tape -> fires` or `(tape, markets) -> fires`.
+        tape: a frame.
+        markets: for functions that take them; they are given without settlement facts.
+        cuts: instants T, drawn at random among the prints'; prints of one instant stay together.
+        seed: of the instants.
+
+    >>> import kalshilab as kl
+    >>> prefix_invariance(kl.signals.Rlm(), kl.sample()[0], cuts=5).passed
+    True
+    """
+    return _against(
+        "prefix invariance", strategy, tape, markets, cuts, seed, lambda own, end, _: own.head(end), "removed"
+    )
+
+
+def future_scramble(
+    strategy: Any, tape: Any, *, markets: pl.DataFrame | None = None, cuts: int = 20, seed: int = 0
+) -> Audit:
+    """Do fires up to T stay as they are when all prints after T are replaced by noise?
+
+    Times and tickers' order of appearance stay; after T tickers, takers and sizes are shuffled and prices drawn anew.
+    Arguments as of `prefix_invariance`.
+    """
+    return _against("future scramble", strategy, tape, markets, cuts, seed, _scrambled, "replaced by noise")
+
+
+def null_replay(
+    strategy: Any,
+    tape: Any,
+    markets: pl.DataFrame,
+    *,
+    seeds: int = 20,
+    seed: int = 0,
+    entry: Callable[[pl.DataFrame, pl.DataFrame, pl.DataFrame], pl.DataFrame] | None = None,
+) -> Audit:
+    """Does it earn anything on its own tape with fair prices and outcomes?
+
+    Args:
+        strategy, tape: as of `prefix_invariance`.
+        markets: `kl.to_markets`.
+        seeds: fair worlds; their results are pooled.
+        seed: of the first of them.
+        entry: `(fires, tape, markets) -> entries`: one's own way to enter, costs included; then only an edge above 0
+            is a leak.  None: fires are entered at the mid, which is known here, and cost nothing; then an edge of
+            either sign is.
+
+    Returns:
+        Not passed where |mean| is more than three standard errors (over events, of all worlds together).
+    """
+    one = strategy_of(strategy)
+    own = _frame(tape)
+    means: list[np.ndarray[Any, Any]] = []
+    worlds = []
+    fired = 0
+    for number in range(seeds):
+        made = replay(own, markets, seed=seed + number)
+        fires, refused = _fires(one, made.tape, made.markets)
+        if fires is None:
+            return Audit(name="null replay", passed=False, detail=refused)
+        fired += fires.height
+        events = _at_mid(fires, made.mid, made.markets) if entry is None else _entered(entry, fires, made)
+        means.append(events)
+        worlds.append((seed + number, len(events), 100 * float(events.mean()) if len(events) else None))
+    schema = {"seed": pl.Int64, "n_events": pl.Int64, "edge": pl.Float64}
+    frame = pl.DataFrame(worlds, schema=schema, orient="row")
+    pooled = np.concatenate(means)
+    if len(pooled) < 2:
+        return Audit(
+            name="null replay", passed=True, frame=frame,
+            detail=f"{fired} fires in {seeds} fair worlds: too few to show anything",
+        )  # fmt: skip
+    edge, se = float(pooled.mean()), float(pooled.std(ddof=1) / np.sqrt(len(pooled)))
+    off = edge if entry is not None else abs(edge)
+    detail = f"{100 * edge:+.2f} c (s.e. {100 * se:.2f}) over {len(pooled):,} events of {seeds} fair worlds"
+    return Audit(
+        name="null replay", passed=bool(off <= ERRORS * se or abs(edge) < 1e-12), detail=detail, frame=frame
+    )
+
+
+def outcome_resampling(entries: pl.DataFrame, *, b: int = 999, seed: int = 0) -> Audit:
+    """Do the entries centre on minus their costs when their outcomes are drawn from their own mids?
+
+    It tests the entries: a mid that is off its price by more than the costs say shows here.
+    """
+    known = settled(entries)
+    if not known["filled"].any():
+        return Audit(name="outcome resampling", passed=True, detail="nothing was bought")
+    means = null_means(known, b=b, rho=intraclass(arrays_of(known)), seed=seed, null="mid")
+    costs = known.with_columns(c=pl.when("filled").then(pl.col("cost") - pl.col("mid")).otherwise(0.0))
+    expected = -float(costs.group_by("event").agg(pl.col("c").mean())["c"].mean())  # type: ignore[arg-type]
+    centre, se = float(means.mean()), float(means.std(ddof=1) / np.sqrt(b))
+    detail = f"centre {100 * centre:+.2f} c, costs {-100 * expected:.2f} c"
+    return Audit(
+        name="outcome resampling", passed=bool(abs(centre - expected) <= 4 * se + 1e-12), detail=detail
+    )
+
+
+def placebos(
+    strategies: Mapping[str, Any],
+    tape: Any,
+    markets: pl.DataFrame,
+    enter: Callable[[pl.DataFrame], pl.DataFrame],
+) -> pl.DataFrame:
+    """The edge of variants of a rule: a condition dropped, inverted or mirrored.
+
+    Args:
+        strategies: by name; the first is the rule itself.
+        enter: entries of fires.
+
+    Returns:
+        `name, edge, lower, upper` (cents), `n_events, inert`: whether the interval of a variant holds the rule's own
+        edge, so that what was changed makes no difference that shows.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, strategy in strategies.items():
+        fires = strategy_of(strategy).fires(tape, point_in_time(markets))
+        means = (
+            settled(enter(fires)).group_by("event").agg(pl.col("pnl").mean()).sort("event")["pnl"].to_numpy()
+        )
+        row: dict[str, Any] = {
+            "name": name,
+            "edge": None,
+            "lower": None,
+            "upper": None,
+            "n_events": len(means),
+        }
+        if len(means) > 1:
+            found = bootstrap(means, np.arange(len(means)), b=499)
+            row |= {"edge": found.estimate, "lower": found.lower, "upper": found.upper}
+        own = rows[0]["edge"] if rows else row["edge"]
+        within = None if own is None or row["edge"] is None else row["lower"] <= own <= row["upper"]
+        rows.append({**row, "inert": within if rows else None})
+    return pl.DataFrame(rows, schema_overrides={"inert": pl.Boolean})
+
+
+def _frame(tape: Any) -> pl.DataFrame:
+    if isinstance(tape, pl.DataFrame):
+        return tape if "market" in tape.columns else with_codes(tape)
+    return as_tape(tape, ("ts", "price", "size", "taker"))
+
+
+def _fires(one: Strategy, tape: Any, markets: pl.DataFrame | None) -> tuple[pl.DataFrame | None, str]:
+    """Its fires, or why there are none: a strategy that asks for what it must not have fails by asking."""
+    try:
+        return one.fires(tape, point_in_time(markets)), ""
+    except pl.exceptions.ColumnNotFoundError as error:
+        return None, f"{one.name} asks for a column it must not have: {str(error).splitlines()[0]}"
+    except KalshilabError:
+        raise
+    except Exception as error:
+        raise EdgeError(f"{one.name} raised {type(error).__name__}: {error}") from error
+
+
+def _against(
+    name: str,
+    strategy: Any,
+    tape: Any,
+    markets: pl.DataFrame | None,
+    cuts: int,
+    seed: int,
+    change: Callable[[pl.DataFrame, int, np.random.Generator], pl.DataFrame],
+    done: str,
+) -> Audit:
+    one, own = strategy_of(strategy), _frame(tape)
+    whole, refused = _fires(one, own, markets)
+    if whole is None:
+        return Audit(name=name, passed=False, detail=refused)
+    rng = np.random.default_rng(seed)
+    for end in _ends(own, cuts, rng):
+        before = whole.filter(pl.col("row") < end).select(*FIRES)
+        found, refused = _fires(one, change(own, end, rng), markets)
+        if found is None:
+            return Audit(name=name, passed=False, detail=refused)
+        after = found.filter(pl.col("row") < end).select(*FIRES)
+        if not before.equals(after):
+            row = _first_difference(before, after)
+            when = own["ts"][end - 1]
+            detail = f"with all after {when:%Y-%m-%d %H:%M:%S} {done}, the fire at row {row['row']} ({row['ticker']}) differs"
+            return Audit(name=name, passed=False, detail=detail, first_row=row)
+    return Audit(name=name, passed=True, detail=f"the same fires at {cuts} cuts")
+
+
+def _ends(own: pl.DataFrame, cuts: int, rng: np.random.Generator) -> Iterator[int]:
+    """Numbers of rows up to and with an instant, at random instants."""
+    if own.is_empty():
+        return
+    ts = own["ts"].dt.epoch("us").to_numpy()
+    for row in rng.integers(0, len(ts), cuts).tolist():
+        yield int(np.searchsorted(ts, ts[row], side="right"))
+
+
+def _scrambled(own: pl.DataFrame, end: int, rng: np.random.Generator) -> pl.DataFrame:
+    after = own.slice(end)
+    n = after.height
+    other = rng.permutation(n)
+    noise = after.with_columns(
+        after.select("ticker", "market")[other] if n else after.select("ticker", "market"),
+        price=pl.Series(rng.integers(1, 100, n) * (PRICE // 100), dtype=after.schema["price"]),
+        taker=after["taker"].gather(rng.permutation(n)),
+        size=after["size"].gather(rng.permutation(n)),
+    )
+    return pl.concat([own.head(end), noise])
+
+
+def _first_difference(before: pl.DataFrame, after: pl.DataFrame) -> dict[str, Any]:
+    keys = list(_COMPARED)
+    odd = pl.concat([before.join(after, on=keys, how="anti"), after.join(before, on=keys, how="anti")]).sort(
+        "row"
+    )
+    # Nothing but the order or the time differs.
+    return (odd if odd.height else pl.concat([before, after])).row(0, named=True)
+
+
+def _at_mid(fires: pl.DataFrame, mid: Any, markets: pl.DataFrame) -> Any:
+    """Each event's mean profit, in dollars, entered at the mid."""
+    facts = markets.select("ticker", "event", "settlement")
+    found = fires.select("ticker", "side", mid=pl.Series(mid).gather(fires["row"])).join(
+        facts, on="ticker", how="inner"
+    )
+    profit = pl.col("settlement").cast(pl.Float64) / PRICE - pl.col("mid")
+    ours = pl.when(pl.col("side").cast(pl.String) == "yes").then(profit).otherwise(-profit)
+    return found.group_by("event").agg(ours.mean().alias("pnl")).sort("event")["pnl"].drop_nulls().to_numpy()
+
+
+def _entered(entry: Callable[..., pl.DataFrame], fires: pl.DataFrame, made: Any) -> Any:
+    known = settled(entry(fires, made.tape, made.markets))
+    return known.group_by("event").agg(pl.col("pnl").mean()).sort("event")["pnl"].to_numpy()

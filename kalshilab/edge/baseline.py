@@ -1,0 +1,371 @@
+"""What the price alone earns: the excess of a signal over entries at the same prices without it.
+
+A rule that buys favourites earns whatever the market gets wrong about favourites, and needs no signal for it.  So
+each entry is compared with what such a price pays *elsewhere*: a pool of entries made by the same rule at random
+prints, one a market, of which the signal knows nothing.
+
+* **Smooth** (what is tested): the chance of winning is a logistic regression on a natural cubic spline of the
+  price's log-odds (5 knots; Harrell 2001, "Regression modeling strategies", 2.4), with intercepts by category and
+  side, and a slope in the time to the expected close where the frames have it (`horizon`, days).  The excess of an
+  entry is its value less the fitted chance.
+* **Buckets of 5 cents** (for the eye): the excess over the pool's mean in the same bucket.  Within a bucket prices
+  differ, which leaks a part of a steep bias.
+
+Both samples are uncertain.  The error is that of the sum of influence functions, by event, over both together
+(Hampel 1974; Newey & McFadden 1994, "Large sample estimation", 6.1): an event that is in both counts once, and what
+it contributed to the fit is taken out of the chance that it is compared with (a one-step leave-one-out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from kalshilab.edge.later import lots
+from kalshilab.edge.model import Interval, check_entries, codes_of, settled
+from kalshilab.signals.kernel import compiled
+from kalshilab.signals.model import as_tape
+from kalshilab.tape.reading import Source
+from kalshilab.tape.schema import TAKER
+
+__all__ = ["Excess", "buckets", "calibration", "excess", "pool"]
+
+KNOTS: Final = (0.05, 0.275, 0.5, 0.725, 0.95)
+"""Quantiles of the pool's prices at which the spline's knots are."""
+RIDGE: Final = 1e-3
+LEAST: Final = 50
+"""Entries of a pool at least, and of a category that gets an intercept of its own."""
+WIDTH: Final = 5
+"""Cents of a bucket."""
+IN_POOL: Final = 20
+IN_SIGNAL: Final = 5
+"""Entries that a bucket needs to be compared."""
+Floats = npt.NDArray[np.float64]
+
+
+class Excess(msgspec.Struct, frozen=True, kw_only=True):
+    """A signal's edge beyond that of its prices, in cents a contract."""
+
+    edge: Interval
+    """Over the smooth baseline, with its two-sided 95 % interval and one-sided p."""
+    lower975: float
+    """Its one-sided 97.5 % bound."""
+    bucketed: Interval
+    """Over buckets of 5 cents."""
+    buckets: pl.DataFrame
+    """`low, high, n, edge, lower, upper, baseline_edge, baseline_n, excess`."""
+    buckets_positive: int
+    buckets_compared: int
+    n_pool: int
+
+
+def pool(
+    tape: Any, fires: pl.DataFrame, enter: Callable[[pl.DataFrame], pl.DataFrame], *, seed: int = 0
+) -> pl.DataFrame:
+    """Entries by the same rule at one random print of every market of the tape.
+
+    Args:
+        tape: a frame, a lake or a tape file (read once, piece by piece).
+        fires: the signal's, for the side: the same for all, or drawn with the signal's share of YES.
+        enter: makes entries of fires, on the signal's terms.
+        seed: of the prints drawn; the same for every way of reading the tape.
+    """
+    if isinstance(tape, Source):
+        names = tape.tickers.cast(pl.String)
+    else:
+        tape = as_tape(tape, ("ts", "price", "taker"))
+        codes = tape.select("market", pl.col("ticker").cast(pl.String)).unique("market").sort("market")
+        if codes.height != int(codes["market"].max() or 0) + 1:
+            full = pl.DataFrame(
+                {"market": range(int(codes["market"].max()) + 1)}, schema={"market": pl.UInt32}
+            )
+            codes = full.join(codes, on="market", how="left", maintain_order="left")
+        names = codes["ticker"]
+    best = np.full(len(names), -1.0)
+    row, ts, price = (np.zeros(len(names), np.int64) for _ in range(3))
+    for first, frame in lots(tape):
+        _draw(
+            frame["market"].to_numpy(), frame["ts"].dt.epoch("us").to_numpy(), frame["price"].to_numpy(), first, seed,
+            best, row, ts, price,
+        )  # fmt: skip
+    seen = best >= 0
+    rng = np.random.default_rng(seed)
+    yes_fires = int((fires["side"].cast(pl.String) == "yes").sum())
+    share = yes_fires / fires.height if fires.height else 0.5
+    yes = rng.random(len(names)) < share
+    drawn = pl.DataFrame(
+        {
+            "row": pl.Series(row, dtype=pl.UInt64),
+            "ts": pl.Series(ts).cast(pl.Datetime("us", "UTC")),
+            "ticker": names,
+            "side": pl.Series(np.where(yes, "yes", "no")).cast(TAKER),
+            "price": pl.Series(price, dtype=pl.Int16),
+        }
+    )
+    return enter(drawn.filter(pl.Series(seen)).sort("row"))
+
+
+@compiled
+def _draw(
+    market: Any, times: Any, prices: Any, first: int, seed: int, best: Any, row: Any, ts: Any, price: Any
+) -> None:
+    """Keep of each market the print with the largest number, which is a hash of seed and row (splitmix64)."""
+    for i in range(len(market)):
+        z = np.uint64(first + i) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        u = np.float64((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+        m = market[i]
+        if u > best[m]:
+            best[m], row[m], ts[m], price[m] = u, first + i, times[i], prices[i]
+
+
+def excess(signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 999, seed: int = 0) -> Excess | None:
+    """The excess of a signal's fills over a pool's.
+
+    Args:
+        signal, pool: `kalshilab.edge.ENTRIES_SCHEMA`; what was not filled or is not settled is left out.
+        b: resamples of the studentised bootstrap over events.
+        seed: of the resamples.
+
+    Returns:
+        None where there is too little to compare: fewer than 50 fills in the pool, or 2 events in the signal.
+
+    Raises:
+        EdgeError: these are no entries.
+    """
+    ours, others = _fills(signal), _fills(pool)
+    if others.height < LEAST or ours["event"].n_unique() < 2:
+        return None
+    design = _Design.of(others)
+    x, z = design.matrix(ours), design.matrix(others)
+    beta, chance, inverse = _fit(z, others["value"].to_numpy())
+    scores = z * (others["value"].to_numpy() - chance)[:, None]
+    names = pl.concat([ours["event"], others["event"]])
+    codes = codes_of(names)
+    mine, theirs = codes[: ours.height], codes[ours.height :]
+    clusters = int(codes.max()) + 1
+    by_event = np.zeros((clusters, scores.shape[1]))
+    np.add.at(by_event, theirs, scores)
+    shift = by_event @ inverse  # What each event moved the coefficients by.
+    odds = x @ beta
+    won = _expit(odds)
+    slope = (won * (1 - won))[:, None] * x
+    # What the own event moved is taken out.
+    away = won - np.einsum("ij,ij->i", slope, shift[mine])
+    residual = ours["value"].to_numpy() - np.clip(away, 0.0, 1.0)
+    count = np.bincount(mine, minlength=clusters)
+    has = count > 0
+    mean = np.divide(np.bincount(mine, residual, clusters), count, out=np.zeros(clusters), where=has)
+    events = int(has.sum())
+    estimate = float(mean[has].mean())
+    weight = 1.0 / (count[mine] * events)
+    moved = shift @ (weight[:, None] * slope).sum(0)
+    influence = np.where(has, (mean - estimate) / events, 0.0) - moved
+    smooth, lower = _interval(estimate, influence, b, seed, ours.height, events)
+    frame, bucketed, positive, compared = buckets(ours, others, b=b, seed=seed)
+    return Excess(
+        edge=smooth, lower975=lower, bucketed=bucketed, buckets=frame, buckets_positive=positive,
+        buckets_compared=compared, n_pool=others.height,
+    )  # fmt: skip
+
+
+def buckets(
+    signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 499, seed: int = 0
+) -> tuple[pl.DataFrame, Interval, int, int]:
+    """The excess by buckets of 5 cents of the price: frame, the mean over the signal's fills in compared buckets, how
+    many buckets are positive, and how many were compared (20 fills in the pool, 5 in the signal)."""
+    ours, others = _fills(signal), _fills(pool)
+    low = (pl.col("price") * 100 / WIDTH + 1e-9).floor().cast(pl.Int64) * WIDTH
+    base = others.group_by(low.alias("low")).agg(
+        (pl.col("pnl").mean() * 100).alias("baseline_edge"), pl.len().cast(pl.Int64).alias("baseline_n"),
+        pl.col("value").mean().alias("_won"), (pl.col("value") - pl.col("price")).mean().alias("_over"),
+    )  # fmt: skip
+    rows = []
+    for (start,), part in sorted(ours.group_by(low.alias("low"))):
+        found = _mean_interval(part, pl.col("pnl"), b, seed)
+        rows.append(
+            {
+                "low": start,
+                "n": part.height,
+                "edge": found.estimate,
+                "lower": found.lower,
+                "upper": found.upper,
+            }
+        )
+    schema: dict[str, Any] = {
+        "low": pl.Int64,
+        "n": pl.Int64,
+        "edge": pl.Float64,
+        "lower": pl.Float64,
+        "upper": pl.Float64,
+    }
+    frame = pl.DataFrame(rows, schema=schema).join(base, on="low", how="left", maintain_order="left")
+    enough = (pl.col("baseline_n") >= IN_POOL) & (pl.col("n") >= IN_SIGNAL)
+    each = ours.with_columns(low.alias("low")).join(base, on="low", how="inner", maintain_order="left")
+    over = pl.col("value") - pl.col("price") - pl.col("_over")
+    means = each.group_by("low").agg((over.mean() * 100).alias("excess"))
+    frame = frame.join(means, on="low", how="left", maintain_order="left").with_columns(
+        pl.when(enough.fill_null(False)).then("excess").alias("excess"),
+        pl.col("baseline_n").fill_null(0),
+        (pl.col("low") + WIDTH).alias("high"),
+    )
+    good = frame.filter(pl.col("excess").is_not_null())
+    compared = each.join(good.select("low"), on="low", how="semi", maintain_order="left")
+    columns = ("low", "high", "n", "edge", "lower", "upper", "baseline_edge", "baseline_n", "excess")
+    return (
+        frame.select(columns),
+        _mean_interval(compared, over, b, seed),
+        int((good["excess"] > 0).sum()),
+        good.height,
+    )
+
+
+def calibration(signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 299, seed: int = 0) -> pl.DataFrame:
+    """How often contracts paid at their prices: `price` (mean of the bucket, cents), `source` (signal, baseline),
+    `win, lower, upper` (percent, 95 % over events), `n`, `break_even` (mean cost, cents)."""
+    low = (pl.col("price") * 100 / WIDTH + 1e-9).floor().cast(pl.Int64) * WIDTH
+    rows = []
+    for source, entries in (("signal", signal), ("baseline", pool)):
+        for (_,), part in sorted(_fills(entries).group_by(low.alias("low"))):
+            won = _mean_interval(part, pl.col("value"), b, seed)
+            mean: Any = part.select(pl.col("price").mean() * 100, pl.col("cost").mean() * 100).row(0)
+            rows.append(
+                (
+                    mean[0],
+                    source,
+                    won.estimate,
+                    max(won.lower, 0.0),
+                    min(won.upper, 100.0),
+                    part.height,
+                    mean[1],
+                )
+            )
+    schema: dict[str, Any] = {
+        "price": pl.Float64, "source": pl.String, "win": pl.Float64, "lower": pl.Float64, "upper": pl.Float64,
+        "n": pl.Int64, "break_even": pl.Float64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _fills(entries: pl.DataFrame) -> pl.DataFrame:
+    return settled(check_entries(entries)).filter("filled")
+
+
+class _Design(msgspec.Struct, frozen=True):
+    """The columns of the regression, as the pool fixes them."""
+
+    knots: tuple[float, ...]
+    categories: tuple[str, ...]
+    sided: bool
+    horizon: bool
+
+    @classmethod
+    def of(cls, pool: pl.DataFrame) -> _Design:
+        at = _logit(pool["price"].to_numpy())
+        knots = np.unique(np.quantile(at, KNOTS).round(6))
+        counts = (
+            pool["category"]
+            .value_counts()
+            .filter(pl.col("count") >= LEAST)
+            .sort("count", "category", descending=True)
+        )
+        # The largest is the one the others differ from.
+        categories = tuple(counts["category"].to_list()[1:])
+        both = bool(pool["side"].n_unique() > 1)
+        return cls(tuple(knots.tolist()), categories, both, "horizon" in pool.columns)
+
+    def matrix(self, entries: pl.DataFrame) -> Floats:
+        at = _logit(entries["price"].to_numpy())
+        columns = [np.ones_like(at), at, *_spline(at, np.array(self.knots))]
+        columns += [(entries["category"] == c).cast(pl.Float64).to_numpy() for c in self.categories]
+        if self.sided:
+            columns.append((entries["side"].cast(pl.String) == "yes").cast(pl.Float64).to_numpy())
+        if self.horizon and "horizon" in entries.columns:
+            columns.append(np.log1p(np.clip(entries["horizon"].fill_null(0.0).to_numpy(), 0, None)))
+        return np.column_stack(columns)
+
+
+def _spline(x: Floats, knots: Floats) -> list[Floats]:
+    """The truncated-power basis of a natural cubic spline, beyond its linear term: two fewer than knots."""
+    if len(knots) < 3:
+        return []
+    last, before = knots[-1], knots[-2]
+    scale = (last - knots[0]) ** 2
+
+    def cubed(k: float) -> Floats:
+        found: Floats = np.clip(x - k, 0, None) ** 3
+        return found
+
+    return [
+        (
+            cubed(k)
+            - cubed(before) * (last - k) / (last - before)
+            + cubed(last) * (before - k) / (last - before)
+        )
+        / scale
+        for k in knots[:-2]
+    ]
+
+
+def _fit(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
+    """Coefficients, fitted chances and the inverse of the information, by Newton's method with a small ridge."""
+    beta = np.zeros(x.shape[1])
+    beta[1] = 1.0  # The price is the chance: where every fair market is.
+    start = beta.copy()
+    penalty = RIDGE * np.eye(x.shape[1])
+    for _ in range(50):
+        p = _expit(x @ beta)
+        gradient = x.T @ (y - p) - penalty @ (beta - start)
+        step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + penalty, gradient)
+        beta = beta + step * min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-12))
+        if float(np.abs(step).max()) < 1e-9:
+            break
+    p = _expit(x @ beta)
+    inverse = np.asarray(np.linalg.inv((x * (p * (1 - p))[:, None]).T @ x + penalty), np.float64)
+    return beta, p, inverse
+
+
+def _interval(
+    estimate: float, influence: Floats, b: int, seed: int, n: int, events: int
+) -> tuple[Interval, float]:
+    """Studentised bootstrap over clusters of a sum of influences: the interval and the one-sided 97.5 % bound, cents."""
+    felt = influence[influence != 0]
+    g = len(felt)
+    if g < 2:
+        return Interval(100 * estimate, -np.inf, np.inf, 1.0, n, events), float("-inf")
+    rng = np.random.default_rng(seed)
+    se = float(np.sqrt(g / (g - 1) * (felt**2).sum()))
+    t = np.empty(b)
+    for i in range(b):
+        drawn = felt[rng.integers(0, g, g)]
+        spread = np.sqrt(((drawn - drawn.mean()) ** 2).sum())
+        t[i] = (drawn.sum() - felt.sum()) / spread if spread > 0 else 0.0
+    high, low = np.quantile(t, [0.975, 0.025])
+    p = float((1 + (t >= estimate / se).sum()) / (b + 1))
+    bound = 100 * (estimate - high * se)
+    return Interval(100 * estimate, bound, 100 * (estimate - low * se), p, n, events), bound
+
+
+def _mean_interval(part: pl.DataFrame, what: pl.Expr, b: int, seed: int) -> Interval:
+    """The event-weighted mean of an expression, in cents, with its interval over events."""
+    means = part.group_by("event", maintain_order=True).agg(what.mean().alias("v"))["v"].to_numpy()
+    if len(means) < 2:
+        alone = float(100 * means.mean()) if len(means) else float("nan")
+        return Interval(alone, float("nan"), float("nan"), 1.0, part.height, len(means))
+    estimate = float(means.mean())
+    return _interval(estimate, (means - estimate) / len(means), b, seed, part.height, len(means))[0]
+
+
+def _logit(p: Floats) -> Floats:
+    q = np.clip(p, 1e-4, 1 - 1e-4)
+    return np.log(q / (1 - q))
+
+
+def _expit(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-np.clip(x, -40, 40)))

@@ -1,0 +1,153 @@
+"""The report card of a validation: an immutable record of what was judged, how, and what came out.
+
+`kalshilab.validate` makes it.  Everything drawn or printed is computed before: a card holds frames, and its
+figures only show them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import polars as pl
+
+from kalshilab.edge.model import Criterion
+from kalshilab.errors import EdgeError
+
+__all__ = ["FIGURES", "Card"]
+
+FIGURES: Final = (
+    "waterfall",
+    "equity",
+    "calibration",
+    "buckets",
+    "heatmap",
+    "latency",
+    "categories",
+    "concentration",
+    "live",
+    "markouts",
+)
+"""Figures that a card may have; those whose frame is missing were not measured."""
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """What `kalshilab.validate` found.  Edges are cents a contract."""
+
+    name: str
+    """The signal and its parameters."""
+    verdict: str
+    """One of `kalshilab.edge.criteria.LABELS`."""
+    header: str
+    """The verdict in one sentence."""
+    criteria: tuple[Criterion, ...]
+    """The lines in order; the first that fails gives the verdict."""
+    claim: float | None
+    """The edge that was claimed for it."""
+    numbers: dict[str, Any]
+    """What was measured, by name."""
+    spec: dict[str, Any]
+    """What was judged: signal, parameters, entry rule, costs, and the hashes of code and specification."""
+    data: dict[str, Any]
+    """On what: hash, rows, markets and span of the tape."""
+    seed: int
+    version: str
+    """Of kalshilab."""
+    frames: dict[str, pl.DataFrame]
+    """The frames behind the figures, `entries` (what was judged) and `pool` (what it was compared with)."""
+    grid: tuple[str, ...] = ()
+    """The parameters that vary in `frames["heatmap"]`."""
+
+    @property
+    def waterfall(self) -> pl.DataFrame:
+        """From the claim to what is left, step by step: `step, edge, lower, upper, n, note`."""
+        return self.frames["waterfall"]
+
+    @property
+    def entries(self) -> pl.DataFrame:
+        """The entries that were judged (`kalshilab.edge.ENTRIES_SCHEMA`)."""
+        return self.frames["entries"]
+
+    def figure(self, name: str = "waterfall") -> Any:
+        """One of `FIGURES`, as a `plotly.graph_objects.Figure`.
+
+        Raises:
+            EdgeError: no such figure, or one that was not measured for this card.
+        """
+        if name not in FIGURES:
+            raise EdgeError(f"{name!r} is no figure of a card: {', '.join(FIGURES)}")
+        if name not in self.frames:
+            have = ", ".join(f for f in FIGURES if f in self.frames)
+            raise EdgeError(f"{name}: not measured for this card, which has {have}")
+        # Late: research without drawing needs no plotly.
+        from kalshilab.notebook import edge_plots
+
+        return getattr(edge_plots, name)(self.frames[name])[0]
+
+    def criterion(self, number: int) -> Criterion:
+        """The line with a number."""
+        return next(line for line in self.criteria if line.number == number)
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers that a notebook records: verdict, first failing line, edges in cents rounded to a
+        thousandth, counts."""
+        failed = next((c for c in self.criteria if c.passed is False), None)
+        kept = {
+            "verdict": self.verdict,
+            "failed": None if failed is None else f"{failed.number} {failed.name}",
+            "claim": self.claim,
+            **self.numbers,
+        }
+        return {key: _plain(value, 3) for key, value in kept.items()}
+
+    def to_json(self) -> str:
+        """The card without its long frames, as indented JSON with sorted keys: the same card, the same text."""
+        short = ("waterfall", "buckets", "calibration", "latency", "heatmap", "categories", "blocks")
+        whole = {
+            "name": self.name,
+            "verdict": self.verdict,
+            "header": self.header,
+            "claim": self.claim,
+            "criteria": [msgspec.to_builtins(line) for line in self.criteria],
+            "numbers": self.numbers,
+            "spec": self.spec,
+            "data": self.data,
+            "seed": self.seed,
+            "version": self.version,
+            "frames": {name: self.frames[name].to_dicts() for name in short if name in self.frames},
+        }
+        return json.dumps(_plain(whole, 6), indent=1, sort_keys=True, ensure_ascii=False)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the card as JSON into a folder; the file is named by the specification and the data."""
+        path = Path(folder, f"{self.spec['signal']}-{self.spec['hash'][:8]}-{self.data['hash'][:8]}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+        return path
+
+    def __repr__(self) -> str:
+        return f"<Card {self.verdict}: {self.header}>"
+
+    def _repr_html_(self) -> str:
+        # Late, as for figures.
+        from kalshilab.notebook.edge_view import card_html
+
+        return card_html(self)
+
+
+def _plain(value: Any, digits: int) -> Any:
+    """A value as JSON has it; floats rounded, what is no number null."""
+    if isinstance(value, float):
+        return round(value, digits) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, digits) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, digits) for v in value]
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return value

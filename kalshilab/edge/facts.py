@@ -1,0 +1,69 @@
+"""What may be known of a market while it trades, and what is known only afterwards.
+
+How a market settled, when, and when it really closed are *settlement facts*: a feature made of them looks ahead.  (So
+are its final volume, its last price and the number of its trades; those are on the tape, where
+`kalshilab.edge.audit` finds their use.)  A strategy that asks for the markets is given a table without these facts,
+and one whose text names them is refused before it runs.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import polars as pl
+
+__all__ = ["SETTLEMENT_FACTS", "named_facts", "point_in_time"]
+
+SETTLEMENT_FACTS: Final = ("result", "settlement", "settled_ts", "close_ts")
+"""Columns of the markets that nobody knew while they traded."""
+
+
+def point_in_time(markets: pl.DataFrame | None) -> pl.DataFrame | None:
+    """The markets without settlement facts.
+
+    >>> import kalshilab as kl
+    >>> "result" in point_in_time(kl.sample()[1]).columns
+    False
+    """
+    return None if markets is None else markets.drop(SETTLEMENT_FACTS, strict=False)
+
+
+def named_facts(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The settlement facts that a function's text names, in strings, attributes or variables, those of functions
+    inside it and of functions that it calls by a global name included.
+
+    >>> named_facts(lambda tape, markets: markets.filter(markets["result"] == "no"))
+    ('result',)
+    """
+    words = set(_words(function, set()))
+    return tuple(fact for fact in SETTLEMENT_FACTS if fact in words)
+
+
+def _words(function: Any, seen: set[int]) -> Iterator[str]:
+    code = getattr(function, "__code__", None)
+    if code is None:
+        code = getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
+    if code is None or id(code) in seen:
+        return
+    seen.add(id(code))
+    yield from _of_code(code)
+    scope = getattr(function, "__globals__", {})
+    for name in code.co_names:
+        called = scope.get(name)
+        # What other packages name is theirs.
+        if isinstance(called, types.FunctionType) and called.__module__ == function.__module__:
+            yield from _words(called, seen)
+
+
+def _of_code(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _of_code(constant)
+        elif isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, tuple | frozenset):
+            yield from (c for c in constant if isinstance(c, str))

@@ -1,0 +1,500 @@
+"""From a signal and a tape to a report card.
+
+What is judged is the signal as it stands: its fires as of their print, bought by the entry rule at a price that
+could be paid, after fees, each market once.  Everything that could flatter it is looked for: audits for look-ahead,
+outcomes not known yet, too small a sample, what the price alone earns, a few lucky events, a lucky month, one lucky
+setting, a price that nobody would have got, the number of tries.
+
+**Trials.**  Every validation is written into a registry.  Without one of your own that is the registry of this
+process (`session_registry`): it counts what was tried here, and knows nothing of before.  With `registry=` the
+hypothesis must have been registered (`hypothesis_of`), and an unregistered one is refused.  Neighbouring settings,
+which line 9 looks at, are no trials: their edges are not offered for a choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import polars as pl
+
+import kalshilab
+from kalshilab.edge import audit, baseline, capacity, criteria, robustness
+from kalshilab.edge.card import Card
+from kalshilab.edge.cohort import Cohort, censor
+from kalshilab.edge.entry import Left, enter_counted, half_spread_of
+from kalshilab.edge.equity import equity
+from kalshilab.edge.facts import point_in_time
+from kalshilab.edge.inference import Inference, infer
+from kalshilab.edge.judgement import Judgement, judge
+from kalshilab.edge.ledger import canonical, hash_of
+from kalshilab.edge.lockbox import Lockbox
+from kalshilab.edge.model import Criterion
+from kalshilab.edge.multiplicity import event_matrix, pbo, romano_wolf
+from kalshilab.edge.pnl import sizes
+from kalshilab.edge.registry import Hypothesis, Registry
+from kalshilab.edge.strategy import Strategy, strategy_of
+from kalshilab.edge.walk import walk_forward
+from kalshilab.edge.waterfall import waterfall
+from kalshilab.errors import EdgeError, RegistryError
+from kalshilab.market.fee_schedule import FeeSchedule
+from kalshilab.signals.driver import CompiledSignal
+from kalshilab.signals.model import as_tape
+from kalshilab.tape.lake import scan_tape
+from kalshilab.tape.normalise import to_markets
+from kalshilab.tape.reading import Source
+from kalshilab.tape.schema import TAPE_SCHEMA, check_markets, check_tape
+
+__all__ = ["Terms", "hypothesis_of", "session_registry", "validate"]
+
+VARIANTS: Final = 10
+"""Settings from which on overfitting can be measured."""
+EXCERPT: Final = 1_000_000
+"""Prints of a lake on which the audits are run."""
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """On what terms entries are made; part of what is registered."""
+
+    rule: str = "next_print"
+    """"next_print", or "book" with recorded books; "print" and "mid" for diagnosis."""
+    latency: float = 2.0
+    """Seconds from the fire until an order can be there."""
+    window: float = 1800.0
+    """Seconds within which it has to be filled."""
+    contracts: int = 10
+    """Size of an order, for the fee's rounding."""
+    per_event: int | None = None
+    """Entries of an event at most."""
+
+
+@cache
+def session_registry() -> Registry:
+    """The registry of this process, in memory: what `validate` counts in when it is given none."""
+    return Registry()
+
+
+def hypothesis_of(
+    signal: Any,
+    *,
+    id: str,
+    family: str,
+    mechanism: str,
+    author: str,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    **terms: Any,
+) -> Hypothesis:
+    """What `validate` judges when it is given the same signal, grid and terms; to be registered before it is.
+
+    Args:
+        id, family, mechanism, author: as of `kalshilab.edge.registry.Hypothesis`.
+        grid: neighbouring values of parameters, as for `validate`.
+        terms: of `Terms`.
+
+    >>> import kalshilab as kl
+    >>> idea = hypothesis_of(kl.signals.Rlm(), id="RLM_NO", family="rlm", mechanism="YES takers pay too much.", author="us")
+    >>> idea.spec["signal"], idea.spec["terms"]["latency"]
+    ('rlm', 2.0)
+    """
+    return Hypothesis(id, family, mechanism, author, _spec(strategy_of(signal), _terms(terms), grid))
+
+
+def validate(
+    signal: Any,
+    tape: Any,
+    markets: Any = None,
+    *,
+    claim: float | None = None,
+    seed: int = 0,
+    b: int = 1999,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    trials: int | None = None,
+    registry: Registry | str | Path | None = None,
+    lockbox: bool = False,
+    exclusive: Any = None,
+    schedule: Any = None,
+    half_spread: float | None = None,
+    books: Any = None,
+    cash_rate: float = 0.04,
+    data_end: datetime | None = None,
+    audits: bool = True,
+    executor: Executor | None = None,
+    notebook: str | None = None,
+    **terms: Any,
+) -> Card:
+    """Judge a signal: a report card with a verdict, the lines it follows from, and every number behind them.
+
+    Args:
+        signal: a signal (`kalshilab.signals`, `@kalshilab.signal`), or a function `tape -> fires` or
+            `(tape, markets) -> fires`, which gets whole frames and is audited for what it looks at.
+        tape: a tape of any frame kind, a lake, or the path of one.
+        markets: the markets (`kl.to_markets`); None: the lake's own.
+        claim: the edge somebody claimed for it, in cents; drawn, never used.
+        seed: the same seed gives the same card.
+        b: resamples, at least; more where the number of trials asks for more.
+        grid: neighbouring values of parameters, `{"min_trades": [15, 25, 40]}`; None: a step to each side of each.
+        trials: hypotheses tried in all; None: what the registry counts for the family, this one included.
+        registry: a registry, or its file; None: this process's (see the module).
+        lockbox: take the confirmation from the last 30 % of event time, and spend a look for it.
+        exclusive: events of which at most one market settles YES: a set of tickers, or True for all.
+        schedule: fees by series and date; None: `kalshilab.market.fee_schedule`'s.
+        half_spread: cents; None: estimated from the tape.
+        books: quotes for rule="book".
+        cash_rate: what cash earns in a year, as a fraction.
+        data_end: until when outcomes are known; None: the last print or settlement.
+        audits: False leaves the audits for look-ahead out; no verdict then stands above PROVISIONAL.
+        executor: where neighbouring settings are scanned; None: here.
+        notebook: its name, for the registry.
+        terms: of `Terms`: rule, latency, window (seconds), contracts, per_event.
+
+    >>> import kalshilab as kl
+    >>> card = validate(kl.signals.Rlm(), *kl.sample(), claim=17.38)
+    >>> card.verdict
+    'INSUFFICIENT'
+
+    Raises:
+        EdgeError: neither a signal nor a function; a market without an event; terms that do not exist.
+        RegistryError: the hypothesis is not registered in `registry`.
+        TapeError, LakeError: the tape, the markets or the lake are not what they should be.
+    """
+    strategy, on = strategy_of(signal), _terms(terms)
+    tape, markets = _tables(tape, markets)
+    spec, data = _spec(strategy, on, grid), _data(tape, markets)
+    book, prereg, family = _registered(registry, strategy, spec)
+    fixed = {
+        **msgspec.structs.asdict(on), "exclusive": exclusive, "schedule": schedule, "books": books,
+        "half_spread": half_spread_of(tape) if half_spread is None else half_spread,
+    }  # fmt: skip
+
+    def bought(fires: pl.DataFrame, **other: Any) -> pl.DataFrame:
+        every = enter_counted(fires, tape, markets, **{**fixed, **other})[0]
+        return every if cohort is None or cohort.cut is None else every.filter(pl.col("ts") <= cohort.cut)
+
+    fires = strategy.fires(tape, point_in_time(markets))
+    cohort: Cohort | None = None
+    every, left = enter_counted(fires, tape, markets, **fixed)
+    entries, cohort = censor(every, data_end=data_end or _until(tape, markets))
+    audited = audit.every(strategy, *_excerpt(tape, markets), seed=seed) if audits else ()
+    cells = _cells(strategy, grid, tape, bought, executor)
+    pool = baseline.pool(tape, fires, bought, seed=seed) if fires.height else None
+    m = trials if trials is not None else _trials(book, prereg, family, strategy, data["hash"])
+    judged = judge(entries, pool, trials=m, walk_forward=_walked(cells), b=b, seed=seed)
+    found = judged.inference
+    outcome = (None, None, None) if found is None else (found.p, found.edge, found.n_eff)
+    book.evaluated(prereg, strategy.parameters, data["hash"], *outcome, notebook=notebook)
+    lines = [
+        criteria.look_ahead(audited),
+        criteria.data(
+            fill_rate=judged.measures.fill_rate,
+            censored=cohort.share,
+            unmatched=left.unmatched,
+            detail=cohort.detail,
+        ),
+        *judged.criteria,
+    ]
+    frames = _frames(strategy, entries, pool, cells, tape, markets, claim, judged, seed)
+    numbers = _numbers(judged, left, cohort, m, entries, markets, schedule)
+    boundary = None
+    if found is None or not judged.criteria[0].passed:
+        lines += [criteria.unexamined(n, "the sample is too small") for n in range(9, 13)]
+    else:
+        ladder = robustness.latency(fires, bought)
+        frames["latency"] = ladder
+        dearer = robustness.interval(bought(fires, ticks=1)).estimate
+        taken = capacity.tape_capacity(entries, tape, window=on.window, latency=on.latency)
+        minute = float(ladder.filter(pl.col("latency_s") == 60.0)["edge"][0])
+        numbers |= {
+            "one_tick_dearer": dearer,
+            "after_a_minute": minute,
+            "dollars_a_day": taken.dollars_a_day(0.10),
+        }
+        confirmed, boundary = _confirmation(
+            book,
+            prereg,
+            family,
+            data["hash"],
+            entries,
+            found,
+            m,
+            open_lockbox=lockbox,
+            ours=registry is None,
+            seed=seed,
+        )
+        lines += [
+            criteria.robustness(*_overfit(cells)),
+            criteria.execution(at_tick=dearer, at_minute=minute, half_life=robustness.half_life(ladder)),
+            _economics(judged, cash_rate, taken.dollars_a_day(0.10)),
+            confirmed,
+        ]
+    frames["equity"] = equity(entries, lockbox=boundary, seed=seed)
+    verdict = criteria.verdict_of(lines)
+    return Card(
+        name=strategy.label, verdict=verdict, header=_header(strategy, claim, verdict, numbers, m), criteria=tuple(lines),
+        claim=claim, numbers=numbers, spec={**spec, "hash": prereg}, data=data, seed=seed,
+        version=kalshilab.__version__, frames=frames,
+        grid=tuple(c for c in frames["heatmap"].columns if c not in _MEASURED) if "heatmap" in frames else (),
+    )  # fmt: skip
+
+
+_MEASURED: Final = ("n", "edge", "lower", "upper", "p", "star")
+
+
+def _terms(given: Mapping[str, Any]) -> Terms:
+    try:
+        return Terms(**given)
+    except TypeError:
+        known = ", ".join(Terms.__struct_fields__)
+        unknown = next(name for name in given if name not in Terms.__struct_fields__)
+        raise EdgeError(f"validate has no argument {unknown!r}; terms of entries are {known}") from None
+
+
+def _tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
+    """A source or a polars frame, and the markets beside it."""
+    if isinstance(tape, str | Path):
+        tape = scan_tape(tape)
+    if markets is None:
+        markets = getattr(tape, "markets", None)
+        if markets is None:
+            raise EdgeError("a tape without its markets: give markets=, kl.to_markets(...)")
+    if not isinstance(markets, pl.DataFrame):
+        markets = to_markets(markets)
+    if not isinstance(tape, Source):
+        frame = as_tape(tape, ("ts", "price", "size", "taker"))
+        tape = check_tape(
+            frame.with_columns(pl.lit(None, pl.String).alias("trade_id")).select(TAPE_SCHEMA.names())
+        )
+    return tape, check_markets(markets)
+
+
+def _spec(strategy: Strategy, on: Terms, grid: Mapping[str, Sequence[Any]] | None) -> dict[str, Any]:
+    return {
+        "signal": strategy.name, "parameters": strategy.parameters, "code": strategy.code,
+        "terms": msgspec.structs.asdict(on), "grid": None if grid is None else {k: list(v) for k, v in grid.items()},
+        "metric": "mean over events of the event's mean net profit, cents a contract",
+    }  # fmt: skip
+
+
+def _data(tape: Any, markets: pl.DataFrame) -> dict[str, Any]:
+    """What was judged on: a hash of the prints and outcomes, and how many."""
+    digest = hashlib.sha256()
+    if isinstance(tape, Source):
+        for file in tape.files:
+            digest.update(str(getattr(file, "sha256", None) or (file.path.name, file.rows)).encode())
+        rows, first, last = tape.rows, None, None
+    else:
+        for name in ("ts", "price", "size", "market"):
+            digest.update(np.ascontiguousarray(tape[name].to_physical().to_numpy()).tobytes())
+        digest.update(tape["taker"].to_physical().to_numpy().tobytes())
+        rows = tape.height
+        first, last = (tape["ts"].min(), tape["ts"].max()) if rows else (None, None)
+    outcomes = markets.select("ticker", "event", "settlement").sort("ticker")
+    digest.update(outcomes.write_csv().encode())
+    return {
+        "hash": digest.hexdigest(),
+        "prints": rows,
+        "markets": markets.height,
+        "first": first,
+        "last": last,
+    }
+
+
+def _registered(
+    registry: Registry | str | Path | None, strategy: Strategy, spec: dict[str, Any]
+) -> tuple[Registry, str, str]:
+    """The registry, the hypothesis' hash in it, and its family."""
+    prereg = hash_of(spec)
+    if registry is None:
+        book = session_registry()
+        if not book.registered(prereg):
+            # A name of its own for each specification; trials are counted by family, which is the signal.
+            book.register(
+                Hypothesis(f"{strategy.name}-{prereg[:12]}", strategy.name, "not said", "this process", spec)
+            )
+        return book, prereg, book.hypothesis(prereg).family
+    book = registry if isinstance(registry, Registry) else Registry(registry)
+    if not book.registered(prereg):
+        raise RegistryError(
+            f"{strategy.label} on these terms is not registered; before it is judged, "
+            "registry.register(kl.edge.hypothesis_of(signal, id=..., family=..., mechanism=..., author=..., and the same terms))"
+        )
+    return book, prereg, book.hypothesis(prereg).family
+
+
+def _trials(book: Registry, prereg: str, family: str, strategy: Strategy, data: str) -> int:
+    """Trials of the family, this one included."""
+    point = canonical(strategy.parameters)
+    known = any(
+        canonical(e.trial.parameters) == point and e.data_hash == data for e in book.evaluations(prereg)
+    )
+    return book.trials(family) + (not known)
+
+
+def _until(tape: Any, markets: pl.DataFrame) -> datetime:
+    """Until when outcomes are known: the last print or settlement."""
+    last: Any = tape.lazy().select(pl.col("ts").max()).collect().item()
+    settled_: Any = markets["settled_ts"].max()
+    return last if settled_ is None else max(last, settled_)  # type: ignore[no-any-return]
+
+
+def _excerpt(tape: Any, markets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What the audits are run on: the tape, or of a lake the days that hold its first million prints."""
+    if isinstance(tape, Source):
+        tape = tape.lazy().head(EXCERPT).collect()  # type: ignore[attr-defined]
+    return tape, markets
+
+
+def _cells(strategy: Strategy, grid: Any, tape: Any, bought: Any, executor: Any) -> list[robustness.Cell]:
+    if not isinstance(strategy.signal, CompiledSignal):
+        if grid is not None:
+            raise EdgeError(f"grid= varies the parameters of a signal; {strategy.name} is a function")
+        return []
+    return robustness.grid(strategy.signal, tape, bought, grid, executor)
+
+
+def _walked(cells: Sequence[robustness.Cell]) -> float | None:
+    """The pooled edge of the folds of a walk-forward over the cells; None where there are too few events."""
+    if not cells:
+        return None
+    by_text = {canonical(c.parameters): c.entries for c in cells}
+    try:
+        walk = walk_forward(lambda **p: by_text[canonical(p)], [c.parameters for c in cells])
+    except EdgeError:
+        return None
+    return walk.edge if walk.events else None
+
+
+def _overfit(cells: Sequence[robustness.Cell]) -> tuple[float | None, int, float | None, float]:
+    """Share of neighbours with a positive edge, how many, PBO and how often the best of one half loses in the other."""
+    others = [robustness.interval(c.entries).estimate for c in cells[1:]]
+    known = [edge for edge in others if np.isfinite(edge)]
+    share = sum(edge > 0 for edge in known) / len(known) if known else None
+    if len(cells) < VARIANTS:
+        return share, len(known), None, 1.0
+    matrix, _ = event_matrix([c.entries for c in cells])
+    if len(matrix) < 16:
+        return share, len(known), None, 1.0
+    found = pbo(matrix)
+    return share, len(known), found.pbo, found.loss
+
+
+def _economics(judged: Judgement, cash_rate: float, a_day: float) -> Criterion:
+    if not np.isfinite(judged.measures.annualised):
+        return criteria.unexamined(11, "settlement times are not known: nor is how long the capital is bound")
+    return criteria.economics(annualised=judged.measures.annualised, cash_rate=cash_rate, dollars_a_day=a_day)
+
+
+def _confirmation(
+    book: Registry, prereg: str, family: str, data: str, entries: pl.DataFrame, found: Inference, trials: int,
+    *, open_lockbox: bool, ours: bool, seed: int,
+) -> tuple[Criterion, datetime | None]:  # fmt: skip
+    """Line 12, and where the lockbox begins if it was opened."""
+    if open_lockbox:
+        box = Lockbox(book, family)
+        _, boundary = box.split(entries)
+        p = box.open(entries, lambda inside: infer(inside, seed=seed).p, prereg_hash=prereg)
+        look = box.looks()[-1]
+        return criteria.confirmation(
+            p=p, budget=look.alpha, how=f"lockbox from {boundary:%Y-%m-%d}, look {look.number}"
+        ), boundary
+    if book.registered_first(prereg, data):
+        how = "registered in this process, where it was tried first" if ours else "registered before its data"
+        return criteria.confirmation(p=min(1.0, found.p * trials), budget=criteria.ALPHA, how=how), None
+    why = f"family {family} was tried on these data before: a rule chosen on data is confirmed by others, lockbox=True"
+    return criteria.unconfirmed(why), None
+
+
+def _frames(
+    strategy: Strategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[robustness.Cell], tape: Any,
+    markets: pl.DataFrame, claim: float | None, judged: Judgement, seed: int,
+) -> dict[str, pl.DataFrame]:  # fmt: skip
+    others = entries.head(0) if pool is None else pool
+    matched = judged.excess
+    frames = {
+        "entries": entries,
+        "pool": others,
+        "waterfall": waterfall(
+            strategy,
+            entries,
+            tape,
+            markets,
+            claim=claim,
+            excess=None if matched is None else matched.edge,
+            seed=seed,
+        ),
+        "calibration": baseline.calibration(entries, others, seed=seed),
+        "buckets": baseline.buckets(entries, others, seed=seed)[0] if matched is None else matched.buckets,
+        "concentration": robustness.concentration(entries).curve,
+        "categories": robustness.by_category(entries),
+        "blocks": robustness.blocks(entries).frame,
+    }
+    if len(cells) > 1:
+        rows = robustness.summary(cells)
+        stars = np.zeros(len(cells), np.bool_)
+        if judged.inference is not None and len(cells) >= 2:
+            matrix, _ = event_matrix([c.entries for c in cells])
+            if len(matrix):
+                stars = romano_wolf(matrix, b=499, seed=seed).rejected()
+        frames["heatmap"] = rows.with_columns(pl.Series("star", stars))
+    return frames
+
+
+def _numbers(
+    judged: Judgement, left: Left, cohort: Cohort, trials: int, entries: pl.DataFrame, markets: pl.DataFrame,
+    schedule: FeeSchedule | None,
+) -> dict[str, Any]:  # fmt: skip
+    m, found = judged.measures, judged.inference
+    enough = bool(judged.criteria[0].passed)
+    sized = sizes(entries, markets, schedule=schedule) if m.n_filled else {}
+    return {
+        "fires": left.fires,
+        "kept": cohort.kept,
+        "filled": m.n_filled,
+        "fill_rate": m.fill_rate,
+        "events": m.n_events,
+        "days": m.n_days,
+        "losses": m.n_losses,
+        "win_rate": m.win_rate,
+        "break_even": m.break_even,
+        "gross": m.gross,
+        "net": m.edge,
+        "lower": None if found is None else found.lower,
+        "upper": None if found is None else found.upper,
+        # Of too small a sample there is no p-value to admire.
+        "p": found.p if found is not None and enough else None,
+        "p_adjusted": min(1.0, found.p * trials) if found is not None and enough else None,
+        "mde": None if found is None else found.mde_at(trials),
+        "n_eff": None if found is None else found.n_eff,
+        "trials": trials,
+        "per_fire": m.edge_per_fire,
+        "return_on_cost": m.edge_per_dollar,
+        "annualised": m.annualised,
+        "excess": None if judged.excess is None else judged.excess.edge.estimate,
+        "excess_bucketed": None if judged.excess is None else judged.excess.bucketed.estimate,
+        "censored": cohort.share,
+        **{f"net_at_{size}": edge for size, edge in sized.items()},
+    }
+
+
+def _header(
+    strategy: Strategy, claim: float | None, verdict: str, numbers: dict[str, Any], trials: int
+) -> str:
+    """The card in one sentence."""
+    said = [] if claim is None else [f"claimed {claim:+.1f} c"]
+    if numbers["filled"]:
+        said.append(f"bought {numbers['gross']:+.1f} c before fees")
+        between = "" if numbers["lower"] is None else f" [{numbers['lower']:+.1f}, {numbers['upper']:+.1f}]"
+        said.append(f"net {numbers['net']:+.1f} c{between}")
+    else:
+        said.append(f"{numbers['fires']:,} fires, none bought and settled")
+    said.append(verdict)
+    said.append(f"m = {trials:,} trial{'s' if trials != 1 else ''}")
+    if numbers["mde"] is not None and np.isfinite(numbers["mde"]):
+        said.append(f"this sample cannot detect less than {numbers['mde']:.1f} c")
+    return f"{strategy.name.upper()}: {'; '.join(said)}."
