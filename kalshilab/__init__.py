@@ -4,6 +4,7 @@
 
     tape, markets = kl.sample()                        # bundled, small, deterministic
     fires = kl.signals.rlm(tape, min_trades=25)        # research: a frame of fires
+    card = kl.validate(kl.signals.Rlm(), tape, markets)          # a verdict that can be defended
     async with kl.PaperSession(kl.Settings()) as session:
         report = await session.run()                   # live: the same step, paper orders
 
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 _MODULES = (
     "clock",
     "config",
+    "edge",
     "errors",
     "exchange",
     "kalshi",
@@ -47,6 +49,7 @@ _HOMES = {
     "TickerFeed": "kalshilab.kalshi.feeds",
     "TradeFeed": "kalshilab.kalshi.feeds",
     "WallClock": "kalshilab.clock",
+    "audit": "kalshilab.edge.audit",
     "cents": "kalshilab.units",
     "contracts": "kalshilab.units",
     "dollars": "kalshilab.units",
@@ -54,11 +57,13 @@ _HOMES = {
     "record": "kalshilab.notebook.results",
     "sample": "kalshilab.tape",
     "scan_tape": "kalshilab.tape",
+    "sequential": "kalshilab.edge.sequential",
     "serve": "kalshilab.exchange.server",
     "signal": "kalshilab.signals.custom",
     "synth": "kalshilab.tape.synth",
     "to_markets": "kalshilab.tape",
     "to_tape": "kalshilab.tape",
+    "validate": "kalshilab.edge.validation",
 }
 """Where each public name lives; a name equal to its module's last part is the module itself."""
 
@@ -79,11 +84,13 @@ __all__ = [
     "TradeFeed",
     "WallClock",
     "__version__",
+    "audit",
     "cents",
     "clock",
     "config",
     "contracts",
     "dollars",
+    "edge",
     "errors",
     "exchange",
     "fees",
@@ -93,6 +100,7 @@ __all__ = [
     "record",
     "sample",
     "scan_tape",
+    "sequential",
     "serve",
     "signal",
     "signals",
@@ -102,12 +110,14 @@ __all__ = [
     "to_tape",
     "trade",
     "units",
+    "validate",
 ]
 
 if TYPE_CHECKING:
     from kalshilab import (
         clock,
         config,
+        edge,
         errors,
         exchange,
         kalshi,
@@ -120,6 +130,7 @@ if TYPE_CHECKING:
     )
     from kalshilab.clock import SimClock, WallClock
     from kalshilab.config import Settings
+    from kalshilab.edge import audit, sequential, validate
     from kalshilab.exchange.core import Exchange
     from kalshilab.exchange.server import serve
     from kalshilab.kalshi.feeds import (

@@ -30,7 +30,7 @@ from kalshilab.edge.facts import named_facts, point_in_time
 from kalshilab.edge.inference import bootstrap
 from kalshilab.edge.martingale import intraclass, null_means
 from kalshilab.edge.model import arrays_of, settled
-from kalshilab.edge.replay import replay
+from kalshilab.edge.replay import Stage
 from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
 from kalshilab.edge.whole_life import last_print_edge, whole_life_edge
 from kalshilab.errors import EdgeError, KalshilabError
@@ -174,12 +174,12 @@ def null_replay(
         Not passed where |mean| is more than three standard errors (over events, of all worlds together).
     """
     one = strategy_of(strategy)
-    own = _frame(tape)
+    stage = Stage(_frame(tape), markets)
     means: list[np.ndarray[Any, Any]] = []
     worlds = []
     fired = 0
     for number in range(seeds):
-        made = replay(own, markets, seed=seed + number)
+        made = stage.world(seed + number)
         fires, refused = _fires(one, made.tape, made.markets)
         if fires is None:
             return Audit(name="null replay", passed=False, detail=refused)

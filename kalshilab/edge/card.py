@@ -85,7 +85,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
             have = ", ".join(f for f in FIGURES if f in self.frames)
             raise EdgeError(f"{name}: not measured for this card, which has {have}")
         # Late: research without drawing needs no plotly.
-        from kalshilab.notebook import edge_plots
+        import kalshilab.notebook.edge_plots as edge_plots
 
         return getattr(edge_plots, name)(self.frames[name])[0]
 

@@ -19,7 +19,7 @@ from kalshilab.tape.schema import check_markets
 from kalshilab.tape.synth import Recipe, revealed
 from kalshilab.units import PRICE
 
-__all__ = ["Replay", "replay"]
+__all__ = ["Replay", "Stage", "replay"]
 
 
 class Replay(NamedTuple):
@@ -33,54 +33,61 @@ class Replay(NamedTuple):
     """The chance of YES as of each print, in dollars."""
 
 
-def replay(tape: pl.DataFrame, markets: pl.DataFrame, *, seed: int = 0, spread: float = 2.0) -> Replay:
-    """A tape's times, tickers, sizes and takers with fair prices and outcomes.
+class Stage:
+    """A recorded tape on which fair worlds are played, one after the other.
 
     Args:
-        tape: a tape, in order of time.
+        tape: in order of time.
         markets: `kl.to_markets`; markets that are not on the tape stay as they are.
-        seed: the same seed, the same prices.
         spread: cents between the price a YES taker prints and the one a NO taker does.
+    """
+
+    def __init__(self, tape: pl.DataFrame, markets: pl.DataFrame, *, spread: float = 2.0) -> None:
+        self._tape, self._markets, self._half = tape, check_markets(markets), spread / 200
+        own = as_tape(tape, ("ts", "price", "size", "taker"))
+        market = own["market"].to_numpy()
+        self._order = np.argsort(market, kind="stable")
+        codes, first, self._at = np.unique(market[self._order], return_index=True, return_inverse=True)
+        self._n = np.diff(np.append(first, len(market)))
+        self._k = np.arange(len(market)) - first[self._at]
+        self._takes_yes = (own["taker"].cast(pl.String) == "yes").to_numpy()[self._order]
+        # The first price, less the half-spread its taker paid: where the market began.
+        begun = own["price"].to_numpy()[self._order][first] / PRICE
+        begun = begun - np.where(self._takes_yes[first], self._half, -self._half)
+        self._begun = np.clip(begun, 0.01, 0.99)
+        tickers = own["ticker"].cast(pl.String).gather(self._order[first])
+        # Of each market in the table its place among those on the tape; null if it is not there.
+        places = pl.DataFrame({"ticker": tickers, "place": np.arange(len(codes))})
+        self._place = markets.select("ticker").join(places, on="ticker", how="left", maintain_order="left")[
+            "place"
+        ]
+
+    def world(self, seed: int) -> Replay:
+        """The same times, tickers, sizes and takers with fair prices and outcomes; the same seed, the same ones."""
+        rng = np.random.default_rng(seed)
+        mid, yes = revealed(rng, Recipe(), self._begun, self._n, self._at, self._k)
+        printed = np.rint((mid + np.where(self._takes_yes, self._half, -self._half)) * 100) * (PRICE // 100)
+        price = np.empty(len(mid), np.int16)
+        price[self._order] = np.clip(printed, 100, PRICE - 100).astype(np.int16)
+        fair = np.empty(len(mid))
+        fair[self._order] = mid
+        won = pl.Series(yes).gather(self._place)
+        known = won.is_not_null()
+        word = pl.when(won).then(pl.lit("yes")).otherwise(pl.lit("no"))
+        value = pl.when(won).then(PRICE).otherwise(0)
+        table = self._markets.with_columns(
+            pl.when(known).then(word).otherwise("result").alias("result"),
+            pl.when(known).then(value).otherwise("settlement").cast(pl.Int16).alias("settlement"),
+        )
+        return Replay(self._tape.with_columns(pl.Series("price", price)), table, fair)
+
+
+def replay(tape: pl.DataFrame, markets: pl.DataFrame, *, seed: int = 0, spread: float = 2.0) -> Replay:
+    """One fair world on a tape: `Stage(tape, markets, spread=spread).world(seed)`.
 
     >>> import kalshilab as kl
     >>> made = replay(*kl.sample(), seed=3)
     >>> made.tape["ts"].equals(kl.sample()[0]["ts"]), len(made.mid) == made.tape.height
     (True, True)
     """
-    own = as_tape(tape, ("ts", "price", "size", "taker"))
-    market = own["market"].to_numpy().astype(np.int64)
-    order = np.argsort(market, kind="stable")
-    codes, first, at = np.unique(market[order], return_index=True, return_inverse=True)
-    n = np.diff(np.append(first, len(order)))
-    k = np.arange(len(order)) - first[at]
-    half = spread / 200
-    takes_yes = (own["taker"].cast(pl.String) == "yes").to_numpy()[order]
-    # The first price, less the half-spread its taker paid: where the market began.
-    begun = own["price"].to_numpy()[order][first] / PRICE - np.where(takes_yes[first], half, -half)
-    rng = np.random.default_rng(seed)
-    mid, yes = revealed(rng, Recipe(), np.clip(begun, 0.01, 0.99), n, at, k)
-    printed = np.rint((mid + np.where(takes_yes, half, -half)) * 100) * (PRICE // 100)
-    price = np.empty(len(order), np.int16)
-    price[order] = np.clip(printed, 100, PRICE - 100).astype(np.int16)
-    fair = np.empty(len(order))
-    fair[order] = mid
-    names = own.select("market", pl.col("ticker").cast(pl.String)).unique("market")
-    drawn = pl.DataFrame({"market": codes.astype(np.uint32), "_yes": yes}).join(
-        names, on="market", how="left"
-    )
-    table = check_markets(markets).join(
-        drawn.select("ticker", "_yes"), on="ticker", how="left", maintain_order="left"
-    )
-    known = pl.col("_yes").is_not_null()
-    table = table.with_columns(
-        pl.when(known)
-        .then(pl.when("_yes").then(pl.lit("yes")).otherwise(pl.lit("no")))
-        .otherwise("result")
-        .alias("result"),
-        pl.when(known)
-        .then(pl.when("_yes").then(PRICE).otherwise(0))
-        .otherwise("settlement")
-        .cast(pl.Int16)
-        .alias("settlement"),
-    ).drop("_yes")
-    return Replay(tape.with_columns(pl.Series("price", price)), table, fair)
+    return Stage(tape, markets, spread=spread).world(seed)

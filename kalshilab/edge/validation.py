@@ -6,7 +6,7 @@ outcomes not known yet, too small a sample, what the price alone earns, a few lu
 setting, a price that nobody would have got, the number of tries.
 
 **Trials.**  Every validation is written into a registry.  Without one of your own that is the registry of this
-process (`session_registry`): it counts what was tried here, and knows nothing of before.  With `registry=` the
+process (`kalshilab.edge.specification.session_registry`): it counts what was tried here, and knows nothing of before.  With `registry=` the
 hypothesis must have been registered (`hypothesis_of`), and an unregistered one is refused.  Neighbouring settings,
 which line 9 looks at, are no trials: their edges are not offered for a choice.
 """
@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime
-from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 import polars as pl
 
-import kalshilab
 from kalshilab.edge import audit, baseline, capacity, criteria, robustness
 from kalshilab.edge.card import Card
 from kalshilab.edge.cohort import Cohort, censor
@@ -34,16 +33,17 @@ from kalshilab.edge.equity import equity
 from kalshilab.edge.facts import point_in_time
 from kalshilab.edge.inference import Inference, infer
 from kalshilab.edge.judgement import Judgement, judge
-from kalshilab.edge.ledger import canonical, hash_of
+from kalshilab.edge.ledger import canonical
 from kalshilab.edge.lockbox import Lockbox
 from kalshilab.edge.model import Criterion
 from kalshilab.edge.multiplicity import event_matrix, pbo, romano_wolf
 from kalshilab.edge.pnl import sizes
-from kalshilab.edge.registry import Hypothesis, Registry
+from kalshilab.edge.registry import Registry
+from kalshilab.edge.specification import registered, specification, terms_of, trials_of
 from kalshilab.edge.strategy import Strategy, strategy_of
 from kalshilab.edge.walk import walk_forward
 from kalshilab.edge.waterfall import waterfall
-from kalshilab.errors import EdgeError, RegistryError
+from kalshilab.errors import EdgeError
 from kalshilab.market.fee_schedule import FeeSchedule
 from kalshilab.signals.driver import CompiledSignal
 from kalshilab.signals.model import as_tape
@@ -52,58 +52,12 @@ from kalshilab.tape.normalise import to_markets
 from kalshilab.tape.reading import Source
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets, check_tape
 
-__all__ = ["Terms", "hypothesis_of", "session_registry", "validate"]
+__all__ = ["validate"]
 
 VARIANTS: Final = 10
 """Settings from which on overfitting can be measured."""
 EXCERPT: Final = 1_000_000
 """Prints of a lake on which the audits are run."""
-
-
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """On what terms entries are made; part of what is registered."""
-
-    rule: str = "next_print"
-    """"next_print", or "book" with recorded books; "print" and "mid" for diagnosis."""
-    latency: float = 2.0
-    """Seconds from the fire until an order can be there."""
-    window: float = 1800.0
-    """Seconds within which it has to be filled."""
-    contracts: int = 10
-    """Size of an order, for the fee's rounding."""
-    per_event: int | None = None
-    """Entries of an event at most."""
-
-
-@cache
-def session_registry() -> Registry:
-    """The registry of this process, in memory: what `validate` counts in when it is given none."""
-    return Registry()
-
-
-def hypothesis_of(
-    signal: Any,
-    *,
-    id: str,
-    family: str,
-    mechanism: str,
-    author: str,
-    grid: Mapping[str, Sequence[Any]] | None = None,
-    **terms: Any,
-) -> Hypothesis:
-    """What `validate` judges when it is given the same signal, grid and terms; to be registered before it is.
-
-    Args:
-        id, family, mechanism, author: as of `kalshilab.edge.registry.Hypothesis`.
-        grid: neighbouring values of parameters, as for `validate`.
-        terms: of `Terms`.
-
-    >>> import kalshilab as kl
-    >>> idea = hypothesis_of(kl.signals.Rlm(), id="RLM_NO", family="rlm", mechanism="YES takers pay too much.", author="us")
-    >>> idea.spec["signal"], idea.spec["terms"]["latency"]
-    ('rlm', 2.0)
-    """
-    return Hypothesis(id, family, mechanism, author, _spec(strategy_of(signal), _terms(terms), grid))
 
 
 def validate(
@@ -164,10 +118,10 @@ def validate(
         RegistryError: the hypothesis is not registered in `registry`.
         TapeError, LakeError: the tape, the markets or the lake are not what they should be.
     """
-    strategy, on = strategy_of(signal), _terms(terms)
+    strategy, on = strategy_of(signal), terms_of(terms)
     tape, markets = _tables(tape, markets)
-    spec, data = _spec(strategy, on, grid), _data(tape, markets)
-    book, prereg, family = _registered(registry, strategy, spec)
+    spec, data = specification(strategy, on, grid), _data(tape, markets)
+    book, prereg, family = registered(registry, strategy, spec)
     fixed = {
         **msgspec.structs.asdict(on), "exclusive": exclusive, "schedule": schedule, "books": books,
         "half_spread": half_spread_of(tape) if half_spread is None else half_spread,
@@ -184,11 +138,11 @@ def validate(
     audited = audit.every(strategy, *_excerpt(tape, markets), seed=seed) if audits else ()
     cells = _cells(strategy, grid, tape, bought, executor)
     pool = baseline.pool(tape, fires, bought, seed=seed) if fires.height else None
-    m = trials if trials is not None else _trials(book, prereg, family, strategy, data["hash"])
+    m = trials if trials is not None else trials_of(book, prereg, family, strategy, data["hash"])
     judged = judge(entries, pool, trials=m, walk_forward=_walked(cells), b=b, seed=seed)
     found = judged.inference
-    outcome = (None, None, None) if found is None else (found.p, found.edge, found.n_eff)
-    book.evaluated(prereg, strategy.parameters, data["hash"], *outcome, notebook=notebook)
+    p, edge, n_eff = (None, None, None) if found is None else (found.p, found.edge, found.n_eff)
+    book.evaluated(prereg, strategy.parameters, data["hash"], p, edge, n_eff, notebook)
     lines = [
         criteria.look_ahead(audited),
         criteria.data(
@@ -238,21 +192,12 @@ def validate(
     return Card(
         name=strategy.label, verdict=verdict, header=_header(strategy, claim, verdict, numbers, m), criteria=tuple(lines),
         claim=claim, numbers=numbers, spec={**spec, "hash": prereg}, data=data, seed=seed,
-        version=kalshilab.__version__, frames=frames,
+        version=version("kalshilab"), frames=frames,
         grid=tuple(c for c in frames["heatmap"].columns if c not in _MEASURED) if "heatmap" in frames else (),
     )  # fmt: skip
 
 
 _MEASURED: Final = ("n", "edge", "lower", "upper", "p", "star")
-
-
-def _terms(given: Mapping[str, Any]) -> Terms:
-    try:
-        return Terms(**given)
-    except TypeError:
-        known = ", ".join(Terms.__struct_fields__)
-        unknown = next(name for name in given if name not in Terms.__struct_fields__)
-        raise EdgeError(f"validate has no argument {unknown!r}; terms of entries are {known}") from None
 
 
 def _tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
@@ -271,14 +216,6 @@ def _tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
             frame.with_columns(pl.lit(None, pl.String).alias("trade_id")).select(TAPE_SCHEMA.names())
         )
     return tape, check_markets(markets)
-
-
-def _spec(strategy: Strategy, on: Terms, grid: Mapping[str, Sequence[Any]] | None) -> dict[str, Any]:
-    return {
-        "signal": strategy.name, "parameters": strategy.parameters, "code": strategy.code,
-        "terms": msgspec.structs.asdict(on), "grid": None if grid is None else {k: list(v) for k, v in grid.items()},
-        "metric": "mean over events of the event's mean net profit, cents a contract",
-    }  # fmt: skip
 
 
 def _data(tape: Any, markets: pl.DataFrame) -> dict[str, Any]:
@@ -303,37 +240,6 @@ def _data(tape: Any, markets: pl.DataFrame) -> dict[str, Any]:
         "first": first,
         "last": last,
     }
-
-
-def _registered(
-    registry: Registry | str | Path | None, strategy: Strategy, spec: dict[str, Any]
-) -> tuple[Registry, str, str]:
-    """The registry, the hypothesis' hash in it, and its family."""
-    prereg = hash_of(spec)
-    if registry is None:
-        book = session_registry()
-        if not book.registered(prereg):
-            # A name of its own for each specification; trials are counted by family, which is the signal.
-            book.register(
-                Hypothesis(f"{strategy.name}-{prereg[:12]}", strategy.name, "not said", "this process", spec)
-            )
-        return book, prereg, book.hypothesis(prereg).family
-    book = registry if isinstance(registry, Registry) else Registry(registry)
-    if not book.registered(prereg):
-        raise RegistryError(
-            f"{strategy.label} on these terms is not registered; before it is judged, "
-            "registry.register(kl.edge.hypothesis_of(signal, id=..., family=..., mechanism=..., author=..., and the same terms))"
-        )
-    return book, prereg, book.hypothesis(prereg).family
-
-
-def _trials(book: Registry, prereg: str, family: str, strategy: Strategy, data: str) -> int:
-    """Trials of the family, this one included."""
-    point = canonical(strategy.parameters)
-    known = any(
-        canonical(e.trial.parameters) == point and e.data_hash == data for e in book.evaluations(prereg)
-    )
-    return book.trials(family) + (not known)
 
 
 def _until(tape: Any, markets: pl.DataFrame) -> datetime:
@@ -488,9 +394,9 @@ def _header(
     """The card in one sentence."""
     said = [] if claim is None else [f"claimed {claim:+.1f} c"]
     if numbers["filled"]:
-        said.append(f"bought {numbers['gross']:+.1f} c before fees")
+        said.append(f"{numbers['per_fire']:+.1f} c a contract bought")
         between = "" if numbers["lower"] is None else f" [{numbers['lower']:+.1f}, {numbers['upper']:+.1f}]"
-        said.append(f"net {numbers['net']:+.1f} c{between}")
+        said.append(f"net {numbers['net']:+.1f} c a fire{between}")
     else:
         said.append(f"{numbers['fires']:,} fires, none bought and settled")
     said.append(verdict)

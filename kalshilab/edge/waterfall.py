@@ -9,8 +9,9 @@ whole life               the markets that ever fired, at the mean of all their p
                          know either: the step is drawn to show what it is worth
 as of the fire           the price of the firing print
 mid                      half a spread from it
-bought                   the price of the entry rule, no fill no profit
-after fees               what is judged
+bought                   the price of the entry rule, fires without a fill left out
+after fees               what a contract earned that was bought
+fills missed             a fire without a fill counts as nothing: what is judged
 price-matched            over what others paid who bought at such prices without the signal
 ======================== ==============================================================================
 """
@@ -140,8 +141,10 @@ def waterfall(
         )
     step("as of the fire", of(free, free["value"] - free["fired_at"]), "the firing print's price")
     step("mid", of(free, free["value"] - free["mid"]), "half a spread from it")
-    gross = known.select(pl.when("filled").then(pl.col("value") - pl.col("price")).otherwise(0.0)).to_series()
-    step("bought", of(known, gross), "a price that could be paid; no fill, no profit")
-    step("after fees", of(known, known["pnl"]), "what is judged")
+    filled = known.filter("filled")
+    step("bought", of(filled, filled["value"] - filled["price"]), "a price that could be paid")
+    step("after fees", of(filled, filled["pnl"]), "of those that were bought")
+    if filled.height < known.height:
+        step("fills missed", of(known, known["pnl"]), "what is judged: no fill, no profit")
     step("price-matched", excess, "over the same prices without the signal")
     return pl.DataFrame(rows, schema=_COLUMNS)
