@@ -29,12 +29,13 @@ import polars as pl
 
 from kalshilab.edge.later import READS, Found, Wanted, first_later
 from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.errors import EdgeError
+from kalshilab.edge.quotes import asked, mids, tops
+from kalshilab.errors import EdgeError, UnitError
 from kalshilab.market.fee_schedule import FeeSchedule
 from kalshilab.signals.model import as_tape
 from kalshilab.tape.reading import Source
-from kalshilab.tape.schema import TAKER, check_markets
-from kalshilab.units import PRICE, cents
+from kalshilab.tape.schema import TAKER, TIME, check_markets
+from kalshilab.units import PRICE, TickGrid, cents
 
 __all__ = ["RULES", "Left", "Rule", "enter", "enter_counted", "half_spread_of"]
 
@@ -108,6 +109,7 @@ def enter_counted(
     schedule: FeeSchedule | None = None,
     half_spread: float | None = None,
     books: pl.DataFrame | None = None,
+    limit: float | None = None,
     ticks: int = 0,
     per_market: int | None = 1,
     per_event: int | None = None,
@@ -123,12 +125,13 @@ def enter_counted(
         markets: `kl.to_markets`.
         rule: see the module.
         latency: seconds after the fire before which nothing can be bought (a print at just that time cannot).
-        window: seconds after that within which it has to be (inclusive).
+        window: seconds after that within which the print has to come (inclusive); a book is asked once.
         contracts: size of an order, for the rounding of its fee.
         schedule: fees by date; None: `FeeSchedule()`.
         half_spread: cents, for `mid`; None: `half_spread_of(tape)`.
         books: recorded quotes, for rule="book" (`kalshilab.edge.quotes`).
-        ticks: so many cents dearer: a tick of the grid that holds from 10 to 90 cents, everywhere.
+        limit: for rule="book": cents that our side may cost above the firing print's price; None: anything.
+        ticks: so many steps of the market's grid dearer (whole cents where its grid is not known).
         per_market, per_event: the first so many fires; None: all.
         exclusive: events of which at most one market settles YES: their tickers, or True for all.
         both_sides: keep fires of both sides of an event.
@@ -158,24 +161,19 @@ def enter_counted(
     # A YES taker printed the ask, a NO taker the bid.
     mid = np.clip(price + np.where(later.taker_no, spread, -spread), 1, PRICE - 1)
     if rule == "book":
-        from kalshilab.edge.quotes import asked
-
         if books is None:
             raise EdgeError('rule="book" needs books=, recorded quotes (kalshilab.edge.quotes)')
-        at, paid = asked(kept.select("ticker", "side"), start, books, contracts=contracts)
+        ours = np.where(no, PRICE - price, price)
+        most = np.full(len(ours), PRICE) if limit is None else ours + round(limit * 100)
+        at, paid, got = asked(kept.select("ticker", "side"), start, books, contracts=contracts, limit=most)
+        shown = mids(tops(books), kept["ticker"], fired)
+        mid = np.where(np.isnan(shown), mid, shown)
     else:
         at, paid = _paid(rule, later, fired, price, mid, no)
-    filled = paid > 0
-    paid = np.where(filled, np.minimum(paid + 100 * ticks, PRICE - 1), 0)
-    fees = np.zeros(len(paid))
-    if rule != "mid" and filled.any():
-        terms = kept.select(
-            "series", "fee_type", "fee_multiplier", pl.Series("ts", at).cast(pl.Datetime("us", "UTC"))
-        )
-        taken = pl.Series(filled)
-        fees[filled] = (schedule or FeeSchedule()).fees(
-            terms.filter(taken), np.round(paid[filled]) / PRICE, contracts=contracts
-        )
+        got = np.where(paid > 0, contracts, 0)
+    filled = got > 0
+    paid = _dearer(paid, ticks, kept["price_structure"])
+    fees = np.zeros(len(paid)) if rule == "mid" else _fees(kept, at, paid, got, schedule or FeeSchedule())
     return _entries(
         kept, later, filled, at, paid / PRICE, fees, np.where(no, PRICE - mid, mid) / PRICE, exclusive
     ), left
@@ -192,8 +190,9 @@ def _kept(
     """The fires that count, with what is known of their markets."""
     frame = fires if isinstance(fires, pl.DataFrame) else pl.from_pandas(fires)
     facts = markets.select(
-        "ticker", "event", "series", "category", "settlement", "settled_ts", "fee_multiplier", "fee_type"
-    )
+        "ticker", "event", "series", "category", "settlement", "settled_ts", "fee_multiplier", "fee_type",
+        "price_structure",
+    )  # fmt: skip
     typed = frame.select(
         pl.col("row").cast(pl.UInt64), "ts", pl.col("ticker").cast(pl.String),
         pl.col("side").cast(pl.String).cast(TAKER), pl.col("price").cast(pl.Int16),
@@ -229,6 +228,50 @@ def _paid(rule: str, later: Found, fired: Array, price: Array, mid: Array, no: A
     return fired, np.where(no, PRICE - yes, yes)
 
 
+def _dearer(paid: Array, ticks: int, structures: pl.Series) -> Array:
+    """Prices so many steps of their market's grid higher; those of no fill as they are."""
+    if not ticks:
+        return paid
+    table = pl.DataFrame({"paid": paid, "structure": structures})
+    distinct = table.unique().with_columns(
+        pl.struct("paid", "structure")
+        .map_elements(lambda row: _raised(row["paid"], row["structure"], ticks), pl.Float64)
+        .alias("raised")
+    )
+    joined = table.join(
+        distinct, on=["paid", "structure"], how="left", maintain_order="left", nulls_equal=True
+    )
+    return joined["raised"].to_numpy()
+
+
+def _raised(paid: float, structure: str | None, ticks: int) -> float:
+    if not paid:
+        return 0.0
+    try:
+        grid = TickGrid.named(structure or "linear_cent")
+    except UnitError:
+        grid = TickGrid.named("linear_cent")
+    for _ in range(ticks):
+        below = grid.floor(int(paid))
+        step = grid.ceil(below + 1) - below
+        # Above the grid's highest price nothing is sold; what is left is all but a dollar.
+        paid = min(paid + step, PRICE - 1) if step else PRICE - 1
+    return float(paid)
+
+
+def _fees(kept: pl.DataFrame, at: Array, paid: Array, got: Array, schedule: FeeSchedule) -> Array:
+    """Fees a contract of orders that got so many; over several levels at their mean price, which is not less
+    (the fee is concave in the price)."""
+    terms = kept.select("series", "fee_type", "fee_multiplier", pl.Series("ts", at).cast(TIME))
+    fees = np.zeros(len(paid))
+    for contracts in np.unique(got[got > 0]).tolist():
+        some = got == contracts
+        fees[some] = schedule.fees(
+            terms.filter(pl.Series(some)), np.round(paid[some]) / PRICE, contracts=contracts
+        )
+    return fees
+
+
 def _entries(
     kept: pl.DataFrame,
     later: Found,
@@ -258,7 +301,7 @@ def _entries(
         pl.when(no).then(1 - fired).otherwise(fired).alias("fired_at"),
         pl.Series("mid", mid),
         pl.Series("filled", filled),
-        where(at).cast(pl.Datetime("us", "UTC")).alias("entry_ts"),
+        where(at).cast(TIME).alias("entry_ts"),
         where(paid).alias("price"),
         where(fees).alias("fee"),
         where(paid + fees).alias("cost"),

@@ -109,7 +109,7 @@ def validate(
         terms: of `Terms`: rule, latency, window (seconds), contracts, per_event.
 
     >>> import kalshilab as kl
-    >>> card = validate(kl.signals.Rlm(), *kl.sample(), claim=17.38)
+    >>> card = validate(kl.signals.Rlm(), *kl.sample(), claim=17.38)  # of it +0.43 is left, after the fee
     >>> card.verdict
     'INSUFFICIENT'
 

@@ -106,7 +106,8 @@ class FeeSchedule:
         Args:
             fills: columns `series`, `ts` (when it was filled), `fee_type` and `fee_multiplier` (the market's own,
                 null where not known).
-            prices: dollars of either side, on the grid of 1/10,000; the fee is symmetric.
+            prices: dollars of the side bought, on the grid of 1/10,000.  The fee is symmetric; on the cent grid its
+                rounding is not where prices are finer than a cent.
 
         Raises:
             ConfigError: a fee type without a formula, or no contract.
@@ -114,7 +115,7 @@ class FeeSchedule:
         if contracts < 1:
             raise ConfigError("contracts", contracts, "a whole number from 1")
         units = np.rint(prices * PRICE).astype(np.int64)
-        keys = self._terms(fills).with_columns(pl.Series("price", np.minimum(units, PRICE - units)))
+        keys = self._terms(fills).with_columns(pl.Series("price", units))
         table = keys.unique()
         fees = [self._one(t, m, e, p, contracts, role) for t, m, e, p in table.iter_rows()]
         joined = keys.join(
@@ -163,7 +164,7 @@ class FeeSchedule:
     def _one(
         self, fee_type: str, multiplier: float, era: int, price: int, contracts: int, role: str
     ) -> float:
-        if price <= 0:
+        if not 0 < price < PRICE:
             return 0.0
         if role == "maker" and fee_type != "quadratic" and era < 2:
             return _FLAT if era == 1 else 0.0

@@ -20,7 +20,22 @@ from kalshilab.errors import TapeError
 if TYPE_CHECKING:
     from kalshilab.trade.report import Report
 
-__all__ = ["POINTS", "decisions", "equity", "fires", "pnl_by_market", "price_path"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "POINTS",
+    "RED",
+    "blank",
+    "counted",
+    "decisions",
+    "equity",
+    "fires",
+    "milliseconds",
+    "pnl_by_market",
+    "price_path",
+    "thin",
+]
 
 POINTS: Final = 2_000
 """Points of one figure at most, all its traces together."""
@@ -42,7 +57,10 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 """The colour of each action; "none" is a signal that the run ended too early to act on."""
 
-_BLUE, _GREY, _GREEN, _RED = "#2a6fbb", "#8a8f98", "#1a8f4c", "#c8453b"
+BLUE: Final = "#2a6fbb"
+GREY: Final = "#8a8f98"
+GREEN: Final = "#1a8f4c"
+RED: Final = "#c8453b"
 
 
 def equity(report: Report) -> tuple[go.Figure, pl.DataFrame]:
@@ -54,12 +72,12 @@ def equity(report: Report) -> tuple[go.Figure, pl.DataFrame]:
         The figure, and `report.equity` as it is.
     """
     frame = report.equity
-    rows = _thin(frame.height, POINTS // 2, frame["equity"].to_numpy())
+    rows = thin(frame.height, POINTS // 2, frame["equity"].to_numpy())
     shown = frame[rows]
-    x = _milliseconds(shown["ts"])
-    figure = _figure(_title("Equity", len(rows), frame.height, "samples"), "dollars", dates=True)
+    x = milliseconds(shown["ts"])
+    figure = blank(counted("Equity", len(rows), frame.height, "samples"), "dollars", dates=True)
     figure.update_yaxes(tickformat="$,.2f", title=None)
-    for name, label, colour in (("cash", "cash", _GREY), ("equity", "cash + positions", _BLUE)):
+    for name, label, colour in (("cash", "cash", GREY), ("equity", "cash + positions", BLUE)):
         # float32 carries seven digits, cents on ten thousand dollars, at half the bytes.
         y = shown[name].to_numpy().astype(np.float32)
         line = {"color": colour, "width": 1.5, "shape": "hv"}
@@ -75,14 +93,14 @@ def fires(report: Report) -> tuple[go.Figure, pl.DataFrame]:
         `action` and `reason` of the last decision about each; null where there was none.
     """
     frame = _with_decisions(report.signals, report.decisions)
-    rows = _thin(frame.height, POINTS // 2)
+    rows = thin(frame.height, POINTS // 2)
     shown = frame[rows].with_columns(pl.col("action").fill_null("none"))
-    figure = _figure(_title("Signals", len(rows), frame.height), "YES price, cents", dates=True)
+    figure = blank(counted("Signals", len(rows), frame.height), "YES price, cents", dates=True)
     named = shown.height <= NAMED
     for (action,), part in sorted(shown.group_by(["action"], maintain_order=True)):
         name = str(action)
         figure.add_scatter(
-            x=_milliseconds(part["ts"]),
+            x=milliseconds(part["ts"]),
             y=_cents(part["price"]),
             text=part["ticker"].to_list() if named else None,
             name=f"{name} ({part.height:,})",
@@ -108,7 +126,7 @@ def decisions(report: Report) -> tuple[go.Figure, pl.DataFrame]:
     shown = frame.head(BARS).reverse()
     labels = [f"{a}: {r}" if r else a for a, r in shown.select("action", "reason").iter_rows()]
     colours = [COLOURS.get(a, COLOURS["none"]) for a in shown["action"]]
-    title = _title("Decisions", shown.height, frame.height, "reasons")
+    title = counted("Decisions", shown.height, frame.height, "reasons")
     return _bars(title, "decisions", labels, shown["n"].to_list(), colours), frame
 
 
@@ -131,8 +149,8 @@ def pnl_by_market(report: Report) -> tuple[go.Figure, pl.DataFrame]:
     )
     shown = frame if frame.height <= BARS else pl.concat([frame.head(BARS // 2), frame.tail(BARS // 2)])
     shown = shown.reverse()
-    colours = [_GREEN if v > 0 else _RED for v in shown["total"]]
-    title = _title("Profit and loss by market", shown.height, frame.height, "markets")
+    colours = [GREEN if v > 0 else RED for v in shown["total"]]
+    title = counted("Profit and loss by market", shown.height, frame.height, "markets")
     values = [round(v, 2) for v in shown["total"]]
     return _bars(title, "dollars", shown["ticker"].to_list(), values, colours), frame
 
@@ -157,25 +175,25 @@ def price_path(
     if prints.is_empty():
         raise TapeError(f"no print of {ticker} on this tape", column="ticker")
     frame = prints.select("ts", pl.col("price").cast(pl.Float64) / 100, pl.col("taker").cast(pl.String))
-    rows = _thin(frame.height, POINTS - NAMED, frame["price"].to_numpy())
+    rows = thin(frame.height, POINTS - NAMED, frame["price"].to_numpy())
     shown = frame[rows]
-    figure = _figure(_title(ticker, len(rows), frame.height, "prints"), "YES price, cents", dates=True)
+    figure = blank(counted(ticker, len(rows), frame.height, "prints"), "YES price, cents", dates=True)
     figure.add_scatter(
-        x=_milliseconds(shown["ts"]),
+        x=milliseconds(shown["ts"]),
         y=shown["price"].to_numpy().astype(np.float32),
         name="YES price",
         mode="lines",
-        line={"color": _BLUE, "width": 1.2, "shape": "hv"},
+        line={"color": BLUE, "width": 1.2, "shape": "hv"},
         hovertemplate="%{y}¢<extra></extra>",
     )
     if marks is not None:
         own = marks.filter(pl.col("ticker").cast(pl.String) == ticker).head(NAMED)
         figure.add_scatter(
-            x=_milliseconds(own["ts"]),
+            x=milliseconds(own["ts"]),
             y=_cents(own["price"]),
             name="signal",
             mode="markers",
-            marker={"color": _RED, "size": 9, "symbol": "triangle-down"},
+            marker={"color": RED, "size": 9, "symbol": "triangle-down"},
             hovertemplate="signal at %{y}¢<extra></extra>",
         )
         figure.update_layout(showlegend=True)
@@ -201,7 +219,7 @@ def _with_decisions(signals: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
     return numbered.join(last, on="_fire", how="left", maintain_order="left").drop("_fire")
 
 
-def _thin(
+def thin(
     height: int, limit: int, values: np.ndarray[Any, np.dtype[Any]] | None = None
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Row numbers, evenly spread and at most `limit`, first and last and the extremes of `values` included."""
@@ -213,7 +231,7 @@ def _thin(
     return np.unique(rows)
 
 
-def _milliseconds(ts: pl.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
+def milliseconds(ts: pl.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Instants as a date axis takes numbers; sent as eight bytes each instead of a string of twenty-six."""
     return ts.dt.epoch("us").to_numpy().astype(np.float64) / 1000
 
@@ -223,13 +241,15 @@ def _cents(price: pl.Series) -> np.ndarray[Any, np.dtype[np.float32]]:
     return (price.cast(pl.Float64) / 100).to_numpy().astype(np.float32)
 
 
-def _title(what: str, shown: int, total: int, unit: str = "points") -> str:
+def counted(what: str, shown: int, total: int, unit: str = "points") -> str:
+    """A title that says how many of how many are drawn, or that there are none."""
     if not total:
         return f"{what}: none"
     return what if shown == total else f"{what} ({shown:,} of {total:,} {unit} drawn)"
 
 
-def _figure(title: str, unit: str, *, dates: bool = False) -> go.Figure:
+def blank(title: str, unit: str, *, dates: bool = False) -> go.Figure:
+    """An empty figure in the style of all of them, legible on light and on dark pages; `unit` is the y axis's."""
     grid = {"gridcolor": "rgba(128,128,128,.25)", "zeroline": False}
     return go.Figure(
         layout={
@@ -248,7 +268,7 @@ def _figure(title: str, unit: str, *, dates: bool = False) -> go.Figure:
 
 
 def _bars(title: str, unit: str, labels: list[str], values: list[Any], colours: list[str]) -> go.Figure:
-    figure = _figure(title, "")
+    figure = blank(title, "")
     figure.add_bar(x=values, y=labels, orientation="h", marker={"color": colours})
     figure.update_layout(
         height=max(180, 90 + 18 * len(labels)),

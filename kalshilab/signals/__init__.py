@@ -19,6 +19,8 @@ of them, `feed` for frames.  All give the same fires, and none of them reads any
 `kalshilab.signal`       a step of one's own
 ======================== ==================================================================================
 
+What each was claimed to earn, beside what is left of it: `kalshilab.edge.claims`.
+
 Families of the published catalogue that are not here, and why:
 
 * fractions of a market's life (S-LATE-001, "the final 25 % of trades"; H-MM150/153, "life above 24 h"): the end of a

@@ -8,7 +8,9 @@ print's outcome, itself included: the first of them is at most `window` older (i
 at the first print of a window at which there are at least `min_trades` prints in the window so far and the
 share of takers of `side` among them is strictly above `min_ratio`; it buys that side.
 
-The reference system took both over whole windows, later prints included.
+The published system took both over whole windows, later prints included.  For steam it claims +6.1 points above a win
+rate of one half, which is no edge over a price; for bursts +4.6 cents, which it rejected itself.  Audited there is
+no value of either.
 """
 
 from __future__ import annotations

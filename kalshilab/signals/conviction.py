@@ -6,11 +6,14 @@ prints and the YES share of prints less the YES share of the dollars takers paid
 **Conviction ratio**: those who buy NO buy more of it.  Fires when there are at least `min_trades` prints, takers
 of both outcomes among them, and the mean size of the NO takers' is at least `min_ratio` times that of the YES takers'.
 
-**Buy-back**: early takers buy YES, later and larger ones NO.  The reference system halved a market's prints by their
+**Buy-back**: early takers buy YES, later and larger ones NO.  The published system halved a market's prints by their
 final number, which is not known before the end.  As of the print, the halves are those of the prints so far,
 looked at when their number has doubled: at print 2 x `half`, 4 x `half`, 8 x `half` and so on.  Fires there if the YES
 share of the first half is strictly above `first_ratio`, that of the second strictly below `second_ratio`, and
 the mean size of the second strictly larger.
+
+The published system claims +12.05, +11.75 and +10.65 cents for the three, each over whole lives of markets.  Audited
+there is no value of any; on fair markets its method for the last shows +15.0.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ A taker's leverage is (a dollar − price) / price of the outcome he bought.  Th
 print at which, counting it, there are at least `min_trades` prints (two at least), the share of NO takers is
 strictly above `min_no_ratio`, and the sample standard deviation of their leverage is below `max_std`.
 
-The reference system took the deviation over a market's whole life, which removes losers by itself: when NO
-loses, its price falls and leverage explodes.  As of the print there is nothing of that in it.
+The published system took the deviation over a market's whole life, which removes losers by itself: when NO
+loses, its price falls and leverage explodes.  It claims +11.29 cents; audited there is no value, and on fair markets
+the same method shows +9.0.  As of the print there is nothing of that in it.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def test_many_at_once_are_the_same_as_one_by_one(
     )  # fmt: skip
     found = FeeSchedule().fees(frame, np.array([p / 10_000 for p, _ in fills]), contracts=contracts)
     for fee, (price, multiplier) in zip(found, fills, strict=True):
-        exact = fill_fee(min(price, 10_000 - price), contracts * 100, multiplier=multiplier or 1.0)
+        exact = fill_fee(price, contracts * 100, multiplier=multiplier or 1.0)
         assert fee == exact / 1e6 / contracts
 
 

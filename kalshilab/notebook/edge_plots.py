@@ -1,0 +1,471 @@
+"""The ten figures of a report card: each function takes a frame and returns `(figure, frame)`.
+
+The frames are measured in `kalshilab.edge`; here nothing is computed but positions on paper, so what is drawn can
+be read off the frame that comes back.  Edges, their bounds and prices are cents a contract, win rates percent; shares are fractions and are
+drawn as percent.  Whiskers and bands are
+95 % intervals; a null is a gap, never a zero.  The style and the limits are those of `kalshilab.notebook.plots`:
+at most 2,000 points a figure and less than 60 kB, with a title that says when rows are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from kalshilab.notebook.edge_heatmap import DIVERGING, heatmap
+from kalshilab.notebook.edge_layout import (
+    LEGEND,
+    band,
+    below,
+    bound,
+    duration,
+    measured,
+    need,
+    powers,
+    spans,
+    two_panels,
+    values,
+    whiskers,
+    wrapped,
+)
+from kalshilab.notebook.plots import BLUE, GREY, POINTS, RED, blank, counted, milliseconds, thin
+
+__all__ = [
+    "buckets",
+    "calibration",
+    "categories",
+    "concentration",
+    "equity",
+    "heatmap",
+    "latency",
+    "live",
+    "markouts",
+    "waterfall",
+]
+
+Drawn = tuple[go.Figure, pl.DataFrame]
+
+SHADE: Final = "rgba(128,128,128,.10)"
+FAN: Final = "rgba(128,128,128,.22)"
+LOST: Final = "rgba(200,69,59,.16)"
+STEPS: Final = 40
+ROWS: Final = 400
+"""Rows drawn with whiskers, at most."""
+
+EVIDENCE: Final = math.log(20)
+"""Where an e-process has shown its point at 5 % (Ville 1939): e = 20."""
+
+
+def waterfall(frame: pl.DataFrame) -> Drawn:
+    """From a claim to what is left of it: a bar a step, pale where the step took something away.
+
+    Args:
+        frame: `step, edge, lower, upper, n, note`, the claim first; a null edge is a step that was not measured.
+
+    Returns:
+        The figure, whose notes are read by hovering, and the frame as it is.
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(frame, "waterfall", "step", "edge", "lower", "upper", "n", "note")
+    shown = frame.head(STEPS)
+    labels = [
+        f"{wrapped(step)}<br><i>n = {n:,}</i>" if n is not None else wrapped(step)
+        for step, n in shown.select("step", "n").iter_rows()
+    ]
+    places = list(range(shown.height))
+    edge = values(shown, "edge")
+    figure = blank(counted("From the claim to what is left", shown.height, frame.height, "steps"), "")
+    notes = [wrapped(note or "", 60) for note in shown["note"]]
+    before = shown["edge"].forward_fill().shift(1)
+    pairs = zip(places, shown["edge"], before, strict=True)
+    lost = [(p, e, b) for p, e, b in pairs if e is not None and b is not None and e < b]
+    figure.add_bar(
+        y=[p for p, _, _ in lost],
+        x=[b - e for _, e, b in lost],
+        base=[e for _, e, _ in lost],
+        orientation="h",
+        marker={"color": LOST},
+        hoverinfo="skip",
+    )
+    # What was claimed is nobody's measurement here: it is drawn grey.
+    colours = [GREY if p == 0 else RED if e < 0 else BLUE for p, e in zip(places, edge, strict=True)]
+    figure.add_bar(
+        y=places,
+        x=edge,
+        orientation="h",
+        marker={"color": colours},
+        error_x=whiskers(shown, "edge"),
+        customdata=notes,
+        hovertemplate="%{x:+.2f} c<br>%{customdata}<extra></extra>",
+    )
+    for place, row in zip(places, shown.iter_rows(named=True), strict=True):
+        figure.add_annotation(
+            text=measured(row), xref="paper", x=1.02, y=place, xanchor="left", showarrow=False, align="left"
+        )
+    figure.update_layout(
+        height=110 + 46 * max(1, shown.height),
+        barmode="overlay",
+        showlegend=False,
+        margin={"r": 150},
+        xaxis={"title": {"text": "edge, cents a contract"}, "zeroline": True, "zerolinecolor": GREY},
+        yaxis={
+            "tickvals": places,
+            "ticktext": labels,
+            "range": [shown.height - 0.4, -0.6],
+            "automargin": True,
+            "showgrid": False,
+        },
+    )
+    return figure, frame
+
+
+def equity(frame: pl.DataFrame) -> Drawn:
+    """The running profit, event by event, in the fan of worlds without an edge (5 to 95 %); the lockbox shaded.
+
+    Args:
+        frame: `ts, event, pnl, total, null_low, null_mid, null_high, lockbox` (`kalshilab.edge.equity`), in order
+            of time; `pnl` and `total` are cents, one contract an event.
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(frame, "equity", "ts", "event", "pnl", "total", "null_low", "null_mid", "null_high", "lockbox")
+    rows = thin(frame.height, POINTS // 4, frame["total"].to_numpy())
+    shown = frame[rows]
+    x = milliseconds(shown["ts"])
+    title = counted("Profit by event", shown.height, frame.height, "events")
+    figure = blank(title, "cents, one contract an event", dates=True)
+    unit, shaded = spans(frame["ts"])
+    for left, right in shaded:
+        figure.add_shape(**band(left, right, SHADE))
+    if unit:
+        figure.update_layout(xaxis={"title": {"text": f"settled, UTC; bands are {unit}"}})
+    inside = frame.filter("lockbox")["ts"].to_list()
+    if inside:
+        start, stop = min(inside), max(inside)
+        figure.add_shape(**band(start, stop, "rgba(42,111,187,.14)"))
+        figure.add_annotation(
+            text="lockbox", x=start, yref="paper", y=1, xanchor="left", yanchor="top", showarrow=False
+        )
+    fan = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    figure.add_scatter(x=x, y=values(shown, "null_low"), showlegend=False, **fan)
+    figure.add_scatter(
+        x=x, y=values(shown, "null_high"), fill="tonexty", fillcolor=FAN, name="no edge, 5–95 %", **fan
+    )
+    dashed = {"color": GREY, "width": 1.2, "dash": "dot"}
+    figure.add_scatter(
+        x=x, y=values(shown, "null_mid"), mode="lines", line=dashed, name="no edge, median", hoverinfo="skip"
+    )
+    solid = {"color": BLUE, "width": 1.8, "shape": "hv"}
+    figure.add_scatter(
+        x=x,
+        y=values(shown, "total"),
+        mode="lines",
+        line=solid,
+        name="entries",
+        hovertemplate="%{y:+,.0f} c<extra></extra>",
+    )
+    figure.update_layout(legend=LEGEND, showlegend=True, margin={"b": 50})
+    return figure, frame
+
+
+def calibration(frame: pl.DataFrame) -> Drawn:
+    """How often contracts bought at a price win: the signal's fills beside those of the baseline.
+
+    On the dotted diagonal a price is fair; the dashed line is what has to be won to break even after fees.
+
+    Args:
+        frame: `price, source, win, lower, upper, n, break_even` (`kalshilab.edge.baseline`): price and break-even in
+            cents, the others percent; `source` is "signal" or "baseline".
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(frame, "calibration", "price", "source", "win", "lower", "upper", "n", "break_even")
+    shown = frame[thin(frame.height, ROWS)]
+    figure = blank(counted("Calibration", shown.height, frame.height, "buckets"), "won, percent")
+    dotted = {"color": GREY, "width": 1, "dash": "dot"}
+    figure.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line=dotted, name="fair", hoverinfo="skip")
+    even = shown.filter(pl.col("source") == "signal").sort("price")
+    figure.add_scatter(
+        x=values(even, "price"),
+        y=values(even, "break_even"),
+        mode="lines",
+        line={"color": RED, "width": 1.2, "dash": "dash"},
+        name="break-even with fee",
+        hoverinfo="skip",
+    )
+    for source, colour, symbol in (("baseline", GREY, "circle-open"), ("signal", BLUE, "circle")):
+        part = shown.filter(pl.col("source") == source).sort("price")
+        figure.add_scatter(
+            x=values(part, "price"),
+            y=values(part, "win"),
+            mode="markers",
+            marker={"color": colour, "size": 8, "symbol": symbol},
+            error_y=whiskers(part, "win", colour),
+            customdata=part["n"].to_numpy(),
+            name=source,
+            hovertemplate="%{x:.1f} c: %{y:.1f} %, n = %{customdata:,}<extra></extra>",
+        )
+    figure.update_layout(
+        legend=LEGEND,
+        showlegend=True,
+        height=380,
+        xaxis={"title": {"text": "price paid, cents"}, "range": [0, 100]},
+        yaxis={"range": [0, 100]},
+    )
+    return figure, frame
+
+
+def buckets(frame: pl.DataFrame) -> Drawn:
+    """The edge by price, beside what the price alone earns there, over the number of entries.
+
+    Args:
+        frame: `low, high, n, edge, lower, upper, baseline_edge, baseline_n, excess`; `low` and `high` in cents.
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(
+        frame,
+        "buckets",
+        "low",
+        "high",
+        "n",
+        "edge",
+        "lower",
+        "upper",
+        "baseline_edge",
+        "baseline_n",
+        "excess",
+    )
+    shown = frame.sort("low")[thin(frame.height, ROWS)]
+    labels = [f"{a:g}–{b:g}" for a, b in shown.select("low", "high").iter_rows()]
+    title = counted("Edge by price", shown.height, frame.height, "buckets")
+    figure = two_panels(title, "cents a contract", "entries", "price paid, cents")
+    figure.add_bar(
+        x=labels,
+        y=values(shown, "edge"),
+        marker={"color": BLUE},
+        error_y=whiskers(shown, "edge"),
+        customdata=np.stack([values(shown, "n"), values(shown, "excess")], axis=-1),
+        name="signal",
+        hovertemplate="%{x} c: %{y:+.2f} c, n = %{customdata[0]:,.0f}, excess %{customdata[1]:+.2f} c<extra></extra>",
+    )
+    figure.add_scatter(
+        x=labels,
+        y=values(shown, "baseline_edge"),
+        mode="markers",
+        marker={"color": GREY, "symbol": "diamond", "size": 8},
+        customdata=values(shown, "baseline_n"),
+        name="price alone",
+        hovertemplate="price alone: %{y:+.2f} c, n = %{customdata:,.0f}<extra></extra>",
+    )
+    below(figure, labels, values(shown, "n"), "%{x} c: %{y:,.0f}<extra></extra>")
+    figure.update_layout(showlegend=True)
+    return figure, frame
+
+
+def latency(frame: pl.DataFrame) -> Drawn:
+    """What is left of the edge when orders arrive later, over the share of fires that still get a fill.
+
+    Args:
+        frame: `latency_s, edge, lower, upper, n, fill_rate`, seconds from fire to order.
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(frame, "latency", "latency_s", "edge", "lower", "upper", "n", "fill_rate")
+    shown = frame.sort("latency_s")[thin(frame.height, ROWS)]
+    labels = [duration(s) for s in shown["latency_s"]]
+    title = counted("Edge by latency", shown.height, frame.height, "latencies")
+    figure = two_panels(title, "cents a contract", "filled, percent", "from the fire to the order")
+    figure.add_scatter(
+        x=labels,
+        y=values(shown, "edge"),
+        mode="lines+markers",
+        line={"color": BLUE, "width": 1.5},
+        marker={"color": BLUE, "size": 8},
+        error_y=whiskers(shown, "edge"),
+        customdata=values(shown, "n"),
+        hovertemplate="%{x}: %{y:+.2f} c, n = %{customdata:,.0f}<extra></extra>",
+    )
+    below(figure, labels, values(shown, "fill_rate", 100), "%{x}: %{y:.0f} %<extra></extra>")
+    figure.update_layout(showlegend=False)
+    return figure, frame
+
+
+def categories(frame: pl.DataFrame) -> Drawn:
+    """The edge by category and month: colour is the edge, size the number of events.
+
+    Args:
+        frame: `category, month, edge, n_events`; months are dates or text like "2025-12".
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(frame, "categories", "category", "month", "edge", "n_events")
+    shown = frame.sort("month", "category")[thin(frame.height, ROWS)]
+    months = shown["month"]
+    text = months.dt.strftime("%Y-%m") if months.dtype.is_temporal() else months.cast(pl.String)
+    edge, events = values(shown, "edge"), values(shown, "n_events")
+    # The largest dot gives way to its neighbours; the smallest can still be seen.
+    size = 6 + 22 * np.sqrt(events / max(1.0, float(np.nanmax(events, initial=1.0))))
+    limit = max(1.0, float(np.nanmax(np.abs(edge), initial=1.0)))
+    figure = blank(counted("Edge by category and month", shown.height, frame.height, "cells"), "")
+    figure.add_scatter(
+        x=text.to_list(),
+        y=shown["category"].to_list(),
+        mode="markers",
+        marker={
+            "size": size,
+            "color": edge,
+            "colorscale": DIVERGING,
+            "cmin": -limit,
+            "cmax": limit,
+            "colorbar": {"title": {"text": "cents"}, "thickness": 12},
+            "line": {"color": GREY, "width": 1},
+        },
+        customdata=np.stack([edge, events], axis=-1),
+        hovertemplate="%{y}, %{x}: %{customdata[0]:+.2f} c, %{customdata[1]:,.0f} events<extra></extra>",
+    )
+    height = 110 + 44 * max(1, shown["category"].n_unique())
+    x = {"type": "category", "title": {"text": "month; size is events"}}
+    figure.update_layout(height=height, showlegend=False, margin={"b": 50}, xaxis=x)
+    figure.update_yaxes(type="category", automargin=True, title=None)
+    return figure, frame
+
+
+def concentration(frame: pl.DataFrame) -> Drawn:
+    """The edge that is left when the best events are taken away, by the share taken.
+
+    Args:
+        frame: `removed, edge`: a fraction of the events, and cents.
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(frame, "concentration", "removed", "edge")
+    ordered = frame.sort("removed")
+    rows = thin(frame.height, POINTS // 2)
+    shown = ordered[rows]
+    title = counted("Edge without the best events", shown.height, frame.height)
+    figure = blank(title, "cents a contract")
+    figure.add_scatter(
+        x=values(shown, "removed", 100),
+        y=values(shown, "edge"),
+        mode="lines+markers" if shown.height <= STEPS else "lines",
+        line={"color": BLUE, "width": 1.8},
+        hovertemplate="without %{x:.1f} %: %{y:+.2f} c<extra></extra>",
+    )
+    figure.update_yaxes(zeroline=True, zerolinecolor=RED)
+    x = {"title": {"text": "best events removed, percent"}}
+    figure.update_layout(showlegend=False, margin={"b": 50}, xaxis=x)
+    return figure, frame
+
+
+def live(frame: pl.DataFrame, validated: tuple[float, float] | None = None) -> Drawn:
+    """Paper trades as evidence: for an edge (E0), against the claimed one (E1), and the confidence sequence.
+
+    Args:
+        frame: `day, n, log_e0, log_e1, cs_low, cs_high` (`kalshilab.edge.live`): natural logarithms, and cents.
+        validated: the interval of the edge that was validated, cents, drawn as a band.
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(frame, "live", "day", "n", "log_e0", "log_e1", "cs_low", "cs_high")
+    rows = thin(frame.height, POINTS // 5)
+    shown = frame[rows]
+    x = milliseconds(shown["day"].cast(pl.Datetime("us")))
+    title = counted("Live evidence", shown.height, frame.height, "days")
+    figure = two_panels(title, "e-value", "cents a contract", "", split=0.46)
+    figure.update_layout(height=440, xaxis={"type": "date"}, showlegend=True)
+    logs = [values(shown, "log_e0"), values(shown, "log_e1")]
+    for y, name, colour in zip(logs, ("E0: for an edge", "E1: against the claim"), (BLUE, RED), strict=True):
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line={"color": colour, "width": 1.6},
+            name=name,
+            customdata=y / np.float32(math.log(10)),
+            hovertemplate="10^%{customdata:.2f}<extra></extra>",
+        )
+    dashed = {"color": GREY, "dash": "dash", "width": 1}
+    figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=EVIDENCE, y1=EVIDENCE, line=dashed)
+    reach = np.concatenate([*logs, [0.0, EVIDENCE]])
+    ticks = powers(float(np.nanmin(reach)), float(np.nanmax(reach)))
+    figure.update_layout(
+        yaxis={"tickvals": [at for at, _ in ticks], "ticktext": [label for _, label in ticks]}
+    )
+    line = {"mode": "lines", "line": {"color": GREY, "width": 1}, "yaxis": "y2"}
+    figure.add_scatter(x=x, y=bound(shown, "cs_low"), showlegend=False, hoverinfo="skip", **line)
+    figure.add_scatter(
+        x=x,
+        y=bound(shown, "cs_high"),
+        fill="tonexty",
+        fillcolor=FAN,
+        name="confidence sequence",
+        customdata=np.stack([bound(shown, "cs_low"), values(shown, "n")], axis=-1),
+        hovertemplate="[%{customdata[0]:+.1f}, %{y:+.1f}] c, n = %{customdata[1]:,.0f}<extra></extra>",
+        **line,
+    )
+    if validated is not None:
+        low, high = validated
+        shape = {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "yref": "y2", "y0": low, "y1": high}
+        figure.add_shape(**shape, fillcolor="rgba(42,111,187,.18)", line={"width": 0}, layer="below")
+        figure.add_annotation(
+            text="validated",
+            xref="paper",
+            x=0,
+            yref="y2",
+            y=high,
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+        )
+    return figure, frame
+
+
+def markouts(frame: pl.DataFrame) -> Drawn:
+    """Where the mid went after quotes, filled and unfilled: what is lost to those who knew more.
+
+    Args:
+        frame: `horizon_s, group, markout, lower, upper, n`: seconds after the fill (null or infinite: at
+            settlement), "filled" or "unfilled", cents in our favour.
+
+    Raises:
+        EdgeError: a column is missing.
+    """
+    need(frame, "markouts", "horizon_s", "group", "markout", "lower", "upper", "n")
+    by = pl.col("horizon_s").cast(pl.Float64).fill_null(math.inf)
+    shown = frame.sort(by, "group", maintain_order=True)[thin(frame.height, ROWS)]
+    figure = blank(counted("Markouts of maker quotes", shown.height, frame.height), "cents a contract")
+    groups = [g for g in ("filled", "unfilled") if g in set(shown["group"])]
+    groups += sorted(set(shown["group"].cast(pl.String)) - set(groups))
+    colours = {"filled": BLUE, "unfilled": GREY}
+    for group in groups:
+        part = shown.filter(pl.col("group") == group)
+        figure.add_scatter(
+            x=[duration(s) for s in part["horizon_s"]],
+            y=values(part, "markout"),
+            mode="lines+markers",
+            line={"color": colours.get(group, RED), "width": 1.5},
+            marker={"size": 8},
+            error_y=whiskers(part, "markout"),
+            customdata=values(part, "n"),
+            name=group,
+            hovertemplate="%{x}: %{y:+.2f} c, n = %{customdata:,.0f}<extra></extra>",
+        )
+    figure.update_yaxes(zeroline=True, zerolinecolor=GREY)
+    order = list(dict.fromkeys(duration(s) for s in shown["horizon_s"]))
+    x = {"type": "category", "categoryarray": order, "title": {"text": "after the quote"}}
+    figure.update_layout(legend=LEGEND, showlegend=True, margin={"b": 50}, xaxis=x)
+    return figure, frame

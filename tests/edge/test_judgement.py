@@ -1,0 +1,137 @@
+"""How often worlds without an edge pass, and how often a planted one is found (lines 3 to 8 of the card)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import polars as pl
+import pytest
+
+from kalshilab.edge import worlds
+from kalshilab.edge.judgement import judge, resamples_for
+from kalshilab.edge.walk import walk_forward
+from kalshilab.errors import EdgeError
+
+NULL = {"edge": 0.0, "net": False}
+
+
+def verdicts(
+    sets: int, events: int, *, trials: int = 1, b: int = 299, first: int = 0, **world: Any
+) -> Counter[str]:
+    """Verdicts over so many data sets of a world."""
+    found: Counter[str] = Counter()
+    for seed in range(first, first + sets):
+        signal, pool = worlds.entries(events, seed=seed, **world)
+        try:
+            walk = walk_forward(lambda entries=signal: entries, [{}]).edge
+        except EdgeError:
+            walk = None
+        found[judge(signal, pool, trials=trials, walk_forward=walk, b=b, seed=seed).verdict] += 1
+    return found
+
+
+# 40 sets at a rate of 5 %: more than 6 valid ones has probability 0.001.
+@pytest.mark.parametrize(
+    "world",
+    [
+        {"kind": "single", "fee": False},
+        {"kind": "ladder", "fee": False},
+        {"kind": "single", "rho_day": 0.1, "fee": False},
+        {"kind": "mutex", "fee": False},
+    ],
+    ids=["single", "ladder", "day shock", "exclusive"],
+)
+def test_t3_fair_worlds_seldom_pass(world: dict[str, Any]) -> None:
+    assert verdicts(40, 500, **NULL, **world)["VALID"] <= 6
+
+
+def test_t3f_with_costs_none_passes() -> None:
+    assert verdicts(30, 500, **NULL, spread=2.0)["VALID"] == 0
+
+
+def test_t4_a_planted_edge_is_found() -> None:
+    # At a rate of 95 %, fewer than 16 of 20 has probability 0.003.
+    assert verdicts(20, 2000, edge=5.0)["VALID"] >= 16
+
+
+def test_too_few_events_give_no_number_to_admire() -> None:
+    signal, pool = worlds.entries(150, edge=10.0, seed=1)
+    found = judge(signal, pool)
+    assert found.verdict == "INSUFFICIENT" and found.inference is not None and found.excess is None
+    assert "cannot detect less than" in found.criteria[0].detail
+    assert all(line.passed is None and not line.value.startswith("p =") for line in found.criteria[1:])
+    nothing = judge(signal.with_columns(filled=pl.lit(False), pnl=pl.lit(0.0)), pool)
+    assert nothing.verdict == "INSUFFICIENT" and nothing.inference is None
+
+
+def test_a_market_without_an_event_is_an_error() -> None:
+    signal, pool = worlds.entries(50, seed=1)
+    with pytest.raises(EdgeError, match="has no event"):
+        judge(signal.with_columns(event=pl.lit(None, pl.String)), pool)
+
+
+def test_trials_ask_for_more_resamples_and_more_edge() -> None:
+    assert resamples_for(1, 1999) == 1999 and resamples_for(117, 299) >= 2339
+    signal, pool = worlds.entries(400, edge=4.5, seed=3)
+    alone, many = (judge(signal, pool, trials=m, walk_forward=1.0) for m in (1, 4000))
+    assert alone.criteria[2].passed and not many.criteria[2].passed
+    assert "m = 4,000" in many.criteria[2].value
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("events", "world"),
+    [
+        (2000, {"kind": "single"}),
+        (500, {"kind": "ladder"}),
+        (2000, {"kind": "single", "rho_day": 0.1}),
+        (500, {"kind": "ladder", "rho_day": 0.1}),
+        (600, {"kind": "mutex"}),
+    ],
+    ids=["T3", "T3b ladder", "T3c day shock", "T3d both", "T3e exclusive"],
+)
+def test_t3_at_full_size(events: int, world: dict[str, Any], record_property: Any) -> None:
+    found = verdicts(200, events, fee=False, **NULL, **world)
+    record_property("verdicts", dict(found))
+    print(world, dict(found))
+    assert found["VALID"] <= 0.08 * 200
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_t3f_at_full_size() -> None:
+    found = verdicts(200, 2000, spread=2.0, **NULL)
+    print("T3f", dict(found))
+    assert found["VALID"] == 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("events", "share", "more"),
+    [
+        (2000, 0.80, {"edge": 5.0}),
+        (1000, 0.80, {"edge": 5.0}),
+        (500, 0.50, {"edge": 5.0}),
+        (500, 0.80, {"edge": 5.0, "kind": "ladder"}),
+        (2000, 0.65, {"edge": 5.0, "net": False, "spread": 2.0}),
+        (2000, 0.80, {"edge": 5.0, "trials": 117, "b": 4999}),
+        (1000, 0.35, {"edge": 5.0, "trials": 117, "b": 4999}),
+    ],
+    ids=["T4 2000", "T4 1000", "T4 500", "T4 ladders", "T4b mid", "T4c 2000", "T4c 1000"],
+)
+def test_t4_at_full_size(events: int, share: float, more: dict[str, Any]) -> None:
+    sets = 60 if "trials" in more else 100
+    found = verdicts(sets, events, **more)
+    print(events, more, dict(found))
+    assert found["VALID"] >= share * sets
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_t5_the_price_is_no_signal_at_full_size() -> None:
+    found = verdicts(200, 2000, edge=0.0, net=False, flb=6.0, fee=True)
+    print("T5", dict(found))
+    assert found["VALID"] <= 0.10 * 200 and found.most_common(1)[0][0] == "PRICE_PROXY"

@@ -1,0 +1,239 @@
+"""Books as recorded, and what an order would have found in them, against a plain walk over a plain book."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_fires import BEGIN, fires_of, markets_of, tape_of
+
+from kalshilab.edge.entry import enter
+from kalshilab.edge.quotes import QUOTES_SCHEMA, QuoteLog, asked, check_quotes, mids, tops
+from kalshilab.errors import BookError, EdgeError
+from kalshilab.market.book import Book
+from kalshilab.market.fees import fill_fee
+from kalshilab.units import PRICE, parse_price, parse_size
+
+T = "A-1"
+START = int(BEGIN.timestamp() * 1e6)
+
+
+def orders(*wanted: tuple[str, str]) -> pl.DataFrame:
+    return pl.DataFrame(list(wanted), {"ticker": pl.String, "side": pl.String}, orient="row")
+
+
+def test_the_walk_level_by_level() -> None:
+    log = QuoteLog()
+    log.snapshot(10, T, yes=[(4200, 700), (4100, 1000)], no=[(5600, 400)])
+    # Half of 7, 10 contracts in whole ones: 3 at 58 cents, 5 at 59.
+    got = asked(
+        orders((T, "no"), (T, "yes"), ("B-1", "no")), np.array([10, 10, 10]), log.frame(), contracts=9
+    )
+    assert got.contracts.tolist() == [8, 2, 0] and got.ts.tolist() == [10, 10, 0]
+    assert got.price.tolist() == pytest.approx([(3 * 5800 + 5 * 5900) / 8, 4400, 0])
+    # Nothing before the book was known; no dearer than the limit; all of it without a haircut.
+    assert asked(orders((T, "no")), np.array([9]), log.frame()).contracts.tolist() == [0]
+    assert asked(orders((T, "no")), np.array([11]), log.frame(), limit=5800).contracts.tolist() == [3]
+    assert asked(orders((T, "no")), np.array([11]), log.frame(), haircut=0).contracts.tolist() == [10]
+
+
+def test_what_we_took_is_gone_until_its_level_is() -> None:
+    log = QuoteLog()
+    log.snapshot(0, T, yes=[(4200, 2000)], no=[])
+    log.change(20, T, "yes", 4200, -1900)
+    log.change(30, T, "yes", 4200, 1900)
+    both = asked(orders((T, "no"), (T, "no")), np.array([10, 15]), log.frame(), contracts=10)
+    assert both.contracts.tolist() == [10, 5]
+    # Of 1 contract left, none is still there for us; of the 19 that came, what we took is no part.
+    again = asked(orders(*[(T, "no")] * 3), np.array([10, 25, 35]), log.frame(), contracts=10)
+    assert again.contracts.tolist() == [10, 0, 9]
+    # In whatever order they are asked for.
+    swapped = asked(orders((T, "no"), (T, "no")), np.array([15, 10]), log.frame(), contracts=10)
+    assert swapped.contracts.tolist() == [5, 10]
+
+
+level = st.tuples(st.integers(1, 9), st.integers(0, 40))
+changes = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from(["A-1", "B-1"]), st.sampled_from(["yes", "no"]), level),
+    min_size=1, max_size=40,
+)  # fmt: skip
+wanted = st.lists(
+    st.tuples(st.integers(0, 60), st.sampled_from(["A-1", "B-1", "C-1"]), st.sampled_from(["yes", "no"]), st.integers(1, 10)),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+def frame_of(rows: list[tuple[int, str, str, tuple[int, int]]]) -> pl.DataFrame:
+    at = np.cumsum([gap for gap, *_ in rows])
+    return pl.DataFrame(
+        {
+            "ts": at, "ticker": [t for _, t, _, _ in rows], "side": [s for _, _, s, _ in rows],
+            "price": [p * 1000 for *_, (p, _) in rows], "size": [q * 100 for *_, (_, q) in rows],
+        }
+    ).select(pl.col(n).cast(d) for n, d in QUOTES_SCHEMA.items())  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(changes, wanted, st.integers(1, 30), st.sampled_from([0.0, 0.5, 0.8]))
+def test_it_is_what_a_plain_walk_finds(
+    rows: list[Any], fires: list[Any], contracts: int, haircut: float
+) -> None:
+    frame = frame_of(rows)
+    start = np.array([f[0] for f in fires])
+    limits = np.array([f[3] * 1000 for f in fires])
+    got = asked(orders(*((t, s) for _, t, s, _ in fires)), start, frame, contracts=contracts, haircut=haircut, limit=limits)  # fmt: skip
+    ours: dict[tuple[str, str, int], int] = {}
+    done = 0
+    shown: dict[tuple[str, str, int], int] = {}
+    plain = [(int(r["ts"].timestamp() * 1e6), r) for r in frame.iter_rows(named=True)]
+    for i in sorted(range(len(fires)), key=lambda i: (fires[i][0], i)):
+        ts, ticker, side, _ = fires[i]
+        while done < len(plain) and plain[done][0] <= ts:
+            row = plain[done][1]
+            at = (row["ticker"], row["side"], row["price"])
+            shown[at] = row["size"]
+            ours[at] = min(ours.get(at, 0), row["size"])
+            done += 1
+        across = "no" if side == "yes" else "yes"
+        held, cash = 0, 0
+        for price in range(9000, 0, -1000):
+            at = (ticker, across, price)
+            if PRICE - price <= limits[i]:
+                some = min(int((shown.get(at, 0) - ours.get(at, 0)) * (1 - haircut)) // 100, contracts - held)
+                held, cash = held + some, cash + some * (PRICE - price)
+                ours[at] = ours.get(at, 0) + some * 100
+        assert got.contracts[i] == held
+        assert got.price[i] == pytest.approx(cash / held if held else 0)
+
+
+@settings(max_examples=100)
+@given(changes)
+def test_tops_are_those_of_a_plain_book(rows: list[Any]) -> None:
+    frame = frame_of(rows)
+    best = tops(frame)
+    books: dict[str, dict[str, dict[int, int]]] = {}
+    plain = list(frame.iter_rows(named=True))
+    for i, row in enumerate(plain):
+        side = books.setdefault(row["ticker"], {"yes": {}, "no": {}})[row["side"]]
+        side[row["price"]] = row["size"]
+        if any(later["ts"] == row["ts"] and later["ticker"] == row["ticker"] for later in plain[i + 1 :]):
+            continue
+        bid, ask = (
+            max((p for p, q in books[row["ticker"]][s].items() if q), default=None) for s in ("yes", "no")
+        )
+        last = best.filter(pl.col("ticker") == row["ticker"], pl.col("ts") <= row["ts"]).tail(1)
+        assert last.select("yes_bid", "yes_ask").row(0) == (bid, None if ask is None else PRICE - ask)
+        middle = mids(best, pl.Series([row["ticker"]]), np.array([int(row["ts"].timestamp() * 1e6)]))[0]
+        assert np.isnan(middle) if bid is None or ask is None else middle == (bid + PRICE - ask) / 2
+    moved = best.group_by("ticker", maintain_order=True).agg(
+        (pl.struct("yes_bid", "yes_ask") != pl.struct("yes_bid", "yes_ask").shift(1)).slice(1).all()
+    )
+    assert moved["yes_bid"].all()
+
+
+def test_entries_from_a_book() -> None:
+    tape = tape_of([(0, T, 60, "yes"), (0, "B-1", 60, "yes")])
+    log = QuoteLog()
+    log.snapshot(START - 5, T, yes=[(5800, 4000)], no=[(4000, 4000)])
+    log.change(START + 2_000_000, T, "yes", 5900, 1000)
+    log.change(START + 2_000_001, T, "yes", 5900, -1000)
+    markets = markets_of({T: "no", "B-1": "no"})
+    fires = fires_of(tape, [(0, "no"), (1, "no")])
+    found = enter(fires, tape, markets, rule="book", books=log.frame(), contracts=10)
+    # As of two seconds after: five at 41 cents, five at 42; the mid was 59 as of the fire.  B has no book.
+    entry, other = found.row(0, named=True), found.row(1, named=True)
+    assert entry["filled"] and entry["entry_ts"] == BEGIN + timedelta(seconds=2)
+    fee = fill_fee(4150, 1000) / 1e7
+    assert [entry[k] for k in ("mid", "price", "fee", "pnl")] == pytest.approx(
+        [0.41, 0.415, fee, 0.585 - fee]
+    )
+    assert not other["filled"] and other["pnl"] == 0
+    # What the book cannot give is dropped, and the fee is that of the smaller order.
+    large = enter(fires, tape, markets, rule="book", books=log.frame(), contracts=100).row(0, named=True)
+    assert large["price"] == pytest.approx((5 * 0.41 + 20 * 0.42) / 25)
+    assert large["fee"] == pytest.approx(fill_fee(round(large["price"] * PRICE), 2500) / 25e6)
+    # The firing print's NO costs 40 cents: a cent more buys half, nothing more buys nothing.
+    near = [enter(fires, tape, markets, rule="book", books=log.frame(), limit=c) for c in (0.0, 1.0)]
+    assert [n["filled"][0] for n in near] == [False, True] and near[1]["price"][0] == pytest.approx(0.41)
+
+
+def test_a_log_of_a_feed() -> None:
+    log = QuoteLog()
+    log.snapshot(5, T, yes=[(4100, 100)], no=[(5000, 300)])
+    log.snapshot(6, T, yes=[(4100, 100), (4200, 200)], no=[])
+    log.change(3, T, "yes", 4100, 50)  # late: counts as of the one before
+    log.lost(9, T)
+    log.lost(10, T)
+    rows = log.frame().select(pl.col("ts").dt.epoch("us"), "side", "price", "size").rows()
+    assert rows == [
+        (5, "yes", 4100, 100), (5, "no", 5000, 300), (6, "yes", 4200, 200), (6, "no", 5000, 0),
+        (6, "yes", 4100, 150), (9, "yes", 4200, 0), (9, "yes", 4100, 0),
+    ]  # fmt: skip
+    assert check_quotes(log.frame()).schema == QUOTES_SCHEMA and "7 changes" in repr(log)
+    with pytest.raises(EdgeError, match="before the first snapshot"):
+        log.change(11, T, "yes", 4100, 50)
+    log.snapshot(12, T, yes=[(4100, 100)], no=[])
+    with pytest.raises(BookError):
+        log.change(13, T, "yes", 4100, -200)
+
+
+@pytest.mark.parametrize("name", ["orderbook_frames_verbatim.jsonl", "btc15m_frames.jsonl.gz"])
+def test_recorded_frames_make_the_books_they_made(shared: Path, name: str) -> None:
+    path = shared / "data" / "ws" / name
+    data = gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()
+    log, books, now = QuoteLog(), dict[str, Book](), 0
+    for line in data.splitlines()[:15_000]:
+        record = json.loads(line)
+        now, kind, msg = record["received_ms"] * 1000, record["frame"]["type"], record["frame"]["msg"]
+        if kind == "orderbook_snapshot":
+            yes, no = (
+                [(parse_price(p), parse_size(q)) for p, q in msg.get(f"{side}_dollars_fp", [])]
+                for side in ("yes", "no")
+            )
+            log.snapshot(now, msg["market_ticker"], yes, no)
+            books.setdefault(msg["market_ticker"], Book()).load(yes, no)
+        elif kind == "orderbook_delta":
+            delta = round(float(msg["delta_fp"]) * 100)
+            change = (msg["side"], parse_price(msg["price_dollars"]), delta)
+            log.change(now, msg["market_ticker"], *change)
+            books[msg["market_ticker"]].apply(*change)
+    best = tops(log.frame())
+    assert len(books) > 0 and best.height > len(books)
+    for ticker, book in books.items():
+        last = best.filter(pl.col("ticker") == ticker).tail(1).row(0, named=True)
+        assert (last["yes_bid"], last["yes_ask"]) == (book.best_yes_bid, book.yes_ask)
+    # An order at the end finds what the last book shows.
+    ends = orders(*((t, "yes") for t in books))
+    got = asked(ends, np.full(len(books), now), log.frame(), contracts=1, haircut=0)
+    for ticker, price in zip(books, got.price, strict=True):
+        no = books[ticker].levels("no")
+        first = next((PRICE - p for p, size in no if size >= 100), 0)
+        assert price == first
+
+
+def test_what_are_no_quotes_is_said() -> None:
+    log = QuoteLog()
+    log.snapshot(5, T, yes=[(4100, 100)], no=[(5000, 300)])
+    good = log.frame()
+    for bad in (
+        good.drop("size"),
+        good.with_columns(pl.col("price").cast(pl.Int64)),
+        good.with_columns(price=pl.lit(0, pl.Int16)),
+        good.with_columns(ticker=pl.lit(None, pl.String)),
+        pl.concat([good, good.with_columns(pl.col("ts") - timedelta(seconds=1))]),
+    ):
+        with pytest.raises(EdgeError, match="quotes"):
+            check_quotes(bad)
+    for how in ({"contracts": 0}, {"haircut": 1.0}):
+        with pytest.raises(EdgeError):
+            asked(orders((T, "no")), np.array([5]), good, **how)  # type: ignore[arg-type]
+    empty = asked(orders(), np.zeros(0, np.int64), good)
+    assert empty.contracts.tolist() == [] and tops(good.head(0)).is_empty()
