@@ -41,6 +41,7 @@ from kalshilab.units import PRICE
 __all__ = [
     "Audit",
     "every",
+    "fires_of",
     "future_scramble",
     "last_print_edge",
     "null_replay",
@@ -100,7 +101,7 @@ def settlement_facts(strategy: Any, tape: Any = None, markets: pl.DataFrame | No
             detail=f"{one.name} names {', '.join(facts)}, which nobody knows while a market trades",
         )  # fmt: skip
     if tape is not None:
-        fires, refused = _fires(one, tape, markets)
+        fires, refused = fires_of(one, tape, markets)
         if fires is None:
             return Audit(name=name, passed=False, detail=refused)
         own = as_tape(tape, ("ts", "price"))
@@ -181,7 +182,7 @@ def null_replay(
     fired = 0
     for number in range(seeds):
         made = stage.world(seed + number)
-        fires, refused = _fires(one, made.tape, made.markets)
+        fires, refused = fires_of(one, made.tape, made.markets)
         if fires is None:
             return Audit(name="null replay", passed=False, detail=refused)
         entered = (
@@ -272,8 +273,12 @@ def _frame(tape: Any) -> pl.DataFrame:
     return as_tape(tape, ("ts", "price", "size", "taker"))
 
 
-def _fires(one: Strategy, tape: Any, markets: pl.DataFrame | None) -> tuple[pl.DataFrame | None, str]:
-    """Its fires, or why there are none: a strategy that asks for what it must not have fails by asking."""
+def fires_of(one: Strategy, tape: Any, markets: pl.DataFrame | None) -> tuple[pl.DataFrame | None, str]:
+    """Its fires, or why there are none: a strategy that asks for what it must not have fails by asking.
+
+    Raises:
+        EdgeError: it raised something else.
+    """
     try:
         return one.fires(tape, point_in_time(markets)), ""
     except pl.exceptions.ColumnNotFoundError as error:
@@ -295,13 +300,13 @@ def _against(
     done: str,
 ) -> Audit:
     one, own = strategy_of(strategy), _frame(tape)
-    whole, refused = _fires(one, own, markets)
+    whole, refused = fires_of(one, own, markets)
     if whole is None:
         return Audit(name=name, passed=False, detail=refused)
     rng = np.random.default_rng(seed)
     for end in _ends(own, cuts, rng):
         before = whole.filter(pl.col("row") < end).select(*FIRES)
-        found, refused = _fires(one, change(own, end, rng), markets)
+        found, refused = fires_of(one, change(own, end, rng), markets)
         if found is None:
             return Audit(name=name, passed=False, detail=refused)
         after = found.filter(pl.col("row") < end).select(*FIRES)

@@ -30,7 +30,6 @@ from kalshilab.edge.card import Card
 from kalshilab.edge.cohort import Cohort, censor
 from kalshilab.edge.entry import Left, enter_counted, half_spread_of
 from kalshilab.edge.equity import equity
-from kalshilab.edge.facts import point_in_time
 from kalshilab.edge.inference import Inference, infer
 from kalshilab.edge.judgement import Judgement, judge
 from kalshilab.edge.ledger import canonical
@@ -40,7 +39,7 @@ from kalshilab.edge.multiplicity import event_matrix, pbo, romano_wolf
 from kalshilab.edge.pnl import sizes
 from kalshilab.edge.registry import Registry
 from kalshilab.edge.specification import registered, specification, terms_of, trials_of
-from kalshilab.edge.strategy import Strategy, strategy_of
+from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
 from kalshilab.edge.walk import walk_forward
 from kalshilab.edge.waterfall import waterfall
 from kalshilab.errors import EdgeError
@@ -131,11 +130,17 @@ def validate(
         every = enter_counted(fires, tape, markets, **{**fixed, **other})[0]
         return every if cohort is None or cohort.cut is None else every.filter(pl.col("ts") <= cohort.cut)
 
-    fires = strategy.fires(tape, point_in_time(markets))
+    found_fires, refused = audit.fires_of(strategy, tape, markets)
+    fires = pl.DataFrame(schema=FIRES) if found_fires is None else found_fires
     cohort: Cohort | None = None
     every, left = enter_counted(fires, tape, markets, **fixed)
     entries, cohort = censor(every, data_end=data_end or _until(tape, markets))
-    audited = audit.every(strategy, *_excerpt(tape, markets), seed=seed) if audits else ()
+    if found_fires is None:
+        audited: tuple[audit.Audit, ...] = (
+            audit.Audit(name="settlement facts", passed=False, detail=refused),
+        )
+    else:
+        audited = audit.every(strategy, *_excerpt(tape, markets), seed=seed) if audits else ()
     cells = _cells(strategy, grid, tape, bought, executor)
     pool = baseline.pool(tape, fires, bought, seed=seed) if fires.height else None
     m = trials if trials is not None else trials_of(book, prereg, family, strategy, data["hash"])

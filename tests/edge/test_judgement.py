@@ -56,7 +56,7 @@ def test_t4_a_planted_edge_is_found() -> None:
 
 
 def test_too_few_events_give_no_number_to_admire() -> None:
-    signal, pool = worlds.entries(150, edge=10.0, seed=1)
+    signal, pool = worlds.entries(150, edge=7.0, seed=1)
     found = judge(signal, pool)
     assert found.verdict == "INSUFFICIENT" and found.inference is not None and found.excess is None
     assert "cannot detect less than" in found.criteria[0].detail
@@ -73,7 +73,7 @@ def test_a_market_without_an_event_is_an_error() -> None:
 
 def test_trials_ask_for_more_resamples_and_more_edge() -> None:
     assert resamples_for(1, 1999) == 1999 and resamples_for(117, 299) >= 2339
-    signal, pool = worlds.entries(400, edge=4.5, seed=3)
+    signal, pool = worlds.entries(800, edge=5.0, seed=3)
     alone, many = (judge(signal, pool, trials=m, walk_forward=1.0) for m in (1, 4000))
     assert alone.criteria[2].passed and not many.criteria[2].passed
     assert "m = 4,000" in many.criteria[2].value

@@ -1,0 +1,202 @@
+"""The whole way from a signal and a tape to a card: what it says of fair markets, of planted edges, and of bad input."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import kalshilab as kl
+from kalshilab.edge.card import FIGURES, Card
+from kalshilab.edge.registry import Registry
+from kalshilab.edge.specification import hypothesis_of
+from kalshilab.errors import EdgeError, RegistryError, TapeError
+from kalshilab.tape.lake import Lake
+
+RULE = kl.signals.Rlm(yes_threshold=0.65, min_trades=8, min_drop=2)
+
+
+@pytest.fixture(scope="module")
+def fair() -> tuple[pl.DataFrame, pl.DataFrame]:
+    return kl.synth.martingale(n_markets=12_000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def card(fair: tuple[pl.DataFrame, pl.DataFrame]) -> Card:
+    return kl.validate(RULE, *fair, claim=17.38, registry=registered(RULE), b=499)
+
+
+def registered(*signals: Any, **more: Any) -> Registry:
+    registry = Registry()
+    for number, signal in enumerate(signals):
+        registry.register(
+            hypothesis_of(signal, id=f"H{number}", family="f", mechanism="somebody pays", author="us", **more)
+        )
+    return registry
+
+
+def test_fair_markets_have_no_edge(card: Card) -> None:
+    steps = {row["step"]: row["edge"] for row in card.waterfall.iter_rows(named=True)}
+    assert steps["claimed"] == 17.38 and steps["whole life"] > 10
+    assert abs(steps["mid"]) < 4 and steps["fills missed"] < 0.5
+    assert card.verdict in ("REJECTED", "UNPROVEN") and card.criterion(1).passed and card.criterion(3).passed
+    assert card.header.startswith("RLM: claimed +17.4 c;") and card.verdict in card.header
+    assert [line.number for line in card.criteria] == list(range(1, 13))
+    assert card.numbers["trials"] == 1 and card.criterion(12).value.endswith("(registered before its data)")
+
+
+def test_a_planted_edge_is_valid() -> None:
+    rule = kl.signals.Rlm()
+    tape, markets = kl.synth.martingale(n_markets=30_000, seed=1, edge=12.0)
+    found = kl.validate(rule, tape, markets, registry=registered(rule))
+    assert found.verdict == "VALID", found.criteria
+    assert found.numbers["per_fire"] > 5 and found.numbers["lower"] > 0
+    assert {"latency", "heatmap"} <= found.frames.keys()
+
+
+def test_the_same_call_gives_the_same_card(card: Card, fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        again = kl.validate(RULE, *fair, claim=17.38, registry=registered(RULE), b=499, executor=pool)
+    assert again.to_json() == card.to_json()
+
+
+def test_the_card_is_whole(card: Card, tmp_path: Path) -> None:
+    told = json.loads(card.to_json())
+    assert told["verdict"] == card.verdict and len(told["criteria"]) == 12 and told["spec"]["hash"]
+    assert json.loads(card.save(tmp_path).read_text()) == told
+    assert "nan" not in card.to_json().lower().replace("finance", "")
+    assert card.summary()["failed"].split()[0] in "4567"
+    assert card.verdict in card._repr_html_() and repr(card).startswith(f"<Card {card.verdict}")
+    for name in FIGURES:
+        if name in card.frames:
+            assert card.figure(name).data, name
+        else:
+            with pytest.raises(EdgeError, match="not measured"):
+                card.figure(name)
+    with pytest.raises(EdgeError, match="no figure"):
+        card.figure("pie")
+
+
+def test_too_small_a_sample_says_what_it_could_have_seen() -> None:
+    found = kl.validate(kl.signals.Rlm(), *kl.sample(), registry=registered(kl.signals.Rlm()))
+    assert found.verdict == "INSUFFICIENT" and found.numbers["p"] is None and found.numbers["mde"] > 3
+    assert "cannot detect less than" in found.header
+    assert all(line.passed is None for line in found.criteria if line.number > 3)
+
+
+def whole_life(tape: pl.DataFrame) -> pl.DataFrame:
+    """NO at the tenth print of markets that end lower than they began."""
+    life = tape.group_by("ticker").agg(pl.col("price").first().alias("a"), pl.col("price").last().alias("z"))
+    rows = tape.with_row_index("row").with_columns(pl.int_range(pl.len()).over("ticker").alias("k"))
+    kept = rows.join(life.filter(pl.col("z") < pl.col("a")), on="ticker", how="semi", maintain_order="left")
+    return kept.filter(pl.col("k") == 9).select("row", "ts", "ticker", pl.lit("no").alias("side"), "price")
+
+
+def informed(tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+    """NO where NO is going to win."""
+    rows = tape.with_row_index("row").join(markets.filter(pl.col("result") == "no"), on="ticker", how="semi")
+    return rows.select("row", "ts", "ticker", pl.lit("no").alias("side"), "price")
+
+
+@pytest.mark.parametrize("cheat", [whole_life, informed])
+def test_looking_ahead_is_found_out(cheat: Any, fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    found = kl.validate(cheat, *fair, registry=registered(cheat))
+    assert found.verdict == "INVALID_LOOKAHEAD"
+    said = "asks for a column it must not have" if cheat is informed else "the fire at row"
+    assert said in found.criterion(1).detail and found.to_json() and found._repr_html_()
+
+
+def test_a_lake_gives_the_same_verdict(tmp_path: Path) -> None:
+    tape, markets = kl.synth.martingale(n_markets=3_000, seed=6)
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(tape, markets)
+    stored = lake.read()
+    frame = kl.validate(RULE, stored, lake.markets, registry=registered(RULE), b=199)
+    for source in (lake, str(lake.path)):
+        found = kl.validate(RULE, source, registry=registered(RULE), b=199)
+        assert found.numbers == frame.numbers and found.verdict == frame.verdict
+        assert found.waterfall.filter(pl.col("step") != "whole life").equals(
+            frame.waterfall.filter(pl.col("step") != "whole life")
+        )
+    with pytest.raises(EdgeError, match="cannot read a lake"):
+        kl.validate(whole_life, lake)
+
+
+def test_pandas_and_callables_are_taken(fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    tape, markets = fair[0].head(40_000), fair[1]
+    one = kl.validate(lambda t: RULE.run(t), tape, markets, registry=None, b=199)
+    assert (
+        one.criterion(9).passed is None and "give grid=" in one.criterion(9).detail
+    ) or one.verdict == "INSUFFICIENT"
+    other = kl.validate(RULE, tape.to_pandas(), markets.to_pandas(), registry=registered(RULE), b=199)
+    assert other.numbers["net"] == pytest.approx(one.numbers["net"])
+
+
+def test_the_registry_is_asked_and_told(fair: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+    tape, markets = fair[0].head(60_000), fair[1]
+    path = tmp_path / "registry.jsonl"
+    with pytest.raises(RegistryError, match="is not registered"):
+        kl.validate(RULE, tape, markets, registry=path)
+    registry = Registry(path)
+    other = kl.signals.Rlm(yes_threshold=0.6, min_trades=8, min_drop=2)
+    for name, signal in (("A", RULE), ("B", other)):
+        registry.register(
+            hypothesis_of(signal, id=name, family="f", mechanism="m", author="us", contracts=10)
+        )
+    first = kl.validate(RULE, tape, markets, registry=path, b=199)
+    assert first.numbers["trials"] == 1 and Registry(path).trials("f") == 1
+    assert kl.validate(RULE, tape, markets, registry=path, b=199).numbers["trials"] == 1
+    assert kl.validate(other, tape, markets, registry=path, b=199).numbers["trials"] == 2
+    # Other terms are another hypothesis.
+    with pytest.raises(RegistryError):
+        kl.validate(RULE, tape, markets, registry=path, latency=60.0)
+    assert kl.validate(RULE, tape, markets, registry=path, trials=4212, b=199).numbers["trials"] == 4212
+
+
+def test_a_lockbox_is_opened_on_request(fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    registry = registered(RULE)
+    found = kl.validate(RULE, *fair, registry=registry, lockbox=True, b=199)
+    assert "lockbox from" in found.criterion(12).value and found.criterion(12).detail == "budget 0.03"
+    assert found.frames["equity"]["lockbox"].any()
+    assert (
+        kl.validate(RULE, *fair, registry=registry, lockbox=True, b=199).criterion(12).detail
+        == "budget 0.015"
+    )
+
+
+def test_bad_input_is_said() -> None:
+    tape, markets = kl.sample()
+    with pytest.raises(EdgeError, match="no argument 'delay'"):
+        kl.validate(RULE, tape, markets, delay=3)
+    with pytest.raises(EdgeError, match="neither a signal nor a function"):
+        kl.validate(kl.signals.Rlm, tape, markets)
+    with pytest.raises(EdgeError, match="without its markets"):
+        kl.validate(RULE, tape)
+    with pytest.raises(TapeError, match="pass event= to"):
+        kl.validate(RULE, tape, markets.with_columns(event=pl.lit(None, pl.String)))
+    with pytest.raises(EdgeError, match="has no parameter 'flow_rate'"):
+        kl.validate(
+            RULE, tape, markets, grid={"flow_rate": [1]}, registry=registered(RULE, grid={"flow_rate": [1]})
+        )
+    with pytest.raises(EdgeError, match="no column 'row'"):
+        kl.validate(lambda t: t.select("ts"), tape, markets)
+    with pytest.raises(EdgeError, match="raised ZeroDivisionError"):
+        kl.audit.prefix_invariance(lambda t: 1 / 0, tape)
+
+
+def test_unsettled_markets_are_counted_and_cap_the_verdict() -> None:
+    tape, markets = kl.synth.martingale(n_markets=4_000, seed=3)
+    gone = pl.int_range(pl.len()) % 5 == 0
+    open_ = markets.with_columns(
+        [
+            pl.when(gone).then(None).otherwise(pl.col(c)).alias(c)
+            for c in ("result", "settlement", "settled_ts")
+        ]
+    )
+    found = kl.validate(RULE, tape, open_, registry=registered(RULE), b=199)
+    assert not found.criterion(2).passed and found.numbers["censored"] > 0.1
+    assert "fires without an outcome" in found.criterion(2).detail

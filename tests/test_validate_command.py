@@ -1,0 +1,77 @@
+"""`kalshilab validate`: a card in the terminal, as JSON, and as a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import kalshilab as kl
+from kalshilab.__main__ import main
+from kalshilab.errors import SignalError
+from kalshilab.tape.lake import Lake
+from kalshilab.validate_command import signal_of
+
+
+def test_a_card_in_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = main(
+        [
+            "validate",
+            "--signal",
+            "rlm",
+            "--set",
+            "min_trades=15",
+            "--claim",
+            "17.38",
+            "--out",
+            str(tmp_path),
+            "--json",
+        ]
+    )
+    out = capsys.readouterr().out
+    assert said == 0 and out.startswith("RLM: claimed +17.4 c;")
+    assert " 3 sample        FAIL" in out and "INSUFFICIENT" in out
+    told = json.loads(out.splitlines()[-1])
+    assert told["spec"]["parameters"]["min_trades"] == 15
+    assert json.loads(next(tmp_path.glob("rlm-*.json")).read_text()) == told
+
+
+def test_a_lake_and_a_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(*kl.sample())
+    assert main(["validate", "--lake", str(lake.path), "--grid", "min_trades=15,25", "--signal", "rlm"]) == 0
+    assert "INSUFFICIENT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--signal", "nonsense"], "nonsense"),
+        (["--set", "min_trades"], "NAME=VALUE"),
+        (["--set", "flow_rate=3"], "parameters of rlm"),
+        (["--lake", "nowhere"], "nowhere"),
+        (["--registry", "none.jsonl"], "is not registered"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", *arguments]) in (1, 2)
+    assert said in capsys.readouterr().err
+
+
+def test_a_signal_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_to_judge.py").write_text(
+        "import kalshilab as kl\nmade = kl.signals.Rlm(min_trades=9)\nkind = kl.signals.Burst\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert signal_of("mine_to_judge:made", {}).parameters["min_trades"] == 9
+    assert signal_of("mine_to_judge:kind", {"min_trades": 4}).parameters["min_trades"] == 4
+    with pytest.raises(SignalError, match="made already"):
+        signal_of("mine_to_judge:made", {"min_trades": 4})
