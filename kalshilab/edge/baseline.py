@@ -5,9 +5,10 @@ each entry is compared with what such a price pays *elsewhere*: a pool of entrie
 prints, one a market, of which the signal knows nothing.
 
 * **Smooth** (what is tested): the chance of winning is a logistic regression on a natural cubic spline of the
-  price's log-odds (5 knots; Harrell 2001, "Regression modeling strategies", 2.4), with intercepts by category and
-  side, and a slope in the time to the expected close where the frames have it (`horizon`, days).  The excess of an
-  entry is its value less the fitted chance.
+  price's log-odds (5 knots; Harrell 2001, "Regression modeling strategies", 2.4), from which each bucket of 5 cents
+  may be a little off (a ridge: markets err by steps at round prices, which no curve follows), with intercepts by
+  category and side, and a slope in the time to the expected close where the frames have it (`horizon`, days).  The
+  excess of an entry is its value less the fitted chance.
 * **Buckets of 5 cents** (for the eye): the excess over the pool's mean in the same bucket.  Within a bucket prices
   differ, which leaks a part of a steep bias.
 
@@ -38,6 +39,8 @@ __all__ = ["Excess", "buckets", "calibration", "excess", "pool"]
 KNOTS: Final = (0.05, 0.275, 0.5, 0.725, 0.95)
 """Quantiles of the pool's prices at which the spline's knots are."""
 RIDGE: Final = 1e-3
+JUMP: Final = 0.4
+"""Standard deviation, in log-odds, by which buckets of 5 cents are thought to be off the curve before the data say."""
 LEAST: Final = 50
 """Entries of a pool at least, and of a category that gets an intercept of its own."""
 WIDTH: Final = 5
@@ -144,7 +147,7 @@ def excess(signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 999, seed: int 
         return None
     design = _Design.of(others)
     x, z = design.matrix(ours), design.matrix(others)
-    beta, chance, inverse = _fit(z, others["value"].to_numpy())
+    beta, chance, inverse = _fit(z, others["value"].to_numpy(), design.smooth)
     scores = z * (others["value"].to_numpy() - chance)[:, None]
     names = pl.concat([ours["event"], others["event"]])
     codes = codes_of(names)
@@ -280,9 +283,17 @@ class _Design(msgspec.Struct, frozen=True):
         both = bool(pool["side"].n_unique() > 1)
         return cls(tuple(knots.tolist()), categories, both, "horizon" in pool.columns)
 
+    @property
+    def smooth(self) -> int:
+        """Columns of the curve, before those of the buckets."""
+        return 2 + max(len(self.knots) - 2, 0)
+
     def matrix(self, entries: pl.DataFrame) -> Floats:
         at = _logit(entries["price"].to_numpy())
         columns = [np.ones_like(at), at, *_spline(at, np.array(self.knots))]
+        # Where the market's mistake jumps at a round price, a curve cannot follow: each bucket may be off it a little.
+        bucket = (entries["price"].to_numpy() * 100 / WIDTH + 1e-9).astype(np.int64)
+        columns += [(bucket == k).astype(np.float64) for k in range(100 // WIDTH)]
         columns += [(entries["category"] == c).cast(pl.Float64).to_numpy() for c in self.categories]
         if self.sided:
             columns.append((entries["side"].cast(pl.String) == "yes").cast(pl.Float64).to_numpy())
@@ -313,12 +324,14 @@ def _spline(x: Floats, knots: Floats) -> list[Floats]:
     ]
 
 
-def _fit(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
+def _fit(x: Floats, y: Floats, penalty_from: int) -> tuple[Floats, Floats, Floats]:
     """Coefficients, fitted chances and the inverse of the information, by Newton's method with a small ridge."""
     beta = np.zeros(x.shape[1])
     beta[1] = 1.0  # The price is the chance: where every fair market is.
     start = beta.copy()
     penalty = RIDGE * np.eye(x.shape[1])
+    jumps = slice(penalty_from, penalty_from + 100 // WIDTH)
+    penalty[jumps, jumps] = np.eye(100 // WIDTH) / JUMP**2
     for _ in range(50):
         p = _expit(x @ beta)
         gradient = x.T @ (y - p) - penalty @ (beta - start)

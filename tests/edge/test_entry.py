@@ -62,6 +62,23 @@ def test_what_a_contract_paid() -> None:
     assert enter(fires, tape, markets, ticks=3)["price"].to_list() == pytest.approx([0.53] * 4)
 
 
+def test_a_tick_dearer_is_one_of_the_markets_grid() -> None:
+    tickers = ["A-1", "B-1", "C-1", "D-1"]
+    rows = [(i, t, p, "no") for i, (t, p) in enumerate(zip(tickers, [95, 90, 50, 95], strict=True))]
+    tape = tape_of([*rows, *((10 + i, t, p, "yes") for i, t, p, _ in rows)])
+    grids = ["tapered_deci_cent", "tapered_deci_cent", "deci_cent", None]
+    markets = markets_of(dict.fromkeys(tickers, "yes"), price_structure=grids)
+    fires = fires_of(tape, [(i, "yes") for i in range(4)])
+    for ticks, prices in (
+        (0, [0.95, 0.9, 0.5, 0.95]),
+        (1, [0.951, 0.901, 0.501, 0.96]),
+        (9, [0.959, 0.909, 0.509, 0.9999]),
+    ):
+        found = enter(fires, tape, markets, ticks=ticks)
+        assert found["price"].to_list() == pytest.approx(prices)
+        assert found["fee"].to_list() == pytest.approx([fill_fee(round(p * 1e4), 1000) / 1e7 for p in prices])
+
+
 def test_what_is_left_out_is_counted() -> None:
     tape = tape_of([(i, t, p, "no") for i, (t, p) in enumerate(
         [("A-1", 50), ("A-1", 50), ("A-2", 50), ("A-3", 50), ("B-1", 98), ("B-1", 97), ("X-1", 50)])])  # fmt: skip

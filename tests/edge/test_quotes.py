@@ -15,9 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_fires import BEGIN, fires_of, markets_of, tape_of
 
+import kalshilab as kl
+from kalshilab.edge import maker
 from kalshilab.edge.entry import enter
 from kalshilab.edge.quotes import QUOTES_SCHEMA, QuoteLog, asked, check_quotes, mids, tops
 from kalshilab.errors import BookError, EdgeError
+from kalshilab.exchange import Exchange
+from kalshilab.kalshi.events import BookDelta, BookSnapshot
+from kalshilab.kalshi.protocol import StreamProtocol
 from kalshilab.market.book import Book
 from kalshilab.market.fees import fill_fee
 from kalshilab.units import PRICE, parse_price, parse_size
@@ -217,6 +222,51 @@ def test_recorded_frames_make_the_books_they_made(shared: Path, name: str) -> No
         no = books[ticker].levels("no")
         first = next((PRICE - p for p, size in no if size >= 100), 0)
         assert price == first
+
+
+@pytest.fixture(scope="module")
+def box() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """The sample's day on the exchange in a box, and the quotes a listener made of it."""
+    tape, markets = kl.sample()
+    ex, log, known, now = Exchange(tape, markets), QuoteLog(), set[str](), 0
+    connection = ex.hub.connect()
+
+    def heard(event: Any) -> None:
+        if isinstance(event, BookSnapshot):
+            log.snapshot(now, event.ticker, event.yes, event.no)
+        elif isinstance(event, BookDelta):
+            log.change(event.ts, event.ticker, event.side, event.price, event.delta)
+
+    reader = StreamProtocol(heard)
+    while (due := ex.next_ts()) is not None:
+        now = due
+        ex.step()
+        new = [x.facts.ticker for x in ex.listings if x.facts.ticker not in known]
+        if new:
+            known.update(new)
+            params = {"channels": ["orderbook_delta"], "market_tickers": new}
+            connection.receive(json.dumps({"id": len(known), "cmd": "subscribe", "params": params}))
+        for frame in connection.take():
+            reader.receive(frame)
+    return tape, markets, log.frame()
+
+
+def test_entries_on_the_exchange_in_a_box(box: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]) -> None:
+    tape, markets, quotes = box
+    fires = kl.signals.rlm(tape, min_trades=15, min_drop=2)
+    found = enter(fires, tape, markets, rule="book", books=quotes, contracts=5)
+    # Its books are empty only around the end: nearly all are filled, none below the mid or before its time.
+    assert found.height > 20 and found["filled"].mean() > 0.8  # type: ignore[operator]
+    got = found.filter("filled")
+    assert (got["entry_ts"] == got["ts"] + timedelta(seconds=2)).all()
+    best = mids(tops(quotes), got["ticker"], got["entry_ts"].dt.epoch("us").to_numpy()) / PRICE
+    assert (got["price"].to_numpy() > 1 - best).all()
+    # Quotes that joined the bid are filled in more books the less is asked of them.
+    rested = maker.rest(maker.joining(fires, quotes), tape, quotes, contracts=5)
+    filled = [rested.filter(pl.col("book") == b)["contracts"].sum() for b in maker.BOOKS]
+    assert filled == sorted(filled) and filled[-1] > 0
+    marks = maker.markouts(rested, quotes, markets, book="touch", b=199)
+    assert set(marks["group"]) == {"filled", "unfilled"} and marks["horizon_s"].null_count() > 0
 
 
 def test_what_are_no_quotes_is_said() -> None:

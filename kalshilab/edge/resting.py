@@ -1,0 +1,149 @@
+"""Our order in somebody else's book: a market's prints and book changes in one sequence, and one compiled pass.
+
+The recorded book does not hold our order; what it shows at our price is other people's.  What stands before us falls
+with every print at our price.  Of a level's other decreases, those that prints have not explained yet are
+cancellations: none of them before us in the book "queue", a share in "pro_rata", that of what stands before us in all
+that is shown.  A book that empties altogether was lost by who recorded it, and nobody cancelled.
+
+If somebody offers at our price or below and the record shows that offer resting, nobody else was left to take it: our
+order would have met it, and is filled in all books.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from kalshilab.signals.kernel import compiled
+from kalshilab.signals.model import as_tape
+from kalshilab.tape.reading import Source, batches
+from kalshilab.tape.schema import TAPE_SCHEMA
+from kalshilab.units import PRICE
+
+__all__ = ["events_of", "rested_in"]
+
+READS: Final = ("ts", "price", "size", "taker")
+QUEUE, PRO_RATA, TOUCH = 1, 2, 3
+"""Columns of the books, after "through" in 0."""
+END: Final = 2**63 - 1
+"""Later than every event."""
+
+
+def events_of(tape: Any, quotes: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
+    """Prints (kind 0) and changes of books (1) of the orders' markets, market by market in the order of time.
+
+    `side` 0 is that of YES bids; a print is on the side of the bids it hit, at their own price.
+    """
+    if isinstance(tape, Source):
+        names = tape.tickers.cast(pl.String)
+        wanted = names.is_in(groups["ticker"].implode())
+        parts = [
+            batch.frame.with_columns(ticker=names.gather(batch.frame["market"]))
+            .filter(wanted.gather(batch.frame["market"]))
+            .select("ticker", *READS)
+            for batch in batches(tape, ("market", *READS))
+        ]
+        prints = pl.concat(parts or [pl.DataFrame(schema=TAPE_SCHEMA).select("ticker", *READS)])
+    else:
+        prints = as_tape(tape, READS).select(pl.col("ticker").cast(pl.String), *READS)
+    by_no = pl.col("taker").cast(pl.String) == "no"
+    price = pl.col("price").cast(pl.Int64)
+    hits = prints.select(
+        "ticker",
+        "ts",
+        pl.lit(0).alias("kind"),
+        pl.when(by_no).then(0).otherwise(1).cast(pl.Int64).alias("side"),
+        pl.when(by_no).then(price).otherwise(PRICE - price).alias("price"),
+        pl.col("size").cast(pl.Int64),
+    )
+    changes = quotes.select(
+        "ticker",
+        "ts",
+        pl.lit(1).alias("kind"),
+        pl.col("side").to_physical().cast(pl.Int64),
+        pl.col("price").cast(pl.Int64),
+        pl.col("size").cast(pl.Int64),
+    )
+    both = pl.concat([hits, changes]).join(groups, on="ticker", how="inner", maintain_order="left")
+    return both.with_columns(pl.col("ts").dt.epoch("us")).sort("group", "ts", "kind", maintain_order=True)
+
+
+@compiled
+def rested_in(
+    edges: Any, ts: Any, kind: Any, side: Any, price: Any, size: Any, lines: Any, order: Any, live: Any, stop: Any,
+    own_side: Any, own_price: Any, want: int, posted: Any, ahead: Any, filled: Any, first: Any,
+) -> None:  # fmt: skip
+    """The markets' events one by one, with at most one order of ours a side."""
+    shown, unseen = np.zeros((2, PRICE + 1), np.int64), np.zeros((2, PRICE + 1), np.int64)
+    for g in range(len(edges) - 1):
+        shown[:], unseen[:] = 0, 0
+        best, resting = np.zeros(2, np.int64), np.full(2, -1, np.int64)
+        # What stands before our order, at the end of the last instant, and as this one goes on.
+        queue, share, trial = np.zeros(2), np.zeros(2), np.zeros(2)
+        following, i = lines[g], edges[g]
+        while True:
+            now: Any = ts[i] if i < edges[g + 1] else END
+            while following < lines[g + 1] and live[order[following]] < now:
+                o = order[following]
+                s, p = own_side[o], own_price[o]
+                free = resting[s] < 0 or stop[resting[s]] < live[o]
+                if free and best[0] + best[1] > 0 and p < PRICE - best[1 - s]:
+                    posted[o], resting[s] = True, o
+                    ahead[o] = queue[s] = share[s] = shown[s, p]
+                following += 1
+            if i == edges[g + 1]:
+                break
+            trial[:] = share
+            while i < edges[g + 1] and ts[i] == now:
+                s, p, z = side[i], price[i], size[i]
+                o = resting[s]
+                open_ = o >= 0 and now <= stop[o]
+                if kind[i] == 0:
+                    unseen[s, p] += z
+                    if open_ and p <= own_price[o]:
+                        beyond = p < own_price[o]
+                        for k in range(4):
+                            some = want if beyond or k == TOUCH else 0
+                            if not beyond and k in (QUEUE, PRO_RATA):
+                                some = max(z - np.int64(queue[s] if k == QUEUE else np.ceil(trial[s])), 0)
+                            _fill(filled, first, o, k, some, want, now)
+                        if not beyond:
+                            queue[s], trial[s] = max(queue[s] - z, 0.0), max(trial[s] - z, 0.0)
+                            share[s] = trial[s]
+                else:
+                    less = shown[s, p] - z
+                    if less > 0:
+                        traded = min(less, unseen[s, p])
+                        unseen[s, p] -= traded
+                        if open_ and p == own_price[o] and shown[s, p] > traded:
+                            trial[s] -= trial[s] * (less - traded) / (shown[s, p] - traded)
+                    shown[s, p] = z
+                    if z == 0:
+                        unseen[s, p] = 0
+                    else:
+                        best[s] = max(best[s], p)
+                    while best[s] > 0 and shown[s, best[s]] == 0:
+                        best[s] -= 1
+                i += 1
+            # A book that is empty altogether was lost, not cancelled.
+            if best[0] + best[1] > 0:
+                share[:] = trial
+            for s in range(2):
+                o = resting[s]
+                ask = PRICE - best[1 - s]
+                # Whoever offers at our price now would have met our order first.
+                if o >= 0 and now <= stop[o] and best[s] < ask <= own_price[o]:
+                    for k in range(4):
+                        _fill(filled, first, o, k, want, want, now)
+
+
+@compiled
+def _fill(filled: Any, first: Any, o: int, k: int, some: int, want: int, now: int) -> None:
+    """Give some more contracts to an order in one book."""
+    more = min(some, want - filled[o, k])
+    if more > 0:
+        if filled[o, k] == 0:
+            first[o, k] = now
+        filled[o, k] += more
