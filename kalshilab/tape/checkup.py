@@ -24,6 +24,7 @@ from kalshilab.tape import durable
 from kalshilab.tape.commit import count, recount
 from kalshilab.tape.incoming import Incoming, abandoned, discard, staged
 from kalshilab.tape.manifest import (
+    COPY,
     LISTING_SCHEMA,
     DayFile,
     Manifest,
@@ -289,6 +290,9 @@ def repair_held(root: Path) -> list[str]:
             moved = _put_away(root, root / "incoming" / f"{name}.parquet", f"{name}.parquet")
             done.append(f"incoming/{name}.parquet {error.reason}: moved to {moved}")
     left = [*leftovers(root, manifest), *abandoned(root)]
+    # Before the change: a repair that was killed left files under the names that this one writes.
+    remove(left)
+    done += [f"{p.relative_to(root)} belonged to no generation: removed" for p in left if not p.exists()]
     if bad or listing is None or not table.equals(listing):
         if listing is not None and not bad:
             done.append(f"{manifest.markets.file} did not count the prints that the days have: counted anew")
@@ -311,10 +315,7 @@ def repair_held(root: Path) -> list[str]:
         durable.publish(temporary, copy)
         durable.sync_folder(root)
         done.append(f"{copy.name} was not a copy of manifest.json: written anew")
-    remove(left)
-    return done + [
-        f"{p.relative_to(root)} belonged to no generation: removed" for p in left if not p.exists()
-    ]
+    return done
 
 
 def _manifest(root: Path, say: Callable[[str], None]) -> Manifest:
@@ -324,8 +325,8 @@ def _manifest(root: Path, say: Callable[[str], None]) -> Manifest:
     except LakeError as error:
         if error.file is None:
             raise
-        copies = sorted(root.glob("manifest-*.json"), key=lambda p: int(p.stem[9:] or 0), reverse=True)
-        for copy in copies:
+        copies = [(int(match[1]), p) for p in root.iterdir() if (match := COPY.fullmatch(p.name))]
+        for _, copy in sorted(copies, reverse=True):
             with suppress(LakeError):
                 manifest = load(root, copy.name)
                 temporary = root / f"manifest.json{durable.TEMPORARY}"

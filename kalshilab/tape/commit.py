@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from kalshilab.tape.incoming import Audit, Incoming, abandoned, discard
+from kalshilab.tape.incoming import Incoming, abandoned, discard
 from kalshilab.tape.manifest import LISTING_SCHEMA, Manifest, Merged, read_day
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, check_markets
 from kalshilab.tape.staging import merge
@@ -71,11 +71,10 @@ def merge_into(
     entries = {d.day: d for d in manifest.days}
     changed: list[str] = []
     counts: list[pl.DataFrame] = []
-    audits = [Audit(root, segment) for segment in segments]
     for day in sorted({part.day for segment in segments for part in segment.note.days}):
         parts = []
-        for audit in audits:
-            parts += [audit.read(part) for part in audit.segment.note.days if part.day == day]
+        for segment in segments:
+            parts += [segment.read(root, part) for part in segment.note.days if part.day == day]
         old = read_day(root, files[day], manifest.generation) if day in files else None
         fresh = _fresh(old, parts)
         if not fresh.height:
@@ -89,8 +88,6 @@ def merge_into(
         whole = fresh if old is None else pl.concat([old, fresh])
         entries[day] = swap.day(day, whole.sort("ts", maintain_order=True))
         changed.append(day)
-    for audit in audits:
-        audit.compare()
     table = _counted(table, counts)
     if markets is not None:
         table = _described(table, markets)

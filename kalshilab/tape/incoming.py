@@ -1,8 +1,8 @@
 """Segments: prints on their way into a lake.
 
 A **segment** is a tape somebody wants in the lake: a frame in memory, or a file in incoming/, which is there
-whole or not at all.  Its note says where in it each day's prints are, and their control totals, so that a
-commit can take one day at a time and still knows at the end that it had everything.
+whole or not at all.  Its note, sealed with a hash of itself, says where in it each day's prints are, and their
+hash.  So a commit can take one day at a time, and merges the prints that were staged, each on its day, or none.
 
 A segment that was merged is removed after the lake has changed; should the process be killed between, the
 manifest names it as merged, and it is not merged again.  Each has a token of its own, so that the same prints
@@ -11,6 +11,7 @@ staged anew are another segment.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -23,10 +24,10 @@ import polars as pl
 
 from kalshilab.errors import ConfigError, LakeError
 from kalshilab.tape import durable
-from kalshilab.tape.manifest import Manifest, Merged, Totals, short
+from kalshilab.tape.manifest import Manifest, Merged, short
 from kalshilab.tape.schema import TAPE_SCHEMA, check_tape
 
-__all__ = ["Audit", "Incoming", "abandoned", "discard", "path_of", "staged", "write_segment"]
+__all__ = ["Incoming", "abandoned", "discard", "path_of", "staged", "write_segment"]
 
 ROW_GROUP: Final = 1 << 15
 """Rows of a row group of a segment: small, because a day may be a small part of a segment."""
@@ -34,11 +35,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """Where in a segment a day's prints are."""
+    """Where in a segment a day's prints are, and their `fingerprint`, "" in one that is no file."""
 
     day: str
     offset: int
     rows: int
+    sha256: str = ""
 
 
 class SegmentNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +49,36 @@ class SegmentNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token: str
     rows: int
     days: tuple[Slice, ...]
-    totals: Totals
+    seal: str = ""
+
+    def sealed(self) -> SegmentNote:
+        """The same with the seal that fits it: a hash of all else."""
+        bare = msgspec.structs.replace(self, seal="")
+        return msgspec.structs.replace(bare, seal=hashlib.sha256(msgspec.json.encode(bare)).hexdigest())
+
+
+def fingerprint(prints: pl.DataFrame) -> str:
+    """The SHA-256, in hexadecimal, of what prints say, however a file holds them; of all but their market codes,
+    which the lake gives.
+
+    >>> import kalshilab as kl
+    >>> tape = kl.sample()[0]
+    >>> fingerprint(tape.head(9)) == fingerprint(tape.head(9).drop("market")) != fingerprint(tape[1:10])
+    True
+    """
+    found = hashlib.sha256()
+    for name, dtype in TAPE_SCHEMA.items():
+        if name == "market":
+            continue
+        column = prints[name]
+        if dtype == pl.String:
+            # Lengths keep "ab", "c" apart from "a", "bc"; null has one that no text has.
+            lengths = column.str.len_bytes().fill_null(2**32 - 1)
+            found.update(lengths.to_numpy().tobytes())
+            found.update(column.str.join("", ignore_nulls=True).item().encode())
+        else:
+            found.update(column.to_physical().to_numpy().tobytes())
+    return found.hexdigest()
 
 
 class Incoming(NamedTuple):
@@ -78,9 +109,7 @@ class Incoming(NamedTuple):
             Slice(day.isoformat(), end - length, length)
             for (day, length), end in zip(counted.iter_rows(), ends, strict=True)
         )
-        # The codes are the lake's, not the tape's.
-        totals = msgspec.structs.replace(Totals.of(tape), market=0)
-        return cls(SegmentNote(os.urandom(12).hex(), rows, days, totals), tape.lazy())
+        return cls(SegmentNote(os.urandom(12).hex(), rows, days), tape.lazy())
 
     @classmethod
     def open(cls, root: Path, name: str) -> Incoming:
@@ -92,6 +121,8 @@ class Incoming(NamedTuple):
         path = path_of(root, name)
         try:
             note = msgspec.json.decode(durable.note_of(path), type=SegmentNote)
+            if note != note.sealed():
+                raise LakeError(root, path, "has a note that does not fit its seal: it was edited or damaged")
             lazy = pl.scan_parquet(path, hive_partitioning=False)
             if lazy.collect_schema() != TAPE_SCHEMA:
                 raise LakeError(root, path, "has another schema than it was staged with")
@@ -109,10 +140,19 @@ class Incoming(NamedTuple):
         Raises:
             LakeError: it is not what was staged.
         """
-        audit = Audit(root, self)
         for part in self.note.days:
-            audit.read(part)
-        audit.compare()
+            self.read(root, part)
+
+    def read(self, root: Path, part: Slice) -> pl.DataFrame:
+        """The prints of a day.
+
+        Raises:
+            LakeError: they cannot be read, or are not those that were staged.
+        """
+        frame = self.collect(root, self.lazy.slice(part.offset, part.rows))
+        if self.path is not None and fingerprint(frame) != part.sha256:
+            raise LakeError(root, self.path, f"does not have the prints of {part.day} that were staged")
+        return frame
 
     def tickers(self, root: Path) -> pl.DataFrame:
         """Its tickers and the time of their first print, in the order of these.
@@ -133,37 +173,6 @@ class Incoming(NamedTuple):
             return lazy.collect()
         except durable.UNREADABLE as error:
             raise LakeError(root, self.path, f"cannot be read ({short(error)})") from None
-
-
-class Audit:
-    """A segment that is read part by part, and the totals of what was read."""
-
-    def __init__(self, root: Path, segment: Incoming) -> None:
-        self.root, self.segment = root, segment
-        self._sums = [0, 0, 0]
-
-    def read(self, part: Slice) -> pl.DataFrame:
-        """The prints of a day.
-
-        Raises:
-            LakeError: they cannot be read.
-        """
-        frame = self.segment.collect(self.root, self.segment.lazy.slice(part.offset, part.rows))
-        totals = Totals.of(frame)
-        self._sums = [a + b for a, b in zip(self._sums, (totals.price, totals.size, totals.yes), strict=True)]
-        return frame
-
-    def compare(self) -> None:
-        """Compare what was read, which must be all of it, with what was staged.
-
-        Raises:
-            LakeError: it is something else.
-        """
-        due = self.segment.note.totals
-        if self._sums != [due.price, due.size, due.yes]:
-            raise LakeError(
-                self.root, self.segment.path, "is not what was staged: its columns add up to something else"
-            )
 
 
 def path_of(root: Path, name: str) -> Path:
@@ -193,8 +202,13 @@ def write_segment(root: Path, name: str, tape: pl.DataFrame) -> None:
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{name}.{os.getpid()}{durable.TEMPORARY}")
     try:
-        note = msgspec.json.encode(segment.note).decode()
-        durable.write_frame(segment.lazy.collect(), temporary, note=note, row_group=ROW_GROUP)
+        frame, note = segment.lazy.collect(), segment.note
+        days = tuple(
+            msgspec.structs.replace(part, sha256=fingerprint(frame.slice(part.offset, part.rows)))
+            for part in note.days
+        )
+        note = msgspec.structs.replace(note, days=days).sealed()
+        durable.write_frame(frame, temporary, note=msgspec.json.encode(note).decode(), row_group=ROW_GROUP)
         with _gate(root):
             durable.publish(temporary, path)
     except BaseException:

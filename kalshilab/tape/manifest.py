@@ -37,6 +37,7 @@ from kalshilab.tape import durable
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, TIME
 
 __all__ = [
+    "COPY",
     "LISTING_SCHEMA",
     "DayEntry",
     "DayFile",

@@ -1,10 +1,9 @@
 """The stream protocol without sockets: no lost frame goes unnoticed, no book is built across a gap, every frame
-recorded from the exchange is understood, and commands are what the specification asks for."""
+recorded from the exchange is understood."""
 
 from __future__ import annotations
 
 import gzip
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stream_talk import Talk, delta, snapshot
 
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.protocol import (
@@ -24,53 +24,11 @@ from kalshilab.kalshi.protocol import (
     PositionUpdate,
     Rejected,
     StreamProtocol,
-    Subscribed,
     Ticker,
 )
 from kalshilab.market.book import Book
 from kalshilab.market.model import Fill, Order, Trade
 from kalshilab.units import PRICE, format_price, format_size
-
-T = "KXHIGHNY-26NOV22-B52.5"
-
-
-class Talk:
-    """A protocol, what it has emitted and the commands it has asked for."""
-
-    def __init__(self) -> None:
-        self.events: list[Any] = []
-        self.protocol = StreamProtocol(self.events.append)
-        self.sent: list[dict[str, Any]] = []
-
-    def commands(self) -> list[dict[str, Any]]:
-        new = [json.loads(c) for c in self.protocol.take_commands()]
-        self.sent += new
-        return new
-
-    def hear(self, **frame: Any) -> list[Any]:
-        del self.events[:]
-        self.protocol.receive(json.dumps(frame))
-        return list(self.events)
-
-    def subscribed(self, channel: str, sid: int, *tickers: str) -> Talk:
-        self.protocol.subscribe([channel], tickers)
-        (command,) = self.commands()
-        assert self.hear(id=command["id"], type="subscribed", msg={"channel": channel, "sid": sid}) == [
-            Subscribed(channel, sid)
-        ]
-        return self
-
-
-def delta(
-    sid: int, seq: int, ticker: str = "A", size: str = "1.00", price: str = "0.4000", side: str = "yes"
-) -> dict[str, Any]:
-    msg = {"market_ticker": ticker, "price_dollars": price, "delta_fp": size, "side": side, "ts_ms": 5}
-    return {"type": "orderbook_delta", "sid": sid, "seq": seq, "msg": msg}
-
-
-def snapshot(sid: int, seq: int, ticker: str = "A", **sides: Any) -> dict[str, Any]:
-    return {"type": "orderbook_snapshot", "sid": sid, "seq": seq, "msg": {"market_ticker": ticker, **sides}}
-
 
 # Meaning
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ DAY = 86_400_000_000
 def plain(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     """The columns that do not depend on who gives the codes."""
     return frame.lazy().select(pl.col(c).cast(pl.String) if c in ("ticker", "taker") else pl.col(c) for c in PLAIN).collect()  # fmt: skip
+
+
+def with_ids(tape: pl.DataFrame) -> pl.DataFrame:
+    return tape.with_columns(pl.format("id-{}", pl.int_range(pl.len())).alias("trade_id"))
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def test_twice_is_once(lake: Lake) -> None:
 )
 def test_any_split_any_overlap_any_order(rows: Any, cuts: list[int], staged: bool, chance: Any) -> None:
     """Pieces of whole instants, some of them twice, in any order, give the lake of the whole."""
-    whole = tape_of(rows).with_columns(pl.format("id-{}", pl.int_range(pl.len())).alias("trade_id"))
+    whole = with_ids(tape_of(rows))
     # Prints of one instant stay together: between pieces their order is that of arrival.
     instants = whole["ts"].unique(maintain_order=True)
     edges = sorted({0, len(instants), *(min(c, len(instants)) for c in cuts)})
@@ -100,9 +105,7 @@ def test_any_split_any_overlap_any_order(rows: Any, cuts: list[int], staged: boo
         if staged:
             added += lake.commit().added
         assert added == whole.height == lake.rows
-        got = lake.read()
-        assert plain(got).sort("ts", "trade_id").equals(plain(whole).sort("ts", "trade_id"))
-        assert plain(got).select("ts").equals(plain(whole).select("ts"))
+        assert plain(lake.read()).equals(plain(whole)) and plain(lake.lazy()).equals(plain(whole))
         listing = lake.listing
         assert listing["prints"].sum() == whole.height
         counted = whole.group_by(pl.col("ticker").cast(pl.String)).agg(
@@ -112,6 +115,91 @@ def test_any_split_any_overlap_any_order(rows: Any, cuts: list[int], staged: boo
             own = listing.filter(pl.col("ticker").cast(pl.String) == row["ticker"]).row(0, named=True)
             assert (own["prints"], own["first_ts"], own["last_ts"]) == (row["len"], row["a"], row["b"])
         assert not [f for f in lake.doctor() if f.severity == "error"]
+
+
+@settings(max_examples=25)
+@given(
+    prints(60, gaps=(0, 1, DAY // 3)),
+    st.lists(st.integers(0, 60), max_size=5),
+    st.lists(st.integers(0, 9), min_size=6, max_size=6),
+    st.booleans(),
+)
+def test_pieces_that_overlap_anywhere(rows: Any, cuts: list[int], back: list[int], staged: bool) -> None:
+    """Each piece begins some rows before the end of the last, in the middle of an instant or not: as one page
+    after the other is fetched.  Codes are those of the whole from the first piece on."""
+    whole = with_ids(tape_of(rows))
+    edges = sorted({0, whole.height, *(min(c, whole.height) for c in cuts)})
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake.create(Path(folder, "lake"))
+        seen = 0
+        for number, (low, high) in enumerate(pairwise(edges)):
+            piece = whole.slice(max(0, low - back[number]), high - max(0, low - back[number]))
+            if staged:
+                lake.stage(f"{number:03d}", with_codes(piece.drop("market")).select(whole.columns))
+                continue
+            done = lake.append(with_codes(piece.drop("market")).select(whole.columns))
+            assert (done.rows, done.added) == (piece.height, high - low)
+            assert done.duplicates == piece.height - done.added
+            seen += done.new_markets
+            assert lake.read().equals(whole.head(high))
+        if staged:
+            seen = lake.commit().new_markets
+        assert seen == len(lake.tickers)
+        assert Lake.open(lake.path).read().equals(whole)
+        assert not [f for f in lake.doctor() if f.severity == "error"]
+
+
+def test_ids_and_none_side_by_side(tmp_path: Path) -> None:
+    """What has an id stands once, what has none as often as it came; twice in one tape is twice."""
+    tape = tape_of([(1, "A-B-1", 5000, 100, "yes")] * 6)
+    ids = ["a", None, "b", "a", None, ""]
+    tape = tape.with_columns(pl.Series("trade_id", ids))
+    lake = Lake.create(tmp_path)
+    done = lake.append(tape)
+    assert (done.rows, done.added, done.duplicates) == (6, 5, 1)
+    assert lake.read()["trade_id"].to_list() == ["a", None, "b", None, ""]
+    assert (lake.append(tape).added, lake.rows) == (2, 7)
+    lake.stage("one", tape)
+    lake.stage("two", tape)
+    assert (lake.commit().added, lake.rows) == (4, 11)
+    assert not [f for f in lake.doctor() if f.severity == "error"]
+
+
+def test_one_id_on_two_days_is_two_prints(tmp_path: Path) -> None:
+    """Ids are compared within a day: a print that was announced with another day is another print."""
+    tape = tape_of([(0, "A-B-1", 5000, 100, "yes"), (DAY, "A-B-1", 5000, 100, "yes")])
+    lake = Lake.create(tmp_path)
+    both = tape.with_columns(pl.lit("same").alias("trade_id"))
+    assert lake.append(both.head(1)).added == lake.append(both.tail(1)).added == 1
+
+
+def test_nothing_is_no_change(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    for done in (lake.append(TAPE.clear()), lake.append(TAPE.clear(), MARKETS.clear()), lake.commit()):
+        assert (done.rows, done.added, done.days, done.new_markets) == (0, 0, 0, 0)
+    assert lake.generation == 0 and not lake.files and not lake.gaps() and not lake.covered
+    assert lake.lazy().collect().equals(TAPE.clear()) and lake.read().equals(TAPE.clear())
+    lake.stage("empty", TAPE.clear())
+    assert lake.commit().rows == 0 and not lake.staged()
+    assert not Lake.open(lake.path).doctor()
+
+
+def test_what_is_no_tape_changes_nothing(lake: Lake) -> None:
+    generation = lake.generation
+    for wrong in (
+        TAPE.reverse(),
+        TAPE.drop("size"),
+        TAPE.with_columns(pl.lit(None, pl.String).alias("ticker")),
+    ):
+        for put in (lake.append, lambda tape: lake.stage("wrong", tape)):
+            with pytest.raises(TapeError):
+                put(wrong)
+    with pytest.raises(TapeError):
+        lake.append(TAPE, MARKETS.drop("event"))
+    with pytest.raises(LakeError, match="no segment of this name"):
+        lake.commit(["none"])
+    assert lake.generation == Lake.open(lake.path).generation == generation
+    assert not lake.staged() and not lake.doctor()
 
 
 def test_prints_without_an_id_are_all_kept(tmp_path: Path) -> None:
@@ -188,19 +276,30 @@ def test_plain_readers_see_the_same(lake: Lake) -> None:
 
     files = str(lake.path / "trades/**/*.parquet")
     assert plain(pl.scan_parquet(files)).equals(plain(TAPE))
+    assert pl.scan_parquet(files).select(TAPE.columns).collect().equals(lake.read())
     table: Any = ds.dataset(lake.path / "trades", format="parquet", partitioning="hive").to_table()
     assert table.num_rows == TAPE.height
     frame: Any = pl.from_arrow(table.select(["ts", "price", "size", "trade_id"]))
     expected = TAPE.select("ts", "price", "size", "trade_id").sort("ts", "trade_id")
     assert frame.sort("ts", "trade_id").equals(expected)
     pandas = pytest.importorskip("pandas")
-    assert len(pandas.read_parquet(lake.path / "trades")) == TAPE.height
+    read = pandas.read_parquet(lake.path / "trades")
+    assert read["trade_id"].tolist() == TAPE["trade_id"].to_list()
+    assert (read["price"].to_numpy() == TAPE["price"].to_numpy()).all()
+    assert read["taker"].tolist() == TAPE["taker"].to_list()
 
 
 def test_duckdb_sees_the_same(lake: Lake) -> None:
     duckdb = pytest.importorskip("duckdb")
     query = f"select count(*), sum(price), sum(size) from '{lake.path}/trades/**/*.parquet'"
     assert duckdb.sql(query).fetchall()[0] == (TAPE.height, TAPE["price"].cast(int).sum(), TAPE["size"].sum())
+    rows = duckdb.sql(
+        f"select epoch_us(ts), ticker, taker from '{lake.path}/trades/**/*.parquet' order by ts, trade_id"
+    )
+    expected = TAPE.sort("ts", "trade_id").select(
+        pl.col("ts").dt.epoch("us"), "ticker", pl.col("taker").cast(str)
+    )
+    assert rows.fetchall() == expected.rows()
 
 
 def test_one_writer(lake: Lake) -> None:
@@ -227,6 +326,61 @@ def test_one_writer(lake: Lake) -> None:
     assert lake.append(TAPE).added == 0
 
 
+def test_one_writer_in_one_process(lake: Lake) -> None:
+    other = Lake.open(lake.path)
+    with lake.writing():
+        for refused in (
+            lambda: other.append(TAPE),
+            lambda: other.commit(),
+            lambda: other.put_markets(MARKETS),
+            other.repair,
+        ):
+            with pytest.raises(LakeError, match="is writing to this lake, and one at a time may"):
+                refused()
+        lake.append(TAPE.head(5))
+        other.stage("beside", TAPE.head(5))
+    other.append(TAPE, covered=[(0, 1)])
+    lake.append(TAPE, covered=[(1, 2)])
+    assert lake.covered == ((0, 2),), "a change is made on the lake as it is"
+
+
+def test_threads_take_turns(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path)
+    pieces = [TAPE.slice(k, 400) for k in range(0, 3200, 400)]
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lake.append, pieces))
+    assert sum(d.added for d in done) == lake.rows == 3200
+    assert lake.generation == 8
+    assert sorted(lake.read()["trade_id"]) == sorted(TAPE["trade_id"].head(3200))
+
+
+def test_a_merged_segment_that_cannot_be_removed_is_not_merged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape = TAPE.head(500).with_columns(pl.lit(None, pl.String).alias("trade_id"))
+    lake = Lake.create(tmp_path)
+    lake.stage("held", tape)
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "held.parquet":
+            raise PermissionError(13, "Permission denied")
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refused)
+        assert lake.commit().added == 500
+        for change in (lambda: lake.append(TAPE.tail(10)), lambda: lake.put_markets(MARKETS), lake.commit):
+            change()
+            assert not lake.staged() and (lake.incoming / "held.parquet").exists()
+        assert [f.severity for f in lake.doctor() if f.file == lake.incoming / "held.parquet"] == ["note"]
+        assert lake.rows == 510
+    lake.append(TAPE.tail(20))
+    assert not list(lake.incoming.glob("*.parquet")) and lake.rows == 520
+    lake.stage("held", tape)
+    assert lake.commit().added == 500, "staged anew it is another segment"
+
+
 def test_what_is_no_lake(tmp_path: Path) -> None:
     with pytest.raises(LakeError, match=r"kalshilab (download|import)"):
         Lake.open(tmp_path)
@@ -237,14 +391,3 @@ def test_what_is_no_lake(tmp_path: Path) -> None:
         scan_tape(tmp_path / "text")
     with pytest.raises(LakeError, match="cannot be a folder"):
         Lake.create(tmp_path / "text")
-
-
-def test_one_file_is_a_source(tmp_path: Path) -> None:
-    TAPE.write_parquet(tmp_path / "tape.parquet")
-    source = scan_tape(tmp_path / "tape.parquet")
-    assert source.rows == TAPE.height
-    assert plain(source.lazy()).equals(plain(TAPE))
-    assert source.listing["prints"].sum() == TAPE.height
-    TAPE.drop("taker").write_parquet(tmp_path / "other.parquet")
-    with pytest.raises(TapeError, match="taker"):
-        scan_tape(tmp_path / "other.parquet")

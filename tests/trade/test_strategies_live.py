@@ -88,6 +88,9 @@ async def test_live_is_research_and_is_traded_on_the_sample(settings: Settings, 
     wanted = {"rlm_no": {"no"}, "whale_fade": {"no"}, "yes_80_90": {"yes"}}.get(strategy, {"yes", "no"})
     assert bought == wanted
     assert_paid_out(report)
+    assert_charged(report)
+    # Orders inside the spread rest until they are met, at no fee; the reversal's best tier pays the ask.
+    assert report.fills["is_taker"].any() == (strategy == "rlm_no")
 
 
 def assert_paid_out(report: Report) -> None:
@@ -108,6 +111,24 @@ def assert_paid_out(report: Report) -> None:
     first, last = report.equity.row(0, named=True), report.equity.row(-1, named=True)
     cash = first["cash"] - report.fills["cost"].sum() - report.fills["fee"].sum() + paid["back"].sum()
     assert last["cash"] == pytest.approx(cash, abs=1e-4)
+
+
+def assert_charged(report: Report) -> None:
+    """What takers paid is the published formula's 7 % of P·(1 − P), to the rounding of each fill; makers paid nothing
+    else, as the sample's series are all of the type "quadratic"."""
+    price = pl.col("price") / 100
+    orders = report.fills.group_by("order_id").agg(
+        pl.col("fee").sum(),
+        due=(0.07 * pl.col("size") * price * (1 - price)).filter("is_taker").sum(),
+        rounding=pl.len() * 0.0001,
+    )
+    over = orders["fee"] - orders["due"]
+    assert (over > -1e-9).all() and (over <= orders["rounding"] + 1e-9).all()
+    taken = report.fills.filter("is_taker")
+    assert (taken["fee"] > 0).all()
+    assert report.counts["fees_cents"] == round(100 * report.fills["fee"].sum())
+    told = report.orders.filter(pl.col("filled") > 0).select("order_id", "fees").join(orders, on="order_id")
+    assert told.height == orders.height and told["fees"].to_list() == pytest.approx(told["fee"].to_list())
 
 
 async def test_the_largest_whales_of_a_window_are_the_same_live(

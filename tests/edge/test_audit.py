@@ -1,0 +1,187 @@
+"""Audits: honest strategies pass, every kind of looking ahead is found, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import kalshilab as kl
+from kalshilab.edge import audit
+from kalshilab.edge.entry import enter
+from kalshilab.edge.facts import named_facts, point_in_time
+from kalshilab.edge.replay import Stage, replay
+from kalshilab.edge.robustness import interval
+from kalshilab.edge.whole_life import whole_life_edge
+
+S = kl.signals
+TAPE, MARKETS = kl.synth.martingale(n_markets=700, seed=11)
+
+
+def chosen(
+    at: int, keep: Callable[[pl.DataFrame], pl.Expr], feature: pl.Expr
+) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """NO at each market's print number `at` where its whole life satisfies a condition: looking ahead."""
+
+    def strategy(tape: pl.DataFrame) -> pl.DataFrame:
+        life = tape.group_by("ticker", maintain_order=True).agg(
+            (pl.col("taker").cast(pl.String) == "yes").mean().alias("share"),
+            pl.col("price").first().alias("first"),
+            feature.alias("f"),
+        )
+        kept = life.filter(keep(life))
+        rows = tape.with_row_index("row").with_columns(pl.int_range(pl.len()).over("ticker").alias("k"))
+        return rows.filter(pl.col("k") == at).join(kept.select("ticker"), on="ticker", how="semi", maintain_order="left").select(
+            "row", "ts", "ticker", pl.lit("no").alias("side"), "price"
+        )  # fmt: skip
+
+    return strategy
+
+
+LAST, MEAN = pl.col("price").last(), pl.col("price").mean()
+
+
+def fell(_: Any) -> pl.Expr:
+    return (pl.col("f") < pl.col("first")) & (pl.col("share") > 0.6)
+
+
+CHEATS = [
+    (f"{name} at {at}", chosen(at, fell, feature))
+    for name, feature in (("last", LAST), ("mean", MEAN))
+    for at in (4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
+]
+
+
+@pytest.mark.parametrize(("name", "cheat"), CHEATS, ids=[n for n, _ in CHEATS])
+def test_t6_whole_life_features_are_found_twenty_times_of_twenty(name: str, cheat: Any) -> None:
+    prefix = audit.prefix_invariance(cheat, TAPE, cuts=20)
+    null = audit.null_replay(cheat, TAPE, MARKETS, seeds=12)
+    assert not prefix.passed and prefix.first_row is not None and "differs" in prefix.detail
+    assert not null.passed, null.detail
+    assert not audit.future_scramble(cheat, TAPE, cuts=10).passed
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [S.Rlm(min_trades=8, min_drop=2), S.Rlm(min_trades=8, rearm=True), S.PriceBand(), S.WhaleFade(), S.WhaleFollow(), S.Burst(),
+     S.LowLeverageVariance(), S.Steam(), S.DollarDirection(), S.ConvictionRatio(), S.BuyBack()],
+    ids=lambda s: s.name,
+)  # fmt: skip
+def test_signals_pass(signal: Any) -> None:
+    for found in audit.every(signal, TAPE, MARKETS, seeds=6, cuts=6):
+        assert found.passed, found
+
+
+def test_t7_a_true_edge_does_not_hide_the_leak() -> None:
+    rule = S.Rlm(yes_threshold=0.70, min_trades=25, min_drop=5)
+    tape, markets = kl.synth.martingale(n_markets=40_000, seed=5, edge=3.0)
+    whole = whole_life_edge(tape, markets, 0.70, 25, 5)
+    honest = interval(enter(rule.run(tape), tape, markets, rule="mid", extremes=True, half_spread=1.0))
+    se = (honest.upper - honest.lower) / 3.92
+    assert whole.edge > 10 and abs(honest.estimate - 3.0) < 2.5 * se
+    assert whole.edge - honest.estimate > 3 * se
+
+
+def test_looking_at_the_next_print_is_found() -> None:
+    def peeking(tape: pl.DataFrame) -> pl.DataFrame:
+        after = pl.col("price").shift(-1).over("ticker")
+        rows = tape.with_row_index("row").filter(after - pl.col("price") <= -500)
+        return rows.select("row", "ts", "ticker", pl.lit("no").alias("side"), "price")
+
+    assert not audit.prefix_invariance(peeking, TAPE).passed
+    assert not audit.future_scramble(peeking, TAPE).passed
+    assert not audit.null_replay(peeking, TAPE, MARKETS).passed
+
+
+def test_settlement_facts_are_refused_by_name_and_by_absence() -> None:
+    def direct(tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+        won = markets.filter(pl.col("settlement") == 0)
+        return S.rlm(tape).join(won.select("ticker"), on="ticker", how="semi")
+
+    def outside(tape: pl.DataFrame) -> pl.DataFrame:
+        known = MARKETS.filter(pl.col("settled_ts").is_not_null())
+        return S.rlm(tape).join(known.select("ticker"), on="ticker", how="semi")
+
+    for cheat, fact in ((direct, "settlement"), (outside, "settled_ts")):
+        found = audit.settlement_facts(cheat, TAPE, MARKETS)
+        assert not found.passed and fact in found.detail
+    assert not audit.prefix_invariance(direct, TAPE, markets=MARKETS).passed
+    assert "result" not in point_in_time(MARKETS).columns and point_in_time(None) is None
+    assert named_facts(lambda t: S.rlm(t)) == ()
+    assert audit.settlement_facts(
+        lambda tape, markets: S.rlm(tape).join(markets, on="ticker", how="semi"), TAPE, MARKETS
+    ).passed
+
+
+def test_a_fire_must_carry_its_own_print() -> None:
+    def cheaper(tape: pl.DataFrame) -> pl.DataFrame:
+        return S.rlm(tape, min_trades=8, min_drop=2).with_columns(pl.col("price") + 100)
+
+    found = audit.settlement_facts(cheaper, TAPE)
+    assert not found.passed and found.first_row is not None
+    assert not audit.settlement_facts(
+        lambda t: S.rlm(t, min_trades=8).with_columns(row=pl.lit(10**7)), TAPE
+    ).passed
+
+
+def test_a_leak_in_the_entry_is_seen_by_the_null_replay_alone() -> None:
+    rule = S.Rlm(min_trades=8, min_drop=2)
+
+    def dear(fires: pl.DataFrame, tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+        return enter(fires, tape, markets)
+
+    def life_mean(fires: pl.DataFrame, tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+        mean = tape.group_by("ticker").agg(pl.col("price").mean().alias("mean"))
+        entries = enter(fires, tape, markets, rule="mid").join(
+            mean, on="ticker", how="left", maintain_order="left"
+        )
+        return entries.with_columns(pnl=pl.col("value") - (1 - pl.col("mean") / 10_000)).drop("mean")
+
+    assert audit.null_replay(rule, TAPE, MARKETS, entry=dear).passed
+    assert not audit.null_replay(rule, TAPE, MARKETS, entry=life_mean).passed
+
+
+def test_outcomes_drawn_again_centre_on_the_costs() -> None:
+    entries = enter(S.rlm(TAPE, min_trades=5, min_drop=1), TAPE, MARKETS)
+    assert audit.outcome_resampling(entries).passed
+    assert audit.outcome_resampling(entries.head(0)).passed
+
+
+def test_placebos_name_what_is_inert() -> None:
+    tape, markets = kl.synth.martingale(n_markets=8_000, seed=2)
+
+    def bought(fires: pl.DataFrame) -> pl.DataFrame:
+        return enter(fires, tape, markets)
+
+    variants = {"rule": S.Rlm(min_trades=8, min_drop=2), "no flow": S.Rlm(yes_threshold=0.0, min_trades=8, min_drop=2),
+                "mirrored": S.Rlm(min_trades=8, min_drop=2, side="yes"), "none": S.Rlm(min_trades=5000)}  # fmt: skip
+    found = audit.placebos(variants, tape, markets, bought)
+    assert found["name"].to_list() == list(variants) and found["inert"].to_list()[:2] == [None, True]
+    assert found["edge"].to_list()[3] is None
+
+
+def test_a_fair_world_keeps_everything_but_prices_and_outcomes() -> None:
+    tape, markets = kl.sample()
+    stage = Stage(tape, markets)
+    one, again, other = stage.world(1), replay(tape, markets, seed=1), stage.world(2)
+    assert (
+        one.tape.equals(again.tape) and one.markets.equals(again.markets) and not one.tape.equals(other.tape)
+    )
+    assert one.tape.drop("price").equals(tape.drop("price")) and one.markets["settlement"].null_count() == 0
+    assert one.tape["price"].is_between(100, 9900).all()
+    # The mid is fair: over many worlds outcomes agree with it.
+    off = []
+    for seed in range(30):
+        world = stage.world(seed)
+        last = world.tape.with_columns(mid=pl.Series(world.mid)).group_by("ticker").agg(pl.col("mid").last())
+        both = last.join(world.markets.select("ticker", "settlement"), on="ticker")
+        off += ((both["settlement"] / 10_000) - both["mid"]).to_list()
+    assert abs(np.mean(off)) < 3.5 * np.std(off) / np.sqrt(len(off))
+
+
+def test_nothing_to_audit() -> None:
+    assert audit.prefix_invariance(S.Rlm(), TAPE.head(0)).passed
+    assert audit.null_replay(S.Rlm(min_trades=10_000), TAPE, MARKETS, seeds=2).passed
