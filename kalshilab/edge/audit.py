@@ -29,7 +29,7 @@ import polars as pl
 from kalshilab.edge.facts import named_facts, point_in_time
 from kalshilab.edge.inference import bootstrap
 from kalshilab.edge.martingale import intraclass, null_means
-from kalshilab.edge.model import arrays_of, settled
+from kalshilab.edge.model import arrays_of, event_means, settled
 from kalshilab.edge.replay import Stage
 from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
 from kalshilab.edge.whole_life import last_print_edge, whole_life_edge
@@ -248,9 +248,7 @@ def placebos(
     rows: list[dict[str, Any]] = []
     for name, strategy in strategies.items():
         fires = strategy_of(strategy).fires(tape, point_in_time(markets))
-        means = (
-            settled(enter(fires)).group_by("event").agg(pl.col("pnl").mean()).sort("event")["pnl"].to_numpy()
-        )
+        means = event_means(enter(fires))
         row: dict[str, Any] = {
             "name": name,
             "edge": None,

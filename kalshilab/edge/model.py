@@ -48,6 +48,7 @@ __all__ = [
     "arrays_of",
     "check_entries",
     "codes_of",
+    "event_means",
     "settled",
 ]
 
@@ -148,6 +149,12 @@ def settled(entries: pl.DataFrame) -> pl.DataFrame:
     """The entries whose profit is known: settled ones, and those without a fill, in the order of entry."""
     known = entries.filter(pl.col("pnl").is_not_null())
     return known.sort(pl.coalesce("entry_ts", "ts"), "fire", maintain_order=True)
+
+
+def event_means(entries: pl.DataFrame) -> npt.NDArray[np.float64]:
+    """Each settled event's mean profit, in dollars a contract, in the order of its name: what an edge is a mean of."""
+    means = settled(entries).group_by("event").agg(pl.col("pnl").mean()).sort("event")
+    return means["pnl"].to_numpy()
 
 
 def codes_of(values: pl.Series) -> npt.NDArray[np.int64]:

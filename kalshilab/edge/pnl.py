@@ -19,9 +19,10 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from kalshilab.edge.model import check_entries, settled
+from kalshilab.edge.model import check_entries, event_means, settled
 from kalshilab.market.fee_schedule import FeeSchedule
 
 __all__ = ["Measures", "measure", "refee", "sizes"]
@@ -104,8 +105,8 @@ def measure(entries: pl.DataFrame) -> Measures:
         win_rate=100 * _mean(filled["value"]),
         break_even=100 * _mean(filled["cost"]),
         mean_price=100 * _mean(filled["price"]),
-        gross=_per_event(before),
-        edge=_per_event(known),
+        gross=100 * _mean(event_means(before)),
+        edge=100 * _mean(event_means(known)),
         edge_per_fire=100 * _mean(filled["pnl"]),
         edge_per_dollar=float(filled["pnl"].sum()) / float(filled["cost"].sum())
         if filled.height
@@ -144,10 +145,5 @@ def sizes(
     return {c: measure(refee(entries, c, markets, schedule)).edge for c in (1, 10, 100)}
 
 
-def _per_event(known: pl.DataFrame) -> float:
-    means = known.group_by("event").agg(pl.col("pnl").mean()).sort("event")["pnl"]
-    return 100 * _mean(means)
-
-
-def _mean(values: pl.Series) -> float:
-    return float(np.mean(values.to_numpy())) if len(values) else float("nan")
+def _mean(values: pl.Series | npt.NDArray[np.float64]) -> float:
+    return float(np.mean(np.asarray(values))) if len(values) else float("nan")

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.edge.inference import bootstrap
-from kalshilab.edge.model import Interval, check_entries, settled
+from kalshilab.edge.model import Interval, check_entries, event_means, settled
 from kalshilab.errors import EdgeError, SignalError
 from kalshilab.signals.grid import cells_of
 from kalshilab.signals.scan import scan_cells
@@ -253,8 +253,7 @@ def summary(cells: Sequence[Cell]) -> pl.DataFrame:
 def interval(entries: pl.DataFrame) -> Interval:
     """The edge of entries with its interval over events."""
     known = settled(check_entries(entries))
-    means = known.group_by("event").agg(pl.col("pnl").mean()).sort("event")["pnl"].to_numpy()
-    return _interval(100 * means, known.height)
+    return _interval(100 * event_means(known), known.height)
 
 
 def _interval(cents: Any, n: int) -> Interval:

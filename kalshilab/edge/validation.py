@@ -144,7 +144,10 @@ def validate(
     cells = _cells(strategy, grid, tape, bought, executor)
     pool = baseline.pool(tape, fires, bought, seed=seed) if fires.height else None
     m = trials if trials is not None else trials_of(book, prereg, family, strategy, data["hash"])
-    judged = judge(entries, pool, trials=m, walk_forward=_walked(cells), b=b, seed=seed)
+    near = None if pool is None else _with_horizon(pool, markets)
+    judged = judge(
+        _with_horizon(entries, markets), near, trials=m, walk_forward=_walked(cells), b=b, seed=seed
+    )
     found = judged.inference
     p, edge, n_eff = (None, None, None) if found is None else (found.p, found.edge, found.n_eff)
     book.evaluated(prereg, strategy.parameters, data["hash"], p, edge, n_eff, notebook)
@@ -252,6 +255,17 @@ def _until(tape: Any, markets: pl.DataFrame) -> datetime:
     last: Any = tape.lazy().select(pl.col("ts").max()).collect().item()
     settled_: Any = markets["settled_ts"].max()
     return last if settled_ is None else max(last, settled_)  # type: ignore[no-any-return]
+
+
+def _with_horizon(entries: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+    """The entries with `horizon`: days from the fire to the close that was expected, for the baseline; none of it where
+    the markets do not say."""
+    if markets["expected_close_ts"].null_count() == markets.height:
+        return entries
+    days = (pl.col("expected_close_ts") - pl.col("ts")).dt.total_microseconds() / 8.64e10
+    closes = markets.select("ticker", "expected_close_ts")
+    joined = entries.join(closes, on="ticker", how="left", maintain_order="left")
+    return joined.with_columns(days.alias("horizon")).drop("expected_close_ts")
 
 
 def _excerpt(tape: Any, markets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.model import check_entries, settled
+from kalshilab.edge.model import check_entries, event_means, settled
 from kalshilab.errors import EdgeError
 from kalshilab.tape.schema import TIME
 
@@ -266,7 +266,7 @@ def walk_forward(
         of_all = split(whole, boundary, embargo=waits, stop=stop, first_prints=first_prints)
         _enough(of_all, number)
         parts = [split(c, boundary, embargo=waits, stop=stop, first_prints=first_prints) for c in cells]
-        able = [i for i, part in enumerate(parts) if len(_means(part.train)) >= min_events]
+        able = [i for i, part in enumerate(parts) if len(event_means(part.train)) >= min_events]
         if not able:
             raise EdgeError(
                 f"fold {number}: no cell has {min_events} settled events before {boundary:%Y-%m-%d}; fewer folds"
@@ -278,8 +278,8 @@ def walk_forward(
             {
                 "fold": number, "boundary": boundary, "stop": stop, "cell": best,
                 "chosen": ", ".join(f"{k}={v}" for k, v in parameters[best].items()),
-                "train_edge": _edge(part.train), "train_events": len(_means(part.train)),
-                "test_edge": _edge(part.test), "test_events": len(_means(part.test)),
+                "train_edge": _edge(part.train), "train_events": len(event_means(part.train)),
+                "test_edge": _edge(part.test), "test_events": len(event_means(part.test)),
                 "purged": of_all.purged, "embargoed": of_all.embargoed,
             }
         )  # fmt: skip
@@ -290,7 +290,7 @@ def walk_forward(
         "test_edge": pl.Float64,
         "train_edge": pl.Float64,
     }
-    return WalkForward(_edge(out), out, len(_means(out)), pl.DataFrame(rows, schema_overrides=schema))
+    return WalkForward(_edge(out), out, len(event_means(out)), pl.DataFrame(rows, schema_overrides=schema))
 
 
 def mix_of(entries: pl.DataFrame, column: str = "category") -> dict[str, float]:
@@ -364,18 +364,13 @@ def _enough(part: Split, number: int) -> None:
             )
 
 
-def _means(entries: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Each settled event's mean profit in cents, in the order of its name."""
-    return settled(entries).group_by("event").agg(pl.col("pnl").mean()).sort("event")["pnl"].to_numpy() * 100
-
-
 def _edge(entries: pl.DataFrame) -> float:
-    means = _means(entries)
+    means = 100 * event_means(entries)
     return float(means.mean()) if len(means) else float("nan")
 
 
 def _t(entries: pl.DataFrame) -> float:
-    means = _means(entries)
+    means = 100 * event_means(entries)
     spread = means.std(ddof=1) if len(means) > 1 else 0.0
     # All the same: nothing was learned.
     return float(means.mean() / spread * np.sqrt(len(means))) if spread > 0 else float("-inf")

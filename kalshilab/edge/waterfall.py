@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from kalshilab.edge.claims import WATERFALL_SCHEMA
 from kalshilab.edge.inference import bootstrap
 from kalshilab.edge.model import Interval, settled
 from kalshilab.edge.strategy import Strategy
@@ -34,14 +35,6 @@ from kalshilab.units import PRICE
 __all__ = ["life_mean", "waterfall"]
 
 DRAWS: Final = 499
-_COLUMNS: Final[dict[str, Any]] = {
-    "step": pl.String,
-    "edge": pl.Float64,
-    "lower": pl.Float64,
-    "upper": pl.Float64,
-    "n": pl.Int64,
-    "note": pl.String,
-}
 
 
 def life_mean(entries: pl.DataFrame, tape: Any) -> pl.Series:
@@ -147,4 +140,4 @@ def waterfall(
     if filled.height < known.height:
         step("fills missed", of(known, known["pnl"]), "what is judged: no fill, no profit")
     step("price-matched", excess, "over the same prices without the signal")
-    return pl.DataFrame(rows, schema=_COLUMNS)
+    return pl.DataFrame(rows, schema=WATERFALL_SCHEMA)

@@ -1,0 +1,108 @@
+"""How long a verdict takes, and what a grid gains from two processes.
+
+    python research/benchmarks/edge.py [--lake FOLDER] [--only verdict,card,grid]
+
+The verdict is that of 2,000 entries with B = 1,999 (lines 3 to 8 of the card); the card is the whole way from a tape
+to it, audits included; the floor of both is one pass of the signal over the same tape, or drawing the null's outcomes
+once.  The grid is one of a signal whose cells share nothing, in this process and on a spawned pool of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import kalshilab as kl
+from kalshilab.edge import worlds
+from kalshilab.edge.judgement import judge
+from kalshilab.edge.martingale import null_means
+from kalshilab.edge.registry import Registry
+from kalshilab.edge.specification import hypothesis_of
+from kalshilab.signals.scan import spawn_pool
+from kalshilab.tape.lake import Lake, scan_tape
+
+
+def timed(work: Any, times: int = 3) -> float:
+    """The best of some runs, in seconds."""
+    best = float("inf")
+    for _ in range(times):
+        begin = perf_counter()
+        work()
+        best = min(best, perf_counter() - begin)
+    return best
+
+
+def verdict() -> None:
+    for kind, events in (("single", 2000), ("ladder", 2000)):
+        signal, pool = worlds.entries(events, kind=kind, edge=4.0, seed=1)  # type: ignore[arg-type]
+        judge(signal, pool, walk_forward=1.0)
+        whole = timed(lambda signal=signal, pool=pool: judge(signal, pool, walk_forward=1.0))
+        floor = timed(lambda signal=signal: null_means(signal, b=1999))
+        print(
+            f"verdict on {events:,} {kind} events, B = 1,999: {whole:.2f} s, {whole / floor:.1f} x drawing the null ({floor:.3f} s)"
+        )
+
+
+def card() -> None:
+    tape, markets = kl.synth.martingale(n_markets=60_000, seed=1, edge=8.0)
+    signal = kl.signals.Rlm()
+
+    def whole() -> Any:
+        registry = Registry()
+        registry.register(hypothesis_of(signal, id="A", family="f", mechanism="m", author="a"))
+        return kl.validate(signal, tape, markets, registry=registry)
+
+    found = whole()
+    took, floor = timed(whole), timed(lambda: signal.run(tape))
+    print(
+        f"card of {found.numbers['kept']:,} fires on {tape.height:,} prints, audits and 8 settings included: {took:.2f} s, "
+        f"{took / floor:.0f} x one pass of the signal ({floor * 1000:.0f} ms); {found.verdict}"
+    )
+
+
+def grid(path: Path) -> None:
+    source = scan_tape(path)
+    cells = {
+        "yes_threshold": [0.6, 0.65, 0.7, 0.75],
+        "min_trades": [5, 15, 25],
+        "min_drop": [2, 5, 10],
+        "rearm": True,
+    }
+    here = timed(lambda: kl.signals.grid(source, kl.signals.Rlm, **cells), 1)
+    with spawn_pool(2) as pool:
+        kl.signals.grid(source, kl.signals.Rlm, executor=pool, yes_threshold=[0.6, 0.7])
+        two = timed(lambda: kl.signals.grid(source, kl.signals.Rlm, executor=pool, **cells), 1)
+    with spawn_pool(1) as pool:
+        kl.signals.grid(source, kl.signals.Rlm, executor=pool, yes_threshold=[0.6, 0.7])
+        one = timed(lambda: kl.signals.grid(source, kl.signals.Rlm, executor=pool, **cells), 1)
+    print(
+        f"grid of 36 cells that re-arm, {source.rows:,} prints: two processes {two:.2f} s, one {one:.2f} s "
+        f"({one / two:.2f} x), this process {here:.2f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lake", help="a lake for the grid; default: one of 3 M made prints")
+    parser.add_argument("--only", default="verdict,card,grid")
+    options = parser.parse_args()
+    wanted = options.only.split(",")
+    if "verdict" in wanted:
+        verdict()
+    if "card" in wanted:
+        card()
+    if "grid" in wanted:
+        if options.lake:
+            grid(Path(options.lake))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                lake = Lake.create(Path(folder, "lake"))
+                lake.append(*kl.synth.martingale(n_markets=160_000, seed=2))
+                grid(lake.path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What is registered is what is judged."""
+
+from __future__ import annotations
+
+import pytest
+
+import kalshilab as kl
+from kalshilab.edge.registry import Registry
+from kalshilab.edge.specification import (
+    hypothesis_of,
+    registered,
+    session_registry,
+    specification,
+    terms_of,
+    trials_of,
+)
+from kalshilab.edge.strategy import strategy_of
+from kalshilab.errors import EdgeError, RegistryError
+
+RULE = kl.signals.Rlm(min_trades=15)
+SAID = {"family": "rlm", "mechanism": "m", "author": "us"}
+
+
+def test_what_differs_is_another_hypothesis() -> None:
+    one = hypothesis_of(RULE, id="A", **SAID).prereg_hash
+    assert hypothesis_of(kl.signals.Rlm(min_trades=15), id="B", **SAID).prereg_hash == one
+    others = [
+        hypothesis_of(kl.signals.Rlm(min_trades=16), id="A", **SAID),
+        hypothesis_of(RULE, id="A", latency=60.0, **SAID),
+        hypothesis_of(RULE, id="A", contracts=100, **SAID),
+        hypothesis_of(RULE, id="A", grid={"min_trades": [10, 15]}, **SAID),
+    ]
+    assert len({one, *(h.prereg_hash for h in others)}) == 5
+
+
+def test_terms_are_named() -> None:
+    assert terms_of({"latency": 60.0}).latency == 60.0
+    with pytest.raises(EdgeError, match="'delay'"):
+        terms_of({"delay": 1})
+
+
+def test_the_registry_of_this_process_takes_everything_once() -> None:
+    strategy = strategy_of(kl.signals.Steam(min_trades=6))
+    spec = specification(strategy, terms_of({}), None)
+    book, prereg, family = registered(None, strategy, spec)
+    assert book is session_registry() and family == "steam" and registered(None, strategy, spec)[1] == prereg
+    before = trials_of(book, prereg, family, strategy, "data")
+    book.evaluated(prereg, strategy.parameters, "data", 0.5, 0.1, 10.0)
+    assert trials_of(book, prereg, family, strategy, "data") == before
+    assert trials_of(book, prereg, family, strategy, "other data") == before + 1
+
+
+def test_a_registry_of_ones_own_refuses_what_it_does_not_know() -> None:
+    strategy = strategy_of(RULE)
+    spec = specification(strategy, terms_of({}), None)
+    mine = Registry()
+    with pytest.raises(RegistryError, match="is not registered"):
+        registered(mine, strategy, spec)
+    prereg = mine.register(hypothesis_of(RULE, id="A", **SAID))
+    assert registered(mine, strategy, spec) == (mine, prereg, "rlm")

@@ -1,0 +1,62 @@
+"""The steps from a claim to what is left, each a little more honest."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+import kalshilab as kl
+from kalshilab.edge.claims import WATERFALL_SCHEMA
+from kalshilab.edge.entry import enter
+from kalshilab.edge.pnl import measure
+from kalshilab.edge.strategy import strategy_of
+from kalshilab.edge.waterfall import life_mean, waterfall
+
+from .test_entry import fires_of, markets_of, tape_of
+
+
+def test_the_steps_of_a_rule() -> None:
+    tape, markets = kl.synth.martingale(n_markets=4_000, seed=2)
+    signal = kl.signals.Rlm(min_trades=8, min_drop=2)
+    entries = enter(signal.run(tape), tape, markets)
+    frame = waterfall(strategy_of(signal), entries, tape, markets, claim=17.38, excess=None)
+    assert frame.schema == WATERFALL_SCHEMA
+    assert frame["step"].to_list() == [
+        "claimed",
+        "whole life",
+        "as of the fire",
+        "mid",
+        "bought",
+        "after fees",
+        "fills missed",
+    ]
+    found, edge = measure(entries), dict(frame.select("step", "edge").iter_rows())
+    assert edge["fills missed"] == pytest.approx(found.edge)
+    assert edge["whole life"] > 8 > abs(edge["mid"]) and edge["after fees"] < edge["bought"]
+    assert edge["as of the fire"] - edge["mid"] == pytest.approx(0.5, abs=0.7)
+
+
+def test_a_rule_without_a_published_method_has_its_life_mean() -> None:
+    tape, markets = kl.synth.martingale(n_markets=2_000, seed=3)
+    signal = kl.signals.WhaleFade()
+    frame = waterfall(
+        strategy_of(signal), enter(signal.run(tape), tape, markets), tape, markets, claim=None, excess=None
+    )
+    assert frame["step"][0] == "whole life" and "looks ahead" in frame["note"][0]
+
+
+def test_life_mean_by_hand() -> None:
+    tape = tape_of([(0, "A-1", 60, "yes"), (1, "A-1", 40, "no"), (2, "A-1", 50, "no"), (3, "B-1", 10, "yes")])
+    entries = enter(fires_of(tape, [(0, "no")]), tape, markets_of({"A-1": "no"}))
+    assert life_mean(entries, tape).to_list() == pytest.approx([0.5])
+    yes = entries.with_columns(side=pl.lit("yes").cast(entries.schema["side"]))
+    assert life_mean(yes, tape).to_list() == pytest.approx([0.5])
+
+
+def test_nothing_bought_nothing_drawn() -> None:
+    tape, markets = kl.sample()
+    signal = kl.signals.Rlm(min_trades=10_000)
+    frame = waterfall(
+        strategy_of(signal), enter(signal.run(tape), tape, markets), tape, markets, claim=1.0, excess=None
+    )
+    assert frame["step"].to_list() == ["claimed"]
