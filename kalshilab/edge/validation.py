@@ -95,7 +95,8 @@ def validate(
         grid: neighbouring values of parameters, `{"min_trades": [15, 25, 40]}`; None: a step to each side of each.
         trials: hypotheses tried in all; None: what the registry counts for the family, this one included.
         registry: a registry, or its file; None: this process's (see the module).
-        lockbox: take the confirmation from the last 30 % of event time, and spend a look for it.
+        lockbox: take the confirmation from the last 30 % of event time, and spend a look for it, if nothing else
+            has failed.
         exclusive: events of which at most one market settles YES: a set of tickers, or True for all.
         schedule: fees by series and date; None: `kalshilab.market.fee_schedule`'s.
         half_spread: cents; None: estimated from the tape.
@@ -177,24 +178,20 @@ def validate(
             "after_a_minute": minute,
             "dollars_a_day": taken.dollars_a_day(0.10),
         }
-        confirmed, boundary = _confirmation(
-            book,
-            prereg,
-            family,
-            data["hash"],
-            entries,
-            found,
-            m,
-            open_lockbox=lockbox,
-            ours=registry is None,
-            seed=seed,
-        )
         lines += [
             criteria.robustness(*_overfit(cells)),
             criteria.execution(at_tick=dearer, at_minute=minute, half_life=robustness.half_life(ladder)),
             _economics(judged, cash_rate, taken.dollars_a_day(0.10)),
-            confirmed,
         ]
+        failed = next((line for line in lines if line.passed is False), None)
+        if lockbox and failed is not None:
+            # A look is spent for good; what fails without it needs none.
+            confirmed = criteria.unexamined(12, f"the lockbox stays shut: {failed.name} failed")
+        elif lockbox:
+            confirmed, boundary = _opened(Lockbox(book, family), entries, prereg, seed)
+        else:
+            confirmed = _confirmation(book, prereg, family, data["hash"], found, m, ours=registry is None)
+        lines.append(confirmed)
     frames["equity"] = equity(entries, lockbox=boundary, seed=seed)
     verdict = criteria.verdict_of(lines)
     return Card(
@@ -315,24 +312,24 @@ def _economics(judged: Judgement, cash_rate: float, a_day: float) -> Criterion:
     return criteria.economics(annualised=judged.measures.annualised, cash_rate=cash_rate, dollars_a_day=a_day)
 
 
+def _opened(box: Lockbox, entries: pl.DataFrame, prereg: str, seed: int) -> tuple[Criterion, datetime]:
+    """Line 12 by a look into the lockbox, and where it begins."""
+    _, boundary = box.split(entries)
+    p = box.open(entries, lambda inside: infer(inside, seed=seed).p, prereg_hash=prereg)
+    look = box.looks()[-1]
+    how = f"lockbox from {boundary:%Y-%m-%d}, look {look.number}"
+    return criteria.confirmation(p=p, budget=look.alpha, how=how), boundary
+
+
 def _confirmation(
-    book: Registry, prereg: str, family: str, data: str, entries: pl.DataFrame, found: Inference, trials: int,
-    *, open_lockbox: bool, ours: bool, seed: int,
-) -> tuple[Criterion, datetime | None]:  # fmt: skip
-    """Line 12, and where the lockbox begins if it was opened."""
-    if open_lockbox:
-        box = Lockbox(book, family)
-        _, boundary = box.split(entries)
-        p = box.open(entries, lambda inside: infer(inside, seed=seed).p, prereg_hash=prereg)
-        look = box.looks()[-1]
-        return criteria.confirmation(
-            p=p, budget=look.alpha, how=f"lockbox from {boundary:%Y-%m-%d}, look {look.number}"
-        ), boundary
+    book: Registry, prereg: str, family: str, data: str, found: Inference, trials: int, *, ours: bool
+) -> Criterion:
+    """Line 12 by the whole sample, if the hypothesis was there before it."""
     if book.registered_first(prereg, data):
         how = "registered in this process, where it was tried first" if ours else "registered before its data"
-        return criteria.confirmation(p=min(1.0, found.p * trials), budget=criteria.ALPHA, how=how), None
+        return criteria.confirmation(p=min(1.0, found.p * trials), budget=criteria.ALPHA, how=how)
     why = f"family {family} was tried on these data before: a rule chosen on data is confirmed by others, lockbox=True"
-    return criteria.unconfirmed(why), None
+    return criteria.unconfirmed(why)
 
 
 def _frames(

@@ -157,15 +157,23 @@ def test_the_registry_is_asked_and_told(fair: tuple[pl.DataFrame, pl.DataFrame],
     assert kl.validate(RULE, tape, markets, registry=path, trials=4212, b=199).numbers["trials"] == 4212
 
 
-def test_a_lockbox_is_opened_on_request(fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+def test_a_lockbox_is_opened_on_request_and_only_for_what_passes(
+    fair: tuple[pl.DataFrame, pl.DataFrame],
+) -> None:
     registry = registered(RULE)
-    found = kl.validate(RULE, *fair, registry=registry, lockbox=True, b=199)
-    assert "lockbox from" in found.criterion(12).value and found.criterion(12).detail == "budget 0.03"
+    shut = kl.validate(RULE, *fair, registry=registry, lockbox=True, b=199)
+    assert shut.criterion(12).passed is None and "stays shut" in shut.criterion(12).detail
+    assert not shut.frames["equity"]["lockbox"].any()
+    rule = kl.signals.Rlm()
+    planted = kl.synth.martingale(n_markets=40_000, seed=1, edge=15.0)
+    registry = registered(rule)
+    for look, budget in ((1, "0.03"), (2, "0.015")):
+        found = kl.validate(rule, *planted, registry=registry, lockbox=True, b=199)
+        assert found.verdict == "VALID", found.criteria
+        assert (
+            f"look {look}" in found.criterion(12).value and found.criterion(12).detail == f"budget {budget}"
+        )
     assert found.frames["equity"]["lockbox"].any()
-    assert (
-        kl.validate(RULE, *fair, registry=registry, lockbox=True, b=199).criterion(12).detail
-        == "budget 0.015"
-    )
 
 
 def test_bad_input_is_said() -> None:
