@@ -215,7 +215,7 @@ def asked(
 
 def tops(quotes: pl.DataFrame) -> pl.DataFrame:
     """Best bid and ask over time: `ts, ticker, yes_bid, yes_ask` (YES price units, null where there is none), a row
-    an instant at which one of them changed, after all changes of that instant.
+    an instant at which one of them changed, after all changes of that instant; a market's first instant is one.
 
     Raises:
         EdgeError: these are no quotes.
@@ -305,7 +305,7 @@ def _best(edges: Any, ts: Any, side: Any, price: Any, size: Any, bids: Any, keep
     for g in range(len(edges) - 1):
         shown[:] = 0
         best = np.zeros(2, np.int64)
-        said = np.zeros(2, np.int64)
+        said = np.full(2, -1)  # Nothing yet, which is not the same as that there is nothing.
         for i in range(edges[g], edges[g + 1]):
             s, p = side[i], price[i]
             shown[s, p] = size[i]
@@ -315,6 +315,6 @@ def _best(edges: Any, ts: Any, side: Any, price: Any, size: Any, bids: Any, keep
                 best[s] -= 1
             bids[i, 0], bids[i, 1] = best[0], best[1]
             over = i + 1 == edges[g + 1] or ts[i + 1] > ts[i]
-            if over and (best[0] != said[0] or best[1] != said[1] or i == edges[g]):
+            if over and (best[0] != said[0] or best[1] != said[1]):
                 keep[i] = True
                 said[0], said[1] = best[0], best[1]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_fires import BEGIN, fires_of, markets_of, tape_of
 
@@ -121,6 +121,7 @@ def test_it_is_what_a_plain_walk_finds(
 
 @settings(max_examples=100)
 @given(changes)
+@example([(0, "A-1", "yes", (1, 0)), (0, "A-1", "yes", (1, 0))])
 def test_tops_are_those_of_a_plain_book(rows: list[Any]) -> None:
     frame = frame_of(rows)
     best = tops(frame)
