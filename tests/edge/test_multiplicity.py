@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from kalshilab.edge.model import ENTRIES_SCHEMA
 from kalshilab.edge.multiplicity import (
@@ -68,11 +69,12 @@ def test_resamples_enough_to_reject() -> None:
 # ---------------------------------------------------------------- adjustments
 
 
+# Theirs takes 30 ms for one Holm.
+@settings(max_examples=25)
 @given(P_VALUES)
 def test_adjustments_are_those_of_statsmodels(p: np.ndarray[Any, Any]) -> None:
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
     for ours, theirs in ((holm, "holm"), (benjamini_hochberg, "fdr_bh"), (benjamini_yekutieli, "fdr_by")):
-        assert ours(p) == pytest.approx(multitest.multipletests(p, method=theirs)[1], abs=1e-12)
+        np.testing.assert_allclose(ours(p), multipletests(p, method=theirs)[1], atol=1e-12)
 
 
 @given(P_VALUES)
