@@ -278,7 +278,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
         print(f"key: {Signer.from_settings(settings)!r}")
     else:
-        print("key: none; the embedded venue needs none")
+        print("key: none; the embedded venue needs none, demo and shadow do")
     out = Path(settings.out)
     probe = next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())
     if not os.access(probe, os.W_OK):

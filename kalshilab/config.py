@@ -24,7 +24,7 @@ from kalshilab.errors import ConfigError, CredentialsMissing
 
 __all__ = ["RETIRED", "STRATEGIES", "VENUES", "Secret", "Settings", "read_env_file"]
 
-VENUES: Final = ("embedded", "demo")
+VENUES: Final = ("embedded", "demo", "shadow")
 STRATEGIES: Final = ("hold", "rlm_no", "whale_fade", "yes_80_90", "custom", "rl_model")
 DEFAULT_CATEGORIES: Final = ("sports", "media_mentions", "entertainment", "crypto")
 
@@ -217,7 +217,7 @@ class Settings:
         EnvFileError: a line of the `.env` file that cannot be read, with its number.
     """
 
-    venue: str = _setting("embedded", _choice(*VENUES), doc="embedded or demo")
+    venue: str = _setting("embedded", _choice(*VENUES), doc="embedded, demo or shadow")
     strategy: str = _setting("rlm_no", _choice(*STRATEGIES), "V3_TRADING_STRATEGY", doc="what trades")
     minutes: float | None = _setting(
         None,
@@ -236,7 +236,7 @@ class Settings:
     )
     seed: int = _setting(0, _number(0, 2**32 - 1, "seed", whole=True), doc="seed of the embedded venue")
     balance: float = _setting(
-        10_000.0, _number(1, 1e9, "dollars"), doc="starting cash of the embedded account"
+        10_000.0, _number(1, 1e9, "dollars"), doc="starting cash on the embedded and shadow venues"
     )
     out: str = _setting("runs", _text, doc="folder that holds one folder a run")
     stop_file: str | None = _setting(None, _optional(_text), doc="a file whose appearance ends the session")

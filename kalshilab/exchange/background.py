@@ -80,6 +80,12 @@ class Background:
         bids, asks = step.levels
         self._renew(listing, dict(bids), dict(asks))
 
+    def blind(self, listing: Listing, step: Step) -> None:
+        """A market's book is not known until it is told anew."""
+        before = self.displayed(listing)
+        listing.book.blind()
+        self.publish_changes(listing, before)
+
     def level(self, listing: Listing, step: Step) -> None:
         """One level of a market's book changes.
 

@@ -51,6 +51,8 @@ _LIFE: Final = {
     "settle": Life.settled,
 }
 """What each step of a market's life is to the exchange."""
+_BOOK: Final = {"book": Background.book, "level": Background.level, "blind": Background.blind}
+"""What each step of a market's book is to the exchange."""
 
 
 class Exchange:
@@ -189,6 +191,8 @@ class Exchange:
             self.listings.retire(ticker)
             self.candles.forget(ticker)
             return
+        if kind == "time":
+            return
         listing = self._pending[step.market]
         if kind in _LIFE:
             _LIFE[kind](self.life, listing)
@@ -200,7 +204,7 @@ class Exchange:
                 self._world.print(listing, step)
                 self._see_quotes(listing)
         elif listing.status in ("initialized", "active", "inactive"):
-            (self._world.book if kind == "book" else self._world.level)(listing, step)
+            _BOOK[kind](self._world, listing, step)
             self._see_quotes(listing)
 
     # Telling

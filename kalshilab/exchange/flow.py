@@ -31,11 +31,23 @@ from kalshilab.units import TickGrid
 __all__ = ["Flow", "MarketFacts", "Quotes", "Source", "Step", "StepKind"]
 
 StepKind = Literal[
-    "create", "open", "print", "book", "level", "close", "determine", "settle", "pause", "resume", "retire"
+    "create",
+    "open",
+    "print",
+    "book",
+    "level",
+    "blind",
+    "close",
+    "determine",
+    "settle",
+    "pause",
+    "resume",
+    "retire",
+    "time",
 ]
 ORDER = {
-    "create": 0, "open": 1, "resume": 1, "print": 2, "book": 3, "level": 3, "pause": 4, "close": 5,
-    "determine": 6, "settle": 7, "retire": 8,
+    "create": 0, "open": 1, "resume": 1, "print": 2, "book": 3, "level": 3, "blind": 3, "pause": 4, "close": 5,
+    "determine": 6, "settle": 7, "retire": 8, "time": 9,
 }  # fmt: skip
 """What comes first at one instant.  A print comes before what it left of the book."""
 
@@ -48,7 +60,8 @@ class Step(NamedTuple):
     """One thing that happens.
 
     For a print: YES price, size, taker and trade id.  For a level of the book that changes: YES price, the
-    change as `size` and the side, "bid" or "ask", as `taker`.  For a book anew: `levels`.
+    change as `size` and the side, "bid" or "ask", as `taker`.  For a book anew: `levels`.  A book that is not
+    known for the moment is "blind"; "time" is nothing but that it passes, in no market.
     """
 
     ts: int

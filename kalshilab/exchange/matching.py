@@ -298,6 +298,10 @@ class MarketBook:
         if self._shadows is not None:
             self._shadows.end()
 
+    def blind(self) -> None:
+        """Take all background off until it is told anew; what waits keeps what it knew to be ahead of it."""
+        self.bids, self.asks = {}, {}
+
     # The world's side
 
     def printed(self, price: int, size: int, taker: str) -> list[tuple[RestingOrder, int]]:

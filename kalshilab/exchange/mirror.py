@@ -1,7 +1,9 @@
 """A flow that follows a real feed: the shadow venue, where our orders meet the world's book and the world does not.
 
 Whoever listens to the feed pushes what it says (`push_market`, `push_trade`, `push_snapshot`, `push_delta`,
-`push_lifecycle`, `push_event`), and an exchange that was given this flow plays it.  The exchange's background book is then exactly the mirrored one, less what our own fills have taken.
+`push_lifecycle`, `push_event`) and what the feed cannot say (`push_blind`, `push_close`, `push_time`), and an
+exchange that was given this flow plays it.  The exchange's background book is then exactly the mirrored one,
+less what our own fills have taken.
 Nothing here sends anything anywhere: it has no host, no key and no socket.
 
 Exchange time is that of the feed's messages and never goes back: what is pushed late happens when it comes.
@@ -64,6 +66,11 @@ class Mirror:
     def take(self) -> Step | None:
         """The next step, taken; None when all is played."""
         return self._steps.popleft() if self._steps else None
+
+    @property
+    def waiting(self) -> int:
+        """Steps pushed and not yet played."""
+        return len(self._steps)
 
     def _add(
         self, ts: int, kind: StepKind, market: int, price: int = 0, size: int = 0, taker: str = "",
@@ -137,6 +144,18 @@ class Mirror:
             self._steps.append(Step(self._at(frame.ts), "book", market, levels=frame.levels))
         else:
             self._add(frame.ts, "level", market, frame.price, frame.delta, frame.side)
+
+    def push_blind(self, ticker: str, ts: int = 0) -> None:
+        """A market's book is not known until its next snapshot: something of the feed was lost.
+
+        Until then nothing is displayed and nothing can be taken; our resting orders keep their places.
+        """
+        if ticker in self._index:
+            self._add(ts, "blind", self._index[ticker])
+
+    def push_time(self, ts: int) -> None:
+        """Time has passed, and nothing else happened; orders expire by it."""
+        self._add(ts, "time", -1)
 
     def push_lifecycle(
         self,

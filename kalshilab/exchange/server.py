@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -40,6 +40,9 @@ class Pace(Protocol):
     async def step(self, ts: int) -> None:
         """Return when the step at exchange time `ts` may be played."""
         ...
+
+
+More = Callable[[], Awaitable[bool]]
 
 
 class Venue:
@@ -74,15 +77,26 @@ class Venue:
 
 
 async def _play(
-    front: Front, port: Port, venue: Venue, speed: float | Literal["max"], pace: Pace | None, clock: Clock
+    front: Front,
+    port: Port,
+    venue: Venue,
+    speed: float | Literal["max"],
+    pace: Pace | None,
+    more: More | None,
+    clock: Clock,
 ) -> None:
     exchange = front.exchange
-    first = exchange.next_ts()
-    began = clock.monotonic()
+    first, began = exchange.next_ts(), clock.monotonic()
     steps = 0
-    while (ts := exchange.next_ts()) is not None:
+    while True:
+        ts = exchange.next_ts()
+        if ts is None:
+            if more is None or not await more():
+                break
+            continue
         if speed != "max":
-            assert first is not None
+            if first is None:
+                first, began = ts, clock.monotonic()
             due = began + (ts - first) / 1e6 / speed
             wait = due - clock.monotonic()
             if wait > 0:
@@ -115,6 +129,7 @@ async def serve(
     port: int = 0,
     speed: float | Literal["max"] = "max",
     pace: Pace | None = None,
+    more: More | None = None,
     key_kind: KeyKind = "rsa",
     clock: Clock | None = None,
     faults: Faults | None = None,
@@ -129,6 +144,8 @@ async def serve(
         port: 0 takes a free one.
         speed: tape time per wall time, or "max".
         pace: asked before each step; without it, at "max", the tape runs as fast as the slowest listener.
+        more: waited for when the flow has nothing to play: True once it has, False when it is over.  Without it
+            a flow is over as soon as it is empty, which is right for a tape and wrong for a `Mirror`.
         key_kind: the kind of the API key made for it.
         clock: the machine's: for the tape's speed, signatures and deadlines.
         faults: what goes wrong; None: nothing.
@@ -158,7 +175,7 @@ async def serve(
         venue = Venue(inlet, listener.getsockname()[1], key_id, key_path)
         server = await loop.create_server(inlet.accept, sock=listener, backlog=BACKLOG)
         tasks = (
-            asyncio.create_task(_play(front, inlet, venue, speed, pace, clock), name="exchange tape"),
+            asyncio.create_task(_play(front, inlet, venue, speed, pace, more, clock), name="exchange tape"),
             asyncio.create_task(_tick(inlet, clock), name="exchange deadlines"),
         )
         try:

@@ -30,19 +30,20 @@ _ALLOWED: Final[dict[Purpose, dict[str, frozenset[str]]]] = {
 }
 _LOOPBACK_SCHEMES: Final = frozenset({"http", "https", "ws", "wss"})
 
-DEFAULTS: Final = {
-    "demo": (
-        f"https://external-api.demo.kalshi.co{REST_PATH}",
-        f"wss://external-api-ws.demo.kalshi.co{WS_PATH}",
-    ),
-}
-"""REST and WebSocket addresses of a venue."""
-
 PRODUCTION: Final = (
     f"https://external-api.kalshi.com{REST_PATH}",
     f"wss://external-api-ws.kalshi.com{WS_PATH}",
 )
 """Where public data are read from; no order can go there."""
+
+DEFAULTS: Final = {
+    "demo": (
+        f"https://external-api.demo.kalshi.co{REST_PATH}",
+        f"wss://external-api-ws.demo.kalshi.co{WS_PATH}",
+    ),
+    "shadow": PRODUCTION,
+}
+"""REST and WebSocket addresses of a venue; the shadow venue only reads from its."""
 
 
 def defaults(venue: str) -> tuple[str, str]:

@@ -115,7 +115,7 @@ class PaperSession:
         await self._stack.aclose()
 
     async def _open(self) -> None:
-        link = await self._stack.enter_async_context(open_venue(self.settings))
+        link = await self._stack.enter_async_context(open_venue(self.settings, self._health))
         self._link: VenueLink = link
         self._clock = link.clock
         self._journal = Journal.create(self.run_dir / "journal.sqlite", self._clock, self._wall)
@@ -284,6 +284,7 @@ class PaperSession:
         machine.to("READY", "all parts started")
         self._tasks.background("housekeeping", self._keep_house())
         self._tasks.background("sync", self._sync_on())
+        self._tasks.background("venue", self._link.trouble())
         if self._link.pace is not None:
             self._link.pace.behind = self._behind
             self._link.pace.open()

@@ -1,6 +1,8 @@
-"""Where a session trades: the embedded exchange it starts itself, or Kalshi's demo environment.
+"""Where a session trades: an exchange it starts itself, or Kalshi's demo environment.
 
-On the embedded venue the session and the exchange keep step.  The exchange plays its next event only when
+The exchange of its own plays a tape (*embedded*) or mirrors a real feed (*shadow*).
+
+On either the session and the exchange keep step.  The exchange plays its next event only when
 the session has handled every frame of the one before and has no order under way (`Lockstep`), so an hour of
 tape gives the same orders and fills whether it takes an hour or a second, on a fast machine or a slow one.
 The session's clock then *is* the exchange's.
@@ -21,6 +23,8 @@ from kalshilab.errors import TapeError
 from kalshilab.exchange import Exchange, serve
 from kalshilab.kalshi import hosts
 from kalshilab.tape import sample, to_markets, to_tape
+from kalshilab.trade.health import Health
+from kalshilab.trade.shadow import ShadowFeed
 from kalshilab.units import dollars
 
 __all__ = ["FrameCount", "Lockstep", "VenueLink", "open_venue", "read_frames"]
@@ -105,9 +109,16 @@ class VenueLink:
         finished: asyncio.Event | None = None,
         frames: FrameCount | None = None,
         prints: int = 0,
+        feed: ShadowFeed | None = None,
     ) -> None:
         self.settings, self.clock = settings, clock
         self.pace, self.finished, self.frames, self.prints = pace, finished, frames, prints
+        self.feed = feed
+
+    async def trouble(self) -> None:
+        """Wait until what stands behind the venue cannot go on, and raise why; return where nothing does."""
+        if self.feed is not None:
+            await self.feed.trouble()
 
 
 def read_frames(settings: Settings) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -138,27 +149,49 @@ def _read(path: str) -> pl.DataFrame:
 
 
 @asynccontextmanager
-async def open_venue(settings: Settings) -> AsyncIterator[VenueLink]:
+async def open_venue(settings: Settings, health: Health) -> AsyncIterator[VenueLink]:
     """Start or name the venue of `settings`; on leaving, what was started here has ended.
+
+    Args:
+        health: told how the feed behind a shadow venue is doing.
 
     Raises:
         CredentialsMissing: a venue that needs a key was given none.
         TapeError: the embedded venue cannot play what it was given.
+        HostRefused, ApiError, ConnectionFailed, FeedLost: the shadow venue's source cannot be used.
     """
-    if settings.venue != "embedded":
-        settings.require_credentials()
+    settings.require_credentials()
+    if settings.venue == "embedded":
+        tape, markets = read_frames(settings)
+        exchange = Exchange(
+            tape, markets, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False
+        )
+        async with _own(settings, exchange, prints=tape.height) as link:
+            yield link
+    elif settings.venue == "shadow":
+        async with ShadowFeed(settings, health) as feed:
+            exchange = Exchange(
+                flow=feed.mirror, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False
+            )
+            async with _own(settings.replace(speed="max"), exchange, feed=feed) as link:
+                yield link
+    else:
         rest, ws = hosts.defaults(settings.venue)
         filled = settings.replace(rest_url=settings.rest_url or rest, ws_url=settings.ws_url or ws)
         yield VenueLink(filled, WallClock())
-        return
-    tape, markets = read_frames(settings)
-    exchange = Exchange(
-        tape, markets, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False
-    )
+
+
+@asynccontextmanager
+async def _own(
+    settings: Settings, exchange: Exchange, *, prints: int = 0, feed: ShadowFeed | None = None
+) -> AsyncIterator[VenueLink]:
+    """Serve an exchange of our own, in step with the session."""
     clock = SimClock(exchange.now)
     pace = Lockstep(clock)
-    async with serve(exchange, speed=settings.speed, pace=pace) as venue:
+    more = None if feed is None else feed.more
+    async with serve(exchange, speed=settings.speed, pace=pace, more=more) as venue:
         filled = settings.replace(
+            venue="embedded",
             rest_url=venue.rest,
             ws_url=venue.ws,
             key_id=venue.key_id,
@@ -171,5 +204,6 @@ async def open_venue(settings: Settings) -> AsyncIterator[VenueLink]:
             pace=pace,
             finished=venue.finished,
             frames=FrameCount(lambda: venue.frames_sent),
-            prints=tape.height,
+            prints=prints,
+            feed=feed,
         )

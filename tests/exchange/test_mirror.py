@@ -172,6 +172,42 @@ def test_a_lost_frame_is_an_error_and_a_snapshot_mends_it() -> None:
     assert shown(ex) == ({4_300: 50}, {})
 
 
+def test_a_book_that_is_not_known_fills_nobody_and_keeps_our_place() -> None:
+    flow, ex = venue()
+    flow.push_snapshot(T, yes=[(4_400, 1_000)], no=[(5_500, 2_000)], ts=1)
+    play(ex)
+    place(ex, "bid", 4_400, 300)
+    flow.push_blind(T, ts=2)
+    flow.push_blind("KXNONE-1-T", ts=2)
+    play(ex)
+    assert shown(ex) == ({4_400: 300}, {})
+    with pytest.raises(Refused):
+        place(ex, "bid", 4_500, 100, time_in_force="fill_or_kill")
+    # It comes back: a thousand are ahead of us still, or as many as there are.
+    flow.push_snapshot(T, yes=[(4_400, 600)], no=[(5_500, 2_000)], ts=3)
+    flow.push_trade(Trade(4, T, 4_400, 700, "no"))
+    play(ex)
+    assert ex.account.fills and ex.account.fills[-1].size == 100
+    # Blind again, and what it shows then has gone through our price.
+    flow.push_blind(T, ts=5)
+    flow.push_snapshot(T, yes=[(4_000, 600)], no=[(5_700, 2_000)], ts=6)
+    play(ex)
+    assert sum(fill.size for fill in ex.account.fills) == 300 and not listed(ex).book.own
+
+
+def test_time_passes_where_nothing_happens() -> None:
+    flow, ex = venue()
+    flow.push_snapshot(T, yes=[(4_400, 1_000)], no=[(5_500, 2_000)], ts=1)
+    play(ex)
+    place(ex, "bid", 4_400, 300, expiration_time=5)
+    flow.push_time(4_999_999)
+    play(ex)
+    assert listed(ex).book.own and ex.now == 4_999_999
+    flow.push_time(5_000_000)
+    play(ex)
+    assert not listed(ex).book.own
+
+
 def test_a_life_as_the_feed_tells_it() -> None:
     flow, ex = venue()
     flow.push_event("KXA-26NOV23", "KXA", "A question")

@@ -1,0 +1,236 @@
+"""The shadow venue: a real feed mirrored into an exchange of our own, where alone our orders go.
+
+The "real" exchange is a second one of ours on loopback, so that what the mirror shows can be held against it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from kalshilab.clock import WallClock
+from kalshilab.config import Settings
+from kalshilab.errors import ApiError, CredentialsMissing, FeedLost, HostRefused
+from kalshilab.exchange import Exchange, Faults, Mirror, Venue, serve
+from kalshilab.exchange.faults import Fault
+from kalshilab.kalshi import hosts
+from kalshilab.kalshi.orders import DemoOrders
+from kalshilab.market.fees import fill_fee
+from kalshilab.signals import rlm
+from kalshilab.tape.synth import Recipe, make
+from kalshilab.trade.health import Health
+from kalshilab.trade.report import Report
+from kalshilab.trade.session import PaperSession
+from kalshilab.trade.shadow import ShadowFeed
+from kalshilab.units import cents, dollars
+
+MINUTE = 60_000_000
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[pl.DataFrame, pl.DataFrame]:
+    recipe = Recipe(
+        prints_log_median=float(np.log(60)),
+        prints_log_sd=0.4,
+        taker=(6.0, 2.0),
+        span_days=3.0,
+        category="sports",
+    )
+    tape, markets = make(20, np.random.default_rng(3), recipe)
+    return tape, markets.with_columns(fee_multiplier=pl.lit(2.0))
+
+
+class Follow:
+    """Plays the world only as fast as whoever shadows it has heard and looked up all that came before.
+
+    The first step tells the time; the rest waits for `open`.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.venue: Venue | None = None
+        self._feed: ShadowFeed | None = None
+        self._open = asyncio.Event()
+        self._steps = 0
+        self._until: int | None = None
+
+    def open(self, feed: ShadowFeed, until: int | None = None) -> None:
+        """Play on, `until` so many prints; then frames may be lost on the way."""
+        self._feed, self._until = feed, until
+        self._open.set()
+
+    async def step(self, ts: int) -> None:
+        self._steps += 1
+        while not self._exchange.hub.wanted("trade", "A"):
+            await asyncio.sleep(0.005)
+        if self._steps == 1:
+            return
+        if self._until is not None and self._exchange.prints_played >= self._until:
+            self._open.clear()
+        await self._open.wait()
+        assert self.venue is not None and self._feed is not None
+        if self._until is not None:
+            await asyncio.sleep(0.001)
+        while self._feed.busy or (
+            self._until is None and self._feed.frames_received < self.venue.frames_sent
+        ):
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def real(
+    exchange: Exchange, settings: Settings, **options: Any
+) -> AsyncIterator[tuple[Settings, Follow, Venue]]:
+    """An exchange to shadow, and the settings that name it."""
+    pace = Follow(exchange)
+    async with serve(exchange, pace=pace, **options) as venue:
+        pace.venue = venue
+        yield (
+            settings.replace(
+                venue="shadow",
+                rest_url=venue.rest,
+                ws_url=venue.ws,
+                key_id=venue.key_id,
+                private_key_path=str(venue.private_key_path),
+            ),
+            pace,
+            venue,
+        )
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.005)
+
+
+async def shadowed(exchange: Exchange, settings: Settings) -> Report:
+    """A session on the shadow of an exchange, until all of it is played and heard."""
+    async with real(exchange, settings) as (named, pace, venue), PaperSession(named) as session:
+        feed = session._link.feed
+        assert feed is not None
+        running = asyncio.create_task(session.run())
+        await until(lambda: session.state == "READY")
+        pace.open(feed)
+        await venue.finished.wait()
+        await until(lambda: feed.frames_received >= venue.frames_sent and not feed.busy)
+        await until(lambda: not feed.mirror.waiting and not session._behind())
+        session.request_stop("all is played")
+        return await running
+
+
+async def test_fires_are_those_of_the_world_and_orders_never_reach_it(
+    world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings
+) -> None:
+    tape, markets = world
+    exchange = Exchange(tape, markets, balance=dollars(1))
+    report = await shadowed(exchange, settings)
+    assert report.error is None
+    assert report.signals.equals(rlm(tape, rearm=True))
+    assert report.counts["trades"] == tape.height
+    assert report.counts["orders"] > 0 and report.counts["fills"] > 0 and report.counts["settlements"] > 0
+    assert report.counts["account_differences"] == 0
+    assert not exchange.account.fills and exchange.account.cash == dollars(1), (
+        "the world has heard of nothing"
+    )
+    paid = markets["ticker", "settlement"].rows()
+    for ticker, settlement in report.settlements.select("ticker", "settlement").rows():
+        assert (ticker, round(settlement * 100)) in paid
+
+
+async def test_a_market_is_charged_as_its_series_is(
+    world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings
+) -> None:
+    exchange = Exchange(*world)
+    async with real(exchange, settings) as (named, _, _), ShadowFeed(named, Health(WallClock())) as feed:
+        await until(lambda: not feed.busy)
+        venue = Exchange(flow=feed.mirror)
+        while venue.step():
+            pass
+        assert [(f.category, f.fee_multiplier) for f in feed.mirror.facts] == [("sports", 2.0)]
+        assert fill_fee(cents(50), 100, multiplier=2.0) > fill_fee(cents(50), 100)
+
+
+def books(exchange: Exchange) -> dict[str, Any]:
+    return {
+        x.facts.ticker: (x.book.levels("bid"), x.book.levels("ask"))
+        for x in exchange.listings
+        if x.status == "active"
+    }
+
+
+@pytest.mark.parametrize("name", ["drop_frames", "sequence_gap", "disconnect", "reorder_frames"])
+async def test_books_are_the_worlds_again_after_a_fault(
+    world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kalshilab.kalshi.stream.backoff", lambda failures: 0.01)
+    exchange = Exchange(*world)
+    faults = Faults(schedule=[Fault(n * 30 * MINUTE, name) for n in range(1, 20)], seed=5)
+    health = Health(WallClock())
+    async with (
+        real(exchange, settings.replace(discovery_interval=1), faults=faults) as (named, pace, _),
+        ShadowFeed(named, health) as feed,
+    ):
+        mirrored = Exchange(flow=feed.mirror)
+
+        async def follow() -> None:
+            while True:
+                while mirrored.step():
+                    pass
+                await feed.more()
+
+        following = asyncio.create_task(follow())
+        half = exchange.flow.prints // 2
+        pace.open(feed, until=half)
+        await until(lambda: exchange.prints_played >= half)
+        # The last frames may be among the dead, which only the next of their kind show: the faults are over by now.
+        async with asyncio.timeout(30):
+            await until(lambda: bool(books(exchange)) and books(mirrored) == books(exchange))
+        following.cancel()
+    assert any("shadow feed" in text for _, text in health.messages), health.messages
+
+
+async def test_a_feed_that_is_gone_for_good_ends_the_session(
+    world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kalshilab.kalshi.stream.backoff", lambda failures: 0.01)
+    exchange = Exchange(*world)
+    async with real(exchange, settings.replace(reconnect_attempts=2)) as (named, _, _):
+        session = PaperSession(named)
+        await session.__aenter__()
+    # The world has gone, the session has not.
+    report = await session.run()
+    await session.__aexit__(None, None, None)
+    assert isinstance(report.error, FeedLost)
+    assert report.stopped.startswith("FeedLost")
+
+
+async def test_without_a_key_nothing_is_listened_to(settings: Settings) -> None:
+    with pytest.raises(CredentialsMissing, match="shadow"):
+        async with PaperSession(settings.replace(venue="shadow")):
+            pass
+
+
+async def test_a_source_that_does_not_answer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalshilab.kalshi.stream.backoff", lambda failures: 0.01)
+    exchange = Exchange(flow=Mirror())
+    async with serve(exchange) as venue:
+        key = {"key_id": venue.key_id, "private_key": venue.private_key_path.read_text()}
+        named = settings.replace(
+            venue="shadow", rest_url=venue.rest, ws_url=venue.ws, reconnect_attempts=2, **key
+        )
+    with pytest.raises((FeedLost, ApiError)):
+        async with PaperSession(named):
+            pass
+
+
+def test_orders_for_the_host_that_is_shadowed_are_refused(settings: Settings) -> None:
+    named = settings.replace(venue="shadow", key_id="k", private_key="x")
+    assert hosts.defaults("shadow") == hosts.PRODUCTION
+    with pytest.raises(HostRefused, match="read-only"):
+        DemoOrders(named)
