@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from kalshilab.config import Settings
@@ -52,6 +53,9 @@ def add_parser(commands: Any, tape_options: Any) -> None:
     )
     parser.add_argument("--registry", metavar="FILE", help="registry of hypotheses (JSON lines)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="scan and resample on so many; default 1"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="also write the card as JSON into a folder")
     parser.add_argument(
         "--json", action="store_true", help="print the card as one JSON object as the last line"
@@ -90,6 +94,7 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
 def _validate(options: argparse.Namespace) -> int:
     # Late: who serves or trades needs none of it.
     from kalshilab.edge.validation import validate
+    from kalshilab.signals.scan import spawn_pool
     from kalshilab.tape import scan_tape
     from kalshilab.trade.venue import read_frames
 
@@ -100,18 +105,22 @@ def _validate(options: argparse.Namespace) -> int:
     tape, markets = (scan_tape(options.lake), None) if options.lake else read_frames(settings)
     signal = signal_of(options.signal, {name: _one(v) for name, v in _pairs("set", options.set)})
     grid = {name: [_one(v) for v in values.split(",")] for name, values in _pairs("grid", options.grid)}
-    card = validate(
-        signal,
-        tape,
-        markets,
-        claim=options.claim,
-        seed=options.seed,
-        contracts=options.contracts,
-        latency=options.latency,
-        grid=grid or None,
-        trials=options.trials,
-        registry=options.registry,
-    )
+    if options.processes < 1:
+        raise UsageError(f"--processes {options.processes}: at least one")
+    with nullcontext() if options.processes == 1 else spawn_pool(options.processes) as executor:
+        card = validate(
+            signal,
+            tape,
+            markets,
+            claim=options.claim,
+            seed=options.seed,
+            contracts=options.contracts,
+            latency=options.latency,
+            grid=grid or None,
+            trials=options.trials,
+            registry=options.registry,
+            executor=executor,
+        )
     print(card.header)
     width = max(len(line.name) for line in card.criteria)
     for line in card.criteria:

@@ -19,6 +19,7 @@ t* = (μ* − μ)/se*, and with the quantiles q of t* the interval is μ − q·
 from __future__ import annotations
 
 import math
+from concurrent.futures import Executor
 from typing import Any, Final, Literal
 
 import msgspec
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from kalshilab.edge.draws import blocks_of, draw
 from kalshilab.edge.martingale import coupled, intraclass, invert, null_means
 from kalshilab.edge.model import Arrays, Interval
 from kalshilab.edge.power import detectable
@@ -39,7 +41,6 @@ CLUSTERS: Final = 30
 """Fewer clusters than this give no variance to trust."""
 LOSSES: Final = 10
 """Nor do fewer losses."""
-_CHUNK: Final = 2_000_000
 _TIE: Final = 1e-9
 
 
@@ -116,6 +117,7 @@ def bootstrap(
     seed: int | np.random.Generator = 0,
     *,
     level: float = 0.95,
+    executor: Executor | None = None,
 ) -> Interval:
     """The mean of profits with its studentised cluster-bootstrap interval and p-value.
 
@@ -126,6 +128,7 @@ def bootstrap(
         b: resamples.
         seed: a seed or a Generator.
         level: of the two-sided interval.
+        executor: who resamples (`kalshilab.edge.draws`); None: this process.  The numbers are the same.
 
     Returns:
         Cents.  With one cluster, or no variance between clusters, bounds are infinite and p is NaN: nothing is known
@@ -149,7 +152,7 @@ def bootstrap(
     n, g = len(x), len(of.residual)
     if not of.se > 0:
         return Interval(100 * of.mean, -math.inf, math.inf, math.nan, n, g)
-    t = _resampled(of, b, np.random.default_rng(seed))
+    t = np.concatenate(draw(_resampled, of, blocks_of(b, g, seed), executor))
     # Quantiles that are draws themselves: between a number and an infinite one there is nothing.
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     p = (1 + int((t >= of.mean / of.se - _TIE).sum())) / (b + 1)
@@ -163,6 +166,8 @@ def wild(
     weights: npt.ArrayLike | None = None,
     b: int = 1999,
     seed: int | np.random.Generator = 0,
+    *,
+    executor: Executor | None = None,
 ) -> float:
     """One-sided p-value of mean <= 0 by the wild cluster bootstrap: each cluster's sum keeps or turns its sign.
 
@@ -171,7 +176,7 @@ def wild(
     to 40 clusters and never decides.
 
     Args:
-        pnl, clusters, weights, b, seed: as of `bootstrap`.
+        pnl, clusters, weights, b, seed, executor: as of `bootstrap`.
 
     Returns:
         The p-value; NaN with one cluster, or no variance between clusters.
@@ -183,17 +188,9 @@ def wild(
     if b < 1:
         raise EdgeError(f"b={b}; at least 1 draw")
     of = _clusters(x, codes, w)
-    sums, g = of.residual + of.mean * of.weight, len(of.weight)
     if not of.se > 0:
         return math.nan
-    rng = np.random.default_rng(seed)
-    seen, as_far, rows = of.mean / of.se, 0, max(1, _CHUNK // g)
-    for start in range(0, b, rows):
-        turned = rng.choice(np.array([-1.0, 1.0]), (min(rows, b - start), g)) * sums
-        mean = turned.sum(axis=1) / of.weight.sum()
-        spread = ((turned - mean[:, None] * of.weight) ** 2).sum(axis=1)
-        se = np.sqrt(g / (g - 1) * spread) / of.weight.sum()
-        as_far += int((mean >= seen * se - _TIE).sum())
+    as_far = sum(draw(_turned, of, blocks_of(b, len(of.weight), seed), executor))
     return (1 + as_far) / (b + 1)
 
 
@@ -237,6 +234,7 @@ def infer(
     b: int = 1999,
     seed: int | np.random.Generator = 0,
     null: Literal["net", "mid"] = "net",
+    executor: Executor | None = None,
 ) -> Inference:
     """The edge of entries with its interval, its p-value, and the edge that they could have shown.
 
@@ -248,6 +246,7 @@ def infer(
         b: draws of each test.  A p-value is at least 1/(b + 1), so a family of m needs b >= 20·m/α.
         seed: a seed or a Generator; the same one gives the same result.
         null: "net" judges profits against cost; "mid" the information, as if bought at the mid (`gross`).
+        executor: who draws (`kalshilab.edge.draws`); None: this process.  The numbers are the same.
 
     >>> from kalshilab.edge import worlds
     >>> signal, _ = worlds.entries(2_000, edge=5.0, spread=2.0, seed=0)
@@ -272,7 +271,7 @@ def infer(
         )
     chance, by_event, by_day, turned = np.random.default_rng(seed).spawn(4)
     rho = intraclass(arrays)
-    means = null_means(arrays, b=b, rho=rho, seed=chance)
+    means = null_means(arrays, b=b, rho=rho, seed=chance, executor=executor)
     size = np.bincount(arrays.event)
     each = np.bincount(arrays.event, arrays.pnl) / size
     _, opened = np.unique(arrays.event, return_index=True)
@@ -280,8 +279,8 @@ def infer(
 
     edge = float(each.mean())
     p_mc = (1 + int((means >= edge - _TIE).sum())) / (b + 1)
-    event = bootstrap(each, np.arange(len(each)), None, b, by_event)
-    days = bootstrap(each, day, None, b, by_day)
+    event = bootstrap(each, np.arange(len(each)), None, b, by_event, executor=executor)
+    days = bootstrap(each, day, None, b, by_day, executor=executor)
     filled, losses = arrays.filled, int((arrays.filled & (arrays.pnl < 0)).sum())
     n_events, n_days = len(np.unique(arrays.event[filled])), len(np.unique(arrays.day[filled]))
 
@@ -372,12 +371,19 @@ def _clusters(x: Floats, codes: npt.NDArray[np.int64], w: Floats) -> _Clusters:
 def _resampled(of: _Clusters, b: int, rng: np.random.Generator) -> Floats:
     """Studentised means (μ* − μ)/se* of `b` resamples of the clusters."""
     g = len(of.residual)
-    rows = max(1, _CHUNK // g)
     t = np.empty(b)
-    for start in range(0, b, rows):
-        part = t[start : start + rows]
-        _studentised(rng.integers(0, g, (len(part), g), np.int32), of.residual, of.weight, part)
+    _studentised(rng.integers(0, g, (b, g), np.int32), of.residual, of.weight, t)
     return t
+
+
+def _turned(of: _Clusters, b: int, rng: np.random.Generator) -> int:
+    """How many of `b` means whose clusters kept or turned their signs are as far above 0 as ours."""
+    sums, g = of.residual + of.mean * of.weight, len(of.weight)
+    turned = rng.choice(np.array([-1.0, 1.0]), (b, g)) * sums
+    mean = turned.sum(axis=1) / of.weight.sum()
+    spread = ((turned - mean[:, None] * of.weight) ** 2).sum(axis=1)
+    se = np.sqrt(g / (g - 1) * spread) / of.weight.sum()
+    return int((mean >= of.mean / of.se * se - _TIE).sum())
 
 
 @compiled

@@ -6,6 +6,7 @@ passes worlds without an edge, and how often it finds one that is there.
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from typing import Final
 
 import msgspec
@@ -55,6 +56,7 @@ def judge(
     walk_forward: float | None = None,
     b: int = 1999,
     seed: int = 0,
+    executor: Executor | None = None,
 ) -> Judgement:
     """Judge entries by lines 3 to 8.
 
@@ -64,6 +66,7 @@ def judge(
         trials: hypotheses tried in the family, this one included.
         walk_forward: pooled edge in cents of the folds of a walk-forward, if there was one.
         b: resamples, at least.
+        executor: who draws them; None: this process.
 
     Raises:
         EdgeError: not entries, or a market without an event.
@@ -76,7 +79,7 @@ def judge(
         rest = [criteria.unexamined(n, "nothing was bought and settled") for n in range(4, 9)]
         return Judgement(criteria=(line, *rest), measures=measures, inference=None, excess=None)
     resamples = resamples_for(trials, b)
-    inference = infer(entries, b=resamples, seed=seed)
+    inference = infer(entries, b=resamples, seed=seed, executor=executor)
     size = criteria.sample(
         events=inference.n_events, days=inference.n_days, losses=inference.n_losses, mde=inference.mde
     )

@@ -23,7 +23,7 @@ On either way low U is good for us, so the day factor moves all events together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import Any, Final, Literal
 
 import msgspec
@@ -33,6 +33,7 @@ import polars as pl
 from scipy import stats
 from scipy.special import ndtri
 
+from kalshilab.edge.draws import blocks_of, draw
 from kalshilab.edge.model import Arrays, arrays_of, settled
 from kalshilab.errors import EdgeError
 from kalshilab.signals.kernel import compiled
@@ -43,8 +44,6 @@ Floats = npt.NDArray[np.float64]
 RHO: Final = 0.05
 """The least correlation of a day's events."""
 _MOST_RHO: Final = 0.9
-_CHUNK: Final = 2_000_000
-"""Latent normals that are held at a time."""
 _INVERTED: Final = 8_000_000
 """Latent normals of all draws when the test is inverted, which looks at them again and again."""
 _TIE: Final = 1e-9
@@ -85,6 +84,7 @@ def null_means(
     rho: float = RHO,
     seed: int | np.random.Generator = 0,
     null: Literal["net", "mid"] = "net",
+    executor: Executor | None = None,
 ) -> Floats:
     """Event-weighted mean profit, in dollars a contract, of `b` worlds without an edge.
 
@@ -95,6 +95,7 @@ def null_means(
         seed: a seed or a Generator.
         null: "net": an entry wins with its break-even probability, and the means centre on 0.  "mid": it wins with
             its mid, and the means centre on minus the costs; that needs a frame.
+        executor: who draws (`kalshilab.edge.draws`); None: this process.  The numbers are the same.
 
     >>> from kalshilab.edge import worlds
     >>> signal, _ = worlds.entries(400, kind="ladder", edge=0, net=False, spread=2.0, seed=1)
@@ -117,11 +118,7 @@ def null_means(
         arrays = coupled(entries)
         win = arrays.cost if null == "net" else settled(entries)["mid"].to_numpy()
     plan = _plan(arrays, win)
-    rng = np.random.default_rng(seed)
-    rows = min(b, max(1, _CHUNK // len(plan.day)))
-    return np.concatenate(
-        [_means(plan, z) for z in _latents(plan.day, rho, b, rows, rng)],
-    )
+    return np.concatenate(draw(_drawn, (plan, rho), blocks_of(b, len(plan.day), seed), executor))
 
 
 def intraclass(arrays: Arrays) -> float:
@@ -175,14 +172,14 @@ def invert(
     rng = np.random.default_rng(seed)
     events = len(start.day)
     draws = min(b, max(499, _INVERTED // events))
-    held = list(_latents(start.day, rho, draws, draws, rng))
+    held = _latents(start.day, rho, draws, rng)
     share = _shares(arrays)
     seen = float((np.bincount(arrays.event, arrays.pnl) / np.bincount(arrays.event)).mean())
     cost = np.where(arrays.filled, arrays.cost, 0.0)
 
     def means(delta: float) -> Floats:
         plan = _plan(arrays, arrays.cost + delta)
-        return np.concatenate([_means(plan, z) for z in held])
+        return _means(plan, held)
 
     def edge(delta: float) -> float:
         return float(share @ np.where(arrays.filled, np.clip(cost + delta, 0, 1) - cost, 0.0))
@@ -280,17 +277,19 @@ def _intervals(
     return low, high, wrapped ^ ~yes
 
 
-def _latents(
-    day: npt.NDArray[np.int64], rho: float, b: int, rows: int, rng: np.random.Generator
-) -> Iterator[Floats]:
-    """Tables of `rows` draws of the events' latent normals, `b` in all."""
-    for start in range(0, b, rows):
-        n = min(rows, b - start)
-        factor = rng.standard_normal((n, int(day.max()) + 1))
-        z = rng.standard_normal((n, len(day)))
-        z *= np.sqrt(1 - rho)
-        z += np.sqrt(rho) * factor[:, day]
-        yield z
+def _latents(day: npt.NDArray[np.int64], rho: float, b: int, rng: np.random.Generator) -> Floats:
+    """`b` draws of the events' latent normals."""
+    factor = rng.standard_normal((b, int(day.max()) + 1))
+    z = rng.standard_normal((b, len(day)))
+    z *= np.sqrt(1 - rho)
+    z += np.sqrt(rho) * factor[:, day]
+    return z
+
+
+def _drawn(of: tuple[_Plan, float], b: int, rng: np.random.Generator) -> Floats:
+    """Means of `b` worlds; a block of `null_means`."""
+    plan, rho = of
+    return _means(plan, _latents(plan.day, rho, b, rng))
 
 
 def _means(plan: _Plan, z: Floats) -> Floats:

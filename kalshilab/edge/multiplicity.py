@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from itertools import combinations
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy import stats
 
+from kalshilab.edge.draws import Block, blocks_of, draw
 from kalshilab.edge.model import settled
 from kalshilab.errors import EdgeError
 
@@ -119,6 +121,7 @@ def romano_wolf(
     seed: int | np.random.Generator = 0,
     min_clusters: int = 30,
     min_losses: int = 10,
+    executor: Executor | None = None,
 ) -> RomanoWolf:
     """Adjusted p-values of many rules on the same clusters, by the studentised stepdown.
 
@@ -134,6 +137,7 @@ def romano_wolf(
         seed: a seed or a Generator.
         min_clusters, min_losses: a rule with fewer clusters, or fewer with a mean below 0, cannot be judged by
             resampling (no loss seen yet is no variance); it gets p = 1 and does not disturb the others.
+        executor: who resamples (`kalshilab.edge.draws`); None: this process.  The numbers are the same.
 
     >>> rng = np.random.default_rng(1)
     >>> values = rng.normal(size=(200, 5)) + [0.5, 0, 0, 0, 0]
@@ -158,7 +162,8 @@ def romano_wolf(
     tested = (n >= max(min_clusters, 2)) & ((sums < 0).sum(0) >= min_losses) & (se > 0)
     p = np.ones(values.shape[1])
     if tested.any():
-        p[tested] = _stepdown(sums[:, tested], present[:, tested], mean[tested], t[tested], b, seed)
+        blocks = blocks_of(b, max(len(values), int(tested.sum())), seed)
+        p[tested] = _stepdown(sums[:, tested], present[:, tested], mean[tested], t[tested], blocks, executor)
     return RomanoWolf(mean, se, np.where(tested, t, np.nan), p, tested, b)
 
 
@@ -185,33 +190,39 @@ def _matrix(cells: Cells) -> Floats:
     return values
 
 
+class _Rules(msgspec.Struct, frozen=True):
+    """Rules that are resampled together, the one with the largest t first; each a column, each cluster a row."""
+
+    centred: Floats
+    present: Floats
+    t: Floats
+
+
 def _stepdown(
-    sums: Floats, present: Floats, mean: Floats, t: Floats, b: int, seed: int | np.random.Generator
+    sums: Floats, present: Floats, mean: Floats, t: Floats, blocks: list[Block], executor: Executor | None
 ) -> Floats:
-    rng = np.random.default_rng(seed)
-    clusters, rules = sums.shape
     order = np.argsort(-t, kind="stable")
-    centred = np.where(present > 0, sums - mean, 0.0)[:, order]
-    present, squares = present[:, order], centred**2
-    exceeded = np.zeros(rules)
-    step = max(1, min(b, _CHUNK // max(clusters, rules)))
-    for start in range(0, b, step):
-        weights = rng.multinomial(
-            clusters, np.full(clusters, 1 / clusters), size=min(step, b - start)
-        ).astype(float)
-        count = weights @ present
-        with np.errstate(invalid="ignore", divide="ignore"):
-            shift = weights @ centred / count
-            # Σ w (x − μ*)² from sums about μ, and its standard error of the mean over the clusters drawn.
-            spread = np.maximum(weights @ squares - count * shift**2, 0.0)
-            star = shift / np.sqrt(spread / (count - 1) / count)
-        # Nothing drawn, or nothing that varies: no evidence against the null, except that all of it was gains.
-        star = np.where(np.isnan(star), np.where(shift > 0, np.inf, -np.inf), star)
-        tail = np.maximum.accumulate(star[:, ::-1], axis=1)[:, ::-1]
-        exceeded += (tail >= t[order]).sum(0)
-    p = np.empty(rules)
-    p[order] = np.maximum.accumulate((1 + exceeded) / (1 + b))
+    rules = _Rules(np.where(present > 0, sums - mean, 0.0)[:, order], present[:, order], t[order])
+    exceeded = sum(draw(_exceeded, rules, blocks, executor), np.zeros(len(t)))
+    p = np.empty(len(t))
+    p[order] = np.maximum.accumulate((1 + exceeded) / (1 + sum(n for n, _ in blocks)))
     return p
+
+
+def _exceeded(of: _Rules, b: int, rng: np.random.Generator) -> Floats:
+    """Of each rule, in how many of `b` resamples the largest t of it and those behind it is at least its own."""
+    clusters = len(of.centred)
+    weights = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=b).astype(float)
+    count = weights @ of.present
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = weights @ of.centred / count
+        # Σ w (x − μ*)² from sums about μ, and its standard error of the mean over the clusters drawn.
+        spread = np.maximum(weights @ of.centred**2 - count * shift**2, 0.0)
+        star = shift / np.sqrt(spread / (count - 1) / count)
+    # Nothing drawn, or nothing that varies: no evidence against the null, except that all of it was gains.
+    star = np.where(np.isnan(star), np.where(shift > 0, np.inf, -np.inf), star)
+    tail = np.maximum.accumulate(star[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray((tail >= of.t).sum(0), np.float64)
 
 
 def holm(p: npt.ArrayLike) -> Floats:

@@ -104,7 +104,7 @@ def validate(
         cash_rate: what cash earns in a year, as a fraction.
         data_end: until when outcomes are known; None: the last print or settlement.
         audits: False leaves the audits for look-ahead out; no verdict then stands above PROVISIONAL.
-        executor: where neighbouring settings are scanned; None: here.
+        executor: where neighbouring settings are scanned and resamples drawn; None: here.  The card is the same.
         notebook: its name, for the registry.
         terms: of `Terms`: rule, latency, window (seconds), contracts, per_event.
 
@@ -147,7 +147,13 @@ def validate(
     m = trials if trials is not None else trials_of(book, prereg, family, strategy, data["hash"])
     near = None if pool is None else _with_horizon(pool, markets)
     judged = judge(
-        _with_horizon(entries, markets), near, trials=m, walk_forward=_walked(cells), b=b, seed=seed
+        _with_horizon(entries, markets),
+        near,
+        trials=m,
+        walk_forward=_walked(cells),
+        b=b,
+        seed=seed,
+        executor=executor,
     )
     found = judged.inference
     p, edge, n_eff = (None, None, None) if found is None else (found.p, found.edge, found.n_eff)

@@ -4,7 +4,9 @@
 does not depend on the number of prints (it grows by the state of a market, 32 bytes for `rlm`, for each market
 the lake has).
 
-**Several** share the markets: the unit of work is a *shard*, a contiguous range of market codes, on a carried
+**Several** share the cells of a grid first: a worker reads the tape and runs its cells over it, on one thread.
+(In one process two threads share them.)  Where there are more workers than cells, or one signal only, they share the
+markets: the unit of work is a *shard*, a contiguous range of market codes, on a carried
 state from the first day on which one of its markets printed to the last.  Codes are given out in the order of
 first appearance and most markets live for days, so a range of codes is a stretch of time, and a worker opens
 only the days of its own.  A worker needs the lake's path and the signal, and returns fires; it changes nothing,
@@ -28,7 +30,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -41,7 +43,11 @@ from kalshilab.signals.passes import Columns, Fires, chunks_of, columns_of
 from kalshilab.tape.lake import scan_tape
 from kalshilab.tape.reading import Source, batches
 
-__all__ = ["Shard", "scan", "scan_cells", "shards_of", "spawn_pool"]
+__all__ = ["Shard", "scan", "scan_cells", "shards_of", "spawn_pool", "workers_of"]
+
+
+THREADS: Final = 2
+"""Threads that share the cells of a grid in one process."""
 
 
 class Shard(NamedTuple):
@@ -78,7 +84,7 @@ def scan(
         executor: None: this process, with reading and scanning overlapped.  A number: that many processes of
             our own.  Or any `concurrent.futures.Executor`, Dask's `Client.get_executor()` included; its
             workers must see the lake under the same path.
-        shards: into how many shares the markets are divided; default: one a worker.
+        shards: into how many shares the markets are divided; default: one a worker, less for a grid (see above).
 
     >>> import kalshilab as kl
     >>> tape, _ = kl.sample()
@@ -113,21 +119,31 @@ def scan_cells(
             return scan_cells(source, signals, pool, shards or executor)
     if shards is not None and shards < 1:
         raise UsageError(f"shards={shards}: at least one")
-    count = shards or (1 if executor is None else _workers(executor))
+    count = shards or (1 if executor is None else workers_of(executor))
     if isinstance(source, str | Path):
         source = scan_tape(source)
     if not isinstance(source, Source):
         return _scan_frame(source, signals, executor, count)
+    groups = [range(len(signals))] if executor is None or shards else _groups(signals, count)
+    count = -(-count // len(groups))
     plan = [Shard(0, len(source.tickers))] if count == 1 else shards_of(source, count)
+    units = [(cells, shard) for cells in groups for shard in plan]
     if executor is None:
         lots = [_scan_shard(source, signals, shard) for shard in plan]
     else:
         where = (str(source.path), getattr(source, "generation", None))
-        tasks = [executor.submit(_task, cloudpickle.dumps((where, signals, shard))) for shard in plan]
+        tasks = [
+            executor.submit(_task, cloudpickle.dumps((where, [signals[c] for c in cells], shard)))
+            for cells, shard in units
+        ]
         lots = [task.result() for task in tasks]
+    of_cells: list[list[Found]] = [[] for _ in signals]
+    for (cells, _), lot in zip(units, lots, strict=True):
+        for cell, found in zip(cells, lot, strict=True):
+            of_cells[cell].append(found)
     tickers = source.tickers.cast(pl.String)
     frames = []
-    for signal, of_cell in zip(signals, zip(*lots, strict=True), strict=True):
+    for signal, of_cell in zip(signals, of_cells, strict=True):
         fires, ts = _merged(of_cell)
         times = pl.Series(ts, dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
         frames.append(signal.as_frame(fires, times, tickers.gather(fires.market), signal.sieve()))
@@ -139,12 +155,12 @@ Found = tuple[Fires, Any]
 
 
 class _Cells:
-    """The passes of several signals over the same columns; two threads share them where there are more."""
+    """The passes of several signals over the same columns; `threads` share them where there are more."""
 
-    def __init__(self, signals: Sequence[CompiledSignal], shard: Shard, markets: int) -> None:
+    def __init__(self, signals: Sequence[CompiledSignal], shard: Shard, markets: int, threads: int) -> None:
         kind = type(signals[0])
         self._passes = kind.begin_cells(signals, low=shard.low, high=shard.high, markets=markets)
-        self._threads = ThreadPoolExecutor(2) if len(self._passes) > 1 else None
+        self._threads = ThreadPoolExecutor(threads) if min(threads, len(self._passes)) > 1 else None
         self.reads = tuple(dict.fromkeys(name for signal in signals for name in signal.reads))
         self._count = len(signals)
 
@@ -164,9 +180,11 @@ class _Cells:
             self._threads.shutdown()
 
 
-def _scan_shard(source: Source, signals: Sequence[CompiledSignal], shard: Shard) -> list[Found]:
+def _scan_shard(
+    source: Source, signals: Sequence[CompiledSignal], shard: Shard, threads: int = THREADS
+) -> list[Found]:
     """The fires of a shard's markets and their times, for each signal."""
-    cells = _Cells(signals, shard, len(source.tickers))
+    cells = _Cells(signals, shard, len(source.tickers), threads)
     columns = list(dict.fromkeys(("market", "price", *cells.reads)))
     lots: list[list[tuple[Fires, Any]]] = [[] for _ in signals]
     try:
@@ -226,10 +244,20 @@ def _task(payload: bytes) -> list[Found]:
         raise LakeError(
             path, None, "was changed while it was scanned", run="the scan again once nobody writes to it"
         )
-    return _scan_shard(source, signals, shard)
+    return _scan_shard(source, signals, shard, threads=1)
 
 
-def _workers(executor: Executor) -> int:
+def _groups(signals: Sequence[CompiledSignal], workers: int) -> list[list[int]]:
+    """The cells of a grid in at most so many groups; those that share their counting stay together."""
+    alike = [list(p.cells) for p in type(signals[0]).begin_cells(signals)]
+    groups: list[list[int]] = [[] for _ in range(min(workers, len(alike)))]
+    for cells in sorted(alike, key=len, reverse=True):
+        min(groups, key=len).extend(cells)
+    return groups
+
+
+def workers_of(executor: Executor) -> int:
+    """How many workers an executor has; as many as this machine has processors, where it does not say."""
     return getattr(executor, "_max_workers", None) or os.cpu_count() or 1
 
 
@@ -284,8 +312,10 @@ def _scan_frame(
     return frames
 
 
-def _scan_columns(signals: Sequence[CompiledSignal], shard: Shard, columns: Columns) -> list[Fires]:
-    cells = _Cells(signals, shard, shard.high)
+def _scan_columns(
+    signals: Sequence[CompiledSignal], shard: Shard, columns: Columns, threads: int = THREADS
+) -> list[Fires]:
+    cells = _Cells(signals, shard, shard.high, threads)
     try:
         return cells.push(columns, 0)
     finally:
@@ -294,4 +324,4 @@ def _scan_columns(signals: Sequence[CompiledSignal], shard: Shard, columns: Colu
 
 def _frame_task(payload: bytes) -> list[Fires]:
     signals, shard, columns, rows = cloudpickle.loads(payload)
-    return [f._replace(row=rows[f.row]) for f in _scan_columns(signals, shard, columns)]
+    return [f._replace(row=rows[f.row]) for f in _scan_columns(signals, shard, columns, threads=1)]
