@@ -41,7 +41,11 @@ def test_a_lake_and_a_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     lake = Lake.create(tmp_path / "lake")
     lake.append(*kl.sample())
     assert main(["validate", "--lake", str(lake.path), "--grid", "min_trades=15,25", "--signal", "rlm"]) == 0
-    assert "INSUFFICIENT" in capsys.readouterr().out
+    alone = capsys.readouterr().out
+    assert "INSUFFICIENT" in alone
+    two = ["--grid", "min_trades=15,25", "--signal", "rlm", "--processes", "2"]
+    assert main(["validate", "--lake", str(lake.path), *two]) == 0
+    assert capsys.readouterr().out == alone
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,7 @@ def test_a_lake_and_a_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["--set", "min_trades"], "NAME=VALUE"),
         (["--set", "flow_rate=3"], "parameters of rlm"),
         (["--lake", "nowhere"], "nowhere"),
+        (["--processes", "0"], "at least one"),
         (["--registry", "none.jsonl"], "is not registered"),
     ],
 )
