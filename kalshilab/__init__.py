@@ -54,6 +54,7 @@ _HOMES = {
     "contracts": "kalshilab.units",
     "dollars": "kalshilab.units",
     "fees": "kalshilab.market.fees",
+    "paper_entries": "kalshilab.trade.paper",
     "record": "kalshilab.notebook.results",
     "sample": "kalshilab.tape",
     "scan_tape": "kalshilab.tape",
@@ -97,6 +98,7 @@ __all__ = [
     "kalshi",
     "market",
     "notebook",
+    "paper_entries",
     "record",
     "sample",
     "scan_tape",
@@ -148,6 +150,7 @@ if TYPE_CHECKING:
     from kalshilab.notebook.results import record
     from kalshilab.signals import Fire, signal
     from kalshilab.tape import sample, scan_tape, synth, to_markets, to_tape
+    from kalshilab.trade.paper import paper_entries
     from kalshilab.trade.session import PaperSession
     from kalshilab.units import cents, contracts, dollars
 

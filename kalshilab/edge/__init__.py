@@ -40,6 +40,7 @@ from kalshilab.edge import (
 from kalshilab.edge.baseline import excess
 from kalshilab.edge.card import Card
 from kalshilab.edge.entry import enter, enter_counted
+from kalshilab.edge.gap import replay_gap
 from kalshilab.edge.inference import infer
 from kalshilab.edge.judgement import judge
 from kalshilab.edge.live import monitor
@@ -73,6 +74,7 @@ __all__ = [
     "monitor",
     "multiplicity",
     "power",
+    "replay_gap",
     "robustness",
     "sequential",
     "session_registry",

@@ -16,6 +16,8 @@ from typing import Any, Final
 import msgspec
 import polars as pl
 
+from kalshilab.edge.criteria import verdict_live
+from kalshilab.edge.live import LiveState, monitor
 from kalshilab.edge.model import Criterion
 from kalshilab.errors import EdgeError
 
@@ -87,7 +89,48 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
         # Late: research without drawing needs no plotly.
         import kalshilab.notebook.edge_plots as edge_plots
 
-        return getattr(edge_plots, name)(self.frames[name])[0]
+        frame = self.frames[name]
+        if name == "live":
+            return edge_plots.live(frame, (self.numbers["lower"], self.numbers["upper"]))[0]
+        return getattr(edge_plots, name)(frame)[0]
+
+    def with_live(self, entries: pl.DataFrame | LiveState, **how: Any) -> Card:
+        """The card with line 13: what paper trades say of what was validated.
+
+        They are held against the lower end of the validated interval.  Trades that refute the edge, or that show
+        its decay, are the verdict of a card that stood at VALID or PROVISIONAL; trades that confirm it are that of a
+        VALID one, and change no other: what was not shown then is not shown by them alone.
+
+        Args:
+            entries: of paper trades (`kl.paper_entries`), all of them from the first day on; or what
+                `kalshilab.edge.monitor` said of them.
+            how: of `kalshilab.edge.monitor`: horizon, streams, as_of, …
+
+        >>> import kalshilab as kl
+        >>> from kalshilab.edge import worlds
+        >>> card = kl.validate(kl.signals.Rlm(min_trades=15), *kl.sample())
+        >>> paper, _ = worlds.entries(2_000, edge=8.0, hold=0.3, days=700, seed=2)
+        >>> after = card.with_live(paper)
+        >>> card.verdict, after.verdict, after.criterion(13).label
+        ('INSUFFICIENT', 'INSUFFICIENT', 'LIVE_CONFIRMED')
+
+        Raises:
+            EdgeError: nothing was validated that could be held against them; these are no entries.
+        """
+        lower = self.numbers.get("lower")
+        if lower is None:
+            raise EdgeError(f"{self.name}: {self.verdict}, and no interval to hold live trades against")
+        state = entries if isinstance(entries, LiveState) else monitor(entries, lower, **how)
+        lines = (*(line for line in self.criteria if line.number != 13), state.criterion())
+        verdict = verdict_live(lines)
+        return msgspec.structs.replace(
+            self,
+            criteria=lines,
+            verdict=verdict,
+            header=f"{self.header.removesuffix('.')}; live: {state.state}, {state.reason.removesuffix('.')}.",
+            numbers=self.numbers | {"live": state.state, "live_edge": state.edge, "live_n": state.n},
+            frames=self.frames | {"live": state.frame},
+        )
 
     def criterion(self, number: int) -> Criterion:
         """The line with a number."""

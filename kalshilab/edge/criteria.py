@@ -23,7 +23,7 @@ examined: there is no p-value to admire, only the smallest edge that such a samp
 12 confirmation  registered before the data, or a lockbox                       PROVISIONAL
 == ============= ============================================================== ==================
 
-Line 13, live, is judged by `kalshilab.edge.live` on paper trades.
+Line 13, live, is judged by `kalshilab.edge.live` on paper trades; its labels are `kalshilab.edge.live.STATES`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ __all__ = [
     "time",
     "unconfirmed",
     "unexamined",
+    "verdict_live",
     "verdict_of",
 ]
 
@@ -66,6 +67,9 @@ LABELS: Final = (
     "VALID",
 )
 """What a verdict can be, from worst to best."""
+
+LIVE: Final = 13
+"""The number of the line that paper trades decide."""
 
 EVENTS: Final = 200
 DAYS: Final = 30
@@ -244,6 +248,25 @@ def verdict_of(criteria: Sequence[Criterion]) -> str:
         if line.passed is False and line.number != 2:
             return line.label
     return "VALID" if all(line.passed for line in criteria) else "PROVISIONAL"
+
+
+def verdict_live(criteria: Sequence[Criterion]) -> str:
+    """The verdict of a card with line 13: that of the others, unless what was validated is refuted, or confirmed.
+
+    >>> passed = direction(0.2, 1.5)
+    >>> confirmed = Criterion(13, "live", "", "", True, "LIVE_CONFIRMED")
+    >>> refuted = Criterion(13, "live", "", "", False, "LIVE_REFUTED")
+    >>> verdict_live([passed, confirmed]), verdict_live([passed, refuted])
+    ('LIVE_CONFIRMED', 'LIVE_REFUTED')
+    >>> verdict_live([direction(-3.0, -0.5), refuted])
+    'REJECTED'
+    """
+    verdict = verdict_of([line for line in criteria if line.number != LIVE])
+    live = next((line for line in criteria if line.number == LIVE), None)
+    if live is None or live.passed is None:
+        return verdict
+    bound = ("VALID",) if live.passed else ("VALID", "PROVISIONAL")
+    return live.label if verdict in bound else verdict
 
 
 def _cents(edge: float) -> str:

@@ -196,6 +196,10 @@ class Follower:
         elif kind == "determined":
             self._on_determined(tracked, event)
         elif kind == "settled" and self.tracker.advance(ticker, "settled"):
+            settled_ts = event.ts or self._clock.now()
+            self.tracker.update(
+                msgspec.structs.replace(tracked.market, status="finalized", settled_ts=settled_ts)
+            )
             self._on_settled(ticker)
 
     def _on_determined(self, tracked: Tracked, event: Lifecycle) -> None:

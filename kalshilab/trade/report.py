@@ -1,13 +1,13 @@
 """What a run leaves behind: frames for people, counts for machines.
 
 Frames hold prices in cents, sizes in contracts and money in dollars (Float64), instants as UTC datetimes,
-except `signals`, which has the units of the signal it comes from;
+except `signals`, which has the units of the signal it comes from, and `markets`, which is a markets table;
 `Report.load` reads those of an earlier run from its folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import KalshilabError, SessionError
-from kalshilab.market.model import Fill, Order
-from kalshilab.tape.schema import TAKER
+from kalshilab.market.model import Fill, Market, Order
+from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER
 from kalshilab.trade.events import Decision, Fired, Transition
 from kalshilab.trade.journal import Journal
 from kalshilab.units import MONEY, SIZE, show_dollars
@@ -24,7 +24,9 @@ from kalshilab.units import MONEY, SIZE, show_dollars
 __all__ = ["FRAMES", "Report"]
 
 _TS = pl.Datetime("us", "UTC")
-FRAMES = ("signals", "decisions", "orders", "fills", "settlements", "positions", "transitions", "equity")
+FRAMES = (
+    "signals", "decisions", "orders", "fills", "settlements", "positions", "transitions", "equity", "markets",
+)  # fmt: skip
 """The frames of a report, each a property and a Parquet file of the run's folder."""
 
 _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
@@ -107,6 +109,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "reason": pl.String,
     },
     "equity": {"ts": _TS, "cash": pl.Float64, "portfolio_value": pl.Float64, "equity": pl.Float64},
+    "markets": MARKETS_SCHEMA,
 }
 
 
@@ -203,6 +206,13 @@ def _position(p: Any) -> dict[str, Any]:
     }
 
 
+def _market(m: Market) -> dict[str, Any]:
+    # The session has no use for the difference between unknown and none; a table has.
+    row = {name: getattr(m, name, None) for name in MARKETS_SCHEMA}
+    instants = ("open_ts", "close_ts", "expected_close_ts", "settled_ts", "result", "price_structure")
+    return row | {name: row[name] or None for name in instants}
+
+
 def _transition(t: Transition) -> dict[str, Any]:
     return msgspec.structs.asdict(t)
 
@@ -244,10 +254,12 @@ class Report:
         counts: Mapping[str, int],
         positions: Sequence[Any],
         equity: Sequence[tuple[int, int, int]],
+        markets: Iterable[Market] = (),
         columns: Mapping[str, Any] | None = None,
         error: KalshilabError | None = None,
     ) -> Report:
-        """From a journal, the open positions (`PositionRow`) and the equity samples `(ts, cash, value)`.
+        """From a journal, the open positions (`PositionRow`), the equity samples `(ts, cash, value)` and the markets
+        that were followed.
 
         `columns` are the signal's own, with their types; what they leave out is read off the values.
         """
@@ -264,6 +276,7 @@ class Report:
                 {"ts": t, "cash": c / MONEY, "portfolio_value": v / MONEY, "equity": (c + v) / MONEY}
                 for t, c, v in equity
             ),
+            "markets": map(_market, markets),
         }
         frames = {name: _frame(name, list(rows[name]), columns or {}) for name in FRAMES}
         return cls(
@@ -364,6 +377,11 @@ class Report:
     def equity(self) -> pl.DataFrame:
         """Cash and the value of positions, sampled at each fill and settlement and once a second."""
         return self._frames["equity"]
+
+    @property
+    def markets(self) -> pl.DataFrame:
+        """The markets the session followed, as it last knew them, in the form of `kl.to_markets`."""
+        return self._frames["markets"]
 
     def __repr__(self) -> str:
         c = self.counts

@@ -129,6 +129,7 @@ class View:
             counts=counts,
             positions=shot.positions,
             equity=self.equity,
+            markets=[t.market for t in self._follower.tracker.all() if t.market is not None],
             # What a signal says of its own columns; one in plain Python may say nothing.
             columns=getattr(self._follower.strategy.signal, "columns", None),
             error=error,

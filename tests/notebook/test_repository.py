@@ -90,6 +90,19 @@ class TestEveryNotebook:
         assert tagged(path, "raises-exception") == []
 
 
+@pytest.mark.parametrize("name", ["00_start_here", "paper_and_verdict"])
+def test_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import papermill
+
+    monkeypatch.chdir(tmp_path)
+    papermill.execute_notebook(
+        FOLDER / f"{name}.ipynb", tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False
+    )
+    cells = [c for c in read(tmp_path / "out.ipynb")["cells"] if c["cell_type"] == "code"]
+    assert all(c["execution_count"] for c in cells if "".join(c["source"]))
+    assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
+
+
 def test_live_parameters_are_settings_left_open() -> None:
     [cell] = tagged(FOLDER / "live_paper.ipynb", "parameters")
     names = []
