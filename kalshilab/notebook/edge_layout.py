@@ -17,13 +17,14 @@ import plotly.graph_objects as go
 import polars as pl
 
 from kalshilab.errors import EdgeError
-from kalshilab.notebook.plots import GREY, blank, milliseconds
+from kalshilab.notebook.plots import BLUE, GREY, RED, blank, milliseconds
 
 __all__ = [
     "LEGEND",
     "band",
     "below",
     "bound",
+    "colour_of",
     "duration",
     "measured",
     "need",
@@ -102,6 +103,19 @@ def measured(row: dict[str, Any]) -> str:
         return "not measured"
     text = f"<b>{edge:+.2f} c</b>"
     return f"{text} [{lower:+.2f}, {upper:+.2f}]" if _number(lower) and _number(upper) else text
+
+
+def colour_of(step: str, edge: float, note: str) -> str:
+    """A step's colour in a waterfall: grey for what was claimed and for what looks ahead, which measure no edge.
+
+    >>> colour_of("whole life", 16.8, "looks ahead: filter and entry over the whole life") == GREY
+    True
+    >>> colour_of("after fees", -7.8, "of those that were bought") == RED
+    True
+    """
+    if step.startswith("claimed") or note.startswith("looks ahead"):
+        return GREY
+    return RED if edge < 0 else BLUE
 
 
 def wrapped(text: str, width: int = 24) -> str:

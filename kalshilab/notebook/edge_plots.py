@@ -22,6 +22,7 @@ from kalshilab.notebook.edge_layout import (
     band,
     below,
     bound,
+    colour_of,
     duration,
     measured,
     need,
@@ -93,8 +94,8 @@ def waterfall(frame: pl.DataFrame) -> Drawn:
         marker={"color": LOST},
         hoverinfo="skip",
     )
-    # What was claimed is nobody's measurement here: it is drawn grey.
-    colours = [GREY if p == 0 else RED if e < 0 else BLUE for p, e in zip(places, edge, strict=True)]
+    steps = zip(shown["step"], edge, shown["note"], strict=True)
+    colours = [colour_of(step, e, note or "") for step, e, note in steps]
     figure.add_bar(
         y=places,
         x=edge,

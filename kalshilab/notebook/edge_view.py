@@ -16,27 +16,32 @@ import polars as pl
 
 from kalshilab.edge.criteria import LABELS
 from kalshilab.edge.model import Criterion
-from kalshilab.notebook.plots import BLUE, GREY, RED
+from kalshilab.notebook.edge_layout import colour_of
+from kalshilab.notebook.plots import GREY
 
 __all__ = ["LIVE", "STYLE", "Shown", "card_html"]
 
+# The class stands twice where JupyterLab styles every table of an output: the more particular rule holds.
 STYLE: Final = """<style>
 .klc{font-size:13px;line-height:1.4;max-width:960px;color:var(--jp-ui-font-color1,inherit)}
 .klc .v{display:inline-block;border-radius:4px;padding:2px 10px;color:#fff;font-weight:600;letter-spacing:.03em}
 .klc .good{background:#1a8f4c}.klc .held{background:#9a6212}.klc .bad{background:#b83a31}
 .klc p{margin:6px 0 10px}
-.klc table{border-collapse:collapse;width:100%;font-size:inherit;color:inherit;margin:0 0 12px;font-variant-numeric:tabular-nums}
-.klc th,.klc td{padding:3px 8px;text-align:left;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.25);background:none}
-.klc th{font-weight:600;opacity:.75}.klc .r{text-align:right;white-space:nowrap}.klc .d{opacity:.75}
+.klc.klc table{table-layout:auto;border-collapse:collapse;width:100%;font-size:inherit;color:inherit;margin:0 0 12px;font-variant-numeric:tabular-nums}
+.klc.klc th,.klc.klc td{padding:3px 8px;text-align:left;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.25);background:none}
+.klc th{font-weight:600;opacity:.75}.klc.klc .r{text-align:right;white-space:nowrap}.klc .d{opacity:.75}
 .klc .y{color:#1a8f4c;font-weight:700}.klc .n{color:#c8453b;font-weight:700}
-.klc .first{background:rgba(200,69,59,.12)}
-.klc .step{min-width:150px}.klc .bar{width:180px;padding:0}.klc svg{display:block}
+.klc.klc .first td{background:rgba(200,69,59,.12)}
+.klc .step{min-width:150px}.klc.klc .bar{width:180px;padding:0}.klc svg{display:block}
 </style>"""
 
 LIVE: Final = Criterion(
     13, "live", "–", "paper trades confirm it", None, "", "judged on paper trades, not on history"
 )
 """What stands on line 13 of a card that has none."""
+
+TONES: Final = {LABELS[-1]: "good", "LIVE_CONFIRMED": "good", "PROVISIONAL": "held", "LIVE_WEAKER": "held"}
+"""How a verdict is coloured; any other is bad."""
 
 _MARKS: Final = {True: '<td class="y" title="passed">✓</td>', False: '<td class="n" title="failed">✗</td>'}
 _OPEN: Final = '<td class="d" title="not examined">–</td>'
@@ -64,7 +69,7 @@ def card_html(card: Shown) -> str:
     The first line that failed, which gave the verdict, is shaded.  Line 13 stands there with "–" until paper trades
     have been judged.
     """
-    tone = "good" if card.verdict == LABELS[-1] else "held" if card.verdict == "PROVISIONAL" else "bad"
+    tone = TONES.get(card.verdict, "bad")
     claim = "" if card.claim is None else f" <span class='d'>claimed {card.claim:+.2f} c</span>"
     return (
         f'{STYLE}<div class="klc"><span class="v {tone}">{escape(card.verdict)}</span>{claim}'
@@ -102,14 +107,15 @@ def _waterfall(frame: pl.DataFrame) -> str:
     low, high = min([0.0, *seen]), max([0.0, *seen])
     scale = _WIDTH / (high - low or 1.0)
     rows = []
-    for place, row in enumerate(frame.iter_rows(named=True)):
+    for row in frame.iter_rows(named=True):
         edge, lower, upper = (row[name] for name in columns)
         both = _number(lower) and _number(upper)
         interval = f"[{lower:+.2f}, {upper:+.2f}]" if both else ""
         size = f"{row['n']:,}" if row["n"] is not None else ""
+        colour = colour_of(row["step"], edge or 0.0, row["note"] or "")
         found = f"<b>{edge:+.2f}</b>" if _number(edge) else '<span class="d">not measured</span>'
         rows.append(
-            f"<tr><td class='step'>{escape(row['step'])}</td><td class='bar'>{_bar(edge, lower, upper, low, scale, claim=place == 0)}</td>"
+            f"<tr><td class='step'>{escape(row['step'])}</td><td class='bar'>{_bar(edge, lower, upper, low, scale, colour=colour)}</td>"
             f"<td class='r'>{found}</td><td class='r'>{interval}</td><td class='r'>{size}</td>"
             f"<td class='d'>{escape(row['note'] or '')}</td></tr>"
         )
@@ -119,7 +125,7 @@ def _waterfall(frame: pl.DataFrame) -> str:
     )
 
 
-def _bar(edge: Any, lower: Any, upper: Any, low: float, scale: float, *, claim: bool) -> str:
+def _bar(edge: Any, lower: Any, upper: Any, low: float, scale: float, *, colour: str) -> str:
     """The edge from zero on, with its interval as a line across, on the scale of the whole table."""
 
     def at(value: float) -> float:
@@ -128,8 +134,6 @@ def _bar(edge: Any, lower: Any, upper: Any, low: float, scale: float, *, claim: 
     zero, parts = at(0.0), []
     if _number(edge):
         left, right = sorted((zero, at(edge)))
-        # What was claimed is nobody's measurement here: it is drawn grey, as in the figure.
-        colour = GREY if claim else RED if edge < 0 else BLUE
         parts.append(
             f'<rect x="{left}" y="4" width="{max(1.0, right - left):.1f}" height="10" fill="{colour}"/>'
         )
