@@ -10,6 +10,9 @@ rule             entry
 "next_print"     (E3) the first later print whose taker bought our side, after the latency and within the
                  window; else no fill, and a profit of nothing.  The default without books
 "book"           (E4) the displayed asks of our side after the latency (`kalshilab.edge.quotes`)
+"maker"          (E5) a quote that joins the best bid of our side as of the fire, live after the latency and until
+                 the window is over, filled where the market goes through it: the hardest of the four books of
+                 `kalshilab.edge.maker`.  Where there is no bid to join, or the quote would take, no fill
 ================ ======================================================================================
 
 Never an earlier print, never the other side.  Fires of one market after its first, of an event's other side, and
@@ -27,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from kalshilab.edge import maker
 from kalshilab.edge.later import READS, Found, Wanted, first_later
 from kalshilab.edge.model import ENTRIES_SCHEMA
 from kalshilab.edge.quotes import asked, mids, tops
@@ -39,8 +43,9 @@ from kalshilab.units import PRICE, TickGrid, cents
 
 __all__ = ["RULES", "Left", "Rule", "enter", "enter_counted", "half_spread_of"]
 
-Rule = Literal["print", "mid", "next_print", "book"]
-RULES: Final = ("print", "mid", "next_print", "book")
+Rule = Literal["print", "mid", "next_print", "book", "maker"]
+Role = Literal["taker", "maker"]
+RULES: Final = ("print", "mid", "next_print", "book", "maker")
 KNOWN: Final = (200, 9800)
 """YES prices at which the outcome is all but known, and beyond."""
 NEAR: Final = 60
@@ -125,11 +130,12 @@ def enter_counted(
         markets: `kl.to_markets`.
         rule: see the module.
         latency: seconds after the fire before which nothing can be bought (a print at just that time cannot).
-        window: seconds after that within which the print has to come (inclusive); a book is asked once.
+        window: seconds after that within which the print has to come (inclusive), or that a quote rests; a book is
+            asked once.
         contracts: size of an order, for the rounding of its fee.
         schedule: fees by date; None: `FeeSchedule()`.
         half_spread: cents, for `mid`; None: `half_spread_of(tape)`.
-        books: recorded quotes, for rule="book" (`kalshilab.edge.quotes`).
+        books: recorded quotes, for rule="book" and "maker" (`kalshilab.edge.quotes`).
         limit: for rule="book": cents that our side may cost above the firing print's price; None: anything.
         ticks: so many steps of the market's grid dearer (whole cents where its grid is not known).
         per_market, per_event: the first so many fires; None: all.
@@ -160,20 +166,27 @@ def enter_counted(
     spread = cents(half_spread_of(tape)) if half_spread is None else round(half_spread * 100)
     # A YES taker printed the ask, a NO taker the bid.
     mid = np.clip(price + np.where(later.taker_no, spread, -spread), 1, PRICE - 1)
-    if rule == "book":
+    if rule in ("book", "maker"):
         if books is None:
-            raise EdgeError('rule="book" needs books=, recorded quotes (kalshilab.edge.quotes)')
+            raise EdgeError(f'rule="{rule}" needs books=, recorded quotes (kalshilab.edge.quotes)')
+        shown = mids(tops(books), kept["ticker"], fired)
+        mid = np.where(np.isnan(shown), mid, shown)
+    if rule == "maker":
+        at, paid, got = _rested(kept, tape, books, contracts=contracts, life=window, latency=latency)
+    elif rule == "book":
+        assert books is not None
         ours = np.where(no, PRICE - price, price)
         most = np.full(len(ours), PRICE) if limit is None else ours + round(limit * 100)
         at, paid, got = asked(kept.select("ticker", "side"), start, books, contracts=contracts, limit=most)
-        shown = mids(tops(books), kept["ticker"], fired)
-        mid = np.where(np.isnan(shown), mid, shown)
     else:
         at, paid = _paid(rule, later, fired, price, mid, no)
         got = np.where(paid > 0, contracts, 0)
     filled = got > 0
     paid = _dearer(paid, ticks, kept["price_structure"])
-    fees = np.zeros(len(paid)) if rule == "mid" else _fees(kept, at, paid, got, schedule or FeeSchedule())
+    role: Role = "maker" if rule == "maker" else "taker"
+    fees = (
+        np.zeros(len(paid)) if rule == "mid" else _fees(kept, at, paid, got, schedule or FeeSchedule(), role)
+    )
     return _entries(
         kept, later, filled, at, paid / PRICE, fees, np.where(no, PRICE - mid, mid) / PRICE, exclusive
     ), left
@@ -259,7 +272,28 @@ def _raised(paid: float, structure: str | None, ticks: int) -> float:
     return float(paid)
 
 
-def _fees(kept: pl.DataFrame, at: Array, paid: Array, got: Array, schedule: FeeSchedule) -> Array:
+def _rested(
+    kept: pl.DataFrame, tape: Any, books: pl.DataFrame | None, *, contracts: int, life: float, latency: float
+) -> tuple[Array, Array, Array]:
+    """When and at what price of our side quotes that joined the bid were filled, and with how many contracts."""
+    assert books is not None
+    rested = maker.rest(
+        maker.joining(kept, books), tape, books, contracts=contracts, life=life, latency=latency
+    )
+    own = rested.filter(pl.col("book") == maker.BOOKS[0], pl.col("contracts") > 0)
+    found = kept.select(fire="row").join(
+        own.select("fire", "price", "contracts", at=pl.col("first_ts").dt.epoch("us")),
+        on="fire",
+        how="left",
+        maintain_order="left",
+    )
+    paid, got, at = (found[name].fill_null(0).to_numpy() for name in ("price", "contracts", "at"))
+    # Of a fraction of a contract the fee is that of one, as `maker.entries` has it.
+    whole = np.where(got > 0, np.maximum(got.astype(np.int64), 1), 0)
+    return at, np.round(paid * PRICE), whole
+
+
+def _fees(kept: pl.DataFrame, at: Array, paid: Array, got: Array, schedule: FeeSchedule, role: Role) -> Array:
     """Fees a contract of orders that got so many; over several levels at their mean price, which is not less
     (the fee is concave in the price)."""
     terms = kept.select("series", "fee_type", "fee_multiplier", pl.Series("ts", at).cast(TIME))
@@ -267,7 +301,7 @@ def _fees(kept: pl.DataFrame, at: Array, paid: Array, got: Array, schedule: FeeS
     for contracts in np.unique(got[got > 0]).tolist():
         some = got == contracts
         fees[some] = schedule.fees(
-            terms.filter(pl.Series(some)), np.round(paid[some]) / PRICE, contracts=contracts
+            terms.filter(pl.Series(some)), np.round(paid[some]) / PRICE, contracts=contracts, role=role
         )
     return fees
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,11 +29,15 @@ __all__ = [
 ]
 
 
+JUDGED: Final = ("next_print", "book", "maker")
+"""Rules of entry whose prices can be had."""
+
+
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """On what terms entries are made; part of what is registered."""
 
     rule: str = "next_print"
-    """"next_print", or "book" with recorded books; "print" and "mid" for diagnosis."""
+    """"next_print"; with recorded books "book", or "maker"."""
     latency: float = 2.0
     """Seconds from the fire until an order can be there."""
     window: float = 1800.0
@@ -81,14 +85,19 @@ def terms_of(given: Mapping[str, Any]) -> Terms:
     """Terms of keywords.
 
     Raises:
-        EdgeError: a keyword that is none.
+        EdgeError: a keyword that is none, or a rule at whose prices nobody can buy.
     """
     try:
-        return Terms(**given)
+        terms = Terms(**given)
     except TypeError:
         known = ", ".join(Terms.__struct_fields__)
         unknown = next(name for name in given if name not in Terms.__struct_fields__)
         raise EdgeError(f"validate has no argument {unknown!r}; terms of entries are {known}") from None
+    if terms.rule not in JUDGED:
+        raise EdgeError(
+            f"rule={terms.rule!r}: judged are {', '.join(JUDGED)}; others are for diagnosis, by kl.edge.enter"
+        )
+    return terms
 
 
 def specification(strategy: Strategy, on: Terms, grid: Mapping[str, Sequence[Any]] | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge import audit, baseline, capacity, criteria, robustness
+from kalshilab.edge import audit, baseline, capacity, criteria, maker, robustness
 from kalshilab.edge.card import Card
 from kalshilab.edge.cohort import Cohort, censor
 from kalshilab.edge.entry import Left, enter_counted, half_spread_of
@@ -38,7 +38,7 @@ from kalshilab.edge.model import Criterion
 from kalshilab.edge.multiplicity import event_matrix, pbo, romano_wolf
 from kalshilab.edge.pnl import sizes
 from kalshilab.edge.registry import Registry
-from kalshilab.edge.specification import registered, specification, terms_of, trials_of
+from kalshilab.edge.specification import Terms, registered, specification, terms_of, trials_of
 from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
 from kalshilab.edge.walk import walk_forward
 from kalshilab.edge.waterfall import waterfall
@@ -100,7 +100,7 @@ def validate(
         exclusive: events of which at most one market settles YES: a set of tickers, or True for all.
         schedule: fees by series and date; None: `kalshilab.market.fee_schedule`'s.
         half_spread: cents; None: estimated from the tape.
-        books: quotes for rule="book".
+        books: quotes for rule="book" and rule="maker".
         cash_rate: what cash earns in a year, as a fraction.
         data_end: until when outcomes are known; None: the last print or settlement.
         audits: False leaves the audits for look-ahead out; no verdict then stands above PROVISIONAL.
@@ -170,6 +170,9 @@ def validate(
     ]
     frames = _frames(strategy, entries, pool, cells, tape, markets, claim, judged, seed)
     numbers = _numbers(judged, left, cohort, m, entries, markets, schedule)
+    if on.rule == "maker":
+        frames["markouts"], chosen = _quoted(entries, tape, markets, books, on, schedule, seed)
+        numbers |= chosen
     boundary = None
     if found is None or not judged.criteria[0].passed:
         lines += [criteria.unexamined(n, "the sample is too small") for n in range(9, 13)]
@@ -371,6 +374,20 @@ def _frames(
                 stars = romano_wolf(matrix, b=499, seed=seed).rejected()
         frames["heatmap"] = rows.with_columns(pl.Series("star", stars))
     return frames
+
+
+def _quoted(
+    entries: pl.DataFrame, tape: Any, markets: pl.DataFrame, books: pl.DataFrame, on: Terms,
+    schedule: FeeSchedule | None, seed: int,
+) -> tuple[pl.DataFrame, dict[str, float]]:  # fmt: skip
+    """Of quotes: the markouts, what being filled says of them, and what the optimistic book would have shown."""
+    quotes = maker.joining(entries.rename({"fire": "row"}), books)
+    rested = maker.rest(quotes, tape, books, contracts=on.contracts, life=on.window, latency=on.latency)
+    touch = maker.entries(rested, markets, book="touch", schedule=schedule)
+    return maker.markouts(rested, books, markets, seed=seed), {
+        "adverse_selection": maker.selection(rested, markets).gap,
+        "net_at_touch": robustness.interval(touch).estimate,
+    }
 
 
 def _numbers(

@@ -270,6 +270,44 @@ def test_entries_on_the_exchange_in_a_box(box: tuple[pl.DataFrame, pl.DataFrame,
     assert set(marks["group"]) == {"filled", "unfilled"} and marks["horizon_s"].null_count() > 0
 
 
+def test_makers_entries_are_those_of_the_hardest_book(
+    box: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+) -> None:
+    tape, markets, quotes = box
+    fires = kl.signals.rlm(tape, min_trades=15, min_drop=2)
+    found = enter(fires, tape, markets, rule="maker", books=quotes, contracts=5, latency=0.5, window=600.0)
+    rested = maker.rest(maker.joining(fires, quotes), tape, quotes, contracts=5, life=600.0, latency=0.5)
+    own = maker.entries(rested, markets).join(found.select("fire"), on="fire", how="semi")
+    joined = found.filter("filled").join(own, on="fire", suffix="_m")
+    assert 0 < joined.height == own["filled"].sum() < found.height
+    for name in ("entry_ts", "price", "fee", "value", "pnl"):
+        one, other = joined[name], joined[f"{name}_m"]
+        assert (
+            (one == other).all()
+            if one.dtype == pl.Datetime
+            else one.to_numpy() == pytest.approx(other.to_numpy())
+        )
+    # The bid is below the mid, and the maker pays no taker's fee.
+    assert (joined["price"] < joined["mid"]).all()
+    with pytest.raises(EdgeError, match=r'rule="maker" needs books='):
+        enter(fires, tape, markets, rule="maker")
+
+
+def test_a_card_of_a_maker(box: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]) -> None:
+    tape, markets, quotes = box
+    signal = kl.signals.Rlm(min_trades=15, min_drop=2)
+    card = kl.validate(signal, tape, markets, rule="maker", books=quotes, audits=False, latency=0.5)
+    assert card.verdict == "INSUFFICIENT" and 0 < card.numbers["filled"] < card.numbers["kept"]
+    assert set(card.frames["markouts"]["group"]) <= {"filled", "unfilled"}
+    assert card.figure("markouts").data
+    assert np.isfinite(card.numbers["adverse_selection"]) and np.isfinite(card.numbers["net_at_touch"])
+    taken = kl.validate(signal, tape, markets, rule="book", books=quotes, audits=False)
+    assert "markouts" not in taken.frames and taken.numbers["filled"] > card.numbers["filled"]
+    assert taken.spec["hash"] != card.spec["hash"]
+    with pytest.raises(EdgeError, match="diagnosis"):
+        kl.validate(signal, tape, markets, rule="mid")
+
+
 def test_what_are_no_quotes_is_said() -> None:
     log = QuoteLog()
     log.snapshot(5, T, yes=[(4100, 100)], no=[(5000, 300)])
