@@ -17,6 +17,8 @@ from kalshilab.errors import ConfigError
 __all__ = ["add_parser"]
 
 FLOWS = ("tape", "synthetic")
+WARM_UP = 24.0
+"""Hours after which the sample, and made markets, have something to show to whoever looks."""
 
 
 def add_parser(commands: Any, tape_options: Any) -> None:
@@ -38,9 +40,8 @@ def add_parser(commands: Any, tape_options: Any) -> None:
     parser.add_argument(
         "--warm-up",
         type=float,
-        default=24.0,
         metavar="HOURS",
-        help="tape hours played before it opens; default 24",
+        help="tape hours played before it opens; default 24, and none of a tape of one's own",
     )
     parser.add_argument("--fills", default="queue", help="how makers fill: pessimistic, queue or optimistic")
     parser.add_argument(
@@ -103,7 +104,10 @@ def _exchange(options: argparse.Namespace) -> int:
         pace = 1.0 if settings.speed == "max" else max(settings.speed, 1e-3)
         every = max(round((options.fault_every or 60.0) * pace * 1e6), 1)
         faults = Faults.named(options.faults, options.seed, every=every)
-    until = exchange.now + round(options.warm_up * 3.6e9)
+    warm_up = options.warm_up
+    if warm_up is None:
+        warm_up = WARM_UP if settings.tape is None else 0.0
+    until = exchange.now + round(warm_up * 3.6e9)
     while (ts := exchange.next_ts()) is not None and ts <= until:
         exchange.step()
     return asyncio.run(_serve(exchange, settings, options, faults))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
+from heapq import nsmallest
 
 import msgspec
 
@@ -284,9 +285,10 @@ class Follower:
         """The tracked markets with the most prints, for display."""
         rows = []
         signal = self.strategy.signal
-        for tracked in self.tracker.all():
-            if tracked.market is None:
-                continue
+        known = [t for t in self.tracker.all() if t.market is not None]
+        # A signal's state is read of those that are shown: several times a second, of a thousand markets, it tells.
+        for tracked in nsmallest(most, known, key=lambda t: (t.status != "active", -t.prints)):
+            assert tracked.market is not None
             n_trades, ratio, drop = tracked.prints, None, None
             state = None if signal is None else signal.state(tracked.ticker)
             if isinstance(state, MarketState):
@@ -303,5 +305,4 @@ class Follower:
                     drop,
                 )
             )
-        rows.sort(key=lambda row: (row.status != "active", -row.n_trades))
-        return rows[:most]
+        return rows

@@ -1,15 +1,36 @@
-"""A paper session over loopback: prints a second, and from a print's frame to its order on the wire."""
+"""A paper session over loopback: prints a second, and from a print's frame to its order on the wire.
+
+    python research/benchmarks/session.py [--only lockstep,live] [--rate 5000] [--seconds 60]
+
+`lockstep` is the embedded venue: exchange and session in one process, each step of the one waiting for the other.
+`live` is what a feed is like: the exchange is a process of its own and does not wait, 1,000 markets are open at
+once, and the dashboard is painted.  How far the session is behind is told against the least delay of any print.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
+import os
+import subprocess
+import sys
 import tempfile
-from time import perf_counter
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from time import perf_counter, process_time
 
 import numpy as np
+import polars as pl
 
 import kalshilab as kl
 from kalshilab.exchange import Exchange
+from kalshilab.market.model import Trade
+from kalshilab.notebook.dashboard import Dashboard
+from kalshilab.tape.synth import Recipe, make
+
+MARKETS = 1000
 
 
 def core() -> float:
@@ -22,34 +43,172 @@ def core() -> float:
 
 
 async def session(folder: str) -> tuple[float, list[float]]:
-    latencies: list[float] = []
-    wall = kl.WallClock()
+    """Prints a second in lockstep, and milliseconds from a print's frame to its order."""
     settings = kl.Settings(env={}, env_file=None, out=folder, categories=("all",))
     async with kl.PaperSession(settings) as running:
-        send = running._orders.create
-
-        async def timed(request: object) -> object:
-            latencies.append((wall.now() - running._stream.last_frame) / 1000)
-            return await send(request)
-
-        running._orders.create = timed
+        latencies = timed_orders(running)
         began = perf_counter()
         report = await running.run()
         taken = perf_counter() - began
     return report.counts["trades"] / taken, latencies
 
 
-def main() -> None:
-    kl.signals.rlm(kl.sample()[0])
+def timed_orders(running: kl.PaperSession) -> list[float]:
+    """Milliseconds from the last frame to each order of a session, as they come."""
+    latencies: list[float] = []
+    wall, send = kl.WallClock(), running._orders.create
+
+    async def timed(request: object) -> object:
+        latencies.append((wall.now() - running._stream.last_frame) / 1000)
+        return await send(request)
+
+    running._orders.create = timed  # type: ignore[method-assign]
+    return latencies
+
+
+def lockstep() -> None:
     floor = core()
     with tempfile.TemporaryDirectory() as folder:
         rate, latencies = asyncio.run(session(folder))
-    print(f"exchange alone: {floor:,.0f} prints/s; session in lockstep over loopback: {rate:,.0f} prints/s, "
-          f"{rate / floor:.3f} x")  # fmt: skip
+    print(
+        f"exchange alone: {floor:,.0f} prints/s; session in lockstep over loopback: {rate:,.0f} prints/s, "
+        f"{rate / floor:.3f} x"
+    )
+    told("lockstep", latencies)
+
+
+def told(where: str, latencies: list[float]) -> None:
     p50, p99 = np.percentile(latencies, [50, 99])
     print(
-        f"print's frame to order handed to the client: p50 {p50:.2f} ms, p99 {p99:.2f} ms ({len(latencies)} orders)"
+        f"{where}: print's frame to order handed to the client, p50 {p50:.2f} ms, p99 {p99:.2f} ms ({len(latencies)} orders)"
     )
+
+
+def world(folder: Path, rate: int, seconds: int, begin: int) -> int:
+    """A tape of 1,000 markets that print so often from `begin` (microseconds) on; how many prints."""
+    recipe = Recipe(
+        prints_log_median=float(np.log(1.3 * rate * seconds / MARKETS)), prints_log_sd=0.2, category="sports"
+    )
+    tape, markets = make(MARKETS, np.random.default_rng(1), recipe)
+    # Its own times go: the markets print side by side, each in its own order.
+    rng = np.random.default_rng(2)
+    drawn = tape.with_columns(pl.Series("at", rng.random(tape.height)))
+    turn = drawn.with_columns(pl.col("at").sort().over("market")).sort("at").head(rate * seconds)
+    at = begin + (np.arange(turn.height) * 1_000_000 / rate).astype(np.int64)
+    time = pl.Datetime("us", "UTC")
+    turn = turn.with_columns(pl.Series("ts", at).cast(time)).drop("at")
+    minute = 60_000_000
+    markets.with_columns(
+        open_ts=pl.lit(begin - minute // 4).cast(time),
+        close_ts=pl.lit(begin + (seconds + 600) * 1_000_000).cast(time),
+        expected_close_ts=pl.lit(begin + (seconds + 600) * 1_000_000).cast(time),
+        settled_ts=pl.lit(begin + (seconds + 900) * 1_000_000).cast(time),
+    ).write_parquet(folder / "markets.parquet")
+    kl.to_tape(turn).write_parquet(folder / "tape.parquet")
+    return turn.height
+
+
+async def live(rate: int, seconds: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wall = kl.WallClock()
+        prints = world(folder, rate, seconds, wall.now())
+        files = ["--tape", str(folder / "tape.parquet"), "--markets", str(folder / "markets.parquet")]
+        command = [
+            sys.executable,
+            "-m",
+            "kalshilab",
+            "exchange",
+            *files,
+            "--speed",
+            "1",
+            "--warm-up",
+            f"{30 / 3600}",
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            assert process.stdout is not None
+            at = json.loads(process.stdout.readline())
+            settings = kl.Settings(
+                env={},
+                env_file=None,
+                venue="demo",
+                rest_url=at["rest"],
+                ws_url=at["ws"],
+                key_id=at["key_id"],
+                private_key_path=at["private_key_path"],
+                out=str(folder / "runs"),
+                categories=("all",),
+                close_min_minutes=0,
+                attempts_per_minute=1e6,
+                minutes=(seconds + 60) / 60,
+            )
+            await watched(settings, prints, seconds)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+async def watched(settings: kl.Settings, prints: int, seconds: int) -> None:
+    delays: list[int] = []
+    memory: list[float] = []
+    wall = kl.WallClock()
+    async with kl.PaperSession(settings) as running:
+        latencies = timed_orders(running)
+        with redirect_stdout(StringIO()):
+            Dashboard(running, interactive=True).show()
+        task = asyncio.create_task(running.run())
+        while running.state != "READY":
+            await asyncio.sleep(0.05)
+        heard = running._follower.on_trade
+
+        def on_trade(trade: object) -> None:
+            delays.append(wall.now() - trade.ts)  # type: ignore[attr-defined]
+            heard(trade)  # type: ignore[arg-type]
+
+        running._handlers[Trade] = on_trade
+        while not delays:
+            await asyncio.sleep(0.05)
+        began, used = perf_counter(), process_time()
+        # From here on; the last second of the feed may be under way when all is counted.
+        while len(delays) < prints and perf_counter() - began < seconds + 30:
+            await asyncio.sleep(1)
+            memory.append(resident())
+        taken, busy = perf_counter() - began, process_time() - used
+        running.request_stop("all heard")
+        report = await task
+    behind = (np.array(delays) - min(delays)) / 1000
+    p50, p99 = np.percentile(behind, [50, 99])
+    print(
+        f"live: {len(delays):,} of {prints:,} prints in {MARKETS:,} markets, {len(delays) / taken:,.0f} a second, "
+        f"{running._stream.frames_received:,} frames, "
+        f"{busy / taken:.0%} of a processor"
+    )
+    print(
+        f"live: behind the feed p50 {p50:.1f} ms, p99 {p99:.1f} ms, at most {behind.max():.0f} ms; "
+        f"gaps {report.counts['gaps']}; memory {memory[min(10, len(memory) - 1)]:.0f} MB after ten seconds, {memory[-1]:.0f} MB at the end"
+    )
+    told("live", latencies)
+
+
+def resident() -> float:
+    """Megabytes this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="lockstep,live")
+    parser.add_argument("--rate", type=int, default=5000, help="prints a second of the live feed")
+    parser.add_argument("--seconds", type=int, default=60)
+    options = parser.parse_args()
+    kl.signals.rlm(kl.sample()[0])
+    wanted = options.only.split(",")
+    if "lockstep" in wanted:
+        lockstep()
+    if "live" in wanted:
+        asyncio.run(live(options.rate, options.seconds))
 
 
 if __name__ == "__main__":
