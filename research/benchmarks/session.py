@@ -114,21 +114,13 @@ async def live(rate: int, seconds: int) -> None:
         wall = kl.WallClock()
         prints = world(folder, rate, seconds, wall.now())
         files = ["--tape", str(folder / "tape.parquet"), "--markets", str(folder / "markets.parquet")]
-        command = [
-            sys.executable,
-            "-m",
-            "kalshilab",
-            "exchange",
-            *files,
-            "--speed",
-            "1",
-            "--warm-up",
-            f"{30 / 3600}",
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        command = ["-m", "kalshilab", "exchange", *files, "--speed", "1", "--warm-up", f"{30 / 3600}"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         try:
             assert process.stdout is not None
-            at = json.loads(process.stdout.readline())
+            at = json.loads(await process.stdout.readline())
             settings = kl.Settings(
                 env={},
                 env_file=None,
@@ -146,7 +138,7 @@ async def live(rate: int, seconds: int) -> None:
             await watched(settings, prints, seconds)
         finally:
             process.terminate()
-            process.wait()
+            await process.wait()
 
 
 async def watched(settings: kl.Settings, prints: int, seconds: int) -> None:
