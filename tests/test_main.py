@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
+import kalshilab as kl
 from kalshilab.__main__ import main
 from kalshilab.trade.monitor import read_status
 from kalshilab.trade.report import Report
@@ -144,6 +146,34 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     out = capsys.readouterr().out
     assert "polars" in out and "runs go to" in out
     assert "very-secret-id" not in out
+
+
+def test_a_tape_of_ones_own_is_served_from_its_beginning(tmp_path: Path) -> None:
+    tape, markets = kl.sample()
+    tape.write_parquet(tmp_path / "tape.parquet")
+    markets.write_parquet(tmp_path / "markets.parquet")
+    own = ["--tape", "tape.parquet", "--markets", "markets.parquet"]
+
+    def served(*options: str) -> int:
+        """How many prints there are when it opens."""
+        child = subprocess.Popen(
+            [sys.executable, "-m", "kalshilab", "exchange", "--speed", "0.001", *options],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert child.stdout is not None
+        try:
+            rest = json.loads(child.stdout.readline())["rest"]
+            with urllib.request.urlopen(f"{rest}/markets/trades?limit=10", timeout=5) as answer:
+                return len(json.load(answer)["trades"])
+        finally:
+            child.send_signal(signal.SIGINT)
+            child.wait(10)
+            child.stdout.close()
+
+    assert served(*own) == 0
+    assert served(*own, "--warm-up", "24") == served() == 10
 
 
 def test_exchange_prints_its_line_and_ends_on_ctrl_c(tmp_path: Path) -> None:
