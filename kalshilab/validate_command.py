@@ -9,12 +9,16 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from kalshilab.config import Settings
 from kalshilab.errors import SignalError, UsageError
 
 __all__ = ["add_parser", "signal_of"]
+
+REPORT: Final = "report.json"
+"""By this a finished run is known."""
 
 
 def add_parser(commands: Any, tape_options: Any) -> None:
@@ -52,6 +56,9 @@ def add_parser(commands: Any, tape_options: Any) -> None:
         "--trials", type=int, help="hypotheses tried; default: those that the registry counts"
     )
     parser.add_argument("--registry", metavar="FILE", help="registry of hypotheses (JSON lines)")
+    parser.add_argument(
+        "--runs", metavar="FOLDER", help="runs of the live notebook: paper trades decide the card's last line"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="scan and resample on so many; default 1"
@@ -96,6 +103,7 @@ def _validate(options: argparse.Namespace) -> int:
     from kalshilab.edge.validation import validate
     from kalshilab.signals.scan import spawn_pool
     from kalshilab.tape import scan_tape
+    from kalshilab.trade.paper import paper_entries
     from kalshilab.trade.venue import read_frames
 
     names = ("tape", "markets", "result_column")
@@ -121,6 +129,8 @@ def _validate(options: argparse.Namespace) -> int:
             registry=options.registry,
             executor=executor,
         )
+    if options.runs:
+        card = card.with_live(paper_entries(_runs(options.runs), getattr(tape, "markets", markets)))
     print(card.header)
     width = max(len(line.name) for line in card.criteria)
     for line in card.criteria:
@@ -133,6 +143,16 @@ def _validate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(json.loads(card.to_json()), separators=(",", ":"), ensure_ascii=False))
     return 0
+
+
+def _runs(folder: str) -> list[Path]:
+    """The finished runs in a folder, or the folder itself if it is one."""
+    if (Path(folder) / REPORT).is_file():
+        return [Path(folder)]
+    found = sorted(path.parent for path in Path(folder).glob(f"*/{REPORT}"))
+    if not found:
+        raise UsageError(f"--runs {folder}: no finished run there")
+    return found
 
 
 def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:

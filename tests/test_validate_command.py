@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def test_a_lake_and_a_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["--set", "flow_rate=3"], "parameters of rlm"),
         (["--lake", "nowhere"], "nowhere"),
         (["--processes", "0"], "at least one"),
+        (["--runs", "nowhere"], "no finished run"),
         (["--registry", "none.jsonl"], "is not registered"),
     ],
 )
@@ -69,6 +71,18 @@ def test_what_cannot_be_done_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert main(["validate", *arguments]) in (1, 2)
     assert said in capsys.readouterr().err
+
+
+def test_paper_runs_decide_the_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def trade() -> Path:
+        settings = kl.Settings(env={}, env_file=None, min_trades=15, out=str(tmp_path / "runs"))
+        async with kl.PaperSession(settings) as session:
+            return (await session.run()).run_dir
+
+    run = asyncio.run(trade())
+    for folder in (run, run.parent):
+        assert main(["validate", "--set", "min_trades=15", "--runs", str(folder)]) == 0
+        assert "13 live" in (said := capsys.readouterr().out) and "ACCRUING" in said
 
 
 def test_a_signal_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge import audit, baseline, capacity, criteria, maker, robustness
+from kalshilab.edge import audit, baseline, capacity, criteria, maker, robustness, sizing
 from kalshilab.edge.card import Card
 from kalshilab.edge.cohort import Cohort, censor
 from kalshilab.edge.entry import Left, enter_counted, half_spread_of
@@ -186,6 +186,7 @@ def validate(
             "one_tick_dearer": dearer,
             "after_a_minute": minute,
             "dollars_a_day": taken.dollars_a_day(0.10),
+            **_sized(entries, found, seed),
         }
         lines += [
             criteria.robustness(*_overfit(cells)),
@@ -313,6 +314,18 @@ def _overfit(cells: Sequence[robustness.Cell]) -> tuple[float | None, int, float
         return share, len(known), None, 1.0
     found = pbo(matrix)
     return share, len(known), found.pbo, found.loss
+
+
+def _sized(entries: pl.DataFrame, found: Inference, seed: int) -> dict[str, float]:
+    """What to lay out for a bet: a quarter of Kelly's share at the shrunken edge's lower 80 % bound, capped; and how
+    deep the bankroll falls with it in the worst of twenty records, as it was and with the edge at its lower bound."""
+    cost = float(entries.filter("filled")["cost"].mean())  # type: ignore[arg-type]
+    share = sizing.stake(found.edge, max(found.se_event, found.se_day), cost)
+    if not share > 0:
+        return {"stake": 0.0}
+    deep = sizing.drawdowns(entries, share, lower=found.lower, seed=seed).frame
+    worst = deep.filter(pl.col("quantile") == 0.95).row(0, named=True)
+    return {"stake": share, "drawdown": worst["drawdown"], "drawdown_at_lower": worst["at_lower"]}
 
 
 def _economics(judged: Judgement, cash_rate: float, a_day: float) -> Criterion:

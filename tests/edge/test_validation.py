@@ -56,6 +56,8 @@ def test_a_planted_edge_is_valid() -> None:
     assert found.verdict == "VALID", found.criteria
     assert found.numbers["per_fire"] > 5 and found.numbers["lower"] > 0
     assert {"latency", "heatmap"} <= found.frames.keys()
+    assert 0 < found.numbers["stake"] <= 0.01
+    assert 0 < found.numbers["drawdown"] < found.numbers["drawdown_at_lower"] < 1
 
 
 def test_the_same_call_gives_the_same_card(card: Card, fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
@@ -68,6 +70,7 @@ def test_the_card_is_whole(card: Card, tmp_path: Path) -> None:
     told = json.loads(card.to_json())
     assert told["verdict"] == card.verdict and len(told["criteria"]) == 12 and told["spec"]["hash"]
     assert json.loads(card.save(tmp_path).read_text()) == told
+    assert card.numbers["stake"] == 0, "there is nothing to bet on"
     assert "nan" not in card.to_json().lower().replace("finance", "")
     assert card.summary()["failed"].split()[0] in "4567"
     assert card.verdict in card._repr_html_() and repr(card).startswith(f"<Card {card.verdict}")

@@ -153,7 +153,7 @@ def test_trades_without_a_taker_are_counted_once_for_the_file(tmp_path: Path) ->
 BAD: list[tuple[str, bytes, str]] = [
     ("trades.csv", b"a,b,c\n1,2,3\n", "no line of column names"),
     ("trades.csv", b"ticker,yes_price\nA,1\n", "trades.csv"),
-    ("trades.csv.gz", gzip.compress(b"ticker,yes_price,count,taker_side,created_time\n" * 50)[:-9], "trades.csv.gz"),
+    ("trades.csv.gz", gzip.compress(b"ticker,yes_price,count,taker_side,created_time\n" * 50, mtime=0)[:-9], "trades.csv.gz"),
     ("trades.json", b'[{"ticker": "A", ', "cut short"),
     ("trades.json", b'{"a": 1}', "trades.json"),
     ("trades.jsonl", b'{"ticker": "A"}\n{"ticker"', "line 2"),
