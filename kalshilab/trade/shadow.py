@@ -136,9 +136,9 @@ class ShadowFeed:
         ready = asyncio.create_task(self._ready.wait())
         await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
-        if self._error is not None:
+        if not self._ready.is_set():
             await self._end()
-            raise self._error
+            raise self._error or SessionError(f"{PART}: ended before it began")
         return self
 
     async def __aexit__(
@@ -183,14 +183,7 @@ class ShadowFeed:
         async with asyncio.TaskGroup() as group:
             self._tasks = Tasks(group, self._on_error)
             self._tasks.background("feed", self._stream.run(self._on_event))
-            try:
-                await self._begin()
-            except KalshilabError as error:
-                self._on_error("start", error)
-            if self._error is None:
-                self._ready.set()
-                self._tasks.background("time", self._keep_time())
-                self._tasks.background("discovery", self._keep_discovering())
+            self._tasks.work("start", self._begin())
             await self._stop.wait()
             await self._tasks.stop_background()
 
@@ -206,6 +199,10 @@ class ShadowFeed:
         for series in await self._data.all_series():
             self._fees[series.ticker] = series.category, series.fee_type, series.fee_multiplier
         await self._discover()
+        if self._error is None:
+            self._ready.set()
+            self._tasks.background("time", self._keep_time())
+            self._tasks.background("discovery", self._keep_discovering())
 
     def _on_error(self, name: str, error: Exception) -> None:
         if self._error is None:

@@ -234,3 +234,18 @@ def test_orders_for_the_host_that_is_shadowed_are_refused(settings: Settings) ->
     assert hosts.defaults("shadow") == hosts.PRODUCTION
     with pytest.raises(HostRefused, match="read-only"):
         DemoOrders(named)
+
+
+async def test_whatever_goes_wrong_at_the_start_is_raised(
+    world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(self: object) -> None:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr("kalshilab.kalshi.rest.MarketData.all_series", fails)
+    health = Health(WallClock())
+    async with real(Exchange(*world), settings) as (named, _, _):
+        with pytest.raises(RuntimeError, match="no such thing"):
+            async with ShadowFeed(named, health):
+                pass
+    assert not health.is_healthy("shadow feed")
