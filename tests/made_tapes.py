@@ -1,14 +1,17 @@
-"""Tapes for property tests: arbitrary prints with ties in time, a few markets, prices on and off the cent."""
+"""Tapes for tests: arbitrary prints with ties in time, a few markets, prices on and off the cent; and busy markets
+in which takers lean to YES, so that sessions over them trade."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
 from kalshilab.tape.schema import TAKER, TAPE_SCHEMA, TIME, with_codes
+from kalshilab.tape.synth import Recipe, make
 
 Print = tuple[int, str, int, int, str]
 """Gap in microseconds to the print before, ticker, YES price, size, taker."""
@@ -30,6 +33,18 @@ def prints(most: int = 100, gaps: tuple[int, ...] = (0, 1, 400_000, 30_000_000))
         ),
         max_size=most,
     )
+
+
+def leaning(markets: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """So many markets of a few days with some sixty prints each, three of four by takers of YES."""
+    recipe = Recipe(
+        prints_log_median=float(np.log(60)),
+        prints_log_sd=0.4,
+        taker=(6.0, 2.0),
+        span_days=3.0,
+        category="sports",
+    )
+    return make(markets, np.random.default_rng(3), recipe)
 
 
 def tape_of(rows: list[Print]) -> pl.DataFrame:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
+from made_tapes import leaning
 
 import kalshilab as kl
 from kalshilab.config import Settings
@@ -16,7 +16,6 @@ from kalshilab.edge.gap import replay_gap
 from kalshilab.edge.model import check_entries
 from kalshilab.errors import SessionError
 from kalshilab.tape.schema import MARKETS_SCHEMA, check_markets
-from kalshilab.tape.synth import Recipe, make
 from kalshilab.trade.paper import paper_entries
 from kalshilab.trade.report import Report
 from kalshilab.trade.session import PaperSession
@@ -28,14 +27,7 @@ def late_in(tape: pl.DataFrame) -> list[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, pl.DataFrame, pl.DataFrame]]:
-    recipe = Recipe(
-        prints_log_median=float(np.log(60)),
-        prints_log_sd=0.4,
-        taker=(6.0, 2.0),
-        span_days=3.0,
-        category="sports",
-    )
-    tape, markets = make(40, np.random.default_rng(3), recipe)
+    tape, markets = leaning(40)
     folder = tmp_path_factory.mktemp("world")
     tape.write_parquet(folder / "tape.parquet")
     # Two that fire have not settled by the end of the tape, and will.

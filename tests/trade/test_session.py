@@ -8,12 +8,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from made_tapes import leaning
 
 from kalshilab.config import Settings
 from kalshilab.errors import CredentialsMissing, FeedLost, HostRefused, SessionError, TapeError
 from kalshilab.signals import rlm
 from kalshilab.tape import sample
-from kalshilab.tape.synth import Recipe, make
 from kalshilab.trade.desk import Desk
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.monitor import read_status
@@ -25,16 +25,7 @@ from kalshilab.trade.states import ALLOWED
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tape of a few dozen markets as Parquet files."""
-    import numpy as np
-
-    recipe = Recipe(
-        prints_log_median=float(np.log(60)),
-        prints_log_sd=0.4,
-        taker=(6.0, 2.0),
-        span_days=3.0,
-        category="sports",
-    )
-    tape, markets = make(30, np.random.default_rng(3), recipe)
+    tape, markets = leaning(30)
     folder = tmp_path_factory.mktemp("tape")
     tape.write_parquet(folder / "tape.parquet")
     markets.write_parquet(folder / "markets.parquet")

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
+from made_tapes import leaning
 
 from kalshilab.clock import WallClock
 from kalshilab.config import Settings
@@ -23,7 +23,6 @@ from kalshilab.kalshi import hosts
 from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.market.fees import fill_fee
 from kalshilab.signals import rlm
-from kalshilab.tape.synth import Recipe, make
 from kalshilab.trade.health import Health
 from kalshilab.trade.report import Report
 from kalshilab.trade.session import PaperSession
@@ -35,14 +34,7 @@ MINUTE = 60_000_000
 
 @pytest.fixture(scope="module")
 def world() -> tuple[pl.DataFrame, pl.DataFrame]:
-    recipe = Recipe(
-        prints_log_median=float(np.log(60)),
-        prints_log_sd=0.4,
-        taker=(6.0, 2.0),
-        span_days=3.0,
-        category="sports",
-    )
-    tape, markets = make(20, np.random.default_rng(3), recipe)
+    tape, markets = leaning(20)
     return tape, markets.with_columns(fee_multiplier=pl.lit(2.0))
 
 
