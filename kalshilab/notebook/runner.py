@@ -26,6 +26,8 @@ from typing import Any, Final
 
 import nbformat
 import papermill
+import zmq
+from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
@@ -184,6 +186,7 @@ class LiveRun:
             display_name="Python 3",
             language="python",
             env=environment,
+            metadata={"supported_encryption": "curve"} if _encrypts() else {},
         )
         kernels = self._kernels
 
@@ -192,6 +195,8 @@ class LiveRun:
 
             def __init__(self, **options: Any) -> None:
                 super().__init__(**options)
+                if _encrypts():
+                    self.transport_encryption = "required"
                 kernels.append(self)
 
             @property
@@ -238,6 +243,12 @@ class LiveRun:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _encrypts() -> bool:
+    """Whether kernel and client can encrypt what they tell each other; older versions of either cannot."""
+    ends = (AsyncKernelManager, "transport_encryption"), (IPKernelApp, "curve_secretkey")
+    return zmq.has("curve") and all(name in end.class_trait_names() for end, name in ends)
 
 
 def _forget_paths(path: Path) -> None:
