@@ -195,7 +195,9 @@ def test_t18_tuning_buys_nothing_in_the_lockbox() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1200)
 def test_t18_tuning_buys_nothing_in_the_lockbox_at_length() -> None:
     boxed, naive = claims(1000, 600, 1999)
+    print("T18", boxed, naive)
     assert boxed <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000), boxed
     assert naive > 0.5
