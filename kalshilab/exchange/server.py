@@ -43,6 +43,7 @@ class Pace(Protocol):
 
 
 More = Callable[[], Awaitable[bool]]
+"""Waits until there is more to play; False when there never will be."""
 
 
 class Venue:
@@ -52,7 +53,7 @@ class Venue:
         rest, ws: its addresses.
         key_id, private_key_path: an API key it accepts; the file goes when the venue does.
         exchange: the core.
-        finished: set when the tape is over.
+        finished: set when the tape is over, or has broken off.
     """
 
     def __init__(self, port: Port, number: int, key_id: str, private_key_path: Path) -> None:
@@ -79,7 +80,6 @@ class Venue:
 async def _play(
     front: Front,
     port: Port,
-    venue: Venue,
     speed: float | Literal["max"],
     pace: Pace | None,
     more: More | None,
@@ -113,7 +113,6 @@ async def _play(
         if exchange.next_ts() == ts:
             front.step()
     front.finish()
-    venue.finished.set()
 
 
 async def _tick(port: Port, clock: Clock) -> None:
@@ -174,8 +173,11 @@ async def serve(
         inlet = Port(front, deadlines)
         venue = Venue(inlet, listener.getsockname()[1], key_id, key_path)
         server = await loop.create_server(inlet.accept, sock=listener, backlog=BACKLOG)
+        tape = asyncio.create_task(_play(front, inlet, speed, pace, more, clock), name="exchange tape")
+        # Also where it broke off: whoever waits for the end hears of it, and `serve` raises why.
+        tape.add_done_callback(lambda _: venue.finished.set())
         tasks = (
-            asyncio.create_task(_play(front, inlet, venue, speed, pace, more, clock), name="exchange tape"),
+            tape,
             asyncio.create_task(_tick(inlet, clock), name="exchange deadlines"),
         )
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalshilab.errors import BookError, ExchangeError
-from kalshilab.exchange import Exchange, mirror
+from kalshilab.exchange import Exchange, mirror, serve
 from kalshilab.exchange.fills import FillModel
 from kalshilab.exchange.frames import BookFrame, Levels, fold, read_frames
 from kalshilab.exchange.markets import Listing
@@ -325,3 +326,31 @@ def test_shown_and_gone_are_together_the_world(events: list[tuple[Any, ...]], ha
     if not haircut:
         gone = sum(n for side in ("bid", "ask") for n in listed(ex).book.gone(side).values())
         assert gone <= sum(f.size for f in ex.account.fills), "nothing goes but what was filled"
+
+
+async def test_a_served_mirror_waits_for_more_and_says_where_it_broke_off() -> None:
+    flow, ex = venue()
+    told, over = asyncio.Event(), asyncio.Event()
+
+    async def more() -> bool:
+        while flow.next_ts is None and not over.is_set():
+            told.clear()
+            await told.wait()
+        return not over.is_set()
+
+    with pytest.raises(BookError):
+        async with serve(ex, more=more) as served, asyncio.timeout(10):
+            for ts in (1, 2):
+                flow.push_snapshot(T, yes=[(4_400, 1_000)], no=[], ts=ts)
+                told.set()
+                while flow.waiting:
+                    await asyncio.sleep(0)
+            assert not served.finished.is_set() and shown(ex) == ({4_400: 1_000}, {})
+            flow.push_delta(T, "yes", 4_400, -2_000, ts=3)
+            told.set()
+            await served.finished.wait()
+    flow, ex = venue()
+    async with serve(ex, more=more) as served, asyncio.timeout(10):
+        over.set()
+        told.set()
+        await served.finished.wait()
