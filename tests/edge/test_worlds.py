@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -121,16 +120,6 @@ def test_every_row_adds_up(kind: worlds.Kind, n: int, days: int, spread: float, 
         assert frame["mid"].is_between(0, 1).all()
         assert frame["ts"].dt.date().n_unique() <= days
         assert frame.group_by("event").agg(pl.col("ts").dt.date().n_unique())["ts"].max() == 1
-
-
-def test_two_thousand_events_are_quick() -> None:
-    worlds.entries(10)
-    best = 1.0
-    for _ in range(5):
-        start = time.perf_counter()
-        worlds.entries(2_000, kind="ladder", legs=8, rho_day=0.1, seed=1)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.05
 
 
 @pytest.mark.parametrize(
