@@ -24,7 +24,7 @@ from kalshilab.exchange import bodies
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.occurrences import FAULTS, Fault, Occurrences, fault_names, known, random_schedule
 from kalshilab.exchange.query import Answer, Request, encode, nested
-from kalshilab.kalshi.wire.base import REST_PATH
+from kalshilab.kalshi.wire.base import REST_PATH, UNREADABLE
 
 __all__ = ["FAULTS", "Action", "Fault", "Faults", "fault_names", "random_schedule"]
 
@@ -204,7 +204,7 @@ class Faults:
     def _close_in_flight(self, request: Request) -> None:
         try:
             ticker = _ticker(request.body).ticker
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return  # the exchange answers such a body itself
         exchange = self._exchange
         listing = None if exchange is None else exchange.listings.get(ticker)

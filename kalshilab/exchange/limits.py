@@ -20,7 +20,7 @@ import msgspec
 from kalshilab.errors import ConfigError
 from kalshilab.exchange.query import Answer, Request
 from kalshilab.kalshi.wire import rest as wire
-from kalshilab.kalshi.wire.base import REST_PATH
+from kalshilab.kalshi.wire.base import REST_PATH, UNREADABLE
 
 __all__ = ["COSTS", "DEFAULT_COST", "TIERS", "TOO_MANY", "Bucket", "Cost", "Limits", "Tier", "account_limits", "batch_size", "cost_of", "endpoint_costs"]  # fmt: skip
 
@@ -204,7 +204,7 @@ def batch_size(request: Request) -> int:
         return 1
     try:
         return max(len(msgspec.json.decode(request.body, type=_Batch).orders), 1)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return 1
 
 

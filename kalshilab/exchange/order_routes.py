@@ -40,7 +40,7 @@ class OrderRoutes:
             parts: the path below `/portfolio`.
 
         Raises:
-            Refused, BadQuery, msgspec.DecodeError: to be put into words by the caller.
+            Refused, BadQuery, msgspec.DecodeError, RecursionError: to be put into words by the caller.
         """
         method, query, body = request.method, request.query, request.body
         match (method, *parts):

@@ -54,7 +54,7 @@ class PortfolioRoutes:
             parts: the path below the root of the contract.
 
         Raises:
-            Refused, BadQuery, msgspec.DecodeError: to be put into words by the caller.
+            Refused, BadQuery, msgspec.DecodeError, RecursionError: to be put into words by the caller.
         """
         if tuple(parts) == ("account", "limits") and request.method == "GET":
             return ok(account_limits(self._tier))

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.forms import JANUARY, january_rest
 from kalshilab.exchange.limits import TOO_MANY, Limits
@@ -20,7 +18,7 @@ from kalshilab.exchange.portfolio import PortfolioRoutes
 from kalshilab.exchange.public import PublicRoutes
 from kalshilab.exchange.query import Answer, BadQuery, Request, encode, nested
 from kalshilab.kalshi.auth import KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER, Verifier
-from kalshilab.kalshi.wire.base import REST_PATH
+from kalshilab.kalshi.wire.base import REST_PATH, UNREADABLE
 
 __all__ = ["WINDOW_MS", "Answer", "Request", "RestSide"]
 
@@ -80,7 +78,7 @@ class RestSide:
             return nested(error.status, error.code, error.message, error.details)
         except BadQuery as error:
             return Answer(400, encode({"msg": str(error)}))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return Answer(
                 400, encode({"code": "bad_request", "message": "bad request", "details": str(error)})
             )

@@ -15,6 +15,7 @@ import msgspec
 
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.wire import rest as wire
+from kalshilab.kalshi.wire.base import UNREADABLE
 
 __all__ = ["Columns", "Cutoff", "PrintPage"]
 
@@ -74,7 +75,7 @@ class PrintPage(msgspec.Struct, gc=False):
         """
         try:
             return _PAGE.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise ProtocolError(f"page of trades: {error}", body) from None
 
     def columns(self) -> Columns:

@@ -33,6 +33,7 @@ from kalshilab.kalshi.events import (
     Ticker,
 )
 from kalshilab.kalshi.wire import stream as wire
+from kalshilab.kalshi.wire.base import UNREADABLE
 from kalshilab.market.model import Fill, Order, Trade
 from kalshilab.units import PRICE, parse_money, parse_price, parse_size
 
@@ -295,7 +296,7 @@ class StreamProtocol:
         """
         try:
             message = _decode(frame)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             self._other(frame, error)
             return
         if message.seq:
@@ -320,7 +321,7 @@ class StreamProtocol:
         """A frame of no known type, or not a message at all."""
         try:
             message = _decode_any(frame)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             raise ProtocolError(f"not a message ({error})", frame) from None
         if not message.type or message.type in _TAGS:
             raise ProtocolError(str(error), frame) from None

@@ -33,6 +33,7 @@ from kalshilab.kalshi.auth import HasCredentials, Signer
 from kalshilab.kalshi.history import Columns, Cutoff, PrintPage
 from kalshilab.kalshi.limits import COSTS, Limits
 from kalshilab.kalshi.wire import rest as wire
+from kalshilab.kalshi.wire.base import UNREADABLE
 from kalshilab.market.model import Market, Trade
 from kalshilab.units import parse_price, parse_size
 
@@ -180,7 +181,7 @@ class Rest:
             return None
         try:
             return msgspec.json.decode(response.content, type=into)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             if method == "GET":
                 raise ProtocolError(f"{method} {path}: {error}", response.content) from None
             # It says that the write was done and not what: as good as no answer.
@@ -206,7 +207,7 @@ def _error(method: str, path: str, status: int, content: bytes) -> ApiError:
     """The error of an answer, whichever of the exchange's four body shapes it has."""
     try:
         body = msgspec.json.decode(content, type=wire.ErrorBody)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         body = wire.ErrorBody(message=content[:200].decode("utf-8", "replace"))
     if status == 429:
         return RateLimited(method, path)

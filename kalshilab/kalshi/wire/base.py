@@ -12,6 +12,7 @@ from kalshilab.errors import ProtocolError
 
 __all__ = [
     "REST_PATH",
+    "UNREADABLE",
     "WS_PATH",
     "Wire",
     "instant",
@@ -22,6 +23,8 @@ REST_PATH: Final = "/trade-api/v2"
 """What every REST path begins with; it is part of what is signed."""
 WS_PATH: Final = "/trade-api/ws/v2"
 """The path of the WebSocket."""
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading JSON of other people's raises: it is none, has another shape, is no text, or is nested without end."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
