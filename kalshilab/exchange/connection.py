@@ -14,6 +14,7 @@ import msgspec
 
 from kalshilab.exchange.forms import JANUARY, UNSEQUENCED
 from kalshilab.kalshi.wire import stream as wire
+from kalshilab.kalshi.wire.base import UNREADABLE
 
 __all__ = ["CHANNELS", "MOST_MARKETS", "Connection", "Desk", "Subscription", "Variant"]
 
@@ -39,6 +40,17 @@ Variant = tuple[str, bool]
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(wire.Command).decode
+
+
+class _Numbered(msgspec.Struct):
+    """What of a command that cannot be read says to whom it is to be answered."""
+
+    id: int = 0
+    cmd: Any = None
+
+
+_decode_number: Final = msgspec.json.Decoder(_Numbered).decode
+COMMANDS: Final = ("subscribe", "unsubscribe", "update_subscription", "list_subscriptions")
 _ERRORS: Final = {
     1: "Unable to process message",
     2: "Params required",
@@ -137,14 +149,30 @@ class Connection:
         if self._notify is not None:
             self._notify()
 
-    def deliver(self, subscription: Subscription, kind: bytes, body: bytes) -> None:
-        """Add a message of one subscription around an encoded body."""
+    def deliver(self, subscription: Subscription, kind: bytes, body: bytes, number: int = 0) -> None:
+        """Add a message of one subscription around an encoded body.
+
+        Args:
+            number: of the command that the message answers; 0 for none.
+        """
+        sent = self._sent()
+        if number:
+            sent = b'"id":%d,%b' % (number, sent)
         if subscription.sequenced:
             subscription.seq += 1
-            head = b'{"type":"%b","sid":%d,"seq":%d,"msg":' % (kind, subscription.sid, subscription.seq)
+            head = b'{"type":"%b","sid":%d,"seq":%d,%b"msg":' % (
+                kind,
+                subscription.sid,
+                subscription.seq,
+                sent,
+            )
         else:
-            head = b'{"type":"%b","sid":%d,"msg":' % (kind, subscription.sid)
+            head = b'{"type":"%b","sid":%d,%b"msg":' % (kind, subscription.sid, sent)
         self.send(head + body + b"}")
+
+    def _sent(self) -> bytes:
+        """When a message is sent, as a member of it; there was none in January."""
+        return b"" if self._form == JANUARY else b'"sending_ts_ms":%d,' % self._hub.now_ms()
 
     def deliver_all(self, subscription: Subscription, kind: bytes, bodies: Iterable[bytes]) -> None:
         """Add messages that come together, as `deliver` would one by one."""
@@ -153,10 +181,10 @@ class Connection:
                 self.deliver(subscription, kind, body)
             return
         sid, seq, outbox = subscription.sid, subscription.seq, self.outbox
-        first = seq
+        first, sent = seq, self._sent()
         for body in bodies:
             seq += 1
-            outbox.append(b'{"type":"%b","sid":%d,"seq":%d,"msg":%b}' % (kind, sid, seq, body))
+            outbox.append(b'{"type":"%b","sid":%d,"seq":%d,%b"msg":%b}' % (kind, sid, seq, sent, body))
         subscription.seq = seq
         self._hub.frames += seq - first
         if self._notify is not None:
@@ -192,14 +220,14 @@ class Connection:
         """Carry out one command; whatever is wrong with it is answered, never raised."""
         try:
             command = _decode(frame)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self._error(0, 1)
+        except UNREADABLE:
+            self._unreadable(frame)
             return
         params = command.params
         if command.cmd == "list_subscriptions":
             held = [{"channel": s.channel, "sid": s.sid} for s in self._by_channel.values()]
             self._reply("ok", command.id, msg=held)
-        elif command.cmd not in ("subscribe", "unsubscribe", "update_subscription"):
+        elif command.cmd not in COMMANDS:
             self._error(command.id, 5)
         elif params is None:
             self._error(command.id, 2)
@@ -209,6 +237,18 @@ class Connection:
             self._unsubscribe(command.id, params)
         else:
             self._update(command.id, params)
+
+    def _unreadable(self, frame: bytes | str) -> None:
+        """Answer what is no command: by its number where it has one, and with what is wrong about it."""
+        try:
+            found = _decode_number(frame)
+        except UNREADABLE:
+            self._error(0, 1)
+            return
+        if not isinstance(found.cmd, str):
+            self._error(found.id, 1)
+        else:
+            self._error(found.id, 11 if found.cmd in COMMANDS else 5)
 
     def _named(self, params: wire.CommandParams) -> list[str] | None:
         """The markets a command names, by ticker or by id; None if an id is nobody's."""
@@ -283,10 +323,10 @@ class Connection:
                 if body is not None:
                     self.deliver(subscription, b"ticker", body)
 
-    def _snapshot(self, subscription: Subscription, ticker: str) -> None:
+    def _snapshot(self, subscription: Subscription, ticker: str, number: int = 0) -> None:
         body = self._hub.snapshot_of(ticker, subscription.variant)
         if body is not None:
-            self.deliver(subscription, b"orderbook_snapshot", body)
+            self.deliver(subscription, b"orderbook_snapshot", body, number)
 
     def _unsubscribe(self, number: int, params: wire.CommandParams) -> None:
         sids = params.sids or ([params.sid] if params.sid else [])
@@ -326,7 +366,7 @@ class Connection:
                 self._error(number, 13, subscription)
                 return
             for ticker in tickers:
-                self._snapshot(subscription, ticker)
+                self._snapshot(subscription, ticker, number)
         elif subscription.tickers is None:
             self._error(number, 11, subscription)
         elif params.action == "add_markets":

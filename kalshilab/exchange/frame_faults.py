@@ -100,7 +100,7 @@ class FrameFaults:
                 frame = b"%b%d%b" % (frame[:start], int(seq) + ahead, frame[end:])
         if strikes("slow_consumer") is not None:
             self._ended.add(sid)
-            out.append(_overflow(sid, None if seq is None else int(seq) + self._ahead.get(sid, 0)))
+            out.append(_overflow(sid, None if seq is None else int(seq) + self._ahead.get(sid, 0), now))
             return
         if self._dropping or strikes("drop_frames") is not None:
             self._dropping = (self._dropping or self._draw.randint(*LENGTHS)) - 1
@@ -130,7 +130,8 @@ class FrameFaults:
         return False
 
 
-def _overflow(sid: bytes, seq: int | None) -> bytes:
+def _overflow(sid: bytes, seq: int | None, now: int) -> bytes:
     number = {} if seq is None else {"seq": seq}
     msg = {"code": OVERFLOW, "msg": "Buffer overflow"}
-    return msgspec.json.encode({"id": 0, "type": "error", "sid": int(sid), **number, "msg": msg})
+    sent = {"sending_ts_ms": now // 1000, "msg": msg}
+    return msgspec.json.encode({"id": 0, "type": "error", "sid": int(sid), **number, **sent})

@@ -68,7 +68,15 @@ def test_sequences_have_no_hole(ex: Exchange) -> None:
     ("command", "code"),
     [
         ("not json", 1),
-        ('{"id": 1}', 1),
+        ("[" * 100_000, 1),
+        ('{"params": ' + '{"a":' * 50_000, 1),
+        ('{"id": "one", "cmd": "subscribe"}', 1),
+        ({}, 1),
+        ({"cmd": 7}, 1),
+        ({"cmd": "dance", "params": []}, 5),
+        ({"cmd": "subscribe", "params": []}, 11),
+        ({"cmd": "subscribe", "params": {"channels": "trade"}}, 11),
+        ({"cmd": "update_subscription", "params": {"sids": ["1"]}}, 11),
         ({"cmd": "subscribe"}, 2),
         ({"cmd": "subscribe", "params": {}}, 3),
         ({"cmd": "unsubscribe", "params": {}}, 4),
@@ -120,7 +128,7 @@ def test_a_second_subscription_adds_and_is_no_error(ex: Exchange) -> None:
         connection, id=3, cmd="update_subscription",
         params={"sid": 1, "action": "get_snapshot", "market_tickers": [three, one]},
     )  # fmt: skip
-    assert [f["msg"]["market_ticker"] for f in frames] == [three, one]
+    assert [(f["msg"]["market_ticker"], f["id"]) for f in frames] == [(three, 3), (one, 3)]
     frames = say(
         connection,
         id=4,
