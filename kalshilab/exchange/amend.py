@@ -52,7 +52,7 @@ def amend(desk: OrderDesk, order_id: str, body: wire.AmendOrder) -> Amended:
     if count < order.filled:
         raise Refused(400, "invalid_order_size", "count is below what is filled already")
     expires = checks.expiry(body.expiration_time or None, ex.now)
-    checks.orderable(listing)
+    checks.orderable(listing, ex.choices.market_closed)
     new_id = checks.client_id(body.updated_client_order_id)
     if new_id != order.client_order_id:
         desk.check_new_id(new_id)

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from kalshilab.errors import UnitError
+from kalshilab.exchange.choices import Refusal
 from kalshilab.exchange.markets import Listing
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.lifecycle import ORDERABLE
@@ -54,6 +55,7 @@ def read(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     Raises:
         Refused: a required field is missing.
         msgspec.DecodeError: not JSON, or a field of another type.
+        RecursionError: nested too deeply to be read.
     """
     try:
         return msgspec.json.decode(body, type=kind)
@@ -161,14 +163,14 @@ def client_id(text: str | None) -> str | None:
     return text or None
 
 
-def orderable(listing: Listing) -> None:
+def orderable(listing: Listing, refusal: Refusal) -> None:
     """Check that a market takes orders now.
 
     Raises:
-        Refused: 400 `market_inactive`.
+        Refused: as `refusal` says.
     """
     if listing.status not in ORDERABLE:
-        raise Refused(400, "market_inactive", f"market is {listing.status}")
+        raise Refused(*refusal, f"market is {listing.status}")
 
 
 def account_number(number: int | None) -> None:

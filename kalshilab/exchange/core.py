@@ -20,6 +20,7 @@ from kalshilab.exchange import bodies
 from kalshilab.exchange.account import Account
 from kalshilab.exchange.background import Background
 from kalshilab.exchange.candles import Candles
+from kalshilab.exchange.choices import Choices
 from kalshilab.exchange.fills import FillModel
 from kalshilab.exchange.flow import Flow, Source, Step
 from kalshilab.exchange.frames import BookFrame
@@ -40,6 +41,7 @@ __all__ = ["Exchange"]
 
 DAY: Final = 86_400_000_000
 FILLS: Final = FillModel()
+CHOICES: Final = Choices()
 
 
 _LIFE: Final = {
@@ -72,6 +74,7 @@ class Exchange:
         settle_after: microseconds from determination to settlement where the table gives no time.
         archive_after: microseconds after which prints, and settled markets, leave the live listings for the
             historical ones; see `cutoff`.
+        choices: what the exchange's documents leave open; see `kalshilab.exchange.choices`.
         form: "2026-01" for the messages and bodies of January 2026; see `kalshilab.exchange.forms`.
         prints_kept: public prints remembered in all, live and historical; the oldest are forgotten.
 
@@ -100,6 +103,7 @@ class Exchange:
         settle_after: int = 3_600_000_000,
         archive_after: int = 60 * DAY,
         prints_kept: int = PRINTS_KEPT,
+        choices: Choices = CHOICES,
         form: str = "",
     ) -> None:
         if archive_after < 0:
@@ -122,12 +126,14 @@ class Exchange:
         self.hub = Hub(self, form)
         self._random = random.Random(seed)
         self.user_id = self.new_id()
+        self.choices = choices
         self.desk: Final = OrderDesk(self)
         self.life: Final = Life(self, settle_after)
         self.echo_trades = echo_trades
         self.exchange_active = self.trading_active = True
         self._spread, self._depth = spread, depth
         self._world = Background(self)
+        self._printing = False
         self._pending: dict[int, Listing] = {}
         self.prints: Final = PrintLog(prints_kept)
         self.candles: Final = Candles()
@@ -201,7 +207,9 @@ class Exchange:
         elif kind == "print":
             # In a market that the operator has closed, or while all are paused, nothing trades.
             if listing.status == "active" and self.trading_active:
+                self._printing = True
                 self._world.print(listing, step)
+                self._printing = False
                 self._see_quotes(listing)
         elif listing.status in ("initialized", "active", "inactive"):
             _BOOK[kind](self._world, listing, step)
@@ -225,8 +233,14 @@ class Exchange:
 
     def _see_quotes(self, listing: Listing) -> None:
         """The best quotes may have changed."""
-        book = listing.book
-        self.candles.quoted(listing.facts.ticker, self.now, book.best_bid(), book.best_ask())
+        book, ticker = listing.book, listing.facts.ticker
+        bid, ask = book.best_bid(), book.best_ask()
+        self.candles.quoted(ticker, self.now, bid, ask)
+        # A print makes the book fit before it happens, and has a ticker message of its own.
+        if self._printing or not self.hub.wanted("ticker", ticker):
+            return
+        if listing.told != _top(listing, bid, ask):
+            self._publish_ticker(listing)
 
     def shadow_fills(self) -> pl.DataFrame:
         """Every order that rested, with what each fill model has made of it by now: `ShadowFills.frame`."""
@@ -259,9 +273,14 @@ class Exchange:
                 ),
             )
         if self.hub.wanted("ticker", ticker):
-            body = self.ticker_body(ticker)
-            assert body is not None
-            self.hub.publish("ticker", b"ticker", ticker, body)
+            self._publish_ticker(listing)
+
+    def _publish_ticker(self, listing: Listing) -> None:
+        ticker, book = listing.facts.ticker, listing.book
+        body = self.ticker_body(ticker)
+        assert body is not None
+        listing.told = _top(listing, book.best_bid(), book.best_ask())
+        self.hub.publish("ticker", b"ticker", ticker, body)
 
     def publish_position(self, ticker: str) -> None:
         """The account's position in a market."""
@@ -342,3 +361,14 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"Exchange({len(self.listings)} markets listed, {self.prints_played:,} of {self.flow.prints:,} prints)"
+
+
+def _top(listing: Listing, bid: int | None, ask: int | None) -> tuple[int | None, int, int | None, int]:
+    """The best quotes and their sizes."""
+    size_at = listing.book.size_at
+    return (
+        bid,
+        0 if bid is None else size_at("bid", bid),
+        ask,
+        0 if ask is None else size_at("ask", ask),
+    )

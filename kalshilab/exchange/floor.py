@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from kalshilab.exchange.account import Account
+from kalshilab.exchange.choices import Choices
 from kalshilab.exchange.hub import Hub
 from kalshilab.exchange.markets import Listing, Listings
 from kalshilab.exchange.matching import RestingOrder
@@ -23,6 +24,7 @@ class Floor(Protocol):
     echo_trades: bool
     exchange_active: bool
     trading_active: bool
+    choices: Choices
     account: Account
     hub: Hub
     listings: Listings

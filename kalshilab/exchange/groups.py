@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import UNSET
 
 from kalshilab.exchange.checks import Refused
+from kalshilab.exchange.choices import Boundary
 from kalshilab.kalshi.wire.stream import OrderGroupUpdate
 from kalshilab.units import SIZE, format_size
 
@@ -30,8 +31,6 @@ MOST_LIMIT: Final = 1_000_000 * SIZE
 """The highest limit."""
 MOST_GROUPS: Final = 100_000
 """The most groups an account may have."""
-
-Boundary = Literal["reached", "exceeded"]
 
 
 class OrderGroup:

@@ -24,6 +24,7 @@ class Listing:
         "number",
         "quotes",
         "status",
+        "told",
         "updated",
         "volume",
     )
@@ -36,6 +37,8 @@ class Listing:
         self.updated = facts.created
         """When last something other than trading changed, in microseconds."""
         self.clock = 0
+        self.told: tuple[int | None, int, int | None, int] | None = None
+        """The best bid and its size, and the best ask and its, as the ticker last told of them."""
         self.last_price = 0
         self.last_size = 0
         self.volume = 0

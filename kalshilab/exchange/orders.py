@@ -36,7 +36,7 @@ class OrderDesk:
         self._ex = exchange
         self.orders: dict[str, RestingOrder] = {}
         self.log: list[RestingOrder] = []
-        self.groups = OrderGroups(self._tell_group)
+        self.groups = OrderGroups(self._tell_group, boundary=exchange.choices.group_boundary)
         self.tariff = Tariff(self._tell_fees)
         self.fee_changes: list[tuple[int, stream.EventFeeUpdate]] = []
         self._resting: dict[str, RestingOrder] = {}
@@ -59,12 +59,12 @@ class OrderDesk:
         """Check that the exchange takes requests; cancels are taken while trading is paused.
 
         Raises:
-            Refused: 409.
+            Refused: 409, or as the exchange's choices have it.
         """
         if not self._ex.exchange_active:
             raise Refused(409, "exchange_is_paused")
         if not cancelling and not self._ex.trading_active:
-            raise Refused(409, "trading_is_paused")
+            raise Refused(*self._ex.choices.trading_paused)
 
     # Create
 
@@ -84,7 +84,7 @@ class OrderDesk:
         price, size = checks.price_of(body.price, listing), checks.size_of(body.count)
         checks.words(body)
         expires = checks.expiry(body.expiration_time, ex.now)
-        checks.orderable(listing)
+        checks.orderable(listing, ex.choices.market_closed)
         client_id = checks.client_id(body.client_order_id)
         self.check_new_id(client_id)
         if body.order_group_id:
@@ -269,7 +269,7 @@ class OrderDesk:
         if ticker and ticker != known.ticker:
             raise Refused(400, "order_ticker_mismatch", f"the order is in {known.ticker}")
         if listing.status not in ("active", "inactive") and known.reason == "CloseCancel":
-            raise Refused(400, "market_inactive", f"market is {listing.status}")
+            raise Refused(*self._ex.choices.market_closed, f"market is {listing.status}")
         if order_id not in self._resting:
             raise Refused(404, "not_found", "order not found")
         return known, listing
