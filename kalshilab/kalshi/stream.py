@@ -274,7 +274,9 @@ class Stream:
             # Nothing to say is not the same as dead: an answered ping shows that it lives.
             try:
                 pong = await socket.ping()
-                await asyncio.wait_for(pong, self._silence / 2)
+                # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the pong.
+                async with asyncio.timeout(self._silence / 2):
+                    await pong
             except (TimeoutError, ConnectionClosed):
                 self._doomed = f"silent for {self._silence:g} s"
                 socket.transport.abort()

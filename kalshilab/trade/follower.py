@@ -172,7 +172,8 @@ class Follower:
         if ticker not in self.books and timeout > 0:
             waiter = self._awaited.setdefault(ticker, asyncio.Event())
             try:
-                await asyncio.wait_for(waiter.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await waiter.wait()
             except TimeoutError:
                 return None
         return self.books.get(ticker)
@@ -247,7 +248,8 @@ class Follower:
             waiter = self._awaited.setdefault(market.ticker, asyncio.Event())
             self._stream.add_markets("orderbook_delta", [market.ticker])
             try:
-                await asyncio.wait_for(waiter.wait(), self._book_timeout)
+                async with asyncio.timeout(self._book_timeout):
+                    await waiter.wait()
             except TimeoutError:
                 self._health.say(f"{market.ticker}: no book within {self._book_timeout:g} s")
         tracked = self.tracker.get(market.ticker)

@@ -317,6 +317,25 @@ async def test_a_quiet_server_that_answers_pings_is_kept() -> None:
     assert not of(Disconnected, events) and len(server.handshakes) == 1
 
 
+async def test_the_watch_ends_although_a_pong_comes_as_it_is_told_to() -> None:
+    """Or whoever closes the stream waits for ever."""
+    pong = asyncio.get_running_loop().create_future()
+
+    class Silent:
+        async def ping(self) -> asyncio.Future[float]:
+            asked.set()
+            return pong
+
+    asked = asyncio.Event()
+    watch = asyncio.create_task(Stream("ws://127.0.0.1:1", None, silence=0.02)._watch(Silent()))  # type: ignore[arg-type]
+    await asked.wait()
+    await asyncio.sleep(0)
+    pong.set_result(0.001)
+    watch.cancel()
+    await asyncio.wait([watch], timeout=0.005)
+    assert watch.cancelled()
+
+
 async def test_a_frame_that_cannot_be_understood_ends_it() -> None:
     async def noise(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket)
