@@ -113,14 +113,16 @@ class Execution:
         )
 
     async def _resolve(self, intent: Intent) -> Outcome:
-        """Find out whether an order arrived.  "absent" only after the exchange has said so each time."""
+        """Find out whether an order arrived.  "absent" only if that is what the exchange says in the end."""
         answered = False
         for delay in self._delays:
             await self._wall.sleep(delay)
             try:
                 order = await self._client.find(intent.client_order_id, intent.ticker)
             except (ApiError, ConnectionFailed):
+                # What an earlier look-up said may not hold any more.
                 self.api_errors += 1
+                answered = False
                 continue
             answered = True
             self.api_errors = 0
@@ -190,9 +192,10 @@ class Execution:
                 self.api_errors += 1
                 left = list(self.open.values())
                 continue
+            # Also what was cancelled without an answer, or ended by the exchange itself, is open no more.
+            self.open = {o.order_id: o for o in left}
             if not left:
                 break
-            self.open.update((o.order_id, o) for o in left)
         return left
 
     async def _resting_of_ours(self) -> list[Order]:

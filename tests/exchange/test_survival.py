@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty_venue import Hurry, faulty_venue
 
-from kalshilab.clock import SimClock, WallClock
+from kalshilab.clock import SimClock
 from kalshilab.config import Settings
 from kalshilab.errors import ProtocolError
-from kalshilab.exchange import Exchange, Venue, serve
+from kalshilab.exchange import Exchange
 from kalshilab.exchange.faults import FAULTS, Fault, Faults, random_schedule
 from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.events import Gap, Rejected, Subscribed
@@ -21,7 +22,6 @@ from kalshilab.kalshi.orders import DemoOrders, OrderRequest
 from kalshilab.kalshi.stream import Connected, Disconnected, Stream
 from kalshilab.market.model import Fill, Trade
 from kalshilab.signals import RlmFire
-from kalshilab.tape import sample
 from kalshilab.trade.events import Fired, Intent, client_order_id
 from kalshilab.trade.execution import Execution
 from kalshilab.trade.journal import Journal
@@ -34,51 +34,6 @@ AT_REQUESTS = [
 ]  # fmt: skip
 AT_THE_EXCHANGE = ["exchange_pause", "trading_pause", "close_in_flight"]
 AT_FRAMES = ["disconnect", "half_open", "slow_consumer", "drop_frames", "duplicate_frames", "reorder_frames", "sequence_gap"]  # fmt: skip
-
-
-class Hurry(WallClock):
-    """Machine time whose sleeps are a thousand times shorter."""
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds / 1000)
-
-
-class Steps:
-    """A pace that plays as many steps as it is told to."""
-
-    def __init__(self) -> None:
-        self._leave = asyncio.Semaphore(0)
-        self.asked = 0
-
-    async def step(self, ts: int) -> None:
-        self.asked += 1
-        await self._leave.acquire()
-
-    async def play(self, n: int) -> None:
-        until = self.asked + n
-        for _ in range(n):
-            self._leave.release()
-        async with asyncio.timeout(10):
-            while self.asked < until:
-                await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def venue(faults: Faults) -> AsyncIterator[tuple[Venue, Steps, Settings]]:
-    exchange = Exchange(*sample())
-    while exchange.prints_played < 3:
-        exchange.step()
-    steps = Steps()
-    async with serve(exchange, pace=steps, key_kind="ed25519", faults=faults) as served:
-        settings = Settings(
-            env={},
-            env_file=None,
-            rest_url=served.rest,
-            ws_url=served.ws,
-            key_id=served.key_id,
-            private_key_path=str(served.private_key_path),
-        )
-        yield served, steps, settings
 
 
 def intent(ticker: str, n: int) -> Intent:
@@ -100,7 +55,10 @@ def ticker_of(exchange: Exchange) -> str:
 async def trade(faults: Faults, folder: Path, orders: int = 12) -> tuple[Exchange, list[Any], list[Any]]:
     """Place orders, cancel them all; the exchange, the outcomes and what was left at the end."""
     clock = SimClock(5)
-    async with venue(faults) as (served, steps, settings), DemoOrders(settings, clock=Hurry()) as client:
+    async with (
+        faulty_venue(faults) as (served, steps, settings),
+        DemoOrders(settings, clock=Hurry()) as client,
+    ):
         ticker = ticker_of(served.exchange)
         with Journal.create(folder / "journal.sqlite", clock, clock) as journal:
             execution = Execution(
@@ -176,7 +134,7 @@ def count(heard: list[Any], kind: type) -> int:
 async def test_the_feed_comes_back_from(name: str) -> None:
     faults = Faults(schedule=[Fault(0, name), Fault(1_000_000, name), Fault(2_000_000, name)])
     async with (
-        venue(faults) as (_, steps, settings),
+        faulty_venue(faults) as (_, steps, settings),
         listening(settings, "trade", silence=0.2) as (_, heard, task),
     ):
         for n in range(3):
@@ -201,7 +159,7 @@ async def test_the_feed_comes_back_from(name: str) -> None:
 
 async def test_malformed_frames_cost_a_connection_each_and_the_third_in_a_row_the_feed() -> None:
     faults = Faults(schedule=[Fault(n, "malformed_frame") for n in range(3)])
-    async with venue(faults) as (_, steps, settings), listening(settings, "trade") as (_, heard, task):
+    async with faulty_venue(faults) as (_, steps, settings), listening(settings, "trade") as (_, heard, task):
         for n in range(3):
             await until(lambda n=n: count(heard, Subscribed) > n)
             # One step at a time: a frame that is sent after a malformed one is lost with its connection.
@@ -218,7 +176,7 @@ async def test_malformed_frames_cost_a_connection_each_and_the_third_in_a_row_th
 async def test_late_fills_are_heard_once_and_all() -> None:
     faults = Faults(schedule=[Fault(0, "delayed_fills", 1)])
     async with (
-        venue(faults) as (served, steps, settings),
+        faulty_venue(faults) as (served, steps, settings),
         DemoOrders(settings) as client,
         listening(settings, "fill") as (_, heard, _),
     ):
