@@ -96,13 +96,13 @@ def memory() -> float:
     return float("nan")
 
 
-async def serving(each: int, hold: bool, speed: float | str) -> None:
+async def serving(each: int, hold: bool, speed: float | str, key: Any) -> None:
     """Serve until standard input ends; the first line says where."""
     exchange = Exchange(*made_tape(each), balance=kl.dollars(100_000_000))
     while len(exchange.listings) < MARKETS or exchange.prints_played < MARKETS:
         exchange.step()
     options: dict[str, Any] = {"pace": Gate()} if hold else {"speed": speed}
-    async with kl.serve(exchange, key_kind="ed25519", **options) as venue:
+    async with kl.serve(exchange, key_kind=key, **options) as venue:
         tickers = [x.facts.ticker for x in exchange.listings if x.status == "active"]
         facts = {"rest": venue.rest, "key_id": venue.key_id, "key": str(venue.private_key_path)}
         print(json.dumps(facts | {"tickers": tickers}), flush=True)
@@ -286,9 +286,10 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=100, help=argparse.SUPPRESS)
     parser.add_argument("--hold", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--speed", type=float, default=60.0, help=argparse.SUPPRESS)
+    parser.add_argument("--key", default="ed25519", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        asyncio.run(serving(options.each, options.hold, options.speed))
+        asyncio.run(serving(options.each, options.hold, options.speed, options.key))
         return
     only = set(options.only.split(","))
     if "core" in only:

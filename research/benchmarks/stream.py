@@ -1,17 +1,40 @@
-"""Frame to typed event without a socket, against a bare msgspec decode; and deltas into a book."""
+"""The feed: frames to typed events, alone and over loopback; deltas into a book; pages of prints to a tape.
+
+    python research/benchmarks/stream.py [FRAMES.jsonl] [--only events,book,loopback,page] [--frames 300000]
+
+Each against a floor of the same run: a bare decode, a bare dict, a bare loop of `websockets` and `msgspec`.  Over
+loopback the frames come from a process of its own that has them ready, so that it is the client that is measured.
+"""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import base64
+import hashlib
 import json
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
 import msgspec
+import polars as pl
+from websockets.asyncio.client import connect
 
+import kalshilab as kl
+from kalshilab.exchange.link import framed
 from kalshilab.kalshi.events import BookDelta
+from kalshilab.kalshi.history import PrintPage
 from kalshilab.kalshi.protocol import StreamProtocol
+from kalshilab.kalshi.stream import Stream
 from kalshilab.market.book import Book
+
+GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+ROUNDS = 3
+LAST = b'{"type":"last","sid":1,"msg":{}}'
+"""A frame of a type that nobody knows, at the end."""
 
 
 def made(n: int = 40_000) -> list[bytes]:
@@ -30,21 +53,17 @@ def made(n: int = 40_000) -> list[bytes]:
     ]  # fmt: skip
 
 
-def rate(work: object, n: int) -> float:
+def rate(work: Callable[[], object], n: int) -> float:
+    """Millions a second, at best of five."""
     fastest = float("inf")
     for _ in range(5):
         began = perf_counter()
-        work()  # type: ignore[operator]
+        work()
         fastest = min(fastest, perf_counter() - began)
     return n / fastest / 1e6
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        lines = Path(sys.argv[1]).read_text().splitlines()
-        frames = [json.dumps(json.loads(line)["frame"]).encode() for line in lines]
-    else:
-        frames = made()
+def events(frames: list[bytes]) -> None:
     decoder = msgspec.json.Decoder()
 
     def bare() -> None:
@@ -60,6 +79,9 @@ def main() -> None:
     print(
         f"frame to typed event: {ours:.2f} M/s, {ours / floor:.2f} x a bare untyped decode ({floor:.2f} M/s)"
     )
+
+
+def books(frames: list[bytes]) -> None:
     deltas: list[BookDelta] = []
     protocol = StreamProtocol(lambda e: deltas.append(e) if isinstance(e, BookDelta) else None)
     for frame in frames:
@@ -82,6 +104,158 @@ def main() -> None:
     print(
         f"delta applied and best bid read: {mine:.2f} M/s, {mine / plain:.2f} x a bare dict ({plain:.2f} M/s)"
     )
+
+
+# Over loopback
+
+
+async def serving(count: int) -> None:
+    """A WebSocket that says the same frames to whoever has said something; its port is the first line."""
+    frames = made(count)
+    ack = b'{"id":1,"type":"subscribed","msg":{"channel":"orderbook_delta","sid":1}}'
+    chunks = [framed([ack])] + [framed(frames[n : n + 500]) for n in range(0, count, 500)] + [framed([LAST])]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        key = next(x.split(":")[1].strip() for x in head.split("\r\n") if x.lower().startswith("sec-websocket-key"))  # fmt: skip
+        accept = base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
+        writer.write(
+            f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n".encode()
+        )
+        await reader.read(10)
+        try:
+            for chunk in chunks:
+                writer.write(chunk)
+                await writer.drain()
+            await reader.read()
+        except ConnectionError:
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+async def bare_loop(url: str) -> float:
+    """Frames a second of what anybody would write first."""
+    decode, count = msgspec.json.Decoder().decode, 0
+    async with connect(url, proxy=None, compression=None, max_size=None, max_queue=(4096, 1024)) as socket:
+        await socket.send('{"id":1,"cmd":"subscribe"}')
+        await socket.recv()
+        began = perf_counter()
+        while decode(await socket.recv(decode=False))["type"] != "last":
+            count += 1
+        return count / (perf_counter() - began)
+
+
+async def our_stream(url: str) -> float:
+    """Frames a second, each as a typed event in a handler."""
+    stream, count = Stream(url, None), 0
+    stream.add_markets("orderbook_delta", ["KXHIGHNY-26NOV22-B52.5"])
+    began = last = 0.0
+    wanted = asyncio.Event()
+
+    def handler(event: object) -> None:
+        nonlocal count, began, last
+        if type(event) is BookDelta:
+            count += 1
+            if count == 1:
+                began = perf_counter()
+            if count % 1_000 == 0:
+                last = perf_counter()
+                if count >= total:
+                    wanted.set()
+
+    total = FRAMES
+    task = asyncio.create_task(stream.run(handler))
+    await wanted.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return count / (last - began)
+
+
+FRAMES = 300_000
+
+
+def loopback() -> None:
+    command = [sys.executable, __file__, "--part", "serve", "--frames", str(FRAMES)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = f"ws://127.0.0.1:{int(process.stdout.readline())}/trade-api/ws/v2"
+        try:
+            floor = ours = 0.0
+            for _ in range(ROUNDS):
+                floor, ours = max(floor, asyncio.run(bare_loop(url))), max(ours, asyncio.run(our_stream(url)))
+        finally:
+            process.kill()
+    print(
+        f"over loopback: {ours:,.0f} frames/s as typed events, {ours / floor:.2f} x a bare websockets and msgspec loop ({floor:,.0f}/s)"
+    )
+
+
+# Over REST
+
+
+def page() -> None:
+    """Pages of prints as they come over the wire, to a tape."""
+    each, pages = 1_000, 20
+    rows = each * pages
+    prints = [
+        {
+            "trade_id": f"d91bc706-ee49-470d-82d8-{n:012d}", "ticker": f"KXHIGHNY-26NOV22-B{n % 40}", "count_fp": f"{1 + n % 90}.50",
+            "yes_price_dollars": f"0.{1000 + n % 8000:04d}", "no_price_dollars": f"0.{9000 - n % 8000:04d}",
+            "taker_outcome_side": "yes" if n % 3 else "no", "taker_book_side": "bid" if n % 3 else "ask",
+            "taker_side": "yes" if n % 3 else "no", "created_time": f"2026-11-22T{23 - n // 3600:02d}:{59 - n // 60 % 60:02d}:{59 - n % 60:02d}.609997Z",
+            "is_block_trade": False,
+        }
+        for n in range(rows)
+    ]  # fmt: skip
+    bodies = [
+        json.dumps({"trades": prints[n : n + each], "cursor": "x"}).encode() for n in range(0, rows, each)
+    ]
+
+    def ours() -> int:
+        columns = [PrintPage.decode(body).columns() for body in bodies]
+        whole = {name: [v for c in reversed(columns) for v in reversed(c[name])] for name in columns[0]}
+        return kl.to_tape(pl.DataFrame(whole)).height
+
+    def bare() -> None:
+        for body in bodies:
+            msgspec.json.decode(body)
+
+    assert ours() == rows
+    mine, floor = rate(ours, rows), rate(bare, rows)
+    print(
+        f"pages of prints to a tape: {mine * 1e6:,.0f} rows/s, {mine / floor:.2f} x a bare untyped decode ({floor * 1e6:,.0f}/s)"
+    )
+
+
+def main() -> None:
+    global FRAMES
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recorded", nargs="?")
+    parser.add_argument("--only", default="events,book,loopback,page")
+    parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    FRAMES = options.frames // 1_000 * 1_000
+    if options.part:
+        asyncio.run(serving(FRAMES))
+        return
+    frames = made()
+    if options.recorded:
+        lines = Path(options.recorded).read_text().splitlines()
+        frames = [json.dumps(json.loads(line)["frame"]).encode() for line in lines]
+    only = set(options.only.split(","))
+    if "events" in only:
+        events(frames)
+    if "book" in only:
+        books(frames)
+    if "loopback" in only:
+        loopback()
+    if "page" in only:
+        page()
 
 
 if __name__ == "__main__":

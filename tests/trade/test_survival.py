@@ -118,6 +118,8 @@ async def live_through(seed: int, folder: Path, orders: int = 16) -> tuple[Count
             feed = asyncio.create_task(_listen(settings, execution))
             await insisting(sync.start, steps)
             for n in range(orders):
+                while not any(x.status == "active" for x in exchange.listings):
+                    await steps.play(1)
                 await execution.submit(wanted(exchange, draw, n))
                 await steps.play(draw.randint(0, 4))
             for _ in range(PATIENCE):
@@ -136,10 +138,9 @@ async def live_through(seed: int, folder: Path, orders: int = 16) -> tuple[Count
 async def _listen(settings: Settings, execution: Execution) -> None:
     """The news of the account; a feed that ends is begun anew, as the next session would."""
     handlers: dict[type, Callable[[Any], Any]] = {Fill: execution.on_fill, Order: execution.on_order}
+    signer = Signer.from_settings(settings)
     while True:
-        stream = Stream(
-            settings.ws_url, Signer.from_settings(settings), clock=Hurry(), max_attempts=5, silence=0.3
-        )
+        stream = Stream(settings.ws_url, signer, clock=Hurry(), max_attempts=5, silence=0.3)
         stream.subscribe("fill", "user_orders", "trade")
         try:
             await stream.run(lambda event: handlers.get(type(event), lambda _: None)(event))
