@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from order_bench import Bench
 
 from kalshilab.exchange import Exchange
 from kalshilab.tape import sample
@@ -165,3 +166,40 @@ def test_filters_keep_other_markets_away(ex: Exchange) -> None:
     frames = [json.loads(f) for f in connection.take()]
     assert frames
     assert {f["msg"]["market_ticker"] for f in frames} == {listing.facts.ticker}
+
+
+def test_the_ticker_tells_of_every_change_of_its_fields() -> None:
+    """An order of ours that is the best, its size, its end; and not what changes behind it."""
+    bench = Bench()
+    bench.command(id=1, cmd="subscribe", params={"channels": ["ticker"]})
+    bench.heard("ticker")
+
+    def told() -> list[tuple[str, str]]:
+        heard = [(m["yes_bid_dollars"], m["yes_bid_size_fp"]) for m in bench.heard("ticker")]
+        bench.frames = []
+        return heard
+
+    order_id = bench.made(price="0.4100")
+    assert told() == [("0.4100", "10.00")]
+    bench.made(price="0.3900")
+    assert told() == []
+    bench.amend(order_id, count="7.00")
+    assert told() == [("0.4100", "7.00")]
+    bench.cancel(order_id)
+    assert told() == [("0.4000", "10.00")]
+    bench.listing.book.apply("bid", 4_000, -300)
+    bench.ex._see_quotes(bench.listing)
+    assert told() == [("0.4000", "7.00")]
+    bench.ex._see_quotes(bench.listing)
+    assert told() == []
+
+
+@pytest.mark.parametrize("form", ["", "2026-01"])
+def test_every_message_says_when_it_was_sent(form: str) -> None:
+    exchange = Exchange(*sample(), form=form)
+    connection = exchange.hub.connect()
+    say(connection, id=1, cmd="subscribe", params={"channels": ["trade", "ticker", "market_lifecycle_v2"]})
+    while exchange.prints_played < 50:
+        exchange.step()
+        for frame in map(json.loads, connection.take()):
+            assert frame.get("sending_ts_ms") == (None if form else exchange.now_ms())

@@ -347,7 +347,12 @@ def test_a_wrong_type_is_told_flatly(body: dict[str, Any]) -> None:
     assert answer["code"] == "bad_request"
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b'{"orders":{}}'])
+DEEP = b'{"orders":[{"a":' + b'{"a":' * 100_000
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b'{"orders":{}}', b"[" * 100_000, DEEP]
+)
 def test_what_is_not_the_json_it_should_be(body: bytes) -> None:
     bench = Bench()
     for method, path in (

@@ -152,7 +152,9 @@ class Walker:
         if "application/json" in content:
             body = json.dumps(self.object(content["application/json"]["schema"], nonsense)).encode()
             if nonsense and self.chance(0.3):
-                body = self.random.choice([body[:-1], b"", b"[]", b"null", b"\xff", b'{"a":' * 50])
+                body = self.random.choice(
+                    [body[:-1], b"", b"[]", b"null", b"\xff", b'{"a":' * 50, b'{"a":' * 50_000]
+                )
         return path, tuple(pairs), body
 
 
