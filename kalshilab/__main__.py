@@ -41,7 +41,7 @@ from kalshilab.validate_command import add_parser as add_validate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code."""
+    """Run a command; the exit code: 2 for what was asked wrongly, 1 for what went wrong, 130 for an interrupt."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KalshilabError as error:
         print(f"kalshilab {options.name}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

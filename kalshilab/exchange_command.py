@@ -17,7 +17,7 @@ from kalshilab.errors import ConfigError
 __all__ = ["add_parser"]
 
 FLOWS = ("tape", "synthetic")
-WARM_UP = 24.0
+WARM_UP = {"tape": 24.0, "synthetic": 6.0}
 """Hours after which the sample, and made markets, have something to show to whoever looks."""
 
 
@@ -41,7 +41,7 @@ def add_parser(commands: Any, tape_options: Any) -> None:
         "--warm-up",
         type=float,
         metavar="HOURS",
-        help="tape hours played before it opens; default 24, and none of a tape of one's own",
+        help="tape hours played before it opens; default 24, 6 of made markets, and none of a tape of one's own",
     )
     parser.add_argument("--fills", default="queue", help="how makers fill: pessimistic, queue or optimistic")
     parser.add_argument(
@@ -74,6 +74,13 @@ def add_parser(commands: Any, tape_options: Any) -> None:
 
 
 def _exchange(options: argparse.Namespace) -> int:
+    try:
+        return _open(options)
+    except KeyboardInterrupt:
+        return 0  # before it served anybody
+
+
+def _open(options: argparse.Namespace) -> int:
     # Late: the exchange brings polars and more.
     from kalshilab.exchange import Exchange, FillModel, Synthetic
     from kalshilab.exchange.faults import FAULTS, Faults
@@ -84,6 +91,12 @@ def _exchange(options: argparse.Namespace) -> int:
         for name, what in FAULTS.items():
             print(f"{name:20} {what}")
         return 0
+    if not 0 <= options.port <= 65_535:
+        raise ConfigError("port", options.port, "0 for a free one, to 65535", "command line")
+    if options.fault_every is not None and options.fault_every <= 0:
+        raise ConfigError("fault-every", options.fault_every, "seconds above 0", "command line")
+    if options.warm_up is not None and options.warm_up < 0:
+        raise ConfigError("warm-up", options.warm_up, "hours, 0 for none", "command line")
     names = ("tape", "markets", "result_column", "speed", "balance")
     settings = Settings(**{n: v for n in names if (v := getattr(options, n, None)) is not None})
     fills = FillModel(options.fills, options.haircut, round(options.latency * 1000))
@@ -102,11 +115,11 @@ def _exchange(options: argparse.Namespace) -> int:
     faults = None
     if options.faults:
         pace = 1.0 if settings.speed == "max" else max(settings.speed, 1e-3)
-        every = max(round((options.fault_every or 60.0) * pace * 1e6), 1)
+        every = max(round((60.0 if options.fault_every is None else options.fault_every) * pace * 1e6), 1)
         faults = Faults.named(options.faults, options.seed, every=every)
     warm_up = options.warm_up
     if warm_up is None:
-        warm_up = WARM_UP if settings.tape is None else 0.0
+        warm_up = WARM_UP[options.flow] if settings.tape is None else 0.0
     until = exchange.now + round(warm_up * 3.6e9)
     while (ts := exchange.next_ts()) is not None and ts <= until:
         exchange.step()

@@ -100,6 +100,10 @@ def test_sigterm_in_mid_run_leaves_nothing_resting(tmp_path: Path) -> None:
         (["live", "--tape", "here.parquet"], "--tape and --markets go together"),
         (["live", "--venue", "demo"], "KALSHI_API_KEY_ID"),
         (["exchange", "--speed", "0"], "speed='0'"),
+        (["exchange", "--port", "65536"], "port=65536"),
+        (["exchange", "--faults", "disconnect", "--fault-every", "0"], "fault-every=0.0"),
+        (["exchange", "--warm-up", "-1"], "warm-up=-1.0"),
+        (["exchange", "--faults", "gremlins"], "no fault is called 'gremlins'"),
         (["exchange", "--tape", "here.parquet", "--markets", "here.parquet"], "not a Parquet file"),
         (["watch", "nothing"], "nothing: no such run"),
     ],
@@ -174,6 +178,19 @@ def test_a_tape_of_ones_own_is_served_from_its_beginning(tmp_path: Path) -> None
 
     assert served(*own) == 0
     assert served(*own, "--warm-up", "24") == served() == 10
+
+
+@pytest.mark.parametrize(("name", "code"), [("exchange", 0), ("watch", 130)])
+def test_an_interrupt_while_it_starts_is_no_traceback(
+    name: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kalshilab.exchange.Exchange.step", interrupted)
+    monkeypatch.setattr("kalshilab.trade.monitor.read_status", interrupted)
+    assert main([name, *([str(tmp_path)] if name == "watch" else [])]) == code
+    assert capsys.readouterr() == ("", "")
 
 
 def test_exchange_prints_its_line_and_ends_on_ctrl_c(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ determined, disputed → amended   a result takes the other's place; it starts  
 determined, amended → finalized  positions are paid out                       `settled`
 ================================ ============================================ ==========================
 
+No transition, and told as well: `price_level_structure_updated` (`restructure`), `metadata_updated` (`describe`).
+
 While trading is paused, or the whole exchange, nothing trades: no order is taken, and prints of the flow do
 not happen.  Resting orders stay, but for those that asked to be cancelled.
 """
@@ -306,6 +308,18 @@ class Life:
             price_level_structure=structure,
             price_ranges=bodies.price_ranges(listing),
         )
+
+    def describe(self, ticker: str, yes_sub_title: str) -> None:
+        """Correct what a market says that YES means; its rules, prices and orders stay as they are.
+
+        Raises:
+            ExchangeError: unknown, or no text.
+        """
+        listing = self._known(ticker)
+        if not yes_sub_title.strip():
+            raise ExchangeError(f"{ticker}: a market must say what YES means")
+        listing.facts.title = yes_sub_title
+        self._say(listing, "metadata_updated", yes_sub_title=yes_sub_title)
 
     def pause_trading(self) -> None:
         """Pause trading everywhere: orders are refused, cancels are not."""

@@ -210,9 +210,8 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
-        raise ExchangeError(
-            f"port {port} cannot be used: {error.strerror}; give another, or 0 for a free one"
-        ) from None
+        why = error.strerror if isinstance(error, OSError) else "there is none of that number"
+        raise ExchangeError(f"port {port} cannot be used: {why}; give another, or 0 for a free one") from None
     return listener

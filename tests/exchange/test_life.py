@@ -101,6 +101,21 @@ def test_a_new_grid(day: Day) -> None:
         day.ex.life.restructure(ticker, "nonsense")
 
 
+def test_another_description(day: Day, contract: Any) -> None:
+    ticker = busy(day)
+    day.ex.life.describe(ticker, "54° or above")
+    frame = json.loads(day.connection.take()[-1])
+    contract.frame("marketMetadataUpdatedPayload", frame)
+    assert frame["msg"] == {
+        "market_ticker": ticker,
+        "event_type": "metadata_updated",
+        "yes_sub_title": "54° or above",
+    }
+    assert day.call("GET", f"/markets/{ticker}")[1]["market"]["yes_sub_title"] == "54° or above"
+    with pytest.raises(ExchangeError, match="must say what YES means"):
+        day.ex.life.describe(ticker, " ")
+
+
 ACTIONS = {
     "pause": lambda life, t, now: life.pause(t),
     "resume": lambda life, t, now: life.resume(t),

@@ -185,6 +185,7 @@ class Lifecycle(Body, frozen=True, omit_defaults=True):
     price_level_structure: str | None = None
     price_ranges: list[PriceRange] | None = None
     additional_metadata: LifecycleMetadata | None = None
+    yes_sub_title: str | None = None
     exchange_index: int | None = None
 
 
