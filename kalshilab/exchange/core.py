@@ -26,7 +26,7 @@ from kalshilab.exchange.flow import Flow, Source, Step
 from kalshilab.exchange.frames import BookFrame
 from kalshilab.exchange.hub import Hub
 from kalshilab.exchange.life import Life
-from kalshilab.exchange.markets import Listing, Listings
+from kalshilab.exchange.markets import Listing, Listings, Top
 from kalshilab.exchange.matching import MarketBook, RestingOrder
 from kalshilab.exchange.orders import OrderDesk
 from kalshilab.exchange.prints import PRINTS_KEPT, PrintLog
@@ -209,8 +209,8 @@ class Exchange:
             if listing.status == "active" and self.trading_active:
                 self._printing = True
                 self._world.print(listing, step)
-                self._printing = False
                 self._see_quotes(listing)
+                self._printing = False
         elif listing.status in ("initialized", "active", "inactive"):
             _BOOK[kind](self._world, listing, step)
             self._see_quotes(listing)
@@ -236,11 +236,12 @@ class Exchange:
         book, ticker = listing.book, listing.facts.ticker
         bid, ask = book.best_bid(), book.best_ask()
         self.candles.quoted(ticker, self.now, bid, ask)
-        # A print makes the book fit before it happens, and has a ticker message of its own.
+        # A print makes the book fit before it happens, and the ticker message that follows it tells of both.
         if self._printing or not self.hub.wanted("ticker", ticker):
             return
-        if listing.told != _top(listing, bid, ask):
-            self._publish_ticker(listing)
+        top = _top(listing, bid, ask)
+        if listing.told != top:
+            self._publish_ticker(listing, top)
 
     def shadow_fills(self) -> pl.DataFrame:
         """Every order that rested, with what each fill model has made of it by now: `ShadowFills.frame`."""
@@ -273,14 +274,12 @@ class Exchange:
                 ),
             )
         if self.hub.wanted("ticker", ticker):
-            self._publish_ticker(listing)
+            book = listing.book
+            self._publish_ticker(listing, _top(listing, book.best_bid(), book.best_ask()))
 
-    def _publish_ticker(self, listing: Listing) -> None:
-        ticker, book = listing.facts.ticker, listing.book
-        body = self.ticker_body(ticker)
-        assert body is not None
-        listing.told = _top(listing, book.best_bid(), book.best_ask())
-        self.hub.publish("ticker", b"ticker", ticker, body)
+    def _publish_ticker(self, listing: Listing, top: Top) -> None:
+        listing.told = top
+        self.hub.publish("ticker", b"ticker", listing.facts.ticker, self._ticker(listing, top))
 
     def publish_position(self, ticker: str) -> None:
         """The account's position in a market."""
@@ -321,15 +320,19 @@ class Exchange:
         if listing is None:
             return None
         book = listing.book
-        bid, ask = book.best_bid(), book.best_ask()
+        return self._ticker(listing, _top(listing, book.best_bid(), book.best_ask()))
+
+    def _ticker(self, listing: Listing, top: Top) -> wire.Ticker:
+        ticker = listing.facts.ticker
+        bid, bid_size, ask, ask_size = top
         return wire.Ticker(
             market_ticker=ticker,
             market_id=bodies.market_id(ticker),
             price_dollars=format_price(listing.last_price),
             yes_bid_dollars=format_price(bid or 0),
             yes_ask_dollars=format_price(PRICE if ask is None else ask),
-            yes_bid_size_fp="0.00" if bid is None else format_size(book.size_at("bid", bid)),
-            yes_ask_size_fp="0.00" if ask is None else format_size(book.size_at("ask", ask)),
+            yes_bid_size_fp=format_size(bid_size),
+            yes_ask_size_fp=format_size(ask_size),
             last_trade_size_fp=format_size(listing.last_size),
             volume_fp=format_size(listing.volume),
             open_interest_fp=format_size(listing.volume // 2),
@@ -363,7 +366,7 @@ class Exchange:
         return f"Exchange({len(self.listings)} markets listed, {self.prints_played:,} of {self.flow.prints:,} prints)"
 
 
-def _top(listing: Listing, bid: int | None, ask: int | None) -> tuple[int | None, int, int | None, int]:
+def _top(listing: Listing, bid: int | None, ask: int | None) -> Top:
     """The best quotes and their sizes."""
     size_at = listing.book.size_at
     return (

@@ -8,7 +8,10 @@ from kalshilab.exchange.flow import MarketFacts, Quotes
 from kalshilab.exchange.matching import MarketBook
 from kalshilab.kalshi.wire import rest
 
-__all__ = ["Listing", "Listings"]
+__all__ = ["Listing", "Listings", "Top"]
+
+Top = tuple[int | None, int, int | None, int]
+"""The best bid and its size, the best ask and its size; None and 0 where a side is empty."""
 
 
 class Listing:
@@ -37,8 +40,8 @@ class Listing:
         self.updated = facts.created
         """When last something other than trading changed, in microseconds."""
         self.clock = 0
-        self.told: tuple[int | None, int, int | None, int] | None = None
-        """The best bid and its size, and the best ask and its, as the ticker last told of them."""
+        self.told: Top | None = None
+        """The best quotes as the ticker last told of them."""
         self.last_price = 0
         self.last_size = 0
         self.volume = 0
