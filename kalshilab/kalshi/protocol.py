@@ -168,6 +168,8 @@ class StreamProtocol:
 
     Args:
         emit: called with each event, in order, synchronously, from `receive`.
+        answered: called with each `Subscribed` and `Rejected` just before `emit` is.
+        wanting: called when there is a command to take.
 
     >>> events = []
     >>> protocol = StreamProtocol(events.append)
@@ -179,8 +181,13 @@ class StreamProtocol:
     [Subscribed(channel='trade', sid=2)]
     """
 
-    def __init__(self, emit: Callable[[Any], None]) -> None:
-        self._emit = emit
+    def __init__(
+        self,
+        emit: Callable[[Any], None],
+        answered: Callable[[Subscribed | Rejected], None] = lambda _: None,
+        wanting: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._emit, self._answered, self._wanting = emit, answered, wanting
         self._next_id = 1
         self._asked: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._waiting: dict[str, list[str]] = {}
@@ -224,6 +231,7 @@ class StreamProtocol:
         number = self._next_id
         self._next_id += 1
         self._commands.append(_encode(wire.Command(cmd=cmd, id=number, params=params)))
+        self._wanting()
         return number
 
     def subscribe(self, channels: Iterable[str], tickers: Iterable[str] = ()) -> None:
@@ -424,7 +432,7 @@ class StreamProtocol:
         subscription = Subscription(sid, channel, tickers)
         self._by_sid[sid] = self._by_channel[channel] = subscription
         late = self._waiting.pop(channel, None)
-        self._emit(Subscribed(channel, sid))
+        self._answer(Subscribed(channel, sid))
         if late:
             self.add_markets(channel, late)
         self.delete_markets(channel, self._leaving.pop(channel, ()))
@@ -434,4 +442,8 @@ class StreamProtocol:
         for channel in channels:
             self._waiting.pop(channel, None)
             self._leaving.pop(channel, None)
-        self._emit(Rejected(frame.msg.code, frame.msg.msg, frame.id))
+        self._answer(Rejected(frame.msg.code, frame.msg.msg, frame.id))
+
+    def _answer(self, event: Subscribed | Rejected) -> None:
+        self._answered(event)
+        self._emit(event)

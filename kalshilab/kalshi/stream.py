@@ -104,7 +104,6 @@ class Stream:
         self._markets: dict[str, dict[str, None]] = {}
         self._protocol: StreamProtocol | None = None
         self._socket: ClientConnection | None = None
-        self._wake = asyncio.Event()
         self._doomed = ""
         self.frames_received = 0
         """Frames whose events have all been handled, over all connections."""
@@ -123,7 +122,6 @@ class Stream:
         self._channels += new
         if self._protocol is not None and new:
             self._protocol.subscribe(new)
-            self._wake.set()
 
     def add_markets(self, channel: str, tickers: Iterable[str]) -> None:
         """Listen to a channel for these markets too."""
@@ -132,7 +130,6 @@ class Stream:
         wanted.update(dict.fromkeys(new))
         if self._protocol is not None and new:
             self._protocol.add_markets(channel, new)
-            self._wake.set()
 
     def delete_markets(self, channel: str, tickers: Iterable[str]) -> None:
         """Listen to a channel no more for these markets."""
@@ -140,13 +137,11 @@ class Stream:
         gone = [t for t in tickers if wanted.pop(t, 0) is None]
         if self._protocol is not None and gone:
             self._protocol.delete_markets(channel, gone)
-            self._wake.set()
 
     def get_snapshot(self, tickers: Iterable[str]) -> None:
         """Ask for these books anew."""
         if self._protocol is not None:
             self._protocol.get_snapshot(tickers)
-            self._wake.set()
 
     # Running
 
@@ -203,13 +198,13 @@ class Stream:
         if self._signer is not None:
             headers = self._signer.headers("GET", self._path, self._clock.now() // 1000)
 
-        def emit(event: Any) -> None:
-            if type(event) is Subscribed:
+        def answered(event: Subscribed | Rejected) -> None:
+            if isinstance(event, Subscribed):
                 self.failures = 0
-            elif type(event) is Rejected and event.code in TERMINAL:
+            elif event.code in TERMINAL:
                 self._doomed = f"{event.message} (code {event.code})"
-            handler(event)
 
+        wake = asyncio.Event()
         async with _Connect(
             self._url,
             additional_headers=headers,
@@ -221,15 +216,13 @@ class Stream:
             close_timeout=2,
             compression=None,
         ) as socket:
-            self._socket, self._protocol = socket, StreamProtocol(emit)
-            self._wake = asyncio.Event()
+            self._socket, self._protocol = socket, StreamProtocol(handler, answered, wake.set)
             handler(Connected(self.attempts))
             if self._channels:
                 self._protocol.subscribe(self._channels)
             for channel, tickers in self._markets.items():
                 self._protocol.add_markets(channel, tickers)
-            self._wake.set()
-            sender = asyncio.create_task(self._send(socket, self._protocol, self._wake))
+            sender = asyncio.create_task(self._send(socket, self._protocol, wake))
             watcher = asyncio.create_task(self._watch(socket))
             try:
                 await self._receive(socket, self._protocol)
@@ -239,9 +232,9 @@ class Stream:
                 await asyncio.gather(sender, watcher, return_exceptions=True)
 
     async def _receive(self, socket: ClientConnection, protocol: StreamProtocol) -> None:
-        receive, now, wake = protocol.receive, self._clock.now, self._wake
+        receive, now, next_frame = protocol.receive, self._clock.now, socket.recv
         while True:
-            frame = await socket.recv(decode=False)
+            frame = await next_frame(decode=False)
             self.last_frame = now()
             try:
                 receive(frame)
@@ -253,9 +246,6 @@ class Stream:
             if self._doomed:
                 # The exchange has given the subscription up; a new connection subscribes anew.
                 return
-            # A frame may have made the protocol want something (a snapshot after a gap).
-            if protocol.has_commands:
-                wake.set()
 
     async def _send(self, socket: ClientConnection, protocol: StreamProtocol, wake: asyncio.Event) -> None:
         while True:
