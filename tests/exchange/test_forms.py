@@ -249,7 +249,9 @@ def test_a_form_that_never_was() -> None:
         Exchange(*sample(), form="1999")
 
 
-def test_combinations_have_a_channel_of_their_own() -> None:
+@pytest.fixture(scope="module")
+def combinations() -> list[dict[str, Any]]:
+    """Every frame of both lifecycle channels, where one event's markets are combinations."""
     import polars as pl
 
     tape, markets = sample()
@@ -268,9 +270,21 @@ def test_combinations_have_a_channel_of_their_own() -> None:
     say(connection, id=1, cmd="subscribe", params={"channels": ["market_lifecycle_v2", "multivariate_market_lifecycle"]})  # fmt: skip
     while ex.step():
         pass
-    frames = [json.loads(f) for f in connection.take()]
+    return [json.loads(f) for f in connection.take()]
+
+
+def test_combinations_have_a_channel_of_their_own(combinations: list[dict[str, Any]]) -> None:
     by_kind: dict[str, set[bool]] = {}
-    for frame in frames:
+    for frame in combinations:
         if "market_ticker" in frame["msg"]:
             by_kind.setdefault(frame["type"], set()).add(frame["msg"]["market_ticker"].startswith("KXMVE"))
     assert by_kind == {"market_lifecycle_v2": {False}, "multivariate_market_lifecycle": {True}}
+
+
+def test_combinations_fit_the_contract(combinations: list[dict[str, Any]], contract: Any) -> None:
+    kinds = set()
+    for frame in combinations:
+        if frame["type"] == "multivariate_market_lifecycle":
+            contract.frame("multivariateMarketLifecyclePayload", frame)
+            kinds.add(frame["msg"]["event_type"])
+    assert kinds >= {"created", "determined", "settled"}
