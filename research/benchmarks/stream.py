@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 
 import kalshilab as kl
 from kalshilab.exchange.link import framed
-from kalshilab.kalshi.events import BookDelta
+from kalshilab.kalshi.events import BookDelta, Subscribed
 from kalshilab.kalshi.history import PrintPage
 from kalshilab.kalshi.protocol import StreamProtocol
 from kalshilab.kalshi.stream import Stream
@@ -151,28 +151,26 @@ async def bare_loop(url: str) -> float:
 
 async def our_stream(url: str) -> float:
     """Frames a second, each as a typed event in a handler."""
-    stream, count = Stream(url, None), 0
+    stream, count, total = Stream(url, None), 0, FRAMES
     stream.add_markets("orderbook_delta", ["KXHIGHNY-26NOV22-B52.5"])
-    began = last = 0.0
-    wanted = asyncio.Event()
+    began = taken = 0.0
+    done = asyncio.Event()
 
     def handler(event: object) -> None:
-        nonlocal count, began, last
+        nonlocal count, began, taken
         if type(event) is BookDelta:
             count += 1
-            if count == 1:
-                began = perf_counter()
-            if count % 1_000 == 0:
-                last = perf_counter()
-                if count >= total:
-                    wanted.set()
+            if count == total:
+                taken = perf_counter() - began
+                done.set()
+        elif type(event) is Subscribed:
+            began = perf_counter()
 
-    total = FRAMES
     task = asyncio.create_task(stream.run(handler))
-    await wanted.wait()
+    await done.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    return count / (last - began)
+    return count / taken
 
 
 FRAMES = 300_000
