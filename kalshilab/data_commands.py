@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,7 @@ import msgspec
 
 from kalshilab.clock import WallClock, from_datetime, isoformat
 from kalshilab.config import Settings
-from kalshilab.errors import UsageError
+from kalshilab.errors import LakeError, UsageError
 
 __all__ = ["add_parsers", "doctor_lake", "instant_of"]
 
@@ -276,14 +277,20 @@ def _import(options: argparse.Namespace) -> int:
 
 def doctor_lake(path: str, *, repair: bool) -> int:
     """Look over a lake, every byte of it, and say what is found; 1 if something is wrong."""
+    from kalshilab.tape import checkup
     from kalshilab.tape.lake import Lake
 
     if repair:
-        for sentence in Lake.open(path).repair():
+        # Not through `Lake`: a lake whose manifest is damaged cannot be opened, and needs it most.
+        for sentence in checkup.repair(path):
             print(sentence)
-    lake = Lake.open(path)
-    findings = lake.doctor()
-    print(f"{lake.path}: {lake.rows:,} prints of {len(lake.tickers):,} markets in {len(lake.files):,} days")
+    findings = checkup.doctor(path)
+    # What cannot be opened is among the findings.
+    with suppress(LakeError):
+        lake = Lake.open(path)
+        print(
+            f"{lake.path}: {lake.rows:,} prints of {len(lake.tickers):,} markets in {len(lake.files):,} days"
+        )
     for severity, own in groupby(sorted(findings, key=lambda f: f.severity), key=lambda f: f.severity):
         found = list(own)
         for finding in found[:MOST_SAID]:

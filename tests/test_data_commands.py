@@ -69,6 +69,13 @@ def test_doctor_finds_and_repairs(archive: Path, tmp_path: Path, capsys: pytest.
     assert "--repair" in out
     assert main(["doctor", str(lake), "--repair"]) == 0
     assert main(["doctor", str(lake)]) == 0
+    # A lake that cannot be opened is looked over and repaired all the same.
+    (lake / "manifest.json").write_text("{}")
+    assert main(["doctor", str(lake)]) == 1
+    assert "--repair" in capsys.readouterr().out
+    assert main(["doctor", str(lake), "--repair"]) == 0
+    assert "put back from" in capsys.readouterr().out
+    assert kl.scan_tape(lake).rows > 0
 
 
 def test_mistakes_are_a_sentence_and_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ import polars as pl
 
 from kalshilab.errors import LakeError
 from kalshilab.tape import durable
+from kalshilab.tape.reading import ROW_GROUP
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, TIME
 
 __all__ = [
@@ -71,13 +72,15 @@ LISTING_SCHEMA: Final = pl.Schema(_LISTING)
 _TAPE_TEXT: Final = {name: str(dtype) for name, dtype in TAPE_SCHEMA.items()}
 
 
-class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Control totals of a file: the sums of three columns, and the number of YES takers."""
+class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Control totals of a file: the sums of three columns, the number of YES takers, and what the times of each
+    row group add up to (microseconds, modulo 2^64); these may be missing in lakes of before."""
 
     market: int
     price: int
     size: int
     yes: int
+    ts: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> Totals:
@@ -90,7 +93,15 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         market, price, size = (
             int(frame[name].to_numpy().sum(dtype=np.int64)) for name in ("market", "price", "size")
         )
-        return cls(market, price, size, int((frame["taker"] == "yes").sum()))
+        times = frame["ts"].dt.epoch("us").to_numpy()
+        groups = range(0, len(times), ROW_GROUP)
+        return cls(
+            market,
+            price,
+            size,
+            int((frame["taker"] == "yes").sum()),
+            tuple(int(times[at : at + ROW_GROUP].sum(dtype=np.int64)) for at in groups),
+        )
 
 
 class DayFile(msgspec.Struct, frozen=True):

@@ -205,8 +205,12 @@ def _answer(lake: Path, waiting: list[tuple[Future[Any], list[Piece], Any]]) -> 
         found: list[list[Any]] = [[] for _ in waiting]
         for file, group in groupby(wanted, key=lambda w: w[1]):
             parts = list(group)
+            # Whole row groups: their times have control totals, and what is decoded is compared.
             low = int(parts[0][2][0]) // ROW_GROUP * ROW_GROUP
-            times = _slice(lake, file, ("ts",), low, int(parts[-1][2][-1]) + 1 - low)["ts"]
+            high = min(-(-(int(parts[-1][2][-1]) + 1) // ROW_GROUP) * ROW_GROUP, file.rows)
+            times = _slice(lake, file, ("ts",), low, high - low)["ts"]
+            check = _Times(lake, file, low)
+            check.add(times)
             for request, _, rows in parts:
                 found[request].append(times.gather(rows - low).dt.epoch("us").to_numpy())
         for (future, _, _), some in zip(waiting, found, strict=True):
@@ -218,13 +222,44 @@ def _answer(lake: Path, waiting: list[tuple[Future[Any], list[Piece], Any]]) -> 
         raise
 
 
+class _Times:
+    """Sums of a file's times from a row on, which begins a row group; each is compared when its group is whole."""
+
+    def __init__(self, path: Path, file: Any, row: int) -> None:
+        self._path, self._file, self._row, self._sum = path, file, row, 0
+        self._written: tuple[int, ...] = () if file.totals is None else file.totals.ts
+
+    def add(self, times: pl.Series) -> None:
+        """Take the next rows' times."""
+        if not self._written:
+            return
+        if times.null_count():
+            raise LakeError(self._path, self._file.path, "has nulls in ts")
+        values, at = times.dt.epoch("us").to_numpy(), 0
+        while at < len(values):
+            group = self._row // ROW_GROUP
+            end = min((group + 1) * ROW_GROUP, self._file.rows)
+            part = values[at : at + end - self._row]
+            # Modulo 2^64, as it was written.
+            self._sum = (self._sum + int(part.sum(dtype=np.int64)) + 2**63) % 2**64 - 2**63
+            at, self._row = at + len(part), self._row + len(part)
+            if self._row == end:
+                if self._sum != self._written[group]:
+                    raise LakeError(
+                        self._path, self._file.path, "has other times than were written (column ts)"
+                    )
+                self._sum = 0
+
+
 class _Audit:
-    """Sums of what was read of the current file, compared at its end."""
+    """Sums of what was read of the current file, compared at its end; of times, at the end of a row group."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self._path = path
         self._columns = [c for c in AUDITED if c in columns]
         self._sums: dict[str, int] = {}
+        self._times: _Times | None = None
+        self._with_times = "ts" in columns
         # Late: numba takes a third of a second, and a lake can be opened without it.
         from kalshilab.tape.totals import total_of
 
@@ -240,6 +275,9 @@ class _Audit:
             )
         if piece.offset == 0:
             self._sums = dict.fromkeys(self._columns, 0)
+            self._times = _Times(self._path, file, 0) if self._with_times else None
+        if self._times is not None:
+            self._times.add(part["ts"])
         for name in self._columns:
             column = part[name]
             if column.null_count():

@@ -41,7 +41,7 @@ def lake(tmp_path: Path) -> Lake:
 numbers = st.integers(0, 2**62)
 days = st.builds(
     DayEntry, st.dates().map(str), st.text(max_size=9), numbers, numbers, st.text(max_size=9), numbers, numbers,
-    st.builds(Totals, numbers, numbers, numbers, numbers),
+    st.builds(Totals, numbers, numbers, numbers, numbers, st.lists(numbers, max_size=2).map(tuple)),
 )  # fmt: skip
 manifests = st.builds(
     Manifest,
@@ -145,6 +145,20 @@ def test_a_lake_without_its_manifest_is_not_a_folder_without_a_lake(lake: Lake, 
     (tmp_path / "new" / "manifest.json").mkdir()
     with pytest.raises(LakeError, match="cannot be read"):
         load(tmp_path / "new")
+
+
+def test_a_lake_of_before_has_no_totals_of_times(lake: Lake) -> None:
+    manifest = load(lake.path)
+    days = tuple(
+        msgspec.structs.replace(d, totals=msgspec.structs.replace(d.totals, ts=())) for d in manifest.days
+    )
+    before = msgspec.structs.replace(manifest, days=days).encoded()
+    assert b'"ts"' not in before.replace(b'"ts": "', b"")
+    for name in ("manifest.json", f"manifest-{manifest.generation}.json"):
+        (lake.path / name).write_bytes(before)
+    old = Lake.open(lake.path)
+    assert not old.doctor()
+    assert old.append(TAPE).added == 0
 
 
 def test_totals_are_of_the_columns(lake: Lake) -> None:

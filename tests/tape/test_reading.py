@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import kalshilab as kl
 from kalshilab.errors import LakeError
+from kalshilab.tape.manifest import Totals
 from kalshilab.tape.reading import Source, batches, plan
 from kalshilab.tape.totals import total_of
 
@@ -24,7 +25,9 @@ COLUMNS = ["market", "price", "size", "taker"]
 def totals(tape: pl.DataFrame) -> Any:
     physical = tape.with_columns(pl.col("taker").to_physical())
     sums = {name: total_of(name, physical[name].to_numpy()) for name in COLUMNS}
-    return SimpleNamespace(**{name: sums[name] for name in COLUMNS[:3]}, yes=sums["taker"])
+    return SimpleNamespace(
+        **{name: sums[name] for name in COLUMNS[:3]}, yes=sums["taker"], ts=Totals.of(tape).ts
+    )
 
 
 class Days:
@@ -138,6 +141,27 @@ def test_a_file_that_adds_up_to_something_else_is_named(tmp_path: Path, column: 
     assert "kalshilab doctor" in str(caught.value)
     others = [c for c in COLUMNS if c != column]
     assert sum(b.frame.height for b in batches(source, others)) == 100, "columns not read are not compared"
+
+
+@pytest.mark.parametrize("group", [7, 50, 1 << 18])
+def test_times_that_are_not_those_written_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    for module in ("reading", "manifest"):
+        monkeypatch.setattr(f"kalshilab.tape.{module}.ROW_GROUP", group)
+    source = Days(tmp_path, [50, 50])
+    assert len(source.files[0].totals.ts) == -(-50 // group)
+    assert sum(b.frame.height for b in batches(source, [*COLUMNS, "ts"], rows=20)) == 100, "as written"
+    victim = source.files[1].path
+    later = pl.when(pl.int_range(pl.len()) == 3).then(pl.duration(microseconds=1)).otherwise(pl.duration())
+    pl.read_parquet(victim).with_columns(pl.col("ts") + later).write_parquet(victim)
+    with pytest.raises(LakeError, match=f"{victim.name}: has other times than were written"):
+        list(batches(source, [*COLUMNS, "ts"], rows=20))
+    asked = [batch.times(np.array([3])) for batch in batches(source, COLUMNS, rows=50)]
+    with pytest.raises(LakeError, match=f"{victim.name}: has other times"):
+        asked[1].result()
+    source.files[1].totals.ts = ()
+    assert sum(b.frame.height for b in batches(source, ["ts"])) == 100, "a lake of before has no such totals"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
