@@ -10,6 +10,7 @@ import asyncio
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -252,7 +253,7 @@ def _import(options: argparse.Namespace) -> int:
 
     from kalshilab.tape.archives import import_archive
     from kalshilab.tape.lake import Lake
-    from kalshilab.tape.normalise import to_markets
+    from kalshilab.tape.normalise import DroppedRows, to_markets
 
     for path in (*options.paths, *([options.markets] if options.markets else [])):
         if not Path(path).exists():
@@ -267,7 +268,11 @@ def _import(options: argparse.Namespace) -> int:
         )
         markets = to_markets(frame, result_column=options.result_column)
     lake = Lake.create(options.out)
-    done = import_archive(lake, options.paths, markets=markets, price_unit=options.price_unit)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", DroppedRows)
+        done = import_archive(lake, options.paths, markets=markets, price_unit=options.price_unit)
+    for warning in said:
+        print(f"kalshilab import: {warning.message}", file=sys.stderr)
     print(
         f"{done.rows:,} prints read, {done.added:,} new in {lake.path} ({done.duplicates:,} were there), "
         f"{done.days} days, {done.new_markets:,} new markets"

@@ -45,7 +45,7 @@ BLOCK: Final = 1 << 26
 LINES: Final = 250_000
 """Trades of a JSON file decoded at a time."""
 _ENDINGS: Final = (".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")  # fmt: skip
-_NUMBERS: Final = ("price", "yes_price", "count", "size", "market")
+_NUMBERS: Final = ("price", "yes_price", "no_price", "count", "size", "market")
 _TIMES: Final = ("ts", "created_time", "ts_ms", "time", "timestamp")
 _TEXTS: Final = (
     "ticker",
@@ -289,8 +289,9 @@ def import_archive(
 ) -> Appended:
     """Put an archive into a lake, in one change.
 
-    Trades whose id is there already are dropped and counted, so an archive that overlaps with the lake, or
-    comes a second time, does no harm; trades without an id are all taken.
+    Trades that are there already are dropped and counted, so an archive that overlaps with the lake, or comes a
+    second time, does no harm: by their id, and where the archive has none, by time, market, price, size and taker,
+    one for one.
 
     Args:
         lake: a lake, or its folder, which is made if need be.
@@ -322,7 +323,7 @@ def import_archive(
             for tape in _tapes(files, price_unit):
                 names.append(f"import-{len(names):06d}")
                 own.stage(names[-1], tape)
-            return own.commit(names, markets=markets)
+            return own.commit(names, markets=markets, match=True)
         except BaseException:
             own.unstage(names)
             raise

@@ -5,14 +5,16 @@ whose trade id was there before, sorted by time.  So prints of one instant keep 
 lake first, then segment by segment, each in its own order.  A day that is merged into is first compared with
 its hash, so that damage is never written down as good.
 
-Prints without a trade id cannot be told apart and are all kept: who imports a source without ids twice has it
-twice.
+Prints without a trade id cannot be told apart and are all kept: who appends a tape without ids twice has it twice.
+An import of an archive is told to `match` them instead: of prints alike in time, market, price, size and taker it
+takes as many as the lake does not have yet, so the same archive a second time adds nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import polars as pl
@@ -25,10 +27,13 @@ from kalshilab.tape.swap import Swap, remove
 
 __all__ = ["Appended", "count", "merge_into", "recount"]
 
+SAYS: Final = ["ts", "ticker", "price", "size", "taker"]
+"""All a print says but its id."""
+
 
 class Appended(msgspec.Struct, frozen=True):
-    """What was done: of `rows` prints `added` are new in the lake and `duplicates` had come before by their
-    trade id; the files of `days` days changed; `new_markets` got a code."""
+    """What was done: of `rows` prints `added` are new in the lake and `duplicates` had come before, by their
+    trade id or, in an import of prints without ids, by all they say; the files of `days` days changed; `new_markets` got a code."""
 
     rows: int
     added: int
@@ -44,6 +49,7 @@ def merge_into(
     segments: Sequence[Incoming],
     markets: pl.DataFrame | None = None,
     covered: Iterable[tuple[int, int]] = (),
+    match: bool = False,
 ) -> tuple[Manifest, pl.DataFrame, Appended]:
     """Merge segments into a lake, in one change.
 
@@ -51,6 +57,7 @@ def merge_into(
         listing: the markets file's table.
         markets: metadata of some markets, known or new, which replaces what is there.
         covered: stretches [since, until) that the lake has completely with these segments.
+        match: prints without an id are matched with those that are there by all they say.
 
     Returns:
         The manifest and the table after it, and what was done.  Nothing is written where nothing changes.
@@ -76,7 +83,7 @@ def merge_into(
         for segment in segments:
             parts += [segment.read(root, part) for part in segment.note.days if part.day == day]
         old = read_day(root, files[day], manifest.generation) if day in files else None
-        fresh = _fresh(old, parts)
+        fresh = _fresh(old, parts, match)
         if not fresh.height:
             continue
         fresh = (
@@ -110,9 +117,11 @@ def merge_into(
     return manifest, table, done
 
 
-def _fresh(old: pl.DataFrame | None, parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+def _fresh(old: pl.DataFrame | None, parts: Sequence[pl.DataFrame], match: bool) -> pl.DataFrame:
     """The prints of the parts that are not there yet, in the parts' order."""
     fresh = parts[0] if len(parts) == 1 else pl.concat(parts)
+    if match and old is not None:
+        fresh = _unmatched(old, fresh)
     ids = fresh["trade_id"]
     if ids.null_count() == fresh.height:
         return fresh
@@ -122,6 +131,15 @@ def _fresh(old: pl.DataFrame | None, parts: Sequence[pl.DataFrame]) -> pl.DataFr
     if old is not None:
         keep &= ~pl.col("trade_id").is_in(old["trade_id"].drop_nulls().implode())
     return fresh.filter(pl.col("trade_id").is_null() | keep)
+
+
+def _unmatched(old: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
+    """The prints without those that have no id and find their like among the old, one for one."""
+    there = old.group_by(SAYS).agg(pl.len().cast(pl.Int64).alias("_there"))
+    nth = pl.int_range(pl.len()).over(*SAYS, pl.col("trade_id").is_null()).alias("_nth")
+    joined = fresh.with_columns(nth).join(there, on=SAYS, how="left", maintain_order="left")
+    known = pl.col("trade_id").is_null() & (pl.col("_nth") < pl.col("_there").fill_null(0))
+    return joined.filter(~known).drop("_nth", "_there")
 
 
 def _with_codes(

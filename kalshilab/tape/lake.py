@@ -300,19 +300,22 @@ class Lake:
         *,
         markets: pl.DataFrame | None = None,
         covered: Iterable[tuple[int, int]] = (),
+        match: bool = False,
     ) -> Appended:
         """Merge staged segments into their days, in one change, and remove them.  Takes the memory of a day.
 
         Args:
             names: which, in the order in which prints of one instant are to stand; None: all, by name.
             markets, covered: as for `append`.
+            match: a print without a trade id is refused if the lake has one alike in time, market, price, size
+                and taker, one for one; else all of them are kept.
 
         Raises:
             LakeError: a segment or a day is missing or damaged, or somebody else writes; the lake is as it was.
         """
         with self._change():
             chosen = staged(self._path, self._manifest) if names is None else list(dict.fromkeys(names))
-            return self._merge([Incoming.open(self._path, n) for n in chosen], markets, covered)
+            return self._merge([Incoming.open(self._path, n) for n in chosen], markets, covered, match)
 
     def put_markets(self, markets: pl.DataFrame) -> int:
         """Add metadata of markets, or replace it; unknown tickers get a code.  How many are new.
@@ -329,9 +332,10 @@ class Lake:
         segments: Sequence[Incoming],
         markets: pl.DataFrame | None,
         covered: Iterable[tuple[int, int]],
+        match: bool = False,
     ) -> Appended:
         manifest, table, done = merge_into(
-            self._path, self._manifest, self.listing, segments, markets, covered
+            self._path, self._manifest, self.listing, segments, markets, covered, match
         )
         self._set(manifest, table)
         return done

@@ -14,6 +14,7 @@ What is done with bad rows:
 a missing column                      TapeError naming it
 null ticker, time, price or size      TapeError with the first bad row
 price outside 0 to 1 dollar           TapeError with the first bad row
+YES and NO price not a dollar         TapeError with the first bad row (a cent off is rounding, and allowed)
 price or size finer than our unit     TapeError with the first bad row: nothing is rounded
 size zero or below                    TapeError with the first bad row
 taker side neither yes nor no         dropped, counted
@@ -253,7 +254,13 @@ def _prices(frame: pl.DataFrame, unit: str | None) -> pl.DataFrame:
     _no_nulls(frame, name)
     frame = _scaled(frame, name, scale, "1/10,000 dollar")
     first_bad(frame, ~pl.col("_value").is_between(0, PRICE), name, "is outside 0 to 1 dollar")
-    return frame.rename({"_value": "_price"})
+    frame = frame.rename({"_value": "_price"})
+    other = name.replace("yes_", "no_")
+    if other != name and other in frame.columns and frame.schema[other] != pl.Null:
+        both = _scaled(frame.filter(pl.col(other).is_not_null()), other, scale, "1/10,000 dollar")
+        apart = (pl.col("_price") + pl.col("_value") - PRICE).abs() > PRICE // 100
+        first_bad(both, apart, other, f"does not make a dollar with {name}")
+    return frame
 
 
 def _sizes(frame: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_tapes import prints, tape_of
 
 from kalshilab.errors import TapeError
@@ -114,6 +115,42 @@ def test_into_a_lake_twice_is_once(tmp_path: Path, layout: Callable[[Path], Path
     lake = Lake.open(tmp_path / "lake")
     assert plain(lake.read()).equals(plain(SMALL))
     assert not lake.staged()
+
+
+@settings(max_examples=20, deadline=None)
+@given(prints(40), st.integers(0, 40))
+def test_an_archive_without_ids_that_overlaps_is_taken_once(
+    tmp_path_factory: pytest.TempPathFactory, rows: Any, cut: int
+) -> None:
+    folder = tmp_path_factory.mktemp("archive")
+    # Alike prints of one instant are several prints, and stay so.
+    tape = tape_of([r for row in rows for r in (row, (0, *row[1:]))])
+    whole, part = folder / "whole.parquet", folder / "part.parquet"
+    archived(tape).drop("trade_id").write_parquet(whole)
+    archived(tape.head(cut)).drop("trade_id").write_parquet(part)
+    columns = ["ts", "ticker", "price", "size", "taker"]
+    for number, order in enumerate(([part, whole, part], [whole, part, whole])):
+        lake = Lake.create(folder / f"lake-{number}")
+        added = [import_archive(lake, path, price_unit="cents").added for path in order]
+        assert sum(added) == tape.height == lake.rows
+        assert lake.read().select(columns).sort(columns).equals(tape.select(columns).sort(columns))
+    with_ids = tape.with_columns(pl.format("t{}", pl.int_range(pl.len())).alias("trade_id"))
+    lake = Lake.create(folder / "lake")
+    lake.append(with_ids)
+    assert import_archive(lake, whole, price_unit="cents").added == 0, "they came with ids before"
+
+
+def test_prices_that_make_no_dollar(tmp_path: Path) -> None:
+    frame = archived(SMALL).with_columns(no_price=pl.col("no_price").cast(pl.Int64))
+    rounded = frame.with_columns(no_price=pl.col("no_price") + 1)
+    assert to_tape(rounded, price_unit="cents").height == SMALL.height
+    frame = frame.with_columns(
+        no_price=pl.when(pl.int_range(pl.len()) == 7).then(3).otherwise(pl.col("no_price"))
+    )
+    frame.write_csv(tmp_path / "trades.csv")
+    with pytest.raises(TapeError, match="does not make a dollar with yes_price") as caught:
+        list(read_archive(tmp_path, price_unit="cents"))
+    assert (caught.value.column, caught.value.row) == ("no_price", 7)
 
 
 @settings(max_examples=20, deadline=None)
