@@ -15,7 +15,7 @@ of them, `feed` for frames.  All give the same fires, and none of them reads any
 `dollar_direction`       prints lean to YES more than dollars do (H-LSD-207)
 `conviction_ratio`       NO takers buy more at a time (H-LSD-211)
 `buy_back`               takers turned from YES to NO, and grew (EXT-005)
-`RlModel`                a policy in Python says hold, buy or sell
+`rl_model`               a policy in Python says hold, buy or sell
 `kalshilab.signal`       a step of one's own
 ======================== ==================================================================================
 
@@ -52,7 +52,7 @@ from kalshilab.signals.grid import grid
 from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING
 from kalshilab.signals.leverage import LowLeverageVariance, LowLeverageVarianceFire, low_leverage_variance
 from kalshilab.signals.model import Fire, Signal
-from kalshilab.signals.policy import Observation, Policy, RlModel, RlModelFire
+from kalshilab.signals.policy import Observation, Policy, RlModel, RlModelFire, rl_model
 from kalshilab.signals.price_band import PriceBand, PriceBandFire, price_band
 from kalshilab.signals.rlm import MarketState, Rlm, RlmFire, rlm
 from kalshilab.signals.scan import scan, spawn_pool
@@ -96,6 +96,7 @@ __all__ = [
     "grid",
     "low_leverage_variance",
     "price_band",
+    "rl_model",
     "rlm",
     "scan",
     "signal",

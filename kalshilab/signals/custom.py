@@ -45,7 +45,7 @@ import polars as pl
 from numba.core.errors import NumbaError
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.driver import CompiledSignal
+from kalshilab.signals.driver import CompiledSignal, plain
 from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
 from kalshilab.signals.model import Fire
 
@@ -112,7 +112,8 @@ class CustomSignal(CompiledSignal):
                 raise SignalError(
                     self.name, name, parameters[name], f"one of {', '.join([*self.defaults, 'rearm'])}"
                 )
-        if rearm not in _REARM or (isinstance(rearm, int) and not isinstance(rearm, bool)):
+        rearm = plain(rearm)
+        if not isinstance(rearm, bool) and rearm != "every":
             raise SignalError(self.name, "rearm", rearm, 'False, True or "every"')
         given = {
             name: _like(self.name, name, parameters.get(name, d), d) for name, d in self.defaults.items()
@@ -236,6 +237,7 @@ def _cleared(fields: tuple[str, ...]) -> Any:
 
 def _like(signal_name: str, name: str, value: Any, default: Any) -> Any:
     """A parameter's value in the kind of its default."""
+    value = plain(value)
     if isinstance(default, bool):
         if isinstance(value, bool):
             return value

@@ -7,12 +7,14 @@ step its rows, and makes fires of what comes out.  All drivers call the same ste
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from operator import index
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 import polars as pl
 
-from kalshilab.errors import SignalError, UnitError
+from kalshilab.errors import SignalError, TapeError, UnitError
 from kalshilab.signals.kernel import BUY_YES, Array, fresh_state, one_of
 from kalshilab.signals.model import Fire, Frame, as_tape, like
 from kalshilab.signals.passes import CellPass, Columns, Fires, OneCell, Pass, columns_of
@@ -20,11 +22,13 @@ from kalshilab.tape.reading import Source
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import cents
 
-__all__ = ["CompiledSignal", "Sieve", "cents_in", "flag_in", "number_in", "seconds_in", "side_in", "whole_in"]
+__all__ = ["CompiledSignal", "Sieve", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
 
 Kind = TypeVar("Kind")
 _SIDES = pl.Series(["yes", "no"], dtype=TAKER)
 _WORDS = ("", "yes", "no")
+_ARRAYS = ("markets", "ts", "prices", "sizes", "takers")
+_TYPES = ("uint32", "int64", "int16", "uint32", "uint8")
 """Outcome to buy, by a step's answer."""
 
 
@@ -52,8 +56,8 @@ class CompiledSignal:
     fire: ClassVar[type[Fire]]
 
     def __init__(self, rule: tuple[Any, ...], parameters: dict[str, Any], fields: np.dtype[Any]) -> None:
-        self.rule, self.parameters, self.fields = rule, parameters, fields
-        self._one = one_of(self.step)
+        self.rule, self.fields = rule, fields
+        self.parameters = {name: plain(value) for name, value in parameters.items()}
         self._codes: dict[str, int] = {}
         self._names: list[str] = []
         self._count = 0
@@ -146,6 +150,11 @@ class CompiledSignal:
         )
         if sieve is None or not found.height:
             return found
+        if not found["ts"].is_sorted():
+            raise TapeError(
+                "goes back in time, and this signal looks across markets; sort by ts or use kalshilab.to_tape",
+                column="ts",
+            )
         return found.filter(pl.Series(sieve.keep(found["ts"].dt.epoch("us").to_numpy(), fires.seen)))
 
     # Live
@@ -165,26 +174,36 @@ class CompiledSignal:
         """Take one live print (our units, `ts` in microseconds); a fire if it made one.
 
         Raises:
-            SignalError: `taker` is neither "yes" nor "no": a print without direction must not be counted.
+            SignalError: `taker` is neither "yes" nor "no" (a print without direction must not be counted), or a
+                number is not whole, or `price` outside 0 to 10,000.
         """
         if taker != "yes" and taker != "no":
             raise SignalError(self.name, "taker", taker, "yes or no")
+        if type(price) is not int or type(size) is not int or type(ts) is not int:
+            ts, price, size = wholes(self.name, ts=ts, price=price, size=size)
+        if not 0 <= price <= 10_000 or size < 0:
+            raise out_of_range(self.name, price, size)
         market = self._codes.get(ticker)
         if market is None:
             market = self._code(ticker)
-        if market >= len(self._pass.state):
-            self._pass.reserve(market + 1)
+        own = self._pass
+        if market >= own.room:
+            own.reserve(market + 1)
         row = self._count
         self._count = row + 1
-        state = self._pass.state
-        side = self._one(state, market, ts, price, size, taker == "yes", self.rule)
-        return self._made(row, ts, ticker, side, price, state[market : market + 1]) if side else None
+        side = self._one(own.state_at, market, ts, price, size, taker == "yes", own.rule_at)
+        return self._made(row, ts, ticker, side, price, own.state[market : market + 1]) if side else None
+
+    @cached_property
+    def _one(self) -> Any:
+        # Compiled when the first live print comes: research does not wait for it.
+        return one_of(self.step, self.fields, self._pass.rule.dtype)
 
     def batch(self, markets: Array, ts: Array, prices: Array, sizes: Array, takers: Array) -> list[Fire]:
         """Take a batch of live prints as arrays of one length; the fires they made.
 
         Args:
-            markets: codes from `codes`, UInt32.
+            markets: codes from `codes`, UInt32; all five are contiguous arrays of the dtypes named here.
             ts: exchange times in microseconds, Int64.
             prices: YES prices, Int16.
             sizes: UInt32.
@@ -199,14 +218,24 @@ class CompiledSignal:
         300
 
         Raises:
-            SignalError: a code that `codes` has not given out.
+            SignalError: a code that `codes` has not given out, or an array of another length or dtype; none of
+                the batch is taken.
         """
         first = self._count
+        if not len(markets) == len(ts) == len(prices) == len(sizes) == len(takers):
+            lengths = tuple(map(len, (markets, ts, prices, sizes, takers)))
+            raise SignalError(self.name, "batch", lengths, "five arrays of one length")
         if len(markets) and (top := int(markets.max())) >= len(self._names):
             raise SignalError(self.name, "markets", top, "codes given by codes()")
+        columns = Columns(markets, ts, prices, sizes, takers)
+        try:
+            lots = list(self._pass.pushing(columns, first))
+        except TypeError:
+            # What the compiled loop does not take is looked for now, not at every batch.
+            raise _mistyped(self.name, columns) from None
         self._count = first + len(markets)
         made = []
-        for fires in self._pass.pushing(Columns(markets, ts, prices, sizes, takers), first):
+        for fires in lots:
             for i, row in enumerate(fires.row.tolist()):
                 ticker = self._names[fires.market[i]]
                 at, price = int(ts[row - first]), int(fires.price[i])
@@ -258,12 +287,55 @@ def _made_with(kind: type[Kind], parameters: dict[str, Any]) -> Kind:
     return kind(**parameters)
 
 
+def wholes(signal: str, **numbers: Any) -> list[int]:
+    """Numbers of a live print as Python's own, where they are whole.
+
+    Raises:
+        SignalError: one is none.
+    """
+    found = []
+    for name, number in numbers.items():
+        try:
+            found.append(index(number))
+        except TypeError:
+            words = {
+                "ts": "microseconds, a whole number",
+                "price": "the YES price in 1/10,000 dollar, a whole number",
+            }
+            raise SignalError(
+                signal, name, number, words.get(name, "1/100 contracts, a whole number")
+            ) from None
+    return found
+
+
+def out_of_range(signal: str, price: int, size: int) -> SignalError:
+    """What is wrong with a live print's price or size."""
+    if size < 0:
+        return SignalError(signal, "size", size, "1/100 contracts from 0")
+    return SignalError(signal, "price", price, "the YES price in 1/10,000 dollar, 0 to 10,000")
+
+
+def _mistyped(signal: str, columns: Columns) -> SignalError:
+    """Which of a batch's arrays the compiled loop does not take."""
+    for name, array, dtype in zip(_ARRAYS, columns, _TYPES, strict=True):
+        if getattr(array, "dtype", None) != dtype or not array.flags.c_contiguous:
+            shown = getattr(array, "dtype", type(array).__name__)
+            return SignalError(signal, name, str(shown), f"a contiguous array of {dtype}")
+    return SignalError(signal, "batch", "five arrays", "arrays of one dimension")
+
+
+def plain(value: Any) -> Any:
+    """A numpy number or truth value, as a loop over an array gives them, as Python's own; others as they are."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def number_in(signal: str, name: str, value: Any, low: float, high: float, words: str) -> float:
     """A parameter as a number in [low, high].
 
     Raises:
         SignalError: it is none.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise SignalError(signal, name, value, words)
     return float(value)
@@ -288,7 +360,7 @@ def cents_in(signal: str, name: str, value: Any) -> int:
         SignalError: out of range, or finer than a hundredth of a cent.
     """
     try:
-        price = cents(value)
+        price = cents(plain(value))
     except UnitError:
         price = -1
     if not 0 <= price <= 10_000:
@@ -322,6 +394,7 @@ def flag_in(signal: str, name: str, value: Any) -> bool:
     Raises:
         SignalError: it is neither.
     """
+    value = plain(value)
     if not isinstance(value, bool):
         raise SignalError(signal, name, value, "True or False")
     return value

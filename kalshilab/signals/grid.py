@@ -6,6 +6,7 @@ market), the others run side by side on two threads.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from concurrent.futures import Executor
 from itertools import product
@@ -16,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import UsageError
-from kalshilab.signals.driver import CompiledSignal
+from kalshilab.signals.driver import CompiledSignal, plain
 from kalshilab.signals.model import like
 from kalshilab.signals.scan import scan_cells
 from kalshilab.tape.reading import Source
@@ -29,16 +30,21 @@ def cells_of(
 ) -> tuple[list[dict[str, Any]], list[CompiledSignal]]:
     """The settings of a grid's cells, varied parameters only, and their signals.
 
-    A parameter is varied if it is given as a list, a range or an array; the last one varies fastest.
+    A parameter is varied if it is given as a list, a range, an array or a series; the last one varies fastest.
 
     Raises:
         SignalError: a value out of range.
-        UsageError: a list of nothing.
+        UsageError: a list of nothing, or `kind` is not what makes signals.
     """
+    if not callable(kind) or (inspect.isfunction(kind) and "tape" in inspect.signature(kind).parameters):
+        named = getattr(kind, "__name__", repr(kind))
+        raise UsageError(
+            f"grid: {named} is not a signal's class; grid takes Rlm, PriceBand, ... or a custom signal"
+        )
     varied = {
-        k: v.tolist() if isinstance(v, np.ndarray) else list(v)
+        k: [plain(value) for value in v]
         for k, v in parameters.items()
-        if isinstance(v, list | range | np.ndarray)
+        if isinstance(v, list | range | np.ndarray | pl.Series)
     }
     for name, values in varied.items():
         if not values:
@@ -62,7 +68,7 @@ def grid(
         tape: a tape of any frame kind, a `Lake`, or the path of one.
         kind: a signal's class, or a custom signal.
         executor, shards: as for `scan`.
-        parameters: of the signal; those given as lists, ranges or arrays are varied.
+        parameters: of the signal; those given as lists, ranges, arrays or series are varied.
 
     Returns:
         The fires as a frame of the tape's kind (polars for a lake), in the order of the cells and then of the
@@ -81,14 +87,14 @@ def grid(
     Raises:
         SignalError: a parameter out of range, before anything is read.
         TapeError, LakeError: as for `scan`.
-        UsageError: a list of nothing.
+        UsageError: a list of nothing, or `kind` is not what makes signals.
     """
     settings, signals = cells_of(kind, parameters)
     found = scan_cells(tape, signals, executor, shards)
     labelled = [
         frame.select(
             *(
-                pl.lit(value).alias(name if name not in frame.columns else f"{name}_set")
+                pl.lit(_shown(value)).alias(name if name not in frame.columns else f"{name}_set")
                 for name, value in setting.items()
             ),
             pl.all(),
@@ -97,3 +103,10 @@ def grid(
     ]
     whole = pl.concat(labelled, how="vertical_relaxed")
     return whole if isinstance(tape, str | Path | Source) else like(whole, tape)
+
+
+def _shown(value: Any) -> Any:
+    """A parameter's value as a column can hold it: an object, such as a policy, by its name."""
+    if value is None or isinstance(value, bool | int | float | str | tuple | list):
+        return value
+    return getattr(value, "__name__", None) or type(value).__name__

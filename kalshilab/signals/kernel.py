@@ -19,8 +19,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+from numba.extending import intrinsic
 
-__all__ = ["BUY_NO", "BUY_YES", "COLUMNS", "NOTHING", "Array", "compiled", "fresh_state", "grown", "loop_of", "one_of", "vector"]  # fmt: skip
+__all__ = ["BUY_NO", "BUY_YES", "COLUMNS", "NOTHING", "Array", "address_of", "compiled", "fresh_state", "grown", "loop_of", "one_of", "packed", "vector"]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -48,30 +49,69 @@ def grown(state: Array, markets: int) -> Array:
     return bigger
 
 
+def _as_pointer(typing: Any, address: Any) -> Any:
+    """What numba asks of an intrinsic function: its signature, and how to make its code."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return numba.types.voidptr(address), generate
+
+
+_pointer: Any = intrinsic(_as_pointer)
+_records: Any = numba.carray  # type: ignore[attr-defined]
+"""An array of records at a pointer."""
+
+
+def address_of(array: Array) -> int:
+    """Where an array's memory begins; it is there as long as the array is kept."""
+    return int(array.ctypes.data)
+
+
+def packed(rule: tuple[Any, ...]) -> Array:
+    """A rule as one record, whose address compiled code takes."""
+    kinds = {bool: "?", int: "i8", float: "f8"}
+    dtype = np.dtype([(f"r{at}", kinds[type(value)]) for at, value in enumerate(rule)], align=True)
+    return np.array([rule], dtype)
+
+
 @cache
-def loop_of(step: Any, reads: tuple[str, ...], fields: np.dtype[Any], rule: Any) -> Any:
+def _unpacked(rule: np.dtype[Any]) -> Any:
+    """A compiled function that gives the fields of a packed rule as a tuple."""
+    fields = ", ".join(f"rule.{name}" for name in rule.names or ())
+    scope: dict[str, Any] = {}
+    # Fields of a record can be named in compiled code only, not looped over.
+    exec(f"def unpack(rule):\n    return ({fields},)\n", scope)
+    return compiled(scope["unpack"])
+
+
+@cache
+def loop_of(step: Any, reads: tuple[str, ...], fields: np.dtype[Any], rule: np.dtype[Any]) -> Any:
     """The compiled loop for a compiled step that reads these columns; the others are never touched.
 
-    It is compiled here, a few tenths of a second, for states of these fields and a rule of this numba type, and
-    for no other: read-only and writable columns share one machine code.  Its arguments: state, market codes,
-    the range of codes, the four columns (empty where not read), the row to start at, three buffers for row,
-    side and state at each fire, and the rule as a tuple.
+    It is compiled here, a few tenths of a second, for states of these fields and a packed rule of this dtype, and
+    for no other: read-only and writable columns share one machine code.  Its arguments: the address of the
+    state and how many markets it has room for, market codes, the range of codes, the four columns (empty where
+    not read), the row to start at, buffers for row and side and the address of one for the state at each fire,
+    and the address of the rule.  Addresses, because an array of records takes longer to hand over than a
+    hundred prints to look at.
 
     It returns how far it got and how many fires are in the buffers.  It stops early when the buffers are full,
     and at a market in the range for which the state has no room.
     """
     read_ts, read_price, read_size, read_taker = (name in reads for name in COLUMNS)
     # Constants of the loop: what a step does not read is not loaded.
-    record = numba.from_dtype(fields)
-    signature = numba.types.UniTuple(numba.int64, 2)(  # type: ignore[no-untyped-call]
-        vector(record, True), vector(numba.uint32), numba.int64, numba.int64, vector(numba.int64),
-        vector(numba.int16), vector(numba.uint32), vector(numba.uint8), numba.int64,
-        vector(numba.int64, True), vector(numba.uint8, True), vector(record, True), rule,
+    unpack = _unpacked(rule)
+    whole = numba.int64
+    signature = numba.types.UniTuple(whole, 2)(  # type: ignore[no-untyped-call]
+        whole, whole, vector(numba.uint32), whole, whole, vector(whole), vector(numba.int16), vector(numba.uint32),
+        vector(numba.uint8), whole, vector(whole, True), vector(numba.uint8, True), whole, whole,
     )  # fmt: skip
 
     @njit(signature, nogil=True, error_model="numpy")
     def loop(
-        state: Any,
+        state_at: int,
+        places: int,
         markets: Any,
         low: int,
         high: int,
@@ -82,11 +122,14 @@ def loop_of(step: Any, reads: tuple[str, ...], fields: np.dtype[Any], rule: Any)
         start: int,
         rows: Any,
         sides: Any,
-        seen: Any,
-        rule: Any,
+        seen_at: int,
+        rule_at: int,
     ) -> tuple[int, int]:
+        state = _records(_pointer(state_at), places, fields)
+        seen = _records(_pointer(seen_at), len(rows), fields)
+        values = unpack(_records(_pointer(rule_at), 1, rule)[0])
         count = 0
-        room = min(high, low + len(state))
+        room = min(high, low + places)
         for i in range(start, len(markets)):
             market = np.int64(markets[i])
             if market < low or market >= room:
@@ -98,7 +141,7 @@ def loop_of(step: Any, reads: tuple[str, ...], fields: np.dtype[Any], rule: Any)
             price = np.int64(prices[i]) if read_price else 0
             size = np.int64(sizes[i]) if read_size else 0
             taker_yes = takers[i] == 0 if read_taker else False
-            side = step(state[market], ts, price, size, taker_yes, *rule)
+            side = step(state[market], ts, price, size, taker_yes, *values)
             if side != 0:
                 rows[count] = i
                 sides[count] = side
@@ -117,11 +160,17 @@ def vector(of: Any, writable: bool = False) -> Any:
 
 
 @cache
-def one_of(step: Any) -> Any:
-    """The compiled call of a step for one print: `(state, market, ts, price, size, taker_yes, rule) -> side`."""
+def one_of(step: Any, fields: np.dtype[Any], rule: np.dtype[Any]) -> Any:
+    """The compiled call of a step for one print: `(address of the state, market, ts, price, size, taker_yes, address
+    of the rule) -> side`.  The state has room for the market: who calls sees to it."""
+    unpack = _unpacked(rule)
+    whole = numba.int64
+    signature = whole(whole, whole, whole, whole, whole, numba.boolean, whole)
 
-    @compiled
-    def one(state: Any, market: int, ts: int, price: int, size: int, taker_yes: bool, rule: Any) -> int:
-        return step(state[market], ts, price, size, taker_yes, *rule)  # type: ignore[no-any-return]
+    @njit(signature, nogil=True, error_model="numpy")
+    def one(state_at: int, market: int, ts: int, price: int, size: int, taker_yes: bool, rule_at: int) -> int:
+        state = _records(_pointer(state_at), market + 1, fields)
+        values = unpack(_records(_pointer(rule_at), 1, rule)[0])
+        return step(state[market], ts, price, size, taker_yes, *values)  # type: ignore[no-any-return]
 
     return one

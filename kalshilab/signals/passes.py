@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-import numba
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.kernel import Array, fresh_state, grown, loop_of
+from kalshilab.signals.kernel import Array, address_of, fresh_state, grown, loop_of, packed
 
 __all__ = ["CellPass", "Columns", "Fires", "OneCell", "Pass", "chunks_of", "columns_of"]
 
@@ -103,16 +102,21 @@ class Pass:
         high: int | None = None,
         markets: int = 0,
     ) -> None:
-        self._loop, self._rule = loop_of(step, reads, fields, numba.typeof(rule)), rule  # type: ignore[no-untyped-call]
+        self.rule = packed(rule)
+        self._loop = loop_of(step, reads, fields, self.rule.dtype)
         self._low, self._high = low, EVERY if high is None else high
-        self.state = fresh_state(max(min(self._high, markets) - low, 0), fields)
         self._rows = np.empty(BUFFER, np.int64)
         self._sides = np.empty(BUFFER, np.uint8)
         self._seen = np.empty(BUFFER, fields)
+        self.rule_at, self._seen_at = address_of(self.rule), address_of(self._seen)
+        self._keep(fresh_state(max(min(self._high, markets) - low, 0), fields))
+
+    def _keep(self, state: Array) -> None:
+        self.state, self.state_at, self.room = state, address_of(state), len(state)
 
     def reserve(self, markets: int) -> None:
         """Make room for codes below `markets`, as far as they are in this pass's range."""
-        self.state = grown(self.state, min(markets, self._high) - self._low)
+        self._keep(grown(self.state, min(markets, self._high) - self._low))
 
     def push(self, columns: Columns, first_row: int = 0) -> Fires:
         """The fires of the next prints; `first_row` is the row of the first of them in the tape."""
@@ -134,15 +138,18 @@ class Pass:
     def pushing(self, columns: Columns, first_row: int) -> Iterator[Fires]:
         """As `push`, a buffer of fires at a time, none of them empty."""
         market, ts, price, size, taker = columns
-        rows, sides, seen = self._rows, self._sides, self._seen
+        rows, sides = self._rows, self._sides
         start, end = 0, len(market)
         while start < end:
             start, count = self._loop(
-                self.state, market, self._low, self._high, ts, price, size, taker, start, rows, sides, seen, self._rule
+                self.state_at, self.room, market, self._low, self._high, ts, price, size, taker, start, rows, sides,
+                self._seen_at, self.rule_at,
             )  # fmt: skip
             if count:
                 at = rows[:count].copy()
-                yield Fires(at + first_row, market[at], price[at], sides[:count].copy(), seen[:count].copy())
+                yield Fires(
+                    at + first_row, market[at], price[at], sides[:count].copy(), self._seen[:count].copy()
+                )
             if start < end and count < BUFFER:
                 # It stopped at a market there was no room for.
                 self.reserve(int(market[start:].max()) + 1)

@@ -12,23 +12,29 @@ or as "module:name" where it must come from settings.  "buy" buys YES, "sell" bu
 is forgotten, and with None when all are, so before each run over a tape as well.
 
 It is called for every print, in Python: some hundred thousand prints a second at best.  A rule that can be
-written in a dozen lines is a thousand times faster as a `kalshilab.signal`.
+written in a dozen lines is a thousand times faster as a `kalshilab.signal`.  Because it may remember what it likes
+across markets, it is shown all prints in their order, by one process: `scan` and `grid` take it, and leave
+their executor alone.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 import polars as pl
 
 from kalshilab.errors import SignalError
+from kalshilab.signals.driver import out_of_range, wholes
 from kalshilab.signals.model import Fire, Frame, as_tape, like
+from kalshilab.tape.reading import Source, batches
 from kalshilab.tape.schema import TAKER, TIME
+from kalshilab.units import PRICE
 
-__all__ = ["Action", "Observation", "Policy", "RlModel", "RlModelFire", "load_object"]
+__all__ = ["Action", "Observation", "Policy", "RlModel", "RlModelFire", "load_object", "rl_model"]
 
 Action = Literal["hold", "buy", "sell"]
 NO_POLICY = 'no policy is given: set policy="module:name" (KALSHILAB_POLICY); until then it holds'
@@ -132,10 +138,14 @@ class RlModel:
         """Take one print (our units, `ts` in microseconds); a fire if the policy says buy or sell.
 
         Raises:
-            SignalError: `taker` is neither "yes" nor "no", or the policy says something else.
+            SignalError: `taker` is neither "yes" nor "no", a number is not whole or out of range, or the policy
+                says something else.
         """
         if taker not in ("yes", "no"):
             raise SignalError(self.name, "taker", taker, "yes or no")
+        ts, price, size = wholes(self.name, ts=ts, price=price, size=size)
+        if not 0 <= price <= PRICE or size < 0:
+            raise out_of_range(self.name, price, size)
         row = self._count
         self._count = row + 1
         m = self._markets.get(ticker)
@@ -163,19 +173,24 @@ class RlModel:
 
     def run(self, tape: Frame) -> Frame:
         """All fires over a tape, from fresh state, as a frame of the tape's kind; live state is not touched,
-        but the policy, if it has a state of its own, is reset before and after.
+        but the policy, if it has a state of its own, is reset before and after.  A lake is read piece by piece,
+        and a polars frame comes back.  Without a policy there are no fires, and a warning says why.
 
         Raises:
             TapeError: not a tape.
+            LakeError: the lake is damaged.
             SignalError: the policy's answer is none.
         """
-        frame = as_tape(tape).with_columns(
-            pl.col("ts").dt.epoch("us"), pl.col("ticker", "taker").cast(pl.String)
-        )
+        found = self.fires(tape)
+        return found if isinstance(tape, Source) else like(found, tape)  # type: ignore[return-value]
+
+    def fires(self, tape: Any) -> pl.DataFrame:
+        """As `run`, as a polars frame in any case."""
+        if self._act is None:
+            warnings.warn(f"rl_model: {NO_POLICY}", stacklevel=3)
         fresh = type(self)(self._policy)
         fresh.reset()
-        rows = frame.select("ticker", "ts", "price", "size", "taker").iter_rows()
-        fires = [fire for row in rows if (fire := fresh.update(*row)) is not None]
+        fires = [fire for row in _rows(tape) if (fire := fresh.update(*row)) is not None]
         fresh.reset()
         schema: dict[str, Any] = {
             "row": pl.UInt64, "ts": pl.Int64, "ticker": pl.String, "side": TAKER, "price": pl.Int16,
@@ -183,7 +198,7 @@ class RlModel:
         }  # fmt: skip
         found = pl.DataFrame([msgspec.structs.astuple(f) for f in fires], schema=schema, orient="row")
         times = pl.col("ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME)
-        return like(found.with_columns(times), tape)  # type: ignore[no-any-return]
+        return found.with_columns(times)
 
     def reset(self, ticker: str | None = None) -> None:
         """Forget what was seen of one market, or of all; the policy is told if it has `reset`."""
@@ -202,6 +217,32 @@ class RlModel:
 
     def __repr__(self) -> str:
         return f"RlModel(policy={self.parameters['policy']!r})"
+
+
+def _rows(tape: Any) -> Iterator[tuple[Any, ...]]:
+    """The prints of a tape of any kind as the arguments of `update`."""
+    if isinstance(tape, Source):
+        tickers = tape.tickers.cast(pl.String)
+        frames: Iterator[pl.DataFrame] = (
+            batch.frame.with_columns(tickers.gather(batch.frame["market"]).alias("ticker"))
+            for batch in batches(tape, ["market", "ts", "price", "size", "taker"])
+        )
+    else:
+        frames = iter([as_tape(tape, ("ts", "price", "size", "taker"))])
+    for frame in frames:
+        plain = frame.with_columns(pl.col("ts").dt.epoch("us"), pl.col("ticker", "taker").cast(pl.String))
+        yield from plain.select("ticker", "ts", "price", "size", "taker").iter_rows()
+
+
+def rl_model(tape: Frame, *, policy: Any = None) -> Frame:
+    """All fires of a policy over a tape; `RlModel(policy).run(tape)`.
+
+    >>> import kalshilab as kl
+    >>> fires = rl_model(kl.sample()[0], policy=lambda seen: "sell" if seen.n_trades == 25 else "hold")
+    >>> fires.columns[-2:], set(fires["side"])
+    (['yes_ratio', 'first_price'], {'no'})
+    """
+    return RlModel(policy).run(tape)
 
 
 def load_object(signal: str, name: str, text: str) -> Any:

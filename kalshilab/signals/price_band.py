@@ -92,10 +92,15 @@ class PriceBand(CompiledSignal):
         bounds = cents_in(self.name, "low", low), cents_in(self.name, "high", high)
         if bounds[0] > bounds[1]:
             raise SignalError(self.name, "high", high, f"at least low={low!r}")
-        self._inner = cents_in(self.name, "inner", inner[0]), cents_in(self.name, "inner", inner[1])
+        pair = tuple(inner) if isinstance(inner, tuple | list) else ()
+        if len(pair) != 2:
+            raise SignalError(self.name, "inner", inner, "two prices in cents, lower and upper")
+        self._inner = cents_in(self.name, "inner", pair[0]), cents_in(self.name, "inner", pair[1])
+        if self._inner[0] > self._inner[1]:
+            raise SignalError(self.name, "inner", inner, "the lower price first")
         # The step sees YES prices: a band of NO prices is its mirror image.
         yes = bounds if side == "yes" else (PRICE - bounds[1], PRICE - bounds[0])
-        given = {"side": side, "low": low, "high": high, "inner": tuple(inner), "rearm": rearm}
+        given = {"side": side, "low": low, "high": high, "inner": pair, "rearm": rearm}
         super().__init__((*yes, side == "yes", flag_in(self.name, "rearm", rearm)), given, FIELDS)
 
     def own(self, seen: Array, prices: Array) -> dict[str, Array]:

@@ -37,7 +37,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.driver import CompiledSignal, cents_in, number_in, side_in, whole_in
+from kalshilab.signals.driver import CompiledSignal, cents_in, number_in, plain, side_in, whole_in
 from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
 from kalshilab.signals.model import Fire, Frame
 from kalshilab.signals.passes import CellPass, OneCell
@@ -207,7 +207,8 @@ class Rlm(CompiledSignal):
         max_price: float = 100,
         side: str = "no",
     ) -> None:
-        if rearm not in (False, True, "stronger") or isinstance(rearm, int) != isinstance(rearm, bool):
+        rearm = plain(rearm)
+        if not isinstance(rearm, bool) and rearm != "stronger":
             raise SignalError(self.name, "rearm", rearm, 'False, True or "stronger"')
         if flow not in ("trades", "contracts"):
             raise SignalError(self.name, "flow", flow, "trades or contracts")
@@ -271,7 +272,7 @@ class Rlm(CompiledSignal):
         """Take one live print; a fire if it made one.  `size` matters to a flow by contracts only.
 
         Raises:
-            SignalError: `taker` is neither "yes" nor "no".
+            SignalError: `taker` is neither "yes" nor "no", or a number is not whole or out of range.
         """
         return super().update(ticker, ts, price, size, taker)  # type: ignore[return-value]
 

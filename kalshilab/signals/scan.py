@@ -40,6 +40,7 @@ from kalshilab.errors import LakeError, UsageError
 from kalshilab.signals.driver import CompiledSignal
 from kalshilab.signals.model import as_tape, like
 from kalshilab.signals.passes import Columns, Fires, chunks_of, columns_of
+from kalshilab.signals.policy import RlModel
 from kalshilab.tape.lake import scan_tape
 from kalshilab.tape.reading import Source, batches
 
@@ -72,7 +73,7 @@ def spawn_pool(processes: int | None = None) -> Iterator[Executor]:
 
 def scan(
     source: Any,
-    signal: CompiledSignal,
+    signal: CompiledSignal | RlModel,
     executor: Executor | int | None = None,
     *,
     shards: int | None = None,
@@ -81,6 +82,7 @@ def scan(
 
     Args:
         source: a `Lake`, the path of one, or a tape as a frame.
+        signal: a signal with its parameters.  The policy of an `RlModel` sees all prints in this process.
         executor: None: this process, with reading and scanning overlapped.  A number: that many processes of
             our own.  Or any `concurrent.futures.Executor`, Dask's `Client.get_executor()` included; its
             workers must see the lake under the same path.
@@ -95,7 +97,7 @@ def scan(
     Raises:
         LakeError: a file is missing, damaged or not what the manifest says; nothing is left out silently.
         TapeError: the source is not a tape.
-        UsageError: fewer than one process or shard.
+        UsageError: fewer than one process or shard, or `signal` is none.
     """
     found = scan_cells(source, [signal], executor, shards)[0]
     return found if isinstance(source, str | Path | Source) else like(found, source)
@@ -103,7 +105,7 @@ def scan(
 
 def scan_cells(
     source: Any,
-    signals: Sequence[CompiledSignal],
+    signals: Sequence[Any],
     executor: Executor | int | None = None,
     shards: int | None = None,
 ) -> list[pl.DataFrame]:
@@ -112,6 +114,12 @@ def scan_cells(
     Raises:
         LakeError, TapeError, UsageError: as for `scan`.
     """
+    for signal in signals:
+        if not isinstance(signal, CompiledSignal | RlModel):
+            shown = getattr(signal, "__name__", type(signal).__name__)
+            raise UsageError(
+                f"{shown} is not a signal: give a class with its parameters, such as Rlm(min_trades=25)"
+            )
     if isinstance(executor, int):
         if executor < 1:
             raise UsageError(f"executor={executor}: at least one process")
@@ -122,6 +130,8 @@ def scan_cells(
     count = shards or (1 if executor is None else workers_of(executor))
     if isinstance(source, str | Path):
         source = scan_tape(source)
+    if isinstance(signals[0], RlModel):
+        return [signal.fires(source) for signal in signals]
     if not isinstance(source, Source):
         return _scan_frame(source, signals, executor, count)
     groups = [range(len(signals))] if executor is None or shards else _groups(signals, count)

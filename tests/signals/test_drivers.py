@@ -245,6 +245,66 @@ def test_grid_and_scan_refuse_before_reading() -> None:
         )
 
 
+def test_what_is_no_signal_is_said() -> None:
+    tape = kl.sample()[0]
+    for wrong in (signals.rlm, signals.Rlm, None):
+        with pytest.raises(UsageError, match="is not a signal"):
+            signals.scan(tape, wrong)  # type: ignore[arg-type]
+    for no_kind in (signals.rlm, signals.Rlm(), None):
+        with pytest.raises(UsageError, match="is not a signal's class"):
+            signals.grid(tape, no_kind, min_trades=[5])  # type: ignore[arg-type]
+
+
+@every_signal
+def test_a_live_print_that_is_none_is_refused(signal: Any) -> None:
+    s = fresh(signal)
+    for wrong, words in (
+        (("A-B-1", 1, 0.43, 100, "yes"), "whole number"),
+        (("A-B-1", 1, 10_001, 100, "yes"), "0 to 10,000"),
+        (("A-B-1", 1, -1, 100, "yes"), "0 to 10,000"),
+        (("A-B-1", 1, 4300, 7.5, "yes"), "whole number"),
+        (("A-B-1", 1, 4300, -1, "yes"), "1/100 contracts"),
+        (("A-B-1", "now", 4300, 1, "yes"), "microseconds"),
+        (("A-B-1", 1, 4300, 1, None), "yes or no"),
+    ):
+        with pytest.raises(SignalError, match=words):
+            s.update(*wrong)
+    assert s.state("A-B-1") is None, "nothing of it was counted"
+    s.update("A-B-1", np.int64(1), np.int16(4300), np.uint32(100), "yes")
+    assert s.state("A-B-1") is not None
+
+
+def test_a_batch_that_is_none_is_refused() -> None:
+    s = signals.Rlm(min_trades=1)
+    good: dict[str, Any] = {
+        "markets": s.codes(["A-B-1", "A-B-2"]),
+        "ts": np.zeros(2, np.int64),
+        "prices": np.full(2, 5000, np.int16),
+        "sizes": np.ones(2, np.uint32),
+        "takers": np.zeros(2, np.uint8),
+    }
+    for name, array in good.items():
+        with pytest.raises(SignalError, match="of one length"):
+            s.batch(**good | {name: array[:1]})
+        for wrong in (array.astype(np.float32), np.zeros(4, array.dtype)[::2]):
+            with pytest.raises(SignalError, match=f"{name}=.*a contiguous array"):
+                s.batch(**good | {name: wrong})
+    assert s.state("A-B-1") is None
+    assert s.batch(**good) == []
+    assert s.update("A-B-1", 1, 4000, 100, "yes").row == 2  # type: ignore[union-attr]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = signals.Rlm(np.float32(0.5), np.int64(5), np.int16(2), rearm=np.bool_(True))  # type: ignore[arg-type]
+    assert repr(made) == repr(signals.Rlm(0.5, 5, 2, rearm=True))
+    assert signals.WhaleFade(min_value=np.int64(5), top=np.int32(3)).parameters["top"] == 3  # type: ignore[arg-type]
+    assert drift(quorum=np.int64(2), rearm=np.True_).parameters == drift(quorum=2, rearm=True).parameters
+    tape = kl.sample()[0]
+    whole = signals.grid(tape, signals.Rlm, min_trades=[5, 10])
+    assert signals.grid(tape, signals.Rlm, min_trades=list(np.array([5, 10]))).equals(whole)
+    assert signals.grid(tape, signals.Rlm, min_trades=pl.Series([5, 10])).equals(whole)
+
+
 def test_real_prints(shared: Any) -> None:
     from kalshilab.tape import to_tape
 

@@ -257,6 +257,8 @@ def test_own_columns() -> None:
     [
         (signals.PriceBand, {"side": "maybe"}), (signals.PriceBand, {"low": 90, "high": 80}),
         (signals.PriceBand, {"low": -1}), (signals.PriceBand, {"inner": (0.001, 5)}), (signals.PriceBand, {"rearm": 1}),
+        (signals.PriceBand, {"inner": 85}), (signals.PriceBand, {"inner": (80, 85, 90)}),
+        (signals.PriceBand, {"inner": (87, 83)}),
         (signals.WhaleFade, {"min_value": -1}), (signals.WhaleFade, {"min_value": "lots"}),
         (signals.WhaleFade, {"top": 0}), (signals.WhaleFade, {"window": 0}),
         (signals.WhaleFollow, {"max_leverage": -0.5}), (signals.WhaleFollow, {"rearm": None}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from made_tapes import Past, Print, as_rows, by_market, live, prints, tape_of
 import kalshilab as kl
 from kalshilab.errors import SignalError
 from kalshilab.signals import Observation, RlModel
+from kalshilab.tape import Lake
 
 
 class Counting:
@@ -66,10 +68,38 @@ def test_the_observation_is_the_past(rows: list[Print]) -> None:
         assert seen.since_last == (past[-1][0] - past[-2][0] if len(past) > 1 else 0)
 
 
+def test_scan_and_grid_take_it(tmp_path: Path) -> None:
+    tape, markets = kl.sample()
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(tape, markets)
+    policy = Counting()
+    whole = RlModel(policy).run(tape)
+    assert whole.height > 100
+    assert kl.signals.scan(lake, RlModel(policy)).equals(whole)
+    assert kl.signals.scan(str(lake.path), RlModel(policy), shards=3).equals(whole)
+    assert RlModel(policy).run(lake).equals(whole)
+    assert kl.signals.rl_model(tape, policy=policy).equals(whole)
+    assert kl.signals.scan(tape.lazy(), RlModel(policy)).collect().equals(whole)
+
+    def never(seen: Observation) -> str:
+        return "hold"
+
+    found = kl.signals.grid(tape.to_pandas(), RlModel, policy=[policy, never])
+    assert len(found) == whole.height
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    with pytest.raises(SignalError, match="whole number"):
+        RlModel(Counting()).update("A-B-1", 1, 0.43, 100, "yes")  # type: ignore[arg-type]
+    with pytest.raises(SignalError, match="0 to 10,000"):
+        RlModel(Counting()).update("A-B-1", 1, 10_001, 100, "yes")
+
+
 def test_without_a_policy_it_holds_and_says_why() -> None:
     signal = RlModel()
     assert "no policy is given" in signal.why
-    assert signal.run(kl.sample()[0]).height == 0
+    with pytest.warns(UserWarning, match="no policy is given"):
+        assert signal.run(kl.sample()[0]).height == 0
     assert signal.update("A-B-1", 1, 5000, 100, "yes") is None
     assert signal.state("A-B-1") == (1, 1.0)
     assert RlModel(Counting()).why == ""
