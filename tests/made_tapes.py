@@ -21,14 +21,23 @@ Past = list[tuple[int, int, int, str]]
 START = 1_700_000_000_000_000
 
 
-def prints(most: int = 100, gaps: tuple[int, ...] = (0, 1, 400_000, 30_000_000)) -> st.SearchStrategy[Any]:
-    """Lists of prints; times tie, as they do in sweeps."""
+def prints(most: int = 100, gaps: tuple[int, ...] = (0, 1, 500_000, 30_000_000)) -> st.SearchStrategy[Any]:
+    """Lists of prints; times tie, as they do in sweeps, and round prices and sizes come often: a rule's bounds are
+    round, and an error is most often at a bound."""
     return st.lists(
         st.tuples(
             st.sampled_from(gaps),
             st.sampled_from(["A-B-1", "A-B-2", "C-D-1"]),
-            st.one_of(st.integers(1, 99).map(lambda c: c * 100), st.integers(0, 10_000)),
-            st.one_of(st.integers(1, 5_000), st.integers(1, 60_000)),
+            st.one_of(
+                st.integers(0, 20).map(lambda c: c * 500),
+                st.integers(1, 99).map(lambda c: c * 100),
+                st.integers(0, 10_000),
+            ),
+            st.one_of(
+                st.sampled_from([100, 200, 1_000, 2_000, 20_000]),
+                st.integers(1, 5_000),
+                st.integers(1, 60_000),
+            ),
             st.sampled_from(["yes", "yes", "no"]),
         ),
         max_size=most,

@@ -259,6 +259,8 @@ def steam(
 ) -> Frame:
     """All fires of steam over a tape; `Steam(…).run(tape)`.
 
+    Parameters (`window` in seconds, `min_move` in cents) and errors are those of `Steam` and its `run`.
+
     >>> import kalshilab as kl
     >>> kl.signals.steam(kl.sample()[0], min_trades=3, window=3600).columns[-1]
     'move'
@@ -276,6 +278,8 @@ def burst(
     rearm: bool = False,
 ) -> Frame:
     """All fires of one-sided bursts over a tape; `Burst(…).run(tape)`.
+
+    Parameters (`window` in seconds) and errors are those of `Burst` and its `run`.
 
     >>> import kalshilab as kl
     >>> kl.signals.burst(kl.sample()[0], window=60).columns[-1]

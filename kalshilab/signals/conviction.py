@@ -319,6 +319,8 @@ def dollar_direction(
 ) -> Frame:
     """All fires of dollar direction over a tape; `DollarDirection(…).run(tape)`.
 
+    Parameters and errors are those of `DollarDirection` and its `run`.
+
     >>> import kalshilab as kl
     >>> kl.signals.dollar_direction(kl.sample()[0]).columns[-2:]
     ['yes_ratio', 'dollar_ratio']
@@ -330,6 +332,8 @@ def conviction_ratio(
     tape: Frame, *, min_ratio: float = 2.0, min_trades: int = 10, rearm: bool = False
 ) -> Frame:
     """All fires of the conviction ratio over a tape; `ConvictionRatio(…).run(tape)`.
+
+    Parameters and errors are those of `ConvictionRatio` and its `run`.
 
     >>> import kalshilab as kl
     >>> kl.signals.conviction_ratio(kl.sample()[0]).columns[-1]
@@ -347,6 +351,8 @@ def buy_back(
     rearm: bool = False,
 ) -> Frame:
     """All fires of buy-back over a tape; `BuyBack(…).run(tape)`.
+
+    Parameters and errors are those of `BuyBack` and its `run`.
 
     >>> import kalshilab as kl
     >>> kl.signals.buy_back(kl.sample()[0], half=5).columns[-1]

@@ -145,6 +145,8 @@ def low_leverage_variance(
 ) -> Frame:
     """All fires of low leverage variance over a tape; `LowLeverageVariance(…).run(tape)`.
 
+    Parameters and errors are those of `LowLeverageVariance` and its `run`.
+
     >>> import kalshilab as kl
     >>> kl.signals.low_leverage_variance(kl.sample()[0]).columns[-2:]
     ['std', 'no_ratio']

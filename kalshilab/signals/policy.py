@@ -237,6 +237,8 @@ def _rows(tape: Any) -> Iterator[tuple[Any, ...]]:
 def rl_model(tape: Frame, *, policy: Any = None) -> Frame:
     """All fires of a policy over a tape; `RlModel(policy).run(tape)`.
 
+    Parameters and errors are those of `RlModel` and its `run`.
+
     >>> import kalshilab as kl
     >>> fires = rl_model(kl.sample()[0], policy=lambda seen: "sell" if seen.n_trades == 25 else "hold")
     >>> fires.columns[-2:], set(fires["side"])

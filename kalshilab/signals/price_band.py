@@ -124,6 +124,8 @@ def price_band(
 ) -> Frame:
     """All fires of a price band over a tape; `PriceBand(…).run(tape)`.
 
+    Parameters (prices in cents) and errors are those of `PriceBand` and its `run`.
+
     >>> import kalshilab as kl
     >>> kl.signals.price_band(kl.sample()[0], side="yes", low=80, high=90).columns[-1]
     'tier'

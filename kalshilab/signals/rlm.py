@@ -300,6 +300,8 @@ def rlm(
 ) -> Frame:
     """All fires of reverse line movement over a tape; `Rlm(…).run(tape)`.
 
+    Parameters (`min_drop`, `min_price` and `max_price` in cents) and errors are those of `Rlm` and its `run`.
+
     >>> import kalshilab as kl
     >>> tape, markets = kl.sample()
     >>> fires = rlm(tape, min_trades=25, min_drop=5)

@@ -222,6 +222,8 @@ def whale_fade(
 ) -> Frame:
     """All fires against large YES buyers over a tape; `WhaleFade(…).run(tape)`.
 
+    Parameters (`min_value` in dollars, `window` in seconds) and errors are those of `WhaleFade` and its `run`.
+
     >>> import kalshilab as kl
     >>> set(kl.signals.whale_fade(kl.sample()[0], min_value=50)["side"])
     {'no'}
@@ -239,6 +241,8 @@ def whale_follow(
     window: float = 300,
 ) -> Frame:
     """All fires with large buyers over a tape; `WhaleFollow(…).run(tape)`.
+
+    Parameters (`min_value` in dollars, `window` in seconds) and errors are those of `WhaleFade` and its `run`.
 
     >>> import kalshilab as kl
     >>> kl.signals.whale_follow(kl.sample()[0], min_value=50).columns[-2:]

@@ -245,6 +245,16 @@ def repair(path: str | Path) -> list[str]:
     anew from the prints, without metadata (download gets them); codes that no print names get a ticker of our
     own making, "lost-<code>", because codes are never reused.  What killed processes left is removed.
 
+    >>> import tempfile
+    >>> import kalshilab as kl
+    >>> from kalshilab.tape import Lake
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lake = Lake.create(folder)
+    ...     done = lake.append(kl.sample()[0])
+    ...     lake.files[0].path.unlink()
+    ...     print(repair(folder)[0].split(":")[0], Lake.open(folder).rows < lake.rows)
+    trades/day=2025-06-01/part-1.parquet is missing True
+
     Raises:
         LakeError: there is no lake, neither its manifest nor the copy can be read, or somebody else writes to it.
     """

@@ -367,6 +367,15 @@ def scan_tape(path: str | Path) -> Lake | TapeFile:
 
     Both have `files`, `tickers`, `listing`, `rows`, `check_file` and `lazy`; signals take both.
 
+    >>> import tempfile
+    >>> import kalshilab as kl
+    >>> tape, markets = kl.sample()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = Lake.create(folder).append(tape, markets)
+    ...     source = scan_tape(folder)
+    ...     print(source.rows == tape.height, kl.signals.scan(source, kl.signals.Rlm()).equals(kl.signals.rlm(tape)))
+    True True
+
     Raises:
         LakeError: the lake cannot be read.
         TapeError: there is nothing there, or something else.

@@ -92,6 +92,15 @@ def first_bad(frame: pl.DataFrame, bad: pl.Expr, column: str, reason: str, value
 def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame itself, if it is a tape.
 
+    >>> import kalshilab as kl
+    >>> tape, markets = kl.sample()
+    >>> check_tape(tape) is tape
+    True
+    >>> check_tape(tape.reverse())
+    Traceback (most recent call last):
+    ...
+    kalshilab.errors.TapeError: column 'ts', first bad row 1 (...): goes back in time; sort by ts or use kalshilab.to_tape
+
     Raises:
         TapeError: a column is missing or of another dtype; a null where none may be; a price outside 0 to
             10,000; no size; times that go back; a market code that is not one ticker's own.
@@ -124,6 +133,11 @@ def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
 
 def check_markets(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame itself, if it is a markets table.
+
+    >>> import kalshilab as kl
+    >>> tape, markets = kl.sample()
+    >>> check_markets(markets) is markets
+    True
 
     Raises:
         TapeError: a column is missing or of another dtype; a ticker is null or stands twice; an event is
