@@ -3,6 +3,7 @@ in which takers lean to YES, so that sessions over them trade."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,27 +22,47 @@ Past = list[tuple[int, int, int, str]]
 START = 1_700_000_000_000_000
 
 
+TICKERS = ["A-B-1", "A-B-2", "C-D-1"]
+TAKERS = ["yes", "yes", "no"]
+ROUND_SIZES = [100, 200, 1_000, 2_000, 20_000]
+
+
 def prints(most: int = 100, gaps: tuple[int, ...] = (0, 1, 500_000, 30_000_000)) -> st.SearchStrategy[Any]:
     """Lists of prints; times tie, as they do in sweeps, and round prices and sizes come often: a rule's bounds are
-    round, and an error is most often at a bound."""
-    return st.lists(
+    round, and an error is most often at a bound.
+
+    Half are drawn print by print, which makes short ones (five prints on average) that shrink to what matters; half
+    are made from a seed, of any length up to `most`, because most rules need many prints to fire at all.
+    """
+    short = st.lists(
         st.tuples(
             st.sampled_from(gaps),
-            st.sampled_from(["A-B-1", "A-B-2", "C-D-1"]),
+            st.sampled_from(TICKERS),
             st.one_of(
                 st.integers(0, 20).map(lambda c: c * 500),
                 st.integers(1, 99).map(lambda c: c * 100),
                 st.integers(0, 10_000),
             ),
-            st.one_of(
-                st.sampled_from([100, 200, 1_000, 2_000, 20_000]),
-                st.integers(1, 5_000),
-                st.integers(1, 60_000),
-            ),
-            st.sampled_from(["yes", "yes", "no"]),
+            st.one_of(st.sampled_from(ROUND_SIZES), st.integers(1, 5_000), st.integers(1, 60_000)),
+            st.sampled_from(TAKERS),
         ),
         max_size=most,
     )
+    return st.one_of(short, st.builds(_from_seed, st.integers(0, 2**32), st.integers(0, most), st.just(gaps)))
+
+
+def _from_seed(seed: int, count: int, gaps: tuple[int, ...]) -> list[Print]:
+    rng = random.Random(seed)
+    return [
+        (
+            rng.choice(gaps),
+            rng.choice(TICKERS),
+            rng.choice([500 * rng.randint(0, 20), 100 * rng.randint(1, 99), rng.randint(0, 10_000)]),
+            rng.choice([rng.choice(ROUND_SIZES), rng.randint(1, 5_000), rng.randint(1, 60_000)]),
+            rng.choice(TAKERS),
+        )
+        for _ in range(count)
+    ]
 
 
 def leaning(markets: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -132,10 +132,14 @@ def test_later_rows_never_change_earlier_fires(
     signal: Any, rows: list[Print], later: list[Print], cut: int
 ) -> None:
     tape = tape_of(rows)
-    before = signal.run(tape).filter(pl.col("row") < cut).rows()
-    assert signal.run(tape.head(cut)).rows() == before, "removed"
-    replaced = signal.run(tape_of([*rows[:cut], *later]))
-    assert replaced.filter(pl.col("row") < min(cut, len(rows))).rows() == before, "replaced"
+    whole = signal.run(tape)
+    # At any print, and at those that fired and those before them, where a look at the next one would show.
+    firing = whole["row"].to_list()
+    for at in {cut, *(row + 1 for row in firing[:4]), *firing[-2:]}:
+        before = whole.filter(pl.col("row") < at).rows()
+        assert signal.run(tape.head(at)).rows() == before, "removed"
+        replaced = signal.run(tape_of([*rows[:at], *later]))
+        assert replaced.filter(pl.col("row") < min(at, len(rows))).rows() == before, "replaced"
 
 
 @every_signal
