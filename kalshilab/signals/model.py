@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import TapeError
+from kalshilab.signals.kernel import compiled
 from kalshilab.tape.schema import TAKER, first_bad, with_codes
 from kalshilab.units import PRICE
 
@@ -132,17 +133,29 @@ def _coded(frame: pl.DataFrame) -> pl.DataFrame:
         return with_codes(frame)
     # Two tapes put together have codes that mean two things, and a signal would take two markets for one.
     # Hashes of names are compared, which costs less than the names.
-    hashes = frame["ticker"].hash().to_numpy()
     of_code = np.zeros(top + 1, np.uint64)
-    of_code[market] = hashes
-    known = of_code[of_code != 0]
-    if (of_code[market] != hashes).any() or len(np.unique(known)) != len(known):
+    alike = _named(market.astype(np.uint32, copy=False), frame["ticker"].hash().to_numpy(), of_code)
+    known = pl.Series(of_code[of_code != 0])
+    if not alike or known.n_unique() != len(known):
         raise TapeError(
             "does not stand for one ticker each, as in two tapes put together; leave the column out, or "
             "kalshilab.to_tape assigns codes",
             column="market",
         )
     return frame
+
+
+@compiled
+def _named(market: Any, hashes: Any, of_code: Any) -> bool:
+    """Note the hash of each code's name; whether every print has that of its code."""
+    for i in range(len(market)):
+        own = hashes[i] | np.uint64(1)
+        noted = of_code[market[i]]
+        if noted == 0:
+            of_code[market[i]] = own
+        elif noted != own:
+            return False
+    return True
 
 
 def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
