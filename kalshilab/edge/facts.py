@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import polars as pl
 
+from kalshilab.tape.schema import MARKETS_SCHEMA
+
 __all__ = ["SETTLEMENT_FACTS", "named_facts", "point_in_time"]
 
 SETTLEMENT_FACTS: Final = ("result", "settlement", "settled_ts", "close_ts")
@@ -21,13 +23,19 @@ SETTLEMENT_FACTS: Final = ("result", "settlement", "settled_ts", "close_ts")
 
 
 def point_in_time(markets: pl.DataFrame | None) -> pl.DataFrame | None:
-    """The markets without settlement facts.
+    """The markets without settlement facts, in the order of their tickers.
+
+    Columns that are none of `kalshilab.tape.schema.MARKETS_SCHEMA` are left out too: nobody can say since when they
+    were known.  Nor does the order of the rows say anything.
 
     >>> import kalshilab as kl
     >>> "result" in point_in_time(kl.sample()[1]).columns
     False
     """
-    return None if markets is None else markets.drop(SETTLEMENT_FACTS, strict=False)
+    if markets is None:
+        return None
+    kept = [c for c in MARKETS_SCHEMA.names() if c in markets.columns and c not in SETTLEMENT_FACTS]
+    return markets.select(kept).sort("ticker")
 
 
 def named_facts(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -42,6 +50,8 @@ def named_facts(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _words(function: Any, seen: set[int]) -> Iterator[str]:
+    for name in ("func", "py_func", "__wrapped__"):  # Of functools and numba.
+        function = getattr(function, name, function)
     code = getattr(function, "__code__", None)
     if code is None:
         code = getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
@@ -52,6 +62,7 @@ def _words(function: Any, seen: set[int]) -> Iterator[str]:
     scope = getattr(function, "__globals__", {})
     for name in code.co_names:
         called = scope.get(name)
+        called = getattr(called, "py_func", getattr(called, "__wrapped__", called))
         # What other packages name is theirs.
         if isinstance(called, types.FunctionType) and called.__module__ == function.__module__:
             yield from _words(called, seen)

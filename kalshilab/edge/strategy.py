@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import polars as pl
 
+from kalshilab.edge.held import anew
 from kalshilab.edge.ledger import canonical
 from kalshilab.errors import EdgeError
 from kalshilab.signals.driver import CompiledSignal
@@ -42,11 +44,19 @@ class Strategy(msgspec.Struct, frozen=True):
     """The signal itself, where it is one."""
     function: Any = None
     """The function, where it is one."""
+    held_by: Any = None
+    """Where it may hold what it was not given: the function or object as it was handed over, a signal's step."""
 
     @property
     def label(self) -> str:
         """Name and parameters, as one types them."""
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+
+    def anew(self, until: datetime | None = None) -> Strategy:
+        """The strategy as if it had never run, with nothing in its own tables that is later than `until`."""
+        if self.signal is not None or self.held_by is None:
+            return self
+        return strategy_of(anew(self.held_by, until))
 
     def fires(self, tape: Any, markets: pl.DataFrame | None = None) -> pl.DataFrame:
         """Its fires over a tape, by row.
@@ -54,12 +64,13 @@ class Strategy(msgspec.Struct, frozen=True):
         Raises:
             EdgeError: what it returned are no fires, or it cannot read a lake.
         """
-        if isinstance(tape, Source) and self.signal is None:
+        if isinstance(tape, Source) and self.function is not None:
             raise EdgeError(
                 f"{self.name} is a function of frames and cannot read a lake; give it lake.read(since, until), or write "
                 "it as a @kalshilab.signal"
             )
-        found = scan(tape, self.signal) if isinstance(tape, Source) else self.run(tape, markets)
+        scanned = isinstance(tape, Source) and self.signal is not None
+        found = scan(tape, self.signal) if scanned else self.run(tape, markets)
         if isinstance(found, pl.LazyFrame):
             found = found.collect()
         elif not isinstance(found, pl.DataFrame):
@@ -97,17 +108,19 @@ def strategy_of(thing: Any) -> Strategy:
         return thing
     if isinstance(thing, CompiledSignal):
         parameters = {k: v for k, v in thing.parameters.items() if _plain(v)}
-        return Strategy(thing.name, parameters, _code(thing), lambda tape, _: thing.run(tape), thing)
+        step = getattr(getattr(thing, "declaration", None), "step", None)
+        return Strategy(
+            thing.name, parameters, _code(thing), lambda tape, _: thing.run(tape), thing, held_by=step
+        )
     if callable(getattr(thing, "run", None)) and not isinstance(thing, type):
         parameters = {k: v for k, v in getattr(thing, "parameters", {}).items() if _plain(v)}
         name = str(getattr(thing, "name", type(thing).__name__))
-        return Strategy(
-            name, parameters, _text(type(thing)), lambda tape, _: thing.run(tape), function=type(thing).run
-        )
+        run = thing.run if _takes(thing.run) > 1 else lambda tape, _: thing.run(tape)
+        return Strategy(name, parameters, _text(type(thing)), run, function=type(thing).run, held_by=thing)
     if callable(thing) and not isinstance(thing, type):
-        name = getattr(thing, "__name__", type(thing).__name__)
+        name = getattr(getattr(thing, "func", thing), "__name__", type(thing).__name__)
         run = thing if _takes(thing) > 1 else lambda tape, _: thing(tape)
-        return Strategy(name, {}, _text(thing), run, function=thing)
+        return Strategy(name, {}, _text(thing), run, function=thing, held_by=thing)
     raise EdgeError(
         f"{thing!r} is neither a signal nor a function of a tape; make the signal first, as kl.signals.Rlm()"
     )

@@ -1,0 +1,260 @@
+"""What a strategy holds besides its tape: every way to bring the future along is found, and honest ones are left alone."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+import kalshilab as kl
+from kalshilab.edge import audit
+from kalshilab.edge.held import anew, brought
+
+S = kl.signals
+TAPE, MARKETS = kl.synth.martingale(n_markets=1_200, seed=11)
+RULE = S.Rlm(min_trades=5, min_drop=1)
+WHOLE = TAPE  # What a notebook calls its tape, and a function takes in place of its argument.
+LIFE = TAPE.group_by("ticker").agg(first=pl.col("price").first(), last=pl.col("price").last())
+WON = frozenset(MARKETS.filter(pl.col("result") == "no")["ticker"])
+LAST = dict(LIFE.select("ticker", "last").iter_rows())
+BEGAN = TAPE.group_by("ticker").agg(pl.col("ts").first()).filter(pl.col("ticker").is_in(list(WON)))
+TIMES = np.sort(BEGAN["ts"].dt.epoch("us").to_numpy())
+GOOD = pd.DataFrame({"ticker": sorted(WON)})
+MEMORY: dict[str, Any] = {}
+
+
+def among(fires: pl.DataFrame, tickers: Any) -> pl.DataFrame:
+    return fires.filter(pl.col("ticker").cast(pl.String).is_in(list(tickers)))
+
+
+def features(tape: pl.DataFrame) -> pl.DataFrame:
+    return among(RULE.run(tape), LIFE.filter(pl.col("last") < pl.col("first"))["ticker"])
+
+
+def another_tape(tape: pl.DataFrame) -> pl.DataFrame:
+    ended = WHOLE.group_by("ticker").agg(z=pl.col("price").last())
+    fires = RULE.run(tape).join(ended, on="ticker", how="left", maintain_order="left")
+    return fires.filter(pl.col("z") < pl.col("price"))
+
+
+def memory(tape: pl.DataFrame) -> pl.DataFrame:
+    if "z" not in MEMORY:
+        MEMORY["z"] = tape.group_by("ticker").agg(z=pl.col("price").last())
+    fires = RULE.run(tape).join(MEMORY["z"], on="ticker", how="left", maintain_order="left")
+    return fires.filter(pl.col("z") < pl.col("price"))
+
+
+@functools.lru_cache(None)
+def ended(ticker: str) -> int:
+    return int(LAST[ticker])
+
+
+def cached(tape: pl.DataFrame) -> pl.DataFrame:
+    fires = RULE.run(tape)
+    below = [ended(t) < p for t, p in fires.select("ticker", "price").iter_rows()]
+    return fires.filter(pl.Series(below, dtype=pl.Boolean))
+
+
+def closure() -> Callable[[pl.DataFrame], pl.DataFrame]:
+    winners = set(WON)
+    return lambda tape: among(RULE.run(tape), winners)
+
+
+def merged(tape: pl.DataFrame) -> pl.DataFrame:
+    fires = RULE.run(tape).to_pandas().astype({"ticker": str})
+    return pl.from_pandas(fires.merge(GOOD, on="ticker"))
+
+
+def by_default(tape: pl.DataFrame, known: Any = WON) -> pl.DataFrame:
+    return among(RULE.run(tape), known)
+
+
+def given(known: Any, tape: pl.DataFrame) -> pl.DataFrame:
+    return among(RULE.run(tape), known)
+
+
+class Informed:
+    name = "informed"
+
+    def __init__(self) -> None:
+        self.won = dict.fromkeys(WON, True)
+
+    def run(self, tape: pl.DataFrame) -> pl.DataFrame:
+        return among(RULE.run(tape), self.won)
+
+
+@kl.signal(state={"known": int}, buy="no")
+def frozen(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
+    if s.n == 1:
+        i = np.searchsorted(TIMES, ts)
+        s.known = 1 if i < len(TIMES) and TIMES[i] == ts else 0
+    return s.known == 1 and s.n >= 5
+
+
+def elsewhere(tape: pl.DataFrame) -> pl.DataFrame:
+    import told_elsewhere  # type: ignore[import-not-found]
+
+    return among(RULE.run(tape), told_elsewhere.WON)
+
+
+def from_a_file(tape: pl.DataFrame) -> pl.DataFrame:
+    return among(RULE.run(tape), pl.read_parquet("features.parquet")["ticker"])
+
+
+@numba.njit
+def lengths(market: Any, n: int) -> Any:
+    out = np.zeros(n, np.int64)
+    for m in market:
+        out[m] += 1
+    return out
+
+
+def life_share(tape: pl.DataFrame) -> pl.DataFrame:
+    """Only in the second half of a market's prints: what half that is, is known at the end."""
+    market = tape["market"].to_numpy()
+    fires = RULE.run(tape)
+    n = lengths(market, int(market.max(initial=0)) + 1)[market[fires["row"].to_numpy().astype(np.int64)]]
+    return fires.filter(pl.Series(fires["n_trades"].to_numpy() >= 0.5 * n, dtype=pl.Boolean))
+
+
+CHEATS: dict[str, tuple[Any, str]] = {
+    "a table of features": (features, "holds LIFE, which names"),
+    "the tape by another name": (another_tape, "differs"),
+    "a memory of an earlier call": (memory, "differs"),
+    "a cache": (cached, "holds LAST, which names"),
+    "a closure": (closure(), "holds winners, which names"),
+    "a pandas join": (merged, "holds GOOD, which names"),
+    "a default": (by_default, "a default of by_default"),
+    "a partial": (functools.partial(given, WON), "which names"),
+    "an object": (Informed(), "holds Informed.won, which names"),
+    "a compiled step": (frozen(), "names prints by their time"),
+    "a module": (elsewhere, "holds told_elsewhere.WON, which names"),
+    "a file": (from_a_file, "reads data while it runs (read_parquet)"),
+    "counts of a compiled function": (life_share, "differs"),
+}
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    module = types.ModuleType("told_elsewhere")
+    module.WON = set(WON)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "told_elsewhere", module)
+    pl.DataFrame({"ticker": sorted(WON)}).write_parquet(tmp_path / "features.parquet")
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_the_future_is_found_wherever_it_is_kept(name: str) -> None:
+    cheat, said = CHEATS[name]
+    failed = [a for a in audit.every(cheat, TAPE, MARKETS, seeds=2, cuts=12) if not a.passed]
+    assert failed and any(said in a.detail for a in failed), failed
+    assert all(a.first_row is not None and a.first_row["ticker"] for a in failed if a.name != "null replay")
+
+
+def test_the_verdict_says_it_with_the_first_row() -> None:
+    found = kl.validate(features, TAPE, MARKETS, b=99)
+    assert found.verdict == "INVALID_LOOKAHEAD"
+    assert "its first fire is at row" in found.criterion(1).detail
+
+
+def test_columns_of_ones_own_and_the_order_of_the_table_are_not_handed_on() -> None:
+    def asks(tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+        return among(RULE.run(tape), markets.filter(pl.col("outcome") == "no")["ticker"])
+
+    told = MARKETS.with_columns(outcome=pl.col("result"))
+    assert "must not have" in audit.settlement_facts(asks, TAPE, told).detail
+    seen: list[list[str]] = []
+
+    def looks(tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+        if markets["ticker"].to_list() != sorted(markets["ticker"]):
+            raise AssertionError("sorted by something else")
+        return RULE.run(tape)
+
+    assert audit.settlement_facts(looks, TAPE, MARKETS.sort("result", "settled_ts")).passed and not seen
+
+
+SCORES = TAPE.gather_every(7).select("ts", "ticker", rating=pl.col("price") / 10_000)
+SERIES = {"KXSYN": 1.0, "KXOTHER": 0.5}
+WEIGHTS = np.linspace(0.0, 1.0, 37)
+COUNTED = [0]
+
+
+def scored(tape: pl.DataFrame) -> pl.DataFrame:
+    """Fires where what was known elsewhere by then agrees: a table with times, joined backward."""
+    fires = RULE.run(tape).sort("ts")
+    known = SCORES.sort("ts").with_columns(pl.col("ticker").cast(fires.schema["ticker"]))
+    both = fires.join_asof(known, on="ts", by="ticker", strategy="backward", check_sortedness=False)
+    return both.filter(pl.col("rating") < 0.9).sort("row")
+
+
+def plain(tape: pl.DataFrame) -> pl.DataFrame:
+    COUNTED[0] += 1
+    fires = RULE.run(tape)
+    return fires.filter(pl.col("price") > 10 * SERIES["KXSYN"] * WEIGHTS.sum())
+
+
+def recursive(tape: pl.DataFrame, depth: int = 2) -> pl.DataFrame:
+    return recursive(tape, depth - 1) if depth else RULE.run(tape)
+
+
+@pytest.mark.parametrize("honest", [scored, plain, recursive, lambda tape: RULE.run(tape)])
+def test_honest_functions_pass(honest: Any) -> None:
+    for found in audit.every(honest, TAPE, MARKETS, seeds=3, cuts=8):
+        assert found.passed, found
+    assert COUNTED == [0], "audits leave no trace in what a function remembers"
+
+
+def test_a_table_with_times_that_is_joined_forward_is_found() -> None:
+    def peeks(tape: pl.DataFrame) -> pl.DataFrame:
+        fires = RULE.run(tape).sort("ts")
+        later = SCORES.sort("ts").with_columns(pl.col("ticker").cast(fires.schema["ticker"]))
+        both = fires.join_asof(later, on="ts", by="ticker", strategy="forward", check_sortedness=False)
+        return both.filter(pl.col("rating") * 10_000 < pl.col("price")).sort("row")
+
+    assert not audit.prefix_invariance(peeks, TAPE, cuts=20).passed
+
+
+def test_copies_share_what_the_originals_share() -> None:
+    held: list[int] = []
+
+    def add() -> int:
+        held.append(1)
+        return len(held)
+
+    def twice() -> int:
+        add()
+        return add()
+
+    copied = anew(twice)
+    assert copied() == 2 and copied() == 4 and anew(twice)() == 2 and held == []
+    assert anew(print) is print and anew(3) == 3
+
+
+def test_rows_of_a_table_count_from_their_latest_time_on() -> None:
+    until = datetime(2025, 1, 2, tzinfo=UTC)
+    days = [datetime(2025, 1, d, tzinfo=UTC) for d in (1, 2, 3)]
+    table = pl.DataFrame({"t": days, "late": [days[0], days[2], None], "open_ts": [days[2]] * 3})
+    assert anew([table], until)[0].height == 1 and anew([table])[0].height == 3
+    assert anew({"k": table.drop("late").to_pandas()}, until)["k"].shape[0] == 2
+    assert anew((table.drop("late").lazy(),), until)[0].collect().height == 2
+
+
+def test_tables_of_outcomes_are_refused_whatever_times_they_have() -> None:
+    found = brought(lambda tape: among(RULE.run(tape), MARKETS["ticker"]), TAPE, MARKETS)
+    assert found is not None and "result, settlement" in found.what and len(found.tickers) > 1_000
+    one = next(iter(WON))
+    assert brought(lambda tape: RULE.run(tape).filter(pl.col("ticker") == one), TAPE) is None
+    numbers = np.zeros(TAPE.height)
+    found = brought(lambda tape: numbers, TAPE)
+    assert found is not None and "a number for each market or print" in found.what
