@@ -15,7 +15,7 @@ dollar-day is Σπ / Σ(c·h); a year has 365 of them, simple interest.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -25,7 +25,9 @@ import polars as pl
 from kalshilab.edge.model import check_entries, event_means, settled
 from kalshilab.market.fee_schedule import FeeSchedule
 
-__all__ = ["Measures", "measure", "refee", "sizes"]
+__all__ = ["Measures", "Role", "measure", "refee", "sizes"]
+
+Role = Literal["taker", "maker"]
 
 YEAR: Final = 365.0
 
@@ -118,19 +120,25 @@ def measure(entries: pl.DataFrame) -> Measures:
 
 
 def refee(
-    entries: pl.DataFrame, contracts: int, markets: pl.DataFrame, schedule: FeeSchedule | None = None
+    entries: pl.DataFrame,
+    contracts: int,
+    markets: pl.DataFrame,
+    schedule: FeeSchedule | None = None,
+    *,
+    role: Role = "taker",
 ) -> pl.DataFrame:
     """The same fills in orders of another size: fees, costs and profits anew.
 
     Args:
         markets: for the fee type and multiplier of each.
+        role: whether the fills took liquidity or made it, for the fee.
     """
     terms = check_entries(entries).join(
         markets.select("ticker", "fee_type", "fee_multiplier"), on="ticker", how="left", maintain_order="left"
     )
     some = terms.select("series", pl.coalesce("entry_ts", "ts").alias("ts"), "fee_type", "fee_multiplier")
     price = entries["price"].fill_null(0.0).to_numpy()
-    fees = (schedule or FeeSchedule()).fees(some, price, contracts=contracts)
+    fees = (schedule or FeeSchedule()).fees(some, price, contracts=contracts, role=role)
     return (
         entries.with_columns(pl.when("filled").then(pl.Series(fees)).alias("fee"))
         .with_columns((pl.col("price") + pl.col("fee")).alias("cost"))
@@ -139,10 +147,10 @@ def refee(
 
 
 def sizes(
-    entries: pl.DataFrame, markets: pl.DataFrame, *, schedule: FeeSchedule | None = None
+    entries: pl.DataFrame, markets: pl.DataFrame, *, schedule: FeeSchedule | None = None, role: Role = "taker"
 ) -> dict[int, float]:
     """The edge in cents in orders of 1, 10 and 100 contracts: small orders pay for the rounding of their fees."""
-    return {c: measure(refee(entries, c, markets, schedule)).edge for c in (1, 10, 100)}
+    return {c: measure(refee(entries, c, markets, schedule, role=role)).edge for c in (1, 10, 100)}
 
 
 def _mean(values: pl.Series | npt.NDArray[np.float64]) -> float:
