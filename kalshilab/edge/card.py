@@ -150,7 +150,16 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> str:
         """The card without its long frames, as indented JSON with sorted keys: the same card, the same text."""
-        short = ("waterfall", "buckets", "calibration", "latency", "heatmap", "categories", "blocks")
+        short = (
+            "waterfall",
+            "buckets",
+            "calibration",
+            "latency",
+            "heatmap",
+            "categories",
+            "blocks",
+            "placebos",
+        )
         whole = {
             "name": self.name,
             "verdict": self.verdict,

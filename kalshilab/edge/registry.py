@@ -236,7 +236,8 @@ class Registry:
     def registered_first(self, prereg_hash: str, data_hash: str) -> bool:
         """Whether a hypothesis was registered before its family touched the data, and was never tuned on it.
 
-        Only then may it use the whole sample; otherwise its confirmation has to come from a lockbox.
+        Only then may it use the whole sample; otherwise its confirmation has to come from a lockbox.  The cells of a
+        grid that stands in its specification were foreseen: they are trials, and no tuning.
         """
         self._ledger.refresh()
         hypothesis, _, line = self._known(prereg_hash)
@@ -245,7 +246,8 @@ class Registry:
             if e.data_hash == data_hash and self._hypotheses[e.prereg_hash][0].family == hypothesis.family
         ]  # fmt: skip
         points = {canonical(e.trial.parameters) for e in touched if e.prereg_hash == prereg_hash}
-        return len(points) <= 1 and all(e.line > line for e in touched)
+        foreseen = bool(hypothesis.spec.get("grid")) or len(points) <= 1
+        return foreseen and all(e.line > line for e in touched)
 
     def trials(self, family: str) -> int:
         """How many distinct (specification, parameter point, data) were evaluated in a family, failures included."""

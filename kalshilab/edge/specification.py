@@ -17,6 +17,7 @@ from kalshilab.edge.ledger import canonical, hash_of
 from kalshilab.edge.registry import Hypothesis, Registry
 from kalshilab.edge.strategy import Strategy, strategy_of
 from kalshilab.errors import EdgeError, RegistryError
+from kalshilab.market.fee_schedule import FeeSchedule
 
 __all__ = [
     "Terms",
@@ -62,13 +63,14 @@ def hypothesis_of(
     mechanism: str,
     author: str,
     grid: Mapping[str, Sequence[Any]] | None = None,
+    schedule: FeeSchedule | None = None,
     **terms: Any,
 ) -> Hypothesis:
     """What `validate` judges when it is given the same signal, grid and terms; to be registered before it is.
 
     Args:
         id, family, mechanism, author: as of `kalshilab.edge.registry.Hypothesis`.
-        grid: neighbouring values of parameters, as for `validate`.
+        grid, schedule: neighbouring values of parameters and fees, as for `validate`.
         terms: of `Terms`.
 
     >>> import kalshilab as kl
@@ -77,7 +79,7 @@ def hypothesis_of(
     ('rlm', 2.0)
     """
     return Hypothesis(
-        id, family, mechanism, author, specification(strategy_of(signal), terms_of(terms), grid)
+        id, family, mechanism, author, specification(strategy_of(signal), terms_of(terms), grid, schedule)
     )
 
 
@@ -100,9 +102,15 @@ def terms_of(given: Mapping[str, Any]) -> Terms:
     return terms
 
 
-def specification(strategy: Strategy, on: Terms, grid: Mapping[str, Sequence[Any]] | None) -> dict[str, Any]:
-    """The specification of a strategy, as plain values."""
-    return {
+def specification(
+    strategy: Strategy,
+    on: Terms,
+    grid: Mapping[str, Sequence[Any]] | None,
+    schedule: FeeSchedule | None = None,
+) -> dict[str, Any]:
+    """The specification of a strategy, as plain values; fees of one's own are part of it."""
+    fees = {} if schedule is None else {"fees": schedule.described()}
+    return fees | {
         "signal": strategy.name, "parameters": strategy.parameters, "code": strategy.code,
         "terms": msgspec.structs.asdict(on), "grid": None if grid is None else {k: list(v) for k, v in grid.items()},
         "metric": "mean over events of the event's mean net profit, cents a contract",
@@ -131,10 +139,9 @@ def registered(
     return book, prereg, book.hypothesis(prereg).family
 
 
-def trials_of(book: Registry, prereg: str, family: str, strategy: Strategy, data: str) -> int:
-    """Trials of the family, this one included."""
-    point = canonical(strategy.parameters)
-    known = any(
-        canonical(e.trial.parameters) == point and e.data_hash == data for e in book.evaluations(prereg)
-    )
-    return book.trials(family) + (not known)
+def trials_of(
+    book: Registry, prereg: str, family: str, points: Sequence[Mapping[str, Any]], data: str
+) -> int:
+    """Trials of the family, these points included."""
+    known = {canonical(e.trial.parameters) for e in book.evaluations(prereg) if e.data_hash == data}
+    return book.trials(family) + len({canonical(point) for point in points} - known)

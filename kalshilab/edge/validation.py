@@ -6,9 +6,10 @@ outcomes not known yet, too small a sample, what the price alone earns, a few lu
 setting, a price that nobody would have got, the number of tries.
 
 **Trials.**  Every validation is written into a registry.  Without one of your own that is the registry of this
-process (`kalshilab.edge.specification.session_registry`): it counts what was tried here, and knows nothing of before.  With `registry=` the
-hypothesis must have been registered (`hypothesis_of`), and an unregistered one is refused.  Neighbouring settings,
-which line 9 looks at, are no trials: their edges are not offered for a choice.
+process (`kalshilab.edge.specification.session_registry`): it counts what was tried here, and knows nothing of before.
+With `registry=` the hypothesis must have been registered (`hypothesis_of`), and an unregistered one is refused.  Each
+cell of a `grid=` is a trial too.  The steps to each side that line 9 looks at without one are not: they are there to
+see whether the edge stands on a single setting, and whoever goes over to one of them validates it, and is counted.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from kalshilab.edge.ledger import canonical
 from kalshilab.edge.lockbox import Lockbox
 from kalshilab.edge.model import Criterion
 from kalshilab.edge.multiplicity import event_matrix, pbo, romano_wolf
-from kalshilab.edge.pnl import sizes
-from kalshilab.edge.registry import Registry
+from kalshilab.edge.pnl import Role, sizes
+from kalshilab.edge.registry import Registry, Trial
 from kalshilab.edge.specification import Terms, registered, specification, terms_of, trials_of
 from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
 from kalshilab.edge.walk import walk_forward
@@ -93,7 +94,8 @@ def validate(
         seed: the same seed gives the same card.
         b: resamples, at least; more where the number of trials asks for more.
         grid: neighbouring values of parameters, `{"min_trades": [15, 25, 40]}`; None: a step to each side of each.
-        trials: hypotheses tried in all; None: what the registry counts for the family, this one included.
+        trials: hypotheses tried in all, where more were than the registry counts for the family, this one included;
+            never fewer.
         registry: a registry, or its file; None: this process's (see the module).
         lockbox: take the confirmation from the last 30 % of event time, and spend a look for it, if nothing else
             has failed.
@@ -120,7 +122,7 @@ def validate(
     """
     strategy, on = strategy_of(signal), terms_of(terms)
     tape, markets = _tables(tape, markets)
-    spec, data = specification(strategy, on, grid), _data(tape, markets)
+    spec, data = specification(strategy, on, grid, schedule), _data(tape, markets)
     book, prereg, family = registered(registry, strategy, spec)
     fixed = {
         **msgspec.structs.asdict(on), "exclusive": exclusive, "schedule": schedule, "books": books,
@@ -142,9 +144,12 @@ def validate(
         )
     else:
         audited = audit.every(strategy, *_excerpt(tape, markets), seed=seed) if audits else ()
+        if audited and entries["filled"].any():
+            audited = (*audited, audit.outcome_resampling(entries, b=499, seed=seed))
     cells = _cells(strategy, grid, tape, bought, executor)
     pool = baseline.pool(tape, fires, bought, seed=seed) if fires.height else None
-    m = trials if trials is not None else trials_of(book, prereg, family, strategy, data["hash"])
+    points = [strategy.parameters, *(c.parameters for c in cells[1:] if grid is not None)]
+    m = max(trials or 1, trials_of(book, prereg, family, points, data["hash"]))
     near = None if pool is None else _with_horizon(pool, markets)
     judged = judge(
         _with_horizon(entries, markets),
@@ -156,8 +161,8 @@ def validate(
         executor=executor,
     )
     found = judged.inference
-    p, edge, n_eff = (None, None, None) if found is None else (found.p, found.edge, found.n_eff)
-    book.evaluated(prereg, strategy.parameters, data["hash"], p, edge, n_eff, notebook)
+    enough = found is not None and bool(judged.criteria[0].passed)
+    book.evaluated_all(prereg, _trials(points, cells, found, enough), data["hash"], notebook)
     lines = [
         criteria.look_ahead(audited),
         criteria.data(
@@ -169,7 +174,10 @@ def validate(
         *judged.criteria,
     ]
     frames = _frames(strategy, entries, pool, cells, tape, markets, claim, judged, seed)
-    numbers = _numbers(judged, left, cohort, m, entries, markets, schedule)
+    if not enough and "heatmap" in frames:
+        # Of too small a sample there is no p-value to admire, nor of its neighbours.
+        frames["heatmap"] = frames["heatmap"].with_columns(p=pl.lit(None, pl.Float64), star=pl.lit(False))
+    numbers = _numbers(judged, left, cohort, m, entries, markets, on, schedule) | _gap(frames["waterfall"])
     if on.rule == "maker":
         frames["markouts"], chosen = _quoted(entries, tape, markets, books, on, schedule, seed)
         numbers |= chosen
@@ -179,6 +187,7 @@ def validate(
     else:
         ladder = robustness.latency(fires, bought)
         frames["latency"] = ladder
+        frames["placebos"] = audit.placebos(audit.variants(strategy), tape, markets, bought)
         dearer = robustness.interval(bought(fires, ticks=1)).estimate
         taken = capacity.tape_capacity(entries, tape, window=on.window, latency=on.latency)
         minute = float(ladder.filter(pl.col("latency_s") == 60.0)["edge"][0])
@@ -302,6 +311,34 @@ def _walked(cells: Sequence[robustness.Cell]) -> float | None:
     return walk.edge if walk.events else None
 
 
+def _trials(
+    points: Sequence[Mapping[str, Any]],
+    cells: Sequence[robustness.Cell],
+    found: Inference | None,
+    enough: bool,
+) -> list[Trial]:
+    """What is written down: of the rule itself and of each cell of a grid; p-values only of samples large enough."""
+    own = Trial(dict(points[0]), None, None, None) if found is None else Trial(
+        dict(points[0]), found.p if enough else None, found.edge, found.n_eff
+    )  # fmt: skip
+    others = []
+    for cell in cells[1 : len(points)]:
+        seen = robustness.interval(cell.entries)
+        others.append(Trial(dict(cell.parameters), seen.p if enough else None, seen.estimate, None))
+    return [own, *others]
+
+
+def _gap(steps: pl.DataFrame) -> dict[str, float]:
+    """By how many cents, and standard errors, the whole life shows more than the moment of the fire."""
+    known = {row["step"]: row for row in steps.iter_rows(named=True)}
+    whole, fired = known.get("whole life"), known.get("as of the fire")
+    if whole is None or fired is None:
+        return {}
+    errors = [(row["upper"] - row["lower"]) / 3.92 for row in (whole, fired) if row["lower"] is not None]
+    se = float(np.hypot(*errors)) if len(errors) == 2 else errors[0]
+    return {"look_ahead_gap": whole["edge"] - fired["edge"], "look_ahead_gap_se": se}
+
+
 def _overfit(cells: Sequence[robustness.Cell]) -> tuple[float | None, int, float | None, float]:
     """Share of neighbours with a positive edge, how many, PBO and how often the best of one half loses in the other."""
     others = [robustness.interval(c.entries).estimate for c in cells[1:]]
@@ -405,11 +442,12 @@ def _quoted(
 
 def _numbers(
     judged: Judgement, left: Left, cohort: Cohort, trials: int, entries: pl.DataFrame, markets: pl.DataFrame,
-    schedule: FeeSchedule | None,
+    on: Terms, schedule: FeeSchedule | None,
 ) -> dict[str, Any]:  # fmt: skip
     m, found = judged.measures, judged.inference
     enough = bool(judged.criteria[0].passed)
-    sized = sizes(entries, markets, schedule=schedule) if m.n_filled else {}
+    role: Role = "maker" if on.rule == "maker" else "taker"
+    sized = sizes(entries, markets, schedule=schedule, role=role) if m.n_filled else {}
     return {
         "fires": left.fires,
         "kept": cohort.kept,

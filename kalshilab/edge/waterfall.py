@@ -35,6 +35,8 @@ from kalshilab.units import PRICE
 __all__ = ["life_mean", "waterfall"]
 
 DRAWS: Final = 499
+GAP: Final = 3.0
+"""Standard errors from which on a gap between the whole life and the fire is told."""
 
 
 def life_mean(entries: pl.DataFrame, tape: Any) -> pl.Series:
@@ -54,6 +56,18 @@ def life_mean(entries: pl.DataFrame, tape: Any) -> pl.Series:
     return joined.select(
         pl.when(pl.col("side") == "yes").then("mean").otherwise(1 - pl.col("mean"))
     ).to_series()
+
+
+def _flagged(rows: list[dict[str, Any]]) -> None:
+    """Where the whole life shows more than the moment of the fire by over three standard errors, its note says so."""
+    known = {row["step"]: row for row in rows}
+    whole, fired = known.get("whole life"), known.get("as of the fire")
+    if whole is None or fired is None or fired["lower"] is None:
+        return
+    errors = (whole["edge"] - fired["edge"]) / max((fired["upper"] - fired["lower"]) / 3.92, 1e-12)
+    if errors > GAP:
+        gap = whole["edge"] - fired["edge"]
+        whole["note"] = whole["note"].replace("looks ahead", f"looks ahead by {gap:+.1f} c", 1)
 
 
 def waterfall(
@@ -133,6 +147,7 @@ def waterfall(
             "looks ahead: mean of all prices, later ones too",
         )
     step("as of the fire", of(free, free["value"] - free["fired_at"]), "the firing print's price")
+    _flagged(rows)
     step("mid", of(free, free["value"] - free["mid"]), "half a spread from it")
     filled = known.filter("filled")
     step("bought", of(filled, filled["value"] - filled["price"]), "a price that could be paid")

@@ -75,6 +75,11 @@ class FeeSchedule:
         self._changes = table.select(*_CHANGES).sort("from_ts")
         self._grid = grid
 
+    def described(self) -> dict[str, Any]:
+        """What it says beyond the published table, as plain values: its grid and its changes."""
+        rows = self._changes.with_columns(pl.col("from_ts").dt.epoch("us"))
+        return {"grid": self._grid, "changes": [list(row) for row in rows.iter_rows()]}
+
     def fee(
         self,
         series: str,

@@ -106,13 +106,18 @@ def measured(row: dict[str, Any]) -> str:
 
 
 def colour_of(step: str, edge: float, note: str) -> str:
-    """A step's colour in a waterfall: grey for what was claimed and for what looks ahead, which measure no edge.
+    """A step's colour in a waterfall: grey for what was claimed and for what looks ahead, which measure no edge; red
+    where looking ahead shows more than three standard errors above the moment of the fire.
 
     >>> colour_of("whole life", 16.8, "looks ahead: filter and entry over the whole life") == GREY
+    True
+    >>> colour_of("whole life", 16.8, "looks ahead by +16.7 c: filter and entry over the whole life") == RED
     True
     >>> colour_of("after fees", -7.8, "of those that were bought") == RED
     True
     """
+    if note.startswith("looks ahead by"):
+        return RED
     if step.startswith("claimed") or note.startswith("looks ahead"):
         return GREY
     return RED if edge < 0 else BLUE

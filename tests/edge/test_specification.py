@@ -44,10 +44,10 @@ def test_the_registry_of_this_process_takes_everything_once() -> None:
     spec = specification(strategy, terms_of({}), None)
     book, prereg, family = registered(None, strategy, spec)
     assert book is session_registry() and family == "steam" and registered(None, strategy, spec)[1] == prereg
-    before = trials_of(book, prereg, family, strategy, "data")
+    before = trials_of(book, prereg, family, [strategy.parameters], "data")
     book.evaluated(prereg, strategy.parameters, "data", 0.5, 0.1, 10.0)
-    assert trials_of(book, prereg, family, strategy, "data") == before
-    assert trials_of(book, prereg, family, strategy, "other data") == before + 1
+    assert trials_of(book, prereg, family, [strategy.parameters], "data") == before
+    assert trials_of(book, prereg, family, [strategy.parameters], "other data") == before + 1
 
 
 def test_a_registry_of_ones_own_refuses_what_it_does_not_know() -> None:

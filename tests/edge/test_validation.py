@@ -15,6 +15,7 @@ from kalshilab.edge.card import FIGURES, Card
 from kalshilab.edge.registry import Registry
 from kalshilab.edge.specification import hypothesis_of
 from kalshilab.errors import EdgeError, RegistryError, TapeError
+from kalshilab.market.fee_schedule import FeeSchedule
 from kalshilab.tape.lake import Lake
 
 RULE = kl.signals.Rlm(yes_threshold=0.65, min_trades=8, min_drop=2)
@@ -91,6 +92,46 @@ def test_too_small_a_sample_says_what_it_could_have_seen() -> None:
     assert all(line.passed is None for line in found.criteria if line.number > 3)
 
 
+def test_too_small_a_sample_shows_no_p_value_anywhere() -> None:
+    """Not in the numbers, nor in what is written, shown, recorded or registered, nor for a neighbouring setting."""
+    rule = kl.signals.Rlm(min_trades=15, min_drop=2)
+    registry = registered(rule)
+    found = kl.validate(rule, *kl.sample(), registry=registry)
+    told = json.loads(found.to_json())
+    assert found.verdict == "INSUFFICIENT" and found.numbers["events"] > 20
+
+    def values(node: Any, path: str = "") -> list[tuple[str, Any]]:
+        if isinstance(node, dict):
+            return [x for k, v in node.items() for x in values(v, f"{path}.{k}")]
+        if isinstance(node, list):
+            return [x for v in node for x in values(v, path)]
+        return [(path, node)]
+
+    shown = [
+        v
+        for path, v in values(told) + values(found.summary())
+        if path.split(".")[-1] in ("p", "p_adjusted", "p_mc")
+    ]
+    assert shown and all(v is None for v in shown)
+    assert not any(v for path, v in values(told) if path.endswith(".star"))
+    page = found._repr_html_() + repr(found) + "".join(f"{c.value} {c.detail}" for c in found.criteria)
+    assert "p =" not in page and "p-value" not in page
+    assert [e.trial.p for e in registry.evaluations()] == [None] and registry.board()["p"][0] is None
+    assert found.figure("heatmap").data
+
+
+def test_what_the_detectors_found_stands_on_the_card(card: Card) -> None:
+    assert card.criterion(1).value == "5 of 5 audits passed"
+    gap, se = card.numbers["look_ahead_gap"], card.numbers["look_ahead_gap_se"]
+    assert gap > 3 * se > 0
+    note = card.waterfall.filter(pl.col("step") == "whole life")["note"][0]
+    assert note.startswith(f"looks ahead by {gap:+.1f} c")
+    placebos = card.frames["placebos"]
+    assert placebos["name"].to_list()[0] == "rule" and {"mirrored", "other side"} <= set(placebos["name"])
+    assert placebos["inert"].null_count() == 1
+    assert "placebos" in json.loads(card.to_json())["frames"]
+
+
 def whole_life(tape: pl.DataFrame) -> pl.DataFrame:
     """NO at the tenth print of markets that end lower than they began."""
     life = tape.group_by("ticker").agg(pl.col("price").first().alias("a"), pl.col("price").last().alias("z"))
@@ -121,7 +162,9 @@ def test_a_lake_gives_the_same_verdict(tmp_path: Path) -> None:
     frame = kl.validate(RULE, stored, lake.markets, registry=registered(RULE), b=199)
     for source in (lake, str(lake.path)):
         found = kl.validate(RULE, source, registry=registered(RULE), b=199)
-        assert found.numbers == frame.numbers and found.verdict == frame.verdict
+        # A lake's whole life is that of the fired markets alone.
+        told, beside = ({k: v for k, v in c.numbers.items() if "gap" not in k} for c in (found, frame))
+        assert told == beside and found.verdict == frame.verdict
         assert found.waterfall.filter(pl.col("step") != "whole life").equals(
             frame.waterfall.filter(pl.col("step") != "whole life")
         )
@@ -158,6 +201,24 @@ def test_the_registry_is_asked_and_told(fair: tuple[pl.DataFrame, pl.DataFrame],
     with pytest.raises(RegistryError):
         kl.validate(RULE, tape, markets, registry=path, latency=60.0)
     assert kl.validate(RULE, tape, markets, registry=path, trials=4212, b=199).numbers["trials"] == 4212
+    assert kl.validate(RULE, tape, markets, registry=path, trials=1, b=199).numbers["trials"] == 2, (
+        "never fewer"
+    )
+    # Fees of one's own are other terms too.
+    free = FeeSchedule(grid="cent")
+    with pytest.raises(RegistryError):
+        kl.validate(RULE, tape, markets, registry=path, schedule=free)
+    registry.register(hypothesis_of(RULE, id="C", family="f", mechanism="m", author="us", schedule=free))
+    assert kl.validate(RULE, tape, markets, registry=path, schedule=free, b=199).numbers["trials"] == 3
+
+
+def test_each_cell_of_a_grid_is_a_trial(fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    grid = {"min_trades": [8, 12], "min_drop": [2, 4]}
+    registry = registered(RULE, grid=grid)
+    found = kl.validate(RULE, *fair, registry=registry, grid=grid, b=199)
+    assert found.numbers["trials"] == 4 and registry.trials("f") == 4
+    assert kl.validate(RULE, *fair, registry=registry, grid=grid, b=199).numbers["trials"] == 4
+    assert "m = 4 trials" in found.header
 
 
 def test_a_lockbox_is_opened_on_request_and_only_for_what_passes(
