@@ -131,6 +131,10 @@ class Lockbox:
             )
         return part.train, part.boundary
 
+    def outside(self, entries: pl.DataFrame) -> pl.DataFrame:
+        """The entries that may be looked at: those of `split`, or all of them while there is no boundary."""
+        return entries if self._boundary() is None else self._split(check_entries(entries)).train
+
     def open(
         self,
         entries: pl.DataFrame,

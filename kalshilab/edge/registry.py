@@ -13,7 +13,7 @@ returns, safe for several processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,6 +90,12 @@ class Evaluation(msgspec.Struct, frozen=True):
     """Microseconds since 1970 (UTC)."""
     line: int
     """Its line in the registry, from 0: what stands before was there before."""
+    sketch: tuple[int, ...] = ()
+    """Prints of the data as numbers (`kalshilab.edge.confirmation.sketch_of`); empty where none were written down."""
+
+    def saw(self, data_hash: str, sketch: Sequence[int] = ()) -> bool:
+        """Whether it was made on these data, or on data that share prints with them."""
+        return self.data_hash == data_hash or not set(self.sketch).isdisjoint(sketch)
 
 
 class Registry:
@@ -197,13 +203,19 @@ class Registry:
         notebook: str | None = None,
         *,
         user: str | None = None,
+        sketch: Sequence[int] = (),
     ) -> None:
-        """Write down the cells of a grid at once: all of them, in one stroke to the disk."""
+        """Write down the cells of a grid at once: all of them, in one stroke to the disk.
+
+        Args:
+            sketch: prints of the data, by which overlapping data are recognised.
+        """
+        more = {"sketch": list(sketch)} if sketch else {}
         bodies = [
             {
                 "kind": "evaluation", "prereg_hash": prereg_hash, "data_hash": data_hash,
                 "parameters": trial.parameters, "p": _probability(trial.p), "edge": _number(trial.edge),
-                "n_eff": _number(trial.n_eff), "notebook": notebook, "user": user,
+                "n_eff": _number(trial.n_eff), "notebook": notebook, "user": user, **more,
             }
             for trial in trials
         ]  # fmt: skip
@@ -233,17 +245,18 @@ class Registry:
         self._ledger.refresh()
         return self._known(prereg_hash)[1]
 
-    def registered_first(self, prereg_hash: str, data_hash: str) -> bool:
+    def registered_first(self, prereg_hash: str, data_hash: str, sketch: Sequence[int] = ()) -> bool:
         """Whether a hypothesis was registered before its family touched the data, and was never tuned on it.
 
         Only then may it use the whole sample; otherwise its confirmation has to come from a lockbox.  The cells of a
-        grid that stands in its specification were foreseen: they are trials, and no tuning.
+        grid that stands in its specification were foreseen: they are trials, and no tuning.  Data that share prints
+        (`sketch`) with others are the same data.
         """
         self._ledger.refresh()
         hypothesis, _, line = self._known(prereg_hash)
         touched = [
             e for e in self._evaluations
-            if e.data_hash == data_hash and self._hypotheses[e.prereg_hash][0].family == hypothesis.family
+            if e.saw(data_hash, sketch) and self._hypotheses[e.prereg_hash][0].family == hypothesis.family
         ]  # fmt: skip
         points = {canonical(e.trial.parameters) for e in touched if e.prereg_hash == prereg_hash}
         foreseen = bool(hypothesis.spec.get("grid")) or len(points) <= 1
@@ -313,6 +326,15 @@ class Registry:
         self._ledger.refresh()
         return self._boxes_of(family)
 
+    def seen_before_box(self, family: str, data_hash: str, sketch: Sequence[int] = ()) -> bool:
+        """Whether a family was tried on data, or a part of them, before its lockbox was set."""
+        set_at = next((b["line"] for b in self.boxes(family) if b["kind"] == "boundary"), None)
+        return any(
+            e.saw(data_hash, sketch) and (set_at is None or e.line < set_at)
+            for e in self._evaluations
+            if self._hypotheses[e.prereg_hash][0].family == family
+        )
+
     def box(self, family: str, make: Callable[[list[dict[str, Any]]], dict[str, Any] | None]) -> None:
         """Add a record to a family's lockbox: `make` sees those before it, and no other writer comes between.
 
@@ -369,13 +391,14 @@ class Registry:
             self._evaluations.append(
                 Evaluation(
                     record["prereg_hash"], record["data_hash"], trial, record["notebook"], record["user"],
-                    record["time"], line,
+                    record["time"], line, tuple(record.get("sketch", ())),
                 )
             )  # fmt: skip
         elif kind not in _BOXES:
             raise self._ledger.damage(line, f"a record of the unknown kind {kind!r}, as of a later version")
         else:
-            self._boxes.append({key: value for key, value in record.items() if key not in ("prev", "hash")})
+            kept = {key: value for key, value in record.items() if key not in ("prev", "hash")}
+            self._boxes.append({**kept, "line": line})
 
 
 def _number(value: float | None) -> float | None:

@@ -14,7 +14,6 @@ see whether the edge stands on a single setting, and whoever goes over to one of
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime
@@ -29,9 +28,10 @@ import polars as pl
 from kalshilab.edge import audit, baseline, capacity, criteria, maker, robustness, sizing
 from kalshilab.edge.card import Card
 from kalshilab.edge.cohort import Cohort, censor
+from kalshilab.edge.confirmation import confirmed, data_of, opened, sketch_of
 from kalshilab.edge.entry import Left, enter_counted, half_spread_of
 from kalshilab.edge.equity import equity
-from kalshilab.edge.inference import Inference, infer
+from kalshilab.edge.inference import Inference
 from kalshilab.edge.judgement import Judgement, judge
 from kalshilab.edge.ledger import canonical
 from kalshilab.edge.lockbox import Lockbox
@@ -98,7 +98,8 @@ def validate(
             never fewer.
         registry: a registry, or its file; None: this process's (see the module).
         lockbox: take the confirmation from the last 30 % of event time, and spend a look for it, if nothing else
-            has failed.
+            has failed.  It is set for the family with the first such call; from then on no validation of the family
+            sees what is inside, but for those looks.
         exclusive: events of which at most one market settles YES: a set of tickers, or True for all.
         schedule: fees by series and date; None: `kalshilab.market.fee_schedule`'s.
         half_spread: cents; None: estimated from the tape.
@@ -122,8 +123,10 @@ def validate(
     """
     strategy, on = strategy_of(signal), terms_of(terms)
     tape, markets = _tables(tape, markets)
-    spec, data = specification(strategy, on, grid, schedule), _data(tape, markets)
+    spec, data = specification(strategy, on, grid, schedule), data_of(tape, markets)
+    sketch = sketch_of(tape)
     book, prereg, family = registered(registry, strategy, spec)
+    box = Lockbox(book, family)
     fixed = {
         **msgspec.structs.asdict(on), "exclusive": exclusive, "schedule": schedule, "books": books,
         "half_spread": half_spread_of(tape) if half_spread is None else half_spread,
@@ -131,13 +134,17 @@ def validate(
 
     def bought(fires: pl.DataFrame, **other: Any) -> pl.DataFrame:
         every = enter_counted(fires, tape, markets, **{**fixed, **other})[0]
-        return every if cohort is None or cohort.cut is None else every.filter(pl.col("ts") <= cohort.cut)
+        known = every if cohort is None or cohort.cut is None else every.filter(pl.col("ts") <= cohort.cut)
+        return box.outside(known)
 
     found_fires, refused = audit.fires_of(strategy, tape, markets)
     fires = pl.DataFrame(schema=FIRES) if found_fires is None else found_fires
     cohort: Cohort | None = None
     every, left = enter_counted(fires, tape, markets, **fixed)
-    entries, cohort = censor(every, data_end=data_end or _until(tape, markets))
+    whole, cohort = censor(every, data_end=data_end or _until(tape, markets))
+    if lockbox and whole.height:
+        box.split(whole)
+    entries = box.outside(whole)
     if found_fires is None:
         audited: tuple[audit.Audit, ...] = (
             audit.Audit(name="settlement facts", passed=False, detail=refused),
@@ -162,7 +169,7 @@ def validate(
     )
     found = judged.inference
     enough = found is not None and bool(judged.criteria[0].passed)
-    book.evaluated_all(prereg, _trials(points, cells, found, enough), data["hash"], notebook)
+    book.evaluated_all(prereg, _trials(points, cells, found, enough), data["hash"], notebook, sketch=sketch)
     lines = [
         criteria.look_ahead(audited),
         criteria.data(
@@ -205,13 +212,13 @@ def validate(
         failed = next((line for line in lines if line.passed is False), None)
         if lockbox and failed is not None:
             # A look is spent for good; what fails without it needs none.
-            confirmed = criteria.unexamined(12, f"the lockbox stays shut: {failed.name} failed")
+            line = criteria.unexamined(12, f"the lockbox stays shut: {failed.name} failed")
         elif lockbox:
-            confirmed, boundary = _opened(Lockbox(book, family), entries, prereg, seed)
+            line, boundary = opened(box, book, whole, prereg, data["hash"], sketch, seed)
         else:
-            confirmed = _confirmation(book, prereg, family, data["hash"], found, m, ours=registry is None)
-        lines.append(confirmed)
-    frames["equity"] = equity(entries, lockbox=boundary, seed=seed)
+            line = confirmed(book, prereg, family, data["hash"], sketch, found, m, ours=registry is None)
+        lines.append(line)
+    frames["equity"] = equity(entries if boundary is None else whole, lockbox=boundary, seed=seed)
     verdict = criteria.verdict_of(lines)
     return Card(
         name=strategy.label, verdict=verdict, header=_header(strategy, claim, verdict, numbers, m), criteria=tuple(lines),
@@ -240,30 +247,6 @@ def _tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
             frame.with_columns(pl.lit(None, pl.String).alias("trade_id")).select(TAPE_SCHEMA.names())
         )
     return tape, check_markets(markets)
-
-
-def _data(tape: Any, markets: pl.DataFrame) -> dict[str, Any]:
-    """What was judged on: a hash of the prints and outcomes, and how many."""
-    digest = hashlib.sha256()
-    if isinstance(tape, Source):
-        for file in tape.files:
-            digest.update(str(getattr(file, "sha256", None) or (file.path.name, file.rows)).encode())
-        rows, first, last = tape.rows, None, None
-    else:
-        for name in ("ts", "price", "size", "market"):
-            digest.update(np.ascontiguousarray(tape[name].to_physical().to_numpy()).tobytes())
-        digest.update(tape["taker"].to_physical().to_numpy().tobytes())
-        rows = tape.height
-        first, last = (tape["ts"].min(), tape["ts"].max()) if rows else (None, None)
-    outcomes = markets.select("ticker", "event", "settlement").sort("ticker")
-    digest.update(outcomes.write_csv().encode())
-    return {
-        "hash": digest.hexdigest(),
-        "prints": rows,
-        "markets": markets.height,
-        "first": first,
-        "last": last,
-    }
 
 
 def _until(tape: Any, markets: pl.DataFrame) -> datetime:
@@ -369,26 +352,6 @@ def _economics(judged: Judgement, cash_rate: float, a_day: float) -> Criterion:
     if not np.isfinite(judged.measures.annualised):
         return criteria.unexamined(11, "settlement times are not known: nor is how long the capital is bound")
     return criteria.economics(annualised=judged.measures.annualised, cash_rate=cash_rate, dollars_a_day=a_day)
-
-
-def _opened(box: Lockbox, entries: pl.DataFrame, prereg: str, seed: int) -> tuple[Criterion, datetime]:
-    """Line 12 by a look into the lockbox, and where it begins."""
-    _, boundary = box.split(entries)
-    p = box.open(entries, lambda inside: infer(inside, seed=seed).p, prereg_hash=prereg)
-    look = box.looks()[-1]
-    how = f"lockbox from {boundary:%Y-%m-%d}, look {look.number}"
-    return criteria.confirmation(p=p, budget=look.alpha, how=how), boundary
-
-
-def _confirmation(
-    book: Registry, prereg: str, family: str, data: str, found: Inference, trials: int, *, ours: bool
-) -> Criterion:
-    """Line 12 by the whole sample, if the hypothesis was there before it."""
-    if book.registered_first(prereg, data):
-        how = "registered in this process, where it was tried first" if ours else "registered before its data"
-        return criteria.confirmation(p=min(1.0, found.p * trials), budget=criteria.ALPHA, how=how)
-    why = f"family {family} was tried on these data before: a rule chosen on data is confirmed by others, lockbox=True"
-    return criteria.unconfirmed(why)
 
 
 def _frames(

@@ -1,0 +1,111 @@
+"""Line 12: the same data under another hash are the same data, and a lockbox that was seen before it was set is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import kalshilab as kl
+from kalshilab.edge import worlds
+from kalshilab.edge.confirmation import confirmed, data_of, opened, sketch_of
+from kalshilab.edge.inference import infer
+from kalshilab.edge.lockbox import Lockbox
+from kalshilab.edge.registry import Registry, Trial
+from kalshilab.edge.specification import hypothesis_of
+from kalshilab.errors import EdgeError
+from kalshilab.tape.lake import Lake
+
+TAPE, MARKETS = kl.synth.martingale(n_markets=1_500, seed=3)
+FIRST, SECOND = kl.signals.Rlm(min_trades=8), kl.signals.Rlm(min_trades=12)
+SIGNAL, _ = worlds.entries(2_000, edge=8.0, seed=1)
+
+
+def named(signal: Any, name: str) -> Any:
+    return hypothesis_of(signal, id=name, family="f", mechanism="m", author="us")
+
+
+def tried(registry: Registry, prereg: str, tape: pl.DataFrame) -> None:
+    trials = [Trial({}, 0.5, 0.0, None)]
+    registry.evaluated_all(prereg, trials, data_of(tape, MARKETS)["hash"], sketch=sketch_of(tape))
+
+
+def test_a_sketch_tells_what_data_share() -> None:
+    half, other = TAPE.head(TAPE.height // 2), kl.synth.martingale(n_markets=1_500, seed=4)[0]
+    assert sketch_of(TAPE) == sketch_of(TAPE.to_pandas()) and len(sketch_of(TAPE)) == 32
+    assert 5 < len(set(sketch_of(TAPE)) & set(sketch_of(half))) < 27
+    assert not set(sketch_of(TAPE)) & set(sketch_of(other))
+    assert sketch_of(TAPE.head(0)) == () and len(sketch_of(TAPE.head(1))) == 1
+
+
+def test_a_lake_has_the_sketch_of_its_prints(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(TAPE, MARKETS)
+    assert sketch_of(lake) == sketch_of(lake.read()) == sketch_of(TAPE)
+
+
+def test_a_day_more_is_no_new_sample(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "r.jsonl")
+    tried(registry, registry.register(named(FIRST, "A")), TAPE)
+    late = registry.register(named(SECOND, "B"))
+    found = infer(SIGNAL, b=499)
+    fresh = kl.synth.martingale(n_markets=1_500, seed=4)[0]
+    for tape, passed in (
+        (TAPE.head(TAPE.height - 500), False),
+        (TAPE.tail(TAPE.height - 500), False),
+        (fresh, True),
+    ):
+        again = Registry(tmp_path / "r.jsonl")
+        hash_ = data_of(tape, MARKETS)["hash"]
+        line = confirmed(again, late, "f", hash_, sketch_of(tape), found, 1, ours=False)
+        assert line.passed is passed, line
+        assert passed or "or on a part of them" in line.detail
+
+
+def test_a_lockbox_whose_inside_was_seen_confirms_nothing() -> None:
+    for before in (True, False):
+        registry = Registry()
+        prereg = registry.register(named(FIRST, "A"))
+        box = Lockbox(registry, "f")
+        if before:
+            tried(registry, prereg, TAPE)
+        box.split(SIGNAL)
+        if not before:
+            tried(registry, prereg, TAPE)
+        hash_ = data_of(TAPE, MARKETS)["hash"]
+        line, boundary = opened(box, registry, SIGNAL, prereg, hash_, sketch_of(TAPE), seed=0)
+        assert line.passed is not before and (boundary is None) is before
+        assert len(box.looks()) == (not before), "what cannot confirm spends no look"
+        assert not before or "before its lockbox was set" in line.detail
+
+
+def test_once_it_is_set_no_validation_sees_the_inside() -> None:
+    registry = Registry()
+    tape, markets = kl.synth.martingale(n_markets=9_000, seed=1)
+    rule = kl.signals.Rlm(yes_threshold=0.65, min_trades=8, min_drop=2)
+    registry.register(named(rule, "A"))
+    whole = kl.validate(rule, tape, markets, registry=registry_of(rule), b=199)
+    shut = kl.validate(rule, tape, markets, registry=registry, lockbox=True, b=199)
+    after = kl.validate(rule, tape, markets, registry=registry, b=199)
+    begins = Lockbox(registry, "f").split(whole.entries)[1]
+    for card in (shut, after):
+        assert card.entries["ts"].max() < begins < whole.entries["ts"].max()  # type: ignore[operator]
+        assert card.frames["pool"]["ts"].max() < begins  # type: ignore[operator]
+        assert card.frames["equity"]["ts"].max() < begins  # type: ignore[operator]
+    assert after.numbers["net"] == shut.numbers["net"]
+    assert 0.5 < shut.entries.height / whole.entries.height < 0.75
+
+
+def registry_of(signal: Any) -> Registry:
+    registry = Registry()
+    registry.register(named(signal, "A"))
+    return registry
+
+
+def test_an_empty_family_has_nothing_to_open() -> None:
+    registry = Registry()
+    prereg = registry.register(named(FIRST, "A"))
+    with pytest.raises(EdgeError, match="no entries to set a lockbox by"):
+        opened(Lockbox(registry, "f"), registry, SIGNAL.head(0), prereg, "d", (), seed=0)
