@@ -96,7 +96,7 @@ def test_t3_at_full_size(events: int, world: dict[str, Any], record_property: An
     found = verdicts(200, events, fee=False, **NULL, **world)
     record_property("verdicts", dict(found))
     print(world, dict(found))
-    assert found["VALID"] <= 0.08 * 200
+    assert found["VALID"] <= 0.05 * 200
 
 
 @pytest.mark.soak
@@ -134,4 +134,6 @@ def test_t4_at_full_size(events: int, share: float, more: dict[str, Any]) -> Non
 def test_t5_the_price_is_no_signal_at_full_size() -> None:
     found = verdicts(200, 2000, edge=0.0, net=False, flb=6.0, fee=True)
     print("T5", dict(found))
+    # 5 % is asked for of the smooth baseline; three binomial standard errors above it is no more 5 %.
+    assert found["VALID"] <= (0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5) * 200
     assert found["VALID"] <= 0.10 * 200 and found.most_common(1)[0][0] == "PRICE_PROXY"

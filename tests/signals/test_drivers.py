@@ -67,6 +67,31 @@ cut_lists = st.lists(st.integers(0, 200), max_size=6)
 
 
 @every_signal
+def swept(seed: int) -> list[Print]:
+    """Random prints in which instants tie across markets, and one taker sweeps several prices."""
+    rng = np.random.default_rng(seed)
+    rows: list[Print] = []
+    while len(rows) < rng.integers(20, 80):
+        gap = int(rng.choice([0, 1, 400_000, 30_000_000]))
+        ticker = str(rng.choice(["A-B-1", "A-B-2", "C-D-1"]))
+        price, taker = int(rng.integers(5, 95)) * 100, str(rng.choice(["yes", "yes", "no"]))
+        for step in range(int(rng.choice([1, 1, 1, 4]))):
+            at = price + 100 * step * (1 if taker == "yes" else -1)
+            rows.append((gap if step == 0 else 0, ticker, at, int(rng.integers(1, 60_000)), taker))
+    return rows
+
+
+def test_t14_a_thousand_tapes_stream_as_they_scan() -> None:
+    fired = tied = 0
+    for seed in range(1_000):
+        tape, signal = tape_of(swept(seed)), fresh(MADE[seed % len(MADE)])
+        whole = as_rows(signal.run(tape))
+        assert live(signal, tape) == whole, (seed, signal)
+        fired += len(whole)
+        tied += tape["ts"].is_duplicated().sum()
+    assert fired > 1_000 and tied > 10_000, "tapes on which nothing happens show nothing"
+
+
 @settings(max_examples=30)
 @given(rows=prints(), cuts=cut_lists)
 def test_chunks_give_what_the_whole_gives(signal: Any, rows: list[Print], cuts: list[int]) -> None:
