@@ -10,14 +10,15 @@ out, and counted).
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import polars as pl
 
 from kalshilab.edge.model import check_entries
+from kalshilab.units import PRICE
 
-__all__ = ["Cohort", "censor"]
+__all__ = ["Cohort", "censor", "marked"]
 
 MOST: Final = 0.02
 """Share of unsettled fires within the kept cohorts above which a verdict is doubtful."""
@@ -82,6 +83,42 @@ def censor(
     cut = data_end - longest
     kept = entries.filter(pl.col("ts") <= cut)
     return kept, _cohort(kept, cut, longest, entries.height - kept.height)
+
+
+def marked(entries: pl.DataFrame, tape: Any, half_spread: float) -> pl.DataFrame:
+    """The entries with those that are not settled valued at what they could be sold for at the last print.
+
+    Args:
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`.
+        tape: a frame or a lake, whose last print of each market tells the bid of our side: where its taker sold it
+            that print's price, else a spread below.
+        half_spread: cents.
+    """
+    open_ = pl.col("value").is_null() & pl.col("filled")
+    tickers = check_entries(entries).filter(open_)["ticker"].unique()
+    if tickers.is_empty():
+        return entries
+    price, spread = pl.col("price").cast(pl.Float64) / PRICE, half_spread / 50
+    bought = pl.col("taker").cast(pl.String) == "yes"
+    last = (
+        tape.lazy()
+        .select(pl.col("ticker").cast(pl.String), "price", "taker")
+        .filter(pl.col("ticker").is_in(tickers.implode()))
+        .group_by("ticker", maintain_order=True)
+        .last()
+        .select(
+            "ticker",
+            _bid=pl.when(bought).then(price - spread).otherwise(price),
+            _ask=pl.when(bought).then(price).otherwise(price + spread),
+        )
+        .collect()
+    )
+    ours = (
+        pl.when(pl.col("side").cast(pl.String) == "yes").then("_bid").otherwise(1 - pl.col("_ask")).clip(0, 1)
+    )
+    with_bids = entries.join(last, on="ticker", how="left", maintain_order="left")
+    valued = with_bids.with_columns(value=pl.when(open_).then(ours).otherwise("value"))
+    return valued.with_columns(pnl=pl.coalesce("pnl", pl.col("value") - pl.col("cost"))).drop("_bid", "_ask")
 
 
 def _cohort(kept: pl.DataFrame, cut: datetime | None, horizon: timedelta | None, dropped: int) -> Cohort:

@@ -16,7 +16,8 @@ rule             entry
 ================ ======================================================================================
 
 Never an earlier print, never the other side.  Fires of one market after its first, of an event's other side, and
-where the outcome is all but known (98 cents and more, 2 and less) are left out and counted.
+where the outcome is all but known (98 cents and more, 2 and less, or after the close that was expected) are left out
+and counted.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     unmatched: int
     """In markets that are not in the table of markets."""
     known: int
-    """At prices at which the outcome is all but known."""
+    """At prices at which the outcome is all but known, or after the expected close."""
     repeated: int
     """After the first `per_market` of their market."""
     other_side: int
@@ -141,7 +142,8 @@ def enter_counted(
         per_market, per_event: the first so many fires; None: all.
         exclusive: events of which at most one market settles YES: their tickers, or True for all.
         both_sides: keep fires of both sides of an event.
-        extremes: keep fires where the outcome is all but known.
+        extremes: keep fires where the outcome is all but known: at 98 cents and more, 2 and less, or after the
+            expected close.
 
     Returns:
         `kalshilab.edge.ENTRIES_SCHEMA`, a row a fire that was kept, in the order of the tape.
@@ -204,16 +206,16 @@ def _kept(
     frame = fires if isinstance(fires, pl.DataFrame) else pl.from_pandas(fires)
     facts = markets.select(
         "ticker", "event", "series", "category", "settlement", "settled_ts", "fee_multiplier", "fee_type",
-        "price_structure",
+        "price_structure", "expected_close_ts",
     )  # fmt: skip
     typed = frame.select(
         pl.col("row").cast(pl.UInt64), "ts", pl.col("ticker").cast(pl.String),
         pl.col("side").cast(pl.String).cast(TAKER), pl.col("price").cast(pl.Int16),
     ).sort("row", maintain_order=True)  # fmt: skip
     matched = typed.join(facts, on="ticker", how="inner", maintain_order="left")
-    open_ = (
-        matched if extremes else matched.filter((pl.col("price") > KNOWN[0]) & (pl.col("price") < KNOWN[1]))
-    )
+    early = (pl.col("ts") <= pl.col("expected_close_ts")).fill_null(True)
+    inside = (pl.col("price") > KNOWN[0]) & (pl.col("price") < KNOWN[1])
+    open_ = matched if extremes else matched.filter(inside & early)
     once = open_ if per_market is None else open_.filter(pl.int_range(pl.len()).over("ticker") < per_market)
     sided = once if both else once.filter(pl.col("side") == pl.col("side").first().over("event"))
     capped = sided if per_event is None else sided.filter(pl.int_range(pl.len()).over("event") < per_event)

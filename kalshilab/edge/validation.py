@@ -27,7 +27,7 @@ import polars as pl
 
 from kalshilab.edge import audit, baseline, capacity, criteria, maker, robustness, sizing
 from kalshilab.edge.card import Card
-from kalshilab.edge.cohort import Cohort, censor
+from kalshilab.edge.cohort import Cohort, censor, marked
 from kalshilab.edge.confirmation import confirmed, data_of, opened, sketch_of
 from kalshilab.edge.entry import Left, enter_counted, half_spread_of
 from kalshilab.edge.equity import equity
@@ -35,9 +35,9 @@ from kalshilab.edge.inference import Inference
 from kalshilab.edge.judgement import Judgement, judge
 from kalshilab.edge.ledger import canonical
 from kalshilab.edge.lockbox import Lockbox
-from kalshilab.edge.model import Criterion
-from kalshilab.edge.multiplicity import event_matrix, pbo, romano_wolf
-from kalshilab.edge.pnl import Role, sizes
+from kalshilab.edge.model import Criterion, event_means
+from kalshilab.edge.multiplicity import deflated_sharpe, event_matrix, pbo, romano_wolf
+from kalshilab.edge.pnl import Role, measure, sizes
 from kalshilab.edge.registry import Registry, Trial
 from kalshilab.edge.specification import Terms, registered, specification, terms_of, trials_of
 from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
@@ -126,7 +126,8 @@ def validate(
     spec, data = specification(strategy, on, grid, schedule), data_of(tape, markets)
     sketch = sketch_of(tape)
     book, prereg, family = registered(registry, strategy, spec)
-    box = Lockbox(book, family)
+    begun = _first_prints(tape, markets)
+    box = Lockbox(book, family, first_prints=begun)
     fixed = {
         **msgspec.structs.asdict(on), "exclusive": exclusive, "schedule": schedule, "books": books,
         "half_spread": half_spread_of(tape) if half_spread is None else half_spread,
@@ -162,7 +163,7 @@ def validate(
         _with_horizon(entries, markets),
         near,
         trials=m,
-        walk_forward=_walked(cells),
+        walk_forward=_walked(cells, begun),
         b=b,
         seed=seed,
         executor=executor,
@@ -202,6 +203,7 @@ def validate(
             "one_tick_dearer": dearer,
             "after_a_minute": minute,
             "dollars_a_day": taken.dollars_a_day(0.10),
+            "deflated_sharpe": _deflated(cells, entries, found, m),
             **_sized(entries, found, seed),
         }
         lines += [
@@ -218,6 +220,7 @@ def validate(
         else:
             line = confirmed(book, prereg, family, data["hash"], sketch, found, m, ours=registry is None)
         lines.append(line)
+    numbers["net_marked"] = measure(marked(entries, tape, fixed["half_spread"])).edge
     frames["equity"] = equity(entries if boundary is None else whole, lockbox=boundary, seed=seed)
     verdict = criteria.verdict_of(lines)
     return Card(
@@ -282,13 +285,27 @@ def _cells(strategy: Strategy, grid: Any, tape: Any, bought: Any, executor: Any)
     return robustness.grid(strategy.signal, tape, bought, grid, executor)
 
 
-def _walked(cells: Sequence[robustness.Cell]) -> float | None:
+def _first_prints(tape: Any, markets: pl.DataFrame) -> pl.DataFrame:
+    """When each event was first traded: `event, ts`."""
+    if isinstance(tape, Source):
+        first = tape.listing.select(pl.col("ticker").cast(pl.String), ts="first_ts")
+    else:
+        first = (
+            tape.group_by("ticker").agg(pl.col("ts").first()).with_columns(pl.col("ticker").cast(pl.String))
+        )
+    known = first.join(markets.select("ticker", "event"), on="ticker", how="inner")
+    return known.group_by("event").agg(pl.col("ts").min())
+
+
+def _walked(cells: Sequence[robustness.Cell], begun: pl.DataFrame) -> float | None:
     """The pooled edge of the folds of a walk-forward over the cells; None where there are too few events."""
     if not cells:
         return None
     by_text = {canonical(c.parameters): c.entries for c in cells}
     try:
-        walk = walk_forward(lambda **p: by_text[canonical(p)], [c.parameters for c in cells])
+        walk = walk_forward(
+            lambda **p: by_text[canonical(p)], [c.parameters for c in cells], first_prints=begun
+        )
     except EdgeError:
         return None
     return walk.edge if walk.events else None
@@ -309,6 +326,25 @@ def _trials(
         seen = robustness.interval(cell.entries)
         others.append(Trial(dict(cell.parameters), seen.p if enough else None, seen.estimate, None))
     return [own, *others]
+
+
+def _as_of_fire(entries: pl.DataFrame) -> float | None:
+    """What the firing prints' own prices would have earned, in cents, over events; None of nothing settled."""
+    known = entries.filter(pl.col("value").is_not_null())
+    each = known.group_by("event").agg((pl.col("value") - pl.col("fired_at")).mean().alias("e")).sort("event")
+    return 100 * float(each["e"].to_numpy().mean()) if each.height else None
+
+
+def _deflated(
+    cells: Sequence[robustness.Cell], entries: pl.DataFrame, found: Inference, trials: int
+) -> float | None:
+    """Whether the Sharpe ratio of events is more than the best of so many tries would show; None if it cannot be said."""
+    own = event_means(entries)
+    others = [event_means(cell.entries) for cell in cells]
+    ratios = [x.mean() / x.std(ddof=1) for x in (own, *others[1:]) if len(x) > 1 and x.std(ddof=1) > 0]
+    if len(own) < 2 or not own.std() > 0:
+        return None
+    return deflated_sharpe(own, ratios, trials=max(trials, len(ratios)), n_eff=found.n_eff)
 
 
 def _gap(steps: pl.DataFrame) -> dict[str, float]:
@@ -421,6 +457,7 @@ def _numbers(
         "losses": m.n_losses,
         "win_rate": m.win_rate,
         "break_even": m.break_even,
+        "as_of_fire": _as_of_fire(entries),
         "gross": m.gross,
         "net": m.edge,
         "lower": None if found is None else found.lower,
@@ -446,6 +483,8 @@ def _header(
 ) -> str:
     """The card in one sentence."""
     said = [] if claim is None else [f"claimed {claim:+.1f} c"]
+    if numbers["as_of_fire"] is not None:
+        said.append(f"as of the fire {numbers['as_of_fire']:+.1f} c")
     if numbers["filled"]:
         said.append(f"{numbers['per_fire']:+.1f} c a contract bought")
         between = "" if numbers["lower"] is None else f" [{numbers['lower']:+.1f}, {numbers['upper']:+.1f}]"

@@ -346,7 +346,11 @@ def to_markets(
         pl.col("fee_multiplier").fill_null(1.0),
         pl.col("fee_type").fill_null("quadratic"),
         pl.col("price_structure").fill_null("linear_cent"),
-        pl.coalesce("expected_close_ts", "close_ts").alias("expected_close_ts"),
+        # Of a market that is open its close is the announced one; of one that is over, when it closed in the end,
+        # which nobody knew while it traded.
+        pl.coalesce(
+            "expected_close_ts", pl.when(pl.col("result").fill_null("") == "").then("close_ts")
+        ).alias("expected_close_ts"),
     )
     known = pl.col("result").is_null() | pl.col("result").is_in(["yes", "no", "scalar"])
     first_bad(table, ~known, "result", "is not yes, no, scalar or empty")

@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+from made_fires import fires_of, markets_of, tape_of
 
 from kalshilab.edge import worlds
-from kalshilab.edge.cohort import Cohort, censor
+from kalshilab.edge.cohort import Cohort, censor, marked
+from kalshilab.edge.entry import enter
 from kalshilab.edge.model import ENTRIES_SCHEMA
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -90,3 +92,21 @@ def test_an_outcome_that_never_came_is_counted() -> None:
 def test_no_entries() -> None:
     entries, _ = worlds.entries(5, seed=4)
     assert isinstance(censor(entries.head(0), data_end=BEGIN)[1], Cohort)
+
+
+def test_what_is_open_is_worth_its_bid() -> None:
+    tape = tape_of([(0, "A-1", 50, "yes"), (1, "B-1", 50, "no"), (2, "C-1", 50, "no"), (5, "A-1", 52, "no"), (6, "B-1", 44, "yes"),
+                    (7, "C-1", 48, "no"), (8, "A-1", 60, "yes"), (9, "B-1", 40, "no")])  # fmt: skip
+    markets = markets_of({"A-1": None, "B-1": None, "C-1": "no"})
+    fires = fires_of(tape, [(0, "no"), (1, "yes"), (2, "no")])
+    entries = enter(fires, tape, markets)
+    found = marked(entries, tape, 1.0)
+    assert entries["pnl"].null_count() == 2 and found.schema == entries.schema
+    # A: NO is sold where YES is asked, at 60; B: YES at its bid, 40.  What is settled stays.
+    assert found["value"].to_list() == pytest.approx([0.40, 0.40, 1.0])
+    assert (found["value"] - found["cost"] - found["pnl"]).abs().max() < 1e-12  # type: ignore[operator]
+    later = marked(entries, tape.head(6), 1.0)
+    assert later["value"].to_list()[:2] == pytest.approx([0.46, 0.42]), (
+        "a spread below what the other side paid"
+    )
+    assert marked(entries.tail(1), tape, 1.0).equals(entries.tail(1))

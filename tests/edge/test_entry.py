@@ -46,6 +46,17 @@ def test_no_fill_no_profit() -> None:
     assert enter(fires_of(tape, [(0, "no")]), tape, markets, window=1801)["filled"].all()
 
 
+def test_after_the_expected_close_the_outcome_may_be_known() -> None:
+    tape = tape_of(
+        [(0, "A-1", 50, "yes"), (20, "B-1", 50, "yes"), (30, "A-1", 50, "no"), (31, "B-1", 50, "no")]
+    )
+    markets = markets_of({"A-1": "no", "B-1": "no"}, expected_close_ts=[BEGIN + timedelta(seconds=10)] * 2)
+    fires = fires_of(tape, [(0, "no"), (1, "no")])
+    entries, left = enter_counted(fires, tape, markets)
+    assert entries["ticker"].to_list() == ["A-1"] and left.known == 1
+    assert enter(fires, tape, markets, extremes=True).height == 2
+
+
 def test_what_a_contract_paid() -> None:
     rows = [(i, t, 50, "no") for i, t in enumerate(["A-1", "B-1", "C-1", "D-1"])]
     tape = tape_of(rows + [(10 + s, t, 50, k) for s, t, _, _ in rows for k in ("yes", "no")])

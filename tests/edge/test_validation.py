@@ -45,7 +45,12 @@ def test_fair_markets_have_no_edge(card: Card) -> None:
     assert steps["claimed"] == 17.38 and steps["whole life"] > 10
     assert abs(steps["mid"]) < 4 and steps["fills missed"] < 0.5
     assert card.verdict in ("REJECTED", "UNPROVEN") and card.criterion(1).passed and card.criterion(3).passed
-    assert card.header.startswith("RLM: claimed +17.4 c;") and card.verdict in card.header
+    assert card.header.startswith("RLM: claimed +17.4 c; as of the fire ") and card.verdict in card.header
+    assert (
+        card.numbers["as_of_fire"] == pytest.approx(steps["as of the fire"])
+        and abs(steps["as of the fire"]) < 4
+    )
+    assert 0 <= card.numbers["deflated_sharpe"] < 0.95
     assert [line.number for line in card.criteria] == list(range(1, 13))
     assert card.numbers["trials"] == 1 and card.criterion(12).value.endswith("(registered before its data)")
 
@@ -224,8 +229,8 @@ def test_each_cell_of_a_grid_is_a_trial(fair: tuple[pl.DataFrame, pl.DataFrame])
 def test_a_lockbox_is_opened_on_request_and_only_for_what_passes(
     fair: tuple[pl.DataFrame, pl.DataFrame],
 ) -> None:
-    registry = registered(RULE)
-    shut = kl.validate(RULE, *fair, registry=registry, lockbox=True, b=199)
+    often = kl.signals.Rlm(yes_threshold=0.6, min_trades=4, min_drop=1)
+    shut = kl.validate(often, *fair, registry=registered(often), lockbox=True, b=199)
     assert shut.criterion(12).passed is None and "stays shut" in shut.criterion(12).detail
     assert not shut.frames["equity"]["lockbox"].any()
     rule = kl.signals.Rlm()

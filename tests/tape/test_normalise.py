@@ -189,13 +189,15 @@ def test_markets() -> None:
                 "result": "scalar",
                 "settlement_value_dollars": "0.4200",
             },
-            {"ticker": "A-B-3", "event_ticker": "A-B", "result": ""},
+            {"ticker": "A-B-3", "event_ticker": "A-B", "result": "", "close_time": "2026-01-06T12:00:00Z"},
         ]
     )
     assert table["settlement"].to_list() == [10_000, 4_200, None]
     assert table["series"].to_list() == ["A", "A", "A"]
     assert table["result"].to_list() == ["yes", "scalar", None]
-    assert table["expected_close_ts"].to_list() == table["close_ts"].to_list()
+    # When a market that is over closed in the end is not when it was expected to.
+    assert table["expected_close_ts"].to_list() == [None, None, table["close_ts"][2]]
+    assert table["close_ts"].null_count() == 1
     assert to_markets(table).equals(table)
 
 
