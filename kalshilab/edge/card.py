@@ -38,6 +38,10 @@ FIGURES: Final = (
 """Figures that a card may have; those whose frame is missing were not measured."""
 
 
+_BESIDE: Final = ("as_of_fire", "deflated_sharpe", "look_ahead_gap", "look_ahead_gap_se", "net_marked")
+"""Numbers of the waterfall and of checks: on the card, and no part of what is recorded of it."""
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """What `kalshilab.validate` found.  Edges are cents a contract."""
 
@@ -146,7 +150,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
             "claim": self.claim,
             **self.numbers,
         }
-        return {key: _plain(value, 3) for key, value in kept.items()}
+        return {key: _plain(value, 3) for key, value in kept.items() if key not in _BESIDE}
 
     def to_json(self) -> str:
         """The card without its long frames, as indented JSON with sorted keys: the same card, the same text."""
