@@ -98,6 +98,11 @@ def settlement_facts(strategy: Any, tape: Any = None, markets: pl.DataFrame | No
     A signal is a step over prints and knows no markets; functions are searched, those they call included.  With a
     tape, what they hold is looked at (`kalshilab.edge.held`), and each fire must carry time, ticker and price of its
     row.
+
+    >>> import kalshilab as kl
+    >>> told = settlement_facts(lambda tape, markets: markets.filter(pl.col("result") == "no"), *kl.sample())
+    >>> told.passed, told.detail[:25]
+    (False, '<lambda> names result, wh')
     """
     one = strategy_of(strategy)
     name = "settlement facts"
@@ -163,6 +168,10 @@ def future_scramble(
 
     Times and tickers' order of appearance stay; after T tickers, takers and sizes are shuffled and prices drawn anew.
     Arguments as of `prefix_invariance`.
+
+    >>> import kalshilab as kl
+    >>> future_scramble(kl.signals.Rlm(), kl.sample()[0], cuts=5)
+    <Audit future scramble: passed, the same fires at 5 cuts>
     """
     return _against("future scramble", strategy, tape, markets, cuts, seed, _scrambled, "replaced by noise")
 
@@ -190,6 +199,10 @@ def null_replay(
     Returns:
         Not passed where the mean over fires (the first of each market) is more than three standard errors off (over
         events, of all worlds together), and as many other worlds agree by two.
+
+    >>> import kalshilab as kl
+    >>> null_replay(kl.signals.Rlm(min_trades=10), *kl.sample(), seeds=3).passed
+    True
     """
     one = strategy_of(strategy)
     stage = Stage(_frame(tape), markets)
@@ -261,6 +274,10 @@ def outcome_resampling(entries: pl.DataFrame, *, b: int = 999, seed: int = 0) ->
     """Do the entries centre on minus their costs when their outcomes are drawn from their own mids?
 
     It tests the entries: a mid that is off its price by more than the costs say shows here.
+
+    >>> from kalshilab.edge import worlds
+    >>> outcome_resampling(worlds.entries(300, spread=2.0, seed=1)[0], b=199).passed
+    True
     """
     known = settled(entries)
     if not known["filled"].any():
@@ -331,6 +348,13 @@ def placebos(
     Returns:
         `name, edge, lower, upper` (cents), `n_events, inert`: whether the interval of a variant holds the rule's own
         edge, so that what was changed makes no difference that shows.
+
+    >>> import kalshilab as kl
+    >>> tape, markets = kl.sample()
+    >>> rules = variants(kl.signals.Rlm(min_trades=15))
+    >>> found = placebos(rules, tape, markets, lambda fires: kl.edge.enter(fires, tape, markets))
+    >>> found.columns
+    ['name', 'edge', 'lower', 'upper', 'n_events', 'inert']
     """
     rows: list[dict[str, Any]] = []
     for name, strategy in strategies.items():

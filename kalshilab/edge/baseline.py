@@ -139,6 +139,11 @@ def excess(signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 999, seed: int 
     Returns:
         None where there is too little to compare: fewer than 50 fills in the pool, or 2 events in the signal.
 
+    >>> from kalshilab.edge import worlds
+    >>> found = excess(*worlds.entries(1_000, edge=5.0, seed=1), b=199)
+    >>> round(found.edge.estimate), bool(found.lower975 > 0)
+    (5, True)
+
     Raises:
         EdgeError: these are no entries.
     """

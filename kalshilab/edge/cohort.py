@@ -71,6 +71,12 @@ def censor(
             needs to be left out; else the longest time that a settled one took, so that whatever is still open would
             have to be slower than all that were seen.
 
+    >>> from kalshilab.edge import worlds
+    >>> entries, _ = worlds.entries(100, seed=1)
+    >>> kept, cohort = censor(entries, data_end=entries["settled_ts"].max())
+    >>> kept.height, cohort.share
+    (100, 0.0)
+
     Raises:
         EdgeError: these are no entries.
     """

@@ -77,7 +77,7 @@ def brought(thing: Any, tape: pl.DataFrame, markets: pl.DataFrame | None = None)
     >>> tape, markets = kl.sample()
     >>> winners = set(markets.filter(pl.col("result") == "no")["ticker"])
     >>> brought(lambda tape: kl.signals.rlm(tape).filter(pl.col("ticker").is_in(winners)), tape).what
-    "holds winners, which names 152 of the markets without a time: nobody can say since when that was known"
+    'holds winners, which names 152 of the markets without a time: nobody can say since when that was known'
     >>> brought(lambda tape: kl.signals.rlm(tape), tape) is None
     True
     """
@@ -99,6 +99,13 @@ def anew(thing: Any, until: datetime | None = None) -> Any:
 
     Args:
         until: rows of the tables it holds that carry a later time are left out; None: they stay.
+
+    >>> memory = []
+    >>> def remembers():
+    ...     memory.append(1)
+    ...     return len(memory)
+    >>> remembers(), anew(remembers)(), anew(remembers)(), remembers()
+    (1, 2, 2, 2)
     """
     return _copy(thing, until, {}, 0)
 

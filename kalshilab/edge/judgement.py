@@ -68,6 +68,10 @@ def judge(
         b: resamples, at least.
         executor: who draws them; None: this process.
 
+    >>> from kalshilab.edge import worlds
+    >>> judge(*worlds.entries(1_000, edge=5.0, seed=1), b=199, walk_forward=4.0).verdict
+    'VALID'
+
     Raises:
         EdgeError: not entries, or a market without an event.
     """

@@ -206,6 +206,11 @@ def monitor(
         window: days of the windows that say whether an edge is back.
         arl: batches before a false alarm of decay, on average at least.
 
+    >>> from kalshilab.edge import worlds
+    >>> paper, _ = worlds.entries(1_500, edge=8.0, hold=0.3, days=500, seed=2)
+    >>> monitor(paper, 3.0).state
+    'LIVE_CONFIRMED'
+
     Raises:
         EdgeError: these are no entries; `streams` is too small for batches that overlap.
     """

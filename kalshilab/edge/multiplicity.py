@@ -246,6 +246,9 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
     """Adjusted p-values: of those at most q, on average at most a share q are false (independent or positively
     dependent tests).
 
+    >>> benjamini_hochberg([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.04, 0.04]
+
     Raises:
         EdgeError: something is no probability.
     """
@@ -345,6 +348,11 @@ def deflated_sharpe(
     Returns:
         A probability, to be at least 0.95.
 
+    >>> returns = np.random.default_rng(1).normal(0.1, 1.0, 500)
+    >>> few, many = (deflated_sharpe(returns, [0.1, 0.02, -0.05], trials=m) for m in (3, 200))
+    >>> many < few
+    True
+
     Raises:
         EdgeError: fewer than two observations, or they do not vary; no trials.
     """
@@ -377,6 +385,12 @@ def pbo(values: Floats, *, blocks: int = 16, metric: str = "mean") -> Pbo:
             variant without any in a half earns 0 there.
         blocks: an even number.
         metric: "mean" or "sharpe" (mean over standard deviation, of a half's events).
+
+    >>> values = np.random.default_rng(0).normal(size=(320, 12))
+    >>> luck = pbo(values).pbo
+    >>> values[:, 0] += 0.5  # One variant that is better than all others, always.
+    >>> luck > 0.4, pbo(values).pbo
+    (True, 0.0)
 
     Raises:
         EdgeError: fewer than two variants, fewer events than blocks, an odd number of blocks, another metric.

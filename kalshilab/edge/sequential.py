@@ -385,6 +385,11 @@ def day_batches(
         where something was overdue), `entered` (first entry), `closed` (null while open), `overdue` (entries scored
         at their worst), `adaptive` (whether an entry was made after another of the day had settled).
 
+    >>> from kalshilab.edge import worlds
+    >>> batches = day_batches(worlds.entries(1_000, edge=5.0, hold=3.0, seed=1)[0])
+    >>> batches.height, streams_needed(batches)
+    (237, 4)
+
     Raises:
         EdgeError: these are no entries; one is settled and has no time of settlement.
     """

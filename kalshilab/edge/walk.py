@@ -175,6 +175,12 @@ def split(
         boundary: with a zone.  Settled before it: trains.  Begun at it plus `embargo` or later: tests.
         stop: events that begin at it or later are left out of the test, and not counted as dropped.
         first_prints: as for `spans`.
+
+    >>> from kalshilab.edge import worlds
+    >>> signal, _ = worlds.entries(1_000, seed=1)
+    >>> part = split(signal, signal["ts"].sort()[700], embargo=timedelta(days=3))
+    >>> part.train.height, part.test.height, part.purged, part.embargoed
+    (689, 284, 11, 16)
     """
     frame = spans(entries, first_prints)
     began, known = pl.col("start"), pl.col("end").is_not_null() & (pl.col("end") < boundary)
@@ -249,6 +255,12 @@ def walk_forward(
         score: of a cell's training entries; the cell with the highest is chosen, the first among equals.  None is
             the mean over events divided by its standard error, so that a few lucky events do not win.
         min_events: a cell with fewer settled events in training is not chosen.
+
+    >>> from kalshilab.edge import worlds
+    >>> signal, _ = worlds.entries(1_000, edge=5.0, seed=1)
+    >>> found = walk_forward(lambda: signal, [{}])
+    >>> found.edge > 0, found.folds.height
+    (True, 4)
 
     Raises:
         EdgeError: as `folds`; no cells; no cell has events enough in a fold's training.
