@@ -385,6 +385,9 @@ class Settings:
         "V3_WS_MAX_RECONNECT_ATTEMPTS",
         doc="failures in a row before giving up",
     )
+    fast: bool = _setting(
+        False, _flag, doc="send and read with aiohttp and picows: pip install 'kalshilab[fast]'"
+    )
 
     def __init__(
         self,

@@ -62,7 +62,9 @@ DRAWING = {
 }
 OUTSIDE = {
     "httpx": ("kalshilab.kalshi.rest", "kalshilab.kalshi.orders"),
-    "websockets": ("kalshilab.kalshi.stream", "kalshilab.exchange."),
+    "websockets": ("kalshilab.kalshi.sockets", "kalshilab.exchange."),
+    "picows": ("kalshilab.kalshi.fast_socket",),
+    "aiohttp": ("kalshilab.kalshi.fast_http",),
     "httptools": ("kalshilab.exchange.",),
     "IPython": ("kalshilab.notebook.",),
     "ipywidgets": ("kalshilab.notebook.",),
@@ -299,6 +301,8 @@ HEAVY = [
     "papermill",
     "scipy",
     "httptools",
+    "picows",
+    "aiohttp",
 ]
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import msgspec
 
-from kalshilab.clock import Clock, WallClock
+from kalshilab.clock import Clock
 from kalshilab.errors import FeedLost, ProtocolError, StreamError
-from kalshilab.kalshi import hosts
-from kalshilab.kalshi.auth import HasCredentials, Signer
 from kalshilab.kalshi.events import (
     BookDelta,
     BookSnapshot,
@@ -27,7 +25,7 @@ from kalshilab.kalshi.events import (
     Subscribed,
     Ticker,
 )
-from kalshilab.kalshi.stream import Connected, Stream
+from kalshilab.kalshi.stream import Connected, Stream, StreamSettings
 from kalshilab.market.model import Fill, Order, Trade
 
 __all__ = [
@@ -35,15 +33,6 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
-
-
-class FeedSettings(HasCredentials, Protocol):
-    """What a feed reads of `kalshilab.config.Settings`."""
-
-    @property
-    def ws_url(self) -> str | None: ...
-    @property
-    def reconnect_attempts(self) -> int: ...
 
 
 class FeedStats(msgspec.Struct, frozen=True):
@@ -74,19 +63,13 @@ class Feed(Generic[T]):
 
     def __init__(
         self,
-        settings: FeedSettings,
+        settings: StreamSettings,
         tickers: Iterable[str] = (),
         *,
         clock: Clock | None = None,
         capacity: int = 100_000,
     ) -> None:
-        url = settings.ws_url or hosts.defaults(settings.venue)[1]
-        self._stream = Stream(
-            url,
-            Signer.from_settings(settings),
-            clock=clock or WallClock(),
-            max_attempts=settings.reconnect_attempts,
-        )
+        self._stream = Stream.of(settings, clock=clock)
         self.tickers: tuple[str, ...] = tuple(tickers)
         """The markets listened to; empty for all."""
         if self.tickers:

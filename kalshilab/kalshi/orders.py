@@ -149,6 +149,7 @@ class DemoOrders:
             clock=clock,
             limits=limits,
             transport=transport,
+            fast=settings.fast,
         )
 
     async def __aenter__(self) -> Self:

@@ -10,7 +10,9 @@ tried again; writes never are.
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import AsyncIterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import quote
@@ -32,6 +34,7 @@ from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
 from kalshilab.kalshi.history import Columns, Cutoff, PrintPage
 from kalshilab.kalshi.limits import COSTS, Limits
+from kalshilab.kalshi.reply import FAST_EXTRA, NoAnswer, NotSent, Reply
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
 from kalshilab.market.model import Market, Trade
@@ -43,7 +46,11 @@ T = TypeVar("T")
 Query = Mapping[str, str | int | bool | None]
 
 READ_TRIES: Final = 4
-TIMEOUT: Final = httpx.Timeout(10.0, connect=5.0)
+CONNECTING: Final = 5.0
+"""Seconds to come by a connection."""
+ANSWERING: Final = 10.0
+"""Seconds between two pieces of an answer."""
+CONNECTIONS: Final = 64
 
 
 class RestSettings(HasCredentials, Protocol):
@@ -51,6 +58,56 @@ class RestSettings(HasCredentials, Protocol):
 
     @property
     def rest_url(self) -> str | None: ...
+    @property
+    def fast(self) -> bool: ...
+
+
+class Http(Protocol):
+    """What sends requests.  It follows no redirect, keeps no cookie, and heeds no proxy of the environment."""
+
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, /
+    ) -> Reply: ...
+
+    async def aclose(self) -> None: ...
+
+
+class _Httpx:
+    """Requests by httpx."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport | None, tls: ssl.SSLContext | None) -> None:
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            # Plain HTTP checks no certificate; `Rest` sends to no other scheme than its own.
+            verify=tls or False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            follow_redirects=False,
+            trust_env=False,
+            timeout=httpx.Timeout(ANSWERING, connect=CONNECTING),
+            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+        )
+
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, /
+    ) -> Reply:
+        try:
+            answer = await self._client.request(method, url, headers=headers, content=content)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise NotSent(str(error) or type(error).__name__) from None
+        except httpx.HTTPError as error:
+            raise NoAnswer(str(error) or type(error).__name__) from None
+        return Reply(answer.status_code, answer.headers.get("location", ""), answer.content)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def _fast_http(tls: ssl.SSLContext | None) -> Http:
+    try:
+        from kalshilab.kalshi.fast_http import FastHttp
+    except ImportError as error:
+        raise ConfigError("fast", True, FAST_EXTRA) from error
+    return FastHttp(tls, most=CONNECTIONS, connecting=CONNECTING, answering=ANSWERING)
 
 
 class Rest:
@@ -63,9 +120,11 @@ class Rest:
         clock: machine time for signatures, waiting and limits.
         limits: token buckets to wait for; None on loopback.
         transport: another httpx transport, for tests; the host rule holds all the same.
+        fast: send with `aiohttp` (extra `fast`) instead of `httpx`.
 
     Raises:
         HostRefused: the host is not allowed for the purpose.
+        ConfigError: `fast`, and the extra is not installed.
     """
 
     def __init__(
@@ -77,6 +136,7 @@ class Rest:
         clock: Clock | None = None,
         limits: Limits | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        fast: bool = False,
         seed: int = 0,
     ) -> None:
         self._base = hosts.check(base_url.rstrip("/"), purpose)
@@ -84,23 +144,16 @@ class Rest:
         self.purpose: Final = purpose
         self._signer, self._clock, self._limits = signer, clock or WallClock(), limits
         self._random = random.Random(seed)
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            follow_redirects=False,
-            trust_env=False,
-            timeout=TIMEOUT,
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=64),
-            event_hooks={"request": [self._guard]},
-        )
+        tls = None if self._url.scheme == "http" else httpx.create_ssl_context(trust_env=False)
+        self._http: Http = _fast_http(tls) if fast and transport is None else _Httpx(transport, tls)
 
-    async def _guard(self, request: httpx.Request) -> None:
-        """The last look before anything is sent: the request's own address, as httpx will use it."""
-        url = request.url
+    def _guard(self, method: str, url: httpx.URL) -> None:
+        """The last look before anything is sent: the request's own address, as it will be used."""
         if (url.scheme, url.host, url.port) != (self._url.scheme, self._url.host, self._url.port):
             raise HostRefused(
                 str(url.copy_with(query=None)), self.purpose, "not the host this client was made for"
             )
-        if self.purpose == "data" and request.method != "GET":
+        if self.purpose == "data" and method != "GET":
             raise HostRefused(str(url.copy_with(query=None)), "orders", "this client only reads")
 
     async def get(
@@ -160,36 +213,35 @@ class Rest:
             headers["Content-Type"] = "application/json"
         shown = path.partition("?")[0]
         try:
-            response = await self._client.request(method, url, headers=headers, content=content)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise ConnectionFailed(self._base, str(error) or type(error).__name__) from None
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
+            self._guard(method, url)
+            reply = await self._http.request(method, str(url), headers, content)
+        except NotSent as error:
+            raise ConnectionFailed(self._base, str(error)) from None
+        except NoAnswer as error:
             if method == "GET":
-                raise ApiError(method, shown, 0, "no_answer", reason, retryable=True) from None
-            raise OutcomeUnknown(method, shown, 0, reason) from None
-        return self._read(method, shown, response, into)
+                raise ApiError(method, shown, 0, "no_answer", str(error), retryable=True) from None
+            raise OutcomeUnknown(method, shown, 0, str(error)) from None
+        return self._read(method, shown, reply, into)
 
-    def _read(self, method: str, path: str, response: httpx.Response, into: type[T]) -> T:
-        status = response.status_code
+    def _read(self, method: str, path: str, reply: Reply, into: type[T]) -> T:
+        status, target, content = reply
         if 300 <= status < 400:
-            target = response.headers.get("location", "")
             raise HostRefused(hosts.shown(target or self._base), self.purpose, "redirects are not followed")
         if status >= 400:
-            raise _error(method, path, status, response.content)
-        if not response.content and into is type(None):
+            raise _error(method, path, status, content)
+        if not content and into is type(None):
             return None
         try:
-            return msgspec.json.decode(response.content, type=into)
+            return msgspec.json.decode(content, type=into)
         except UNREADABLE as error:
             if method == "GET":
-                raise ProtocolError(f"{method} {path}: {error}", response.content) from None
+                raise ProtocolError(f"{method} {path}: {error}", content) from None
             # It says that the write was done and not what: as good as no answer.
             raise OutcomeUnknown(method, path, status, f"an answer that cannot be read ({error})") from None
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -265,7 +317,7 @@ class MarketData:
         clock = clock or WallClock()
         url = base_url(settings)
         limits = None if settings.venue == "embedded" else Limits(clock)
-        self._rest = Rest(url, clock=clock, limits=limits, transport=transport)
+        self._rest = Rest(url, clock=clock, limits=limits, transport=transport, fast=settings.fast)
 
     async def __aenter__(self) -> Self:
         return self

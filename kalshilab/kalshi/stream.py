@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol, Self
 from urllib.parse import urlsplit
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from kalshilab.clock import Clock, WallClock
-from kalshilab.errors import FeedLost, HostRefused, ProtocolError, StreamError
+from kalshilab.errors import ConfigError, FeedLost, ProtocolError, StreamError
 from kalshilab.kalshi import hosts
-from kalshilab.kalshi.auth import Signer
+from kalshilab.kalshi.auth import HasCredentials, Signer
 from kalshilab.kalshi.events import Rejected, Subscribed
 from kalshilab.kalshi.protocol import TERMINAL, StreamProtocol
+from kalshilab.kalshi.reply import FAST_EXTRA
+from kalshilab.kalshi.sockets import Opener, Socket, SocketImpossible, SocketLost, open_socket
 
-__all__ = ["Connected", "Disconnected", "Stream", "backoff"]
+__all__ = ["Connected", "Disconnected", "Stream", "StreamSettings", "backoff"]
 
-MAX_FRAME: Final = 64 * 2**20
 GOOD_BETWEEN: Final = 1_000
 """Frames after which one that could not be understood is forgotten."""
 MOST_SPOILT: Final = 3
@@ -56,21 +55,22 @@ def backoff(failures: int) -> float:
     return min(2.0 ** (failures - 1), 60.0)
 
 
-class _Connect(connect):
-    """A handshake that follows no redirect: its headers are signed for one host."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        if isinstance(exc, InvalidStatus) and 300 <= exc.response.status_code < 400:
-            target = exc.response.headers.get("Location", self.uri)
-            return HostRefused(hosts.shown(target), "data", "redirects are not followed")
-        return exc
-
-
 class _HandlerFailed(Exception):
     """Carries an error of the handler past what looks for errors of the connection."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+
+class StreamSettings(HasCredentials, Protocol):
+    """What a stream reads of `kalshilab.config.Settings`."""
+
+    @property
+    def ws_url(self) -> str | None: ...
+    @property
+    def reconnect_attempts(self) -> int: ...
+    @property
+    def fast(self) -> bool: ...
 
 
 class Stream:
@@ -82,9 +82,11 @@ class Stream:
         clock: machine time, for signatures and waiting.
         max_attempts: failures in a row before `FeedLost`; None: never give up.
         silence: seconds without any frame or ping before the connection is dropped.
+        fast: read with `picows` (extra `fast`) instead of `websockets`; the events are the same.
 
     Raises:
         HostRefused: the host is neither the exchange's nor loopback.
+        ConfigError: `fast`, and the extra is not installed.
     """
 
     def __init__(
@@ -95,15 +97,17 @@ class Stream:
         clock: Clock | None = None,
         max_attempts: int | None = 10,
         silence: float = 30.0,
+        fast: bool = False,
     ) -> None:
         self._url = hosts.check(url, "data")
         self._path = urlsplit(self._url).path
         self._signer, self._clock = signer, clock or WallClock()
         self._max_attempts, self._silence = max_attempts, silence
+        self._open: Opener = _fast_opener() if fast else open_socket
         self._channels: list[str] = []
         self._markets: dict[str, dict[str, None]] = {}
         self._protocol: StreamProtocol | None = None
-        self._socket: ClientConnection | None = None
+        self._socket: Socket | None = None
         self._doomed = ""
         self.frames_received = 0
         """Frames whose events have all been handled, over all connections."""
@@ -113,6 +117,22 @@ class Stream:
         self._spoilt = self._good = 0
         self.last_frame = 0
         """Machine time of the last frame in microseconds; 0 before the first."""
+
+    @classmethod
+    def of(cls, settings: StreamSettings, *, clock: Clock | None = None) -> Self:
+        """The stream that `settings` ask for: the address given, or that of their venue.
+
+        Raises:
+            CredentialsMissing, KeyUnusable: no key, or none that can be used.
+            HostRefused, ConfigError: as when it is made.
+        """
+        return cls(
+            settings.ws_url or hosts.defaults(settings.venue)[1],
+            Signer.from_settings(settings),
+            clock=clock,
+            max_attempts=settings.reconnect_attempts,
+            fast=settings.fast,
+        )
 
     # What to listen to; may be called at any time, before and while it runs.
 
@@ -165,17 +185,13 @@ class Stream:
                 reason = "closed by the exchange"
             except _HandlerFailed as failed:
                 raise failed.error from None
-            except ConnectionClosed as error:
-                reason = _closing(error)
-            except TimeoutError:
-                reason = "no answer to the handshake"
-            except (OSError, InvalidHandshake) as error:
-                reason = str(error) or type(error).__name__
+            except SocketLost as error:
+                reason = str(error)
             except ProtocolError as error:
                 if self._spoilt_again():
                     raise
                 reason = f"a frame that cannot be understood: {error}"
-            except InvalidURI as error:
+            except SocketImpossible as error:
                 raise FeedLost(self._url, self.attempts, str(error)) from None
             reason = self._doomed or reason
             self._undirected = self.undirected
@@ -205,17 +221,7 @@ class Stream:
                 self._doomed = f"{event.message} (code {event.code})"
 
         wake = asyncio.Event()
-        async with _Connect(
-            self._url,
-            additional_headers=headers,
-            proxy=None,
-            max_size=MAX_FRAME,
-            max_queue=(4096, 1024),
-            ping_interval=None,
-            open_timeout=10,
-            close_timeout=2,
-            compression=None,
-        ) as socket:
+        async with self._open(self._url, headers) as socket:
             self._socket, self._protocol = socket, StreamProtocol(handler, answered, wake.set)
             handler(Connected(self.attempts))
             if self._channels:
@@ -231,10 +237,10 @@ class Stream:
                 watcher.cancel()
                 await asyncio.gather(sender, watcher, return_exceptions=True)
 
-    async def _receive(self, socket: ClientConnection, protocol: StreamProtocol) -> None:
-        receive, now, next_frame = protocol.receive, self._clock.now, socket.recv
-        while True:
-            frame = await next_frame(decode=False)
+    async def _receive(self, socket: Socket, protocol: StreamProtocol) -> None:
+        receive, now = protocol.receive, self._clock.now
+
+        def on_frame(frame: bytes) -> bool:
             self.last_frame = now()
             try:
                 receive(frame)
@@ -243,18 +249,19 @@ class Stream:
             except Exception as error:
                 raise _HandlerFailed(error) from error
             self.frames_received += 1
-            if self._doomed:
-                # The exchange has given the subscription up; a new connection subscribes anew.
-                return
+            # Once the exchange has given the subscription up, a new connection subscribes anew.
+            return self._doomed != ""
 
-    async def _send(self, socket: ClientConnection, protocol: StreamProtocol, wake: asyncio.Event) -> None:
+        await socket.read(on_frame)
+
+    async def _send(self, socket: Socket, protocol: StreamProtocol, wake: asyncio.Event) -> None:
         while True:
             await wake.wait()
             wake.clear()
             for command in protocol.take_commands():
-                await socket.send(command, text=True)
+                await socket.send(command)
 
-    async def _watch(self, socket: ClientConnection) -> None:
+    async def _watch(self, socket: Socket) -> None:
         """Drop a connection that is silent although pinged: half open, or an exchange that hangs."""
         while True:
             await self._clock.sleep(self._silence / 2)
@@ -267,9 +274,9 @@ class Stream:
                 # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the pong.
                 async with asyncio.timeout(self._silence / 2):
                     await pong
-            except (TimeoutError, ConnectionClosed):
+            except (TimeoutError, SocketLost):
                 self._doomed = f"silent for {self._silence:g} s"
-                socket.transport.abort()
+                socket.abort()
                 return
 
     @property
@@ -282,8 +289,9 @@ class Stream:
         return f"Stream({urlsplit(self._url).hostname}, {state}, {self.frames_received} frames)"
 
 
-def _closing(error: ConnectionClosed) -> str:
-    close = error.rcvd or error.sent
-    if close is None:
-        return "connection lost"
-    return f"closed with code {close.code}{' ' + close.reason if close.reason else ''}"
+def _fast_opener() -> Opener:
+    try:
+        from kalshilab.kalshi.fast_socket import open_fast_socket
+    except ImportError as error:
+        raise ConfigError("fast", True, FAST_EXTRA) from error
+    return open_fast_socket

@@ -25,7 +25,6 @@ from typing import Self
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config import Settings
 from kalshilab.errors import ApiError, ConnectionFailed, KalshilabError, SessionError
-from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.events import PositionUpdate, Rejected, Subscribed
 from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.kalshi.rest import MarketData
@@ -127,14 +126,7 @@ class PaperSession:
         self._health.say(why or f"strategy {strategy}")
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
-        signer = Signer.from_settings(link.settings)
-        assert link.settings.ws_url is not None
-        self._stream = Stream(
-            link.settings.ws_url,
-            signer,
-            clock=self._wall,
-            max_attempts=self.settings.reconnect_attempts,
-        )
+        self._stream = Stream.of(link.settings, clock=self._wall)
         self._stream.subscribe(*CHANNELS)
         self._execution = Execution(self._orders, self._journal, self._portfolio, self._clock, self._wall)
 

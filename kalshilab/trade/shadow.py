@@ -34,7 +34,6 @@ from kalshilab.errors import (
 )
 from kalshilab.exchange import Mirror
 from kalshilab.kalshi import hosts
-from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.events import (
     BookDelta,
     BookSnapshot,
@@ -93,12 +92,7 @@ class ShadowFeed:
         assert source.ws_url is not None
         self._wall, self._health = wall or WallClock(), health
         self._data = MarketData(source)
-        self._stream = Stream(
-            source.ws_url,
-            Signer.from_settings(source),
-            clock=self._wall,
-            max_attempts=settings.reconnect_attempts,
-        )
+        self._stream = Stream.of(source, clock=self._wall)
         self._stream.subscribe(*CHANNELS)
         # What closes soon is the session's to leave out: it may hold it already.
         self._tracker = Tracker(settings.categories, settings.tickers, settings.max_markets)

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,6 +31,15 @@ TRADE = {
     "ts_ms": 7,
 }
 Behaviour = Callable[["Server", ServerConnection], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["websockets", "picows"])
+def kind_of_socket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a stream promises, it promises over either socket."""
+    monkeypatch.setitem(globals(), "Stream", partial(STREAM, fast=request.param))
+
+
+STREAM = Stream
 
 
 class FastClock(WallClock):

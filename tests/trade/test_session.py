@@ -100,6 +100,13 @@ async def test_two_runs_are_the_same(quick: Settings) -> None:
         assert left.drop(drop).equals(right.drop(drop)), name
 
 
+async def test_the_fast_transport_trades_the_same(quick: Settings) -> None:
+    plain, fast = await run(quick), await run(quick.replace(fast=True))
+    for name in ("orders", "fills", "decisions", "signals"):
+        assert getattr(fast, name).drop("order_id", strict=False).height == getattr(plain, name).height
+    assert fast.signals.equals(plain.signals) and fast.counts["pnl_cents"] == plain.counts["pnl_cents"]
+
+
 async def test_hold_watches_and_trades_nothing(quick: Settings) -> None:
     report = await run(quick.replace(strategy="hold"))
     assert (report.counts["signals"], report.counts["orders"], report.counts["pnl_cents"]) == (0, 0, 0)
@@ -183,7 +190,7 @@ async def test_a_lost_connection_is_mended_and_nothing_is_missed(quick: Settings
         task = asyncio.ensure_future(session.run())
         while session.snapshot().counts["trades"] < 20:
             await asyncio.sleep(0.02)
-        session._stream._socket.transport.abort()
+        session._stream._socket.abort()
         while session.state != "ERROR":
             await asyncio.sleep(0.01)
         assert not session._machine.may_trade
@@ -200,7 +207,7 @@ async def test_a_feed_that_stays_away_ends_the_session_cleanly(quick: Settings) 
         task = asyncio.ensure_future(session.run())
         while session.snapshot().counts["trades"] < 5:
             await asyncio.sleep(0.02)
-        session._stream._socket.transport.abort()
+        session._stream._socket.abort()
         report = await asyncio.wait_for(task, 15)
     assert isinstance(report.error, FeedLost)
     assert report.stopped.startswith("FeedLost")

@@ -1,0 +1,80 @@
+"""REST by `aiohttp` (extra `fast`), for many requests in flight.
+
+httpx is what REST stands on.  With tens of orders in flight its pool of connections takes most of the time, and a
+request costs it several times what the exchange's own client needs (`research/benchmarks/orders.py` measures both).
+`kalshilab.kalshi.rest.Rest` keeps every rule of its own (hosts, redirects, signatures, what is tried again); this is
+only how a request goes out.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    DummyCookieJar,
+    TCPConnector,
+)
+from yarl import URL
+
+from kalshilab.kalshi.reply import NoAnswer, NotSent, Reply
+
+__all__ = ["FastHttp"]
+
+
+class FastHttp:
+    """Connections that are kept, over which requests go.  No cookies, no proxies, no redirects.
+
+    A POST goes out once.  A read or a cancel whose kept connection turns out to be closed before a byte came back
+    goes out again over a new one, which is what these methods mean.
+
+    Args:
+        tls: how to check the host's certificate; None for plain HTTP.
+        most: connections at a time; who comes when all are in use waits.
+        connecting: seconds to come by a connection.
+        answering: seconds between two pieces of an answer.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None, *, most: int, connecting: float, answering: float) -> None:
+        self._tls, self._most = tls, most
+        self._timeout = ClientTimeout(total=None, connect=connecting, sock_read=answering)
+        self._session: ClientSession | None = None
+
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> Reply:
+        """Send a request; `url` is sent as it is written, percent-encoded already.
+
+        Raises:
+            NotSent, NoAnswer: see `kalshilab.kalshi.reply`.
+        """
+        session = self._session or self._opened()
+        try:
+            async with session.request(
+                method, URL(url, encoded=True), headers=headers, data=content, allow_redirects=False
+            ) as answer:
+                return Reply(answer.status, answer.headers.get("Location", ""), await answer.read())
+        except (ClientConnectorError, ConnectionTimeoutError) as error:
+            raise NotSent(str(error) or type(error).__name__) from None
+        except (ClientError, TimeoutError) as error:
+            raise NoAnswer(str(error) or type(error).__name__) from None
+
+    def _opened(self) -> ClientSession:
+        # Made at the first request: a session belongs to the running loop.
+        self._session = ClientSession(
+            connector=TCPConnector(limit=self._most, ssl=True if self._tls is None else self._tls),
+            cookie_jar=DummyCookieJar(),
+            timeout=self._timeout,
+            headers={"User-Agent": "kalshilab"},
+        )
+        return self._session
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
