@@ -2,5 +2,6 @@
 
 Only this package imports IPython, ipywidgets, plotly or papermill, and it imports nothing of its own when it
 is imported.  `dashboard` watches a live session, `panels` turns a snapshot into HTML, `plots` draws what is
-kept, `edge_plots` and `edge_view` show a report card, `loop` lets a cell without `await` run a coroutine.
+kept, `edge_plots`, `edge_beside` and `edge_view` show report cards, `tables` shows a frame whole and a published
+claim beside its audit, `loop` lets a cell without `await` run a coroutine.
 """

@@ -113,7 +113,8 @@ def waterfall(frame: pl.DataFrame) -> Drawn:
         height=110 + 46 * max(1, shown.height),
         barmode="overlay",
         showlegend=False,
-        margin={"r": 150},
+        # Room for an estimate and an interval of three digits each.
+        margin={"r": 200},
         xaxis={"title": {"text": "edge, cents a contract"}, "zeroline": True, "zerolinecolor": GREY},
         yaxis={
             "tickvals": places,

@@ -2,7 +2,9 @@
 
 One pure function.  Names, notes and details may come from a notebook, a registry or a claim: each string goes
 through `html.escape`.  Colours are those of the page where JupyterLab says them, and legible on light and dark
-pages where nothing does; there is no script and nothing is loaded.
+pages where nothing does; there is no script and nothing is loaded.  What a reader needs, badge, marks, columns
+and bars, is styled in place: JupyterLab takes style sheets and drawings out of a notebook that somebody else has
+run, as a committed one is.
 """
 
 from __future__ import annotations
@@ -21,30 +23,36 @@ from kalshilab.notebook.plots import GREY
 
 __all__ = ["LIVE", "STYLE", "Shown", "card_html"]
 
-# The class stands twice where JupyterLab styles every table of an output: the more particular rule holds.
 STYLE: Final = """<style>
 .klc{font-size:13px;line-height:1.4;max-width:960px;color:var(--jp-ui-font-color1,inherit)}
-.klc .v{display:inline-block;border-radius:4px;padding:2px 10px;color:#fff;font-weight:600;letter-spacing:.03em}
-.klc .good{background:#1a8f4c}.klc .held{background:#9a6212}.klc .bad{background:#b83a31}
 .klc p{margin:6px 0 10px}
 .klc.klc table{table-layout:auto;border-collapse:collapse;width:100%;font-size:inherit;color:inherit;margin:0 0 12px;font-variant-numeric:tabular-nums}
-.klc.klc th,.klc.klc td{padding:3px 8px;text-align:left;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.25);background:none}
-.klc th{font-weight:600;opacity:.75}.klc.klc .r{text-align:right;white-space:nowrap}.klc .d{opacity:.75}
-.klc .y{color:#1a8f4c;font-weight:700}.klc .n{color:#c8453b;font-weight:700}
-.klc.klc .first td{background:rgba(200,69,59,.12)}
-.klc .step{min-width:150px}.klc.klc .bar{width:180px;padding:0}.klc svg{display:block}
+.klc.klc th,.klc.klc td{padding:3px 8px;border-bottom:1px solid rgba(128,128,128,.25)}
+.klc.klc tr:not(.first) td{background:none}
 </style>"""
+"""What only a trusted page shows; without it the card is the same with the page's own lines and distances.
+
+The class stands twice where JupyterLab styles every table of an output: the more particular rule holds.
+"""
 
 LIVE: Final = Criterion(
     13, "live", "–", "paper trades confirm it", None, "", "judged on paper trades, not on history"
 )
 """What stands on line 13 of a card that has none."""
 
-TONES: Final = {LABELS[-1]: "good", "LIVE_CONFIRMED": "good", "PROVISIONAL": "held", "LIVE_WEAKER": "held"}
-"""How a verdict is coloured; any other is bad."""
+_GOOD, _HELD, _BAD = "#1a8f4c", "#9a6212", "#b83a31"
+TONES: Final = {LABELS[-1]: _GOOD, "LIVE_CONFIRMED": _GOOD, "PROVISIONAL": _HELD, "LIVE_WEAKER": _HELD}
+"""The colour of a verdict; any other is bad."""
 
-_MARKS: Final = {True: '<td class="y" title="passed">✓</td>', False: '<td class="n" title="failed">✗</td>'}
-_OPEN: Final = '<td class="d" title="not examined">–</td>'
+_LEFT: Final = "text-align:left;vertical-align:top"
+_RIGHT: Final = "text-align:right;vertical-align:top;white-space:nowrap"
+_FAINT: Final = "opacity:.75"
+_FIRST: Final = ";background-color:rgba(200,69,59,.12)"
+_MARKS: Final = {
+    True: ("✓", f";font-weight:700;color:{_GOOD}"),
+    False: ("✗", ";font-weight:700;color:#c8453b"),
+    None: ("–", f";{_FAINT}"),
+}
 _WIDTH: Final = 180
 
 
@@ -69,10 +77,11 @@ def card_html(card: Shown) -> str:
     The first line that failed, which gave the verdict, is shaded.  Line 13 stands there with "–" until paper trades
     have been judged.
     """
-    tone = TONES.get(card.verdict, "bad")
-    claim = "" if card.claim is None else f" <span class='d'>claimed {card.claim:+.2f} c</span>"
+    tone = TONES.get(card.verdict, _BAD)
+    badge = f"background-color:{tone};color:#fff;font-weight:600;padding:2px 10px;border-radius:4px"
+    claim = "" if card.claim is None else f' &nbsp;<span style="{_FAINT}">claimed {card.claim:+.2f} c</span>'
     return (
-        f'{STYLE}<div class="klc"><span class="v {tone}">{escape(card.verdict)}</span>{claim}'
+        f'{STYLE}<div class="klc"><span style="{badge}">{escape(card.verdict)}</span>{claim}'
         f"<p>{escape(card.header)}</p>{_criteria(card)}{_waterfall(card.waterfall)}</div>"
     )
 
@@ -86,17 +95,23 @@ def _criteria(card: Shown) -> str:
     first = next((line for line in failed if line.label == card.verdict), None)
     rows = []
     for line in lines:
-        shade = ' class="first"' if line is first else ""
-        detail = f'<br><span class="d">{escape(line.detail)}</span>' if line.detail else ""
+        shade, own = (_FIRST, ' class="first"') if line is first else ("", "")
+        mark, colour = _MARKS[line.passed]
+        detail = f'<br><span style="{_FAINT}">{escape(line.detail)}</span>' if line.detail else ""
         rows.append(
-            f'<tr{shade}><td class="r">{line.number}</td><td>{escape(line.name)}</td>'
-            f"{_OPEN if line.passed is None else _MARKS[bool(line.passed)]}"
-            f"<td>{escape(line.value)}{detail}</td><td class='d'>{escape(line.threshold)}</td></tr>"
+            f'<tr{own}><td style="{_RIGHT}{shade}">{line.number}</td>'
+            f'<td style="{_LEFT}{shade}">{escape(line.name)}</td>'
+            f'<td style="{_LEFT}{shade}{colour}">{mark}</td>'
+            f'<td style="{_LEFT}{shade}">{escape(line.value)}{detail}</td>'
+            f'<td style="{_LEFT}{shade};{_FAINT}">{escape(line.threshold)}</td></tr>'
         )
-    return (
-        "<table><thead><tr><th></th><th>criterion</th><th></th><th>found</th><th>passes when</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+    heads = _heads((_RIGHT, ""), (_LEFT, "criterion"), (_LEFT, ""), (_LEFT, "found"), (_LEFT, "passes when"))
+    return f"<table>{heads}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def _heads(*columns: tuple[str, str]) -> str:
+    cells = "".join(f'<th style="{style}">{escape(text)}</th>' for style, text in columns)
+    return f"<thead><tr>{cells}</tr></thead>"
 
 
 def _waterfall(frame: pl.DataFrame) -> str:
@@ -113,34 +128,40 @@ def _waterfall(frame: pl.DataFrame) -> str:
         interval = f"[{lower:+.2f}, {upper:+.2f}]" if both else ""
         size = f"{row['n']:,}" if row["n"] is not None else ""
         colour = colour_of(row["step"], edge or 0.0, row["note"] or "")
-        found = f"<b>{edge:+.2f}</b>" if _number(edge) else '<span class="d">not measured</span>'
+        found = f"<b>{edge:+.2f}</b>" if _number(edge) else f'<span style="{_FAINT}">not measured</span>'
         rows.append(
-            f"<tr><td class='step'>{escape(row['step'])}</td><td class='bar'>{_bar(edge, lower, upper, low, scale, colour=colour)}</td>"
-            f"<td class='r'>{found}</td><td class='r'>{interval}</td><td class='r'>{size}</td>"
-            f"<td class='d'>{escape(row['note'] or '')}</td></tr>"
+            f'<tr><td style="{_LEFT};min-width:150px">{escape(row["step"])}</td>'
+            f'<td style="{_LEFT};width:{_WIDTH}px">{_bar(edge, lower, upper, low, scale, colour=colour)}</td>'
+            f'<td style="{_RIGHT}">{found}</td><td style="{_RIGHT}">{interval}</td><td style="{_RIGHT}">{size}</td>'
+            f'<td style="{_LEFT};{_FAINT}">{escape(row["note"] or "")}</td></tr>'
         )
-    return (
-        "<table><thead><tr><th>from the claim to what is left</th><th></th><th class='r'>cents a contract</th>"
-        f"<th class='r'>95 %</th><th class='r'>n</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    heads = _heads(
+        (_LEFT, "from the claim to what is left"),
+        (_LEFT, ""),
+        (_RIGHT, "cents a contract"),
+        (_RIGHT, "95 %"),
+        (_RIGHT, "n"),
+        (_LEFT, ""),
     )
+    return f"<table>{heads}<tbody>{''.join(rows)}</tbody></table>"
 
 
 def _bar(edge: Any, lower: Any, upper: Any, low: float, scale: float, *, colour: str) -> str:
-    """The edge from zero on, with its interval as a line across, on the scale of the whole table."""
+    """The edge from zero on with its interval as a line below, on the scale of the whole table.
 
-    def at(value: float) -> float:
-        return round((value - low) * scale, 1)
+    The border, at the bar's left or right end, is zero.
+    """
 
-    zero, parts = at(0.0), []
-    if _number(edge):
-        left, right = sorted((zero, at(edge)))
-        parts.append(
-            f'<rect x="{left}" y="4" width="{max(1.0, right - left):.1f}" height="10" fill="{colour}"/>'
-        )
+    def block(left: float, right: float, look: str) -> str:
+        start, width = round((left - low) * scale, 1), round((right - left) * scale, 1)
+        return f'<div style="margin-left:{start}px;width:{width}px;{look}"></div>'
+
+    left, right = sorted((0.0, edge)) if _number(edge) else (0.0, 0.0)
+    side = "right" if left < 0 else "left"
+    parts = [block(left, right, f"height:10px;background-color:{colour};border-{side}:1px solid {GREY}")]
     if _number(lower) and _number(upper):
-        parts.append(f'<path d="M{at(lower)} 9H{at(upper)}" stroke="{GREY}" stroke-width="2"/>')
-    parts.append(f'<path d="M{zero} 0V18" stroke="{GREY}"/>')
-    return f'<svg width="{_WIDTH}" height="18" aria-hidden="true">{"".join(parts)}</svg>'
+        parts.append(block(lower, upper, f"height:2px;background-color:{GREY}"))
+    return f'<div style="width:{_WIDTH + 1}px;padding-top:4px">{"".join(parts)}</div>'
 
 
 def _number(value: Any) -> bool:

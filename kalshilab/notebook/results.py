@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,11 @@ from kalshilab.errors import SessionError
 __all__ = ["MIME", "read_results", "record", "rounded"]
 
 MIME: Final = "application/vnd.kalshilab.result+json"
+
+WIDTH: Final = 110
+"""Characters a line of what is shown of a record."""
+
+NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 
 
 def rounded(value: Any, digits: int = 6) -> Any:
@@ -38,10 +44,33 @@ def rounded(value: Any, digits: int = 6) -> Any:
 def record(name: str, value: Any, *, digits: int = 6) -> None:
     """Record a value under a name in the running notebook; floats are rounded to `digits`.
 
-    Outside a notebook it shows the same as plain text.
+    What is seen of it, and all that is seen outside a notebook, is plain text.
     """
     kept = rounded(value, digits)
-    display({MIME: {"name": name, "value": kept}, "text/plain": f"{name} = {kept}"}, raw=True)  # type: ignore[no-untyped-call]
+    display({MIME: {"name": name, "value": kept}, "text/plain": _text(name, kept)}, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _text(name: str, kept: Any) -> str:
+    """A record to be read: a mapping as its names and values, in lines.
+
+    >>> print(_text("edge", {"verdict": "VALID", "net": 1.52, "failed": None}))
+    edge: verdict VALID · net 1.52 · failed –
+    """
+    if not isinstance(kept, Mapping):
+        return f"{name}: {_word(kept)}"
+    parts = [f"{key} {_word(value)}".replace(" ", NO_BREAK) for key, value in kept.items()]
+    lines = textwrap.wrap(
+        f"{name}: {' · '.join(parts)}",
+        WIDTH,
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines).replace(NO_BREAK, " ")
+
+
+def _word(value: Any) -> str:
+    return "–" if value is None else ", ".join(map(_word, value)) if isinstance(value, list) else str(value)
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

@@ -27,8 +27,19 @@ def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ]
     )
     nbformat.write(notebook, tmp_path / "n.ipynb")
-    assert shown[0]["text/plain"] == "edge = {'mean': 0.333, 'n': [1, 2]}"
+    assert shown[0]["text/plain"] == "edge: mean 0.333 · n 1, 2"
     assert results.read_results(tmp_path / "n.ipynb") == {"edge": 2.0, "other": "text"}
+
+
+def test_a_long_record_is_shown_in_lines_of_whole_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(results, "display", lambda bundle, raw: shown.append(bundle["text/plain"]))
+    results.record("edge", {f"a name {k}": -k / 7 for k in range(40)}, digits=3)
+    lines = shown[0].splitlines()
+    assert len(lines) > 5 and max(map(len, lines)) <= results.WIDTH
+    assert " ".join(line.strip() for line in lines) == "edge: " + " · ".join(
+        f"a name {k} {round(-k / 7, 3)}" for k in range(40)
+    )
 
 
 def test_no_notebook(tmp_path: Path) -> None:

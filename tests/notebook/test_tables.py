@@ -1,0 +1,73 @@
+"""Tables show all there is of a result, as text and never as markup."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+
+from kalshilab.edge import claims
+from kalshilab.errors import EdgeError
+from kalshilab.notebook.tables import MOST, board, claimed, table
+
+
+class Judged:
+    def __init__(self, name: str, **found: Any) -> None:
+        self.name, self.verdict, self._found = name, "UNPROVEN", found
+
+    def summary(self) -> dict[str, Any]:
+        return self._found
+
+
+def test_every_row_and_every_letter_is_there() -> None:
+    long = "x" * 300
+    frame = pl.DataFrame({"name": [f"{long}{k}" for k in range(60)], "n": range(60)})
+    html, text = table(frame)._repr_html_(), repr(table(frame))
+    assert html.count("<tr>") == 61 and all(f">{long}{k}<" in html for k in range(60))
+    assert text.count("x") == 60 * 300 and "…" not in text and "…" not in html
+
+
+def test_a_table_too_long_to_be_read_says_so() -> None:
+    html = table(pl.DataFrame({"n": range(MOST + 5)}))._repr_html_()
+    assert html.count("<tr>") == MOST + 1 and f"{MOST} of {MOST + 5} rows" in html
+
+
+def test_values_are_written_as_people_write_them() -> None:
+    row = {
+        "float": 1234.567, "count": 12_345, "nothing": None, "good": True, "at": datetime(2026, 1, 2, 3, tzinfo=UTC),
+    }  # fmt: skip
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", table(pl.DataFrame([row]))._repr_html_())
+    assert cells == ["1,234.57", "12,345", "–", "yes", "2026-01-02 03:00:00"]
+
+
+def test_text_is_never_markup() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    html = table(pl.DataFrame({evil: [evil]}))._repr_html_()
+    assert "<img" not in html and html.count("&lt;img") == 2
+
+
+def test_no_claim_without_what_is_left_of_it() -> None:
+    every = claimed()
+    known = claims.load().claim
+    assert every.frame.height == len(known) and all(every.frame["audited"]) and all(every.frame["why"])
+    [left] = claimed("rlm_no").frame["audited"]
+    assert left.startswith("+0.43 c after the fee, before the spread") and "-1.15 c against" in left
+    [never] = claimed("whale_fade").frame["audited"]
+    assert never.startswith("never measured")
+    with pytest.raises(EdgeError, match="no claim 'rlm_nope'"):
+        claimed("rlm_nope")
+
+
+def test_a_board_has_a_row_a_card_and_no_number_where_nothing_was_measured() -> None:
+    found = board(
+        [
+            Judged("rlm", failed="5 net edge", fires=9, filled=4, events=4, net=-1.234, lower=-3.0, upper=0.5, mde=2.0),
+            Judged("steam", failed="3 sample", fires=0, filled=0, events=0, net=None, lower=None, upper=None, mde=None),
+        ]
+    ).frame  # fmt: skip
+    assert found["95 %"].to_list() == ["[-3.00, +0.50]", ""]
+    assert found["net"].to_list() == [-1.234, None] and found["first line that fails"][1] == "3 sample"
+    assert found.schema["detectable"] == pl.Float64
