@@ -8,7 +8,7 @@ has run, and a committed notebook is one.  Texts may come from anywhere; each go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from typing import Any, Final, Protocol
@@ -22,6 +22,9 @@ __all__ = ["MOST", "Judged", "Table", "board", "claimed", "table"]
 
 MOST: Final = 200
 """Rows of a table at most; the caption says how many there were."""
+
+SHORT: Final = 18
+"""Letters of a text that stays in one line."""
 
 _LEFT: Final = "text-align:left;vertical-align:top"
 _RIGHT: Final = "text-align:right;vertical-align:top;white-space:nowrap"
@@ -64,8 +67,7 @@ class Table:
         rows = "".join(
             "<tr>"
             + "".join(
-                f'<td style="{style}">{escape(_shown(value, self._digits))}</td>'
-                for value, style in zip(row, styles, strict=True)
+                _cell(_shown(value, self._digits), style) for value, style in zip(row, styles, strict=True)
             )
             + "</tr>"
             for row in self.frame.head(MOST).iter_rows()
@@ -121,19 +123,23 @@ def claimed(*names: str, claims: Claims | None = None) -> Table:
     return Table(pl.DataFrame(rows))
 
 
-def board(cards: Sequence[Judged]) -> Table:
+def board(cards: Sequence[Judged] | Mapping[str, Judged]) -> Table:
     """Report cards, a row each: the verdict, the line that gave it, what was bought, what it earned and could show.
+
+    Args:
+        cards: in order; with names of their own, if the signals' are too long.
 
     `net` is cents a fire with its 95 % interval, a fire without a fill counting as nothing; `detectable` is the
     smallest edge that so many entries could show, in the same unit.
     """
     rows = []
-    for card in cards:
+    named = cards.items() if isinstance(cards, Mapping) else [(card.name, card) for card in cards]
+    for name, card in named:
         found = card.summary()
         bounds = found.get("lower"), found.get("upper")
         rows.append(
             {
-                "signal": card.name,
+                "signal": name,
                 "verdict": card.verdict,
                 "first line that fails": found.get("failed") or "",
                 "fires": found.get("fires"),
@@ -146,6 +152,11 @@ def board(cards: Sequence[Judged]) -> Table:
         )
     kinds = dict.fromkeys(("fires", "bought", "events"), pl.Int64)
     return Table(pl.DataFrame(rows, schema_overrides={**kinds, "net": pl.Float64, "detectable": pl.Float64}))
+
+
+def _cell(text: str, style: str) -> str:
+    line = ";white-space:nowrap" if len(text) <= SHORT and "nowrap" not in style else ""
+    return f'<td style="{style}{line}">{escape(text)}</td>'
 
 
 def _shown(value: Any, digits: int) -> str:

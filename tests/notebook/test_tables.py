@@ -62,12 +62,12 @@ def test_no_claim_without_what_is_left_of_it() -> None:
 
 
 def test_a_board_has_a_row_a_card_and_no_number_where_nothing_was_measured() -> None:
-    found = board(
-        [
+    cards = [
             Judged("rlm", failed="5 net edge", fires=9, filled=4, events=4, net=-1.234, lower=-3.0, upper=0.5, mde=2.0),
             Judged("steam", failed="3 sample", fires=0, filled=0, events=0, net=None, lower=None, upper=None, mde=None),
-        ]
-    ).frame  # fmt: skip
+    ]  # fmt: skip
+    found = board(cards).frame
+    assert board({"mine": cards[0]}).frame.row(0)[1:] == found.row(0)[1:]
     assert found["95 %"].to_list() == ["[-3.00, +0.50]", ""]
     assert found["net"].to_list() == [-1.234, None] and found["first line that fails"][1] == "3 sample"
     assert found.schema["detectable"] == pl.Float64
