@@ -47,7 +47,7 @@ from kalshilab.errors import EdgeError
 from kalshilab.market.fee_schedule import FeeSchedule
 from kalshilab.signals.driver import CompiledSignal
 from kalshilab.signals.model import as_tape
-from kalshilab.tape.lake import scan_tape
+from kalshilab.tape.lake import Lake, scan_tape
 from kalshilab.tape.normalise import to_markets
 from kalshilab.tape.reading import Source
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets, check_tape
@@ -57,7 +57,7 @@ __all__ = ["validate"]
 VARIANTS: Final = 10
 """Settings from which on overfitting can be measured."""
 EXCERPT: Final = 1_000_000
-"""Prints of a lake on which the audits are run."""
+"""Prints of a lake on which the audits are run; one that has no more of them is judged in memory."""
 
 
 def validate(
@@ -124,6 +124,8 @@ def validate(
     strategy, on = strategy_of(signal), terms_of(terms)
     tape, markets = _tables(tape, markets)
     spec, data = specification(strategy, on, grid, schedule), data_of(tape, markets)
+    if strategy.signal is not None:
+        tape = _held(tape)
     sketch = sketch_of(tape)
     book, prereg, family = registered(registry, strategy, spec)
     begun = _first_prints(tape, markets)
@@ -250,6 +252,14 @@ def _tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
             frame.with_columns(pl.lit(None, pl.String).alias("trade_id")).select(TAPE_SCHEMA.names())
         )
     return tape, check_markets(markets)
+
+
+def _held(tape: Any) -> Any:
+    """A lake that fits into memory many times over as a frame, every byte of it compared with its hash; else the tape.
+
+    A validation goes over a tape two dozen times, and a lake of many short days is slow to open.
+    """
+    return tape.read() if isinstance(tape, Lake) and tape.rows <= EXCERPT else tape
 
 
 def _until(tape: Any, markets: pl.DataFrame) -> datetime:
