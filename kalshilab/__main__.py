@@ -20,7 +20,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kalshilab.config import RETIRED, STRATEGIES, VENUES, Settings
 from kalshilab.data_commands import add_parsers, doctor_lake
@@ -29,6 +29,7 @@ from kalshilab.errors import (
     EdgeError,
     ExchangeError,
     KalshilabError,
+    KeyUnusable,
     LakeError,
     SessionError,
     SignalError,
@@ -42,10 +43,24 @@ from kalshilab.validate_command import add_parser as add_validate
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code: 2 for what was asked wrongly, 1 for what went wrong, 130 for an interrupt."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.name is None:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         return int(options.command(options))
-    except (ConfigError, EdgeError, ExchangeError, LakeError, SessionError, TapeError, UsageError) as error:
+    except (
+        ConfigError,
+        EdgeError,
+        ExchangeError,
+        KeyUnusable,
+        LakeError,
+        SessionError,
+        SignalError,
+        TapeError,
+        UsageError,
+    ) as error:
         print(f"kalshilab {options.name}: {error}", file=sys.stderr)
         return 2
     except KalshilabError as error:
@@ -59,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kalshilab", description="Paper trading and research on Kalshi's prediction markets."
     )
-    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
+    commands = parser.add_subparsers(dest="name", metavar="COMMAND")
 
     live = commands.add_parser("live", help="run the live notebook", description="Run the live notebook.")
     live.add_argument("--venue", help=f"one of {', '.join(VENUES)}; default embedded")
@@ -97,6 +113,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Version(argparse.Action):
+    """Says the version of what is installed; looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        import importlib.metadata
+
+        print(f"kalshilab {importlib.metadata.version('kalshilab')}")
+        parser.exit()
+
+
 def _tape_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tape", help="Parquet of trades; default: the bundled sample")
     parser.add_argument("--markets", help="Parquet of the markets beside it")
@@ -129,12 +155,12 @@ def _live(options: argparse.Namespace) -> int:
         "result_column",
     )
     settings.require_credentials()
-    for name in ("tape", "markets"):
-        path = getattr(settings, name)
-        if path is not None and not Path(path).expanduser().is_file():
-            raise UsageError(f"--{name} {path}: no such file")
-    if (settings.tape is None) != (settings.markets is None):
-        raise UsageError("--tape and --markets go together")
+    if settings.venue != "embedded":
+        # Read here, so that the place of a key that cannot be used does not end up in a saved notebook.
+        from kalshilab.kalshi.auth import Signer
+
+        Signer.from_settings(settings)
+    _refuse_what_cannot_be_played(settings)
     _refuse_what_cannot_trade(settings)
     # Late: papermill and what it brings take most of a second.
     from kalshilab.notebook.runner import LiveRun
@@ -157,6 +183,29 @@ def _live(options: argparse.Namespace) -> int:
         facts |= {"notebook": str(result.notebook), "journal": str(result.journal), "error": result.error}
         print(json.dumps(facts))
     return 1 if result.error else 0
+
+
+def _refuse_what_cannot_be_played(settings: Settings) -> None:
+    """Look at the files of a tape, so that what is wrong with them is said before a kernel is started.
+
+    The markets are few and are read; of the tape, which may be long, only what its footer says.
+    """
+    for name in ("tape", "markets"):
+        path = getattr(settings, name)
+        if path is not None and not Path(path).expanduser().is_file():
+            raise UsageError(f"--{name} {path}: no such file")
+    if settings.tape is None and settings.markets is None:
+        if settings.result_column is not None:
+            raise UsageError("--result-column goes with --tape and --markets")
+        return
+    if settings.tape is None or settings.markets is None:
+        raise UsageError("--tape and --markets go together")
+    # Late: a run of the sample has no need of them here.
+    from kalshilab.tape import to_markets, to_tape
+    from kalshilab.trade.venue import read_parquet
+
+    to_markets(read_parquet(settings.markets), result_column=settings.result_column)
+    to_tape(read_parquet(settings.tape, rows=0))
 
 
 def _refuse_what_cannot_trade(settings: Settings) -> None:
@@ -235,11 +284,14 @@ def _shown(path: Path) -> str:
 def _watch(options: argparse.Namespace) -> int:
     from kalshilab.trade.monitor import read_status
 
+    runs = Path(Settings().out)
     folder = Path(options.run)
     if not folder.is_dir():
-        folder = Path(Settings().out) / options.run
+        folder = runs / options.run
     if not folder.is_dir():
-        raise UsageError(f"{options.run}: no such run")
+        known = sorted((path.name for path in runs.glob("*/") if path.is_dir()), reverse=True)
+        there = f"in {runs} the last are {', '.join(known[:5])}" if known else f"there is none in {runs}"
+        raise UsageError(f"{options.run}: no such run; {there}")
     return asyncio.run(_follow(folder / "status.json", read_status, once=options.once))
 
 

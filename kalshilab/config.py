@@ -420,27 +420,39 @@ class Settings:
         """Field names to values; secrets stay wrapped."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The variables of an API key that nobody has set."""
+        missing = []
+        if not self.key_id:
+            missing.append("KALSHI_API_KEY_ID")
+        if not (self.private_key_path or self.private_key):
+            missing.append("KALSHI_PRIVATE_KEY_PATH (or KALSHI_PRIVATE_KEY_CONTENT)")
+        return tuple(missing)
+
     def require_credentials(self) -> None:
         """Check that a key is there for a venue that needs one.
 
         Raises:
             CredentialsMissing: the venue is not embedded and the key id or the private key is missing.
         """
-        missing = []
-        if not self.key_id:
-            missing.append("KALSHI_API_KEY_ID")
-        if not (self.private_key_path or self.private_key):
-            missing.append("KALSHI_PRIVATE_KEY_PATH (or KALSHI_PRIVATE_KEY_CONTENT)")
-        if missing and self.venue != "embedded":
-            raise CredentialsMissing(self.venue, tuple(missing))
+        if self.lacking and self.venue != "embedded":
+            raise CredentialsMissing(self.venue, self.lacking)
 
     def __repr__(self) -> str:
         changed = (
-            f"{f.name}={'***' if f.name == 'key_id' else repr(getattr(self, f.name))}"
+            f"{f.name}={_masked(f.name, getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         )
         return f"Settings({', '.join(changed)})"
+
+
+def _masked(name: str, value: Any) -> str:
+    """A setting as a repr shows it, which may end up in a notebook: no key, and of a key's file its name alone."""
+    if name == "key_id" and value is not None:
+        return "***"
+    return repr(f"…/{Path(value).name}") if name == "private_key_path" and value is not None else repr(value)
 
 
 def _variables(f: Any) -> list[tuple[str, Callable[[Any], Any]]]:

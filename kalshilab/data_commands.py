@@ -214,7 +214,11 @@ def _record(options: argparse.Namespace) -> int:
 
     own = Settings()
     settings = Settings(venue="demo", ws_url=options.ws_url or own.ws_url or PRODUCTION[1])
-    settings.require_credentials()
+    if settings.lacking:
+        raise UsageError(
+            f"the feed of trades needs a key, and {' and '.join(settings.lacking)} is not set: in the environment or in "
+            ".env; kalshilab download needs none"
+        )
     lake, clock = Lake.create(options.out), WallClock()
     stop = asyncio.Event()
 

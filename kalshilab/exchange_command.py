@@ -12,7 +12,7 @@ import signal
 from typing import Any
 
 from kalshilab.config import Settings
-from kalshilab.errors import ConfigError
+from kalshilab.errors import ConfigError, UsageError
 
 __all__ = ["add_parser"]
 
@@ -92,11 +92,11 @@ def _open(options: argparse.Namespace) -> int:
             print(f"{name:20} {what}")
         return 0
     if not 0 <= options.port <= 65_535:
-        raise ConfigError("port", options.port, "0 for a free one, to 65535", "command line")
+        raise UsageError(f"--port {options.port}: from 1 to 65535, or 0 for a free one")
     if options.fault_every is not None and options.fault_every <= 0:
-        raise ConfigError("fault-every", options.fault_every, "seconds above 0", "command line")
+        raise UsageError(f"--fault-every {options.fault_every:g}: seconds above 0")
     if options.warm_up is not None and options.warm_up < 0:
-        raise ConfigError("warm-up", options.warm_up, "hours, 0 for none", "command line")
+        raise UsageError(f"--warm-up {options.warm_up:g}: hours, or 0 for none")
     names = ("tape", "markets", "result_column", "speed", "balance")
     settings = Settings(**{n: v for n in names if (v := getattr(options, n, None)) is not None})
     fills = FillModel(options.fills, options.haircut, round(options.latency * 1000))

@@ -6,6 +6,7 @@ Exit code 0 whatever the verdict is: an edge that is not there is an answer, not
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -74,7 +75,8 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
     """A signal by name: one of `kalshilab.signals`, or `module:name` of a class, a function, or one made already.
 
     Raises:
-        SignalError: no such signal, or a parameter it does not take.
+        UsageError: no such signal, or parameters for one that is made already.
+        SignalError: a parameter it does not take, or a value it cannot have.
     """
     from kalshilab import signals
     from kalshilab.signals.driver import CompiledSignal
@@ -86,15 +88,17 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
         classes = [c for c in vars(signals).values() if isinstance(c, type) and issubclass(c, CompiledSignal)]
         named = {c.name: c for c in classes if hasattr(c, "name")}
         if text not in named:
-            raise SignalError("validate", "signal", text, f"{', '.join(sorted(named))}, or MODULE:NAME")
+            raise UsageError(f"--signal {text}: {', '.join(sorted(named))}, or MODULE:NAME of one's own")
         found = named[text]
     if isinstance(found, type):
-        try:
-            return found(**parameters)
-        except TypeError as error:
-            raise SignalError("validate", "set", parameters, f"parameters of {text} ({error})") from None
+        takes = inspect.signature(found).parameters
+        anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        for name, value in parameters.items():
+            if name not in takes and not anything:
+                raise SignalError(text, name, value, f"a parameter of it: {', '.join(takes)}")
+        return found(**parameters)
     if parameters:
-        raise SignalError("validate", "set", parameters, f"nothing: {text} is made already")
+        raise UsageError(f"--set: {text} is made already, with its parameters; name its class or function")
     return found
 
 
@@ -113,8 +117,12 @@ def _validate(options: argparse.Namespace) -> int:
     tape, markets = (scan_tape(options.lake), None) if options.lake else read_frames(settings)
     signal = signal_of(options.signal, {name: _one(v) for name, v in _pairs("set", options.set)})
     grid = {name: [_one(v) for v in values.split(",")] for name, values in _pairs("grid", options.grid)}
-    if options.processes < 1:
-        raise UsageError(f"--processes {options.processes}: at least one")
+    for name in ("processes", "contracts", "trials"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: at least 1")
+    if options.latency < 0:
+        raise UsageError(f"--latency {options.latency:g}: seconds, from 0")
     with nullcontext() if options.processes == 1 else spawn_pool(options.processes) as executor:
         card = validate(
             signal,

@@ -105,7 +105,16 @@ def test_sigterm_in_mid_run_leaves_nothing_resting(tmp_path: Path) -> None:
         (["exchange", "--warm-up", "-1"], "warm-up=-1.0"),
         (["exchange", "--faults", "gremlins"], "no fault is called 'gremlins'"),
         (["exchange", "--tape", "here.parquet", "--markets", "here.parquet"], "not a Parquet file"),
-        (["watch", "nothing"], "nothing: no such run"),
+        (["watch", "nothing"], "nothing: no such run; there is none in runs"),
+        (["live", "--tape", "here.parquet", "--markets", "here.parquet"], "here.parquet: not a Parquet file"),
+        (["live", "--result-column", "result"], "--result-column goes with --tape and --markets"),
+        (["exchange", "--port", "99999"], "--port 99999: from 1 to 65535"),
+        (["record"], "the feed of trades needs a key, and KALSHI_API_KEY_ID"),
+        (["validate", "--signal", "moon"], "--signal moon: burst, buy_back"),
+        (["validate", "--set", "moon=1"], "rlm(moon=1): allowed is a parameter of it: yes_threshold"),
+        (["validate", "--set", "min_trades=few"], "rlm(min_trades='few')"),
+        (["validate", "--trials", "0"], "--trials 0: at least 1"),
+        (["validate", "--latency", "-1"], "--latency -1: seconds, from 0"),
     ],
 )
 def test_one_sentence_and_exit_code_two(
@@ -122,6 +131,14 @@ def test_one_sentence_and_exit_code_two(
     assert says in error
     assert error.count("\n") == 1
     assert "Traceback" not in error
+
+
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "validate" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"kalshilab {kl.__version__}\n"
 
 
 def test_missing_credentials_say_which_and_that_embedded_needs_none(

@@ -10,7 +10,7 @@ import pytest
 
 import kalshilab as kl
 from kalshilab.__main__ import main
-from kalshilab.errors import SignalError
+from kalshilab.errors import UsageError
 from kalshilab.tape.lake import Lake
 from kalshilab.validate_command import signal_of
 
@@ -54,9 +54,9 @@ def test_a_lake_and_a_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     [
         (["--signal", "nonsense"], "nonsense"),
         (["--set", "min_trades"], "NAME=VALUE"),
-        (["--set", "flow_rate=3"], "parameters of rlm"),
+        (["--set", "flow_rate=3"], "allowed is a parameter of it"),
         (["--lake", "nowhere"], "nowhere"),
-        (["--processes", "0"], "at least one"),
+        (["--processes", "0"], "at least 1"),
         (["--runs", "nowhere"], "no finished run"),
         (["--registry", "none.jsonl"], "is not registered"),
     ],
@@ -92,5 +92,5 @@ def test_a_signal_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.syspath_prepend(tmp_path)
     assert signal_of("mine_to_judge:made", {}).parameters["min_trades"] == 9
     assert signal_of("mine_to_judge:kind", {"min_trades": 4}).parameters["min_trades"] == 4
-    with pytest.raises(SignalError, match="made already"):
+    with pytest.raises(UsageError, match="made already"):
         signal_of("mine_to_judge:made", {"min_trades": 4})

@@ -54,6 +54,7 @@ STYLE: Final = """<style>
 .kl .num{text-align:right}.kl .up{color:#1a8f4c}.kl .down{color:#c8453b}.kl .dim{opacity:.65}
 .kl .scroll{max-height:230px;overflow:auto}
 .kl .facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:4px 12px}
+.kl .wide{grid-template-columns:repeat(auto-fill,minmax(300px,1fr))}
 .kl .facts b{display:block;font-size:14px;font-weight:600;font-variant-numeric:tabular-nums}
 .kl .facts span{color:var(--jp-ui-font-color2,#666)}
 .kl .badge{display:inline-block;border-radius:9px;padding:1px 9px;color:#fff;background:#777;font-weight:600}
@@ -102,9 +103,9 @@ def _table(head: Sequence[Text], rows: Iterable[Sequence[Text]], empty: str) -> 
     return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
 
 
-def _facts(facts: Iterable[tuple[str, Text]]) -> str:
+def _facts(facts: Iterable[tuple[str, Text]], css: str = "facts") -> str:
     items = "".join(f"<div><span>{escape(name)}</span>{_cell('b', value)}</div>" for name, value in facts)
-    return f'<div class="facts">{items}</div>'
+    return f'<div class="{css}">{items}</div>'
 
 
 def _card(name: str, title: str, *parts: str) -> str:
@@ -287,7 +288,7 @@ def positions(shot: Snapshot, settings: Settings) -> str:
         if (held := [p for p in shot.positions if p.outcome == name])
     ]
     table = _table(head, rows, "nothing held")
-    return _card("positions", "Open positions", _facts(sides) if sides else "", table)
+    return _card("positions", "Open positions", _facts(sides, "facts wide") if sides else "", table)
 
 
 def _closes(shot: Snapshot, close_ts: int) -> str:

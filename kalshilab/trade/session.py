@@ -44,7 +44,7 @@ from kalshilab.trade.report import Report
 from kalshilab.trade.runs import Ending, name_run
 from kalshilab.trade.states import Machine
 from kalshilab.trade.strategy import make_strategy
-from kalshilab.trade.sync import Sync
+from kalshilab.trade.sync import Sync, raise_if_refused
 from kalshilab.trade.tasks import Tasks, first_of
 from kalshilab.trade.venue import VenueLink, open_venue
 from kalshilab.trade.view import View
@@ -257,7 +257,8 @@ class PaperSession:
         if self._error is not None:
             raise self._error
         if not in_time:
-            raise SessionError("no subscription was confirmed within 30 s")
+            why = self._health.parts.get("feed", "silent")
+            raise SessionError(f"no subscription was confirmed within 30 s; the feed is {why}")
         machine.to("TRADING_CLIENT_CONNECT", "account")
         await self._orders.balance()
         machine.to("KALSHI_DATA_SYNC", "account")
@@ -359,9 +360,7 @@ class PaperSession:
         self._ready_channels.add(event.channel)
         if self._ready_channels.issuperset(CHANNELS):
             self._subscribed.set()
-            machine = self._machine
-            assert machine is not None
-            if machine.state == "ERROR":
+            if self._running.state == "ERROR":
                 self._tasks.work("resume", self._resume())
 
     async def _resume(self) -> None:
@@ -375,9 +374,10 @@ class PaperSession:
         self._ready_channels.clear()
         self._follower.on_disconnect()
         self._health.degraded("feed", event.reason)
-        machine = self._running
-        if machine.may_trade:
-            machine.to("ERROR", f"feed lost: {event.reason}")
+        if not self._subscribed.is_set():
+            self._tasks.background("account", raise_if_refused(self._orders))
+        if self._running.may_trade:
+            self._running.to("ERROR", f"feed lost: {event.reason}")
 
     def _on_transition(self, change: Transition) -> None:
         self._journal.write("transition", change)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from kalshilab.clock import Clock
+from kalshilab.errors import ApiError, ConnectionFailed, SessionError
 from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.market.model import Settlement
 from kalshilab.trade.execution import Execution
@@ -18,7 +19,26 @@ from kalshilab.trade.health import Health
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.portfolio import Portfolio
 
-__all__ = ["Sync"]
+__all__ = ["Sync", "raise_if_refused"]
+
+
+async def raise_if_refused(client: DemoOrders) -> None:
+    """Raise what the exchange says of a key that it refuses: over REST in words, where a socket only does not open.
+
+    Whatever else is wrong is left to the feed, which tries again.
+
+    Raises:
+        SessionError: the key is refused.
+    """
+    try:
+        await client.balance()
+    except ApiError as error:
+        if error.status in (401, 403):
+            raise SessionError(
+                f"the exchange refuses the key ({error}); look at it with: kalshilab doctor"
+            ) from error
+    except ConnectionFailed:
+        return
 
 
 class Sync:

@@ -132,16 +132,21 @@ def read_frames(settings: Settings) -> tuple[pl.DataFrame, pl.DataFrame]:
     if settings.tape is None or settings.markets is None:
         lacking = "tape" if settings.tape is None else "markets"
         raise TapeError(f"a tape and its markets go together: {lacking} is not given")
-    markets = to_markets(_read(settings.markets), result_column=settings.result_column)
-    return to_tape(_read(settings.tape)), markets
+    markets = to_markets(read_parquet(settings.markets), result_column=settings.result_column)
+    return to_tape(read_parquet(settings.tape)), markets
 
 
-def _read(path: str) -> pl.DataFrame:
+def read_parquet(path: str, rows: int | None = None) -> pl.DataFrame:
+    """A Parquet file, or its first `rows` rows.
+
+    Raises:
+        TapeError: it is missing, or is not Parquet.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         raise TapeError(f"{path}: no such file")
     try:
-        return pl.read_parquet(file)
+        return pl.read_parquet(file, n_rows=rows)
     except pl.exceptions.PolarsError as error:
         raise TapeError(
             f"{path}: not a Parquet file that can be read ({str(error).splitlines()[0]})"

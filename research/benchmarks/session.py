@@ -16,11 +16,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Coroutine
 from contextlib import redirect_stdout
+from contextvars import ContextVar
 from io import StringIO
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
+import httpx
 import numpy as np
 import polars as pl
 
@@ -42,7 +46,7 @@ def core() -> float:
     return exchange.prints_played / (perf_counter() - began)
 
 
-async def session(folder: str) -> tuple[float, list[float]]:
+async def session(folder: str) -> tuple[float, Latencies]:
     """Prints a second in lockstep, and milliseconds from a print's frame to its order."""
     settings = kl.Settings(env={}, env_file=None, out=folder, categories=("all",))
     async with kl.PaperSession(settings) as running:
@@ -53,16 +57,55 @@ async def session(folder: str) -> tuple[float, list[float]]:
     return report.counts["trades"] / taken, latencies
 
 
-def timed_orders(running: kl.PaperSession) -> list[float]:
-    """Milliseconds from the last frame to each order of a session, as they come."""
-    latencies: list[float] = []
-    wall, send = kl.WallClock(), running._orders.create
+_RECEIVED: ContextVar[tuple[int, bool]] = ContextVar("received")
+"""When the frame came whose print fired, and whether nothing else was under way, in the task that acts on it."""
 
-    async def timed(request: object) -> object:
-        latencies.append((wall.now() - running._stream.last_frame) / 1000)
-        return await send(request)
 
-    running._orders.create = timed  # type: ignore[method-assign]
+class Latencies:
+    """Milliseconds from the frame of the print that fired to its order's last byte on the wire, as they come.
+
+    A session places one order after another, so that each sees what the last one left of its limits: of prints that
+    fire together all but the first wait.  `alone` are those that found none under way.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[float] = []
+        self.alone: list[float] = []
+        self.acting = 0
+
+
+def timed_orders(running: kl.PaperSession) -> Latencies:
+    """Have a session that has not begun take the times of its orders."""
+    latencies = Latencies()
+    wall, wire = kl.WallClock(), running._wire
+
+    async def acting(job: Coroutine[Any, Any, Any], received: int) -> Any:
+        _RECEIVED.set((received, latencies.acting == 0))
+        latencies.acting += 1
+        try:
+            return await job
+        finally:
+            latencies.acting -= 1
+
+    def wired() -> None:
+        wire()
+        act = running._desk.act
+        # Called while the print's own frame is handled: it is the last one.
+        running._desk.act = lambda fire: acting(act(fire), running._stream.last_frame)  # type: ignore[method-assign]
+
+    async def sent(name: str, facts: object) -> None:
+        if name == "http11.send_request_body.complete":
+            received, alone = _RECEIVED.get()
+            latencies.all.append((wall.now() - received) / 1000)
+            if alone:
+                latencies.alone.append(latencies.all[-1])
+
+    async def watched(request: httpx.Request) -> None:
+        if request.method == "POST" and _RECEIVED.get(None):
+            request.extensions["trace"] = sent
+
+    running._wire = wired  # type: ignore[method-assign]
+    running._orders._rest._client.event_hooks["request"].append(watched)
     return latencies
 
 
@@ -77,11 +120,13 @@ def lockstep() -> None:
     told("lockstep", latencies)
 
 
-def told(where: str, latencies: list[float]) -> None:
-    p50, p99 = np.percentile(latencies, [50, 99])
-    print(
-        f"{where}: print's frame to order handed to the client, p50 {p50:.2f} ms, p99 {p99:.2f} ms ({len(latencies)} orders)"
-    )
+def told(where: str, latencies: Latencies) -> None:
+    for which, found in (("all orders", latencies.all), ("with none under way", latencies.alone)):
+        if found:
+            p50, p99 = np.percentile(found, [50, 99])
+            print(
+                f"{where}: print's frame to order on the wire, {which}: p50 {p50:.2f} ms, p99 {p99:.2f} ms ({len(found)})"
+            )
 
 
 def world(folder: Path, rate: int, seconds: int, begin: int) -> int:
