@@ -383,3 +383,8 @@ def test_limits_hold_in_the_unit_they_are_stated_in(name: str, value: str, says:
     with pytest.raises(ConfigError) as caught:
         Settings(env={name: value}, env_file=None)
     assert says in str(caught.value)
+
+
+def test_of_a_key_file_a_repr_shows_the_name_alone() -> None:
+    shown = repr(settings(venue="demo", key_id="abc", private_key_path="/home/ann/.kalshi/key.pem"))
+    assert "private_key_path='…/key.pem'" in shown and "ann" not in shown and "abc" not in shown

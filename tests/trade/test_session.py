@@ -12,6 +12,7 @@ from made_tapes import leaning
 
 from kalshilab.config import Settings
 from kalshilab.errors import CredentialsMissing, FeedLost, HostRefused, SessionError, TapeError
+from kalshilab.exchange import Exchange, serve
 from kalshilab.signals import rlm
 from kalshilab.tape import sample
 from kalshilab.trade.desk import Desk
@@ -293,3 +294,18 @@ async def test_real_prints_over_the_sockets(settings: Settings, shared: Path) ->
     assert report.signals.unique("ticker", keep="first", maintain_order=True).equals(rlm(tape))
     assert report.counts["unsettled_markets"] == 62
     assert report.counts["account_differences"] == 0
+
+
+async def test_a_key_that_the_exchange_refuses_ends_the_start_in_words(settings: Settings) -> None:
+    async with serve(Exchange(*sample())) as venue:
+        wrong = settings.replace(
+            venue="demo",
+            rest_url=venue.rest,
+            ws_url=venue.ws,
+            key_id="somebody-else",
+            private_key_path=str(venue.private_key_path),
+        )
+        with pytest.raises(SessionError, match=r"the exchange refuses the key .*401") as refused:
+            async with asyncio.timeout(10), PaperSession(wrong) as session:
+                (await session.run()).check()
+    assert "somebody-else" not in str(refused.value) and str(venue.private_key_path) not in str(refused.value)
