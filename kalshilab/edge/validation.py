@@ -31,6 +31,7 @@ from kalshilab.edge.cohort import Cohort, censor, marked
 from kalshilab.edge.confirmation import confirmed, data_of, opened, sketch_of
 from kalshilab.edge.entry import Left, enter_counted, half_spread_of
 from kalshilab.edge.equity import equity
+from kalshilab.edge.evidence import excerpt, first_prints, in_memory, tables, until, with_horizon
 from kalshilab.edge.inference import Inference
 from kalshilab.edge.judgement import Judgement, judge
 from kalshilab.edge.ledger import canonical
@@ -46,18 +47,11 @@ from kalshilab.edge.waterfall import waterfall
 from kalshilab.errors import EdgeError
 from kalshilab.market.fee_schedule import FeeSchedule
 from kalshilab.signals.driver import CompiledSignal
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.lake import Lake, scan_tape
-from kalshilab.tape.normalise import to_markets
-from kalshilab.tape.reading import Source
-from kalshilab.tape.schema import TAPE_SCHEMA, check_markets, check_tape
 
 __all__ = ["validate"]
 
 VARIANTS: Final = 10
 """Settings from which on overfitting can be measured."""
-EXCERPT: Final = 1_000_000
-"""Prints of a lake on which the audits are run; one that has no more of them is judged in memory."""
 
 
 def validate(
@@ -122,13 +116,13 @@ def validate(
         TapeError, LakeError: the tape, the markets or the lake are not what they should be.
     """
     strategy, on = strategy_of(signal), terms_of(terms)
-    tape, markets = _tables(tape, markets)
+    tape, markets = tables(tape, markets)
     spec, data = specification(strategy, on, grid, schedule), data_of(tape, markets)
     if strategy.signal is not None:
-        tape = _held(tape)
+        tape = in_memory(tape)
     sketch = sketch_of(tape)
     book, prereg, family = registered(registry, strategy, spec)
-    begun = _first_prints(tape, markets)
+    begun = first_prints(tape, markets)
     box = Lockbox(book, family, first_prints=begun)
     fixed = {
         **msgspec.structs.asdict(on), "exclusive": exclusive, "schedule": schedule, "books": books,
@@ -144,7 +138,7 @@ def validate(
     fires = pl.DataFrame(schema=FIRES) if found_fires is None else found_fires
     cohort: Cohort | None = None
     every, left = enter_counted(fires, tape, markets, **fixed)
-    whole, cohort = censor(every, data_end=data_end or _until(tape, markets))
+    whole, cohort = censor(every, data_end=data_end or until(tape, markets))
     if lockbox and whole.height:
         box.split(whole)
     entries = box.outside(whole)
@@ -153,16 +147,16 @@ def validate(
             audit.Audit(name="settlement facts", passed=False, detail=refused),
         )
     else:
-        audited = audit.every(strategy, *_excerpt(tape, markets), seed=seed) if audits else ()
+        audited = audit.every(strategy, *excerpt(tape, markets), seed=seed) if audits else ()
         if audited and entries["filled"].any():
             audited = (*audited, audit.outcome_resampling(entries, b=499, seed=seed))
     cells = _cells(strategy, grid, tape, bought, executor)
     pool = baseline.pool(tape, fires, bought, seed=seed) if fires.height else None
     points = [strategy.parameters, *(c.parameters for c in cells[1:] if grid is not None)]
     m = max(trials or 1, trials_of(book, prereg, family, points, data["hash"]))
-    near = None if pool is None else _with_horizon(pool, markets)
+    near = None if pool is None else with_horizon(pool, markets)
     judged = judge(
-        _with_horizon(entries, markets),
+        with_horizon(entries, markets),
         near,
         trials=m,
         walk_forward=_walked(cells, begun),
@@ -236,75 +230,12 @@ def validate(
 _MEASURED: Final = ("n", "edge", "lower", "upper", "p", "star")
 
 
-def _tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
-    """A source or a polars frame, and the markets beside it."""
-    if isinstance(tape, str | Path):
-        tape = scan_tape(tape)
-    if markets is None:
-        markets = getattr(tape, "markets", None)
-        if markets is None:
-            raise EdgeError("a tape without its markets: give markets=, kl.to_markets(...)")
-    if not isinstance(markets, pl.DataFrame):
-        markets = to_markets(markets)
-    if not isinstance(tape, Source):
-        frame = as_tape(tape, ("ts", "price", "size", "taker"))
-        tape = check_tape(
-            frame.with_columns(pl.lit(None, pl.String).alias("trade_id")).select(TAPE_SCHEMA.names())
-        )
-    return tape, check_markets(markets)
-
-
-def _held(tape: Any) -> Any:
-    """A lake that fits into memory many times over as a frame, every byte of it compared with its hash; else the tape.
-
-    A validation goes over a tape two dozen times, and a lake of many short days is slow to open.
-    """
-    return tape.read() if isinstance(tape, Lake) and tape.rows <= EXCERPT else tape
-
-
-def _until(tape: Any, markets: pl.DataFrame) -> datetime:
-    """Until when outcomes are known: the last print or settlement."""
-    last: Any = tape.lazy().select(pl.col("ts").max()).collect().item()
-    settled_: Any = markets["settled_ts"].max()
-    return last if settled_ is None else max(last, settled_)  # type: ignore[no-any-return]
-
-
-def _with_horizon(entries: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
-    """The entries with `horizon`: days from the fire to the close that was expected, for the baseline; none of it where
-    the markets do not say."""
-    if markets["expected_close_ts"].null_count() == markets.height:
-        return entries
-    days = (pl.col("expected_close_ts") - pl.col("ts")).dt.total_microseconds() / 8.64e10
-    closes = markets.select("ticker", "expected_close_ts")
-    joined = entries.join(closes, on="ticker", how="left", maintain_order="left")
-    return joined.with_columns(days.alias("horizon")).drop("expected_close_ts")
-
-
-def _excerpt(tape: Any, markets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What the audits are run on: the tape, or of a lake the days that hold its first million prints."""
-    if isinstance(tape, Source):
-        tape = tape.lazy().head(EXCERPT).collect()  # type: ignore[attr-defined]
-    return tape, markets
-
-
 def _cells(strategy: Strategy, grid: Any, tape: Any, bought: Any, executor: Any) -> list[robustness.Cell]:
     if not isinstance(strategy.signal, CompiledSignal):
         if grid is not None:
             raise EdgeError(f"grid= varies the parameters of a signal; {strategy.name} is a function")
         return []
     return robustness.grid(strategy.signal, tape, bought, grid, executor)
-
-
-def _first_prints(tape: Any, markets: pl.DataFrame) -> pl.DataFrame:
-    """When each event was first traded: `event, ts`."""
-    if isinstance(tape, Source):
-        first = tape.listing.select(pl.col("ticker").cast(pl.String), ts="first_ts")
-    else:
-        first = (
-            tape.group_by("ticker").agg(pl.col("ts").first()).with_columns(pl.col("ticker").cast(pl.String))
-        )
-    known = first.join(markets.select("ticker", "event"), on="ticker", how="inner")
-    return known.group_by("event").agg(pl.col("ts").min())
 
 
 def _walked(cells: Sequence[robustness.Cell], begun: pl.DataFrame) -> float | None:

@@ -1,0 +1,84 @@
+"""What a verdict rests on: a tape or a lake, the markets beside it, and until when their outcomes are known."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from kalshilab.errors import EdgeError
+from kalshilab.signals.model import as_tape
+from kalshilab.tape.lake import Lake, scan_tape
+from kalshilab.tape.normalise import to_markets
+from kalshilab.tape.reading import Source
+from kalshilab.tape.schema import TAPE_SCHEMA, check_markets, check_tape
+
+__all__ = ["excerpt", "first_prints", "in_memory", "tables", "until", "with_horizon"]
+
+EXCERPT: Final = 1_000_000
+"""Prints of a lake on which the audits are run; one that has no more of them is judged in memory."""
+
+
+def tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
+    """A source or a polars frame, and the markets beside it."""
+    if isinstance(tape, str | Path):
+        tape = scan_tape(tape)
+    if markets is None:
+        markets = getattr(tape, "markets", None)
+        if markets is None:
+            raise EdgeError("a tape without its markets: give markets=, kl.to_markets(...)")
+    if not isinstance(markets, pl.DataFrame):
+        markets = to_markets(markets)
+    if not isinstance(tape, Source):
+        frame = as_tape(tape, ("ts", "price", "size", "taker"))
+        tape = check_tape(
+            frame.with_columns(pl.lit(None, pl.String).alias("trade_id")).select(TAPE_SCHEMA.names())
+        )
+    return tape, check_markets(markets)
+
+
+def in_memory(tape: Any) -> Any:
+    """A lake that fits into memory many times over as a frame, every byte of it compared with its hash; else the tape.
+
+    A validation goes over a tape two dozen times, and a lake of many short days is slow to open.
+    """
+    return tape.read() if isinstance(tape, Lake) and tape.rows <= EXCERPT else tape
+
+
+def until(tape: Any, markets: pl.DataFrame) -> datetime:
+    """Until when outcomes are known: the last print or settlement."""
+    last: Any = tape.lazy().select(pl.col("ts").max()).collect().item()
+    settled_: Any = markets["settled_ts"].max()
+    return last if settled_ is None else max(last, settled_)  # type: ignore[no-any-return]
+
+
+def with_horizon(entries: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+    """The entries with `horizon`: days from the fire to the close that was expected, for the baseline; none of it where
+    the markets do not say."""
+    if markets["expected_close_ts"].null_count() == markets.height:
+        return entries
+    days = (pl.col("expected_close_ts") - pl.col("ts")).dt.total_microseconds() / 8.64e10
+    closes = markets.select("ticker", "expected_close_ts")
+    joined = entries.join(closes, on="ticker", how="left", maintain_order="left")
+    return joined.with_columns(days.alias("horizon")).drop("expected_close_ts")
+
+
+def excerpt(tape: Any, markets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What the audits are run on: the tape, or of a lake the days that hold its first million prints."""
+    if isinstance(tape, Source):
+        tape = tape.lazy().head(EXCERPT).collect()  # type: ignore[attr-defined]
+    return tape, markets
+
+
+def first_prints(tape: Any, markets: pl.DataFrame) -> pl.DataFrame:
+    """When each event was first traded: `event, ts`."""
+    if isinstance(tape, Source):
+        first = tape.listing.select(pl.col("ticker").cast(pl.String), ts="first_ts")
+    else:
+        first = (
+            tape.group_by("ticker").agg(pl.col("ts").first()).with_columns(pl.col("ticker").cast(pl.String))
+        )
+    known = first.join(markets.select("ticker", "event"), on="ticker", how="inner")
+    return known.group_by("event").agg(pl.col("ts").min())
