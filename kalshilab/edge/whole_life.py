@@ -67,6 +67,12 @@ class WholeLife(msgspec.Struct, frozen=True, kw_only=True):
     frame: pl.DataFrame
     """A row a bucket: `low, high, n, edge, lower, upper, baseline_edge, baseline_n, excess`."""
 
+    def __repr__(self) -> str:
+        return (
+            f"<WholeLife (looks ahead): {self.edge:+.2f} c, excess {self.excess:+.2f} c, "
+            f"{self.buckets_positive} of {self.buckets} buckets positive, n = {self.n:,}>"
+        )
+
 
 class Checklist(msgspec.Struct, frozen=True, kw_only=True):
     """The published system's own five checks."""

@@ -158,6 +158,9 @@ class DemoOrders:
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
+    def __repr__(self) -> str:
+        return f"DemoOrders({self._rest.host})"
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._rest.aclose()

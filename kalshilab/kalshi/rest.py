@@ -251,8 +251,13 @@ class Rest:
     ) -> None:
         await self.aclose()
 
+    @property
+    def host(self) -> str:
+        """The host it talks to."""
+        return self._url.host
+
     def __repr__(self) -> str:
-        return f"Rest({self._url.host}, {self.purpose})"
+        return f"Rest({self.host}, {self.purpose})"
 
 
 def _error(method: str, path: str, status: int, content: bytes) -> ApiError:
@@ -324,6 +329,9 @@ class MarketData:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"MarketData({self._rest.host})"
 
     async def aclose(self) -> None:
         """Close the connections."""
