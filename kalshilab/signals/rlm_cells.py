@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numba
 import numpy as np
@@ -17,9 +17,7 @@ from numba import njit
 
 from kalshilab.signals.kernel import BUY_NO, BUY_YES, Array, fresh_state, grown, vector
 from kalshilab.signals.passes import EVERY, Columns, Fires
-
-if TYPE_CHECKING:
-    from kalshilab.signals.rlm import Rlm
+from kalshilab.signals.rlm_step import fields_of, share_if
 
 __all__ = ["RlmCells"]
 
@@ -36,27 +34,34 @@ class RlmCells:
 
     Args:
         cells: their numbers in the grid.
-        signals: their signals, alike in flow and side, none of which re-arms.
+        rules: those of their signals, alike in side, none of which re-arms.
+        by_contracts: whether the share is of the contracts.
         low, high, markets: as for a pass.
     """
 
     MOST: ClassVar[int] = 64
 
     def __init__(
-        self, cells: Sequence[int], signals: Sequence[Rlm], *, low: int, high: int | None, markets: int
+        self,
+        cells: Sequence[int],
+        rules: Sequence[tuple[Any, ...]],
+        by_contracts: bool,
+        *,
+        low: int,
+        high: int | None,
+        markets: int,
     ) -> None:
         self.cells: Sequence[int] = tuple(cells)
         self._low, self._high = low, EVERY if high is None else high
         self._rules = tuple(
-            np.array([s.rule[at] for s in signals], kind)
+            np.array([rule[at] for rule in rules], kind)
             for at, kind in ((1, np.float64), (2, np.int64), (3, np.int64), (4, np.int64), (5, np.int64))
         )
-        self._buy_yes, self._by_contracts = signals[0].buy_yes, signals[0].by_contracts
-        self._fields = signals[0].fields
-        self._loop = _loop_of(self._fields, self._by_contracts)
+        self._buy_yes, fields = rules[0][0], fields_of(by_contracts, False)
+        self._loop = _loop_of(fields, by_contracts)
         self.state = fresh_state(max(min(self._high, markets) - low, 0), STATE)
         self._rows, self._cell = np.empty(BUFFER, np.int64), np.empty(BUFFER, np.uint8)
-        self._seen = np.empty(BUFFER, self._fields)
+        self._seen = np.empty(BUFFER, fields)
 
     def push(self, columns: Columns, first_row: int = 0) -> Sequence[Fires]:
         """The fires of the next prints, for each of `cells`."""
@@ -92,8 +97,6 @@ class RlmCells:
 @cache
 def _loop_of(fields: Any, by_contracts: bool) -> Any:
     """The compiled loop for fires whose states have these fields."""
-    from kalshilab.signals.rlm import share_if
-
     record, state_record = numba.from_dtype(fields), numba.from_dtype(STATE)
     whole = numba.int64
     signature = numba.types.UniTuple(whole, 2)(  # type: ignore[no-untyped-call]
