@@ -66,7 +66,6 @@ def chunks(tape: pl.DataFrame, cuts: list[int]) -> Iterator[pl.DataFrame]:
 cut_lists = st.lists(st.integers(0, 200), max_size=6)
 
 
-@every_signal
 def swept(seed: int) -> list[Print]:
     """Random prints in which instants tie across markets, and one taker sweeps several prices."""
     rng = np.random.default_rng(seed)
@@ -92,6 +91,7 @@ def test_t14_a_thousand_tapes_stream_as_they_scan() -> None:
     assert fired > 1_000 and tied > 10_000, "tapes on which nothing happens show nothing"
 
 
+@every_signal
 @settings(max_examples=30)
 @given(rows=prints(), cuts=cut_lists)
 def test_chunks_give_what_the_whole_gives(signal: Any, rows: list[Print], cuts: list[int]) -> None:
