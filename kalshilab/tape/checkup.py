@@ -36,7 +36,7 @@ from kalshilab.tape.manifest import (
     read_listing,
 )
 from kalshilab.tape.schema import check_tape
-from kalshilab.tape.staging import merge, uncovered
+from kalshilab.tape.spans import merge, uncovered
 from kalshilab.tape.swap import Swap, leftovers, remove
 
 __all__ = ["Finding", "Gap", "doctor", "gaps", "repair"]

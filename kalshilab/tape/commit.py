@@ -22,7 +22,7 @@ import polars as pl
 from kalshilab.tape.incoming import Incoming, abandoned, discard
 from kalshilab.tape.manifest import LISTING_SCHEMA, Manifest, Merged, read_day
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, check_markets
-from kalshilab.tape.staging import merge
+from kalshilab.tape.spans import merge
 from kalshilab.tape.swap import Swap, remove
 
 __all__ = ["Appended", "count", "merge_into", "recount"]

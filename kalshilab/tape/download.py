@@ -31,7 +31,8 @@ from kalshilab.clock import Clock
 from kalshilab.errors import ApiError, ConfigError, ConnectionFailed, RateLimited
 from kalshilab.tape.metadata import Filter, MarketListings, refresh_markets
 from kalshilab.tape.pages import Gathered, Pages
-from kalshilab.tape.staging import Segment, Span, commit_segments, in_thread, segments, uncovered
+from kalshilab.tape.spans import Span, uncovered
+from kalshilab.tape.staging import Segment, commit_segments, in_thread, segments
 
 if TYPE_CHECKING:
     from kalshilab.tape.lake import Lake

@@ -11,20 +11,19 @@ the prints themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
-if TYPE_CHECKING:
-    from kalshilab.tape.commit import Appended
-    from kalshilab.tape.lake import Lake
+from kalshilab.tape.commit import Appended
+from kalshilab.tape.lake import Lake
+from kalshilab.tape.spans import Span, merge
 
-__all__ = ["CLAIMING", "Segment", "commit_segments", "in_thread", "merge", "segments", "uncovered"]
+__all__ = ["CLAIMING", "Segment", "commit_segments", "in_thread", "segments"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 CLAIMING: Final = ("download", "record")
 """Kinds of segment that claim their stretch of time; the prints of a few series alone claim nothing."""
-Span = tuple[int, int]
 
 
 class Segment(NamedTuple):
@@ -74,36 +73,6 @@ def commit_segments(lake: Lake, chosen: Sequence[Segment]) -> Appended | None:
     if not chosen:
         return None
     return lake.commit([s.name for s in chosen], covered=merge(c for s in chosen for c in s.claim))
-
-
-def merge(spans: Iterable[Span]) -> list[Span]:
-    """Stretches [since, until) merged, in order.
-
-    >>> merge([(5, 7), (0, 3), (3, 4), (9, 9)])
-    [(0, 4), (5, 7)]
-    """
-    merged: list[Span] = []
-    for since, until in sorted(s for s in spans if s[0] < s[1]):
-        if merged and since <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(until, merged[-1][1])
-        else:
-            merged.append((since, until))
-    return merged
-
-
-def uncovered(since: int, until: int, covered: Iterable[Span]) -> list[Span]:
-    """What of [since, until) is in none of the stretches.
-
-    >>> uncovered(0, 10, [(2, 4), (4, 5), (8, 20)])
-    [(0, 2), (5, 8)]
-    """
-    left, at = [], since
-    for low, high in merge(covered):
-        if high > at and low < until:
-            if low > at:
-                left.append((at, low))
-            at = high
-    return [*left, (at, until)] if at < until else left
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

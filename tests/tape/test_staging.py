@@ -1,18 +1,15 @@
-"""Names of segments, and stretches of time."""
+"""Names of segments, and writing in a thread."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.tape.staging import CLAIMING, Segment, in_thread, merge, uncovered
-
-SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=8)
+from kalshilab.tape.staging import CLAIMING, Segment, in_thread
 
 
 @given(st.sampled_from([*CLAIMING, "series"]), st.integers(0, 2**60), st.integers(0, 2**60),
@@ -26,24 +23,6 @@ def test_a_name_says_what_it_holds(kind: str, since: int, until: int, tag: str) 
 @pytest.mark.parametrize("name", ["", "import-1-2", "download", "download-1", "download-a-b", "series-1-x"])
 def test_other_names_are_nobodys(name: str) -> None:
     assert Segment.parse(name) is None
-
-
-def inside(spans: list[tuple[int, int]]) -> set[int]:
-    return {n for low, high in spans for n in range(low, high)}
-
-
-@given(SPANS)
-def test_merged_stretches_are_disjoint_and_the_same(spans: list[tuple[int, int]]) -> None:
-    merged = merge(spans)
-    assert inside(merged) == inside(spans)
-    assert all(a[1] < b[0] for a, b in itertools.pairwise(merged))
-
-
-@given(st.integers(0, 30), st.integers(0, 30), SPANS)
-def test_what_is_uncovered_is_the_rest(since: int, until: int, spans: list[tuple[int, int]]) -> None:
-    left = uncovered(since, until, spans)
-    assert inside(left) == set(range(since, until)) - inside(spans)
-    assert merge(left) == left
 
 
 async def test_a_cancelled_caller_waits_for_the_write() -> None:
