@@ -135,10 +135,9 @@ def _download(options: argparse.Namespace) -> int:
     since, until = instant_of(options.since, clock.now()), instant_of(options.until, clock.now())
     own = Settings()
     settings = Settings(venue="demo", rest_url=options.url or own.rest_url or PRODUCTION[0])
-    lake = Lake.create(options.out)
     bar = _Bar(quiet=options.json)
 
-    async def work() -> Any:
+    async def work(lake: Lake) -> Any:
         async with MarketData(settings) as client:
             return await download(
                 client,
@@ -153,7 +152,8 @@ def _download(options: argparse.Namespace) -> int:
             )
 
     try:
-        done = _interruptible(work())
+        with Lake.begun(options.out) as lake:
+            done = _interruptible(work(lake))
     finally:
         bar.close()
     if options.json:
@@ -256,7 +256,6 @@ def _import(options: argparse.Namespace) -> int:
     import polars as pl
 
     from kalshilab.tape.archives import import_archive
-    from kalshilab.tape.lake import Lake
     from kalshilab.tape.normalise import DroppedRows, to_markets
 
     for path in (*options.paths, *([options.markets] if options.markets else [])):
@@ -271,14 +270,13 @@ def _import(options: argparse.Namespace) -> int:
             else pl.read_csv(table, infer_schema_length=None)
         )
         markets = to_markets(frame, result_column=options.result_column)
-    lake = Lake.create(options.out)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", DroppedRows)
-        done = import_archive(lake, options.paths, markets=markets, price_unit=options.price_unit)
+        done = import_archive(options.out, options.paths, markets=markets, price_unit=options.price_unit)
     for warning in said:
         print(f"kalshilab import: {warning.message}", file=sys.stderr)
     print(
-        f"{done.rows:,} prints read, {done.added:,} new in {lake.path} ({done.duplicates:,} were there), "
+        f"{done.rows:,} prints read, {done.added:,} new in {Path(options.out).absolute()} ({done.duplicates:,} were there), "
         f"{done.days} days, {done.new_markets:,} new markets"
     )
     return 0

@@ -92,6 +92,7 @@ def test_mistakes_are_a_sentence_and_two(tmp_path: Path, capsys: pytest.CaptureF
         error = capsys.readouterr().err
         assert words in error
         assert len(error.strip().splitlines()) == 1
+        assert not any(tmp_path.iterdir()), "nothing is left behind"
 
 
 def test_instants() -> None:

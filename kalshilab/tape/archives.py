@@ -20,6 +20,7 @@ from __future__ import annotations
 import gzip
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, Literal, cast
@@ -294,7 +295,7 @@ def import_archive(
     one for one.
 
     Args:
-        lake: a lake, or its folder, which is made if need be.
+        lake: a lake, or its folder, which is made if need be, and is not left behind by an import that fails.
         paths, price_unit: as for `read_archive`.
         markets: metadata of the markets, from `to_markets`.
 
@@ -314,8 +315,7 @@ def import_archive(
     files = archive_files(paths)
     if markets is not None:
         check_markets(markets)
-    own = lake if isinstance(lake, Lake) else Lake.create(lake)
-    with own.writing():
+    with nullcontext(lake) if isinstance(lake, Lake) else Lake.begun(lake) as own, own.writing():
         # Segments of an import that was killed: this one begins anew.
         own.unstage(name for name in own.staged() if name.startswith("import-"))
         names: list[str] = []

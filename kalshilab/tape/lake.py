@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
@@ -112,6 +112,46 @@ class Lake:
                 table = swap.table(pl.DataFrame(schema=LISTING_SCHEMA))
                 swap.commit(Manifest(swap.generation, table))
         return cls.open(root)
+
+    @classmethod
+    @contextmanager
+    def begun(cls, path: str | Path) -> Iterator[Lake]:
+        """As `create`, for the length of a `with` block: a lake that is new, and into which nothing has come when
+        the block fails, is removed again, with the folders that were made for it.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     try:
+        ...         with Lake.begun(Path(folder, "lake")) as lake:
+        ...             raise TapeError("nothing to put in")
+        ...     except TapeError:
+        ...         print(lake.path.exists())
+        False
+
+        Raises:
+            LakeError: the lake that is there cannot be read.
+        """
+        root = Path(path).absolute()
+        new = not (root / "manifest.json").exists()
+        made = [folder for folder in (root, *root.parents) if not folder.exists()]
+        lake = cls.create(root)
+        try:
+            yield lake
+        except BaseException:
+            if new:
+                lake._remove_empty(made)
+            raise
+
+    def _remove_empty(self, made: Sequence[Path]) -> None:
+        """Remove the lake if nothing was ever put into it, and of the folders those that are empty then."""
+        # What fails here leaves an empty lake, and must not hide why the work failed.
+        with suppress(LakeError, OSError), self.writing():
+            if load(self._path).generation or any(p.name != ".lock" for p in self.incoming.iterdir()):
+                return
+            for name in ("manifest.json", "manifest-0.json", "markets-0.parquet", "incoming/.lock", ".lock"):
+                (self._path / name).unlink(missing_ok=True)
+            for folder in (self.incoming, *made):
+                folder.rmdir()
 
     def __repr__(self) -> str:
         days = f", {self._files[0].day} to {self._files[-1].day}" if self._files else ""

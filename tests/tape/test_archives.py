@@ -238,3 +238,23 @@ def test_an_import_that_was_killed_begins_anew(tmp_path: Path) -> None:
     lake.stage("download-1", SMALL.tail(10))
     assert import_archive(lake, as_csv(tmp_path), price_unit="cents").added == 2000
     assert lake.staged() == ["download-1"], "what belongs to others stays"
+
+
+def test_an_import_that_fails_leaves_no_lake_behind(tmp_path: Path) -> None:
+    good, bad = as_csv(tmp_path), tmp_path / "z.csv"
+    bad.write_text("ticker,yes_price\nA-B-1,43\n")
+    before = sorted(tmp_path.rglob("*"))
+    for order in ([bad], [good, bad]):
+        with pytest.raises(TapeError, match=r"z\.csv"):
+            import_archive(tmp_path / "data" / "lake", order, price_unit="cents")
+        assert sorted(tmp_path.rglob("*")) == before
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "notes.txt").write_text("mine")
+    with pytest.raises(TapeError, match=r"z\.csv"):
+        import_archive(theirs, bad)
+    assert [p.name for p in theirs.iterdir()] == ["notes.txt"], "what others put there stays"
+    lake = Lake.create(tmp_path / "lake")
+    with pytest.raises(TapeError, match=r"z\.csv"):
+        import_archive(lake.path, bad)
+    assert Lake.open(lake.path).generation == 0, "so does a lake that was there"
