@@ -291,8 +291,9 @@ def import_archive(
     """Put an archive into a lake, in one change.
 
     Trades that are there already are dropped and counted, so an archive that overlaps with the lake, or comes a
-    second time, does no harm: by their id, and where the archive has none, by time, market, price, size and taker,
-    one for one.
+    second time, does no harm: by their id, and where the archive or the lake has none, by time, market, price, size
+    and taker, one for one.  (An archive without ids whose times are rounded is not known again.)  A download
+    afterwards does the same, and gives the prints their ids.
 
     Args:
         lake: a lake, or its folder, which is made if need be, and is not left behind by an import that fails.

@@ -6,8 +6,10 @@ lake first, then segment by segment, each in its own order.  A day that is merge
 its hash, so that damage is never written down as good.
 
 Prints without a trade id cannot be told apart and are all kept: who appends a tape without ids twice has it twice.
-An import of an archive is told to `match` them instead: of prints alike in time, market, price, size and taker it
-takes as many as the lake does not have yet, so the same archive a second time adds nothing.
+Imports, downloads and recordings are told to `match` them instead: of prints alike in time, market, price, size and
+taker they take as many as the lake does not have yet, so the same archive a second time adds nothing.  And where the
+lake's print is the one without an id, the one that comes gives it its own: each id stands for one print of the lake,
+in whatever order an archive without ids and a download with them came.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ SAYS: Final = ["ts", "ticker", "price", "size", "taker"]
 
 class Appended(msgspec.Struct, frozen=True):
     """What was done: of `rows` prints `added` are new in the lake and `duplicates` had come before, by their
-    trade id or, in an import of prints without ids, by all they say; the files of `days` days changed; `new_markets` got a code."""
+    trade id or, where prints without ids are matched, by all they say; the files of `days` days changed;
+    `new_markets` got a code."""
 
     rows: int
     added: int
@@ -57,7 +60,7 @@ def merge_into(
         listing: the markets file's table.
         markets: metadata of some markets, known or new, which replaces what is there.
         covered: stretches [since, until) that the lake has completely with these segments.
-        match: prints without an id are matched with those that are there by all they say.
+        match: prints without an id, those that come and those that are there, are matched by all they say.
 
     Returns:
         The manifest and the table after it, and what was done.  Nothing is written where nothing changes.
@@ -84,7 +87,10 @@ def merge_into(
             parts += [segment.read(root, part) for part in segment.note.days if part.day == day]
         old = read_day(root, files[day], manifest.generation) if day in files else None
         fresh = _fresh(old, parts, match)
-        if not fresh.height:
+        named = False
+        if match and old is not None and old["trade_id"].null_count():
+            old, fresh, named = _named(old, fresh)
+        if not fresh.height and not named:
             continue
         fresh = (
             fresh.drop("market")
@@ -140,6 +146,21 @@ def _unmatched(old: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
     joined = fresh.with_columns(nth).join(there, on=SAYS, how="left", maintain_order="left")
     known = pl.col("trade_id").is_null() & (pl.col("_nth") < pl.col("_there").fill_null(0))
     return joined.filter(~known).drop("_nth", "_there")
+
+
+def _named(old: pl.DataFrame, fresh: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, bool]:
+    """The old prints, those without an id with that of a new one alike, one for one; the new ones without these; and
+    whether there were any."""
+    nth = pl.int_range(pl.len()).over(*SAYS).alias("_nth")
+    old = old.with_row_index("_row")
+    bare = old.filter(pl.col("trade_id").is_null()).select(*SAYS, "_row", nth)
+    given = fresh.filter(pl.col("trade_id").is_not_null()).select(*SAYS, pl.col("trade_id").alias("_id"), nth)
+    pairs = bare.join(given, on=[*SAYS, "_nth"]).select("_row", "_id")
+    if pairs.height:
+        fresh = fresh.join(pairs, left_on="trade_id", right_on="_id", how="anti", maintain_order="left")
+        ids = pl.coalesce("trade_id", "_id").alias("trade_id")
+        old = old.join(pairs, on="_row", how="left", maintain_order="left").with_columns(ids)
+    return old.select(TAPE_SCHEMA.names()), fresh, pairs.height > 0
 
 
 def _with_codes(

@@ -7,7 +7,8 @@ next one goes on with the windows that nobody has claimed.
 
 **Live and archive.**  A print is in the live listing or, once older than the exchange's cutoff, in the
 historical one; the cutoff moves while a download runs.  A window near it asks both, and then for the cutoff
-again: what it has passed since is asked of the archive once more.  What comes twice is dropped by trade id.
+again: what it has passed since is asked of the archive once more.  What comes twice is dropped by trade id,
+and what an archive without ids brought gets its own.
 
 **Some series only.**  The exchange lists prints of all markets or of one.  For `series` their markets are
 found first and asked one by one; such a download claims nothing, because the lake's `covered` speaks of all

@@ -348,7 +348,8 @@ class Lake:
             names: which, in the order in which prints of one instant are to stand; None: all, by name.
             markets, covered: as for `append`.
             match: a print without a trade id is refused if the lake has one alike in time, market, price, size
-                and taker, one for one; else all of them are kept.
+                and taker, one for one, and so is one with an id if the lake's has none, which takes that id; else
+                all of them are kept.
 
         Raises:
             LakeError: a segment or a day is missing or damaged, or somebody else writes; the lake is as it was.

@@ -69,10 +69,15 @@ def segments(lake: Lake, *kinds: str) -> list[Segment]:
 
 
 def commit_segments(lake: Lake, chosen: Sequence[Segment]) -> Appended | None:
-    """Commit segments with what they claim; None when there are none."""
+    """Commit segments with what they claim; None when there are none.
+
+    Prints that the lake has of an archive without trade ids are matched (`Lake.commit`), and come once.
+    """
     if not chosen:
         return None
-    return lake.commit([s.name for s in chosen], covered=merge(c for s in chosen for c in s.claim))
+    return lake.commit(
+        [s.name for s in chosen], covered=merge(c for s in chosen for c in s.claim), match=True
+    )
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -18,6 +18,7 @@ from made_tapes import prints, tape_of
 from kalshilab.errors import TapeError
 from kalshilab.tape import DroppedRows, Lake, archives, sample, to_tape
 from kalshilab.tape.archives import archive_files, import_archive, read_archive
+from kalshilab.tape.staging import Segment, commit_segments
 
 TAPE, MARKETS = sample()
 SMALL = TAPE.head(2000)
@@ -138,6 +139,20 @@ def test_an_archive_without_ids_that_overlaps_is_taken_once(
     lake = Lake.create(folder / "lake")
     lake.append(with_ids)
     assert import_archive(lake, whole, price_unit="cents").added == 0, "they came with ids before"
+    # And the other way round: what came without ids takes those of a download, which comes in two pieces.
+    lake = Lake.create(folder / "other")
+    import_archive(lake, part, price_unit="cents")
+    added = 0
+    for number, piece in enumerate((with_ids.gather_every(2), with_ids)):
+        download = Segment("download", 0, number + 1)
+        lake.stage(download.name, piece)
+        done = commit_segments(lake, [download])
+        assert done is not None and done.rows == piece.height
+        added += done.added
+    assert added == tape.height - min(cut, tape.height) and lake.rows == tape.height
+    said = [*columns, "trade_id"]
+    assert lake.read().select(said).sort(said).equals(with_ids.select(said).sort(said))
+    assert import_archive(lake, whole, price_unit="cents").added == 0 and not lake.doctor()
 
 
 def test_prices_that_make_no_dollar(tmp_path: Path) -> None:
