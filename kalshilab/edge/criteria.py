@@ -23,6 +23,7 @@ examined: there is no p-value to admire, only the smallest edge that such a samp
 12 confirmation  registered before the data, or a lockbox                       PROVISIONAL
 == ============= ============================================================== ==================
 
+Line 2 also reports fills, gaps and days without prints: no reasons to fail, but to know.
 Line 13, live, is judged by `kalshilab.edge.live` on paper trades; its labels are `kalshilab.edge.live.STATES`.
 """
 
@@ -128,9 +129,11 @@ def look_ahead(audits: Sequence[Audited]) -> Criterion:
     return _line(1, value, not failed, "; ".join(f"{a.name}: {a.detail}" for a in failed))
 
 
-def data(*, fill_rate: float, censored: float, unmatched: int, detail: str = "") -> Criterion:
-    """Line 2: shares of fires filled and censored, and fires in markets that are not in the table."""
+def data(*, fill_rate: float, censored: float, unmatched: int, span: str = "", detail: str = "") -> Criterion:
+    """Line 2: shares of fires filled and censored, and fires in markets that are not in the table; `span` is what the
+    history says of its days and gaps, reported and no reason to fail."""
     value = f"{fill_rate:.0%} filled, {censored:.1%} censored, {unmatched:,} without a market"
+    value += f"; {span}" if span else ""
     return _line(2, value, censored <= CENSORED and not unmatched, detail)
 
 

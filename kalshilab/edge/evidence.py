@@ -1,8 +1,7 @@
-"""What a verdict rests on: a tape or a lake, the markets beside it, and until when their outcomes are known."""
+"""What a verdict rests on: a tape or a lake, and the markets beside it."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from kalshilab.tape.normalise import to_markets
 from kalshilab.tape.reading import Source
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets, check_tape
 
-__all__ = ["excerpt", "first_prints", "in_memory", "tables", "until", "with_horizon"]
+__all__ = ["excerpt", "in_memory", "tables", "with_horizon"]
 
 EXCERPT: Final = 1_000_000
 """Prints of a lake on which the audits are run; one that has no more of them is judged in memory."""
@@ -47,13 +46,6 @@ def in_memory(tape: Any) -> Any:
     return tape.read() if isinstance(tape, Lake) and tape.rows <= EXCERPT else tape
 
 
-def until(tape: Any, markets: pl.DataFrame) -> datetime:
-    """Until when outcomes are known: the last print or settlement."""
-    last: Any = tape.lazy().select(pl.col("ts").max()).collect().item()
-    settled_: Any = markets["settled_ts"].max()
-    return last if settled_ is None else max(last, settled_)  # type: ignore[no-any-return]
-
-
 def with_horizon(entries: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
     """The entries with `horizon`: days from the fire to the close that was expected, for the baseline; none of it where
     the markets do not say."""
@@ -70,15 +62,3 @@ def excerpt(tape: Any, markets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
     if isinstance(tape, Source):
         tape = tape.lazy().head(EXCERPT).collect()  # type: ignore[attr-defined]
     return tape, markets
-
-
-def first_prints(tape: Any, markets: pl.DataFrame) -> pl.DataFrame:
-    """When each event was first traded: `event, ts`."""
-    if isinstance(tape, Source):
-        first = tape.listing.select(pl.col("ticker").cast(pl.String), ts="first_ts")
-    else:
-        first = (
-            tape.group_by("ticker").agg(pl.col("ts").first()).with_columns(pl.col("ticker").cast(pl.String))
-        )
-    known = first.join(markets.select("ticker", "event"), on="ticker", how="inner")
-    return known.group_by("event").agg(pl.col("ts").min())

@@ -31,7 +31,8 @@ from kalshilab.edge.cohort import Cohort, censor, marked
 from kalshilab.edge.confirmation import confirmed, data_of, opened, sketch_of
 from kalshilab.edge.entry import Left, enter_counted, half_spread_of
 from kalshilab.edge.equity import equity
-from kalshilab.edge.evidence import excerpt, first_prints, in_memory, tables, until, with_horizon
+from kalshilab.edge.evidence import excerpt, in_memory, tables, with_horizon
+from kalshilab.edge.history import first_prints, history_of, last_known
 from kalshilab.edge.inference import Inference
 from kalshilab.edge.judgement import Judgement, judge
 from kalshilab.edge.ledger import canonical
@@ -117,6 +118,8 @@ def validate(
     """
     strategy, on = strategy_of(signal), terms_of(terms)
     tape, markets = tables(tape, markets)
+    # A lake knows of its gaps; its prints alone do not.
+    history = history_of(tape)
     spec, data = specification(strategy, on, grid, schedule), data_of(tape, markets)
     if strategy.signal is not None:
         tape = in_memory(tape)
@@ -138,7 +141,7 @@ def validate(
     fires = pl.DataFrame(schema=FIRES) if found_fires is None else found_fires
     cohort: Cohort | None = None
     every, left = enter_counted(fires, tape, markets, **fixed)
-    whole, cohort = censor(every, data_end=data_end or until(tape, markets))
+    whole, cohort = censor(every, data_end=data_end or last_known(tape, markets))
     if lockbox and whole.height:
         box.split(whole)
     entries = box.outside(whole)
@@ -173,7 +176,8 @@ def validate(
             fill_rate=judged.measures.fill_rate,
             censored=cohort.share,
             unmatched=left.unmatched,
-            detail=cohort.detail,
+            span=history.span,
+            detail="; ".join(filter(None, (cohort.detail, history.detail))),
         ),
         *judged.criteria,
     ]

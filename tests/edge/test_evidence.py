@@ -43,15 +43,6 @@ def test_a_small_lake_is_read_once_and_a_large_one_is_not(
     assert evidence.excerpt(TAPE, MARKETS)[0] is TAPE
 
 
-def test_times_are_the_same_of_frame_and_lake(lake: Lake) -> None:
-    keys = ["event", "ts"]
-    of_frame, of_lake = (evidence.first_prints(t, MARKETS).sort(keys) for t in (TAPE, lake))
-    assert of_frame.equals(of_lake) and of_frame["ts"].min() == TAPE["ts"].min()
-    assert evidence.until(TAPE, MARKETS) == evidence.until(lake, MARKETS) >= TAPE["ts"].max()
-    unsettled = MARKETS.with_columns(settled_ts=pl.lit(None, MARKETS.schema["settled_ts"]))
-    assert evidence.until(TAPE, unsettled) == TAPE["ts"].max()
-
-
 def test_the_horizon_is_the_expected_close_s() -> None:
     at: datetime = TAPE["ts"][0]
     markets = MARKETS.with_columns(expected_close_ts=pl.lit(at + timedelta(days=3)).cast(MARKETS.schema["close_ts"]))  # fmt: skip

@@ -1,0 +1,100 @@
+"""What a history says of itself before anything is judged on it: how far it reaches, and what may be missing in it.
+
+A lake knows which stretches nobody has vouched for (`kalshilab.tape.checkup.gaps`).  A frame or a file knows only
+its prints: a day without any may be a quiet day, and is called no more than that.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from kalshilab.clock import isoformat
+from kalshilab.edge.model import DAY
+from kalshilab.tape.lake import Lake
+from kalshilab.tape.reading import Source
+
+__all__ = ["History", "first_prints", "history_of", "last_known"]
+
+
+class History(msgspec.Struct, frozen=True):
+    """What line 2 of a report card reports of a tape."""
+
+    span: str
+    """Days from the first print to the last, and gaps or days without prints, in a few words."""
+    detail: str
+    """What to know of them, in sentences; empty where there is nothing."""
+
+
+def history_of(tape: Any) -> History:
+    """What a tape or a lake says of itself.  Days are UTC days.
+
+    >>> import kalshilab as kl
+    >>> history_of(kl.sample()[0]).span
+    '0 of 6 days without prints'
+    """
+    span, said = _gaps(tape) if isinstance(tape, Lake) else _quiet_days(tape)
+    return History(span, said)
+
+
+def _gaps(lake: Lake) -> tuple[str, str]:
+    files, gaps = lake.files, lake.gaps()
+    days = files[-1].last_ts // DAY - files[0].first_ts // DAY + 1 if files else 0
+    if not gaps:
+        return f"no gaps known in {_days(days)}", ""
+    longest = max(gaps, key=lambda gap: gap.until - gap.since)
+    missing = sum(gap.until - gap.since for gap in gaps)
+    counted = f"{len(gaps):,} gap{'s' if len(gaps) != 1 else ''}"
+    span = f"{counted} ({_length(missing)}) in {_days(days)}"
+    since, until = isoformat(longest.since), isoformat(longest.until)
+    return span, (
+        f"the lake may lack prints in {counted}, the longest from {since} to {until} ({longest.reason}); "
+        "kalshilab doctor names them"
+    )
+
+
+def _quiet_days(tape: Any) -> tuple[str, str]:
+    dates = tape.lazy().select(pl.col("ts").dt.date().unique().sort()).collect()["ts"]
+    if dates.is_empty():
+        return "no prints", ""
+    every = pl.date_range(dates[0], dates[-1], eager=True)
+    quiet = every.filter(~every.is_in(dates.implode()))
+    span = f"{len(quiet):,} of {_days(len(every))} without prints"
+    if quiet.is_empty():
+        return span, ""
+    return (
+        span,
+        f"{_days(len(quiet))} without prints, the first {quiet[0]}: quiet ones, or missing in the tape",
+    )
+
+
+def _days(count: int) -> str:
+    return f"{count:,} day{'s' if count != 1 else ''}"
+
+
+def _length(microseconds: int) -> str:
+    if microseconds >= DAY:
+        return f"{microseconds / DAY:,.1f} days"
+    return f"{microseconds / 3_600_000_000:,.1f} hours"
+
+
+def last_known(tape: Any, markets: pl.DataFrame) -> datetime:
+    """Until when outcomes are known: the last print or settlement."""
+    last: Any = tape.lazy().select(pl.col("ts").max()).collect().item()
+    settled: Any = markets["settled_ts"].max()
+    return last if settled is None else max(last, settled)  # type: ignore[no-any-return]
+
+
+def first_prints(tape: Any, markets: pl.DataFrame) -> pl.DataFrame:
+    """When each event was first traded: `event, ts`."""
+    if isinstance(tape, Source):
+        first = tape.listing.select(pl.col("ticker").cast(pl.String), ts="first_ts")
+    else:
+        first = (
+            tape.group_by("ticker").agg(pl.col("ts").first()).with_columns(pl.col("ticker").cast(pl.String))
+        )
+    known = first.join(markets.select("ticker", "event"), on="ticker", how="inner")
+    return known.group_by("event").agg(pl.col("ts").min())

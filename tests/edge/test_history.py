@@ -1,0 +1,58 @@
+"""What a history says of its gaps, and its quiet days."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+import kalshilab as kl
+from kalshilab.edge.history import history_of
+from kalshilab.tape import Lake
+
+TAPE, MARKETS = kl.sample()
+WITHOUT = TAPE.filter(~pl.col("ts").dt.date().is_in([date(2025, 6, 3), date(2025, 6, 4)]))
+DAY = 86_400_000_000
+FIRST = 20_240 * DAY
+"""2025-06-01, the sample's first day."""
+
+
+def test_days_without_prints_are_called_that(tmp_path: Path) -> None:
+    WITHOUT.write_parquet(tmp_path / "tape.parquet")
+    for tape in (WITHOUT, kl.scan_tape(tmp_path / "tape.parquet")):
+        found = history_of(tape)
+        assert found.span == "2 of 6 days without prints"
+        assert found.detail.startswith("2 days without prints, the first 2025-06-03")
+    assert history_of(TAPE).detail == ""
+    assert history_of(TAPE.head(0)).span == "no prints"
+
+
+def test_a_lake_says_what_it_knows_of_gaps(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(WITHOUT, MARKETS)
+    found = history_of(lake)
+    assert found.span == "1 gap (2.0 days) in 6 days"
+    assert (
+        "from 2025-06-03T00:00:00.000000Z to 2025-06-05T00:00:00.000000Z" in found.detail
+        and "doctor" in found.detail
+    )
+    # Days that are vouched for are no gaps, though without prints; an hour between two such stretches is one.
+    lake.append(
+        TAPE.head(0), covered=[(FIRST, FIRST + 3 * DAY), (FIRST + 3 * DAY + DAY // 24, FIRST + 6 * DAY)]
+    )
+    assert history_of(lake).span == "1 gap (1.0 hours) in 6 days"
+    lake.append(TAPE.head(0), covered=[(FIRST, FIRST + 6 * DAY)])
+    assert history_of(lake).span == "no gaps known in 6 days" and not history_of(lake).detail
+
+
+def test_line_2_reports_it_and_passes() -> None:
+    tape, markets = kl.synth.martingale(n_markets=100, seed=1)
+    day = tape["ts"].dt.date()[tape.height // 2]
+    tape = tape.filter(pl.col("ts").dt.date() != day)
+    card = kl.validate(kl.signals.Rlm(), tape, markets, audits=False)
+    line = card.criterion(2)
+    assert re.search(r"; [1-9]\d* of \d+ days without prints$", line.value)
+    assert "without prints, the first" in line.detail
+    assert line.passed is True and "gaps" not in card.summary()
