@@ -1,4 +1,5 @@
-"""What a history says of itself before anything is judged on it: how far it reaches, and what may be missing in it.
+"""What a history says of itself before anything is judged on it: how far it reaches, what may be missing in it, and
+whether its markets come with events that cluster anything.
 
 A lake knows which stretches nobody has vouched for (`kalshilab.tape.checkup.gaps`).  A frame or a file knows only
 its prints: a day without any may be a quiet day, and is called no more than that.
@@ -7,7 +8,7 @@ its prints: a day without any may be a quiet day, and is called no more than tha
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import polars as pl
@@ -19,9 +20,12 @@ from kalshilab.tape.reading import Source
 
 __all__ = ["History", "first_prints", "history_of", "last_known"]
 
+FEW: Final = 5
+"""Markets up to which it is no wonder that each has an event of its own."""
+
 
 class History(msgspec.Struct, frozen=True):
-    """What line 2 of a report card reports of a tape."""
+    """What line 2 of a report card reports of a tape and its markets."""
 
     span: str
     """Days from the first print to the last, and gaps or days without prints, in a few words."""
@@ -29,15 +33,15 @@ class History(msgspec.Struct, frozen=True):
     """What to know of them, in sentences; empty where there is nothing."""
 
 
-def history_of(tape: Any) -> History:
-    """What a tape or a lake says of itself.  Days are UTC days.
+def history_of(tape: Any, markets: pl.DataFrame) -> History:
+    """What a tape or a lake and its markets say of themselves.  Days are UTC days.
 
     >>> import kalshilab as kl
-    >>> history_of(kl.sample()[0]).span
+    >>> history_of(*kl.sample()).span
     '0 of 6 days without prints'
     """
     span, said = _gaps(tape) if isinstance(tape, Lake) else _quiet_days(tape)
-    return History(span, said)
+    return History(span, "; ".join(filter(None, (said, _events(markets)))))
 
 
 def _gaps(lake: Lake) -> tuple[str, str]:
@@ -68,6 +72,21 @@ def _quiet_days(tape: Any) -> tuple[str, str]:
     return (
         span,
         f"{_days(len(quiet))} without prints, the first {quiet[0]}: quiet ones, or missing in the tape",
+    )
+
+
+def _events(markets: pl.DataFrame) -> str:
+    """A sentence where each market is an event of its own although that may not be so: where the event is only the
+    ticker again, or several tickers begin as those of one event do."""
+    known = markets.select("ticker", "event").drop_nulls()
+    if known.height <= FEW or known["event"].n_unique() < known.height:
+        return ""
+    begins = known["ticker"].str.replace("-[^-]*$", "")
+    if (known["event"] != known["ticker"]).any() and begins.n_unique() == known.height:
+        return ""
+    return (
+        "every market is an event of its own; if several are legs of one event, give event= to kl.to_markets: "
+        "the sample is smaller than it looks"
     )
 
 

@@ -119,7 +119,7 @@ def validate(
     strategy, on = strategy_of(signal), terms_of(terms)
     tape, markets = tables(tape, markets)
     # A lake knows of its gaps; its prints alone do not.
-    history = history_of(tape)
+    history = history_of(tape, markets)
     spec, data = specification(strategy, on, grid, schedule), data_of(tape, markets)
     if strategy.signal is not None:
         tape = in_memory(tape)

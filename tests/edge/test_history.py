@@ -1,4 +1,4 @@
-"""What a history says of its gaps, and its quiet days."""
+"""What a history says of its gaps, its quiet days and its events."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ FIRST = 20_240 * DAY
 def test_days_without_prints_are_called_that(tmp_path: Path) -> None:
     WITHOUT.write_parquet(tmp_path / "tape.parquet")
     for tape in (WITHOUT, kl.scan_tape(tmp_path / "tape.parquet")):
-        found = history_of(tape)
+        found = history_of(tape, MARKETS)
         assert found.span == "2 of 6 days without prints"
         assert found.detail.startswith("2 days without prints, the first 2025-06-03")
-    assert history_of(TAPE).detail == ""
-    assert history_of(TAPE.head(0)).span == "no prints"
+    assert history_of(TAPE, MARKETS).detail == ""
+    assert history_of(TAPE.head(0), MARKETS).span == "no prints"
 
 
 def test_a_lake_says_what_it_knows_of_gaps(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.append(WITHOUT, MARKETS)
-    found = history_of(lake)
+    found = history_of(lake, MARKETS)
     assert found.span == "1 gap (2.0 days) in 6 days"
     assert (
         "from 2025-06-03T00:00:00.000000Z to 2025-06-05T00:00:00.000000Z" in found.detail
@@ -42,17 +42,31 @@ def test_a_lake_says_what_it_knows_of_gaps(tmp_path: Path) -> None:
     lake.append(
         TAPE.head(0), covered=[(FIRST, FIRST + 3 * DAY), (FIRST + 3 * DAY + DAY // 24, FIRST + 6 * DAY)]
     )
-    assert history_of(lake).span == "1 gap (1.0 hours) in 6 days"
+    assert history_of(lake, MARKETS).span == "1 gap (1.0 hours) in 6 days"
     lake.append(TAPE.head(0), covered=[(FIRST, FIRST + 6 * DAY)])
-    assert history_of(lake).span == "no gaps known in 6 days" and not history_of(lake).detail
+    assert history_of(lake, MARKETS) == history_of(lake, MARKETS.head(0))
+    assert (
+        history_of(lake, MARKETS).span == "no gaps known in 6 days" and not history_of(lake, MARKETS).detail
+    )
+
+
+def test_an_event_for_each_market_is_remarked() -> None:
+    words = "every market is an event of its own"
+    again = MARKETS.with_columns(event="ticker")
+    ladder = kl.synth.martingale(n_markets=40, seed=1, kind="ladder")[1]
+    numbered = ladder.with_columns(event=pl.format("E{}", pl.int_range(pl.len())))
+    for markets in (again, ladder.with_columns(event="ticker"), numbered):
+        assert words in history_of(TAPE, markets).detail
+    for markets in (MARKETS, ladder, again.head(5), kl.synth.martingale(n_markets=40, seed=1)[1]):
+        assert not history_of(TAPE, markets).detail
 
 
 def test_line_2_reports_it_and_passes() -> None:
     tape, markets = kl.synth.martingale(n_markets=100, seed=1)
     day = tape["ts"].dt.date()[tape.height // 2]
     tape = tape.filter(pl.col("ts").dt.date() != day)
-    card = kl.validate(kl.signals.Rlm(), tape, markets, audits=False)
+    card = kl.validate(kl.signals.Rlm(), tape, markets.with_columns(event="ticker"), audits=False)
     line = card.criterion(2)
     assert re.search(r"; [1-9]\d* of \d+ days without prints$", line.value)
-    assert "without prints, the first" in line.detail
+    assert "without prints, the first" in line.detail and "give event=" in line.detail
     assert line.passed is True and "gaps" not in card.summary()
