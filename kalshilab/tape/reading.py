@@ -235,7 +235,12 @@ class _Times:
             return
         if times.null_count():
             raise LakeError(self._path, self._file.path, "has nulls in ts")
-        values, at = times.dt.epoch("us").to_numpy(), 0
+        # Chunk by chunk, as they lie in memory: put together they would be copied.
+        for chunk in times.get_chunks():
+            self._add(chunk.to_physical().to_numpy())
+
+    def _add(self, values: Any) -> None:
+        at = 0
         while at < len(values):
             group = self._row // ROW_GROUP
             end = min((group + 1) * ROW_GROUP, self._file.rows)
