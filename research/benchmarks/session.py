@@ -1,6 +1,6 @@
 """A paper session over loopback: prints a second, and from a print's frame to its order on the wire.
 
-    python research/benchmarks/session.py [--only lockstep,live] [--rate 5000] [--seconds 60]
+    python research/benchmarks/session.py [--only lockstep,live] [--rate 5000] [--seconds 60] [--fast]
 
 `lockstep` is the embedded venue: exchange and session in one process, each step of the one waiting for the other.
 `live` is what a feed is like: the exchange is a process of its own and does not wait, 1,000 markets are open at
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
 from contextvars import ContextVar
 from io import StringIO
@@ -46,9 +46,9 @@ def core() -> float:
     return exchange.prints_played / (perf_counter() - began)
 
 
-async def session(folder: str) -> tuple[float, Latencies]:
+async def session(folder: str, fast: bool) -> tuple[float, Latencies]:
     """Prints a second in lockstep, and milliseconds from a print's frame to its order."""
-    settings = kl.Settings(env={}, env_file=None, out=folder, categories=("all",))
+    settings = kl.Settings(env={}, env_file=None, out=folder, categories=("all",), fast=fast)
     async with kl.PaperSession(settings) as running:
         latencies = timed_orders(running)
         began = perf_counter()
@@ -64,8 +64,9 @@ _RECEIVED: ContextVar[tuple[int, bool]] = ContextVar("received")
 class Latencies:
     """Milliseconds from the frame of the print that fired to its order's last byte on the wire, as they come.
 
-    A session places one order after another, so that each sees what the last one left of its limits: of prints that
-    fire together all but the first wait.  `alone` are those that found none under way.
+    A session places one order after another, so that each sees what the last one left of its limits, and keeps to the
+    exchange's own limit of ten a second: of prints that fire together all but the first wait.  `alone` are those
+    that found none under way.
     """
 
     def __init__(self) -> None:
@@ -93,26 +94,56 @@ def timed_orders(running: kl.PaperSession) -> Latencies:
         # Called while the print's own frame is handled: it is the last one.
         running._desk.act = lambda fire: acting(act(fire), running._stream.last_frame)  # type: ignore[method-assign]
 
+    def on_the_wire() -> None:
+        received, alone = _RECEIVED.get()
+        latencies.all.append((wall.now() - received) / 1000)
+        if alone:
+            latencies.alone.append(latencies.all[-1])
+
+    running._wire = wired  # type: ignore[method-assign]
+    (watch_aiohttp if running.settings.fast else watch_httpx)(running._orders._rest._http, on_the_wire)
+    return latencies
+
+
+def watch_httpx(http: Any, on_the_wire: Callable[[], None]) -> None:
+    """Call when the last byte of an order was handed to the socket."""
+
     async def sent(name: str, facts: object) -> None:
         if name == "http11.send_request_body.complete":
-            received, alone = _RECEIVED.get()
-            latencies.all.append((wall.now() - received) / 1000)
-            if alone:
-                latencies.alone.append(latencies.all[-1])
+            on_the_wire()
 
     async def watched(request: httpx.Request) -> None:
         if request.method == "POST" and _RECEIVED.get(None):
             request.extensions["trace"] = sent
 
-    running._wire = wired  # type: ignore[method-assign]
-    running._orders._rest._client.event_hooks["request"].append(watched)
-    return latencies
+    http._client.event_hooks["request"].append(watched)
 
 
-def lockstep() -> None:
+def watch_aiohttp(http: Any, on_the_wire: Callable[[], None]) -> None:
+    """As `watch_httpx`."""
+    import aiohttp
+
+    async def sent(session: object, context: object, facts: Any) -> None:
+        if facts.method == "POST" and _RECEIVED.get(None):
+            on_the_wire()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(sent)
+    trace.freeze()
+    opened = http._opened
+
+    def watched() -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = opened()
+        session.trace_configs.append(trace)
+        return session
+
+    http._opened = watched
+
+
+def lockstep(fast: bool) -> None:
     floor = core()
     with tempfile.TemporaryDirectory() as folder:
-        rate, latencies = asyncio.run(session(folder))
+        rate, latencies = asyncio.run(session(folder, fast))
     print(
         f"exchange alone: {floor:,.0f} prints/s; session in lockstep over loopback: {rate:,.0f} prints/s, "
         f"{rate / floor:.3f} x"
@@ -153,7 +184,7 @@ def world(folder: Path, rate: int, seconds: int, begin: int) -> int:
     return turn.height
 
 
-async def live(rate: int, seconds: int) -> None:
+async def live(rate: int, seconds: int, fast: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wall = kl.WallClock()
@@ -179,6 +210,7 @@ async def live(rate: int, seconds: int) -> None:
                 close_min_minutes=0,
                 attempts_per_minute=1e6,
                 minutes=(seconds + 60) / 60,
+                fast=fast,
             )
             await watched(settings, prints, seconds)
         finally:
@@ -239,13 +271,14 @@ def main() -> None:
     parser.add_argument("--only", default="lockstep,live")
     parser.add_argument("--rate", type=int, default=5000, help="prints a second of the live feed")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--fast", action="store_true", help="with the extra `fast`")
     options = parser.parse_args()
     kl.signals.rlm(kl.sample()[0])
     wanted = options.only.split(",")
     if "lockstep" in wanted:
-        lockstep()
+        lockstep(options.fast)
     if "live" in wanted:
-        asyncio.run(live(options.rate, options.seconds))
+        asyncio.run(live(options.rate, options.seconds, options.fast))
 
 
 if __name__ == "__main__":
