@@ -29,7 +29,8 @@ import numpy as np
 import polars as pl
 
 from kalshilab.edge.facts import named_facts, point_in_time
-from kalshilab.edge.held import brought
+from kalshilab.edge.held import brought, dated
+from kalshilab.edge.held_tables import KNOWN
 from kalshilab.edge.inference import bootstrap
 from kalshilab.edge.martingale import intraclass, null_means
 from kalshilab.edge.model import arrays_of, event_means, settled
@@ -399,7 +400,16 @@ def fires_of(
     except KalshilabError:
         raise
     except Exception as error:
-        raise EdgeError(f"{one.name} raised {type(error).__name__}: {error}") from error
+        cut = "" if until is None else _cut_tables(one)
+        raise EdgeError(f"{one.name} raised {type(error).__name__}: {error}{cut}") from error
+
+
+def _cut_tables(one: Strategy) -> str:
+    """What to know of a strategy's own tables, where it does otherwise without what is later than a cut."""
+    names = () if one.signal is not None or one.held_by is None else dated(one.held_by)
+    if not names:
+        return ""
+    return f"; rows of {', '.join(names)} are there from their latest time on; give what was known sooner a column {KNOWN}"
 
 
 def _against(
@@ -427,6 +437,7 @@ def _against(
             row = _first_difference(before, after)
             when = own["ts"][end - 1]
             detail = f"with all after {when:%Y-%m-%d %H:%M:%S} {done}, the fire at row {row['row']} ({row['ticker']}) differs"
+            detail += _cut_tables(one)
             return Audit(name=name, passed=False, detail=detail, first_row=row)
     return Audit(name=name, passed=True, detail=f"the same fires at {cuts} cuts")
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from kalshilab.edge.held import anew
+from kalshilab.edge.afresh import anew
 from kalshilab.edge.ledger import canonical
 from kalshilab.errors import EdgeError
 from kalshilab.signals.driver import CompiledSignal

@@ -6,7 +6,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 
 import kalshilab as kl
 from kalshilab.edge import audit
-from kalshilab.edge.held import anew, brought
+from kalshilab.edge.held import brought
 
 S = kl.signals
 TAPE, MARKETS = kl.synth.martingale(n_markets=1_200, seed=11)
@@ -111,6 +111,39 @@ def from_a_file(tape: pl.DataFrame) -> pl.DataFrame:
     return among(RULE.run(tape), pl.read_parquet("features.parquet")["ticker"])
 
 
+DATED: Any = types.ModuleType("dated_elsewhere")
+DATED.SEEN = TAPE.group_by("ticker").agg(pl.col("ts", "price").last())
+
+
+def falling(tape: pl.DataFrame, seen: pl.DataFrame) -> pl.DataFrame:
+    return among(RULE.run(tape), seen.filter(pl.col("price") < 5_000)["ticker"])
+
+
+def dated_module(tape: pl.DataFrame) -> pl.DataFrame:
+    return falling(tape, DATED.SEEN)
+
+
+def dated_import(tape: pl.DataFrame) -> pl.DataFrame:
+    from dated_elsewhere import SEEN  # type: ignore[import-not-found]
+
+    return falling(tape, SEEN)
+
+
+class Dated:
+    seen: Any = DATED.SEEN
+
+    def run(self, tape: pl.DataFrame) -> pl.DataFrame:
+        return falling(tape, self.seen)
+
+
+class DatedOutside:
+    def run(self, tape: pl.DataFrame) -> pl.DataFrame:
+        return falling(tape, SEEN_BY_TIME.reset_index().pipe(pl.from_pandas))
+
+
+SEEN_BY_TIME = DATED.SEEN.to_pandas().set_index("ts")
+
+
 @numba.njit
 def lengths(market: Any, n: int) -> Any:
     out = np.zeros(n, np.int64)
@@ -139,6 +172,10 @@ CHEATS: dict[str, tuple[Any, str]] = {
     "an object": (Informed(), "holds Informed.won, which names"),
     "a compiled step": (frozen(), "names prints by their time"),
     "a module": (elsewhere, "holds told_elsewhere.WON, which names"),
+    "a table with times in a module": (dated_module, "rows of DATED.SEEN are there"),
+    "a table with times that is imported": (dated_import, "differs"),
+    "a table with times of a class": (Dated(), "rows of Dated.seen are there"),
+    "a pandas table by time that a class uses": (DatedOutside(), "rows of SEEN_BY_TIME are there"),
     "a file": (from_a_file, "reads data while it runs (read_parquet)"),
     "counts of a compiled function": (life_share, "differs"),
 }
@@ -149,6 +186,11 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     module = types.ModuleType("told_elsewhere")
     module.WON = set(WON)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "told_elsewhere", module)
+    monkeypatch.setitem(sys.modules, "dated_elsewhere", DATED)
+    honest = types.ModuleType("honest_elsewhere")
+    honest.load = lambda path: pl.read_parquet(path)  # type: ignore[attr-defined]
+    honest.thin = lambda fires: fires.filter(pl.col("n_trades") > 0)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "honest_elsewhere", honest)
     pl.DataFrame({"ticker": sorted(WON)}).write_parquet(tmp_path / "features.parquet")
     monkeypatch.chdir(tmp_path)
     yield
@@ -204,11 +246,65 @@ def plain(tape: pl.DataFrame) -> pl.DataFrame:
     return fires.filter(pl.col("price") > 10 * SERIES["KXSYN"] * WEIGHTS.sum())
 
 
+def through_a_module(tape: pl.DataFrame) -> pl.DataFrame:
+    import honest_elsewhere  # type: ignore[import-not-found]
+
+    return honest_elsewhere.thin(RULE.run(tape))
+
+
+class Fitted:
+    """A class that can read a file when it is made, and does not while it runs."""
+
+    @classmethod
+    def load(cls, path: str) -> pl.DataFrame:
+        return pl.read_parquet(path)
+
+    def run(self, tape: pl.DataFrame) -> pl.DataFrame:
+        return RULE.run(tape)
+
+
+EVENTS = dict(MARKETS.select("ticker", "event").iter_rows())
+KINDS = MARKETS.select("ticker", "category").to_pandas()
+TICKERS = sorted(EVENTS)
+CENTS = range(100)
+SCALE = [p / 1_200 for p in range(1_200)]
+BARS = pd.DataFrame({"open": [1.0]})
+
+
+def by_event(tape: pl.DataFrame) -> pl.DataFrame:
+    """What everybody knows of every market, a scale as long as the list of markets, a column called open."""
+    fires = among(RULE.run(tape), TICKERS).with_columns(event=pl.col("ticker").replace_strict(EVENTS))
+    return fires.filter(pl.lit(len(KINDS) + SCALE[0] + BARS.open.iloc[0] > 0)).drop("event")
+
+
+HOURS = TAPE.select(pl.datetime_range(pl.col("ts").min(), pl.col("ts").max(), "5h", eager=False).alias("due"))
+CALENDAR = HOURS.with_columns(at=pl.lit(time(8, 30)), lasts=timedelta(hours=1), known_ts=pl.col("due").min())
+
+
+def before_a_release(tape: pl.DataFrame) -> pl.DataFrame:
+    """Looks ahead in a calendar that was announced."""
+    fires = RULE.run(tape).sort("ts")
+    due = fires.join_asof(CALENDAR, left_on="ts", right_on="due", strategy="forward", check_sortedness=False)
+    return due.filter(pl.col("due") - pl.col("ts") < timedelta(hours=2)).sort("row")
+
+
 def recursive(tape: pl.DataFrame, depth: int = 2) -> pl.DataFrame:
     return recursive(tape, depth - 1) if depth else RULE.run(tape)
 
 
-@pytest.mark.parametrize("honest", [scored, plain, recursive, lambda tape: RULE.run(tape)])
+@pytest.mark.parametrize(
+    "honest",
+    [
+        scored,
+        plain,
+        recursive,
+        through_a_module,
+        Fitted(),
+        by_event,
+        before_a_release,
+        lambda tape: RULE.run(tape),
+    ],
+)
 def test_honest_functions_pass(honest: Any) -> None:
     for found in audit.every(honest, TAPE, MARKETS, seeds=3, cuts=8):
         assert found.passed, found
@@ -225,36 +321,11 @@ def test_a_table_with_times_that_is_joined_forward_is_found() -> None:
     assert not audit.prefix_invariance(peeks, TAPE, cuts=20).passed
 
 
-def test_copies_share_what_the_originals_share() -> None:
-    held: list[int] = []
-
-    def add() -> int:
-        held.append(1)
-        return len(held)
-
-    def twice() -> int:
-        add()
-        return add()
-
-    copied = anew(twice)
-    assert copied() == 2 and copied() == 4 and anew(twice)() == 2 and held == []
-    assert anew(print) is print and anew(3) == 3
-
-
-def test_rows_of_a_table_count_from_their_latest_time_on() -> None:
-    until = datetime(2025, 1, 2, tzinfo=UTC)
-    days = [datetime(2025, 1, d, tzinfo=UTC) for d in (1, 2, 3)]
-    table = pl.DataFrame({"t": days, "late": [days[0], days[2], None], "open_ts": [days[2]] * 3})
-    assert anew([table], until)[0].height == 1 and anew([table])[0].height == 3
-    assert anew({"k": table.drop("late").to_pandas()}, until)["k"].shape[0] == 2
-    assert anew((table.drop("late").lazy(),), until)[0].collect().height == 2
-
-
 def test_tables_of_outcomes_are_refused_whatever_times_they_have() -> None:
     found = brought(lambda tape: among(RULE.run(tape), MARKETS["ticker"]), TAPE, MARKETS)
     assert found is not None and "result, settlement" in found.what and len(found.tickers) > 1_000
     one = next(iter(WON))
     assert brought(lambda tape: RULE.run(tape).filter(pl.col("ticker") == one), TAPE) is None
-    numbers = np.zeros(TAPE.height)
+    numbers = np.arange(TAPE.height) % 7
     found = brought(lambda tape: numbers, TAPE)
     assert found is not None and "a number for each market or print" in found.what
