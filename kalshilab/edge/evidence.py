@@ -21,7 +21,12 @@ EXCERPT: Final = 1_000_000
 
 
 def tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
-    """A source or a polars frame, and the markets beside it."""
+    """A source or a polars frame, and the markets beside it.
+
+    Raises:
+        EdgeError: no markets, or no prints.
+        TapeError, LakeError: they are not what they should be.
+    """
     if isinstance(tape, str | Path):
         tape = scan_tape(tape)
     if markets is None:
@@ -32,8 +37,18 @@ def tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
         markets = to_markets(markets)
     if not isinstance(tape, Source):
         frame = as_tape(tape, ("ts", "price", "size", "taker"))
+        # Whole numbers of another width, and times of another unit or zone, are the same numbers and instants: what a
+        # signal runs on is judged.
+        same = {name: TAPE_SCHEMA[name] for name in ("ts", "market", "price", "size")}
         tape = check_tape(
-            frame.with_columns(pl.lit(None, pl.String).alias("trade_id")).select(TAPE_SCHEMA.names())
+            frame.with_columns(
+                *(pl.col(name).cast(dtype) for name, dtype in same.items()),
+                pl.lit(None, pl.String).alias("trade_id"),
+            ).select(TAPE_SCHEMA.names())
+        )
+    if not (tape.rows if isinstance(tape, Source) else tape.height):
+        raise EdgeError(
+            "the tape has no prints: was it filtered by a ticker or a time that it does not have?"
         )
     return tape, check_markets(markets)
 

@@ -112,7 +112,7 @@ def validate(
     'INSUFFICIENT'
 
     Raises:
-        EdgeError: neither a signal nor a function; a market without an event; terms that do not exist.
+        EdgeError: neither a signal nor a function; a tape without prints; a market without an event; terms that do not exist.
         RegistryError: the hypothesis is not registered in `registry`.
         TapeError, LakeError: the tape, the markets or the lake are not what they should be.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -50,3 +51,29 @@ def test_the_horizon_is_the_expected_close_s() -> None:
     assert evidence.with_horizon(entries, markets)["horizon"][0] == pytest.approx(3.0)
     unknown = markets.with_columns(expected_close_ts=pl.lit(None, markets.schema["close_ts"]))
     assert "horizon" not in evidence.with_horizon(entries, unknown).columns
+
+
+WIDE = TAPE.with_columns(
+    pl.col("market", "price", "size").cast(pl.Int64), pl.col("ts").cast(pl.Datetime("ns", "UTC"))
+)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        WIDE,
+        WIDE.to_pandas(),
+        TAPE.with_columns(pl.col("ts").dt.convert_time_zone("America/New_York")),
+        TAPE.with_columns(pl.col("ts").dt.replace_time_zone(None)),
+    ],
+)
+def test_what_a_signal_runs_on_is_judged(same: Any) -> None:
+    own, _ = evidence.tables(same, MARKETS)
+    assert own.drop("trade_id").equals(TAPE.drop("trade_id"))
+
+
+def test_a_filtered_tape_keeps_its_codes_and_an_empty_one_is_refused_in_words() -> None:
+    part = TAPE.filter(pl.col("market") % 3 == 2)
+    assert evidence.tables(part, MARKETS)[0]["market"].equals(part["market"])
+    with pytest.raises(EdgeError, match="has no prints: was it filtered"):
+        kl.validate(kl.signals.Rlm(), TAPE.filter(pl.col("ticker") == "NONE"), MARKETS)
