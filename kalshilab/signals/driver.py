@@ -20,16 +20,17 @@ from kalshilab.signals.model import Fire, Frame, as_tape, like
 from kalshilab.signals.passes import CellPass, Columns, Fires, OneCell, Pass, columns_of
 from kalshilab.tape.reading import Source
 from kalshilab.tape.schema import TAKER, TIME
-from kalshilab.units import cents
+from kalshilab.units import PRICE, cents
 
 __all__ = ["CompiledSignal", "Sieve", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
 
 Kind = TypeVar("Kind")
 _SIDES = pl.Series(["yes", "no"], dtype=TAKER)
 _WORDS = ("", "yes", "no")
+"""Outcome to buy, by a step's answer."""
 _ARRAYS = ("markets", "ts", "prices", "sizes", "takers")
 _TYPES = ("uint32", "int64", "int16", "uint32", "uint8")
-"""Outcome to buy, by a step's answer."""
+"""What `batch` takes, in its order."""
 
 
 class Sieve(Protocol):
@@ -218,19 +219,22 @@ class CompiledSignal:
         300
 
         Raises:
-            SignalError: a code that `codes` has not given out, or an array of another length or dtype; none of
-                the batch is taken.
+            SignalError: a code that `codes` has not given out, or an array of another length or dtype, a
+                price outside 0 to 10,000; none of the batch is taken.
         """
         first = self._count
         if not len(markets) == len(ts) == len(prices) == len(sizes) == len(takers):
             lengths = tuple(map(len, (markets, ts, prices, sizes, takers)))
             raise SignalError(self.name, "batch", lengths, "five arrays of one length")
-        if len(markets) and (top := int(markets.max())) >= len(self._names):
-            raise SignalError(self.name, "markets", top, "codes given by codes()")
         columns = Columns(markets, ts, prices, sizes, takers)
         try:
+            if len(markets) and (top := int(markets.max())) >= len(self._names):
+                raise SignalError(self.name, "markets", top, "codes given by codes()")
+            # Without their sign, prices below zero are above a dollar.
+            if len(prices) and prices.dtype == np.int16 and (high := prices.view(np.uint16).max()) > PRICE:
+                raise out_of_range(self.name, int(np.int16(high)), 0)
             lots = list(self._pass.pushing(columns, first))
-        except TypeError:
+        except (TypeError, AttributeError):
             # What the compiled loop does not take is looked for now, not at every batch.
             raise _mistyped(self.name, columns) from None
         self._count = first + len(markets)
