@@ -37,7 +37,7 @@ from kalshilab.edge.model import arrays_of, event_means, settled
 from kalshilab.edge.replay import Stage
 from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
 from kalshilab.edge.whole_life import last_print_edge, whole_life_edge
-from kalshilab.errors import EdgeError, KalshilabError, SignalError
+from kalshilab.errors import EdgeError, KalshilabError, SignalError, TapeError
 from kalshilab.signals.model import as_tape
 from kalshilab.tape.schema import with_codes
 from kalshilab.units import PRICE
@@ -152,6 +152,12 @@ def prefix_invariance(
         markets: for functions that take them; they are given without settlement facts.
         cuts: instants T, drawn at random among the prints'; prints of one instant stay together.
         seed: of the instants.
+
+    Tables that the strategy holds end at T too (`kalshilab.edge.held`): by their latest time, or by `known_ts`.
+
+    Raises:
+        TapeError: not a tape, or one that goes back in time.
+        EdgeError: the strategy raised something.
 
     >>> import kalshilab as kl
     >>> prefix_invariance(kl.signals.Rlm(), kl.sample()[0], cuts=5).passed
@@ -423,6 +429,9 @@ def _against(
     done: str,
 ) -> Audit:
     one, own = strategy_of(strategy), _frame(tape)
+    if not own["ts"].is_sorted():
+        # Sorted by market, say, its first half is no earlier half.
+        raise TapeError("goes back in time; sort by ts or use kalshilab.to_tape", column="ts")
     whole, refused = fires_of(one, own, markets)
     if whole is None:
         return Audit(name=name, passed=False, detail=refused)

@@ -16,6 +16,7 @@ from kalshilab.edge.facts import named_facts, point_in_time
 from kalshilab.edge.replay import Stage, replay
 from kalshilab.edge.robustness import interval
 from kalshilab.edge.whole_life import whole_life_edge
+from kalshilab.errors import TapeError
 
 S = kl.signals
 TAPE, MARKETS = kl.synth.martingale(n_markets=700, seed=11)
@@ -213,3 +214,9 @@ def test_a_fair_world_keeps_everything_but_prices_and_outcomes() -> None:
 def test_nothing_to_audit() -> None:
     assert audit.prefix_invariance(S.Rlm(), TAPE.head(0)).passed
     assert audit.null_replay(S.Rlm(min_trades=10_000), TAPE, MARKETS, seeds=2).passed
+
+
+@pytest.mark.parametrize("look", [audit.prefix_invariance, audit.future_scramble])
+def test_a_tape_sorted_by_market_has_no_end_to_cut_off(look: Callable[..., Any]) -> None:
+    with pytest.raises(TapeError, match="sort by ts"):
+        look(S.Rlm(), TAPE.sort("ticker", "ts"))
