@@ -8,18 +8,21 @@ for each frame that the read brought, which is about what a frame costs beyond i
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from picows import (
+    WSCloseCode,
     WSError,
     WSFrame,
     WSHandshakeError,
     WSInvalidURL,
     WSListener,
     WSMsgType,
+    WSParsedURL,
     WSTransport,
     ws_connect,
 )
@@ -32,6 +35,7 @@ from kalshilab.kalshi.sockets import (
     Socket,
     SocketImpossible,
     SocketLost,
+    closed_with,
     redirected,
 )
 
@@ -39,7 +43,6 @@ __all__ = ["open_fast_socket"]
 
 READ: Final = 256 * 1024
 """Bytes that one read may bring."""
-LOST: Final = "connection lost"
 
 
 class _FastSocket(WSListener):
@@ -53,7 +56,6 @@ class _FastSocket(WSListener):
         self._size = 0
         self._pongs: deque[asyncio.Future[None]] = deque()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reason = ""
 
     # By the event loop
 
@@ -62,41 +64,47 @@ class _FastSocket(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
-        if kind == WSMsgType.TEXT and frame.fin:
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self._refuse(WSCloseCode.PROTOCOL_ERROR, "reserved bits must be 0")
+        elif kind == WSMsgType.TEXT and frame.fin and not self._parts:
             self._take(frame.get_payload_as_bytes())
         elif kind in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION):
-            self._gather(frame.get_payload_as_bytes(), frame.fin)
+            self._gather(kind == WSMsgType.CONTINUATION, frame.get_payload_as_bytes(), frame.fin)
         elif kind == WSMsgType.PONG:
             if self._pongs:
                 _done(self._pongs.popleft())
         elif kind == WSMsgType.CLOSE:
-            code, reason = frame.get_close_code(), frame.get_close_reason()
-            number = getattr(code, "value", code)
-            self._reason = f"closed with code {number or 1005}{' ' + reason if reason else ''}"
-            transport.send_close()
+            transport.send_close(WSCloseCode.OK)
             transport.disconnect()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        if not self._ended.done():
-            self._ended.set_exception(SocketLost(self._reason or LOST))
-            # Nobody may be reading; then nobody is told.
-            self._ended.exception()
-        while self._pongs:
-            pong = self._pongs.popleft()
-            if not pong.done():
-                pong.set_exception(SocketLost(self._reason or LOST))
-                pong.exception()
+        lost = self._lost()
+        for waiting in (self._ended, *self._pongs):
+            if not waiting.done():
+                waiting.set_exception(lost)
+                # Nobody may be waiting; then nobody is told.
+                waiting.exception()
+        self._pongs.clear()
 
-    def _gather(self, part: bytes, last: bool) -> None:
-        """A message in pieces."""
+    def _gather(self, goes_on: bool, part: bytes, last: bool) -> None:
+        """A message in pieces, or a binary one."""
+        if goes_on != bool(self._parts):
+            expected = "nothing to continue" if goes_on else "expected a continuation frame"
+            self._refuse(WSCloseCode.PROTOCOL_ERROR, expected)
+            return
         self._parts.append(part)
         self._size += len(part)
         if self._size > MAX_FRAME:
-            self._reason = f"a message of more than {MAX_FRAME:,} bytes"
-            self._transport.disconnect(False)
+            self._refuse(WSCloseCode.MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAME} bytes")
         elif last:
             whole, self._parts, self._size = b"".join(self._parts), [], 0
             self._take(whole)
+
+    def _refuse(self, code: WSCloseCode, why: str) -> None:
+        """Close the connection over what came; what comes after it is not looked at."""
+        self._transport.send_close(code, why)
+        self._transport.disconnect()
+        self.on_ws_disconnected(self._transport)
 
     def _take(self, frame: bytes) -> None:
         if self._ended.done():
@@ -105,19 +113,26 @@ class _FastSocket(WSListener):
             self._early.append(frame)
             return
         try:
-            if self._on_frame(frame):
-                self._ended.set_result(None)
+            enough = self._on_frame(frame)
         except Exception as error:  # noqa: BLE001 - raised by `read`, in whose name the frame is handled
-            self._ended.set_exception(error)
+            # The handler may have cancelled the reader.
+            if not self._ended.done():
+                self._ended.set_exception(error)
+        else:
+            if enough and not self._ended.done():
+                self._ended.set_result(None)
 
     # By the stream
 
     async def read(self, on_frame: Callable[[bytes], bool], /) -> None:
-        self._on_frame = on_frame
         early, self._early = self._early, []
         for frame in early:
-            self._take(frame)
-        await asyncio.shield(self._ended)
+            # Also where the connection has ended since.
+            if on_frame(frame):
+                return
+        self._on_frame = on_frame
+        # A reader that is cancelled takes the future with it: no frame is handled after that.
+        await self._ended
 
     async def send(self, command: bytes, /) -> None:
         self._check()
@@ -135,18 +150,30 @@ class _FastSocket(WSListener):
 
     def _check(self) -> None:
         if self._transport.is_disconnected:
-            raise SocketLost(self._reason or LOST)
+            raise self._lost()
+
+    def _lost(self) -> SocketLost:
+        closing = self._transport.close_handshake
+        close = None if closing is None else closing.recv or closing.sent
+        if close is None:
+            return SocketLost(closed_with(None))
+        # A code that `picows` has no name for is a plain number, and 0 is none at all.
+        code: Any = close.code
+        return SocketLost(closed_with(getattr(code, "value", code) or 1005, close.reason))
 
     async def close(self) -> None:
-        """Say goodbye, and wait a moment for the answer."""
-        if self._transport.is_disconnected:
-            return
-        with suppress(WSError):
-            self._transport.send_close()
+        """Say goodbye, wait a moment for the answer, and leave nothing behind."""
+        self._transport.send_close(WSCloseCode.OK)
+        # Waiting raises what was wrong with a frame: `read` has said so, and unasked it would be logged.
         try:
             async with asyncio.timeout(CLOSING):
-                await self._transport.wait_disconnected()
+                with suppress(WSError):
+                    await self._transport.wait_disconnected()
         except TimeoutError:
+            self.abort()
+            with suppress(WSError):
+                await self._transport.wait_disconnected()
+        finally:
             self.abort()
 
 
@@ -155,9 +182,37 @@ def _done(pong: asyncio.Future[None]) -> None:
         pong.set_result(None)
 
 
-@asynccontextmanager
-async def open_fast_socket(url: str, headers: Mapping[str, str]) -> AsyncIterator[Socket]:
-    """A socket by `picows`; see `kalshilab.kalshi.sockets.Opener`."""
+async def _reached(url: WSParsedURL) -> socket.socket:
+    """A connection to one of the host's addresses, tried in their order."""
+    loop = asyncio.get_running_loop()
+    failed = OSError(f"{url.host}: no address")
+    for family, kind, proto, _, address in await loop.getaddrinfo(
+        url.host, url.port, type=socket.SOCK_STREAM
+    ):
+        link = socket.socket(family, kind, proto)
+        link.setblocking(False)
+        try:
+            await loop.sock_connect(link, address)
+        except OSError as error:
+            failed = error
+            link.close()
+        except BaseException:
+            link.close()
+            raise
+        else:
+            return link
+    raise failed
+
+
+async def _handshake(url: str, headers: Mapping[str, str]) -> _FastSocket:
+    """Connect; an opening that fails, takes too long or is cancelled leaves no connection behind."""
+    link: socket.socket | None = None
+
+    async def reach(parsed: WSParsedURL) -> socket.socket:
+        nonlocal link
+        link = await _reached(parsed)
+        return link
+
     try:
         async with asyncio.timeout(OPENING):
             _, listener = await ws_connect(
@@ -166,9 +221,27 @@ async def open_fast_socket(url: str, headers: Mapping[str, str]) -> AsyncIterato
                 extra_headers=dict(headers),
                 max_redirects=0,
                 max_frame_size=MAX_FRAME,
-                websocket_handshake_timeout=OPENING,
+                websocket_handshake_timeout=None,
                 read_buffer_init_size=READ,
+                socket_factory=reach,
             )
+    except BaseException:
+        # `picows` waits on, and nobody else has a hold of the connection.
+        if link is not None:
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
+        raise
+    if listener is None:
+        raise SocketLost("closed during the handshake")
+    assert isinstance(listener, _FastSocket)
+    return listener
+
+
+@asynccontextmanager
+async def open_fast_socket(url: str, headers: Mapping[str, str]) -> AsyncIterator[Socket]:
+    """A socket by `picows`; see `kalshilab.kalshi.sockets.Opener`."""
+    try:
+        opened = await _handshake(url, headers)
     except WSInvalidURL as error:
         raise SocketImpossible(str(error)) from None
     except TimeoutError:
@@ -181,8 +254,7 @@ async def open_fast_socket(url: str, headers: Mapping[str, str]) -> AsyncIterato
         raise SocketLost(f"{error}{said}") from None
     except (OSError, WSError) as error:
         raise SocketLost(str(error) or type(error).__name__) from None
-    assert isinstance(listener, _FastSocket)
     try:
-        yield listener
+        yield opened
     finally:
-        await listener.close()
+        await opened.close()

@@ -24,6 +24,7 @@ __all__ = [
     "Socket",
     "SocketImpossible",
     "SocketLost",
+    "closed_with",
     "open_socket",
     "redirected",
 ]
@@ -86,6 +87,11 @@ Opener = Callable[[str, Mapping[str, str]], AbstractAsyncContextManager[Socket]]
 def redirected(target: str) -> HostRefused:
     """The refusal to follow a redirect."""
     return HostRefused(hosts.shown(target), "data", "redirects are not followed")
+
+
+def closed_with(code: int | None, reason: str = "") -> str:
+    """How a connection ended: the code and the reason of the side that closed it, or None where no side said any."""
+    return "connection lost" if code is None else f"closed with code {code}{' ' + reason if reason else ''}"
 
 
 class _Connect(connect):
@@ -167,6 +173,4 @@ async def open_socket(url: str, headers: Mapping[str, str]) -> AsyncIterator[Soc
 
 def _closing(error: ConnectionClosed) -> str:
     close = error.rcvd or error.sent
-    if close is None:
-        return "connection lost"
-    return f"closed with code {close.code}{' ' + close.reason if close.reason else ''}"
+    return closed_with(None) if close is None else closed_with(close.code, close.reason)

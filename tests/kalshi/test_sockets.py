@@ -1,0 +1,176 @@
+"""What a stream asks of a socket, over raw connections: `websockets` and `picows` answer alike."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import hashlib
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from kalshilab.kalshi import fast_socket, sockets
+from kalshilab.kalshi.fast_socket import open_fast_socket
+from kalshilab.kalshi.sockets import Opener, SocketLost, open_socket
+
+TEXT, CLOSE, PING, CONTINUATION = 1, 8, 9, 0
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
+
+
+@pytest.fixture(params=[open_socket, open_fast_socket], ids=["websockets", "picows"])
+def opener(request: pytest.FixtureRequest) -> Opener:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No exception of a future that nobody asked for, and no connection."""
+    said: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context["message"]))
+    yield
+    gc.collect()
+    await asyncio.sleep(0)
+    assert said == []
+
+
+def message(kind: int, data: bytes, *, last: bool = True, reserved: int = 0) -> bytes:
+    assert len(data) < 126
+    return bytes([last << 7 | reserved << 4 | kind, len(data)]) + data
+
+
+def goodbye(code: int, reason: bytes = b"") -> bytes:
+    return message(CLOSE, struct.pack(">H", code) + reason)
+
+
+@asynccontextmanager
+async def serving(talk: Talk) -> AsyncIterator[str]:
+    """A server that takes one connection after the other to `talk`, with the answer to its handshake."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        key = next(x.partition(b": ")[2] for x in head if x.lower().startswith(b"sec-websocket-key"))
+        proof = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        upgrade = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        try:
+            await talk(reader, writer, upgrade + b"Sec-WebSocket-Accept: " + proof + b"\r\n\r\n")
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+def says(*frames: bytes) -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgrade: bytes) -> None:
+        writer.write(upgrade + b"".join(frames))
+        await reader.read(100)
+
+    return talk
+
+
+async def all_of(opener: Opener, url: str) -> tuple[list[bytes], str]:
+    """The frames of a connection, and how it ended."""
+    found: list[bytes] = []
+    with pytest.raises(SocketLost) as lost:
+        async with asyncio.timeout(5), opener(url, {}) as socket:
+            await socket.read(lambda frame: found.append(frame) or False)  # type: ignore[func-returns-value]
+    return found, str(lost.value)
+
+
+async def test_frames_before_the_end_are_handed_on(opener: Opener) -> None:
+    async with serving(says(message(TEXT, b"a"), goodbye(4001, b"go away"))) as url:
+        assert await all_of(opener, url) == ([b"a"], "closed with code 4001 go away")
+
+
+async def test_a_message_in_pieces(opener: Opener) -> None:
+    pieces = [message(TEXT, b"a", last=False), message(PING, b"p"), message(CONTINUATION, b"b")]
+    async with serving(says(*pieces, goodbye(1000))) as url:
+        assert await all_of(opener, url) == ([b"ab"], "closed with code 1000")
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([message(3, b"a")], 1002),
+        ([message(TEXT, b"a", reserved=4)], 1002),
+        ([message(CONTINUATION, b"a")], 1002),
+        ([message(TEXT, b"a", last=False), message(TEXT, b"b")], 1002),
+        ([bytes([0x81, 127]) + struct.pack(">Q", 2**40)], 1009),
+        ([message(TEXT, b"a" * 60, last=False), message(CONTINUATION, b"b" * 60)], 1009),
+    ],
+    ids=["opcode", "reserved bits", "nothing to continue", "two at once", "too large", "too large in pieces"],
+)
+async def test_what_is_no_message_ends_it(
+    frames: list[bytes], code: int, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sockets, fast_socket):
+        monkeypatch.setattr(module, "MAX_FRAME", 100)
+    async with serving(says(*frames, message(TEXT, b"after"))) as url:
+        found, why = await all_of(opener, url)
+    assert found == [] and why.startswith(f"closed with code {code} ")
+
+
+async def test_closed_during_the_handshake(opener: Opener) -> None:
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgrade: bytes) -> None:
+        writer.write(upgrade[:40])
+
+    async with serving(leave) as url:
+        assert (await all_of(opener, url))[0] == []
+
+
+@pytest.mark.parametrize("patience", [0.05, 10.0], ids=["too slow", "cancelled"])
+async def test_an_opening_that_comes_to_nothing_leaves_no_connection(
+    patience: float, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, asked = asyncio.Event(), asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgrade: bytes) -> None:
+        asked.set()
+        assert await reader.read() == b""
+        gone.set()
+
+    for module in (sockets, fast_socket):
+        monkeypatch.setattr(module, "OPENING", patience)
+    async with serving(wait) as url:
+        task = asyncio.create_task(all_of(opener, url))
+        await asked.wait()
+        if patience > 1:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            assert (await task)[1] == sockets.NO_ANSWER
+        async with asyncio.timeout(2):
+            await gone.wait()
+
+
+async def test_nothing_is_handled_after_a_cancel_and_the_goodbye_is_a_proper_one(opener: Opener) -> None:
+    found: list[bytes] = []
+    left: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgrade: bytes) -> None:
+        writer.write(upgrade + message(TEXT, b"a"))
+        said = await reader.read(100)
+        writer.write(message(TEXT, b"late") + goodbye(1000))
+        left.set_result(said)
+
+    async def listen(url: str) -> None:
+        async with opener(url, {}) as socket:
+            await socket.read(lambda frame: found.append(frame) or False)  # type: ignore[func-returns-value]
+
+    async with serving(chatter) as url:
+        task = asyncio.create_task(listen(url))
+        while not found:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        said = await left
+    assert found == [b"a"]
+    code = bytes(byte ^ mask for byte, mask in zip(said[6:8], said[2:4], strict=True))
+    assert said[0] == 0x80 | CLOSE and code == struct.pack(">H", 1000)
