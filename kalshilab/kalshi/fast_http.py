@@ -8,8 +8,10 @@ only how a request goes out.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Mapping
+from typing import Any
 
 from aiohttp import (
     ClientConnectorError,
@@ -27,11 +29,19 @@ from kalshilab.kalshi.reply import NoAnswer, NotSent, Reply
 __all__ = ["FastHttp"]
 
 
-class FastHttp:
-    """Connections that are kept, over which requests go.  No cookies, no proxies, no redirects.
+class _Connector(TCPConnector):
+    """Connections, of which one that said something unasked is not used again: it would be taken for an answer."""
 
-    A POST goes out once.  A read or a cancel whose kept connection turns out to be closed before a byte came back
-    goes out again over a new one, which is what these methods mean.
+    async def _get(self, *asked: Any) -> Any:
+        while True:
+            kept = await super()._get(*asked)
+            if kept is None or kept.protocol is None or not kept.protocol.should_close:
+                return kept
+            kept.close()
+
+
+class FastHttp:
+    """Connections that are kept, over which requests go, each once.  No cookies, no proxies, no redirects.
 
     Args:
         tls: how to check the host's certificate; None for plain HTTP.
@@ -44,6 +54,7 @@ class FastHttp:
         self._tls, self._most = tls, most
         self._timeout = ClientTimeout(total=None, connect=connecting, sock_read=answering)
         self._session: ClientSession | None = None
+        self._closed = False
 
     async def request(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
@@ -52,6 +63,7 @@ class FastHttp:
 
         Raises:
             NotSent, NoAnswer: see `kalshilab.kalshi.reply`.
+            RuntimeError: closed before.
         """
         session = self._session or self._opened()
         try:
@@ -63,18 +75,29 @@ class FastHttp:
             raise NotSent(str(error) or type(error).__name__) from None
         except (ClientError, TimeoutError) as error:
             raise NoAnswer(str(error) or type(error).__name__) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                # Closing cancels those that wait for a connection, though nobody cancelled their task.
+                raise NotSent("the client was closed") from None
+            raise
 
     def _opened(self) -> ClientSession:
+        if self._closed:
+            raise RuntimeError("the client has been closed")
         # Made at the first request: a session belongs to the running loop.
         self._session = ClientSession(
-            connector=TCPConnector(limit=self._most, ssl=True if self._tls is None else self._tls),
+            connector=_Connector(limit=self._most, ssl=True if self._tls is None else self._tls),
             cookie_jar=DummyCookieJar(),
             timeout=self._timeout,
             headers={"User-Agent": "kalshilab"},
         )
+        # A DELETE that went out twice would be told that there is nothing to delete; reads are tried again by `Rest`.
+        self._session._retry_connection = False
         return self._session
 
     async def aclose(self) -> None:
         """Close the connections."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()

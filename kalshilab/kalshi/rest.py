@@ -9,6 +9,7 @@ tried again; writes never are.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -50,6 +51,8 @@ CONNECTING: Final = 5.0
 """Seconds to come by a connection."""
 ANSWERING: Final = 10.0
 """Seconds between two pieces of an answer."""
+WHOLE: Final = 60.0
+"""Seconds that a request may take in all, or an answer that drips would never end."""
 CONNECTIONS: Final = 64
 
 
@@ -214,13 +217,15 @@ class Rest:
         shown = path.partition("?")[0]
         try:
             self._guard(method, url)
-            reply = await self._http.request(method, str(url), headers, content)
+            async with asyncio.timeout(WHOLE):
+                reply = await self._http.request(method, str(url), headers, content)
         except NotSent as error:
             raise ConnectionFailed(self._base, str(error)) from None
-        except NoAnswer as error:
+        except (NoAnswer, TimeoutError) as error:
+            why = str(error) or f"not whole within {WHOLE:g} s"
             if method == "GET":
-                raise ApiError(method, shown, 0, "no_answer", str(error), retryable=True) from None
-            raise OutcomeUnknown(method, shown, 0, str(error)) from None
+                raise ApiError(method, shown, 0, "no_answer", why, retryable=True) from None
+            raise OutcomeUnknown(method, shown, 0, why) from None
         return self._read(method, shown, reply, into)
 
     def _read(self, method: str, path: str, reply: Reply, into: type[T]) -> T:

@@ -35,10 +35,12 @@ class Server:
         self._answers = list(answers)
         self.requests: list[bytes] = []
         self.connections = 0
+        self.writers: list[asyncio.StreamWriter] = []
         self.base = ""
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.append(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -95,12 +97,52 @@ async def test_a_write_without_an_answer_goes_out_once(fast: bool) -> None:
     assert len(server.requests) == 1
 
 
-async def test_nor_twice_over_a_kept_connection_that_is_closed_under_it(fast: bool) -> None:
+@pytest.mark.parametrize("method", ["post", "delete"])
+async def test_nor_twice_over_a_kept_connection_that_is_closed_under_it(method: str, fast: bool) -> None:
     async with serving(OK + b'{"n":4}', None) as server, client(server.base, fast) as rest:
         await rest.get("/markets", Body)
         with pytest.raises(OutcomeUnknown):
-            await rest.post("/orders", Body, Body(1))
+            await (rest.post("/orders", Body, Body(1)) if method == "post" else rest.delete("/orders", Body))
     assert len(server.requests) == 2
+
+
+async def test_what_came_unasked_answers_nothing(fast: bool) -> None:
+    async with serving(OK + b'{"n":4}') as server, client(server.base, fast) as rest:
+        await rest.get("/markets", Body)
+        server.writers[0].write(b"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.sleep(0.02)
+        assert (await rest.post("/orders", Body, Body(1))).n == 4
+    assert server.connections == 2
+
+
+async def test_closing_while_requests_are_in_flight(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CONNECTIONS": 2, "CONNECTING": 0.2, "ANSWERING": 0.2}.items():
+        monkeypatch.setattr(module, name, value)
+    async with serving(b"") as server, client(server.base, fast) as rest:
+        writes = [asyncio.create_task(rest.post("/orders", Body, Body(n))) for n in range(4)]
+        while len(server.requests) < 2:
+            await asyncio.sleep(0)
+        await rest.aclose()
+        ended = await asyncio.gather(*writes, return_exceptions=True)
+    assert {type(e) for e in ended} <= {OutcomeUnknown, ConnectionFailed}
+    assert len(server.requests) == sum(type(e) is OutcomeUnknown for e in ended)
+
+
+async def test_a_closed_client_sends_nothing(fast: bool) -> None:
+    async with serving(OK + b'{"n":4}') as server:
+        async with client(server.base, fast) as rest:
+            pass
+        with pytest.raises(RuntimeError, match="closed"):
+            await rest.post("/orders", Body, Body(1))
+    assert not server.requests
+
+
+async def test_an_answer_that_never_ends(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WHOLE", 0.1)
+    async with serving(OK) as server, client(server.base, fast) as rest:
+        with pytest.raises(OutcomeUnknown, match="not whole"):
+            await rest.post("/orders", Body, Body(1))
+    assert len(server.requests) == 1
 
 
 async def test_a_read_without_an_answer_is_tried_again(fast: bool) -> None:
