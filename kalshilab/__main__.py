@@ -160,6 +160,7 @@ def _live(options: argparse.Namespace) -> int:
         from kalshilab.kalshi.auth import Signer
 
         Signer.from_settings(settings)
+    _refuse_fast_without_its_extra(settings)
     _refuse_what_cannot_be_played(settings)
     _refuse_what_cannot_trade(settings)
     # Late: papermill and what it brings take most of a second.
@@ -183,6 +184,24 @@ def _live(options: argparse.Namespace) -> int:
         facts |= {"notebook": str(result.notebook), "journal": str(result.journal), "error": result.error}
         print(json.dumps(facts))
     return 1 if result.error else 0
+
+
+def _fast_extra() -> str:
+    """The packages of the extra `fast` and their versions, or an empty text if one is not there."""
+    import importlib.metadata
+
+    try:
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("aiohttp", "picows"))
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _refuse_fast_without_its_extra(settings: Settings) -> None:
+    if settings.fast and not _fast_extra():
+        # Late: a command that sends nothing has no need of it.
+        from kalshilab.kalshi.reply import FAST_EXTRA
+
+        raise ConfigError("fast", True, FAST_EXTRA)
 
 
 def _refuse_what_cannot_be_played(settings: Settings) -> None:
@@ -322,11 +341,13 @@ def _doctor(options: argparse.Namespace) -> int:
     print(f"Python {platform.python_version()}, kalshilab {importlib.metadata.version('kalshilab')}")
     for name in ("polars", "numba", "websockets", "httpx", "papermill", "ipykernel", "ipywidgets", "plotly"):
         print(f"  {name} {importlib.metadata.version(name)}")
+    print(f"  extra fast: {_fast_extra() or 'not installed; pip install kalshilab[fast]'}")
     for name, reason in RETIRED.items():
         if name in os.environ:
             print(f"  {name} is set and has no effect: {reason}")
     settings = Settings()
     print(f"settings: {settings!r}")
+    _refuse_fast_without_its_extra(settings)
     if settings.key_id and (settings.private_key_path or settings.private_key):
         from kalshilab.kalshi.auth import Signer
 

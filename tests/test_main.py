@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -100,9 +102,9 @@ def test_sigterm_in_mid_run_leaves_nothing_resting(tmp_path: Path) -> None:
         (["live", "--tape", "here.parquet"], "--tape and --markets go together"),
         (["live", "--venue", "demo"], "KALSHI_API_KEY_ID"),
         (["exchange", "--speed", "0"], "speed='0'"),
-        (["exchange", "--port", "65536"], "port=65536"),
-        (["exchange", "--faults", "disconnect", "--fault-every", "0"], "fault-every=0.0"),
-        (["exchange", "--warm-up", "-1"], "warm-up=-1.0"),
+        (["exchange", "--port", "65536"], "--port 65536:"),
+        (["exchange", "--faults", "disconnect", "--fault-every", "0"], "--fault-every 0:"),
+        (["exchange", "--warm-up", "-1"], "--warm-up -1:"),
         (["exchange", "--faults", "gremlins"], "no fault is called 'gremlins'"),
         (["exchange", "--tape", "here.parquet", "--markets", "here.parquet"], "not a Parquet file"),
         (["watch", "nothing"], "nothing: no such run; there is none in runs"),
@@ -167,6 +169,25 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     out = capsys.readouterr().out
     assert "polars" in out and "runs go to" in out
     assert "very-secret-id" not in out
+    assert re.search(r"extra fast: aiohttp \d.*, picows \d", out)
+
+
+def test_fast_without_its_extra_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> str:
+        if name == "picows":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert main(["doctor"]) == 0
+    assert "extra fast: not installed" in capsys.readouterr().out
+    monkeypatch.setenv("KALSHILAB_FAST", "1")
+    for command in ("doctor", "live"):
+        assert main([command]) == 2
+        assert "pip install 'kalshilab[fast]'" in capsys.readouterr().err
 
 
 def test_a_tape_of_ones_own_is_served_from_its_beginning(tmp_path: Path) -> None:
