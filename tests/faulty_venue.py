@@ -42,7 +42,7 @@ class Steps:
 
 @asynccontextmanager
 async def faulty_venue(
-    faults: Faults, *, prints: int = 3, seed: int = 0
+    faults: Faults, *, prints: int = 3, seed: int = 0, fast: bool = False
 ) -> AsyncIterator[tuple[Venue, Steps, Settings]]:
     """The sample, served from its `prints`-th print on; its pace, and the settings of a client."""
     exchange = Exchange(*sample(), seed=seed)
@@ -57,5 +57,6 @@ async def faulty_venue(
             ws_url=served.ws,
             key_id=served.key_id,
             private_key_path=str(served.private_key_path),
+            fast=fast,
         )
         yield served, steps, settings

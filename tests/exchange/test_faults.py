@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from faulty_venue import Steps
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -25,26 +26,6 @@ from kalshilab.tape import sample
 ORDERS = REST_PATH + "/portfolio/events/orders"
 PEM, PUBLIC = generate_key("ed25519")
 SIGNER = Signer.from_pem("k", PEM.decode())
-
-
-class Steps:
-    """A pace that plays as many steps as it is told to."""
-
-    def __init__(self) -> None:
-        self._leave = asyncio.Semaphore(0)
-        self.asked = 0
-
-    async def step(self, ts: int) -> None:
-        self.asked += 1
-        await self._leave.acquire()
-
-    async def play(self, n: int) -> None:
-        until = self.asked + n
-        for _ in range(n):
-            self._leave.release()
-        async with asyncio.timeout(10):
-            while self.asked < until:
-                await asyncio.sleep(0)
 
 
 def opened() -> Exchange:

@@ -100,11 +100,11 @@ def wanted(exchange: Exchange, draw: random.Random, n: int) -> Intent:
 
 
 async def live_through(seed: int, folder: Path, orders: int = 16) -> tuple[Counter[str], set[str]]:
-    """One random schedule of all faults; the outcomes, and the faults that struck."""
+    """One random schedule of all faults; the outcomes, and the faults that struck.  Every other one is `fast`."""
     draw, clock = random.Random(seed), SimClock(5)
     faults = Faults(schedule=random_schedule(seed, 30, over=3_600_000_000))
     async with (
-        faulty_venue(faults, prints=40, seed=seed) as (served, steps, settings),
+        faulty_venue(faults, prints=40, seed=seed, fast=seed % 2 == 1) as (served, steps, settings),
         DemoOrders(settings, clock=Hurry()) as client,
     ):
         exchange = served.exchange
@@ -140,7 +140,9 @@ async def _listen(settings: Settings, execution: Execution) -> None:
     handlers: dict[type, Callable[[Any], Any]] = {Fill: execution.on_fill, Order: execution.on_order}
     signer = Signer.from_settings(settings)
     while True:
-        stream = Stream(settings.ws_url, signer, clock=Hurry(), max_attempts=5, silence=0.3)
+        stream = Stream(
+            settings.ws_url, signer, clock=Hurry(), max_attempts=5, silence=0.3, fast=settings.fast
+        )
         stream.subscribe("fill", "user_orders", "trade")
         try:
             await stream.run(lambda event: handlers.get(type(event), lambda _: None)(event))
