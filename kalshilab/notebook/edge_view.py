@@ -20,6 +20,7 @@ from kalshilab.edge.criteria import LABELS
 from kalshilab.edge.model import Criterion
 from kalshilab.notebook.edge_layout import colour_of
 from kalshilab.notebook.plots import GREY
+from kalshilab.notebook.tables import LEFT, RIGHT
 
 __all__ = ["LIVE", "STYLE", "Shown", "card_html"]
 
@@ -44,8 +45,6 @@ _GOOD, _HELD, _BAD = "#1a8f4c", "#9a6212", "#b83a31"
 TONES: Final = {LABELS[-1]: _GOOD, "LIVE_CONFIRMED": _GOOD, "PROVISIONAL": _HELD, "LIVE_WEAKER": _HELD}
 """The colour of a verdict; any other is bad."""
 
-_LEFT: Final = "text-align:left;vertical-align:top"
-_RIGHT: Final = "text-align:right;vertical-align:top;white-space:nowrap"
 _FAINT: Final = "opacity:.75"
 _FIRST: Final = ";background-color:rgba(200,69,59,.12)"
 _MARKS: Final = {
@@ -99,13 +98,13 @@ def _criteria(card: Shown) -> str:
         mark, colour = _MARKS[line.passed]
         detail = f'<br><span style="{_FAINT}">{escape(line.detail)}</span>' if line.detail else ""
         rows.append(
-            f'<tr{own}><td style="{_RIGHT}{shade}">{line.number}</td>'
-            f'<td style="{_LEFT}{shade}">{escape(line.name)}</td>'
-            f'<td style="{_LEFT}{shade}{colour}">{mark}</td>'
-            f'<td style="{_LEFT}{shade}">{escape(line.value)}{detail}</td>'
-            f'<td style="{_LEFT}{shade};{_FAINT}">{escape(line.threshold)}</td></tr>'
+            f'<tr{own}><td style="{RIGHT}{shade}">{line.number}</td>'
+            f'<td style="{LEFT}{shade}">{escape(line.name)}</td>'
+            f'<td style="{LEFT}{shade}{colour}">{mark}</td>'
+            f'<td style="{LEFT}{shade}">{escape(line.value)}{detail}</td>'
+            f'<td style="{LEFT}{shade};{_FAINT}">{escape(line.threshold)}</td></tr>'
         )
-    heads = _heads((_RIGHT, ""), (_LEFT, "criterion"), (_LEFT, ""), (_LEFT, "found"), (_LEFT, "passes when"))
+    heads = _heads((RIGHT, ""), (LEFT, "criterion"), (LEFT, ""), (LEFT, "found"), (LEFT, "passes when"))
     return f"<table>{heads}<tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -130,18 +129,18 @@ def _waterfall(frame: pl.DataFrame) -> str:
         colour = colour_of(row["step"], edge or 0.0, row["note"] or "")
         found = f"<b>{edge:+.2f}</b>" if _number(edge) else f'<span style="{_FAINT}">not measured</span>'
         rows.append(
-            f'<tr><td style="{_LEFT};min-width:150px">{escape(row["step"])}</td>'
-            f'<td style="{_LEFT};width:{_WIDTH}px">{_bar(edge, lower, upper, low, scale, colour=colour)}</td>'
-            f'<td style="{_RIGHT}">{found}</td><td style="{_RIGHT}">{interval}</td><td style="{_RIGHT}">{size}</td>'
-            f'<td style="{_LEFT};{_FAINT}">{escape(row["note"] or "")}</td></tr>'
+            f'<tr><td style="{LEFT};min-width:150px">{escape(row["step"])}</td>'
+            f'<td style="{LEFT};width:{_WIDTH}px">{_bar(edge, lower, upper, low, scale, colour=colour)}</td>'
+            f'<td style="{RIGHT}">{found}</td><td style="{RIGHT}">{interval}</td><td style="{RIGHT}">{size}</td>'
+            f'<td style="{LEFT};{_FAINT}">{escape(row["note"] or "")}</td></tr>'
         )
     heads = _heads(
-        (_LEFT, "from the claim to what is left"),
-        (_LEFT, ""),
-        (_RIGHT, "cents a contract"),
-        (_RIGHT, "95 %"),
-        (_RIGHT, "n"),
-        (_LEFT, ""),
+        (LEFT, "from the claim to what is left"),
+        (LEFT, ""),
+        (RIGHT, "cents a contract"),
+        (RIGHT, "95 %"),
+        (RIGHT, "n"),
+        (LEFT, ""),
     )
     return f"<table>{heads}<tbody>{''.join(rows)}</tbody></table>"
 

@@ -18,7 +18,7 @@ import polars as pl
 from kalshilab.edge import claims as published
 from kalshilab.edge.claims import Claims
 
-__all__ = ["MOST", "Judged", "Table", "board", "claimed", "table"]
+__all__ = ["LEFT", "MOST", "RIGHT", "Judged", "Table", "board", "claimed", "table"]
 
 MOST: Final = 200
 """Rows of a table at most; the caption says how many there were."""
@@ -26,8 +26,9 @@ MOST: Final = 200
 SHORT: Final = 18
 """Letters of a text that stays in one line."""
 
-_LEFT: Final = "text-align:left;vertical-align:top"
-_RIGHT: Final = "text-align:right;vertical-align:top;white-space:nowrap"
+LEFT: Final = "text-align:left;vertical-align:top"
+RIGHT: Final = "text-align:right;vertical-align:top;white-space:nowrap"
+"""Styles of a cell: of texts, and of numbers."""
 
 
 class Judged(Protocol):
@@ -59,7 +60,7 @@ class Table:
 
     def _repr_html_(self) -> str:
         numbers = [kind.is_numeric() for kind in self.frame.dtypes]
-        styles = [_RIGHT if number else _LEFT for number in numbers]
+        styles = [RIGHT if number else LEFT for number in numbers]
         head = "".join(
             f'<th style="{style}">{escape(name)}</th>'
             for name, style in zip(self.frame.columns, styles, strict=True)
