@@ -29,6 +29,7 @@ from picows import (
 
 from kalshilab.kalshi.sockets import (
     CLOSING,
+    LOGGER,
     MAX_FRAME,
     NO_ANSWER,
     OPENING,
@@ -218,6 +219,7 @@ async def _handshake(url: str, headers: Mapping[str, str]) -> _FastSocket:
             _, listener = await ws_connect(
                 _FastSocket,
                 url,
+                logger_name=LOGGER,
                 extra_headers=dict(headers),
                 max_redirects=0,
                 max_frame_size=MAX_FRAME,

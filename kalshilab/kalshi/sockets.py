@@ -7,6 +7,7 @@ extra `fast` is installed and asked for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol
@@ -18,6 +19,7 @@ from kalshilab.errors import HostRefused
 from kalshilab.kalshi import hosts
 
 __all__ = [
+    "LOGGER",
     "MAX_FRAME",
     "OPENING",
     "Opener",
@@ -29,6 +31,9 @@ __all__ = [
     "redirected",
 ]
 
+LOGGER: Final = logging.getLogger("kalshilab.socket")
+"""What a library says of a connection.  Its debugging stays off: it would show a handshake's key and signature."""
+LOGGER.setLevel(logging.INFO)
 MAX_FRAME: Final = 64 * 2**20
 """Bytes of a message."""
 OPENING: Final = 10.0
@@ -148,6 +153,7 @@ async def open_socket(url: str, headers: Mapping[str, str]) -> AsyncIterator[Soc
     """A socket by `websockets`; see `Opener`."""
     opening = _Connect(
         url,
+        logger=LOGGER,
         additional_headers=dict(headers),
         proxy=None,
         max_size=MAX_FRAME,

@@ -123,6 +123,15 @@ async def test_closed_during_the_handshake(opener: Opener) -> None:
         assert (await all_of(opener, url))[0] == []
 
 
+async def test_no_log_shows_what_a_handshake_is_signed_with(
+    opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(1)
+    async with serving(says()) as url, opener(url, {"KALSHI-ACCESS-SIGNATURE": "signed"}):
+        pass
+    assert "signed" not in caplog.text
+
+
 @pytest.mark.parametrize("patience", [0.05, 10.0], ids=["too slow", "cancelled"])
 async def test_an_opening_that_comes_to_nothing_leaves_no_connection(
     patience: float, opener: Opener, monkeypatch: pytest.MonkeyPatch
