@@ -186,6 +186,7 @@ class Execution:
                 await self._wall.sleep(0.2 * turn)
             for order in list(self.open.values()):
                 await self._cancel(order.order_id, order.ticker)
+            unsure = bool(self.open)
             try:
                 left = await self._resting_of_ours()
             except (ApiError, ConnectionFailed):
@@ -194,7 +195,8 @@ class Execution:
                 continue
             # Also what was cancelled without an answer, or ended by the exchange itself, is open no more.
             self.open = {o.order_id: o for o in left}
-            if not left:
+            # A listing lags behind writes: of what no answer said that it is cancelled, a later one is asked.
+            if not left and not unsure:
                 break
         return left
 

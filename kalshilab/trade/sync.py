@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from kalshilab.clock import Clock
-from kalshilab.errors import ApiError, ConnectionFailed, SessionError
+from kalshilab.errors import ApiError, ConnectionFailed, ProtocolError, SessionError
 from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.market.model import Settlement
 from kalshilab.trade.execution import Execution
@@ -37,7 +37,7 @@ async def raise_if_refused(client: DemoOrders) -> None:
             raise SessionError(
                 f"the exchange refuses the key ({error}); look at it with: kalshilab doctor"
             ) from error
-    except ConnectionFailed:
+    except (ConnectionFailed, ProtocolError):
         return
 
 

@@ -240,6 +240,22 @@ async def test_cancel_all_says_what_it_could_not_cancel(exchange: FakeExchange, 
     assert [o.order_id for o in await execution.cancel_all(rounds=3)] == ["o0"]
 
 
+async def test_cancel_all_does_not_trust_one_listing_where_no_cancel_was_answered(
+    exchange: FakeExchange, execution: Execution
+) -> None:
+    await execution.submit(intent())
+    exchange.cancel_fails = 1
+    listed = [[], list(exchange.orders.values())]
+
+    async def lagging(**_: object) -> list[Order]:
+        return listed.pop(0) if listed else list(exchange.orders.values())
+
+    exchange.list = lagging  # type: ignore[method-assign]
+    execution._wall.sleep = no_sleep  # type: ignore[method-assign]
+    assert await execution.cancel_all() == []
+    assert exchange.orders == {}
+
+
 async def test_only_orders_of_ours_are_cleaned_up(exchange: FakeExchange, execution: Execution) -> None:
     for client_id in ("kl-left-behind", "somebody-else"):
         await exchange.create(
