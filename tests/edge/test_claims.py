@@ -143,7 +143,10 @@ def test_the_frame_is_a_row_a_claim_with_both() -> None:
 
 
 def texts() -> dict[str, str]:
-    """What readers see, by file: modules, the README, journals; of notebooks the sources and the texts they show."""
+    """What readers see, by file: modules, the README, journals; of notebooks the sources and the texts they show.
+
+    Tables of numbers are left out: a figure of theirs is a claim's by accident.
+    """
     found = {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
         for path in (*ROOT.glob("kalshilab/**/*.py"), ROOT / "README.md", *ROOT.glob("research/*.md"))
@@ -156,7 +159,8 @@ def texts() -> dict[str, str]:
             parts.append("".join(cell["source"]))
             for output in cell.get("outputs", ()):
                 shown = output.get("data", {})
-                parts += ["".join(shown[kind]) for kind in ("text/plain", "text/markdown") if kind in shown]
+                said = ["".join(shown[kind]) for kind in ("text/plain", "text/markdown") if kind in shown]
+                parts += [text for text in said if not text.startswith("┌")]
         found[str(path.relative_to(ROOT))] = "\n".join(parts)
     return {name: text.replace(MINUS, "-") for name, text in found.items()}
 
@@ -176,7 +180,7 @@ def alone(text: str, claim: claims.Claim, near: int | None) -> list[str]:
     """Places where a text has the claimed figure and, within `near` characters, nothing of what is left of it."""
     pattern = written(claim.claimed) + ("" if claim.id in DISTINCT else r" (?:c|cents)\b")
     left = ALL.audited(claim.id)
-    other = written(left[0]) if left else "no value|untested|not audited|fair markets"
+    other = written(left[0]) if left else "no value|untested|not audited|fair markets|nobody has measured"
     if left and left[0] == 0.43:
         other += r"|(?<![\d.])0\.4(?!\d)"
     places = []
