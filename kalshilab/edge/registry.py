@@ -287,8 +287,8 @@ class Registry:
         """A row for each hypothesis: the exploration board.
 
         Columns: `id, family, prereg_hash, registered, trials` (of this hypothesis), `family_trials, edge, n_eff` (of
-        its best point), `p` (its smallest, times its trials: Bonferroni within), then adjusted over all hypotheses
-        that were judged: `holm` (for claims), `bh` (false discovery rate, independent or positively dependent tests),
+        its best point; of its first, where samples were too small to judge any), `p` (its smallest, times its trials:
+        Bonferroni within), then adjusted over all hypotheses that were judged: `holm` (for claims), `bh` (false discovery rate, independent or positively dependent tests),
         `by` (under any dependence), and `explore` (`bh` at most 10 %).  Null where nothing was judged.
         """
         self._ledger.refresh()
@@ -302,12 +302,13 @@ class Registry:
                     points[key] = e if key not in points else max(points[key], e, key=_badness)
             judged = [e for e in points.values() if e.trial.p is not None]
             best = min(judged, key=_badness, default=None)
+            shown = best or next(iter(points.values()), None)
             rows.append(
                 {
                     "id": hypothesis.id, "family": hypothesis.family, "prereg_hash": prereg, "registered": at,
                     "trials": len(points), "family_trials": self.trials(hypothesis.family),
-                    "edge": None if best is None else best.trial.edge,
-                    "n_eff": None if best is None else best.trial.n_eff,
+                    "edge": None if shown is None else shown.trial.edge,
+                    "n_eff": None if shown is None else shown.trial.n_eff,
                     "p": None if best is None else min(1.0, _badness(best) * len(points)),
                 }
             )  # fmt: skip

@@ -133,6 +133,15 @@ def test_the_board_adjusts_within_and_across(registry: Registry) -> None:
     assert board["registered"][0] == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
 
 
+def test_too_small_a_sample_has_an_edge_and_no_p_value(registry: Registry) -> None:
+    one = registry.register(IDEA)
+    for edge in (2.5, 9.0):
+        registry.evaluated(one, {"edge": edge}, "d", None, edge, 40)
+    board = registry.board()
+    assert board["p"].to_list() == board["holm"].to_list() == [None]
+    assert board["edge"].to_list() == [2.5] and board["n_eff"].to_list() == [40], "the first, not the best"
+
+
 def test_an_empty_registry_has_an_empty_board(registry: Registry) -> None:
     assert registry.board().is_empty() and "holm" in registry.board().columns
     assert registry.trials("x") == 0 and len(registry) == 0
