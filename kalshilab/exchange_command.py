@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import signal
 from typing import Any
 
@@ -93,6 +94,10 @@ def _open(options: argparse.Namespace) -> int:
         return 0
     if not 0 <= options.port <= 65_535:
         raise UsageError(f"--port {options.port}: from 1 to 65535, or 0 for a free one")
+    for name in ("fault_every", "warm_up", "latency"):
+        number = getattr(options, name)
+        if number is not None and not math.isfinite(number):
+            raise UsageError(f"--{name.replace('_', '-')} {number}: a finite number")
     if options.fault_every is not None and options.fault_every <= 0:
         raise UsageError(f"--fault-every {options.fault_every:g}: seconds above 0")
     if options.warm_up is not None and options.warm_up < 0:

@@ -105,6 +105,8 @@ def test_sigterm_in_mid_run_leaves_nothing_resting(tmp_path: Path) -> None:
         (["exchange", "--port", "65536"], "--port 65536:"),
         (["exchange", "--faults", "disconnect", "--fault-every", "0"], "--fault-every 0:"),
         (["exchange", "--warm-up", "-1"], "--warm-up -1:"),
+        (["exchange", "--warm-up", "nan"], "--warm-up nan:"),
+        (["exchange", "--latency", "inf"], "--latency inf:"),
         (["exchange", "--faults", "gremlins"], "no fault is called 'gremlins'"),
         (["exchange", "--tape", "here.parquet", "--markets", "here.parquet"], "not a Parquet file"),
         (["watch", "nothing"], "nothing: no such run; there is none in runs"),
