@@ -65,9 +65,7 @@ class _FastSocket(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
-        if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._refuse(WSCloseCode.PROTOCOL_ERROR, "reserved bits must be 0")
-        elif kind == WSMsgType.TEXT and frame.fin and not self._parts:
+        if kind == WSMsgType.TEXT and frame.fin and not self._parts:
             self._take(frame.get_payload_as_bytes())
         elif kind in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION):
             self._gather(kind == WSMsgType.CONTINUATION, frame.get_payload_as_bytes(), frame.fin)

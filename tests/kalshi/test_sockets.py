@@ -37,9 +37,9 @@ async def nothing_is_left() -> AsyncIterator[None]:
     assert said == []
 
 
-def message(kind: int, data: bytes, *, last: bool = True, reserved: int = 0) -> bytes:
+def message(kind: int, data: bytes, *, last: bool = True) -> bytes:
     assert len(data) < 126
-    return bytes([last << 7 | reserved << 4 | kind, len(data)]) + data
+    return bytes([last << 7 | kind, len(data)]) + data
 
 
 def goodbye(code: int, reason: bytes = b"") -> bytes:
@@ -97,13 +97,12 @@ async def test_a_message_in_pieces(opener: Opener) -> None:
     ("frames", "code"),
     [
         ([message(3, b"a")], 1002),
-        ([message(TEXT, b"a", reserved=4)], 1002),
         ([message(CONTINUATION, b"a")], 1002),
         ([message(TEXT, b"a", last=False), message(TEXT, b"b")], 1002),
         ([bytes([0x81, 127]) + struct.pack(">Q", 2**40)], 1009),
         ([message(TEXT, b"a" * 60, last=False), message(CONTINUATION, b"b" * 60)], 1009),
     ],
-    ids=["opcode", "reserved bits", "nothing to continue", "two at once", "too large", "too large in pieces"],
+    ids=["opcode", "nothing to continue", "two at once", "too large", "too large in pieces"],
 )
 async def test_what_is_no_message_ends_it(
     frames: list[bytes], code: int, opener: Opener, monkeypatch: pytest.MonkeyPatch
