@@ -97,7 +97,8 @@ class _Httpx:
             answer = await self._client.request(method, url, headers=headers, content=content)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NotSent(str(error) or type(error).__name__) from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # An address that is none: that of a redirect, which is read although it is not followed.
             raise NoAnswer(str(error) or type(error).__name__) from None
         return Reply(answer.status_code, answer.headers.get("location", ""), answer.content)
 

@@ -151,12 +151,19 @@ async def test_a_read_without_an_answer_is_tried_again(fast: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [OK + b'{"n"', b"nonsense\r\n\r\n", OK], ids=["cut off", "no answer at all", "silence"]
+    "answer",
+    [
+        OK + b'{"n"',
+        b"nonsense\r\n\r\n",
+        OK,
+        b"HTTP/1.1 302 Moved\r\nLocation: http:a//b\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["cut off", "no answer at all", "silence", "nowhere"],
 )
 async def test_an_answer_that_is_none(answer: bytes, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ANSWERING", 0.1)
     async with serving(answer) as server, client(server.base, fast) as rest:
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises((OutcomeUnknown, HostRefused)):
             await rest.post("/orders", Body, Body(1))
     assert len(server.requests) == 1
 
