@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from kalshilab.clock import Clock
-from kalshilab.errors import ApiError, ConnectionFailed, OutcomeUnknown
+from kalshilab.errors import ApiError, ConnectionFailed, HostRefused, OutcomeUnknown, ProtocolError
 from kalshilab.kalshi.orders import CancelAck, OrderAck, OrderRequest
 from kalshilab.market.model import Fill, Order
 from kalshilab.trade.events import CLIENT_PREFIX, Intent, Outcome
@@ -22,6 +22,9 @@ from kalshilab.trade.portfolio import Portfolio
 
 __all__ = ["Execution", "OrderClient"]
 
+NO_WORD: Final = (ApiError, ConnectionFailed, HostRefused, ProtocolError)
+"""What a question to the exchange raises where nothing is learnt from it: a page that says it is being repaired is
+unreadable, or a redirect."""
 LOOKUP_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Wall seconds before each look-up of an order whose answer was lost: reads lag behind writes."""
 
@@ -96,7 +99,7 @@ class Execution:
     async def _send(self, intent: Intent, request: OrderRequest) -> Outcome:
         try:
             ack = await self._client.create(request)
-        except OutcomeUnknown:
+        except (OutcomeUnknown, HostRefused):
             self.api_errors += 1
             return await self._resolve(intent)
         except ApiError as error:
@@ -119,7 +122,7 @@ class Execution:
             await self._wall.sleep(delay)
             try:
                 order = await self._client.find(intent.client_order_id, intent.ticker)
-            except (ApiError, ConnectionFailed):
+            except NO_WORD:
                 # What an earlier look-up said may not hold any more.
                 self.api_errors += 1
                 answered = False
@@ -189,7 +192,7 @@ class Execution:
             unsure = bool(self.open)
             try:
                 left = await self._resting_of_ours()
-            except (ApiError, ConnectionFailed):
+            except NO_WORD:
                 self.api_errors += 1
                 left = list(self.open.values())
                 continue
@@ -213,7 +216,7 @@ class Execution:
             if error.status != 404:
                 self.api_errors += 1
                 return
-        except ConnectionFailed:
+        except (ConnectionFailed, HostRefused):
             self.api_errors += 1
             return
         finally:

@@ -7,7 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from kalshilab.clock import SimClock
-from kalshilab.errors import ApiError, ConnectionFailed, OutcomeUnknown, RateLimited
+from kalshilab.errors import (
+    ApiError,
+    ConnectionFailed,
+    HostRefused,
+    OutcomeUnknown,
+    ProtocolError,
+    RateLimited,
+)
 from kalshilab.kalshi.orders import CancelAck, OrderAck, OrderRequest
 from kalshilab.market.model import Fill, Order
 from kalshilab.signals import RlmFire
@@ -146,6 +153,34 @@ async def test_unknown_only_when_nobody_answers(
     (outcome,) = await execution.recover()
     assert (outcome.kind, exchange.creates) == ("accepted", 1)
     assert journal.unresolved() == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    [HostRefused("http://repairs", "orders", "redirects"), ProtocolError("GET /orders", b"<html>")],
+    ids=repr,
+)
+async def test_a_page_about_repairs_is_no_answer(
+    page: Exception, exchange: FakeExchange, execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def repairs(*_: object, **__: object) -> None:
+        raise page
+
+    execution._wall.sleep = no_sleep  # type: ignore[method-assign]
+    await execution.submit(intent(0))
+    with monkeypatch.context() as during:
+        # Of a write it is told by a redirect or, where it cannot be read, as `OutcomeUnknown`.
+        written = (
+            page if isinstance(page, HostRefused) else OutcomeUnknown("POST", "/orders", 200, "unreadable")
+        )
+        exchange.after, exchange.cancel_fails = raising(written), 2
+        for name in ("find", "list"):
+            during.setattr(exchange, name, repairs)
+        assert (await execution.submit(intent(1))).kind == "unknown"
+        await execution.cancel_all(rounds=2)
+    [late] = await execution.recover()
+    assert (late.kind, late.order_id) == ("accepted", "o1")
+    assert await execution.cancel_all() == [] and exchange.orders == {}
 
 
 async def test_a_second_submission_of_the_same_fire_sends_nothing(
