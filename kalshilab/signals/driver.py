@@ -15,12 +15,12 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, TapeError, UnitError
-from kalshilab.signals.kernel import BUY_YES, Array, fresh_state, one_of
+from kalshilab.signals.kernel import BUY_YES, Array, bounds, fresh_state, one_of
 from kalshilab.signals.model import Fire, Frame, as_tape, like
 from kalshilab.signals.passes import CellPass, Columns, Fires, OneCell, Pass, columns_of
 from kalshilab.tape.reading import Source
 from kalshilab.tape.schema import TAKER, TIME
-from kalshilab.units import PRICE, cents
+from kalshilab.units import cents
 
 __all__ = ["CompiledSignal", "Sieve", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
 
@@ -228,11 +228,11 @@ class CompiledSignal:
             raise SignalError(self.name, "batch", lengths, "five arrays of one length")
         columns = Columns(markets, ts, prices, sizes, takers)
         try:
-            if len(markets) and (top := int(markets.max())) >= len(self._names):
+            top, odd = bounds()(markets, prices)
+            if len(markets) and top >= len(self._names):
                 raise SignalError(self.name, "markets", top, "codes given by codes()")
-            # Without their sign, prices below zero are above a dollar.
-            if len(prices) and prices.dtype == np.int16 and (high := prices.view(np.uint16).max()) > PRICE:
-                raise out_of_range(self.name, int(np.int16(high)), 0)
+            if odd:
+                raise out_of_range(self.name, odd, 0)
             lots = list(self._pass.pushing(columns, first))
         except (TypeError, AttributeError):
             # What the compiled loop does not take is looked for now, not at every batch.

@@ -21,7 +21,9 @@ import numpy.typing as npt
 from numba import njit
 from numba.extending import intrinsic
 
-__all__ = ["BUY_NO", "BUY_YES", "COLUMNS", "NOTHING", "Array", "address_of", "compiled", "fresh_state", "grown", "loop_of", "one_of", "packed", "vector"]  # fmt: skip
+from kalshilab.units import PRICE
+
+__all__ = ["BUY_NO", "BUY_YES", "COLUMNS", "NOTHING", "Array", "address_of", "bounds", "compiled", "fresh_state", "grown", "loop_of", "one_of", "packed", "vector"]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -83,6 +85,26 @@ def _unpacked(rule: np.dtype[Any]) -> Any:
     # Fields of a record can be named in compiled code only, not looped over.
     exec(f"def unpack(rule):\n    return ({fields},)\n", scope)
     return compiled(scope["unpack"])
+
+
+@cache
+def bounds() -> Any:
+    """A compiled function of market codes and prices, of one length: the largest code, and a price outside a dollar
+    (0 where there is none).  Two of numpy's reductions take longer than a batch of live prints."""
+    whole = numba.int64
+    signature = numba.types.UniTuple(whole, 2)(vector(numba.uint32), vector(numba.int16))  # type: ignore[no-untyped-call]
+
+    @njit(signature, nogil=True)
+    def find(markets: Any, prices: Any) -> tuple[int, int]:
+        top, odd = 0, 0
+        for i in range(len(markets)):
+            top = max(top, markets[i])
+            price = prices[i]
+            if price < 0 or price > PRICE:
+                odd = price
+        return top, odd
+
+    return find
 
 
 @cache
