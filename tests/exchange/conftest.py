@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from scripted_day import Day
 
 
 @cache
@@ -59,3 +60,37 @@ class Contract:
 @pytest.fixture(scope="session")
 def contract(shared: Path) -> Contract:
     return Contract(shared / "specs")
+
+
+# A week of the exchange, for public reads
+
+
+@pytest.fixture(scope="module")
+def day() -> Day:
+    """In the middle of the week: markets of every status that the tape itself brings about."""
+    d = Day()
+    d.play(6_000)
+    return d
+
+
+@pytest.fixture(scope="module")
+def archive() -> Day:
+    """The end of the week, of which half has gone to the archive."""
+    d = Day(archive_after=3 * 86_400_000_000)
+    d.play(100_000)
+    return d
+
+
+class Unchecked:
+    """In place of the contract where it is not at hand."""
+
+    def body(self, *told: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def by_contract(request: pytest.FixtureRequest) -> Any:
+    """The contract; what else a test checks is checked without it too."""
+    try:
+        return request.getfixturevalue("contract")
+    except pytest.skip.Exception:
+        return Unchecked()
