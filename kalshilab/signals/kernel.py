@@ -18,12 +18,13 @@ from typing import Any, Final
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
 from numba import njit
 from numba.extending import intrinsic
 
 from kalshilab.units import PRICE
 
-__all__ = ["BUY_NO", "BUY_YES", "COLUMNS", "NOTHING", "Array", "address_of", "bounds", "compiled", "fresh_state", "grown", "loop_of", "one_of", "packed", "vector"]  # fmt: skip
+__all__ = ["AHEAD", "BUY_NO", "BUY_YES", "COLUMNS", "NOTHING", "Array", "address_of", "bounds", "compiled", "fetch_soon", "fresh_state", "grown", "loop_of", "one_of", "packed", "vector"]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -32,6 +33,9 @@ BUY_YES: Final = 1
 BUY_NO: Final = 2
 COLUMNS: Final = ("ts", "price", "size", "taker")
 """What a step may read of a print; a signal names those it does read."""
+
+AHEAD: Final = np.uint64(20)
+"""Prints ahead whose market's state is asked for."""
 
 compiled: Final = njit(nogil=True, error_model="numpy")
 """How steps and loops are compiled: without the interpreter's lock, and with plain IEEE division."""
@@ -60,7 +64,23 @@ def _as_pointer(typing: Any, address: Any) -> Any:
     return numba.types.voidptr(address), generate
 
 
+def _as_hint(typing: Any, address: Any) -> Any:
+    """As above, for an instruction to fetch what is at an address, to be written soon; any address will do."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+        write, keep, data = number(1), number(3), number(1)
+        builder.call(hint, [builder.inttoptr(arguments[0], byte), write, keep, data])
+        return context.get_dummy_value()
+
+    return numba.types.void(address), generate
+
+
 _pointer: Any = intrinsic(_as_pointer)
+fetch_soon: Any = intrinsic(_as_hint)
+"""Ask for the memory at an address, to be written soon; in compiled code."""
 _records: Any = numba.carray  # type: ignore[attr-defined]
 """An array of records at a pointer."""
 
@@ -124,6 +144,7 @@ def loop_of(step: Any, reads: tuple[str, ...], fields: np.dtype[Any], rule: np.d
     read_ts, read_price, read_size, read_taker = (name in reads for name in COLUMNS)
     # Constants of the loop: what a step does not read is not loaded.
     unpack = _unpacked(rule)
+    wide = np.uint64(fields.itemsize)
     whole = numba.int64
     signature = numba.types.UniTuple(whole, 2)(  # type: ignore[no-untyped-call]
         whole, whole, vector(numba.uint32), whole, whole, vector(whole), vector(numba.int16), vector(numba.uint32),
@@ -146,19 +167,22 @@ def loop_of(step: Any, reads: tuple[str, ...], fields: np.dtype[Any], rule: np.d
         sides: Any,
         seen_at: int,
         rule_at: int,
-    ) -> tuple[int, int]:
+    ) -> Any:
         state = _records(_pointer(state_at), places, fields)
         seen = _records(_pointer(seen_at), len(rows), fields)
         values = unpack(_records(_pointer(rule_at), 1, rule)[0])
-        count = 0
-        room = min(high, low + places)
-        for i in range(start, len(markets)):
-            market = np.int64(markets[i])
-            if market < low or market >= room:
-                if market < low or market >= high:
+        # Without a sign: an index that may be below zero is looked at twice, and so is a range with two ends.
+        count, end = np.uint64(0), np.uint64(len(markets))
+        first, room, full = np.uint64(low), np.uint64(min(high - low, places)), np.uint64(len(rows))
+        for i in range(np.uint64(start), end):
+            # The states of a million markets are in no cache.  Waiting for one takes as long as twenty prints.
+            if i + AHEAD < end:
+                fetch_soon(np.uint64(state_at) + (np.uint64(markets[i + AHEAD]) - first) * wide)
+            market = np.uint64(markets[i]) - first
+            if market >= room:
+                if market >= np.uint64(high - low):
                     continue
-                return i, count
-            market -= low
+                return np.int64(i), np.int64(count)
             ts = times[i] if read_ts else 0
             price = np.int64(prices[i]) if read_price else 0
             size = np.int64(sizes[i]) if read_size else 0
@@ -168,10 +192,10 @@ def loop_of(step: Any, reads: tuple[str, ...], fields: np.dtype[Any], rule: np.d
                 rows[count] = i
                 sides[count] = side
                 seen[count] = state[market]
-                count += 1
-                if count == len(rows):
-                    return i + 1, count
-        return len(markets), count
+                count += np.uint64(1)
+                if count == full:
+                    return np.int64(i + np.uint64(1)), np.int64(count)
+        return len(markets), np.int64(count)
 
     return loop
 

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numba import njit
 
-from kalshilab.signals.kernel import BUY_NO, BUY_YES, Array, fresh_state, grown, vector
+from kalshilab.signals.kernel import AHEAD, BUY_NO, BUY_YES, Array, fetch_soon, fresh_state, grown, vector
 from kalshilab.signals.passes import EVERY, Columns, Fires
 from kalshilab.signals.rlm_step import fields_of, share_if
 
@@ -98,6 +98,7 @@ class RlmCells:
 def _loop_of(fields: Any, by_contracts: bool) -> Any:
     """The compiled loop for fires whose states have these fields."""
     record, state_record = numba.from_dtype(fields), numba.from_dtype(STATE)
+    wide = np.uint64(STATE.itemsize)
     whole = numba.int64
     signature = numba.types.UniTuple(whole, 2)(  # type: ignore[no-untyped-call]
         vector(state_record, True), vector(numba.uint32), whole, whole, vector(numba.int16), vector(numba.uint32),
@@ -124,21 +125,25 @@ def _loop_of(fields: Any, by_contracts: bool) -> Any:
         min_drops: Any,
         lows: Any,
         highs: Any,
-    ) -> tuple[int, int]:
+    ) -> Any:
         cells = len(thresholds)
         every = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - cells)
         loosest = thresholds.min(), min_trades.min(), min_drops.min(), lows.min(), highs.max()
-        room = min(high, low + len(state))
+        lowest, room = np.uint64(low), np.uint64(min(high - low, len(state)))
+        at, end = np.uint64(state.ctypes.data), np.uint64(len(markets))
         count = 0
-        for i in range(start, len(markets)):
-            market = np.int64(markets[i])
-            if market < low or market >= room:
-                if market < low or market >= high:
+        # As the loop of a single signal; see there.
+        for i in range(np.uint64(start), end):
+            if i + AHEAD < end:
+                fetch_soon(at + (np.uint64(markets[i + AHEAD]) - lowest) * wide)
+            market = np.uint64(markets[i]) - lowest
+            if market >= room:
+                if market >= np.uint64(high - low):
                     continue
-                return i, count
+                return np.int64(i), count
             if count + cells > len(rows):
-                return i, count
-            s = state[market - low]
+                return np.int64(i), count
+            s = state[market]
             if s.done == every:
                 continue
             price = prices[i]

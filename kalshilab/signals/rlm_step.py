@@ -17,7 +17,8 @@ __all__ = ["fields_of", "rlm_step_of", "share_if"]
 
 NEVER = 1 << 40
 """More prints than a market can have."""
-NEARLY = 1 - 1e-9
+PARTS = 10
+"""A share is first compared in 2^-10, rounded down: whole numbers, which hold for flows below 2^53."""
 
 
 def fields_of(by_contracts: bool, stronger: bool) -> np.dtype[Any]:
@@ -49,11 +50,11 @@ def share_if(
     high: int,
 ) -> float:
     """The share of the flow if all conditions hold, else 0.0 (which is above no threshold)."""
-    # What is missing to each condition, as one minimum and one branch: with a branch a condition the processor
-    # guesses wrong at every other print, which costs more than all the rest.  The share is compared without its
-    # division first, a little too generously, and then exactly.
-    slack = min(n - min_trades, drop - min_drop, price - low, high - price)
-    if min(float(slack), against - flow * (threshold * NEARLY)) < 0.0:
+    # What is missing to each condition, and one branch on whether any is below zero: with a branch a condition the
+    # processor guesses wrong at every other print, which costs more than all the rest.  The share is compared
+    # without its division first, a little too generously, and then exactly.
+    spare = (against << PARTS) - flow * np.int64(threshold * (1 << PARTS))
+    if (n - min_trades) | (drop - min_drop) | (price - low) | (high - price) | spare < 0:
         return 0.0
     # The division is the correctly rounded one, so a share of exactly 0.7 is not above a threshold of 0.7.
     share = against / flow
