@@ -30,8 +30,8 @@ import polars as pl
 
 from kalshilab.errors import TapeError
 from kalshilab.tape.commit import Appended
+from kalshilab.tape.durable import short
 from kalshilab.tape.lake import Lake
-from kalshilab.tape.manifest import short
 from kalshilab.tape.normalise import DroppedRows, Report, to_tape
 from kalshilab.tape.reading import BATCH
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets

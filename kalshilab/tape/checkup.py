@@ -38,6 +38,7 @@ from kalshilab.tape.manifest import (
 from kalshilab.tape.schema import check_tape
 from kalshilab.tape.spans import merge, uncovered
 from kalshilab.tape.swap import Swap, leftovers, remove
+from kalshilab.tape.times import lie_at
 
 __all__ = ["Finding", "Gap", "doctor", "gaps", "repair"]
 
@@ -204,6 +205,8 @@ def _day_faults(file: DayFile, frame: pl.DataFrame, listing: pl.DataFrame | None
         totals = msgspec.structs.replace(totals, ts=())
     if totals != file.totals:
         yield "has columns that do not add up to the control totals"
+    if file.times_at and not lie_at(file.path, file.times_at, frame["ts"].dt.epoch("us").to_numpy()):
+        yield "has a manifest that says its times lie where they do not"
     ids = frame["trade_id"].drop_nulls()
     if twice := len(ids) - ids.n_unique():
         yield f"has {twice:,} prints whose trade id came before"

@@ -17,13 +17,15 @@ from typing import Any, Final
 
 import polars as pl
 
-__all__ = ["NOTE", "TEMPORARY", "Lock", "digest", "held", "note_of", "publish", "sync_folder", "write_bytes",
-           "write_frame"]  # fmt: skip
+__all__ = ["NOTE", "TEMPORARY", "UNREADABLE", "Lock", "digest", "held", "note_of", "plain_at", "publish", "short",
+           "sync_folder", "write_bytes", "write_frame"]  # fmt: skip
 
 NOTE: Final = "kalshilab"
 """The key of our note in the footer of a Parquet file."""
 TEMPORARY: Final = ".tmp"
 """How temporary names end; readers that look for *.parquet do not find them."""
+PAGE: Final = 1 << 23
+"""Bytes of a page, at most: a lake's row group of times is a quarter of it."""
 UNREADABLE: Final = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises for a file that is damaged: some damage it meets with a panic."""
 
@@ -32,7 +34,8 @@ def write_frame(frame: pl.DataFrame, path: Path, *, note: str, row_group: int) -
     """Write a Parquet file (zstd but for times, with statistics), with a note in its footer, and bring it to the disk.
 
     Times are written as they are, neither packed nor compressed: eight bytes each, where trade ids take more, and
-    half the time to read them in.  Every signal that fires needs times.
+    half the time to read them in.  Every signal that fires needs times, of a few rows; those of a row group are
+    in one page, so that they can be read from where they lie (`plain_at`).
 
     Args:
         row_group: rows of a row group.
@@ -51,8 +54,26 @@ def write_frame(frame: pl.DataFrame, path: Path, *, note: str, row_group: int) -
         # A dictionary helps where values come again.
         use_dictionary=[name for name in frame.columns if name not in (*times, *ids)],
         column_encoding=dict.fromkeys(times, "PLAIN"),
+        max_rows_per_page=row_group,
+        data_page_size=PAGE,
     )
     _sync(path)
+
+
+def plain_at(path: Path, column: str, width: int) -> tuple[int, ...]:
+    """Where in a Parquet file the values of a column begin, row group by row group, if they are in one page each,
+    `width` bytes a value, as `write_frame` writes times.  Who reads them compares them with what was written:
+    that they are in one page is the writer's doing, and the footer does not say so."""
+    import pyarrow.parquet as pq
+
+    footer = pq.read_metadata(path)
+    place = footer.schema.names.index(column)
+    begins = []
+    for number in range(footer.num_row_groups):
+        chunk = footer.row_group(number).column(place)
+        # Values come last in a page, after its header and the levels, which say that there are no nulls.
+        begins.append(chunk.data_page_offset + chunk.total_compressed_size - width * chunk.num_values)
+    return tuple(begins)
 
 
 def note_of(path: Path) -> str:
@@ -90,6 +111,12 @@ def digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short(error: BaseException) -> str:
+    """The first line of an error, which says what is wrong; the rest is for developers."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 class Lock:

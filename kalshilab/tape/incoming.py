@@ -24,7 +24,7 @@ import polars as pl
 
 from kalshilab.errors import ConfigError, LakeError
 from kalshilab.tape import durable
-from kalshilab.tape.manifest import Manifest, Merged, short
+from kalshilab.tape.manifest import Manifest, Merged
 from kalshilab.tape.schema import TAPE_SCHEMA, check_tape
 
 __all__ = ["Incoming", "abandoned", "discard", "path_of", "staged", "write_segment"]
@@ -130,7 +130,7 @@ class Incoming(NamedTuple):
         except FileNotFoundError:
             raise LakeError(root, path, "is missing: no segment of this name is staged") from None
         except durable.UNREADABLE as error:
-            raise LakeError(root, path, f"cannot be read ({short(error)})") from None
+            raise LakeError(root, path, f"cannot be read ({durable.short(error)})") from None
         except msgspec.DecodeError:
             raise LakeError(root, path, "was not staged by kalshilab") from None
 
@@ -172,7 +172,7 @@ class Incoming(NamedTuple):
         try:
             return lazy.collect()
         except durable.UNREADABLE as error:
-            raise LakeError(root, self.path, f"cannot be read ({short(error)})") from None
+            raise LakeError(root, self.path, f"cannot be read ({durable.short(error)})") from None
 
 
 def path_of(root: Path, name: str) -> Path:

@@ -34,7 +34,7 @@ import polars as pl
 
 from kalshilab.errors import LakeError
 from kalshilab.tape import durable
-from kalshilab.tape.reading import ROW_GROUP
+from kalshilab.tape.pieces import ROW_GROUP
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, TIME
 
 __all__ = [
@@ -109,6 +109,7 @@ class DayFile(msgspec.Struct, frozen=True):
 
     `rows` and `bytes` it has, `first_row` is its first row's position in the whole tape, `first_ts` and
     `last_ts` are its first and last instants (µs, inclusive).  `totals` are None in a file that no lake wrote.
+    `times_at` says where in the file the times of each row group begin, eight bytes each; it may be empty.
     """
 
     day: str
@@ -120,9 +121,10 @@ class DayFile(msgspec.Struct, frozen=True):
     first_ts: int
     last_ts: int
     totals: Totals | None
+    times_at: tuple[int, ...] = ()
 
 
-class DayEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DayEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A day's file as the manifest has it; `file` is relative to the lake."""
 
     day: str
@@ -133,6 +135,7 @@ class DayEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_ts: int
     last_ts: int
     totals: Totals
+    times_at: tuple[int, ...] = ()
 
 
 class TableEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -172,9 +175,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The day files, in order."""
         found, first = [], 0
         for d in self.days:
+            path = root / d.file
             found.append(
                 DayFile(
-                    d.day, root / d.file, d.rows, d.bytes, d.sha256, first, d.first_ts, d.last_ts, d.totals
+                    d.day, path, d.rows, d.bytes, d.sha256, first, d.first_ts, d.last_ts, d.totals, d.times_at
                 )
             )
             first += d.rows
@@ -269,7 +273,7 @@ def check_file(root: Path, file: DayFile, generation: int) -> None:
                 ) from None
         raise LakeError(root, file.path, "is missing") from None
     except OSError as error:
-        raise LakeError(root, file.path, f"cannot be read ({short(error)})") from None
+        raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
     if size != file.bytes:
         raise LakeError(root, file.path, f"has {size:,} bytes where {file.bytes:,} were written")
     try:
@@ -277,7 +281,7 @@ def check_file(root: Path, file: DayFile, generation: int) -> None:
         rows = pl.scan_parquet(file.path, hive_partitioning=False).select(pl.len()).collect().item()
         note = durable.note_of(file.path)
     except durable.UNREADABLE as error:
-        raise LakeError(root, file.path, f"cannot be read ({short(error)})") from None
+        raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
     if dict(schema) != dict(TAPE_SCHEMA):
         other = [f"{n} {t}" for n, t in schema.items() if TAPE_SCHEMA.get(n) != t]
         lost = [n for n in TAPE_SCHEMA if n not in schema]
@@ -302,7 +306,7 @@ def read_day(root: Path, file: DayFile, generation: int) -> pl.DataFrame:
             raise LakeError(root, file.path, "does not have the hash it was written with")
         return pl.read_parquet(file.path, hive_partitioning=False).rechunk()
     except durable.UNREADABLE as error:
-        raise LakeError(root, file.path, f"cannot be read ({short(error)})") from None
+        raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
 
 
 def read_listing(root: Path, entry: TableEntry) -> pl.DataFrame:
@@ -321,16 +325,10 @@ def read_listing(root: Path, entry: TableEntry) -> pl.DataFrame:
     except FileNotFoundError:
         raise LakeError(root, path, "is missing") from None
     except durable.UNREADABLE as error:
-        raise LakeError(root, path, f"cannot be read ({short(error)})") from None
+        raise LakeError(root, path, f"cannot be read ({durable.short(error)})") from None
     if listing.schema != LISTING_SCHEMA or listing.height != entry.rows:
         raise LakeError(root, path, "does not have the columns and rows it was written with")
     return listing
-
-
-def short(error: BaseException) -> str:
-    """The first line of an error, which says what is wrong; the rest is for developers."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def claim(root: Path, lock: durable.Lock) -> None:

@@ -17,7 +17,8 @@ import polars as pl
 
 from kalshilab.tape import durable
 from kalshilab.tape.manifest import COPY, NAME, TABLE, DayEntry, Manifest, TableEntry, Totals
-from kalshilab.tape.reading import ROW_GROUP
+from kalshilab.tape.pieces import ROW_GROUP
+from kalshilab.tape.times import TIME_BYTES, lie_at
 
 __all__ = ["Swap", "leftovers", "remove"]
 
@@ -40,10 +41,13 @@ class Swap:
         file = f"trades/day={day}/part-{self.generation}.parquet"
         (self.root / "trades" / f"day={day}").mkdir(parents=True, exist_ok=True)
         path = self._write(file, frame)
-        first, last = frame["ts"].dt.epoch("us").gather([0, -1])
-        return DayEntry(
-            day, file, frame.height, path.stat().st_size, durable.digest(path), first, last, Totals.of(frame)
-        )
+        times = frame["ts"].dt.epoch("us")
+        first, last = times.gather([0, -1])
+        size, digest, totals = path.stat().st_size, durable.digest(path), Totals.of(frame)
+        begins = durable.plain_at(path, "ts", TIME_BYTES)
+        # A library that lays files out in another way costs speed, and nothing else.
+        begins = begins if lie_at(path, begins, times.to_numpy()) else ()
+        return DayEntry(day, file, frame.height, size, digest, first, last, totals, begins)
 
     def table(self, listing: pl.DataFrame) -> TableEntry:
         """Write the markets file."""

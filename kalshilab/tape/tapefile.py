@@ -9,7 +9,7 @@ import polars as pl
 
 from kalshilab.errors import LakeError, TapeError
 from kalshilab.tape import durable
-from kalshilab.tape.manifest import DayFile, short
+from kalshilab.tape.manifest import DayFile
 from kalshilab.tape.reading import batches
 from kalshilab.tape.schema import TAPE_SCHEMA, TIME
 
@@ -53,7 +53,7 @@ class TapeFile:
                 first, last = ends.select(pl.all().dt.epoch("us")).collect().row(0)
         except durable.UNREADABLE as error:
             raise TapeError(
-                f"{path} is neither a lake nor a Parquet file that can be read ({short(error)}); "
+                f"{path} is neither a lake nor a Parquet file that can be read ({durable.short(error)}); "
                 "kalshilab import makes a lake of CSV and JSON files"
             ) from None
         if wrong:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, sample
+from kalshilab.tape.durable import short
 from kalshilab.tape.manifest import (
     DayEntry,
     Manifest,
@@ -24,7 +25,6 @@ from kalshilab.tape.manifest import (
     load,
     read_day,
     read_listing,
-    short,
 )
 from kalshilab.tape.reading import Source
 
@@ -42,6 +42,7 @@ numbers = st.integers(0, 2**62)
 days = st.builds(
     DayEntry, st.dates().map(str), st.text(max_size=9), numbers, numbers, st.text(max_size=9), numbers, numbers,
     st.builds(Totals, numbers, numbers, numbers, numbers, st.lists(numbers, max_size=2).map(tuple)),
+    st.lists(numbers, max_size=2).map(tuple),
 )  # fmt: skip
 manifests = st.builds(
     Manifest,
@@ -150,10 +151,12 @@ def test_a_lake_without_its_manifest_is_not_a_folder_without_a_lake(lake: Lake, 
 def test_a_lake_of_before_has_no_totals_of_times(lake: Lake) -> None:
     manifest = load(lake.path)
     days = tuple(
-        msgspec.structs.replace(d, totals=msgspec.structs.replace(d.totals, ts=())) for d in manifest.days
+        msgspec.structs.replace(d, totals=msgspec.structs.replace(d.totals, ts=()), times_at=())
+        for d in manifest.days
     )
     before = msgspec.structs.replace(manifest, days=days).encoded()
     assert b'"ts"' not in before.replace(b'"ts": "', b"")
+    assert b"times_at" not in before
     for name in ("manifest.json", f"manifest-{manifest.generation}.json"):
         (lake.path / name).write_bytes(before)
     old = Lake.open(lake.path)

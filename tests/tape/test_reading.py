@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import kalshilab as kl
 from kalshilab.errors import LakeError
 from kalshilab.tape.manifest import Totals
-from kalshilab.tape.reading import Source, batches, plan
+from kalshilab.tape.reading import Source, batches
 from kalshilab.tape.totals import total_of
 
 COLUMNS = ["market", "price", "size", "taker"]
@@ -42,7 +40,9 @@ class Days:
             part = tape.slice(first, rows)
             path = folder / f"{number:03}.parquet"
             part.write_parquet(path, row_group_size=7)
-            self.files.append(SimpleNamespace(path=path, rows=rows, first_row=first, totals=totals(part)))
+            self.files.append(
+                SimpleNamespace(path=path, rows=rows, first_row=first, totals=totals(part), times_at=())
+            )
             first += rows
         self.rows = first
         self.tickers = tape["ticker"].unique(maintain_order=True)
@@ -59,17 +59,6 @@ def test_totals_are_sums(tmp_path: Path) -> None:
     assert (t.price, t.size) == (tape["price"].cast(pl.Int64).sum(), tape["size"].cast(pl.Int64).sum())
     assert t.yes == (tape["taker"] == "yes").sum()
     assert total_of("market", np.full(3, 2**32 - 1, np.uint32)) == 3 * (2**32 - 1)
-
-
-@settings(max_examples=100)
-@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 30))
-def test_a_plan_has_every_row_once_and_cuts_at_multiples(lengths: list[int], rows: int) -> None:
-    files = [SimpleNamespace(name=i, rows=n) for i, n in enumerate(lengths)]
-    planned = list(plan(files, rows))
-    assert all(0 < sum(p.rows for p in pieces) <= rows for pieces in planned)
-    seen = [(p.file.name, p.offset + k) for pieces in planned for p in pieces for k in range(p.rows)]
-    assert seen == [(f.name, k) for f in files for k in range(f.rows)]
-    assert all(p.offset % rows == 0 for pieces in planned for p in pieces)
 
 
 @pytest.mark.parametrize("rows", [1, 10, 64, 10_000])
@@ -147,7 +136,7 @@ def test_a_file_that_adds_up_to_something_else_is_named(tmp_path: Path, column: 
 def test_times_that_are_not_those_written_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
 ) -> None:
-    for module in ("reading", "manifest"):
+    for module in ("times", "manifest"):
         monkeypatch.setattr(f"kalshilab.tape.{module}.ROW_GROUP", group)
     source = Days(tmp_path, [50, 50])
     assert len(source.files[0].totals.ts) == -(-50 // group)
