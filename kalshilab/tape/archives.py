@@ -33,10 +33,12 @@ from kalshilab.tape.commit import Appended
 from kalshilab.tape.durable import short
 from kalshilab.tape.lake import Lake
 from kalshilab.tape.normalise import DroppedRows, Report, to_tape
-from kalshilab.tape.reading import BATCH
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets
 
 __all__ = ["archive_files", "import_archive", "read_archive"]
+
+ROWS: Final = 1 << 19
+"""Rows read at a time."""
 
 Unit = Literal["cents", "dollars"] | None
 Paths = str | Path | Iterable[str | Path]
@@ -168,7 +170,7 @@ def _parquet(file: Path) -> Iterator[pl.DataFrame]:
         names = [n for n in schema.names if n in KNOWN]
         if not source.metadata.num_rows:
             yield cast(pl.DataFrame, pl.from_arrow(schema.empty_table().select(names)))
-        for batch in source.iter_batches(batch_size=BATCH, columns=names):
+        for batch in source.iter_batches(batch_size=ROWS, columns=names):
             yield cast(pl.DataFrame, pl.from_arrow(batch))
 
 
@@ -196,7 +198,7 @@ def _csv(file: Path) -> Iterator[pl.DataFrame]:
         empty = True
         for block in blocks:
             frame = cast(pl.DataFrame, pl.from_arrow(block))
-            for part in frame.iter_slices(BATCH):
+            for part in frame.iter_slices(ROWS):
                 empty = empty and not part.height
                 yield _typed(part)
         if empty:
