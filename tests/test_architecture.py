@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import inspect
 import subprocess
 import sys
@@ -323,3 +324,17 @@ def test_research_has_no_network() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent, timeout=100
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_no_module_needs_itself() -> None:
+    """Imports go one way within a part too, those in functions included."""
+    graph = {
+        module: {
+            target
+            for i in imports(module)
+            for target in (i.module, f"{i.module}.__init__")
+            if target in FILES and (module, part(target), i.inside[-1:]) not in DRAWING
+        }
+        for module in PACKAGED
+    }
+    graphlib.TopologicalSorter(graph).prepare()

@@ -18,6 +18,7 @@ from kalshilab.errors import SignalError, TapeError, UnitError
 from kalshilab.signals.kernel import BUY_YES, Array, bounds, fresh_state, one_of
 from kalshilab.signals.model import Fire, Frame, as_tape, like
 from kalshilab.signals.passes import CellPass, Columns, Fires, OneCell, Pass, columns_of
+from kalshilab.signals.shards import Shard, frame_of, scan_shard
 from kalshilab.tape.reading import Source
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import cents
@@ -101,9 +102,8 @@ class CompiledSignal:
             LakeError: the lake is damaged.
         """
         if isinstance(tape, Source):
-            from kalshilab.signals.scan import scan
-
-            return scan(tape, self)  # type: ignore[no-any-return]
+            whole = Shard(0, len(tape.tickers))
+            return frame_of(tape, self, scan_shard(tape, [self], whole))  # type: ignore[return-value]
         frame = as_tape(tape, self.reads)
         fires = self.begin().push(columns_of(frame, self.reads))
         return like(self.framed(frame, fires, fires.row, self.sieve()), tape)  # type: ignore[no-any-return]

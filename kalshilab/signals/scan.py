@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -39,23 +39,13 @@ import polars as pl
 from kalshilab.errors import LakeError, UsageError
 from kalshilab.signals.driver import CompiledSignal
 from kalshilab.signals.model import as_tape, like
-from kalshilab.signals.passes import Columns, Fires, chunks_of, columns_of
+from kalshilab.signals.passes import Columns, Fires, columns_of
 from kalshilab.signals.policy import RlModel
+from kalshilab.signals.shards import THREADS, Cells, Found, Shard, frame_of, scan_shard, shards_of
 from kalshilab.tape.lake import scan_tape
-from kalshilab.tape.reading import Source, batches
+from kalshilab.tape.reading import Source
 
-__all__ = ["Shard", "scan", "scan_cells", "shards_of", "spawn_pool", "workers_of"]
-
-
-THREADS: Final = 2
-"""Threads that share the cells of a grid in one process."""
-
-
-class Shard(NamedTuple):
-    """Markets with codes in [`low`, `high`)."""
-
-    low: int
-    high: int
+__all__ = ["scan", "scan_cells", "spawn_pool", "workers_of"]
 
 
 @contextmanager
@@ -139,7 +129,7 @@ def scan_cells(
     plan = [Shard(0, len(source.tickers))] if count == 1 else shards_of(source, count)
     units = [(cells, shard) for cells in groups for shard in plan]
     if executor is None:
-        lots = [_scan_shard(source, signals, shard) for shard in plan]
+        lots = [scan_shard(source, signals, shard) for shard in plan]
     else:
         where = (str(source.path), getattr(source, "generation", None))
         tasks = [
@@ -151,99 +141,7 @@ def scan_cells(
     for (cells, _), lot in zip(units, lots, strict=True):
         for cell, found in zip(cells, lot, strict=True):
             of_cells[cell].append(found)
-    tickers = source.tickers.cast(pl.String)
-    frames = []
-    for signal, of_cell in zip(signals, of_cells, strict=True):
-        fires, ts = _merged(of_cell)
-        times = pl.Series(ts, dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-        frames.append(signal.as_frame(fires, times, tickers.gather(fires.market), signal.sieve()))
-    return frames
-
-
-Found = tuple[Fires, Any]
-"""Fires and their times in microseconds."""
-
-
-class _Cells:
-    """The passes of several signals over the same columns; `threads` share them where there are more."""
-
-    def __init__(self, signals: Sequence[CompiledSignal], shard: Shard, markets: int, threads: int) -> None:
-        kind = type(signals[0])
-        self._passes = kind.begin_cells(signals, low=shard.low, high=shard.high, markets=markets)
-        self._threads = ThreadPoolExecutor(threads) if min(threads, len(self._passes)) > 1 else None
-        self.reads = tuple(dict.fromkeys(name for signal in signals for name in signal.reads))
-        self._count = len(signals)
-
-    def push(self, columns: Columns, first_row: int) -> list[Fires]:
-        """The fires of the next prints, for each signal."""
-        run: Any = map if self._threads is None else self._threads.map
-        found: dict[int, Fires] = {}
-        for own, fires in zip(
-            self._passes, run(lambda p: p.push(columns, first_row), self._passes), strict=True
-        ):
-            found.update(zip(own.cells, fires, strict=True))
-        return [found[cell] for cell in range(self._count)]
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._threads is not None:
-            self._threads.shutdown()
-
-
-def _scan_shard(
-    source: Source, signals: Sequence[CompiledSignal], shard: Shard, threads: int = THREADS
-) -> list[Found]:
-    """The fires of a shard's markets and their times, for each signal."""
-    cells = _Cells(signals, shard, len(source.tickers), threads)
-    columns = list(dict.fromkeys(("market", "price", *cells.reads)))
-    lots: list[list[tuple[Fires, Any]]] = [[] for _ in signals]
-    try:
-        for batch in batches(source, columns, files=_days_of(source, shard)):
-            row, found = batch.first_row, []
-            for part in chunks_of(batch.frame, cells.reads):
-                found += [
-                    (lot, fires)
-                    for lot, fires in zip(lots, cells.push(part, row), strict=True)
-                    if len(fires.row)
-                ]
-                row += len(part.market)
-            if not found:
-                continue
-            at = np.unique(np.concatenate([fires.row for _, fires in found])) - batch.first_row
-            # Unless the signal reads times, they are read where something fired, by the reading thread.
-            known: Any = (
-                batch.frame["ts"].gather(at).dt.epoch("us").to_numpy() if "ts" in columns else batch.times(at)
-            )
-            for lot, fires in found:
-                lot.append((fires, (known, np.searchsorted(at, fires.row - batch.first_row))))
-        return [_joined(signal, lot) for signal, lot in zip(signals, lots, strict=True)]
-    finally:
-        cells.close()
-
-
-def _joined(signal: CompiledSignal, lot: list[tuple[Fires, Any]]) -> Found:
-    """Fires of all batches behind each other, with their times, which may still be being read."""
-    none = np.zeros(0, np.int64)
-    parts = [
-        Fires(
-            none,
-            none.astype(np.uint32),
-            none.astype(np.int16),
-            none.astype(np.uint8),
-            np.zeros(0, signal.fields),
-        )
-    ]
-    times = [none]
-    for fires, (known, at) in lot:
-        parts.append(fires)
-        times.append((known.result() if isinstance(known, Future) else known)[at])
-    return Fires.joined(parts), np.concatenate(times)
-
-
-def _merged(lots: Sequence[Found]) -> Found:
-    fires, ts = Fires.joined([f for f, _ in lots]), np.concatenate([t for _, t in lots])
-    order = np.argsort(fires.row, kind="stable")
-    return Fires(*(column[order] for column in fires)), ts[order]
+    return [frame_of(source, *one) for one in zip(signals, of_cells, strict=True)]
 
 
 def _task(payload: bytes) -> list[Found]:
@@ -254,7 +152,7 @@ def _task(payload: bytes) -> list[Found]:
         raise LakeError(
             path, None, "was changed while it was scanned", run="the scan again once nobody writes to it"
         )
-    return _scan_shard(source, signals, shard, threads=1)
+    return scan_shard(source, signals, shard, threads=1)
 
 
 def _groups(signals: Sequence[CompiledSignal], workers: int) -> list[list[int]]:
@@ -269,26 +167,6 @@ def _groups(signals: Sequence[CompiledSignal], workers: int) -> list[list[int]]:
 def workers_of(executor: Executor) -> int:
     """How many workers an executor has; as many as this machine has processors, where it does not say."""
     return getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-
-
-def shards_of(source: Source, count: int) -> list[Shard]:
-    """The markets in at most `count` contiguous ranges of codes with about the same number of prints each."""
-    prints = source.listing["prints"].cast(pl.Int64).fill_null(0).to_numpy()
-    total = np.concatenate([[0], np.cumsum(prints)])
-    cuts = np.searchsorted(total, np.linspace(0, total[-1], count + 1)[1:-1])
-    edges = sorted({0, *(int(c) for c in cuts), len(prints)})
-    return [Shard(low, high) for low, high in pairwise(edges)] or [Shard(0, 0)]
-
-
-def _days_of(source: Source, shard: Shard) -> list[Any]:
-    """The files between the first and the last print of the shard's markets."""
-    own = source.listing.slice(shard.low, shard.high - shard.low)
-    begin, end = own.select(
-        pl.col("first_ts").dt.epoch("us").min(), pl.col("last_ts").dt.epoch("us").max()
-    ).row(0)
-    if begin is None:
-        return []
-    return [f for f in source.files if f.last_ts >= begin and f.first_ts <= end]
 
 
 # Frames
@@ -325,7 +203,7 @@ def _scan_frame(
 def _scan_columns(
     signals: Sequence[CompiledSignal], shard: Shard, columns: Columns, threads: int = THREADS
 ) -> list[Fires]:
-    cells = _Cells(signals, shard, shard.high, threads)
+    cells = Cells(signals, shard, shard.high, threads)
     try:
         return cells.push(columns, 0)
     finally:

@@ -14,7 +14,7 @@ import pytest
 import kalshilab as kl
 from kalshilab import signals
 from kalshilab.errors import LakeError
-from kalshilab.signals.scan import shards_of
+from kalshilab.signals.shards import Shard, shards_of
 from kalshilab.tape.lake import Lake
 
 
@@ -129,7 +129,7 @@ def test_a_changed_lake_is_not_scanned_halfway(lake: Lake, tmp_path: Path) -> No
 
     import cloudpickle
 
-    from kalshilab.signals.scan import Shard, _task
+    from kalshilab.signals.scan import _task
 
     copy = Lake.open(shutil.copytree(lake.path, tmp_path / "copy"))
     payload = cloudpickle.dumps(((str(copy.path), copy.generation - 1), SIGNALS[:1], Shard(0, 1)))
