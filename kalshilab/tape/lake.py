@@ -35,6 +35,7 @@ from kalshilab.tape.manifest import (
     DayFile,
     Manifest,
     check_file,
+    check_origin,
     claim,
     load,
     read_day,
@@ -228,6 +229,14 @@ class Lake:
             LakeError: it is missing, or not the file that was written.
         """
         check_file(self._path, file, self._manifest.generation)
+
+    def check_origin(self, file: DayFile) -> None:
+        """Compare size and origin of a day's file with the manifest, for who reads it and compares what is read.
+
+        Raises:
+            LakeError: it is missing, or not the file that was written.
+        """
+        check_origin(self._path, file, self._manifest.generation)
 
     def lazy(self) -> pl.LazyFrame:
         """The whole tape, in order, as a lazy frame; each file is checked first with `check_file`.

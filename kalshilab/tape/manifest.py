@@ -15,7 +15,7 @@ moment, it leaves the lake of before or the lake of after, and files that no man
 change removes.
 
 The manifest is sealed with a hash of itself: a line that is lost or edited is found out, not believed.  It has
-the size, the hash and the control totals of each file; `check_file` compares what is cheap to compare, readers
+the size, the hash and the control totals of each file, and where in it times lie; `check_file` compares what is cheap to compare, readers
 the totals of the columns they read, and `kalshilab doctor` everything.
 """
 
@@ -47,6 +47,7 @@ __all__ = [
     "TableEntry",
     "Totals",
     "check_file",
+    "check_origin",
     "claim",
     "load",
     "read_day",
@@ -253,8 +254,9 @@ def _written(root: Path) -> Iterator[Path]:
             yield path
 
 
-def check_file(root: Path, file: DayFile, generation: int) -> None:
-    """Compare what is cheap to compare of a day's file: that it is there, its size, and its footer.
+def check_origin(root: Path, file: DayFile, generation: int) -> None:
+    """Compare a day's file with the manifest as far as costs next to nothing: it is there, has its size, and names
+    itself in its footer.
 
     Raises:
         LakeError: it is not the file that was written.
@@ -277,9 +279,24 @@ def check_file(root: Path, file: DayFile, generation: int) -> None:
     if size != file.bytes:
         raise LakeError(root, file.path, f"has {size:,} bytes where {file.bytes:,} were written")
     try:
+        note = durable.note_of(file.path)
+    except durable.UNREADABLE as error:
+        raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
+    own = file.path.relative_to(root).as_posix()
+    if note != own:
+        raise LakeError(root, file.path, f"is another file: it was written as {note or 'no part of a lake'}")
+
+
+def check_file(root: Path, file: DayFile, generation: int) -> None:
+    """Compare what can be compared of a day's file without its columns: as `check_origin`, and schema and rows.
+
+    Raises:
+        LakeError: it is not the file that was written.
+    """
+    check_origin(root, file, generation)
+    try:
         schema = pl.read_parquet_schema(file.path)
         rows = pl.scan_parquet(file.path, hive_partitioning=False).select(pl.len()).collect().item()
-        note = durable.note_of(file.path)
     except durable.UNREADABLE as error:
         raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
     if dict(schema) != dict(TAPE_SCHEMA):
@@ -289,9 +306,6 @@ def check_file(root: Path, file: DayFile, generation: int) -> None:
         raise LakeError(root, file.path, f"has another schema: {what}")
     if rows != file.rows:
         raise LakeError(root, file.path, f"has {rows:,} rows where {file.rows:,} were written")
-    own = file.path.relative_to(root).as_posix()
-    if note != own:
-        raise LakeError(root, file.path, f"is another file: it was written as {note or 'no part of a lake'}")
 
 
 def read_day(root: Path, file: DayFile, generation: int) -> pl.DataFrame:

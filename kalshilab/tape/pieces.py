@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -10,8 +11,9 @@ import polars as pl
 
 from kalshilab.errors import LakeError
 from kalshilab.tape.durable import UNREADABLE, short
+from kalshilab.tape.schema import TAPE_SCHEMA
 
-__all__ = ["ROW_GROUP", "Piece", "plan", "read_piece"]
+__all__ = ["ROW_GROUP", "Piece", "plan", "read_piece", "read_pieces"]
 
 ROW_GROUP: Final = 1 << 18
 """Rows of a row group of a lake's files."""
@@ -48,10 +50,56 @@ def read_piece(lake: Path, piece: Piece, columns: Sequence[str]) -> pl.DataFrame
     """Some columns of a piece.
 
     Raises:
-        LakeError: the file is missing, or cannot be decoded.
+        LakeError: the file is missing, cannot be decoded, has other rows than these where they are its last, or
+            columns of other types.
     """
-    frame = pl.scan_parquet(piece.file.path, hive_partitioning=False).select(columns)
+    file, end = piece.file, piece.offset + piece.rows
+    frame = pl.scan_parquet(file.path, hive_partitioning=False).select(columns)
     try:
-        return frame.slice(piece.offset, piece.rows).collect()
+        # One row more where there should be none.
+        part = frame.slice(piece.offset, piece.rows + (end == file.rows)).collect()
     except UNREADABLE as error:
-        raise LakeError(lake, piece.file.path, f"cannot be read ({short(error)})") from None
+        raise LakeError(lake, file.path, f"cannot be read ({short(error)})") from None
+    if part.height != piece.rows:
+        found = f"gave {part.height:,} rows where {piece.rows:,} of its {file.rows:,} were due"
+        raise LakeError(lake, file.path, found)
+    if other := _mistyped(part):
+        raise LakeError(lake, file.path, f"has another schema: {other}")
+    return part
+
+
+def read_pieces(lake: Path, pieces: Sequence[Piece], columns: Sequence[str]) -> pl.DataFrame:
+    """Some columns of consecutive pieces, one behind the other.
+
+    Raises:
+        LakeError: as for `read_piece`.
+    """
+    parts = []
+    for whole, some in groupby(pieces, key=_is_whole):
+        group = list(some)
+        together = _together(group, columns) if whole and len(group) > 1 else None
+        # Whatever was wrong with many: one by one it has a name.
+        parts += [together] if together is not None else [read_piece(lake, p, columns) for p in group]
+    return parts[0] if len(parts) == 1 else pl.concat(parts)
+
+
+def _is_whole(piece: Piece) -> bool:
+    return bool(piece.rows == piece.file.rows)
+
+
+def _together(pieces: Sequence[Piece], columns: Sequence[str]) -> pl.DataFrame | None:
+    """Whole files in one call, in one chunk: most of the time that a small file takes is the call's.  None if it is
+    not what was expected."""
+    paths = [piece.file.path for piece in pieces]
+    try:
+        frame = pl.scan_parquet(paths, hive_partitioning=False).select(columns).collect().rechunk()
+    except UNREADABLE:
+        return None
+    if frame.height != sum(piece.rows for piece in pieces) or _mistyped(frame):
+        return None
+    return frame
+
+
+def _mistyped(frame: pl.DataFrame) -> str:
+    """The columns that do not have a tape's types."""
+    return ", ".join(f"{n} {t}" for n, t in frame.schema.items() if t != TAPE_SCHEMA[n])

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 import polars as pl
 
 from kalshilab.errors import LakeError
-from kalshilab.tape.pieces import ROW_GROUP, Piece, plan, read_piece
+from kalshilab.tape.pieces import ROW_GROUP, Piece, plan, read_pieces
 from kalshilab.tape.times import TimesAt, TimesAudit
 
 __all__ = ["BATCH", "Batch", "Source", "batches"]
@@ -55,8 +55,9 @@ class Source(Protocol):
         """A row a market, by code, with at least `prints`, `first_ts` and `last_ts`."""
         ...
 
-    def check_file(self, file: Any) -> None:
-        """Raise `LakeError` if the file is not what was written."""
+    def check_origin(self, file: Any) -> None:
+        """Raise `LakeError` if the file is not the one that was written, as far as that is seen at a glance: rows,
+        types and totals of what is read are compared by who reads."""
         ...
 
 
@@ -98,7 +99,7 @@ def batches(
     times = TimesAt(source.path)
     done = False
     try:
-        ahead: deque[tuple[list[Piece], Future[list[pl.DataFrame]]]] = deque()
+        ahead: deque[tuple[list[Piece], Future[pl.DataFrame]]] = deque()
         lots = plan(source.files if files is None else files, rows)
         while True:
             for pieces in islice(lots, AHEAD + 1 - len(ahead)):
@@ -106,25 +107,22 @@ def batches(
             if not ahead:
                 break
             pieces, reading = ahead.popleft()
-            parts = reading.result()
+            frame = reading.result()
             # By this thread, which has more time than the one that reads.
-            for piece, part in zip(pieces, parts, strict=True):
-                audit.add(piece, part)
+            audit.add(pieces, frame)
             first = pieces[0].file.first_row + pieces[0].offset
-            yield Batch(first, parts[0] if len(parts) == 1 else pl.concat(parts), pieces, thread, times)
+            yield Batch(first, frame, pieces, thread, times)
         done = True
     finally:
         # What was read ahead for nobody is not read; times that were asked for are.
         thread.shutdown(wait=True, cancel_futures=not done)
 
 
-def _read(source: Source, pieces: list[Piece], columns: tuple[str, ...]) -> list[pl.DataFrame]:
-    parts = []
+def _read(source: Source, pieces: list[Piece], columns: tuple[str, ...]) -> pl.DataFrame:
     for piece in pieces:
         if piece.offset == 0:
-            source.check_file(piece.file)
-        parts.append(read_piece(source.path, piece, columns))
-    return parts
+            source.check_origin(piece.file)
+    return read_pieces(source.path, pieces, columns)
 
 
 class _Audit:
@@ -141,14 +139,19 @@ class _Audit:
 
         self._total_of = total_of
 
-    def add(self, piece: Piece, part: pl.DataFrame) -> None:
+    def add(self, pieces: Sequence[Piece], frame: pl.DataFrame) -> None:
+        """Take the rows of some pieces.
+
+        Raises:
+            LakeError: a file has nulls, or other values than were written.
+        """
+        at = 0
+        for piece in pieces:
+            self._add(piece, frame.slice(at, piece.rows) if len(pieces) > 1 else frame)
+            at += piece.rows
+
+    def _add(self, piece: Piece, part: pl.DataFrame) -> None:
         file = piece.file
-        if part.height != piece.rows:
-            raise LakeError(
-                self._path,
-                file.path,
-                f"gave {part.height:,} rows where {piece.rows:,} of its {file.rows:,} were due",
-            )
         if piece.offset == 0:
             self._sums = dict.fromkeys(self._columns, 0)
             self._times = TimesAudit(self._path, file, 0) if self._with_times else None

@@ -155,6 +155,8 @@ class TapeFile:
         if (stat.st_size, stat.st_mtime_ns) != (file.bytes, self._changed):
             raise LakeError(self._path, file.path, "was changed while it was read", run="the same again")
 
+    check_origin = check_file
+
     def lazy(self) -> pl.LazyFrame:
         """The tape as a lazy frame, after `check_file`.
 

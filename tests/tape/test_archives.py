@@ -176,7 +176,7 @@ def test_out_of_core_is_the_same(tmp_path_factory: pytest.TempPathFactory, rows:
     frame = archived(tape_of(rows)).drop("trade_id")
     frame.write_parquet(folder / "trades.parquet", row_group_size=7)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(archives, "BATCH", 5)
+        patched.setattr(archives, "ROWS", 5)
         pieces = list(read_archive(folder, price_unit="cents"))
     assert all(p.height <= 5 for p in pieces)
     whole = to_tape(frame, price_unit="cents")

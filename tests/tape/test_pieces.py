@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kalshilab as kl
 from kalshilab.errors import LakeError
-from kalshilab.tape.pieces import Piece, plan, read_piece
+from kalshilab.tape.pieces import Piece, plan, read_piece, read_pieces
+
+TAPE = kl.sample()[0].head(1000)
+COLUMNS = ["market", "price", "taker"]
 
 
 @settings(max_examples=100)
@@ -25,19 +31,74 @@ def test_a_plan_has_every_row_once_and_cuts_at_multiples(lengths: list[int], row
     assert all(p.offset % rows == 0 for pieces in planned for p in pieces)
 
 
-def test_a_piece_is_its_rows(tmp_path: Path) -> None:
-    path = tmp_path / "x.parquet"
-    pl.DataFrame({"a": range(100), "b": range(100, 200)}).write_parquet(path, row_group_size=7)
-    assert read_piece(tmp_path, Piece(SimpleNamespace(path=path), 30, 5), ["b"])["b"].to_list() == [
-        130, 131, 132, 133, 134,
-    ]  # fmt: skip
+@pytest.fixture
+def files(tmp_path: Path) -> list[Any]:
+    """Files of 1 to 40 rows of the sample."""
+    made: list[Any] = []
+    first = 0
+    for rows in (40, 1, 7, 30, 2, 2):
+        path = tmp_path / f"{len(made)}.parquet"
+        TAPE.slice(first, rows).write_parquet(path, row_group_size=7)
+        made.append(SimpleNamespace(path=path, rows=rows, first=first))
+        first += rows
+    return made
 
 
-@pytest.mark.parametrize("column", ["b", "a"])
-def test_a_file_that_cannot_be_decoded_is_named(tmp_path: Path, column: str) -> None:
-    path = tmp_path / "x.parquet"
-    pl.DataFrame({"a": [1, 2, 3]}).write_parquet(path)
-    if column == "a":
-        path.write_bytes(b"PAR1" + bytes(50) + b"PAR1")
-    with pytest.raises(LakeError, match=r"x\.parquet: cannot be read"):
-        read_piece(tmp_path, Piece(SimpleNamespace(path=path), 0, 3), [column])
+def rows_of(piece: Piece) -> pl.DataFrame:
+    return TAPE.slice(piece.file.first + piece.offset, piece.rows)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10, 40, 1000])
+def test_pieces_are_their_rows(tmp_path: Path, files: list[Any], rows: int) -> None:
+    for pieces in plan(files, rows):
+        expected = pl.concat([rows_of(piece) for piece in pieces]).select(COLUMNS)
+        assert read_pieces(tmp_path, pieces, COLUMNS).equals(expected)
+        for piece in pieces:
+            assert read_piece(tmp_path, piece, COLUMNS).equals(rows_of(piece).select(COLUMNS))
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "more", "fewer", "retyped", "without"])
+def test_a_file_that_is_not_what_it_was_is_named(tmp_path: Path, files: list[Any], damage: str) -> None:
+    """Also among others that are read with it in one call."""
+    path = files[2].path
+    rows = pl.read_parquet(path)
+    if damage == "gone":
+        path.unlink()
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        changed = {
+            "more": pl.concat([rows, rows.head(1)]),
+            "fewer": rows.head(6),
+            "retyped": rows.with_columns(pl.col("price").cast(pl.Int32)),
+            "without": rows.drop("price"),
+        }
+        changed[damage].write_parquet(path)
+    said = {
+        "more": "gave 8 rows where 7 of its 7",
+        "fewer": "gave 6 rows",
+        "retyped": "has another schema: price Int32",
+    }
+    for rows_a_batch in (7, 1000):
+        with pytest.raises(LakeError, match=said.get(damage, "cannot be read")) as caught:
+            for pieces in plan(files, rows_a_batch):
+                read_pieces(tmp_path, pieces, COLUMNS)
+        assert caught.value.file == path
+
+
+def test_many_files_need_few_handles(tmp_path: Path) -> None:
+    """Thousands of small days are read in one call, and a process may have 256 files open on some systems."""
+    made = []
+    for number in range(400):
+        path = tmp_path / f"{number}.parquet"
+        TAPE.slice(number, 1).write_parquet(path)
+        made.append(SimpleNamespace(path=path, rows=1, first=number))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, hard), hard))
+    try:
+        (pieces,) = plan(made, 1000)
+        assert read_pieces(tmp_path, pieces, COLUMNS).equals(TAPE.head(400).select(COLUMNS))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

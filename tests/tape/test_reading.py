@@ -48,7 +48,7 @@ class Days:
         self.tickers = tape["ticker"].unique(maintain_order=True)
         self.listing = pl.DataFrame()
 
-    def check_file(self, file: Any) -> None:
+    def check_origin(self, file: Any) -> None:
         self.checked += 1
 
 
