@@ -157,7 +157,7 @@ def _loop_of(fields: Any, by_contracts: bool) -> Any:
             s.flow = flow
             s.against = against
             drop = price - first if buy_yes else first - price
-            if share_if(n, drop, price, against, flow, *loosest) == 0.0:
+            if share_if(n, drop, price, against, flow, *loosest, by_contracts) == 0.0:
                 continue
             done = s.done
             for c in range(cells):
@@ -175,6 +175,7 @@ def _loop_of(fields: Any, by_contracts: bool) -> Any:
                     min_drops[c],
                     lows[c],
                     highs[c],
+                    by_contracts,
                 )
                 if share == 0.0:
                     continue

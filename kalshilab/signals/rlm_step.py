@@ -18,7 +18,7 @@ __all__ = ["fields_of", "rlm_step_of", "share_if"]
 NEVER = 1 << 40
 """More prints than a market can have."""
 PARTS = 10
-"""A share is first compared in 2^-10, rounded down: whole numbers, which hold for flows below 2^53."""
+"""A share is first compared in 2^-10, rounded down: in whole numbers."""
 
 
 def fields_of(by_contracts: bool, stronger: bool) -> np.dtype[Any]:
@@ -48,12 +48,17 @@ def share_if(
     min_drop: int,
     low: int,
     high: int,
+    large: bool,
 ) -> float:
-    """The share of the flow if all conditions hold, else 0.0 (which is above no threshold)."""
+    """The share of the flow if all conditions hold, else 0.0 (which is above no threshold).
+
+    The flow is below 2^53, or, if `large`, below 2^63: two billion prints of the largest size.
+    """
     # What is missing to each condition, and one branch on whether any is below zero: with a branch a condition the
     # processor guesses wrong at every other print, which costs more than all the rest.  The share is compared
     # without its division first, a little too generously, and then exactly.
-    spare = (against << PARTS) - flow * np.int64(threshold * (1 << PARTS))
+    parts = np.int64(threshold * (1 << PARTS))
+    spare = against - (flow >> PARTS) * parts if large else (against << PARTS) - flow * parts
     if (n - min_trades) | (drop - min_drop) | (price - low) | (high - price) | spare < 0:
         return 0.0
     # The division is the correctly rounded one, so a share of exactly 0.7 is not above a threshold of 0.7.
@@ -104,7 +109,7 @@ def rlm_step_of(by_contracts: bool, stronger: bool) -> Any:
         # A market that has fired for good goes on counting, and needs more prints than there can be: were it left
         # alone instead, the processor would have to guess at each print whether it has fired.
         least = min_trades if stronger else min_trades + s.fired * NEVER
-        share = share_if(n, drop, price, against, flow, threshold, least, min_drop, low, high)
+        share = share_if(n, drop, price, against, flow, threshold, least, min_drop, low, high, by_contracts)
         if share == 0.0:
             return NOTHING
         if stronger:

@@ -1,7 +1,7 @@
 """Scanning a lake for fires: out of core, on one processor, many, or a cluster.
 
 **One process** reads the lake batch by batch, a thread reading ahead while the compiled loop runs, so memory
-does not depend on the number of prints (it grows by the state of a market, 32 bytes for `rlm`, for each market
+does not depend on the number of prints (it grows by the state of a market, 16 bytes for `rlm`, for each market
 the lake has).
 
 **Several** share the cells of a grid first: a worker reads the tape and runs its cells over it, on one thread.
@@ -17,8 +17,8 @@ the merged fires.
 **Ten billion prints.**  Three columns of a print take about 4 bytes in Parquet and 7 in memory; a core decodes
 and scans about 60 million of them a second (`research/benchmarks/signals.py` measures yours).  One core
 takes 10^10 / 6·10^7 = 170 s for 40 GB; sixteen workers, each with a sixteenth of the markets and, since ranges
-of codes overlap in time, about a fifth of the days, read 8 GB each and take about 35 s.  State is 32 bytes a market:
-100 million markets are 3.2 GB for one process, 200 MB for each of sixteen.  What comes back is fires, not prints.
+of codes overlap in time, about a fifth of the days, read 8 GB each and take about 35 s.  State is 16 bytes a market:
+100 million markets are 1.6 GB for one process, 100 MB for each of sixteen.  What comes back is fires, not prints.
 """
 
 from __future__ import annotations

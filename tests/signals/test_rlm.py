@@ -12,6 +12,8 @@ from made_tapes import Print, as_rows, by_market, live, prints, tape_of
 
 from kalshilab.errors import SignalError, TapeError
 from kalshilab.signals import Rlm, rlm
+from kalshilab.signals.passes import columns_of
+from kalshilab.signals.rlm_cells import RlmCells
 from kalshilab.tape.schema import TIME
 
 parameters = st.fixed_dictionaries(
@@ -105,6 +107,24 @@ def test_threshold_is_strict_drop_and_count_are_not() -> None:
     assert rlm(prints(21, 4, 4500)).height == 1, "25 prints"
     assert rlm(prints(21, 4, 4600)).height == 0, "4 cents"
     assert rlm(prints(21, 4, 4500)).height == 1, "5 cents"
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1 - 2**-53])
+@pytest.mark.parametrize("bits", [32, 52, 53, 55, 58, 61])
+def test_a_flow_of_contracts_has_room_for_every_tape(threshold: float, bits: int) -> None:
+    def signal(threshold: float) -> Rlm:
+        return Rlm(threshold, min_trades=2, min_drop=1, flow="contracts")
+
+    one = signal(threshold)
+    assert one.update("A-B-1", 1, 5000, 2**bits, "yes") is None
+    assert one.update("A-B-1", 2, 4000, 1, "yes") is not None
+    other = signal(threshold)
+    assert not any(other.update("A-B-1", 1, price, 2**bits, "no") for price in (5000, 4000))
+    (cells,) = Rlm.begin_cells([signal(threshold), signal(threshold / 2)], markets=1)
+    assert isinstance(cells, RlmCells)
+    cells.state[0] = (1, 5000, 2**bits, 2**bits, 0)
+    tape = tape_of([(2, "A-B-1", 4000, 1, "yes")])
+    assert [len(fires.row) for fires in cells.push(columns_of(tape, one.reads))] == [1, 1]
 
 
 def test_rearming_takes_the_next_print_as_anchor() -> None:
