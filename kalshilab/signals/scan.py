@@ -43,7 +43,7 @@ from kalshilab.signals.passes import Columns, Fires, columns_of
 from kalshilab.signals.policy import RlModel
 from kalshilab.signals.shards import THREADS, Cells, Found, Shard, frame_of, scan_shard, shards_of
 from kalshilab.tape.lake import scan_tape
-from kalshilab.tape.reading import Source
+from kalshilab.tape.reading import Source, check_unaudited
 
 __all__ = ["scan", "scan_cells", "spawn_pool", "workers_of"]
 
@@ -137,6 +137,7 @@ def scan_cells(
             for cells, shard in units
         ]
         lots = [task.result() for task in tasks]
+        check_unaudited(source, source.files)
     of_cells: list[list[Found]] = [[] for _ in signals]
     for (cells, _), lot in zip(units, lots, strict=True):
         for cell, found in zip(cells, lot, strict=True):

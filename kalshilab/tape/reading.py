@@ -23,7 +23,7 @@ from kalshilab.errors import LakeError
 from kalshilab.tape.pieces import ROW_GROUP, Piece, plan, read_pieces
 from kalshilab.tape.times import TimesAt, TimesAudit
 
-__all__ = ["BATCH", "Batch", "Source", "batches"]
+__all__ = ["BATCH", "Batch", "Source", "batches", "check_unaudited"]
 
 BATCH: Final = 4 * ROW_GROUP
 """Rows of a batch, about."""
@@ -92,15 +92,17 @@ def batches(
 
     Raises:
         LakeError: a file is missing, damaged, or not the one that was written; before any of its rows is given
-            where its size or footer shows it, and after its last row where only the control totals do.
+            where its size or footer shows it, and after its last row where only the control totals do; or it has no
+            totals and was changed meanwhile.
     """
+    files = source.files if files is None else files
     audit = _Audit(source.path, columns)
     thread = ThreadPoolExecutor(1, thread_name_prefix="kalshilab-read")
     times = TimesAt(source.path)
     done = False
     try:
         ahead: deque[tuple[list[Piece], Future[pl.DataFrame]]] = deque()
-        lots = plan(source.files if files is None else files, rows)
+        lots = plan(files, rows)
         while True:
             for pieces in islice(lots, AHEAD + 1 - len(ahead)):
                 ahead.append((pieces, thread.submit(_read, source, pieces, tuple(columns))))
@@ -116,6 +118,18 @@ def batches(
     finally:
         # What was read ahead for nobody is not read; times that were asked for are.
         thread.shutdown(wait=True, cancel_futures=not done)
+    check_unaudited(source, files)
+
+
+def check_unaudited(source: Source, files: Sequence[Any]) -> None:
+    """Called once all of the files was read: no totals would find that one without them was changed meanwhile.
+
+    Raises:
+        LakeError: one was.
+    """
+    for file in files:
+        if file.totals is None:
+            source.check_origin(file)
 
 
 def _read(source: Source, pieces: list[Piece], columns: tuple[str, ...]) -> pl.DataFrame:

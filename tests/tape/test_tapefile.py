@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from made_tapes import prints, tape_of
 from kalshilab import signals
 from kalshilab.errors import LakeError, TapeError
 from kalshilab.tape import Lake, sample, scan_tape
-from kalshilab.tape.reading import Source
+from kalshilab.tape.reading import Source, batches
 from kalshilab.tape.tapefile import TapeFile
 
 TAPE, _ = sample()
@@ -83,6 +84,24 @@ def test_a_file_that_changes_is_found(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(LakeError, match="is missing"):
         source.lazy()
+
+
+def test_a_file_that_changes_while_it_is_read_is_found(tmp_path: Path) -> None:
+    source = TapeFile(written(TAPE, tmp_path))
+    with pytest.raises(LakeError, match="was changed while it was read"):
+        for batch in batches(source, ["price"], rows=1000):
+            if batch.first_row == 0:
+                os.utime(source.path, ns=(1, 1))
+
+
+def test_a_file_that_changes_before_workers_open_it_is_found(tmp_path: Path) -> None:
+    source = TapeFile(written(TAPE, tmp_path))
+    assert source.listing.height
+    with ThreadPoolExecutor(2) as pool:
+        assert signals.scan(source, signals.Rlm(), pool).equals(signals.rlm(TAPE))
+        TAPE.head(2000).write_parquet(source.path)
+        with pytest.raises(LakeError, match="was changed while it was read"):
+            signals.scan(source, signals.Rlm(), pool)
 
 
 BAD = [
