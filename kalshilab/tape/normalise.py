@@ -18,7 +18,7 @@ YES and NO price not a dollar         TapeError with the first bad row (a cent o
 price or size finer than our unit     TapeError with the first bad row: nothing is rounded
 size zero or below                    TapeError with the first bad row
 taker side neither yes nor no         dropped, counted
-a trade_id seen before                dropped, counted
+a trade_id seen before                dropped, counted; "" is no trade id
 times out of order                    sorted, keeping the order within one time; counted
 ===================================== ===========================================================
 
@@ -86,8 +86,13 @@ def to_polars(data: Any) -> pl.DataFrame:
     if isinstance(data, pl.LazyFrame):
         return data.collect()
     if type(data).__module__.partition(".")[0] == "pandas":
-        frame: pl.DataFrame = pl.from_pandas(data)
-        return frame
+        try:
+            frame = pl.from_pandas(data)
+        except (ValueError, TypeError) as error:
+            # pyarrow's errors are among these: a column of objects of several kinds, a name that stands twice.
+            raise TapeError(f"cannot read the pandas frame: {error}") from None
+        if isinstance(frame, pl.DataFrame):
+            return frame
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         rows = [msgspec.to_builtins(r) if isinstance(r, msgspec.Struct) else r for r in data]
         if all(isinstance(r, Mapping) for r in rows):
@@ -119,6 +124,8 @@ def _instants(frame: pl.DataFrame, name: str) -> pl.Expr:
     if dtype.is_numeric():
         # Seconds, milliseconds, microseconds or nanoseconds since 1970, by their size: ranges do not overlap
         # between 1971 and 2500.
+        if dtype.is_float():
+            column = pl.when(column.is_finite()).then(column)
         scale = pl.when(column < 20_000_000_000).then(1_000_000).when(column < 20_000_000_000_000).then(1_000)
         scaled = (
             (column.cast(pl.Float64) * scale.otherwise(1)).round()
@@ -192,6 +199,8 @@ def to_tape(
     Raises:
         TapeError: see the table in the module's docstring; `column` and `row` say where.
     """
+    if price_unit not in (None, "cents", "dollars"):
+        raise TapeError(f"price_unit is 'cents' or 'dollars', not {price_unit!r}")
     frame = to_polars(data)
     if frame.schema == TAPE_SCHEMA:
         frame = frame.drop("market")
@@ -207,8 +216,8 @@ def to_tape(
     frame = frame.with_columns(_instants(frame, time).alias("_ts"))
     first_bad(frame, pl.col("_ts").is_null(), time, "is not a time")
     known = [name for name in _ID_NAMES if name in frame.columns]
-    trade_id = pl.col(known[0]).cast(pl.String) if known else pl.lit(None, pl.String)
-    side = pl.col(taker).cast(pl.String).str.to_lowercase()
+    trade_id = pl.col(known[0]).cast(pl.String).replace("", None) if known else pl.lit(None, pl.String)
+    side = pl.col(taker).cast(pl.String).str.strip_chars().str.to_lowercase()
     tape = frame.select(
         pl.col("_ts").alias("ts"),
         pl.col(ticker).cast(pl.String).alias("ticker"),
@@ -236,24 +245,29 @@ def to_tape(
 
 def _prices(frame: pl.DataFrame, unit: str | None) -> pl.DataFrame:
     """Add `_price`, YES price in price units."""
+    outside = "is outside 0 to 1 dollar"
     if "yes_price_dollars" in frame.columns:
         name, scale = "yes_price_dollars", PRICE
-    elif "price" in frame.columns and "size" in frame.columns and frame.schema["price"] == pl.Int16:
+    elif _in_tape_units(frame):
         name, scale = "price", 1
     else:
         name = _pick(frame, ("yes_price", "price"), "the YES price")
         _no_nulls(frame, name)
-        if unit is None and frame.height and frame.schema[name].is_float():
-            low, high = frame.select(pl.col(name).min().alias("low"), pl.col(name).max().alias("high")).row(0)
-            if high <= 1 and low < 1:
+        if unit is None and frame.height and not frame.schema[name].is_integer():
+            # Texts and decimals too: "0.43" in a column without "dollars" in its name is no more certain than 0.43.
+            number = pl.col(name).cast(pl.Float64, strict=False)
+            low, high = frame.select(number.min().alias("low"), number.max().alias("high")).row(0)
+            if high is not None and high <= 1 and low < 1:
                 raise TapeError(
                     "may be dollars or cents: all values are at most 1; pass price_unit='dollars' or 'cents'",
                     column=name,
                 )
         scale = PRICE if unit == "dollars" else PRICE // 100
+        if name == "price" and unit is None:
+            outside += " when taken as cents (a tape in its own units has price as Int16 and size as UInt32)"
     _no_nulls(frame, name)
     frame = _scaled(frame, name, scale, "1/10,000 dollar")
-    first_bad(frame, ~pl.col("_value").is_between(0, PRICE), name, "is outside 0 to 1 dollar")
+    first_bad(frame, ~pl.col("_value").is_between(0, PRICE), name, outside)
     frame = frame.rename({"_value": "_price"})
     other = name.replace("yes_", "no_")
     if other != name and other in frame.columns and frame.schema[other] != pl.Null:
@@ -263,9 +277,14 @@ def _prices(frame: pl.DataFrame, unit: str | None) -> pl.DataFrame:
     return frame
 
 
+def _in_tape_units(frame: pl.DataFrame) -> bool:
+    """Whether price and size are those of a tape: both or neither, for one of the two dtypes may be anybody's."""
+    return frame.schema.get("price") == pl.Int16 and frame.schema.get("size") == pl.UInt32
+
+
 def _sizes(frame: pl.DataFrame) -> pl.DataFrame:
     """Add `_size` in size units."""
-    if "size" in frame.columns and frame.schema["size"] == pl.UInt32:
+    if _in_tape_units(frame):
         name, scale = "size", 1
     else:
         name, scale = _pick(frame, ("count_fp", "count", "size"), "the number of contracts"), 100
@@ -372,12 +391,40 @@ def _market_column(frame: pl.DataFrame, name: str, found: str | None) -> pl.Expr
     if found is None or frame.schema[found] == pl.Null:
         return pl.lit(None, dtype).alias(name)
     if dtype == TIME:
-        return _instants(frame, found).alias(name)
+        times = frame.select(
+            "_row", pl.col(found).replace("", None) if frame.schema[found] == pl.String else found
+        )
+        times = times.with_columns(_instants(times, found).alias("_ts"))
+        first_bad(times, pl.col(found).is_not_null() & pl.col("_ts").is_null(), found, "is not a time")
+        return times["_ts"].rename(name)
     if name == "settlement":
-        if frame.schema[found] == pl.Int16:
-            return pl.col(found).alias(name)
-        scale = PRICE if frame.schema[found] == pl.String or found.endswith("_dollars") else PRICE // 100
-        filled = frame.with_columns(pl.col(found).fill_null("0" if frame.schema[found] == pl.String else 0))
-        value = _scaled(filled, found, scale, "1/10,000 dollar")["_value"]
-        return value.cast(pl.Int16).rename(name)
+        return _settlements(frame, found).rename(name)
     return pl.col(found).cast(dtype).alias(name)
+
+
+def _settlements(frame: pl.DataFrame, found: str) -> pl.Series:
+    """What YES paid, in price units.
+
+    Texts and columns with "dollars" in their name are dollars, `settlement` of a markets table is in price units
+    whatever dtype it came back in, and other numbers are cents.
+    """
+    dtype = frame.schema[found]
+    if dtype == pl.Int16 and found == "settlement":
+        return frame[found]
+    filled = frame.with_columns(pl.col(found).fill_null("0" if dtype == pl.String else 0))
+    if dtype == pl.String or found.endswith("_dollars"):
+        scale = PRICE
+    else:
+        highest = float(filled.select(pl.col(found).cast(pl.Float64, strict=False).max()).item() or 0)
+        ours = set(MARKETS_SCHEMA.names()) <= set(frame.columns) or highest > 100
+        scale = 1 if found == "settlement" and ours else PRICE // 100
+        if scale != 1 and highest <= 1:
+            first_bad(
+                filled,
+                pl.col(found).is_between(0, 1, closed="none"),
+                found,
+                "may be dollars or cents: all values are at most 1; call the column settlement_value_dollars if dollars",
+            )
+    filled = _scaled(filled, found, scale, "1/10,000 dollar")
+    first_bad(filled, ~pl.col("_value").is_between(0, PRICE), found, "is outside 0 to 1 dollar")
+    return filled["_value"].cast(pl.Int16)

@@ -166,5 +166,10 @@ def check_markets(frame: pl.DataFrame) -> pl.DataFrame:
         | (result.is_not_null() & value.is_null())
         | (value.is_not_null() & ~value.is_between(0, PRICE))
     )
-    first_bad(frame, unfit.fill_null(False), "settlement", "does not fit the result")
+    first_bad(
+        frame,
+        unfit.fill_null(False),
+        "settlement",
+        "does not fit the result (10,000 for yes, 0 for no, what YES paid for scalar)",
+    )
     return frame

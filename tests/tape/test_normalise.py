@@ -117,11 +117,13 @@ def test_january_form_and_archives(
         ("count", None, "is null"),
         ("created_time", "soon", "not a time"),
         ("created_time", None, "is null"),
+        ("created_time", float("nan"), "not a time"),
         ("ticker", None, "is null"),
     ],
 )
 def test_a_bad_value_is_named_with_its_row(column: str, value: object, says: str) -> None:
-    rows = [GOOD, GOOD, GOOD | {column: value}, GOOD | {column: value}]
+    good = GOOD | {"created_time": 1_767_614_400.5} if isinstance(value, float) else GOOD
+    rows = [good, good, good | {column: value}, good | {column: value}]
     with pytest.raises(TapeError, match=says) as caught:
         to_tape(rows)
     assert (caught.value.column, caught.value.row) == (column, 2)
@@ -157,6 +159,35 @@ def test_dollars_or_cents_is_never_guessed() -> None:
         to_tape(rows)
     assert quiet(rows, price_unit="dollars")["price"].to_list() == [4300, 10_000]
     assert quiet(rows, price_unit="cents")["price"].to_list() == [43, 100]
+    for name in ("yes_price", "price"):
+        texts = (
+            pl.DataFrame(rows).with_columns(pl.col("yes_price").cast(pl.String)).rename({"yes_price": name})
+        )
+        for frame in (texts, texts.with_columns(pl.col(name).cast(pl.Decimal(10, 4)))):
+            with pytest.raises(TapeError, match="may be dollars or cents"):
+                to_tape(frame)
+            assert quiet(frame, price_unit="dollars")["price"].to_list() == [4300, 10_000]
+    with pytest.raises(TapeError, match="price_unit is 'cents' or 'dollars', not 'dollar'"):
+        to_tape(rows, price_unit="dollar")  # type: ignore[call-overload]
+
+
+def test_a_tapes_units_need_both_of_its_dtypes() -> None:
+    """A frame of cents that was made small (Int16) is no tape."""
+    frame = pl.DataFrame([GOOD]).rename({"yes_price": "price", "count": "size"})
+    for dtypes in ({"price": pl.Int16}, {"size": pl.UInt32}, {"price": pl.Int8, "size": pl.Int8}):
+        tape = to_tape(frame.cast(dtypes))  # type: ignore[arg-type]
+        assert tape.select("price", "size").rows() == [(4300, 200)]
+    assert to_tape(tape).equals(tape)
+    with pytest.raises(TapeError, match=r"when taken as cents .a tape in its own units"):
+        to_tape(tape.cast({"price": pl.Int64, "size": pl.Int64}))
+
+
+def test_an_empty_trade_id_is_none() -> None:
+    rows = [GOOD | {"trade_id": ""}, GOOD | {"trade_id": "", "taker_side": " No"}]
+    tape, report = to_tape(rows, report=True)
+    assert (report.kept, report.duplicates) == (2, 0)
+    assert tape["trade_id"].to_list() == [None, None]
+    assert tape["taker"].to_list() == ["yes", "no"]
 
 
 def test_epochs_of_every_scale_are_one_instant() -> None:
@@ -177,6 +208,12 @@ def test_not_a_table() -> None:
     for thing in ("text", 5, {"ticker": ["A"]}, [1, 2]):
         with pytest.raises(TapeError, match="cannot read"):
             to_tape(thing)
+    frame = pl.DataFrame([GOOD, GOOD]).to_pandas().astype(object)
+    with pytest.raises(TapeError, match="cannot read Series"):
+        to_tape(frame["yes_price"])
+    frame.loc[1, "yes_price"] = "43"
+    with pytest.raises(TapeError, match=r"cannot read the pandas frame: .*'43'"):
+        to_tape(frame)
 
 
 def test_markets() -> None:
@@ -199,6 +236,11 @@ def test_markets() -> None:
     assert table["expected_close_ts"].to_list() == [None, None, table["close_ts"][2]]
     assert table["close_ts"].null_count() == 1
     assert to_markets(table).equals(table)
+    # Pandas makes floats of what has nulls, and a CSV file has no Int16: still a markets table's own units.
+    assert to_markets(table.to_pandas()).equals(table)
+    assert to_markets(pl.read_csv(table.write_csv().encode())).equals(table)
+    few = to_markets(table.to_pandas()[["ticker", "event", "result", "settlement"]])
+    assert few["settlement"].to_list() == [10_000, 4_200, None]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +252,18 @@ def test_markets() -> None:
         ([{"ticker": "A", "event_ticker": "A", "result": "void"}], "result", "is not yes, no, scalar"),
         ([{"ticker": "A", "event_ticker": None}], "event", "is null"),
         ([{"ticker": "A", "event_ticker": "A", "result": "scalar"}], "settlement", "does not fit"),
+        ([{"ticker": "A", "event": "A", "close_time": "soon"}], "close_time", "is not a time"),
+        ([{"ticker": "A", "event": "A", "open_time": "2026-01-06"}], "open_time", "is not a time"),
+        (
+            [{"ticker": "A", "event": "A", "result": "scalar", "settlement_value": 0.5}],
+            "settlement_value",
+            "may be dollars or cents",
+        ),
+        (
+            [{"ticker": "A", "event": "A", "result": "yes", "settlement_value": "100"}],
+            "settlement_value",
+            "outside 0 to 1 dollar",
+        ),
     ],
 )
 def test_bad_markets(rows: list[dict[str, Any]], column: str, says: str) -> None:
