@@ -15,18 +15,20 @@
 
 **The step** gets the market's state and one print: `ts` in microseconds, `price` the YES price in 1/10,000
 dollar, `size` in 1/100 contract, `taker_yes` whether the taker bought YES.  Then come the parameters, numbers
-or truth values, with their defaults.  It says whether the signal fires as of this print.  Only columns that
-its text mentions are read from the tape.
+or truth values, with their defaults.  It says whether the signal fires as of this print, True or False at each
+of its ends.  Only columns that its text mentions are read from the tape.
 
 **The state** is what the step may remember of a market: the declared fields, all zero at first, and `s.n`, the
 prints so far, this one included, which is counted for it.  What stands in the fields when it fires becomes the
-fire's own columns; fields whose names begin with an underscore do not.
+fire's own columns; fields whose names begin with an underscore do not, and may be called as a fire's other
+columns are (`_price`).
 
 **After a fire** a market fires no more; with `rearm=True` it starts anew from zeros at its next print; with
 `rearm="every"` its state goes on and it fires whenever the step says so.  `rearm` is a parameter of every
 custom signal.
 
 The step is compiled by numba: arithmetic, comparisons, `math`, numpy's scalar functions, and other compiled functions.
+A division by zero is infinite or not a number there, no error: ask for `s.n > 1` before you divide by `s.n - 1`.
 It sees one print at a time, so it cannot look ahead.
 """
 
@@ -34,6 +36,8 @@ from __future__ import annotations
 
 import dis
 import inspect
+import keyword
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -42,7 +46,8 @@ import cloudpickle
 import msgspec
 import numpy as np
 import polars as pl
-from numba.core.errors import NumbaError
+from numba import types
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
 
 from kalshilab.errors import SignalError
 from kalshilab.signals.driver import CompiledSignal, plain
@@ -54,6 +59,8 @@ __all__ = ["CustomSignal", "Declaration", "signal"]
 PRINT = ("ts", "price", "size", "taker_yes")
 _KINDS = {int: "i8", float: "f8", bool: "u1"}
 _PLAIN = {"i": int, "u": int, "f": float, "b": bool}
+_TAKEN = Fire.__struct_fields__
+"""What a fire's columns are called before the signal's own."""
 _REARM = {False: 0, True: 1, "every": 2}
 
 
@@ -86,8 +93,17 @@ def signal(
     ['row', 'ts', 'ticker', 'side', 'price', 'n_trades', 'low']
 
     Raises:
-        SignalError: the step's arguments are not as they should be, or a field is of no type that a record holds.
+        SignalError: the step's arguments are not as they should be; a field is of no type that a record holds, or is
+            called as a fire's other columns are; `buy` says a side and the step another.
     """
+    given: Any = state
+    if callable(given):
+        named = getattr(given, "__name__", "step")
+        raise SignalError(
+            named, "state", "the step itself", "@kl.signal(state={...}), or @kl.signal() without"
+        )
+    if not isinstance(given, Mapping | None):
+        raise SignalError("signal", "state", given, "fields and their types, {name: type}")
 
     def make(step: Callable[..., Any]) -> type[CustomSignal]:
         return _class_of(Declaration(step, dict(state or {}), buy))
@@ -99,12 +115,15 @@ class CustomSignal(CompiledSignal):
     """Base of what `signal` makes: a `CompiledSignal` whose parameters are those of its step, and `rearm`.
 
     Raises:
-        SignalError: an unknown parameter, one of another kind than its default, or a step that does not compile.
+        SignalError: an unknown parameter, one of another kind than its default, or a step that does not compile or
+            does not say whether it fires.
     """
 
     declaration: ClassVar[Declaration]
     defaults: ClassVar[dict[str, Any]]
     dtype: ClassVar[np.dtype[Any]]
+    inner: ClassVar[Any]
+    """The user's own step, compiled."""
 
     def __init__(self, *, rearm: Any = False, **parameters: Any) -> None:
         for name in parameters:
@@ -126,8 +145,19 @@ class CustomSignal(CompiledSignal):
             raise SignalError(
                 self.name, "step", f"s.{error.args[0]}", f"a field of the state: {declared}"
             ) from None
-        except NumbaError as error:
+        except (NumbaError, UnsupportedBytecodeError) as error:
+            self._answers()
             raise SignalError(self.name, "step", self.declaration.step.__name__, _why(error)) from None
+        self._answers()
+
+    def _answers(self) -> None:
+        """That the step, if it compiled, says whether it fires at each of its ends: a text or 0.5 would be a fire,
+        and no `return` would be none, for ever."""
+        for signature in self.inner.nopython_signatures:
+            given = signature.return_type
+            if not isinstance(given, types.Boolean | types.Integer):
+                allowed = "True or False" if self.declaration.buy else "kl.signals.BUY_YES, BUY_NO or NOTHING"
+                raise SignalError(self.name, "return", given, f"{allowed}, at each of the step's ends")
 
     def own(self, seen: Array, prices: Array) -> dict[str, Array]:
         return {name: np.ascontiguousarray(seen[name]) for name in self.columns}
@@ -160,20 +190,34 @@ def _class_of(declaration: Declaration) -> type[CustomSignal]:
         raise SignalError(name, "step", shown, f"(s, {', '.join(PRINT)}, then parameters with defaults)")
     for a in arguments[5:]:
         if a.default is inspect.Parameter.empty or not isinstance(a.default, bool | int | float):
-            raise SignalError(name, a.name, None, "a parameter with a number or a truth value as its default")
+            given = "no default" if a.default is inspect.Parameter.empty else a.default
+            raise SignalError(
+                name, a.name, given, "a parameter with a number or a truth value as its default"
+            )
+        if a.name == "rearm":
+            raise SignalError(
+                name, "rearm", a.default, "another name: every custom signal has this parameter"
+            )
     if declaration.buy not in ("yes", "no", None):
         raise SignalError(name, "buy", declaration.buy, "yes, no or None")
+    if declaration.buy is not None and {"BUY_YES", "BUY_NO"} & set(step.__code__.co_names):
+        raise SignalError(
+            name, "buy", declaration.buy, "None, where the step itself says which outcome to buy"
+        )
     fields: list[tuple[str, Any]] = [("n", "i8"), ("fired__", "u1")]
     for field, kind in declaration.state.items():
         try:
             dtype = np.dtype(_KINDS.get(kind, kind))
         except TypeError:
             dtype = np.dtype("O")
+        if field in _TAKEN or keyword.iskeyword(field):
+            raise SignalError(name, "state", field, f"a name other than Python's own and {', '.join(_TAKEN)}")
         if dtype.kind not in _PLAIN or dtype.shape or field in ("n", "fired__") or not field.isidentifier():
             raise SignalError(
                 name, "state", f"{field}: {kind!r}", "fields of int, float, bool or a numpy number"
             )
         fields.append((field, dtype))
+    inner = compiled(step)
     shown_fields = [(f, np.dtype(d)) for f, d in fields[2:] if not f.startswith("_")]
     body: dict[str, Any] = {
         "__doc__": step.__doc__ or f"The custom signal {name}.",
@@ -182,7 +226,8 @@ def _class_of(declaration: Declaration) -> type[CustomSignal]:
         "declaration": declaration,
         "defaults": {a.name: a.default for a in arguments[5:]},
         "dtype": np.dtype(fields, align=True),
-        "step": staticmethod(_compiled_step(declaration)),
+        "inner": inner,
+        "step": staticmethod(_compiled_step(declaration, inner)),
         "reads": _reads(step),
         "columns": {f: pl.Series(np.zeros(0, d)).dtype for f, d in shown_fields},
         "fire": msgspec.defstruct(
@@ -201,9 +246,9 @@ def _reads(step: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(name.removesuffix("_yes") for name in PRINT if name in used)
 
 
-def _compiled_step(declaration: Declaration) -> Any:
+def _compiled_step(declaration: Declaration, inner: Any) -> Any:
     """The user's step behind the face of ours: it counts prints, and does as `rearm` says after a fire."""
-    inner = compiled(declaration.step)
+    name = declaration.step.__name__
     itself = declaration.buy is None
     side = BUY_YES if declaration.buy == "yes" else BUY_NO
     clear = _cleared(tuple(declaration.state))
@@ -220,7 +265,11 @@ def _compiled_step(declaration: Declaration) -> Any:
         answer = inner(s, ts, price, size, taker_yes, *parameters)
         if answer:
             s.fired__ = 1
-            return answer if itself else side
+            if not itself:
+                return side
+            if answer != BUY_YES and answer != BUY_NO:
+                raise SignalError(name, "return", "another number", "kl.signals.BUY_YES, BUY_NO or NOTHING")
+            return int(answer)
         return NOTHING
 
     return compiled(step)
@@ -244,7 +293,7 @@ def _like(signal_name: str, name: str, value: Any, default: Any) -> Any:
     elif isinstance(value, int | float) and not isinstance(value, bool) and value == value:
         if isinstance(default, float):
             return float(value)
-        if value == int(value):
+        if abs(value) < 2**63 and value == math.floor(value):
             return int(value)
     kind = type(default).__name__
     raise SignalError(
@@ -252,8 +301,10 @@ def _like(signal_name: str, name: str, value: Any, default: Any) -> Any:
     )
 
 
-def _why(error: NumbaError) -> str:
+def _why(error: Exception) -> str:
     """The telling lines of a compiler's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("During", "Failed in", "<source", "For more"))]
+    telling = [
+        line for line in lines if not line.startswith(("During", "Failed in", "<source", "For more", "File "))
+    ]
     return "a step that numba can compile: " + " ".join(telling[:3])[:300]

@@ -41,11 +41,7 @@ def cells_of(
         raise UsageError(
             f"grid: {named} is not a signal's class; grid takes Rlm, PriceBand, ... or a custom signal"
         )
-    varied = {
-        k: [plain(value) for value in v]
-        for k, v in parameters.items()
-        if isinstance(v, list | range | np.ndarray | pl.Series)
-    }
+    varied = {k: [plain(value) for value in v] for k, v in parameters.items() if _several(v)}
     for name, values in varied.items():
         if not values:
             raise UsageError(f"grid: {name} has no values")
@@ -103,6 +99,12 @@ def grid(
     ]
     whole = pl.concat(labelled, how="vertical_relaxed")
     return whole if isinstance(tape, str | Path | Source) else like(whole, tape)
+
+
+def _several(value: Any) -> bool:
+    """Whether a parameter's value is a list of values: of pandas' series too, without importing pandas for it."""
+    pandas = type(value).__module__.partition(".")[0] == "pandas" and type(value).__name__ == "Series"
+    return pandas or isinstance(value, list | range | np.ndarray | pl.Series)
 
 
 def _shown(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -82,6 +83,8 @@ def as_tape(data: Any, reads: Sequence[str] = ("price", "size", "taker")) -> pl.
     elif type(data).__module__.partition(".")[0] == "pandas":
         data = pl.from_pandas(data)
         have = data.schema
+    elif isinstance(data, str | Path):
+        raise TapeError(f"{str(data)!r} is a path; kalshilab.scan_tape opens what is there")
     else:
         raise TapeError(f"{type(data).__name__} is not a tape; kalshilab.to_tape makes one of it")
     needed = list(dict.fromkeys(("ts", "ticker", "price", *reads)))

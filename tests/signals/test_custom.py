@@ -88,10 +88,37 @@ def test_mistakes_in_the_declaration() -> None:
     with pytest.raises(SignalError, match="as its default"):
         kl.signal()(needs)
 
+    def again(s: Any, ts: int, price: int, size: int, taker_yes: bool, rearm: int = 3) -> bool:
+        return True
+
+    with pytest.raises(SignalError, match="another name"):
+        kl.signal()(again)
+    for unsaid in (plain, ["first"]):
+        with pytest.raises(SignalError, match="state="):
+            kl.signal(unsaid)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["row", "ts", "ticker", "side", "price", "n_trades", "class"])
+def test_a_field_does_not_take_the_place_of_a_fires_column(field: str) -> None:
+    with pytest.raises(SignalError, match=rf"state='{field}'"):
+        kl.signal(state={field: int})(plain)
+    kl.signal(state={f"_{field}": int})(plain)
+
+
+def test_a_side_is_said_once() -> None:
+    def sold(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> int:
+        return kl.signals.BUY_NO if price > 5000 else kl.signals.NOTHING
+
+    with pytest.raises(SignalError, match=r"buy='yes'.*None, where the step itself says"):
+        kl.signal()(sold)
+    made = kl.signal(buy=None)(sold)
+    assert made().run(tape_of([(1, "A-B-1", 6000, 1, "yes")]))["side"].to_list() == ["no"]
+
 
 def test_mistakes_in_the_parameters() -> None:
     made = kl.signal()(plain)
-    for wrong in ({"m": 3}, {"n": 2.5}, {"n": True}, {"n": "3"}, {"rearm": 2}, {"rearm": "stronger"}):
+    huge = ({"n": float("inf")}, {"n": 10**30})
+    for wrong in ({"m": 3}, {"n": 2.5}, {"n": True}, {"n": "3"}, {"rearm": 2}, {"rearm": "stronger"}, *huge):
         with pytest.raises(SignalError):
             made(**wrong)
     assert made(n=3.0).parameters["n"] == 3
@@ -111,6 +138,51 @@ def test_a_step_that_does_not_compile_says_so_before_anything_is_read() -> None:
 
     with pytest.raises(SignalError, match="a step that numba can compile"):
         worse()
+
+
+COUNTED = 0
+
+
+def test_a_step_that_does_not_say_whether_it_fires() -> None:
+    def nothing(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
+        s.n >= 3  # noqa: B015
+
+    def sometimes(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
+        if s.n < 3:
+            return None
+        return True
+
+    def share(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
+        return price / 10_000
+
+    def word(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
+        return "yes"
+
+    for step in (nothing, sometimes, share, word):
+        for buy, allowed in (("yes", "True or False"), (None, "BUY_YES, BUY_NO or NOTHING")):
+            with pytest.raises(SignalError, match=rf"{step.__name__}\(return=.*{allowed}"):
+                kl.signal(buy=buy)(step)()
+
+    def counting(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
+        global COUNTED
+        COUNTED += 1
+        return COUNTED > 3
+
+    with pytest.raises(SignalError, match="a step that numba can compile"):
+        kl.signal()(counting)()
+
+
+def test_a_side_that_is_none_is_said_alike_in_research_and_live() -> None:
+    @kl.signal(buy=None)
+    def signed(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> int:
+        return 1 if price > 5000 else -1
+
+    tape = tape_of([(1, "A-B-1", 4000, 1, "no")])
+    for take in (signed().run, signed().feed, lambda _: signed().update("A-B-1", 1, 4000, 1, "no")):
+        with pytest.raises(SignalError, match="BUY_YES, BUY_NO or NOTHING"):
+            take(tape)
+    fire = signed().update("A-B-1", 1, 6000, 1, "no")
+    assert fire is not None and fire.side == "yes"
 
 
 def test_buy_none_leaves_the_side_to_the_step() -> None:

@@ -337,6 +337,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     whole = signals.grid(tape, signals.Rlm, min_trades=[5, 10])
     assert signals.grid(tape, signals.Rlm, min_trades=list(np.array([5, 10]))).equals(whole)
     assert signals.grid(tape, signals.Rlm, min_trades=pl.Series([5, 10])).equals(whole)
+    assert signals.grid(tape, signals.Rlm, min_trades=pl.Series([5, 10]).to_pandas()).equals(whole)
 
 
 def test_real_prints(shared: Any) -> None:

@@ -175,6 +175,8 @@ def test_what_is_not_a_tape_is_refused() -> None:
         assert caught.value.column == column
     with pytest.raises(TapeError, match="list is not a tape"):
         rlm([1, 2])
+    with pytest.raises(TapeError, match=r"'lake' is a path; kalshilab.scan_tape opens"):
+        rlm("lake")
     with pytest.raises(SignalError, match="taker"):
         Rlm().update("A-B-1", 1, 5000, 100, "unknown")
 
