@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.facts import named_facts, point_in_time
+from kalshilab.edge.facts import asked_for, named_facts, point_in_time
 from kalshilab.edge.held import brought, dated
 from kalshilab.edge.held_tables import KNOWN
 from kalshilab.edge.inference import bootstrap
@@ -205,7 +205,7 @@ def null_replay(
 
     Returns:
         Not passed where the mean over fires (the first of each market) is more than three standard errors off (over
-        events, of all worlds together), and as many other worlds agree by two.
+        events, of all worlds together, and never less than their prices have), and as many other worlds agree by two.
 
     >>> import kalshilab as kl
     >>> null_replay(kl.signals.Rlm(min_trades=10), *kl.sample(), seeds=3).passed
@@ -222,13 +222,15 @@ def null_replay(
             detail=f"{found.n} fires in {seeds} fair worlds: too few to show anything",
         )  # fmt: skip
     off = found.edge if entry is not None else abs(found.edge)
+    if off > ERRORS * found.se:
+        found = msgspec.structs.replace(found, se=max(found.se, found.fair))
     if off <= ERRORS * found.se:
         return Audit(name="null replay", passed=True, detail=found.said, frame=found.frame)
     # One honest rule in four hundred is so far off by chance: worlds never seen have to say the same.
     again, refused = _earned(one, stage, range(seed + seeds, seed + 2 * seeds), entry)
     if again is None:
         return Audit(name="null replay", passed=False, detail=refused)
-    same = again.edge * np.sign(found.edge) > AGAIN * again.se
+    same = again.edge * np.sign(found.edge) > AGAIN * max(again.se, again.fair)
     frame = pl.concat([found.frame, again.frame])
     return Audit(name="null replay", passed=not same, detail=f"{found.said}; again {again.said}", frame=frame)
 
@@ -238,6 +240,8 @@ class _Earned(msgspec.Struct, frozen=True):
 
     edge: float
     se: float
+    fair: float
+    """The standard error of bets at these prices on a fair market: a few favourites that all won show a smaller one."""
     n: int
     clusters: int
     frame: pl.DataFrame
@@ -251,7 +255,7 @@ class _Earned(msgspec.Struct, frozen=True):
 def _earned(one: Strategy, stage: Stage, seeds: range, entry: Any) -> tuple[_Earned | None, str]:
     sums: list[np.ndarray[Any, Any]] = []
     worlds = []
-    fired = 0
+    fired, variance = 0, 0.0
     for number in seeds:
         made = stage.world(number)
         fires, refused = fires_of(one, made.tape, made.markets)
@@ -265,6 +269,8 @@ def _earned(one: Strategy, stage: Stage, seeds: range, entry: Any) -> tuple[_Ear
         # that depends on the path is not fair even where each leg is.
         events = known.group_by("event").agg(pl.col("pnl").sum()).sort("event")["pnl"].to_numpy()
         fired += known.height
+        bought = known.filter("filled") if "filled" in known.columns else known
+        variance += float((bought["mid"] * (1 - bought["mid"])).sum())
         sums.append(events)
         here = 100 * float(events.sum()) / known.height if known.height else None
         worlds.append((number, known.height, len(events), here))
@@ -272,9 +278,9 @@ def _earned(one: Strategy, stage: Stage, seeds: range, entry: Any) -> tuple[_Ear
     frame = pl.DataFrame(worlds, schema=schema, orient="row")
     pooled = np.concatenate(sums)
     if not fired:
-        return _Earned(0.0, 0.0, 0, 0, frame), ""
-    se = float(np.sqrt((pooled**2).sum())) / fired
-    return _Earned(float(pooled.sum()) / fired, se, fired, len(pooled), frame), ""
+        return _Earned(0.0, 0.0, 0.0, 0, 0, frame), ""
+    se, fair = float(np.sqrt((pooled**2).sum())) / fired, float(np.sqrt(variance)) / fired
+    return _Earned(float(pooled.sum()) / fired, se, fair, fired, len(pooled), frame), ""
 
 
 def outcome_resampling(entries: pl.DataFrame, *, b: int = 999, seed: int = 0) -> Audit:
@@ -401,11 +407,11 @@ def fires_of(
     """
     try:
         return one.anew(until).fires(tape, point_in_time(markets)), ""
-    except pl.exceptions.ColumnNotFoundError as error:
-        return None, f"{one.name} asks for a column it must not have: {str(error).splitlines()[0]}"
     except KalshilabError:
         raise
     except Exception as error:
+        if said := asked_for(error, markets):
+            return None, f"{one.name} asks for a column it must not have: {said}"
         cut = "" if until is None else _cut_tables(one)
         raise EdgeError(f"{one.name} raised {type(error).__name__}: {error}{cut}") from error
 
@@ -483,7 +489,7 @@ def _first_difference(before: pl.DataFrame, after: pl.DataFrame) -> dict[str, An
 
 
 def _at_mid(fires: pl.DataFrame, mid: Any, markets: pl.DataFrame) -> pl.DataFrame:
-    """The first fire of each market entered at the mid: `event, pnl` (dollars)."""
+    """The first fire of each market entered at the mid: `event, mid, pnl` (dollars)."""
     first = fires.unique("ticker", keep="first", maintain_order=True)
     facts = markets.select("ticker", "event", "settlement").filter(pl.col("settlement").is_not_null())
     found = first.select("ticker", "side", mid=pl.Series(mid).gather(first["row"])).join(
@@ -491,4 +497,4 @@ def _at_mid(fires: pl.DataFrame, mid: Any, markets: pl.DataFrame) -> pl.DataFram
     )
     profit = pl.col("settlement").cast(pl.Float64) / PRICE - pl.col("mid")
     ours = pl.when(pl.col("side").cast(pl.String) == "yes").then(profit).otherwise(-profit)
-    return found.select("event", ours.alias("pnl"))
+    return found.select("event", "mid", ours.alias("pnl"))

@@ -42,8 +42,11 @@ _BESIDE: Final = ("as_of_fire", "deflated_sharpe", "look_ahead_gap", "look_ahead
 """Numbers of the waterfall and of checks: on the card, and no part of what is recorded of it."""
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """What `kalshilab.validate` found.  Edges are cents a contract."""
+class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What `kalshilab.validate` found.  Edges are cents a contract.
+
+    Cards are equal if their JSON and their entries are.
+    """
 
     name: str
     """The signal and its parameters."""
@@ -136,9 +139,25 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
             frames=self.frames | {"live": state.frame},
         )
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Card):
+            return NotImplemented
+        return self.to_json() == other.to_json() and self.entries.equals(other.entries)
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
     def criterion(self, number: int) -> Criterion:
-        """The line with a number."""
-        return next(line for line in self.criteria if line.number == number)
+        """The line with a number.
+
+        Raises:
+            EdgeError: the card has no such line.
+        """
+        for line in self.criteria:
+            if line.number == number:
+                return line
+        more = "; line 13 comes of with_live" if number == 13 else ""
+        raise EdgeError(f"{self.name}: no line {number} among {len(self.criteria)}{more}")
 
     def summary(self) -> dict[str, Any]:
         """The numbers that a notebook records: verdict, first failing line, edges in cents rounded to a

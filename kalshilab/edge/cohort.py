@@ -9,13 +9,14 @@ out, and counted).
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 import polars as pl
 
 from kalshilab.edge.model import check_entries
+from kalshilab.errors import EdgeError
 from kalshilab.units import PRICE
 
 __all__ = ["Cohort", "censor", "marked"]
@@ -66,7 +67,7 @@ def censor(
 
     Args:
         entries: `kalshilab.edge.ENTRIES_SCHEMA`.
-        data_end: until when outcomes are known.
+        data_end: until when outcomes are known; an instant without a time zone is UTC.
         horizon: the longest a market may take from a fire to settlement.  None: where every fire is settled, nothing
             needs to be left out; else the longest time that a settled one took, so that whatever is still open would
             have to be slower than all that were seen.
@@ -78,9 +79,13 @@ def censor(
     (100, 0.0)
 
     Raises:
-        EdgeError: these are no entries.
+        EdgeError: these are no entries, or `data_end` is no instant.
     """
     check_entries(entries)
+    if not isinstance(data_end, datetime):
+        raise EdgeError(f"data_end={data_end!r}: an instant is asked for, a datetime")
+    if data_end.tzinfo is None:
+        data_end = data_end.replace(tzinfo=UTC)
     open_ = pl.col("value").is_null()
     waits = entries.select((pl.col("settled_ts") - pl.col("ts")).max()).item()
     if not entries.select(open_.any()).item() or (horizon is None and waits is None):

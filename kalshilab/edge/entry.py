@@ -149,7 +149,7 @@ def enter_counted(
         `kalshilab.edge.ENTRIES_SCHEMA`, a row a fire that was kept, in the order of the tape.
 
     Raises:
-        EdgeError: an unknown rule, times below 0, a fire in a market that is not on the tape.
+        EdgeError: an unknown rule, times or a spread below 0, a fire in a market that is not on the tape.
         TapeError: the tape or the markets are not what they should be.
     """
     if rule not in RULES:
@@ -158,6 +158,8 @@ def enter_counted(
         raise EdgeError(
             f"enter({latency=}, {window=}, {contracts=}, {ticks=}): seconds, at least one contract"
         )
+    if half_spread is not None and not 0 <= half_spread < 50:
+        raise EdgeError(f"enter({half_spread=}): cents, from 0 on")
     kept, left = _kept(fires, check_markets(markets), per_market, per_event, both_sides, extremes)
     fired = kept["ts"].dt.epoch("us").to_numpy()
     start = fired + round(latency * 1e6)

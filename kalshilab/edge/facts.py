@@ -16,7 +16,7 @@ import polars as pl
 
 from kalshilab.tape.schema import MARKETS_SCHEMA
 
-__all__ = ["SETTLEMENT_FACTS", "named_facts", "point_in_time"]
+__all__ = ["SETTLEMENT_FACTS", "asked_for", "named_facts", "point_in_time"]
 
 SETTLEMENT_FACTS: Final = ("result", "settlement", "settled_ts", "close_ts")
 """Columns of the markets that nobody knew while they traded."""
@@ -36,6 +36,25 @@ def point_in_time(markets: pl.DataFrame | None) -> pl.DataFrame | None:
         return None
     kept = [c for c in MARKETS_SCHEMA.names() if c in markets.columns and c not in SETTLEMENT_FACTS]
     return markets.select(kept).sort("ticker")
+
+
+def asked_for(error: Exception, markets: pl.DataFrame | None) -> str | None:
+    """What an error says, if it is that of asking for a settlement fact, or for another column that `point_in_time`
+    leaves out; None if it is a mistake like any other.
+
+    >>> asked_for(pl.exceptions.ColumnNotFoundError('"result" not found'), None)
+    '"result" not found'
+    >>> asked_for(pl.exceptions.ColumnNotFoundError('"reslut" not found'), None) is None
+    True
+    """
+    if not isinstance(error, pl.exceptions.ColumnNotFoundError):
+        return None
+    given = point_in_time(markets)
+    others = set() if markets is None or given is None else set(markets.columns) - set(given.columns)
+    said = str(error).splitlines()[0]
+    # After it stand the columns that there are.
+    missing = said.partition(";")[0]
+    return said if any(f'"{column}"' in missing for column in others | set(SETTLEMENT_FACTS)) else None
 
 
 def named_facts(function: Callable[..., Any]) -> tuple[str, ...]:

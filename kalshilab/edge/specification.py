@@ -6,7 +6,7 @@ settings, and the measure; its hash names it in the registry (`kalshilab.edge.re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -108,7 +108,14 @@ def specification(
     grid: Mapping[str, Sequence[Any]] | None,
     schedule: FeeSchedule | None = None,
 ) -> dict[str, Any]:
-    """The specification of a strategy, as plain values; fees of one's own are part of it."""
+    """The specification of a strategy, as plain values; fees of one's own are part of it.
+
+    Raises:
+        EdgeError: a parameter of the grid without a list of values.
+    """
+    for name, values in (grid or {}).items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise EdgeError(f"grid: {name} needs a list of values, not {values!r}")
     fees = {} if schedule is None else {"fees": schedule.described()}
     return fees | {
         "signal": strategy.name, "parameters": strategy.parameters, "code": strategy.code,

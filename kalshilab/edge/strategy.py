@@ -121,8 +121,9 @@ def strategy_of(thing: Any) -> Strategy:
         name = getattr(getattr(thing, "func", thing), "__name__", type(thing).__name__)
         run = thing if _takes(thing) > 1 else lambda tape, _: thing(tape)
         return Strategy(name, {}, _text(thing), run, function=thing, held_by=thing)
+    shown = repr(thing) if isinstance(thing, type) else type(thing).__name__
     raise EdgeError(
-        f"{thing!r} is neither a signal nor a function of a tape; make the signal first, as kl.signals.Rlm()"
+        f"{shown} is neither a signal nor a function of a tape; make the signal first, as kl.signals.Rlm()"
     )
 
 

@@ -112,11 +112,14 @@ def validate(
     'INSUFFICIENT'
 
     Raises:
-        EdgeError: neither a signal nor a function; a tape without prints; a market without an event; terms that do not exist.
+        EdgeError: neither a signal nor a function; a tape without prints; a market without an event; terms that do not
+            exist, or that are none; what a function raised.
         RegistryError: the hypothesis is not registered in `registry`.
         TapeError, LakeError: the tape, the markets or the lake are not what they should be.
     """
     strategy, on = strategy_of(signal), terms_of(terms)
+    if not isinstance(claim, int | float | None):
+        raise EdgeError(f"claim={claim!r}: a number of cents is asked for")
     tape, markets = tables(tape, markets)
     # A lake knows of its gaps; its prints alone do not.
     history = history_of(tape, markets)

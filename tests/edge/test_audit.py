@@ -16,7 +16,7 @@ from kalshilab.edge.facts import named_facts, point_in_time
 from kalshilab.edge.replay import Stage, replay
 from kalshilab.edge.robustness import interval
 from kalshilab.edge.whole_life import whole_life_edge
-from kalshilab.errors import TapeError
+from kalshilab.errors import EdgeError, TapeError
 
 S = kl.signals
 TAPE, MARKETS = kl.synth.martingale(n_markets=700, seed=11)
@@ -143,6 +143,29 @@ def test_settlement_facts_are_refused_by_name_and_by_absence() -> None:
     assert audit.settlement_facts(
         lambda tape, markets: S.rlm(tape).join(markets, on="ticker", how="semi"), TAPE, MARKETS
     ).passed
+
+
+def test_a_misspelt_column_is_a_mistake_and_no_cheat() -> None:
+    told = MARKETS.with_columns(last_price=pl.lit(1.0))
+    for column, asked in (("settled_ts", True), ("last_price", True), ("prise", False)):
+        names = [column]
+
+        def asks(tape: pl.DataFrame, markets: pl.DataFrame, names: list[str] = names) -> pl.DataFrame:
+            return S.rlm(tape).join(markets.filter(pl.col(names[0]).is_not_null()), on="ticker", how="semi")
+
+        if asked:
+            assert "must not have" in audit.settlement_facts(asks, TAPE, told).detail
+        else:
+            with pytest.raises(EdgeError, match=r"asks raised ColumnNotFoundError: .*prise"):
+                audit.settlement_facts(asks, TAPE, told)
+
+
+def test_a_few_favourites_that_all_won_are_no_leak() -> None:
+    """One market that fires in each of 20 fair worlds near a dollar: all are won more often than not."""
+    rule = S.PriceBand(side="no", low=1, high=6)
+    fires = rule.run(TAPE)["ticker"].unique(maintain_order=True).head(30)
+    passed = [audit.null_replay(rule, TAPE.filter(pl.col("ticker") == t), MARKETS).passed for t in fires]
+    assert len(passed) == 30 and all(passed)
 
 
 def test_a_fire_must_carry_its_own_print() -> None:

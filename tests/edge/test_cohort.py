@@ -13,6 +13,7 @@ from kalshilab.edge import worlds
 from kalshilab.edge.cohort import Cohort, censor, marked
 from kalshilab.edge.entry import enter
 from kalshilab.edge.model import ENTRIES_SCHEMA
+from kalshilab.errors import EdgeError
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 DEADLINE = 120.0
@@ -69,6 +70,16 @@ def test_where_all_is_known_nothing_is_left_out() -> None:
     entries, _ = worlds.entries(100, seed=4)
     kept, cohort = censor(entries, data_end=BEGIN)
     assert kept.equals(entries) and cohort.cut is None and cohort.detail == "" and cohort.share == 0
+
+
+def test_an_end_without_a_time_zone_is_utc() -> None:
+    entries = by_date(400, 3, end=100.0)
+    end = BEGIN + timedelta(days=100)
+    kept, cohort = censor(entries, data_end=end)
+    again, naive = censor(entries, data_end=end.replace(tzinfo=None))
+    assert kept.equals(again) and cohort == naive and 0 < kept.height < entries.height
+    with pytest.raises(EdgeError, match="data_end='2024-04-10'"):
+        censor(entries, data_end="2024-04-10")  # type: ignore[arg-type]
 
 
 def test_an_outcome_that_never_came_is_counted() -> None:

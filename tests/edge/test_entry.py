@@ -165,7 +165,8 @@ def test_what_cannot_be_done_is_said() -> None:
     tape = tape_of([(0, "A-1", 50, "yes")])
     markets = markets_of({"A-1": "yes", "Z-1": "no"})
     fires = fires_of(tape, [(0, "no")])
-    for bad in ({"rule": "last"}, {"latency": -1}, {"window": 0}, {"contracts": 0}, {"rule": "book"}):
+    for bad in ({"rule": "last"}, {"latency": -1}, {"window": 0}, {"contracts": 0}, {"rule": "book"},
+                {"half_spread": -1.0}, {"half_spread": float("nan")}):  # fmt: skip
         with pytest.raises(EdgeError):
             enter(fires, tape, markets, **bad)
     with pytest.raises(EdgeError, match="no print on this tape"):

@@ -70,6 +70,7 @@ def test_the_same_call_gives_the_same_card(card: Card, fair: tuple[pl.DataFrame,
     with ThreadPoolExecutor(2) as pool:
         again = kl.validate(RULE, *fair, claim=17.38, registry=registered(RULE), b=499, executor=pool)
     assert again.to_json() == card.to_json()
+    assert again == card and hash(again) == hash(card) and again != kl.validate(RULE, *kl.sample()) != 5
 
 
 def test_the_card_is_whole(card: Card, tmp_path: Path) -> None:
@@ -88,6 +89,9 @@ def test_the_card_is_whole(card: Card, tmp_path: Path) -> None:
                 card.figure(name)
     with pytest.raises(EdgeError, match="no figure"):
         card.figure("pie")
+    for number, said in ((13, "comes of with_live"), (99, "no line 99 among 12")):
+        with pytest.raises(EdgeError, match=said):
+            card.criterion(number)
 
 
 def test_too_small_a_sample_says_what_it_could_have_seen() -> None:
@@ -259,6 +263,12 @@ def test_bad_input_is_said() -> None:
         kl.validate(
             RULE, tape, markets, grid={"flow_rate": [1]}, registry=registered(RULE, grid={"flow_rate": [1]})
         )
+    with pytest.raises(EdgeError, match="min_trades needs a list of values, not 15"):
+        kl.validate(RULE, tape, markets, grid={"min_trades": 15})  # type: ignore[dict-item]
+    with pytest.raises(EdgeError, match="claim='17'"):
+        kl.validate(RULE, tape, markets, claim="17")  # type: ignore[arg-type]
+    with pytest.raises(EdgeError, match=r"^DataFrame is neither"):
+        kl.validate(tape, RULE, markets)
     with pytest.raises(EdgeError, match="no column 'row'"):
         kl.validate(lambda t: t.select("ts"), tape, markets)
     with pytest.raises(EdgeError, match="raised ZeroDivisionError"):
