@@ -264,6 +264,8 @@ def _import(options: argparse.Namespace) -> int:
     markets = None
     if options.markets:
         table = Path(options.markets)
+        if table.suffix in (".json", ".jsonl", ".ndjson"):
+            raise UsageError(f"--markets {table}: Parquet or CSV")
         frame = (
             pl.read_parquet(table)
             if table.suffix == ".parquet"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -115,6 +116,9 @@ def _validate(options: argparse.Namespace) -> int:
     if options.lake and settings.tape:
         raise UsageError("--lake and --tape: one of them")
     tape, markets = (scan_tape(options.lake), None) if options.lake else read_frames(settings)
+    if ":" in options.signal and "" not in sys.path:
+        # As for `kalshilab live`: a module of the working folder counts, where an installed script has its own.
+        sys.path.insert(0, "")
     signal = signal_of(options.signal, {name: _one(v) for name, v in _pairs("set", options.set)})
     grid = {name: [_one(v) for v in values.split(",")] for name, values in _pairs("grid", options.grid)}
     for name in ("processes", "contracts", "trials"):

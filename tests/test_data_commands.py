@@ -93,6 +93,10 @@ def test_mistakes_are_a_sentence_and_two(tmp_path: Path, capsys: pytest.CaptureF
         assert words in error
         assert len(error.strip().splitlines()) == 1
         assert not any(tmp_path.iterdir()), "nothing is left behind"
+    table = tmp_path / "markets.json"
+    table.write_text('{"markets": []}')
+    assert main(["import", str(table), "--markets", str(table), "--out", str(tmp_path / "l")]) == 2
+    assert "Parquet or CSV" in capsys.readouterr().err
 
 
 def test_instants() -> None:

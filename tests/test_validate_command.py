@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,17 @@ def test_paper_runs_decide_the_last_line(tmp_path: Path, capsys: pytest.CaptureF
     for folder in (run, run.parent):
         assert main(["validate", "--set", "min_trades=15", "--runs", str(folder)]) == 0
         assert "13 live" in (said := capsys.readouterr().out) and "ACCRUING" in said
+
+
+def test_a_signal_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lies_here.py").write_text("import kalshilab as kl\nmade = kl.signals.Rlm(min_trades=9)\n")
+    monkeypatch.chdir(tmp_path)
+    # As an installed script has it, and so that it is put back.
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    assert main(["validate", "--signal", "lies_here:made"]) == 0
+    assert capsys.readouterr().out.startswith("RLM: ")
 
 
 def test_a_signal_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
