@@ -149,7 +149,7 @@ def enter_counted(
         `kalshilab.edge.ENTRIES_SCHEMA`, a row a fire that was kept, in the order of the tape.
 
     Raises:
-        EdgeError: an unknown rule, times or a spread below 0, a fire in a market that is not on the tape.
+        EdgeError: no frame of fires, an unknown rule, times or a spread below 0, a fire in a market that is not on the tape.
         TapeError: the tape or the markets are not what they should be.
     """
     if rule not in RULES:
@@ -205,6 +205,10 @@ def _kept(
     extremes: bool,
 ) -> tuple[pl.DataFrame, Left]:
     """The fires that count, with what is known of their markets."""
+    if isinstance(fires, pl.LazyFrame):
+        fires = fires.collect()
+    elif not isinstance(fires, pl.DataFrame) and type(fires).__module__.partition(".")[0] != "pandas":
+        raise EdgeError(f"{type(fires).__name__} is no frame of fires; a signal's run(tape) gives one")
     frame = fires if isinstance(fires, pl.DataFrame) else pl.from_pandas(fires)
     facts = markets.select(
         "ticker", "event", "series", "category", "settlement", "settled_ts", "fee_multiplier", "fee_type",

@@ -89,6 +89,14 @@ def first_bad(frame: pl.DataFrame, bad: pl.Expr, column: str, reason: str, value
         )
 
 
+def _is_frame(thing: Any, what: str) -> None:
+    if not isinstance(thing, pl.DataFrame):
+        module = type(thing).__module__.partition(".")[0]
+        raise TapeError(
+            f"{module}.{type(thing).__name__} is no polars DataFrame; kalshilab.to_{what} makes one of it"
+        )
+
+
 def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame itself, if it is a tape.
 
@@ -102,9 +110,10 @@ def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
     kalshilab.errors.TapeError: column 'ts', first bad row 1 (...): goes back in time; sort by ts or use kalshilab.to_tape
 
     Raises:
-        TapeError: a column is missing or of another dtype; a null where none may be; a price outside 0 to
+        TapeError: not a polars frame; a column is missing or of another dtype; a null where none may be; a price outside 0 to
             10,000; no size; times that go back; a market code that is not one ticker's own.
     """
+    _is_frame(frame, "tape")
     for name, dtype in TAPE_SCHEMA.items():
         if name not in frame.columns:
             raise TapeError("is missing; kalshilab.to_tape makes a tape of other layouts", column=name)
@@ -140,9 +149,10 @@ def check_markets(frame: pl.DataFrame) -> pl.DataFrame:
     True
 
     Raises:
-        TapeError: a column is missing or of another dtype; a ticker is null or stands twice; an event is
-            null; a settlement that does not fit the result.
+        TapeError: not a polars frame; a column is missing or of another dtype; a ticker is null or stands twice; an
+            event is null; a settlement that does not fit the result; a fee below nothing.
     """
+    _is_frame(frame, "markets")
     for name, dtype in MARKETS_SCHEMA.items():
         if name not in frame.columns:
             raise TapeError("is missing; kalshilab.to_markets makes a table of other layouts", column=name)
@@ -153,6 +163,8 @@ def check_markets(frame: pl.DataFrame) -> pl.DataFrame:
     first_bad(frame, pl.col("ticker").is_null(), "ticker", "is null")
     first_bad(frame, pl.col("ticker").is_duplicated(), "ticker", "stands in more than one row")
     first_bad(frame, pl.col("event").is_null(), "event", "is null; pass event= to kalshilab.to_markets")
+    fee = pl.col("fee_multiplier")
+    first_bad(frame, ~fee.is_finite() | (fee < 0), "fee_multiplier", "is no number from 0 on")
     result, value = pl.col("result"), pl.col("settlement")
     first_bad(
         frame,

@@ -15,7 +15,7 @@ from made_fires import BEGIN, fires_of, markets_of, tape_of
 import kalshilab as kl
 from kalshilab.edge.entry import enter, enter_counted, half_spread_of
 from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.errors import EdgeError
+from kalshilab.errors import EdgeError, TapeError
 from kalshilab.market.fees import fill_fee
 from kalshilab.tape.lake import Lake
 
@@ -171,6 +171,11 @@ def test_what_cannot_be_done_is_said() -> None:
             enter(fires, tape, markets, **bad)
     with pytest.raises(EdgeError, match="no print on this tape"):
         enter(fires.with_columns(ticker=pl.lit("Z-1")), tape, markets)
+    with pytest.raises(EdgeError, match=r"Rlm is no frame of fires; a signal's run\(tape\) gives one"):
+        enter(kl.signals.Rlm(), tape, markets)
+    with pytest.raises(TapeError, match=r"pandas.DataFrame is no polars DataFrame; kalshilab.to_markets"):
+        enter(fires, tape, markets.to_pandas())
+    assert enter(fires.lazy(), tape, markets).equals(enter(fires.to_pandas(), tape, markets))
     with pytest.raises(EdgeError, match="past the end"):
         enter(fires.with_columns(row=pl.lit(7)), tape, markets)
     assert enter(fires.head(0), tape, markets).is_empty()

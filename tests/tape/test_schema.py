@@ -42,6 +42,20 @@ def test_a_bad_tape_is_named(change: pl.Expr, column: str, row: int | None) -> N
     assert (caught.value.column, caught.value.row) == (column, row)
 
 
+def test_another_kind_of_frame_is_named() -> None:
+    tape, markets = sample()
+    for check, frame, maker in ((check_tape, tape, "to_tape"), (check_markets, markets, "to_markets")):
+        for other, kind in ((frame.to_pandas(), "pandas.DataFrame"), (frame.lazy(), "polars.LazyFrame")):
+            with pytest.raises(TapeError, match=rf"{kind} is no polars DataFrame; kalshilab.{maker} makes"):
+                check(other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fee", [-1.0, float("nan"), float("inf")])
+def test_a_fee_below_nothing_is_none(fee: float) -> None:
+    with pytest.raises(TapeError, match="is no number from 0 on"):
+        check_markets(sample()[1].with_columns(fee_multiplier=pl.lit(fee)))
+
+
 def test_codes_are_dense_and_in_order_of_appearance() -> None:
     frame = with_codes(pl.DataFrame({"ticker": ["b", "a", "b", "c"]}))
     assert frame["market"].to_list() == [0, 1, 0, 2]
