@@ -116,7 +116,7 @@ def _number(
 
 
 def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None or value == "" else read(value)
+    return lambda value: None if value is None or (isinstance(value, str) and not value) else read(value)
 
 
 def _choice(*options: str) -> Callable[[Any], Any]:

@@ -6,6 +6,7 @@ import pickle
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,7 +181,7 @@ def test_a_value_out_of_range_names_variable_value_allowed_and_source(
     "given",
     [
         {"min_trades": True}, {"minutes": True}, {"minutes": "x"}, {"contracts": None}, {"categories": 5},
-        {"size_tiers": 3}, {"size_tiers": [(0, 1), (0, 2)]}, {"venue": None}, {"out": 3},
+        {"size_tiers": 3}, {"size_tiers": [(0, 1), (0, 2)]}, {"venue": None}, {"out": 3}, {"tape": np.zeros(3)},
     ],
 )  # fmt: skip
 def test_a_keyword_of_the_wrong_kind_is_refused(given: dict[str, object]) -> None:

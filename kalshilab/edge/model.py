@@ -129,8 +129,12 @@ def check_entries(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame itself, if it holds entries.
 
     Raises:
-        EdgeError: a column is missing or of another dtype; an event is null.
+        EdgeError: not a polars frame; a column is missing or of another dtype; an event is null.
     """
+    given: Any = frame
+    if not isinstance(given, pl.DataFrame):
+        kind = f"{type(given).__module__.partition('.')[0]}.{type(given).__name__}"
+        raise EdgeError(f"entries: {kind} is no polars DataFrame; kl.edge.enter makes entries")
     for name, dtype in ENTRIES_SCHEMA.items():
         if frame.schema.get(name) != dtype:
             raise EdgeError(

@@ -21,10 +21,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from operator import index
 from pathlib import Path
 
 import polars as pl
 
+from kalshilab.clock import from_datetime
 from kalshilab.errors import LakeError, TapeError
 from kalshilab.tape import checkup, durable
 from kalshilab.tape.checkup import Finding, Gap
@@ -251,14 +254,16 @@ class Lake:
             return pl.LazyFrame(schema=TAPE_SCHEMA)
         return pl.scan_parquet([f.path for f in files], hive_partitioning=False).select(TAPE_SCHEMA.names())
 
-    def read(self, since: int | None = None, until: int | None = None) -> pl.DataFrame:
-        """The tape of [since, until), microseconds; None is from the beginning, or to the end.
+    def read(self, since: int | datetime | None = None, until: int | datetime | None = None) -> pl.DataFrame:
+        """The tape of [since, until), in microseconds or as datetimes (without a time zone: UTC); None is from the
+        beginning, or to the end.
 
         Raises:
+            TapeError: `since` or `until` is neither.
             LakeError: a file of these days is missing or damaged: every byte is compared with its hash.
         """
-        low = -(2**63) if since is None else since
-        high = 2**63 - 1 if until is None else until
+        low = -(2**63) if since is None else _instant("since", since)
+        high = 2**63 - 1 if until is None else _instant("until", until)
         files = [f for f in self._files if f.first_ts < high and f.last_ts >= low]
         instant = pl.col("ts").dt.epoch("us")
         found = [
@@ -410,6 +415,15 @@ class Lake:
             done = checkup.repair_held(self._path)
             self._set(load(self._path))
             return done
+
+
+def _instant(name: str, value: object) -> int:
+    if isinstance(value, datetime):
+        return from_datetime(value if value.tzinfo else value.replace(tzinfo=UTC))
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TapeError(f"{name}={value!r}: microseconds or a datetime") from None
 
 
 def scan_tape(path: str | Path) -> Lake | TapeFile:

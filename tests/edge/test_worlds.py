@@ -22,6 +22,11 @@ def mean_and_error(frame: pl.DataFrame, what: str = "pnl") -> tuple[float, float
     return float(of.mean()), float(of.std() / np.sqrt(len(of)))
 
 
+def test_entries_of_pandas_are_named() -> None:
+    with pytest.raises(EdgeError, match=r"pandas.DataFrame is no polars DataFrame"):
+        check_entries(worlds.entries(10, seed=1)[0].to_pandas())
+
+
 @pytest.mark.parametrize("kind", worlds.KINDS)
 def test_both_halves_are_entries(kind: worlds.Kind) -> None:
     signal, pool = worlds.entries(60, kind=kind, fill_rate=0.7, spread=2.0, seed=4)

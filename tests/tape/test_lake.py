@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_tapes import prints, tape_of
 
+from kalshilab.clock import to_datetime
 from kalshilab.errors import ConfigError, LakeError, TapeError
 from kalshilab.tape import Lake, sample, scan_tape
 from kalshilab.tape.schema import MARKETS_SCHEMA, with_codes
@@ -69,6 +71,11 @@ def test_a_stretch_of_time(lake: Lake) -> None:
     assert plain(lake.read(low, high)).equals(plain(expected))
     assert plain(lake.read(until=low)).equals(plain(TAPE.filter(ts < low)))
     assert not lake.read(high, low).height
+    for zone in (UTC, None):
+        since, until = (to_datetime(us).replace(tzinfo=zone) for us in (low, high))
+        assert lake.read(since, until).equals(lake.read(low, high))
+    with pytest.raises(TapeError, match=r"since='2026-01-05': microseconds or a datetime"):
+        lake.read("2026-01-05")  # type: ignore[arg-type]
 
 
 def test_twice_is_once(lake: Lake) -> None:
