@@ -149,7 +149,7 @@ def enter_counted(
         `kalshilab.edge.ENTRIES_SCHEMA`, a row a fire that was kept, in the order of the tape.
 
     Raises:
-        EdgeError: no frame of fires, an unknown rule, times or a spread below 0, a fire in a market that is not on the tape.
+        EdgeError: no frame of fires, an unknown rule, no events in `exclusive`, times or a spread below 0, a fire in a market that is not on the tape.
         TapeError: the tape or the markets are not what they should be.
     """
     if rule not in RULES:
@@ -160,6 +160,10 @@ def enter_counted(
         )
     if half_spread is not None and not 0 <= half_spread < 50:
         raise EdgeError(f"enter({half_spread=}): cents, from 0 on")
+    if exclusive is not None and not isinstance(exclusive, bool):
+        known = set(check_markets(markets)["event"])
+        if isinstance(exclusive, str) or (exclusive and known.isdisjoint(exclusive)):
+            raise EdgeError(f"exclusive={exclusive!r:.60}: tickers of events are asked for, or True for all")
     kept, left = _kept(fires, check_markets(markets), per_market, per_event, both_sides, extremes)
     fired = kept["ts"].dt.epoch("us").to_numpy()
     start = fired + round(latency * 1e6)

@@ -18,6 +18,7 @@ from kalshilab.edge.registry import Hypothesis, Registry
 from kalshilab.edge.strategy import Strategy, strategy_of
 from kalshilab.errors import EdgeError, RegistryError
 from kalshilab.market.fee_schedule import FeeSchedule
+from kalshilab.signals.driver import plain
 
 __all__ = [
     "Terms",
@@ -87,14 +88,26 @@ def terms_of(given: Mapping[str, Any]) -> Terms:
     """Terms of keywords.
 
     Raises:
-        EdgeError: a keyword that is none, or a rule at whose prices nobody can buy.
+        EdgeError: a keyword that is none, a value that is no such number, or a rule at whose prices nobody can buy.
     """
     try:
-        terms = Terms(**given)
+        terms = Terms(**{name: plain(value) for name, value in given.items()})
     except TypeError:
         known = ", ".join(Terms.__struct_fields__)
         unknown = next(name for name in given if name not in Terms.__struct_fields__)
         raise EdgeError(f"validate has no argument {unknown!r}; terms of entries are {known}") from None
+    for name, kind, words in (
+        ("latency", int | float, "seconds, from 0"), ("window", int | float, "seconds, from 0"),
+        ("contracts", int, "a whole number from 1"), ("per_event", int | None, "a whole number from 1, or None"),
+    ):  # fmt: skip
+        value = getattr(terms, name)
+        least = 1 if "whole" in words else 0
+        if (
+            not isinstance(value, kind)
+            or isinstance(value, bool)
+            or (value is not None and not value >= least)
+        ):
+            raise EdgeError(f"validate({name}={value!r}): {words}")
     if terms.rule not in JUDGED:
         raise EdgeError(
             f"rule={terms.rule!r}: judged are {', '.join(JUDGED)}; others are for diagnosis, by kl.edge.enter"

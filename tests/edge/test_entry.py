@@ -169,6 +169,9 @@ def test_what_cannot_be_done_is_said() -> None:
                 {"half_spread": -1.0}, {"half_spread": float("nan")}):  # fmt: skip
         with pytest.raises(EdgeError):
             enter(fires, tape, markets, **bad)
+    for names in ("all", {"A-1"}, ["B"]):
+        with pytest.raises(EdgeError, match=r"exclusive=.*tickers of events"):
+            enter(fires, tape, markets, exclusive=names)
     with pytest.raises(EdgeError, match="no print on this tape"):
         enter(fires.with_columns(ticker=pl.lit("Z-1")), tape, markets)
     with pytest.raises(EdgeError, match=r"Rlm is no frame of fires; a signal's run\(tape\) gives one"):

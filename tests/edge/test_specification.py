@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import kalshilab as kl
@@ -37,6 +38,13 @@ def test_terms_are_named() -> None:
     assert terms_of({"latency": 60.0}).latency == 60.0
     with pytest.raises(EdgeError, match="'delay'"):
         terms_of({"delay": 1})
+    for name, value in (
+        ("latency", "2"), ("latency", -1), ("latency", float("nan")), ("window", None), ("contracts", 2.5), ("contracts", 0),
+        ("contracts", True), ("per_event", 0), ("per_event", "1"),
+    ):  # fmt: skip
+        with pytest.raises(EdgeError, match=rf"validate\({name}="):
+            terms_of({name: value})
+    assert terms_of({"per_event": None, "contracts": np.int64(5), "latency": np.float32(1)}).contracts == 5
 
 
 def test_the_registry_of_this_process_takes_everything_once() -> None:
