@@ -20,6 +20,7 @@ size zero or below                    TapeError with the first bad row
 taker side neither yes nor no         dropped, counted
 a trade_id seen before                dropped, counted; "" is no trade id
 times out of order                    sorted, keeping the order within one time; counted
+each market newest first              turned round before: so the exchange lists them
 ===================================== ===========================================================
 
 Whatever is dropped or moved is said in a `DroppedRows` warning and in the `Report`.
@@ -235,12 +236,20 @@ def to_tape(
         tape = tape.filter(~repeated)
     moved = int((tape["ts"].diff().dt.total_microseconds() < 0).sum()) if tape.height else 0
     if moved:
-        tape = tape.sort("ts", maintain_order=True)
+        tape = (tape.reverse() if _newest_first(tape) else tape).sort("ts", maintain_order=True)
     done = Report(rows, tape.height, unknown, before - tape.height, moved)
     tape = with_codes(tape).select(TAPE_SCHEMA.names())
     if done.kept < rows or moved:
         warnings.warn(str(done), DroppedRows, stacklevel=2)
     return (tape, done) if report else tape
+
+
+def _newest_first(tape: pl.DataFrame) -> bool:
+    """Whether no market's times go up from row to row, and some go down: then the later of one time stands first too,
+    and a sweep's last piece would be taken for its first."""
+    step = pl.col("ts").diff().over("ticker").dt.total_microseconds()
+    down, up = tape.select((step < 0).any().alias("down"), (step > 0).any().alias("up")).row(0)
+    return bool(down and not up)
 
 
 def _prices(frame: pl.DataFrame, unit: str | None) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from kalshilab.clock import from_datetime, isoformat
 from kalshilab.errors import TapeError
 from kalshilab.kalshi.wire import rest as wire
-from kalshilab.tape import TAPE_SCHEMA, DroppedRows, check_tape, to_markets, to_tape
+from kalshilab.tape import TAPE_SCHEMA, DroppedRows, check_tape, merge_sweeps, to_markets, to_tape
 from kalshilab.units import format_price, format_size
 
 prints = st.lists(
@@ -50,6 +51,15 @@ def plain(tape: pl.DataFrame) -> list[tuple[Any, ...]]:
     ).rows()
 
 
+def in_order(rows: list[tuple[int, str, int, int, str]]) -> list[tuple[int, str, int, int, str]]:
+    """By time, keeping the order within one time; turned round where each market is listed newest first."""
+    steps = [
+        b - a for ticker in {r[1] for r in rows} for a, b in pairwise(r[0] for r in rows if r[1] == ticker)
+    ]
+    back = any(x < 0 for x in steps) and not any(x > 0 for x in steps)
+    return sorted(rows[::-1] if back else rows, key=lambda r: r[0])
+
+
 @settings(max_examples=150, deadline=None)
 @given(prints)
 def test_todays_form(rows: list[tuple[int, str, int, int, str]]) -> None:
@@ -66,7 +76,7 @@ def test_todays_form(rows: list[tuple[int, str, int, int, str]]) -> None:
         for i, (ts, ticker, price, size, taker) in enumerate(rows)
     ]
     tape = quiet(objects)
-    assert plain(tape) == sorted(rows, key=lambda r: r[0])
+    assert plain(tape) == in_order(rows)
     assert check_tape(tape) is tape
     assert to_tape(tape).equals(tape)
     assert to_tape(tape.to_pandas()).equals(tape)
@@ -98,9 +108,9 @@ def test_january_form_and_archives(
     )
     tape = quiet(frame, price_unit="cents")
     if time == "datetime":
-        assert [r[1:] for r in plain(tape)] == [r[1:] for r in sorted(rows, key=lambda r: r[0])]
+        assert [r[1:] for r in plain(tape)] == [r[1:] for r in in_order(rows)]
     else:
-        assert plain(tape) == sorted(rows, key=lambda r: r[0])
+        assert plain(tape) == in_order(rows)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +161,26 @@ def test_what_is_dropped_or_moved_is_counted_and_said() -> None:
     assert (report.kept, report.unknown_taker, report.duplicates, report.out_of_order) == (4, 2, 1, 1)
     assert tape["trade_id"].to_list() == ["2", "1", None, None]
     assert tape["price"].to_list() == [4300, 4300, 4300, 4400], "equal times keep their order"
+
+
+def test_pages_come_newest_first() -> None:
+    """Within one time too: a sweep of 43, 44 and 45 cents is listed as 45, 44 and 43."""
+    at = [
+        GOOD | {"yes_price": p, "created_time": f"2026-01-05T12:00:0{t}Z"}
+        for p, t in ((43, 1), (44, 1), (45, 1), (50, 2))
+    ]
+    other = GOOD | {"ticker": "A-B-2"}
+    for listed in (at[::-1], [*at[::-1], other], [other, *at[::-1]]):
+        tape = quiet(listed).filter(pl.col("ticker") == "A-B-1")
+        assert tape["price"].to_list() == [4300, 4400, 4500, 5000]
+        assert merge_sweeps(quiet(listed))["price"].to_list()[-2:] == [4500, 5000]
+    # Where a market goes forward, the order of the others is no listing's.
+    mixed = [
+        *at[::-1],
+        GOOD | {"ticker": "A-B-2"},
+        GOOD | {"ticker": "A-B-2", "created_time": "2026-01-05T12:00:09Z"},
+    ]
+    assert quiet(mixed).filter(pl.col("ticker") == "A-B-1")["price"].to_list() == [4500, 4400, 4300, 5000]
 
 
 def test_dollars_or_cents_is_never_guessed() -> None:
