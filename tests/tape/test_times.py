@@ -6,15 +6,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kalshilab as kl
 from kalshilab.errors import LakeError
-from kalshilab.tape import Lake, durable
+from kalshilab.tape import Lake, durable, times
 from kalshilab.tape.manifest import load
-from kalshilab.tape.pieces import Piece, plan
+from kalshilab.tape.pieces import Piece, plan, read_piece
 from kalshilab.tape.times import TIME_BYTES, TimesAt, TimesAudit, lie_at
 
 GROUP = 500
@@ -81,6 +82,44 @@ def test_without_totals_nothing_is_taken_on_trust(lake: Lake) -> None:
     file = lake.files[0]
     bare = msgspec.structs.replace(file, totals=None, times_at=tuple(at + 1 for at in file.times_at))
     assert TimesAt(lake.path).of([Piece(bare, 0, bare.rows)], np.array([7]))[0] == TIMES[7]
+
+
+def test_what_is_decoded_is_read_at_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row groups of others may be much larger than ours: portion by portion each would be decoded again and again."""
+    file = lake.files[0]
+    asked: list[Piece] = []
+
+    def read(root: Path, piece: Piece, columns: list[str]) -> pl.DataFrame:
+        asked.append(piece)
+        return read_piece(root, piece, columns)
+
+    monkeypatch.setattr(times, "read_piece", read)
+    at = np.array([GROUP + 3, GROUP + 9, 3 * GROUP])
+    for totals in (file.totals, None):
+        bare = msgspec.structs.replace(file, totals=totals, times_at=())
+        assert np.array_equal(TimesAt(lake.path).of([Piece(bare, 0, bare.rows)], at), TIMES[at])
+        assert [(piece.offset, piece.rows) for piece in asked] == [(GROUP, 3 * GROUP)]
+        asked.clear()
+
+
+def test_nulls_are_found_in_a_lake_of_before(tmp_path: Path) -> None:
+    """No totals vouch for its times, but a hole is none."""
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(TAPE)
+    manifest, begin = load(lake.path), lake.files[0].times_at[0]
+    days = tuple(
+        msgspec.structs.replace(day, times_at=(), totals=msgspec.structs.replace(day.totals, ts=()))
+        for day in manifest.days
+    )
+    (lake.path / "manifest.json").write_bytes(msgspec.structs.replace(manifest, days=days).encoded())
+    data = bytearray(lake.files[0].path.read_bytes())
+    # The last byte before the values says that all of them are there.
+    data[begin - 1] ^= 1
+    lake.files[0].path.write_bytes(data)
+    with pytest.raises(LakeError, match="has nulls in ts"):
+        kl.signals.scan(lake.path, kl.signals.Rlm(min_trades=3, min_drop=1))
+    with pytest.raises(LakeError, match="has nulls in ts"):
+        kl.signals.scan(lake.path, kl.signals.Burst())
 
 
 def test_where_they_lie_is_tried_before_it_is_written_down(lake: Lake, tmp_path: Path) -> None:
