@@ -1,4 +1,5 @@
-"""Pieces of files: a tape is read in batches of about a million rows, cut at the borders of row groups."""
+"""Pieces of files: a tape is read in batches of about a million rows; a lake's files are cut at the borders of their
+row groups."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class Piece(NamedTuple):
 def plan(files: Iterable[Any], rows: int) -> Iterator[list[Piece]]:
     """The pieces of each batch: long files are cut, short ones put together.
 
-    A file is cut at multiples of `rows` only, which are borders of its row groups: none is decoded twice.
+    A file is cut at multiples of `rows` only, which in a lake's are borders of row groups: none is decoded twice.
     """
     waiting: list[Piece] = []
     have = 0

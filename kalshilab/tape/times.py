@@ -2,8 +2,9 @@
 
 A signal that fires needs the times of the prints at which it fired, a few of each row group.  A lake writes times as
 they are, eight bytes each, and its manifest says where in the file those of a row group begin: they are read from
-there, which takes half as long as decoding the column.  What the control totals do not vouch for is never used,
-wherever it was read from.
+there, which takes half as long as decoding the column.  Only control totals make that safe: without them (files of
+others, lakes of before) the column is decoded, and with them what they do not vouch for is never used, wherever it
+was read from.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ class TimesAt:
             self._room = np.empty(ROW_GROUP, STORED)
         values = self._room[: piece.rows]
         try:
-            with piece.file.path.open("rb", buffering=0) as file:
+            # Buffered, because it asks again where a file system hands over less than it was asked for.
+            with piece.file.path.open("rb") as file:
                 file.seek(begin)
                 got = file.readinto(values.view(np.uint8))
         except OSError as error:

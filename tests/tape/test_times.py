@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -75,6 +78,29 @@ def test_a_file_that_is_cut_or_gone(lake: Lake) -> None:
     file.path.unlink()
     with pytest.raises(LakeError, match="cannot be read"):
         read.of(whole(lake), np.array([0]))
+
+
+class Slow(io.FileIO):
+    """Gives fewer bytes at a time than it is asked for, as some network file systems do."""
+
+    def readinto(self, room: Any) -> int | None:
+        return super().readinto(memoryview(room).cast("B")[:1000])
+
+
+class Remote:
+    """The path of a file that is such."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, mode: str, buffering: int = -1) -> Any:
+        return io.BufferedReader(Slow(self.path)) if buffering else Slow(self.path)
+
+
+def test_a_file_system_that_gives_less_than_it_was_asked_for(lake: Lake) -> None:
+    file = lake.files[0]
+    far = SimpleNamespace(path=Remote(file.path), rows=file.rows, totals=file.totals, times_at=file.times_at)
+    assert TimesAt(lake.path).of([Piece(far, 0, far.rows)], np.array([GROUP + 7]))[0] == TIMES[GROUP + 7]
 
 
 def test_without_totals_nothing_is_taken_on_trust(lake: Lake) -> None:
