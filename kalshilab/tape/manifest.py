@@ -264,15 +264,16 @@ def check_origin(root: Path, file: DayFile, generation: int) -> None:
     try:
         size = file.path.stat().st_size
     except FileNotFoundError:
+        now = generation
         with suppress(LakeError):
             now = load(root).generation
-            if now != generation:
-                raise LakeError(
-                    root,
-                    file.path,
-                    f"is of generation {generation} of the lake, which is at {now} now",
-                    run="the same again: the lake was changed meanwhile",
-                ) from None
+        if now != generation:
+            raise LakeError(
+                root,
+                file.path,
+                f"is of generation {generation} of the lake, which is at {now} now",
+                run="the same again: the lake was changed meanwhile",
+            ) from None
         raise LakeError(root, file.path, "is missing") from None
     except OSError as error:
         raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None

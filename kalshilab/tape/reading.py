@@ -11,11 +11,11 @@ decodes without complaint into something else is found out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import polars as pl
 
@@ -24,6 +24,8 @@ from kalshilab.tape.pieces import ROW_GROUP, Piece, plan, read_pieces
 from kalshilab.tape.times import TimesAt, TimesAudit
 
 __all__ = ["BATCH", "Batch", "Source", "batches", "check_unaudited"]
+
+T = TypeVar("T")
 
 BATCH: Final = 4 * ROW_GROUP
 """Rows of a batch, about."""
@@ -67,14 +69,13 @@ class Batch(NamedTuple):
     first_row: int
     frame: pl.DataFrame
     pieces: list[Piece]
-    reader: ThreadPoolExecutor
-    reads: TimesAt
+    later: Callable[[list[Piece], Any], Future[Any]]
 
     def times(self, at: Any) -> Future[Any]:
         """The exchange times, in microseconds, of the rows at these rising positions of the batch; for when
         only few rows' times are wanted.  The reading thread reads them when it has read ahead; they are there
         when the batches have come to their end."""
-        return self.reader.submit(self.reads.of, self.pieces, at)
+        return self.later(self.pieces, at)
 
 
 def batches(
@@ -99,6 +100,10 @@ def batches(
     audit = _Audit(source.path, columns)
     thread = ThreadPoolExecutor(1, thread_name_prefix="kalshilab-read")
     times = TimesAt(source.path)
+
+    def later(pieces: list[Piece], at: Any) -> Future[Any]:
+        return thread.submit(_named, source, pieces, lambda: times.of(pieces, at))
+
     done = False
     try:
         ahead: deque[tuple[list[Piece], Future[pl.DataFrame]]] = deque()
@@ -113,7 +118,7 @@ def batches(
             # By this thread, which has more time than the one that reads.
             audit.add(pieces, frame)
             first = pieces[0].file.first_row + pieces[0].offset
-            yield Batch(first, frame, pieces, thread, times)
+            yield Batch(first, frame, pieces, later)
         done = True
     finally:
         # What was read ahead for nobody is not read; times that were asked for are.
@@ -136,7 +141,18 @@ def _read(source: Source, pieces: list[Piece], columns: tuple[str, ...]) -> pl.D
     for piece in pieces:
         if piece.offset == 0:
             source.check_origin(piece.file)
-    return read_pieces(source.path, pieces, columns)
+    return _named(source, pieces, lambda: read_pieces(source.path, pieces, columns))
+
+
+def _named(source: Source, pieces: Sequence[Piece], read: Callable[[], T]) -> T:
+    """What `read` returns.  Where it fails because a file went away under it, it says why the file did: a lake that is
+    changed meanwhile is not damaged."""
+    try:
+        return read()
+    except LakeError:
+        for piece in pieces:
+            source.check_origin(piece.file)
+        raise
 
 
 class _Audit:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from made_tapes import prints, tape_of
 from kalshilab.clock import to_datetime
 from kalshilab.errors import ConfigError, LakeError, TapeError
 from kalshilab.tape import Lake, sample, scan_tape
+from kalshilab.tape.reading import batches
 from kalshilab.tape.schema import MARKETS_SCHEMA, with_codes
 
 TAPE, MARKETS = sample()
@@ -398,3 +400,19 @@ def test_what_is_no_lake(tmp_path: Path) -> None:
         scan_tape(tmp_path / "text")
     with pytest.raises(LakeError, match="cannot be a folder"):
         Lake.create(tmp_path / "text")
+
+
+@pytest.mark.parametrize("when", ["while its rows are read", "while its times are read"])
+def test_a_lake_that_is_changed_under_a_scan_is_not_called_damaged(tmp_path: Path, when: str) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(TAPE.head(500))
+    reader = Lake.open(lake.path)
+    reading = batches(reader, ["market", "price", "taker"], rows=100)
+    batch = next(reading)
+    lake.append(TAPE.slice(500))
+    assert not reader.files[0].path.exists()
+    with pytest.raises(LakeError, match="the same again: the lake was changed meanwhile"):
+        if when == "while its rows are read":
+            list(reading)
+        else:
+            batch.times(np.array([3])).result()
