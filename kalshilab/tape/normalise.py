@@ -268,7 +268,7 @@ def _prices(frame: pl.DataFrame, unit: str | None) -> pl.DataFrame:
             low, high = frame.select(number.min().alias("low"), number.max().alias("high")).row(0)
             if high is not None and high <= 1 and low < 1:
                 raise TapeError(
-                    "may be dollars or cents: all values are at most 1; pass price_unit='dollars' or 'cents'",
+                    "may be dollars or cents: all values are at most 1; pass price_unit='dollars' or 'cents' (--price-unit)",
                     column=name,
                 )
         scale = PRICE if unit == "dollars" else PRICE // 100
