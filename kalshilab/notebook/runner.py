@@ -46,12 +46,13 @@ PARAMETERS: Final = (
     "venue", "strategy", "minutes", "speed", "categories", "min_trades", "min_drop", "yes_threshold", "contracts",
     "seed",
 )  # fmt: skip
-"""Settings that the live notebook takes as parameters; the others reach it through the environment."""
+"""Settings that the live notebook takes as parameters, where they are not the default."""
 
 THROUGH_ENVIRONMENT: Final = (
     "tape", "markets", "result_column", "signal", "policy", "whale_min_value", "whale_max_leverage", "whale_top",
     "whale_window", "yes8090_low", "yes8090_high", "yes8090_contracts", "yes8090_tier_a_contracts",
 )  # fmt: skip
+"""Settings that reach it through the environment alone."""
 
 
 class LiveResult:
@@ -177,10 +178,11 @@ class LiveRun:
             "KALSHILAB_OUT": str(self.run_dir.parent),
             "KALSHILAB_STOP_FILE": str(self._stop_file),
         }
-        for name in THROUGH_ENVIRONMENT:
-            value = getattr(self.settings, name)
-            if value is not None:
-                environment[f"KALSHILAB_{name.upper()}"] = str(value)
+        # Parameters too: one left at its default is not in the notebook, and a variable that the kernel inherits,
+        # or a .env, would say otherwise.
+        for name in PARAMETERS + THROUGH_ENVIRONMENT:
+            value = _plain(getattr(self.settings, name))
+            environment[f"KALSHILAB_{name.upper()}"] = "" if value is None else str(value)
         spec = KernelSpec(
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3",

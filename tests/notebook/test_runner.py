@@ -80,6 +80,23 @@ def test_parameters_environment_and_interpreter(tmp_path: Path) -> None:
     assert "widget-state" not in saved
 
 
+def test_a_default_that_was_chosen_stands_against_what_the_kernel_inherits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"VENUE": "demo", "STRATEGY": "hold", "MIN_TRADES": "9", "MINUTES": "3"}.items():
+        monkeypatch.setenv(f"KALSHILAB_{name}", value)
+    (tmp_path / ".env").write_text("RLM_CONTRACTS=7\nKALSHILAB_TAPE=other.parquet\n")
+    path = notebook(
+        tmp_path / "n.ipynb",
+        "import kalshilab as kl\n"
+        "s = kl.Settings()\n"
+        "kl.record('seen', [s.venue, s.strategy, s.min_trades, s.minutes, s.contracts, s.tape])",
+    )
+    result = LiveRun(settings(tmp_path, venue="embedded", min_trades=25), notebook=path).run()
+    assert result.results == {"seen": ["embedded", "rlm_no", 25, None, 50.0, None]}
+
+
 def test_a_notebook_that_fails_is_saved_and_said(tmp_path: Path) -> None:
     path = notebook(tmp_path / "n.ipynb", "1 / 0", "import kalshilab as kl; kl.record('later', 1)")
     result = LiveRun(settings(tmp_path), notebook=path).run()
