@@ -166,6 +166,8 @@ class Execution:
 
     def on_fill(self, fill: Fill) -> bool:
         """Take one fill; False if it was known.  The order stays open until the exchange says it is done."""
+        if self._portfolio.knows(fill):
+            return False
         if not self._journal.write("fill", fill, f"{fill.trade_id}|{fill.order_id}"):
             return False
         return self._portfolio.fill(fill)

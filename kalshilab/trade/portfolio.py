@@ -42,10 +42,9 @@ class Portfolio:
 
     def fill(self, fill: Fill) -> bool:
         """Add one fill.  False if this match was added before (stream and REST both tell of it)."""
-        key = (fill.trade_id, fill.order_id)
-        if key in self._seen:
+        if self.knows(fill):
             return False
-        self._seen.add(key)
+        self._seen.add((fill.trade_id, fill.order_id))
         holding = self.holdings.setdefault(fill.ticker, Holding())
         realized = holding.realized
         self.cash += holding.trade(fill.side, fill.price, fill.size)
@@ -67,8 +66,13 @@ class Portfolio:
         self.settled += 1
         return True
 
-    def adopt(self, positions: Iterable[Position]) -> None:
-        """Begin with positions that were there before the record did."""
+    def knows(self, fill: Fill) -> bool:
+        """Whether a fill was added, or is part of what was there before the record began."""
+        return (fill.trade_id, fill.order_id) in self._seen
+
+    def adopt(self, positions: Iterable[Position], fills: Iterable[Fill] = ()) -> None:
+        """Begin with positions that were there before the record did, and the fills that are in them."""
+        self._seen.update((fill.trade_id, fill.order_id) for fill in fills)
         for p in positions:
             if p.size:
                 self.holdings[p.ticker] = Holding(size=p.size, cost=p.cost)

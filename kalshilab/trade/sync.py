@@ -9,6 +9,7 @@ differs is named.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from kalshilab.clock import Clock
 from kalshilab.errors import ApiError, ConnectionFailed, ProtocolError, SessionError
@@ -20,6 +21,10 @@ from kalshilab.trade.journal import Journal
 from kalshilab.trade.portfolio import Portfolio
 
 __all__ = ["Sync", "raise_if_refused"]
+
+EARLIER: Final = 86_400_000_000
+"""Microseconds before the start within which fills are listed: so far may this machine's clock be ahead of the
+exchange's."""
 
 
 async def raise_if_refused(client: DemoOrders) -> None:
@@ -45,7 +50,8 @@ class Sync:
     """Reads the account over REST and mends or reports what differs.
 
     Args:
-        since: only fills from this exchange time (microseconds, inclusive) on belong to this run.
+        since: when this run began (microseconds).  Which fills are its own does not hang on it, for no two clocks agree:
+            those are earlier that the exchange lists at the start.
         on_change: called after cash or positions have changed.
     """
 
@@ -63,17 +69,24 @@ class Sync:
     ) -> None:
         self._client, self._execution, self._portfolio = client, execution, portfolio
         self._journal, self._health, self._clock = journal, health, clock
-        self._since, self._on_change = since, on_change
+        self._since, self._on_change = max(since - EARLIER, 0), on_change
         self.cash = 0
         self.differences: dict[str, tuple[int, int]] = {}
 
     async def start(self) -> None:
         """Take over the account as it is before the first order of this run."""
-        balance = await self._client.balance()
+        earlier = await self._client.fills(min_ts=self._since)
+        for _ in range(5):
+            balance = await self._client.balance()
+            positions = await self._client.positions()
+            # What an earlier run left resting may be filled in between: positions and fills must be of one moment.
+            before, earlier = len(earlier), await self._client.fills(min_ts=self._since)
+            if len(earlier) == before:
+                break
+        self._since = max([fill.ts for fill in earlier], default=self._since)
         self.cash = balance.cash
         self._portfolio.start = self._portfolio.cash = balance.cash
-        positions = await self._client.positions()
-        self._portfolio.adopt(positions)
+        self._portfolio.adopt(positions, earlier)
         self._journal.note(
             "account", cash=balance.cash, positions=[[p.ticker, p.size, p.cost] for p in positions]
         )

@@ -1,0 +1,77 @@
+"""Whose fills are whose: those before a run began are in the account it takes over, those after are its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from faulty_venue import faulty_venue
+
+from kalshilab.clock import SimClock
+from kalshilab.exchange import Exchange
+from kalshilab.exchange.faults import Faults
+from kalshilab.kalshi.orders import DemoOrders, OrderRequest
+from kalshilab.trade.execution import Execution
+from kalshilab.trade.health import Health
+from kalshilab.trade.journal import Journal
+from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.sync import Sync
+
+HOUR = 3_600_000_000
+Parts = tuple[Exchange, DemoOrders, Execution, Portfolio]
+
+
+@pytest.fixture
+async def parts(journal: Journal, clock: SimClock) -> AsyncIterator[Parts]:
+    async with (
+        faulty_venue(Faults(), prints=40) as (served, _, settings),
+        DemoOrders(settings) as client,
+    ):
+        portfolio = Portfolio()
+        yield served.exchange, client, Execution(client, journal, portfolio, clock, clock), portfolio
+
+
+def sync_of(parts: Parts, journal: Journal, since: int) -> Sync:
+    _, client, execution, portfolio = parts
+    clock = SimClock(since)
+    return Sync(
+        client, execution=execution, portfolio=portfolio, journal=journal, health=Health(clock), clock=clock,
+        since=since, on_change=lambda: None,
+    )  # fmt: skip
+
+
+async def buy(parts: Parts, name: str) -> None:
+    """An order that trades at once."""
+    listing = next(x for x in parts[0].listings if x.status == "active" and x.book.best_ask() is not None)
+    price = listing.book.best_ask()
+    assert price is not None
+    ack = await parts[1].create(
+        OrderRequest(ticker=listing.facts.ticker, side="bid", price=price, size=100, client_order_id=name)
+    )
+    assert ack.filled == 100
+
+
+@pytest.mark.parametrize("behind", [0, HOUR, 40 * HOUR])
+async def test_fills_of_an_earlier_run_are_not_added_to_the_positions_they_are_in(
+    parts: Parts, journal: Journal, behind: int
+) -> None:
+    """The machine's clock is behind the exchange's, or the run begins within the second of a fill."""
+    await buy(parts, "earlier")
+    sync = sync_of(parts, journal, parts[0].now - behind)
+    await sync.start()
+    [late] = await parts[1].fills()
+    assert not parts[2].on_fill(late), "the feed may tell of it after the start"
+    assert await sync.compare() == {}
+    assert journal.values("fill") == []
+    await buy(parts, "own")
+    assert await sync.fills() == 1
+    assert await sync.compare() == {}
+    assert len(journal.values("fill")) == 1
+
+
+async def test_fills_are_found_by_a_machine_whose_clock_is_ahead(parts: Parts, journal: Journal) -> None:
+    sync = sync_of(parts, journal, parts[0].now + HOUR)
+    await sync.start()
+    await buy(parts, "own")
+    assert await sync.fills() == 1
+    assert await sync.compare() == {}
