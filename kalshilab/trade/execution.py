@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from kalshilab.clock import Clock
-from kalshilab.errors import ApiError, ConnectionFailed, HostRefused, OutcomeUnknown, ProtocolError
+from kalshilab.errors import ApiError, ConnectionFailed, HostRefused, OutcomeUnknown
 from kalshilab.kalshi.orders import CancelAck, OrderAck, OrderRequest
 from kalshilab.market.model import Fill, Order
 from kalshilab.trade.events import CLIENT_PREFIX, Intent, Outcome
+from kalshilab.trade.health import NO_WORD
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.portfolio import Portfolio
 
 __all__ = ["Execution", "OrderClient"]
 
-NO_WORD: Final = (ApiError, ConnectionFailed, HostRefused, ProtocolError)
-"""What a question to the exchange raises where nothing is learnt from it: a page that says it is being repaired is
-unreadable, or a redirect."""
 LOOKUP_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Wall seconds before each look-up of an order whose answer was lost: reads lag behind writes."""
 

@@ -16,9 +16,7 @@ import msgspec
 
 from kalshilab.clock import Clock
 from kalshilab.errors import (
-    ApiError,
     BookError,
-    ConnectionFailed,
     KalshilabError,
     SessionError,
     SignalError,
@@ -30,7 +28,7 @@ from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
 from kalshilab.signals import Fire, MarketState
 from kalshilab.trade.discovery import Tracked, Tracker
-from kalshilab.trade.health import Health
+from kalshilab.trade.health import NO_WORD, Health
 from kalshilab.trade.monitor import MarketRow
 from kalshilab.trade.strategy import Strategy
 from kalshilab.trade.tasks import Tasks
@@ -224,7 +222,7 @@ class Follower:
         try:
             market = await self._data.market(event.ticker)
             series, category = await self._category(market.event)
-        except (ApiError, ConnectionFailed) as error:
+        except NO_WORD as error:
             self._counts["lookup_errors"] += 1
             self._health.degraded("discovery", f"{event.ticker}: {error}")
             self.tracker.forget(event.ticker)
@@ -270,7 +268,7 @@ class Follower:
                     wanted.append(msgspec.structs.replace(market, series=series, category=category))
             # Together: each waits for its first book, and there may be a thousand of them.
             found = sum(await asyncio.gather(*(self.follow(market) for market in wanted)))
-        except (ApiError, ConnectionFailed) as error:
+        except NO_WORD as error:
             self._health.degraded("discovery", str(error))
             return
         self._health.healthy("discovery")

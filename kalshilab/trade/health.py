@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from kalshilab.clock import Clock
+from kalshilab.errors import ApiError, ConnectionFailed, HostRefused, ProtocolError
 
-__all__ = ["Health"]
+__all__ = ["NO_WORD", "Health"]
+
+NO_WORD: Final = (ApiError, ConnectionFailed, HostRefused, ProtocolError)
+"""What a question to the exchange raises where nothing is learnt from it: a page that says it is being repaired is
+unreadable, or a redirect.  A part of a session is degraded by it, and asks again."""
 
 
 class Health:

@@ -24,7 +24,7 @@ from typing import Self
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config import Settings
-from kalshilab.errors import ApiError, ConnectionFailed, KalshilabError, SessionError
+from kalshilab.errors import KalshilabError, SessionError
 from kalshilab.kalshi.events import PositionUpdate, Rejected, Subscribed
 from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.kalshi.rest import MarketData
@@ -36,7 +36,7 @@ from kalshilab.trade.discovery import Tracker
 from kalshilab.trade.events import Fired, Transition
 from kalshilab.trade.execution import Execution
 from kalshilab.trade.follower import CHANNELS, Follower
-from kalshilab.trade.health import Health
+from kalshilab.trade.health import NO_WORD, Health
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.monitor import COUNTS, Snapshot, empty_snapshot, write_status
 from kalshilab.trade.portfolio import Portfolio
@@ -294,10 +294,10 @@ class PaperSession:
         try:
             left = await self._execution.cancel_all()
             await self._settle_frames()
-            await self._sync.compare()
+            await self._sync.compare(self._pay_out)
             if left:
                 self._health.degraded("orders", f"{len(left)} orders still rest at the exchange")
-        except (ApiError, ConnectionFailed) as error:
+        except NO_WORD as error:
             left = list(self._execution.open.values())
             self._fail(error)
         self._counts["left_resting"] = len(left)
@@ -339,12 +339,11 @@ class PaperSession:
         self._journal.write("fire", Fired.of(fire))
         self._tasks.work(f"fire {fire.ticker}", self._desk.act(fire))
 
-    async def _pay_out(self, ticker: str) -> None:
-        if ticker in self._portfolio.open:
-            paid = await self._sync.settlement(ticker)
-            assert self._view is not None
-            self._view.settlements.extend(paid)
-            self._counts["settlements"] += len(paid)
+    async def _pay_out(self, *tickers: str) -> None:
+        paid = await self._sync.settlements(*tickers)
+        assert self._view is not None
+        self._view.settlements.extend(paid)
+        self._counts["settlements"] += len(paid)
 
     def _on_fill(self, fill: Fill) -> None:
         if self._execution.on_fill(fill):
@@ -365,10 +364,17 @@ class PaperSession:
 
     async def _resume(self) -> None:
         """After a reconnect: what happened meanwhile, then READY again."""
-        await self._sync.compare()
-        machine = self._running
-        if machine.state == "ERROR":
-            machine.to("READY", "feed is back")
+        # It may be lost again meanwhile.
+        while self._running.state == "ERROR" and self._ready_channels.issuperset(CHANNELS):
+            try:
+                await self._sync.compare(self._pay_out)
+            except NO_WORD as error:
+                self._health.degraded("account", str(error))
+                if await first_of(self._stop.wait(), timeout=1.0):
+                    return
+            else:
+                if self._running.state == "ERROR" and self._ready_channels.issuperset(CHANNELS):
+                    self._running.to("READY", "feed is back")
 
     def _on_disconnected(self, event: Disconnected) -> None:
         self._ready_channels.clear()
@@ -445,7 +451,8 @@ class PaperSession:
             await self._execution.idle()
             try:
                 await self._sync.fills()
-            except (ApiError, ConnectionFailed) as error:
+                await self._pay_out()
+            except NO_WORD as error:
                 self._health.degraded("account", str(error))
 
     def _sample(self) -> None:

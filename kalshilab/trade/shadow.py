@@ -25,9 +25,7 @@ import msgspec
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config import Settings
 from kalshilab.errors import (
-    ApiError,
     BookError,
-    ConnectionFailed,
     ExchangeError,
     KalshilabError,
     SessionError,
@@ -48,7 +46,7 @@ from kalshilab.kalshi.stream import Connected, Disconnected, Stream
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
 from kalshilab.trade.discovery import Tracked, Tracker
-from kalshilab.trade.health import Health
+from kalshilab.trade.health import NO_WORD, Health
 from kalshilab.trade.tasks import Tasks, first_of
 
 __all__ = ["ShadowFeed"]
@@ -357,7 +355,7 @@ class ShadowFeed:
         try:
             market = await self._data.market(ticker)
             series, category = await self._data.category(market.event)
-        except (ApiError, ConnectionFailed) as error:
+        except NO_WORD as error:
             self._put_off(ticker, error)
             return
         await self._admit(msgspec.structs.replace(market, series=series, category=category))
@@ -373,7 +371,7 @@ class ShadowFeed:
         if home not in self._fees:
             try:
                 series = await self._data.series(home)
-            except (ApiError, ConnectionFailed) as error:
+            except NO_WORD as error:
                 self._put_off(market.ticker, error)
                 return
             self._fees[home] = series.category, series.fee_type, series.fee_multiplier
@@ -410,7 +408,7 @@ class ShadowFeed:
             await self._wall.sleep(self._interval)
             try:
                 await self._discover()
-            except (ApiError, ConnectionFailed) as error:
+            except NO_WORD as error:
                 self._health.say(f"{PART}: open markets could not be listed: {error}")
 
     def __repr__(self) -> str:

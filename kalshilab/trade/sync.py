@@ -16,7 +16,7 @@ from kalshilab.errors import ApiError, ConnectionFailed, ProtocolError, SessionE
 from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.market.model import Settlement
 from kalshilab.trade.execution import Execution
-from kalshilab.trade.health import Health
+from kalshilab.trade.health import NO_WORD, Health
 from kalshilab.trade.journal import Journal
 from kalshilab.trade.portfolio import Portfolio
 
@@ -72,6 +72,7 @@ class Sync:
         self._since, self._on_change = max(since - EARLIER, 0), on_change
         self.cash = 0
         self.differences: dict[str, tuple[int, int]] = {}
+        self._owed: set[str] = set()
 
     async def start(self) -> None:
         """Take over the account as it is before the first order of this run."""
@@ -99,29 +100,43 @@ class Sync:
         if missed:
             self._health.say(f"{missed} fills found over REST that the feed had lost")
             self._on_change()
+        if not self.differences:
+            self._health.healthy("account")
         return missed
 
-    async def settlement(self, ticker: str) -> list[Settlement]:
-        """Fetch and pay out the settlement of one market, if we held it; what was paid."""
+    async def settlements(self, *tickers: str) -> list[Settlement]:
+        """Fetch and pay out the settlements of these markets, where we hold them, and of those that could not be
+        asked for before; what was paid."""
+        self._owed.update(tickers)
         paid = []
-        for settlement in await self._client.settlements(ticker=ticker):
-            new = self._journal.write("settlement", settlement, f"{settlement.ticker}|{settlement.ts}")
-            if new and self._portfolio.settle(settlement):
-                paid.append(settlement)
+        for ticker in sorted(self._owed):
+            self._owed.discard(ticker)
+            if ticker not in self._portfolio.open:
+                continue
+            try:
+                found = await self._client.settlements(ticker=ticker)
+            except NO_WORD as error:
+                self._owed.add(ticker)
+                self._health.degraded("account", str(error))
+                continue
+            for settlement in found:
+                new = self._journal.write("settlement", settlement, f"{settlement.ticker}|{settlement.ts}")
+                if new and self._portfolio.settle(settlement):
+                    paid.append(settlement)
         if paid:
             self._on_change()
         return paid
 
     async def compare(
-        self, settle: Callable[[], Awaitable[None]] | None = None
+        self, pay_out: Callable[[], Awaitable[None]] | None = None
     ) -> dict[str, tuple[int, int]]:
         """Fetch what was missed, then name every difference that is left: name to (ours, theirs).
 
-        Call it when nothing is in flight; `settle` is awaited first, to let frames under way arrive.
+        Call it when nothing is in flight; `pay_out` is awaited when the fills are known, for what is owed.
         """
-        if settle is not None:
-            await settle()
         await self.fills()
+        if pay_out is not None:
+            await pay_out()
         positions, balance = await self._client.positions(), await self._client.balance()
         self.cash = balance.cash
         self.differences = self._portfolio.gap(positions, balance.cash)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,15 @@ import pytest
 from made_tapes import leaning
 
 from kalshilab.config import Settings
-from kalshilab.errors import CredentialsMissing, FeedLost, HostRefused, SessionError, TapeError
+from kalshilab.errors import (
+    ApiError,
+    CredentialsMissing,
+    FeedLost,
+    HostRefused,
+    ProtocolError,
+    SessionError,
+    TapeError,
+)
 from kalshilab.exchange import Exchange, serve
 from kalshilab.signals import rlm
 from kalshilab.tape import sample
@@ -309,3 +318,59 @@ async def test_a_key_that_the_exchange_refuses_ends_the_start_in_words(settings:
             async with asyncio.timeout(10), PaperSession(wrong) as session:
                 (await session.run()).check()
     assert "somebody-else" not in str(refused.value) and str(venue.private_key_path) not in str(refused.value)
+
+
+PAGE = ProtocolError("GET /portfolio: not JSON", b"<html>"), ApiError("GET", "/portfolio", 503, "", "")
+
+
+@pytest.mark.parametrize("failure", PAGE)
+async def test_a_question_without_an_answer_ends_no_session(
+    quick: Settings, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Settlements, the account at intervals and after a reconnect, open markets: each is asked for again."""
+    asked: Counter[tuple[str, object]] = Counter()
+
+    def fail_at_first(client: object, name: str) -> None:
+        call = getattr(client, name)
+
+        async def answer(**given: object) -> object:
+            asked[name, given.get("ticker")] += 1
+            if asked[name, given.get("ticker")] == 1:
+                raise failure
+            return await call(**given)
+
+        monkeypatch.setattr(client, name, answer)
+
+    async with PaperSession(quick.replace(speed=100_000.0, sync_interval=1, discovery_interval=1)) as session:
+        task = asyncio.ensure_future(session.run())
+        while session.snapshot().counts["fills"] < 3:
+            await asyncio.sleep(0.02)
+        for name in ("fills", "positions", "settlements"):
+            fail_at_first(session._orders, name)
+        fail_at_first(session._data, "open_markets")
+        session._stream._socket.abort()
+        report = await asyncio.wait_for(task, 60)
+    report.check()
+    assert report.stopped == "tape ended"
+    assert {name for name, _ in asked} == {"fills", "positions", "settlements", "open_markets"}
+    assert report.counts["settlements"] == report.settlements.height > 0
+    assert report.counts["account_differences"] == 0
+
+
+async def test_a_page_at_the_very_end_is_in_the_report(
+    quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with PaperSession(quick.replace(speed=20_000.0)) as session:
+        task = asyncio.ensure_future(session.run())
+        while session.state != "READY":
+            await asyncio.sleep(0.02)
+
+        async def page(**_: object) -> list[object]:
+            raise PAGE[0]
+
+        monkeypatch.setattr(session._orders, "positions", page)
+        session.request_stop("enough")
+        report = await asyncio.wait_for(task, 60)
+    assert report.error is PAGE[0] and report.stopped == "enough"
+    status = read_status(report.run_dir / "status.json")
+    assert status is not None and status.finished
