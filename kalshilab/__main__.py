@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kalshilab.clock import WallClock, to_datetime
 from kalshilab.config import RETIRED, STRATEGIES, VENUES, Settings
 from kalshilab.data_commands import add_parsers, doctor_lake
 from kalshilab.errors import (
@@ -164,13 +165,19 @@ def _live(options: argparse.Namespace) -> int:
     _refuse_what_cannot_be_played(settings)
     _refuse_what_cannot_trade(settings)
     # Late: papermill and what it brings take most of a second.
-    from kalshilab.notebook.runner import LiveRun
+    from kalshilab.notebook.runner import LiveResult, LiveRun
     from kalshilab.trade.report import Report
 
     progress = _Progress(quiet=options.json)
     run = LiveRun(settings, on_status=progress.show)
     progress.begin(run.run_dir)
-    result = run.run()
+    try:
+        result = run.run()
+        why = f"the notebook ended with {result.error}"
+    except SessionError as error:
+        # Nothing was asked wrongly: papermill or the kernel failed in mid-run.
+        result = LiveResult(run.run_id, run.run_dir, {}, str(error))
+        why = result.error
     progress.end()
     finished = (result.run_dir / "report.json").is_file()
     if finished and not options.json:
@@ -178,7 +185,7 @@ def _live(options: argparse.Namespace) -> int:
     if not options.json:
         print(f"\nnotebook  {_shown(result.notebook)}\njournal   {_shown(result.journal)}")
     if result.error:
-        print(f"kalshilab live: the notebook ended with {result.error}", file=sys.stderr)
+        print(f"kalshilab live: {why}", file=sys.stderr)
     if options.json:
         facts: dict[str, Any] = dict(result.results.get("live", {}))
         facts |= {"notebook": str(result.notebook), "journal": str(result.journal), "error": result.error}
@@ -314,11 +321,30 @@ def _watch(options: argparse.Namespace) -> int:
     return asyncio.run(_follow(folder / "status.json", read_status, once=options.once))
 
 
+SILENT = 30.0
+"""Seconds without news after which a run is said to be silent: a session writes its status twice a second."""
+
+
+def _silence(path: Path) -> str:
+    """A remark on a run that says nothing more, of which the file `path` is the status."""
+    try:
+        told = (path if path.is_file() else path.parent).stat().st_mtime
+    except FileNotFoundError:
+        return "  (its folder is gone)"
+    if WallClock().now() / 1e6 - told < SILENT:
+        return ""
+    return (
+        f"  (no news since {to_datetime(round(told * 1e6)):%Y-%m-%d %H:%M:%S} UTC: it may have been killed)"
+    )
+
+
 async def _follow(path: Path, read: Any, *, once: bool) -> int:
     last = ""
     while True:
         status = read(path)
         line = "not started yet" if status is None else status_line(status)
+        if status is None or not status.finished:
+            line += _silence(path)
         if line != last:
             print(line, flush=True)
             last = line

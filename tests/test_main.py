@@ -20,6 +20,8 @@ import pytest
 
 import kalshilab as kl
 from kalshilab.__main__ import main
+from kalshilab.errors import SessionError
+from kalshilab.notebook.runner import LiveRun
 from kalshilab.trade.monitor import read_status
 from kalshilab.trade.report import Report
 
@@ -259,3 +261,28 @@ def test_exchange_prints_its_line_and_ends_on_ctrl_c(tmp_path: Path) -> None:
     assert child.wait(10) == 0
     child.stdout.close()
     assert not key.exists()
+
+
+def test_a_run_that_says_nothing_more_is_said_to_be_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    assert capsys.readouterr().out == "not started yet\n"
+    os.utime(tmp_path, (1e9, 1e9))
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    assert capsys.readouterr().out == (
+        "not started yet  (no news since 2001-09-09 01:46:40 UTC: it may have been killed)\n"
+    )
+
+
+def test_a_kernel_that_dies_is_a_run_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def died(run: LiveRun) -> None:
+        raise SessionError("the notebook could not be run: Kernel died")
+
+    monkeypatch.setattr(LiveRun, "run", died)
+    assert main(["live", "--out", str(tmp_path), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == "the notebook could not be run: Kernel died"
+    assert err == "kalshilab live: the notebook could not be run: Kernel died\n"

@@ -37,7 +37,7 @@ from kalshilab.clock import WallClock
 from kalshilab.config import Settings
 from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook.results import read_results
-from kalshilab.trade.monitor import Status, read_status
+from kalshilab.trade.monitor import Status, close_status, read_status
 from kalshilab.trade.runs import RUN_VARIABLE, claim_run
 
 __all__ = ["PARAMETERS", "LiveResult", "LiveRun", "live_notebook"]
@@ -134,9 +134,19 @@ class LiveRun:
         if output.is_file():
             _forget_paths(output)
             results = read_results(output)
+        error = _words(outcome[0]) if outcome else ""
+        # A kernel that died, or a cell that failed before there was a session, leaves nobody else to say so.
+        given = self.settings
+        close_status(
+            self.run_dir / "status.json",
+            self.run_id,
+            given.venue,
+            given.strategy,
+            error or "the notebook ended",
+        )
         if outcome and not isinstance(outcome[0], PapermillExecutionError):
             raise SessionError(f"the notebook could not be run: {outcome[0]}") from outcome[0]
-        return LiveResult(self.run_id, self.run_dir, results, _words(outcome[0]) if outcome else "")
+        return LiveResult(self.run_id, self.run_dir, results, error)
 
     def ask_to_stop(self, reason: str = "asked to stop") -> None:
         """Count one request to end; each further one is more insistent."""

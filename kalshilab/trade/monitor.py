@@ -21,6 +21,7 @@ __all__ = [
     "PositionRow",
     "Snapshot",
     "Status",
+    "close_status",
     "empty_snapshot",
     "read_status",
     "write_status",
@@ -163,6 +164,23 @@ def write_status(path: Path, shot: Snapshot) -> None:
         health=shot.health,
         note=shot.note,
     )
+    _put(path, status)
+
+
+def close_status(path: Path, run_id: str, venue: str, strategy: str, stopped: str) -> None:
+    """Say of a run that is over why it ended, where its session could not: it was killed, or there never was one."""
+    status = read_status(path)
+    if status is None:
+        status = Status(
+            run_id=run_id, venue=venue, strategy=strategy, state="STARTUP", stopped="", finished=False, now=0,
+            elapsed=0.0, progress=None, counts=dict.fromkeys(COUNTS, 0), cash_cents=0, pnl_cents=0, open_orders=0,
+            open_positions=0, health={},
+        )  # fmt: skip
+    if not status.finished:
+        _put(path, msgspec.structs.replace(status, finished=True, stopped=status.stopped or stopped))
+
+
+def _put(path: Path, status: Status) -> None:
     scratch = path.with_suffix(".tmp")
     scratch.write_bytes(msgspec.json.encode(status))
     # os.replace is atomic on one file system, which a sibling always is.

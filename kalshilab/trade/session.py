@@ -46,7 +46,7 @@ from kalshilab.trade.states import Machine
 from kalshilab.trade.strategy import make_strategy
 from kalshilab.trade.sync import Sync, raise_if_refused
 from kalshilab.trade.tasks import Tasks, first_of
-from kalshilab.trade.venue import VenueLink, open_venue
+from kalshilab.trade.venue import open_venue
 from kalshilab.trade.view import View
 
 __all__ = ["PaperSession", "Report"]
@@ -114,8 +114,7 @@ class PaperSession:
         await self._stack.aclose()
 
     async def _open(self) -> None:
-        link = await self._stack.enter_async_context(open_venue(self.settings, self._health))
-        self._link: VenueLink = link
+        link = self._link = await self._stack.enter_async_context(open_venue(self.settings, self._health))
         self._clock = link.clock
         self._journal = Journal.create(self.run_dir / "journal.sqlite", self._clock, self._wall)
         self._stack.callback(self._journal.close)
@@ -178,8 +177,10 @@ class PaperSession:
         """The session could not start: nothing was traded, so there is nothing to report."""
         self._journal.note("error", error=type(failure).__name__, text=str(failure))
         await self._tasks.stop_background()
+        self._set_stop(f"could not start: {failure}")
         self._finished = True
-        self._running.to("SHUTDOWN", f"could not start: {failure}")
+        self._running.to("SHUTDOWN", self._stopped)
+        write_status(self.run_dir / "status.json", self.snapshot())
 
     def _wire(self) -> None:
         """Make the parts that need the task group."""

@@ -18,6 +18,7 @@ from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook import runner
 from kalshilab.notebook.results import read_results
 from kalshilab.notebook.runner import PARAMETERS, LiveRun, live_notebook
+from kalshilab.trade.monitor import read_status
 
 HEAD = "venue = None\nminutes = None\ncategories = None"
 
@@ -103,6 +104,8 @@ def test_a_notebook_that_fails_is_saved_and_said(tmp_path: Path) -> None:
     assert result.error.startswith("ZeroDivisionError: division by zero")
     assert result.results == {}
     assert result.notebook.is_file()
+    status = read_status(result.run_dir / "status.json")
+    assert status is not None and status.finished and status.stopped == result.error, "who watches it ends"
 
 
 def test_asking_makes_the_stop_file_and_later_cells_run(tmp_path: Path) -> None:
@@ -136,6 +139,8 @@ def test_one_that_hangs_is_killed(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="could not be run"):
         run.run()
     assert time.monotonic() - began < 45
+    status = read_status(run.run_dir / "status.json")
+    assert status is not None and status.finished and status.stopped == "Kernel died"
 
 
 def ask_when_ready(run: LiveRun, reason: str) -> None:

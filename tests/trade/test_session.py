@@ -317,6 +317,8 @@ async def test_a_key_that_the_exchange_refuses_ends_the_start_in_words(settings:
         with pytest.raises(SessionError, match=r"the exchange refuses the key .*401") as refused:
             async with asyncio.timeout(10), PaperSession(wrong) as session:
                 (await session.run()).check()
+    status = read_status(session.run_dir / "status.json")
+    assert status is not None and status.finished and str(refused.value) in status.stopped
     assert "somebody-else" not in str(refused.value) and str(venue.private_key_path) not in str(refused.value)
 
 
