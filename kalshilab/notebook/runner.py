@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -31,6 +31,7 @@ from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
+from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 
 from kalshilab.clock import WallClock
@@ -132,18 +133,17 @@ class LiveRun:
         output = self.run_dir / "live_paper.ipynb"
         results: dict[str, Any] = {}
         if output.is_file():
-            _forget_paths(output)
-            results = read_results(output)
+            # On a full disk it is cut off; what papermill says of that is the better sentence.
+            with suppress(OSError, NotJSONError):
+                _forget_paths(output)
+                results = read_results(output)
         error = _words(outcome[0]) if outcome else ""
         # A kernel that died, or a cell that failed before there was a session, leaves nobody else to say so.
         given = self.settings
-        close_status(
-            self.run_dir / "status.json",
-            self.run_id,
-            given.venue,
-            given.strategy,
-            error or "the notebook ended",
-        )
+        with suppress(OSError, SessionError):
+            close_status(
+                self.run_dir / "status.json", self.run_id, given.venue, given.strategy, error or "ended"
+            )
         if outcome and not isinstance(outcome[0], PapermillExecutionError):
             raise SessionError(f"the notebook could not be run: {outcome[0]}") from outcome[0]
         return LiveResult(self.run_id, self.run_dir, results, error)
@@ -270,7 +270,10 @@ def _forget_paths(path: Path) -> None:
     for name in ("input_path", "output_path"):
         if facts.get(name):
             facts[name] = Path(facts[name]).name
-    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+    # Beside it first: what is saved must not be lost to a disk that fills up.
+    scratch = path.with_suffix(".tmp")
+    nbformat.write(notebook, scratch)  # type: ignore[no-untyped-call]
+    scratch.replace(path)
 
 
 def _plain(value: Any) -> Any:

@@ -17,14 +17,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config import Settings
-from kalshilab.errors import KalshilabError, SessionError
+from kalshilab.errors import JournalError, KalshilabError, SessionError
 from kalshilab.kalshi.events import PositionUpdate, Rejected, Subscribed
 from kalshilab.kalshi.orders import DemoOrders
 from kalshilab.kalshi.rest import MarketData
@@ -165,10 +165,15 @@ class PaperSession:
                 self._set_stop("interrupted")
             except Exception as error:  # noqa: BLE001 - raised below, outside the group, as itself
                 failure = error
-            if failure is None:
-                await self._finish()
-            else:
-                await self._give_up(failure)
+            try:
+                await (self._finish() if failure is None else self._give_up(failure))
+            except (JournalError, OSError) as error:
+                # A full disk, for instance: there is no record, but nothing may be left resting for that.
+                with suppress(*NO_WORD):
+                    await self._execution.cancel_all()
+                await self._tasks.stop_background()
+                words = str(error) if isinstance(error, JournalError) else f"{self.run_dir}: {error.strerror}"
+                self._finished, failure = True, failure or self._error or JournalError(words)
         if failure is not None:
             raise failure
         return self.report
@@ -188,18 +193,11 @@ class PaperSession:
         tracker = Tracker(s.categories, s.tickers, s.max_markets, round(s.close_min_minutes * 60e6))
         assert self._machine is not None
         self._follower = Follower(
-            data=self._data,
-            stream=self._stream,
-            tracker=tracker,
-            strategy=self._strategy,
-            clock=self._clock,
-            tasks=self._tasks,
-            health=self._health,
-            counts=self._counts,
-            on_fire=self._on_fire,
+            data=self._data, stream=self._stream, tracker=tracker, strategy=self._strategy, clock=self._clock,
+            tasks=self._tasks, health=self._health, counts=self._counts, on_fire=self._on_fire,
             on_settled=lambda t: self._tasks.work(f"settlement {t}", self._pay_out(t)),
             book_timeout=s.orderbook_timeout,
-        )
+        )  # fmt: skip
         self._desk = Desk(
             s,
             run_id=self.run_id,
@@ -401,8 +399,10 @@ class PaperSession:
     def _fail(self, error: KalshilabError) -> None:
         if self._error is None:
             self._error = error
-        self._journal.note("error", error=type(error).__name__, text=str(error))
         self._set_stop(f"{type(error).__name__}: {error}")
+        # A journal that cannot be written may be what failed; raised here it would cut off orders under way.
+        with suppress(JournalError):
+            self._journal.note("error", error=type(error).__name__, text=str(error))
 
     # Keeping step with the embedded exchange
 
@@ -477,15 +477,10 @@ class PaperSession:
         """The session at this moment.  Cheap enough for several calls a second."""
         if self._view is None:
             return empty_snapshot(
-                run_id=self.run_id,
-                venue=self.settings.venue,
-                strategy=self.settings.strategy,
-                state=self.state,
-                stopped=self._stopped,
-                finished=self._finished,
-                started=self._started,
+                run_id=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy, state=self.state,
+                stopped=self._stopped, finished=self._finished, started=self._started,
                 elapsed=self._wall.monotonic() - self._began,
-            )
+            )  # fmt: skip
         self._counts["frames"] = self._stream.frames_received
         return self._view.snapshot(stopped=self._stopped, finished=self._finished)
 

@@ -143,6 +143,16 @@ def test_one_that_hangs_is_killed(tmp_path: Path) -> None:
     assert status is not None and status.finished and status.stopped == "Kernel died"
 
 
+def test_a_disk_that_is_full_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(source: str, target: str, **_: object) -> None:
+        Path(target).write_text('{"cells": [')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner.papermill, "execute_notebook", cut_off)
+    with pytest.raises(SessionError, match=r"could not be run: .*No space left"):
+        LiveRun(settings(tmp_path)).run()
+
+
 def ask_when_ready(run: LiveRun, reason: str) -> None:
     while not (run.run_dir / "ready").exists():
         time.sleep(0.05)

@@ -17,6 +17,7 @@ from kalshilab.errors import (
     CredentialsMissing,
     FeedLost,
     HostRefused,
+    JournalError,
     ProtocolError,
     SessionError,
     TapeError,
@@ -376,3 +377,19 @@ async def test_a_page_at_the_very_end_is_in_the_report(
     assert report.error is PAGE[0] and report.stopped == "enough"
     status = read_status(report.run_dir / "status.json")
     assert status is not None and status.finished
+
+
+async def test_a_full_disk_ends_the_run_in_words_and_leaves_nothing_resting(
+    quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(journal: Journal, *_: object) -> bool:
+        raise JournalError(f"{journal.path}: database or disk is full")
+
+    async with PaperSession(quick.replace(speed=20_000.0)) as session:
+        task = asyncio.ensure_future(session.run())
+        while not session.snapshot().open_orders:
+            await asyncio.sleep(0.02)
+        monkeypatch.setattr(Journal, "_append", full)
+        with pytest.raises(JournalError, match="disk is full"):
+            await asyncio.wait_for(task, 60)
+        assert await session._orders.list(status="resting") == []
