@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,8 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KalshilabError as error:
         print(f"kalshilab {options.name}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Who reads has seen enough; what is still in the buffer must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"kalshilab {options.name}: {_words_of(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _words_of(error: OSError) -> str:
+    """What a disk, or whatever else the system has to say, in one line: the file first, where it is named."""
+    what = error.strerror or str(error).splitlines()[0] if str(error) else type(error).__name__
+    return what if error.filename is None else f"{error.filename}: {what}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -361,7 +375,6 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.repair:
         raise UsageError("--repair: name a lake")
     import importlib.metadata
-    import os
     import platform
 
     print(f"Python {platform.python_version()}, kalshilab {importlib.metadata.version('kalshilab')}")

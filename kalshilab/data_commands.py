@@ -22,7 +22,7 @@ import msgspec
 
 from kalshilab.clock import WallClock, from_datetime, isoformat
 from kalshilab.config import Settings
-from kalshilab.errors import LakeError, UsageError
+from kalshilab.errors import LakeError, StreamError, UsageError
 
 __all__ = ["add_parsers", "doctor_lake", "instant_of"]
 
@@ -102,6 +102,11 @@ def instant_of(text: str, now: int) -> int:
     return from_datetime(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
 
+def _refuse_no_number(option: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{option} {value:g}: a number that is not below 0")
+
+
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
@@ -131,6 +136,7 @@ def _download(options: argparse.Namespace) -> int:
     from kalshilab.tape.download import download
     from kalshilab.tape.lake import Lake
 
+    _refuse_no_number("--window", options.window)
     clock = WallClock()
     since, until = instant_of(options.since, clock.now()), instant_of(options.until, clock.now())
     own = Settings()
@@ -212,6 +218,8 @@ def _record(options: argparse.Namespace) -> int:
     from kalshilab.tape.lake import Lake
     from kalshilab.tape.record import record
 
+    if options.minutes is not None:
+        _refuse_no_number("--minutes", options.minutes)
     own = Settings()
     settings = Settings(venue="demo", ws_url=options.ws_url or own.ws_url or PRODUCTION[1])
     if settings.lacking:
@@ -231,11 +239,25 @@ def _record(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
 
-    async def work() -> Any:
+    async def listen(opened: asyncio.Event) -> Any:
         async with TradeFeed(settings, _names(options.tickers)) as feed:
-            if options.minutes is not None:
-                asyncio.get_running_loop().call_later(options.minutes * 60, stop.set)
+            opened.set()
             return await record(feed, lake, clock=clock, stop=stop, on_progress=say)
+
+    async def work() -> Any:
+        if options.minutes is not None:
+            asyncio.get_running_loop().call_later(options.minutes * 60, stop.set)
+        opened = asyncio.Event()
+        listening, stopping = asyncio.ensure_future(listen(opened)), asyncio.ensure_future(stop.wait())
+        await asyncio.wait((listening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not opened.is_set():
+            # A feed that does not open is tried again for minutes, and hears of no stop meanwhile.
+            listening.cancel()
+        stopping.cancel()
+        try:
+            return await listening
+        except asyncio.CancelledError:
+            raise StreamError("stopped before the feed was open; nothing was recorded") from None
 
     done = _interruptible(work(), stop)
     if options.json:

@@ -17,6 +17,7 @@ import kalshilab as kl
 from kalshilab.__main__ import main
 from kalshilab.data_commands import instant_of
 from kalshilab.errors import UsageError
+from kalshilab.kalshi.auth import generate_key
 
 
 @pytest.fixture
@@ -145,3 +146,43 @@ def talk_to(line: str, command: list[str], tmp_path: Path) -> None:
     )  # fmt: skip
     assert heard.returncode == 0, heard.stderr
     assert json.loads(heard.stdout.splitlines()[-1])["prints"] == 0, "the tape has been played already"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(30, "Read-only file system", "lake/.lock"), "lake/.lock: Read-only file system"),
+        (
+            OSError("Error writing bytes to file. No space left on device"),
+            "Error writing bytes to file. No space",
+        ),
+    ],
+)
+def test_a_disk_that_does_not_take_it_is_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: OSError,
+    said: str,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kalshilab.tape.archives.import_archive", fails)
+    assert main(["import", str(tmp_path), "--out", str(tmp_path / "lake")]) == 1
+    assert capsys.readouterr().err.startswith(f"kalshilab import: {said}")
+
+
+def test_a_feed_that_does_not_open_hears_of_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key.pem").write_bytes(generate_key("ed25519")[0])
+    monkeypatch.setenv("KALSHI_API_KEY_ID", "k")
+    monkeypatch.setenv("KALSHI_PRIVATE_KEY_PATH", str(tmp_path / "key.pem"))
+    record = ["record", "--out", str(tmp_path / "lake"), "--ws-url", "ws://127.0.0.1:1/ws", "--minutes"]
+    assert main([*record, "0.002"]) == 1
+    assert "stopped before the feed was open" in capsys.readouterr().err
+    assert main([*record, "nan"]) == 2
+    assert (
+        main(["download", "--since", "2026-01-01", "--window", "nan", "--out", str(tmp_path / "lake")]) == 2
+    )
