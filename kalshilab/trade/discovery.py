@@ -58,7 +58,7 @@ class Tracker:
         self._categories = tuple(categories)
         self._only = frozenset(tickers)
         self._max = max_markets
-        self._close_min = close_min
+        self.close_min = close_min
         self._markets: dict[str, Tracked] = {}
         self.active = 0
         self.rejected: Counter[str] = Counter()
@@ -119,7 +119,7 @@ class Tracker:
                 return "category"
         if market.status not in ("active", "initialized", ""):
             return f"status {market.status}"
-        if self._close_min and market.close_ts and market.close_ts - now < self._close_min:
+        if self.close_min and market.close_ts and market.close_ts - now < self.close_min:
             return "closes too soon"
         return "capacity" if self.active >= self._max else ""
 

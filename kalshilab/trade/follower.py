@@ -14,7 +14,7 @@ from heapq import nsmallest
 
 import msgspec
 
-from kalshilab.clock import Clock
+from kalshilab.clock import Clock, isoformat
 from kalshilab.errors import (
     BookError,
     KalshilabError,
@@ -260,7 +260,10 @@ class Follower:
         """Find open markets over REST and follow those that are wanted; a failure degrades, it ends nothing."""
         try:
             wanted = []
-            for market in await self._data.open_markets(min_close_ts=self._clock.now()):
+            now = self._clock.now()
+            # No market is left out by the clock where closing times are told not to matter: it may not be the
+            # exchange's, and then it would leave out all of them.
+            for market in await self._data.open_markets(min_close_ts=now if self.tracker.close_min else 0):
                 if self.tracker.begin(market.ticker):
                     series, category = market.series, market.category
                     if not category:
@@ -274,6 +277,14 @@ class Follower:
         self._health.healthy("discovery")
         if found:
             self._health.say(f"discovery: {found} markets followed")
+        elif not len(self.tracker):
+            late = f" that closes after {isoformat(now)}, our clock; close_min_minutes=0 takes any"
+            self._health.say(
+                f"discovery: the exchange lists no open market{late if self.tracker.close_min else ''}"
+            )
+        elif not self.tracker.active:
+            why = ", ".join(f"{n} {reason}" for reason, n in self.tracker.rejected.most_common())
+            self._health.say(f"discovery: no open market followed ({why})")
 
     async def keep_discovering(self, wall: Clock, interval: float) -> None:
         """Discover again every `interval` wall seconds, until cancelled."""

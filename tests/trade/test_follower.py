@@ -15,6 +15,29 @@ from kalshilab.tape.schema import with_codes
 from kalshilab.trade.session import PaperSession
 
 
+async def test_an_exchange_of_another_time_is_followed_where_closing_times_do_not_matter(
+    settings: Settings,
+) -> None:
+    """The sample is of last year: by this machine's clock every market of it has closed."""
+    exchange = Exchange(*sample(), echo_trades=False)
+    while exchange.prints_played < 5_000:
+        exchange.step()
+    opened = sum(x.status == "active" for x in exchange.listings)
+    async with serve(exchange, speed=1e-3) as venue:
+        demo = settings.replace(
+            venue="demo", rest_url=venue.rest, ws_url=venue.ws, key_id=venue.key_id,
+            private_key_path=str(venue.private_key_path), minutes=0.005,
+        )  # fmt: skip
+        for close_min, followed, said in (
+            (10.0, 0, "discovery: the exchange lists no open market that closes after "),
+            (0.0, opened, f"discovery: {opened} markets followed"),
+        ):
+            async with PaperSession(demo.replace(close_min_minutes=close_min)) as session:
+                report = await asyncio.wait_for(session.run(), 30)
+                assert any(text.startswith(said) for _, text in session.snapshot().messages)
+            assert report.counts["tracked"] == followed
+
+
 async def test_open_markets_are_discovered_and_their_later_prints_followed(settings: Settings) -> None:
     """Against an exchange that somebody else runs: a third of the tape is over before the session connects."""
     tape, markets = sample()
