@@ -87,7 +87,10 @@ def _words_of(error: OSError) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kalshilab", description="Paper trading and research on Kalshi's prediction markets."
+        prog="kalshilab",
+        description="Paper trading and research on Kalshi's prediction markets.",
+        epilog="Exit codes: 0 done; 1 failed, with the reason on standard error; 2 asked for something that cannot be "
+        "carried out; 130 interrupted.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND")

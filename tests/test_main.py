@@ -286,3 +286,12 @@ def test_a_kernel_that_dies_is_a_run_that_failed(
     out, err = capsys.readouterr()
     assert json.loads(out)["error"] == "the notebook could not be run: Kernel died"
     assert err == "kalshilab live: the notebook could not be run: Kernel died\n"
+
+
+def test_help_says_what_exit_codes_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0 done; 1 failed" in said
+    assert "2 asked for something that cannot be carried out; 130 interrupted" in said
