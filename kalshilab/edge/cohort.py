@@ -41,8 +41,16 @@ class Cohort(msgspec.Struct, frozen=True, kw_only=True):
     """Kept fires that are settled at a time that is not known."""
 
     @property
+    def uncut(self) -> bool:
+        """Whether fires are open and nothing says how long a settlement takes: what settled early is all there is, and
+        of the rest nobody knows how much there will be."""
+        return self.horizon is None and self.unsettled > 0
+
+    @property
     def share(self) -> float:
-        """Of the kept fires, the share whose outcome is not known."""
+        """Of the kept fires, the share whose outcome is not known; all of them where no cohort could be cut."""
+        if self.uncut:
+            return 1.0
         return self.unsettled / self.kept if self.kept else 0.0
 
     @property
@@ -57,6 +65,8 @@ class Cohort(msgspec.Struct, frozen=True, kw_only=True):
             said.append(f"{self.unsettled:,} fires without an outcome")
         if self.undated:
             said.append(f"{self.undated:,} settled at an unknown time")
+        if self.uncut:
+            said.append("no cohort could be cut: the markets table says of no settlement when it was")
         return "; ".join(said)
 
 

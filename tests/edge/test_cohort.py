@@ -100,6 +100,24 @@ def test_an_outcome_that_never_came_is_counted() -> None:
     assert censor(undated, data_end=last)[1].undated == 100
 
 
+def test_where_no_settlement_has_a_time_no_cohort_is_cut_and_that_counts() -> None:
+    """What is settled while others are open settled early: a sample of it leans to what settles early."""
+    entries, _ = worlds.entries(100, seed=4)
+    never = pl.lit(None, pl.Datetime("us", "UTC"))
+    last = entries["settled_ts"].max()
+    undated = entries.with_columns(settled_ts=never)
+    assert censor(undated, data_end=last)[1].share == 0.0, "all are settled"
+    one_open = undated.with_columns(
+        pl.when(pl.int_range(pl.len()) == 7).then(None).otherwise(pl.col(c)).alias(c)
+        for c in ("value", "pnl")
+    )
+    kept, cohort = censor(one_open, data_end=last)
+    assert kept.height == 100 and cohort.uncut and cohort.share == 1.0
+    assert "of no settlement when it was" in cohort.detail
+    _, told = censor(one_open, data_end=last, horizon=timedelta(days=1))
+    assert not told.uncut and told.share <= 0.02
+
+
 def test_no_entries() -> None:
     entries, _ = worlds.entries(5, seed=4)
     assert isinstance(censor(entries.head(0), data_end=BEGIN)[1], Cohort)
