@@ -149,7 +149,8 @@ def enter_counted(
         `kalshilab.edge.ENTRIES_SCHEMA`, a row a fire that was kept, in the order of the tape.
 
     Raises:
-        EdgeError: no frame of fires, an unknown rule, no events in `exclusive`, times or a spread below 0, a fire in a market that is not on the tape.
+        EdgeError: no frame of fires, an unknown rule, no events in `exclusive`, times or a spread below 0, a fire in a
+            market that is not on the tape.
         TapeError: the tape or the markets are not what they should be.
     """
     if rule not in RULES:

@@ -110,8 +110,8 @@ def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
     kalshilab.errors.TapeError: column 'ts', first bad row 1 (...): goes back in time; sort by ts or use kalshilab.to_tape
 
     Raises:
-        TapeError: not a polars frame; a column is missing or of another dtype; a null where none may be; a price outside 0 to
-            10,000; no size; times that go back; a market code that is not one ticker's own.
+        TapeError: not a polars frame; a column is missing or of another dtype; a null where none may be; a price
+            outside 0 to 10,000; no size; times that go back; a market code that is not one ticker's own.
     """
     _is_frame(frame, "tape")
     for name, dtype in TAPE_SCHEMA.items():

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kalshilab as kl
+import kalshilab.tape.pieces as pieces_module
 from kalshilab.errors import LakeError
 from kalshilab.tape.pieces import Piece, plan, read_piece, read_pieces
 
@@ -102,3 +103,14 @@ def test_many_files_need_few_handles(tmp_path: Path) -> None:
         assert read_pieces(tmp_path, pieces, COLUMNS).equals(TAPE.head(400).select(COLUMNS))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_whole_files_are_read_in_one_call(
+    tmp_path: Path, files: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_by_one(*given: Any) -> None:
+        raise AssertionError("read one by one")
+
+    monkeypatch.setattr(pieces_module, "read_piece", one_by_one)
+    (whole,) = plan(files, 1000)
+    assert read_pieces(tmp_path, whole, COLUMNS).height == 82

@@ -192,3 +192,11 @@ def test_rows_added_piece_by_piece_are_compared(lake: Lake) -> None:
         TimesAudit(lake.path, file, 0).add(TAPE["ts"].slice(1, GROUP))
     with pytest.raises(LakeError, match="nulls in ts"):
         TimesAudit(lake.path, file, 0).add(TAPE["ts"].head(1).extend_constant(None, 1))
+
+
+def test_what_lies_in_known_places_is_not_decoded(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoded(*given: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("kalshilab.tape.times.read_piece", decoded)
+    assert TimesAt(lake.path).of(whole(lake), np.array([7]))[0] == TIMES[7]
