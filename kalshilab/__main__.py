@@ -23,9 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kalshilab.cli.data import add_parsers, doctor_lake
+from kalshilab.cli.exchange import add_parser as add_exchange
+from kalshilab.cli.validate import add_parser as add_validate
 from kalshilab.clock import WallClock, to_datetime
-from kalshilab.config import RETIRED, STRATEGIES, VENUES, Settings
-from kalshilab.data_commands import add_parsers, doctor_lake
+from kalshilab.config.settings import RETIRED, STRATEGIES, VENUES, Settings
 from kalshilab.errors import (
     ConfigError,
     EdgeError,
@@ -38,9 +40,7 @@ from kalshilab.errors import (
     TapeError,
     UsageError,
 )
-from kalshilab.exchange_command import add_parser as add_exchange
 from kalshilab.units import show_dollars
-from kalshilab.validate_command import add_parser as add_validate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,7 +183,7 @@ def _live(options: argparse.Namespace) -> int:
     _refuse_what_cannot_trade(settings)
     # Late: papermill and what it brings take most of a second.
     from kalshilab.notebook.runner import LiveResult, LiveRun
-    from kalshilab.trade.report import Report
+    from kalshilab.trade.session.report import Report
 
     progress = _Progress(quiet=options.json)
     run = LiveRun(settings, on_status=progress.show)
@@ -223,7 +223,7 @@ def _fast_extra() -> str:
 def _refuse_fast_without_its_extra(settings: Settings) -> None:
     if settings.fast and not _fast_extra():
         # Late: a command that sends nothing has no need of it.
-        from kalshilab.kalshi.reply import FAST_EXTRA
+        from kalshilab.kalshi.rest.transport import FAST_EXTRA
 
         raise ConfigError("fast", True, FAST_EXTRA)
 
@@ -245,7 +245,7 @@ def _refuse_what_cannot_be_played(settings: Settings) -> None:
         raise UsageError("--tape and --markets go together")
     # Late: a run of the sample has no need of them here.
     from kalshilab.tape import to_markets, to_tape
-    from kalshilab.trade.venue import read_parquet
+    from kalshilab.trade.venues.venue import read_parquet
 
     to_markets(read_parquet(settings.markets), result_column=settings.result_column)
     to_tape(read_parquet(settings.tape, rows=0))
@@ -254,7 +254,7 @@ def _refuse_what_cannot_be_played(settings: Settings) -> None:
 def _refuse_what_cannot_trade(settings: Settings) -> None:
     """Make the strategy once, so that what is wrong with it is said here and not from inside a kernel."""
     # Late: it brings the signals and their compiler.
-    from kalshilab.trade.strategy import make_strategy
+    from kalshilab.trade.strategies.strategies import make_strategy
 
     if settings.strategy in ("custom", "rl_model") and "" not in sys.path:
         # A module of the working folder counts, as it does in the notebook's kernel; an installed script has
@@ -325,7 +325,7 @@ def _shown(path: Path) -> str:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from kalshilab.trade.monitor import read_status
+    from kalshilab.trade.status import read_status
 
     runs = Path(Settings().out)
     folder = Path(options.run)

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.exchange import Exchange, Venue, serve
-from kalshilab.exchange.faults import Faults
+from kalshilab.exchange.faults.faults import Faults
 from kalshilab.tape import sample
 
 

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.query import Request
-from kalshilab.exchange.rest import RestSide
+from kalshilab.exchange.rest.params import Request
+from kalshilab.exchange.rest.router import RestSide
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.hosts import REST_PATH
 from kalshilab.tape import sample

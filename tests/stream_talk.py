@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kalshilab.kalshi.protocol import StreamProtocol, Subscribed
+from kalshilab.kalshi.stream.protocol import StreamProtocol, Subscribed
 
 
 class Talk:

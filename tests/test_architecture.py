@@ -21,51 +21,79 @@ FILES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
-GROUND = {"errors", "units", "clock", "envfile", "config"}
-# What each part may import beside itself. Ground-floor modules import each other in this order only.
-MAY_IMPORT = {
+GROUND = {"errors", "units", "clock", "lazy", "config"}
+# Each room's imports beside itself and the ground, lowest floor first.  A room may import only rooms above it in this
+# list.  "edge" alone stands for the modules of `edge/` that are in no room.
+ROOMS = {
     "errors": set(),
+    "moved": set(),
     "units": {"errors"},
     "clock": {"errors", "units"},
-    "envfile": {"errors"},
-    "config": {"errors", "units", "clock", "envfile"},
-    "market": GROUND,
-    "kalshi": GROUND | {"market"},
-    "tape": GROUND | {"market"},
-    "exchange": GROUND | {"market", "tape", "kalshi"},
-    "signals": GROUND | {"market", "tape"},
-    "edge": GROUND | {"market", "tape", "signals"},
-    "trade": GROUND | {"market", "kalshi", "tape", "signals", "edge"},
-    "notebook": GROUND | {"market", "kalshi", "tape", "signals", "edge", "trade", "exchange"},
-    "data_commands": GROUND | {"market", "kalshi", "tape"},
-    "exchange_command": GROUND | {"tape", "trade", "exchange"},
-    "validate_command": GROUND | {"tape", "signals", "edge", "trade"},
-    "__main__": GROUND
-    | {
-        "market",
-        "kalshi",
-        "tape",
-        "signals",
-        "edge",
-        "trade",
-        "notebook",
-        "exchange",
-        "data_commands",
-        "exchange_command",
-        "validate_command",
+    "lazy": {"moved"},
+    "config": {"errors", "units", "clock", "lazy"},
+    "market": set(),
+    "tape": set(),
+    "tape.sample": {"tape"},
+    "tape.lake": {"tape"},
+    "tape.ingest": {"market", "tape", "tape.lake"},
+    "kalshi.wire": {"market"},
+    "kalshi": {"kalshi.wire"},
+    "kalshi.rest": {"kalshi", "kalshi.wire", "market"},
+    "kalshi.stream": {"kalshi", "kalshi.rest", "kalshi.wire", "market"},
+    "signals.engine": {"tape", "tape.lake"},
+    "signals": {"signals.engine", "tape", "tape.lake"},
+    "signals.builtin": {"signals", "signals.engine"},
+    "edge": {"tape"},
+    "edge.stats": {"edge", "signals", "signals.engine", "tape"},
+    "edge.entries": {"edge", "edge.stats", "market", "signals.engine", "tape", "tape.lake"},
+    "edge.sizing": {"edge", "edge.stats", "market", "signals.engine", "tape", "tape.lake"},
+    "edge.live": {"edge", "edge.stats"},
+    "edge.lookahead": {"edge", "edge.entries", "edge.stats", "signals", "signals.engine", "tape", "tape.lake"},
+    "edge.robustness": {"edge", "edge.entries", "edge.stats", "signals", "signals.engine", "tape", "tape.lake"},
+    "edge.prereg": {"edge", "edge.entries", "edge.lookahead", "edge.robustness", "edge.stats", "market", "signals.engine", "tape", "tape.lake"},
+    "edge.report": {
+        "edge", "edge.entries", "edge.live", "edge.lookahead", "edge.prereg", "edge.robustness", "edge.sizing", "edge.stats",
+        "market", "signals", "signals.builtin", "signals.engine", "tape", "tape.lake",
     },
-}
-# Where a result shows itself, and loads what draws only then.
+    "exchange.flows": {"kalshi.wire", "market", "tape"},
+    "exchange.stream": {"kalshi.wire"},
+    "exchange.state": {"exchange.flows", "kalshi.wire", "market"},
+    "exchange.orders": {"exchange.state", "exchange.stream", "kalshi.wire", "market"},
+    "exchange": {"exchange.flows", "exchange.orders", "exchange.state", "exchange.stream", "kalshi.wire", "market"},
+    "exchange.rest": {"exchange", "exchange.orders", "exchange.state", "exchange.stream", "kalshi", "kalshi.wire", "market"},
+    "exchange.faults": {"exchange", "exchange.rest", "exchange.state", "kalshi.wire"},
+    "exchange.server": {"exchange", "exchange.faults", "exchange.rest", "kalshi", "kalshi.wire"},
+    "trade": {"market", "signals"},
+    "trade.strategies": {"market", "signals", "trade"},
+    "trade.markets": {"kalshi.rest", "kalshi.stream", "market", "signals", "trade", "trade.strategies"},
+    "trade.orders": {"kalshi.rest", "market", "signals", "trade", "trade.markets", "trade.strategies"},
+    "trade.venues": {"exchange", "kalshi", "kalshi.rest", "kalshi.stream", "market", "tape", "tape.sample", "trade", "trade.markets"},
+    "trade.session": {
+        "edge", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.markets", "trade.orders",
+        "trade.strategies", "trade.venues",
+    },
+    "notebook": {"trade", "trade.session"},
+    "notebook.session": {"trade", "trade.session"},
+    "notebook.research": {"edge", "edge.report", "notebook.session"},
+    "cli": {
+        "edge.report", "exchange", "exchange.faults", "kalshi", "kalshi.rest", "kalshi.stream", "notebook", "signals",
+        "signals.engine", "tape", "tape.ingest", "tape.lake", "trade", "trade.session", "trade.strategies", "trade.venues",
+    },
+    "__main__": {
+        "cli", "kalshi", "kalshi.rest", "notebook", "tape", "trade", "trade.session", "trade.strategies", "trade.venues",
+    },
+}  # fmt: skip
+# A result shows itself and loads what draws it only then.
 DRAWING = {
-    ("kalshilab.trade.session", "notebook", ("show",)),
-    ("kalshilab.edge.card", "notebook", ("figure",)),
-    ("kalshilab.edge.card", "notebook", ("_repr_html_",)),
+    ("kalshilab.trade.session.session", "notebook", ("show",)),
+    ("kalshilab.edge.report.card", "notebook", ("figure",)),
+    ("kalshilab.edge.report.card", "notebook", ("_repr_html_",)),
 }
 OUTSIDE = {
-    "httpx": ("kalshilab.kalshi.rest", "kalshilab.kalshi.orders"),
-    "websockets": ("kalshilab.kalshi.sockets", "kalshilab.exchange."),
-    "picows": ("kalshilab.kalshi.fast_socket",),
-    "aiohttp": ("kalshilab.kalshi.fast_http",),
+    "httpx": ("kalshilab.kalshi.rest.client", "kalshilab.kalshi.rest.orders"),
+    "websockets": ("kalshilab.kalshi.stream.transport_websockets", "kalshilab.exchange."),
+    "picows": ("kalshilab.kalshi.stream.transport_picows",),
+    "aiohttp": ("kalshilab.kalshi.rest.transport_aiohttp",),
     "httptools": ("kalshilab.exchange.",),
     "IPython": ("kalshilab.notebook.",),
     "ipywidgets": ("kalshilab.notebook.",),
@@ -114,29 +142,40 @@ def part(module: str) -> str:
     return names[1] if len(names) > 1 else "__init__"
 
 
+def room(module: str) -> str:
+    """Return the room a module stands in: `edge.stats`, or `edge` for a module beside the rooms."""
+    names = [n for n in module.split(".")[1:] if n != "__init__"]
+    if not ROOT.joinpath(*names).is_dir() and len(names) > 1:
+        names = names[:-1]
+    return ".".join(names[:2])
+
+
 PACKAGED = [m for m in FILES if m != "kalshilab.__init__"]
 
 
-def test_the_parts_are_the_ones_the_design_names() -> None:
-    assert {part(m) for m in PACKAGED} <= MAY_IMPORT.keys()
+def test_the_rooms_are_the_ones_listed() -> None:
+    assert {room(m) for m in PACKAGED} == ROOMS.keys()
+
+
+def test_the_list_of_rooms_reads_upwards() -> None:
+    seen: set[str] = set()
+    for name, below in ROOMS.items():
+        assert below <= seen, f"{name} is listed before {sorted(below - seen)}"
+        seen.add(name)
 
 
 @pytest.mark.parametrize("module", PACKAGED)
-def test_imports_point_one_way(module: str) -> None:
+def test_imports_point_down(module: str) -> None:
+    own = room(module)
+    allowed = ROOMS[own] | {own} | (set() if own in GROUND | {"moved"} else GROUND)
     wrong = []
     for found in imports(module):
-        if not found.module.startswith("kalshilab"):
+        if not found.module.startswith("kalshilab."):
             continue
-        target = part(found.module)
-        if target == part(module):
+        if (module, part(found.module), found.inside) in DRAWING:
             continue
-        if target in MAY_IMPORT[part(module)]:
-            continue
-        if module in ("kalshilab.trade.venue", "kalshilab.trade.shadow") and target == "exchange":
-            continue
-        if (module, target, found.inside) in DRAWING:
-            continue
-        wrong.append(f"line {found.line}: {found.module}")
+        if room(found.module) not in allowed:
+            wrong.append(f"line {found.line}: {found.module}")
     assert not wrong, f"{module} imports {wrong}"
 
 
@@ -158,7 +197,7 @@ def test_outside_packages_have_one_home(module: str) -> None:
 
 
 def test_orders_use_httpx_for_a_type_only() -> None:
-    tree = TREES["kalshilab.kalshi.orders"]
+    tree = TREES["kalshilab.kalshi.rest.orders"]
     used = {
         n.attr
         for n in ast.walk(tree)
@@ -210,12 +249,7 @@ def test_a_module_says_what_it_is_and_holds_no_print(module: str) -> None:
         for n in ast.walk(tree)
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print"
     ]
-    assert not calls or module in (
-        "kalshilab.__main__",
-        "kalshilab.data_commands",
-        "kalshilab.exchange_command",
-        "kalshilab.validate_command",
-    )
+    assert not calls or part(module) in ("__main__", "cli")
     assert not {"utils", "util", "helper", "helpers", "manager", "misc", "common"} & set(module.split("."))
 
 

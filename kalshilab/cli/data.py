@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from kalshilab.clock import WallClock, from_datetime, isoformat
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import LakeError, StreamError, UsageError
 
 __all__ = ["add_parsers", "doctor_lake", "instant_of"]
@@ -132,9 +132,9 @@ def _interruptible(work: Coroutine[Any, Any, Any], stop: asyncio.Event | None = 
 
 def _download(options: argparse.Namespace) -> int:
     from kalshilab.kalshi.hosts import PRODUCTION
-    from kalshilab.kalshi.rest import MarketData
-    from kalshilab.tape.download import download
-    from kalshilab.tape.lake import Lake
+    from kalshilab.kalshi.rest.client import MarketData
+    from kalshilab.tape.ingest.download import download
+    from kalshilab.tape.lake.lake import Lake
 
     _refuse_no_number("--window", options.window)
     clock = WallClock()
@@ -213,10 +213,10 @@ class _Bar:
 
 
 def _record(options: argparse.Namespace) -> int:
-    from kalshilab.kalshi.feeds import TradeFeed
     from kalshilab.kalshi.hosts import PRODUCTION
-    from kalshilab.tape.lake import Lake
-    from kalshilab.tape.record import record
+    from kalshilab.kalshi.stream.feeds import TradeFeed
+    from kalshilab.tape.ingest.record import record
+    from kalshilab.tape.lake.lake import Lake
 
     if options.minutes is not None:
         _refuse_no_number("--minutes", options.minutes)
@@ -277,7 +277,7 @@ def _record(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     import polars as pl
 
-    from kalshilab.tape.archives import import_archive
+    from kalshilab.tape.ingest.archives import import_archive
     from kalshilab.tape.normalise import DroppedRows, to_markets
 
     for path in (*options.paths, *([options.markets] if options.markets else [])):
@@ -308,14 +308,15 @@ def _import(options: argparse.Namespace) -> int:
 
 def doctor_lake(path: str, *, repair: bool) -> int:
     """Look over a lake, every byte of it, and say what is found; 1 if something is wrong."""
-    from kalshilab.tape import checkup
-    from kalshilab.tape.lake import Lake
+    from kalshilab.tape.lake.doctor import doctor
+    from kalshilab.tape.lake.doctor import repair as repair_lake
+    from kalshilab.tape.lake.lake import Lake
 
     if repair:
         # Not through `Lake`: a lake whose manifest is damaged cannot be opened, and needs it most.
-        for sentence in checkup.repair(path):
+        for sentence in repair_lake(path):
             print(sentence)
-    findings = checkup.doctor(path)
+    findings = doctor(path)
     # What cannot be opened is among the findings.
     with suppress(LakeError):
         lake = Lake.open(path)

@@ -12,7 +12,7 @@ import math
 import signal
 from typing import Any
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import ConfigError, UsageError
 
 __all__ = ["add_parser"]
@@ -84,8 +84,8 @@ def _exchange(options: argparse.Namespace) -> int:
 def _open(options: argparse.Namespace) -> int:
     # Late: the exchange brings polars and more.
     from kalshilab.exchange import Exchange, FillModel, Synthetic
-    from kalshilab.exchange.faults import FAULTS, Faults
-    from kalshilab.trade.venue import read_frames
+    from kalshilab.exchange.faults.faults import FAULTS, Faults
+    from kalshilab.trade.venues.venue import read_frames
     from kalshilab.units import dollars
 
     if options.faults == "list":

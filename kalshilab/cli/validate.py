@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import SignalError, UsageError
 
 __all__ = ["add_parser", "signal_of"]
@@ -80,7 +80,7 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
         SignalError: a parameter it does not take, or a value it cannot have.
     """
     from kalshilab import signals
-    from kalshilab.signals.driver import CompiledSignal
+    from kalshilab.signals.engine.compiled_signal import CompiledSignal
     from kalshilab.signals.policy import load_object
 
     if ":" in text:
@@ -105,11 +105,11 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
 
 def _validate(options: argparse.Namespace) -> int:
     # Late: who serves or trades needs none of it.
-    from kalshilab.edge.validation import validate
+    from kalshilab.edge.report.validate import validate
     from kalshilab.signals.scan import spawn_pool
     from kalshilab.tape import scan_tape
-    from kalshilab.trade.paper import paper_entries
-    from kalshilab.trade.venue import read_frames
+    from kalshilab.trade.session.paper_entries import paper_entries
+    from kalshilab.trade.venues.venue import read_frames
 
     names = ("tape", "markets", "result_column")
     settings = Settings(**{n: v for n in names if (v := getattr(options, n, None)) is not None})

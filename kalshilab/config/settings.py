@@ -19,7 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from kalshilab.envfile import read_env_file
+from kalshilab.config.envfile import read_env_file
 from kalshilab.errors import ConfigError, CredentialsMissing
 
 __all__ = ["RETIRED", "STRATEGIES", "VENUES", "Secret", "Settings", "read_env_file"]

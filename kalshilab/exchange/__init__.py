@@ -5,25 +5,6 @@ async with serve(ex, port=0) as venue:     # venue.rest, venue.ws, venue.key_id,
     ...
 """
 
-from __future__ import annotations
+from kalshilab.lazy import exports
 
-from kalshilab.exchange.choices import Choices
-from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.faults import FAULTS, Faults
-from kalshilab.exchange.fills import FillModel
-from kalshilab.exchange.mirror import Mirror
-from kalshilab.exchange.server import Pace, Venue, serve
-from kalshilab.exchange.synthetic import Synthetic
-
-__all__ = [
-    "FAULTS",
-    "Choices",
-    "Exchange",
-    "Faults",
-    "FillModel",
-    "Mirror",
-    "Pace",
-    "Synthetic",
-    "Venue",
-    "serve",
-]
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

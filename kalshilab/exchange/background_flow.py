@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kalshilab.exchange import bodies
-from kalshilab.exchange.flow import Step
-from kalshilab.exchange.hub import Hub
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.matching import RestingOrder
-from kalshilab.exchange.orders import OrderDesk
+from kalshilab.exchange.flows.tape_flow import Step
+from kalshilab.exchange.orders.order_desk import OrderDesk
+from kalshilab.exchange.state import serialize
+from kalshilab.exchange.state.listings import Listing
+from kalshilab.exchange.state.order_book import RestingOrder
+from kalshilab.exchange.stream.hub import Hub
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.units import PRICE, format_price, format_size
 
@@ -173,7 +173,7 @@ class Background:
     ) -> None:
         """Changes of the displayed book, each side, YES price and difference."""
         ticker, ts_ms = listing.facts.ticker, self._ex.now // 1000
-        market_id, clock = bodies.market_id(ticker), listing.clock
+        market_id, clock = serialize.market_id(ticker), listing.clock
         listing.clock += len(changes)
         messages = [
             wire.OrderbookDelta(

@@ -16,22 +16,22 @@ import polars as pl
 
 from kalshilab.clock import isoformat
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange import bodies
-from kalshilab.exchange.account import Account
-from kalshilab.exchange.background import Background
-from kalshilab.exchange.candles import Candles
-from kalshilab.exchange.choices import Choices
-from kalshilab.exchange.fills import FillModel
-from kalshilab.exchange.flow import Flow, Source, Step
-from kalshilab.exchange.frames import BookFrame
-from kalshilab.exchange.hub import Hub
-from kalshilab.exchange.life import Life
-from kalshilab.exchange.markets import Listing, Listings, Top
-from kalshilab.exchange.matching import MarketBook, RestingOrder
-from kalshilab.exchange.orders import OrderDesk
-from kalshilab.exchange.prints import PRINTS_KEPT, PrintLog
-from kalshilab.exchange.quotes import Quotes
-from kalshilab.exchange.shadows import ShadowFills
+from kalshilab.exchange.background_flow import Background
+from kalshilab.exchange.flows.background_quotes import Quotes
+from kalshilab.exchange.flows.recorded_books import BookFrame
+from kalshilab.exchange.flows.tape_flow import Flow, Source, Step
+from kalshilab.exchange.market_lifecycle import Life
+from kalshilab.exchange.orders.contract_choices import Choices
+from kalshilab.exchange.orders.order_desk import OrderDesk
+from kalshilab.exchange.state import serialize
+from kalshilab.exchange.state.account import Account
+from kalshilab.exchange.state.candles import Candles
+from kalshilab.exchange.state.fill_model import FillModel
+from kalshilab.exchange.state.listings import Listing, Listings, Top
+from kalshilab.exchange.state.order_book import MarketBook, RestingOrder
+from kalshilab.exchange.state.shadow_fills import ShadowFills
+from kalshilab.exchange.state.trade_log import PRINTS_KEPT, PrintLog
+from kalshilab.exchange.stream.hub import Hub
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.market.lifecycle import DETERMINED
 from kalshilab.market.model import Trade
@@ -63,8 +63,8 @@ class Exchange:
     Args:
         tape, markets: what is played; see `kalshilab.tape`.
         flow: what is played in their stead: a `Synthetic`, a `Mirror`, or any flow.
-        frames: recorded books that go with the tape; see `kalshilab.exchange.frames`.
-        fills: how orders are filled; see `kalshilab.exchange.fills`.
+        frames: recorded books that go with the tape; see `kalshilab.exchange.flows.recorded_books`.
+        fills: how orders are filled; see `kalshilab.exchange.state.fill_model`.
         seed: of order ids and of whatever else is drawn.
         balance: money units in the one account.
         spread: price units between the background's best bid and ask.
@@ -74,8 +74,8 @@ class Exchange:
         settle_after: microseconds from determination to settlement where the table gives no time.
         archive_after: microseconds after which prints, and settled markets, leave the live listings for the
             historical ones; see `cutoff`.
-        choices: what the exchange's documents leave open; see `kalshilab.exchange.choices`.
-        form: "2026-01" for the messages and bodies of January 2026; see `kalshilab.exchange.forms`.
+        choices: what the exchange's documents leave open; see `kalshilab.exchange.orders.contract_choices`.
+        form: "2026-01" for the messages and bodies of January 2026; see `kalshilab.exchange.stream.format_2026_01`.
         prints_kept: public prints remembered in all, live and historical; the oldest are forgotten.
 
     >>> import kalshilab as kl
@@ -285,7 +285,7 @@ class Exchange:
         """The account's position in a market."""
         holding = self.account.holding(ticker)
         volume = self.account.volume.get(ticker, 0)
-        body = bodies.position_message(ticker, holding, volume, self.user_id)
+        body = serialize.position_message(ticker, holding, volume, self.user_id)
         self.hub.publish("market_positions", b"market_position", ticker, body)
 
     # What the hub asks
@@ -299,10 +299,10 @@ class Exchange:
         listing = self.listings.get(ticker)
         if listing is None:
             return None
-        shown = bodies.book(listing)
+        shown = serialize.book(listing)
         return wire.OrderbookSnapshot(
             market_ticker=ticker,
-            market_id=bodies.market_id(ticker),
+            market_id=serialize.market_id(ticker),
             clock=listing.clock,
             yes_dollars_fp=shown.yes_dollars,
             no_dollars_fp=shown.no_dollars,
@@ -311,7 +311,7 @@ class Exchange:
     def ticker_named(self, market_id: str) -> str | None:
         """The ticker of the listed market with this id, or None."""
         return next(
-            (x.facts.ticker for x in self.listings if bodies.market_id(x.facts.ticker) == market_id), None
+            (x.facts.ticker for x in self.listings if serialize.market_id(x.facts.ticker) == market_id), None
         )
 
     def ticker_body(self, ticker: str) -> wire.Ticker | None:
@@ -327,7 +327,7 @@ class Exchange:
         bid, bid_size, ask, ask_size = top
         return wire.Ticker(
             market_ticker=ticker,
-            market_id=bodies.market_id(ticker),
+            market_id=serialize.market_id(ticker),
             price_dollars=format_price(listing.last_price),
             yes_bid_dollars=format_price(bid or 0),
             yes_ask_dollars=format_price(PRICE if ask is None else ask),

@@ -35,11 +35,11 @@ import heapq
 from typing import Any, Final, Literal, Protocol
 
 from kalshilab.errors import ExchangeError, UnitError
-from kalshilab.exchange import bodies
-from kalshilab.exchange.account import Account
-from kalshilab.exchange.hub import Hub
-from kalshilab.exchange.markets import Listing, Listings
-from kalshilab.exchange.orders import OrderDesk
+from kalshilab.exchange.orders.order_desk import OrderDesk
+from kalshilab.exchange.state import serialize
+from kalshilab.exchange.state.account import Account
+from kalshilab.exchange.state.listings import Listing, Listings
+from kalshilab.exchange.stream.hub import Hub
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.market.lifecycle import FOLLOWS
 from kalshilab.units import PRICE, TickGrid, format_price
@@ -166,7 +166,7 @@ class Life:
             open_ts=facts.open // SECOND,
             close_ts=listing.close_ts // SECOND,
             price_level_structure=facts.structure,
-            price_ranges=bodies.price_ranges(listing),
+            price_ranges=serialize.price_ranges(listing),
             exchange_index=0,
             additional_metadata=wire.LifecycleMetadata(
                 event_ticker=facts.event,
@@ -306,7 +306,7 @@ class Life:
             listing,
             "price_level_structure_updated",
             price_level_structure=structure,
-            price_ranges=bodies.price_ranges(listing),
+            price_ranges=serialize.price_ranges(listing),
         )
 
     def describe(self, ticker: str, yes_sub_title: str) -> None:

@@ -47,7 +47,7 @@ def signed_text(timestamp_ms: int | str, method: str, path: str) -> bytes:
 
 
 class HasCredentials(Protocol):
-    """What `Signer.from_settings` reads of `kalshilab.config.Settings`."""
+    """What `Signer.from_settings` reads of `kalshilab.config.settings.Settings`."""
 
     @property
     def venue(self) -> str: ...

@@ -5,3 +5,7 @@ is imported.  `dashboard` watches a live session, `panels` turns a snapshot into
 kept, `edge_plots`, `edge_beside` and `edge_view` show report cards, `tables` shows a frame whole and a published
 claim beside its audit, `loop` lets a cell without `await` run a coroutine.
 """
+
+from kalshilab.lazy import exports
+
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -35,11 +35,11 @@ from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook.results import read_results
-from kalshilab.trade.monitor import Status, close_status, read_status
-from kalshilab.trade.runs import RUN_VARIABLE, claim_run
+from kalshilab.trade.session.run_folder import RUN_VARIABLE, claim_run
+from kalshilab.trade.status import Status, close_status, read_status
 
 __all__ = ["PARAMETERS", "LiveResult", "LiveRun", "live_notebook"]
 

@@ -19,7 +19,7 @@ of them, `feed` for frames.  All give the same fires, and none of them reads any
 `kalshilab.signal`       a step of one's own
 ======================== ==================================================================================
 
-What each was claimed to earn, beside what is left of it: `kalshilab.edge.claims`.
+What each was claimed to earn, beside what is left of it: `kalshilab.edge.report.claims`.
 
 Families of the published catalogue that are not here, and why:
 
@@ -33,75 +33,6 @@ Families of the published catalogue that are not here, and why:
 * weekday, hour and category filters (S008, S009, H124): a filter on fires by their `ts` and `ticker`, not a signal.
 """
 
-from __future__ import annotations
+from kalshilab.lazy import exports
 
-from kalshilab.signals.bursts import Burst, BurstFire, Steam, SteamFire, burst, steam
-from kalshilab.signals.conviction import (
-    BuyBack,
-    BuyBackFire,
-    ConvictionFire,
-    ConvictionRatio,
-    DollarDirection,
-    DollarDirectionFire,
-    buy_back,
-    conviction_ratio,
-    dollar_direction,
-)
-from kalshilab.signals.custom import CustomSignal, signal
-from kalshilab.signals.grid import grid
-from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING
-from kalshilab.signals.leverage import LowLeverageVariance, LowLeverageVarianceFire, low_leverage_variance
-from kalshilab.signals.model import Fire, Signal
-from kalshilab.signals.policy import Observation, Policy, RlModel, RlModelFire, rl_model
-from kalshilab.signals.price_band import PriceBand, PriceBandFire, price_band
-from kalshilab.signals.rlm import MarketState, Rlm, RlmFire, rlm
-from kalshilab.signals.scan import scan, spawn_pool
-from kalshilab.signals.whales import WhaleFade, WhaleFire, WhaleFollow, whale_fade, whale_follow
-
-__all__ = [
-    "BUY_NO",
-    "BUY_YES",
-    "NOTHING",
-    "Burst",
-    "BurstFire",
-    "BuyBack",
-    "BuyBackFire",
-    "ConvictionFire",
-    "ConvictionRatio",
-    "CustomSignal",
-    "DollarDirection",
-    "DollarDirectionFire",
-    "Fire",
-    "LowLeverageVariance",
-    "LowLeverageVarianceFire",
-    "MarketState",
-    "Observation",
-    "Policy",
-    "PriceBand",
-    "PriceBandFire",
-    "RlModel",
-    "RlModelFire",
-    "Rlm",
-    "RlmFire",
-    "Signal",
-    "Steam",
-    "SteamFire",
-    "WhaleFade",
-    "WhaleFire",
-    "WhaleFollow",
-    "burst",
-    "buy_back",
-    "conviction_ratio",
-    "dollar_direction",
-    "grid",
-    "low_leverage_variance",
-    "price_band",
-    "rl_model",
-    "rlm",
-    "scan",
-    "signal",
-    "spawn_pool",
-    "steam",
-    "whale_fade",
-    "whale_follow",
-]
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -50,9 +50,9 @@ from numba import types
 from numba.core.errors import NumbaError, UnsupportedBytecodeError
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.driver import CompiledSignal, plain
-from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
-from kalshilab.signals.model import Fire
+from kalshilab.signals.engine.compiled_signal import CompiledSignal, plain
+from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
+from kalshilab.signals.engine.model import Fire
 
 __all__ = ["CustomSignal", "Declaration", "signal"]
 

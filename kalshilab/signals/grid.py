@@ -17,10 +17,10 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import UsageError
-from kalshilab.signals.driver import CompiledSignal, plain
-from kalshilab.signals.model import like
+from kalshilab.signals.engine.compiled_signal import CompiledSignal, plain
+from kalshilab.signals.engine.model import like
 from kalshilab.signals.scan import scan_cells
-from kalshilab.tape.reading import Source
+from kalshilab.tape.lake.source import Source
 
 __all__ = ["cells_of", "grid"]
 

@@ -28,9 +28,9 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.driver import out_of_range, wholes
-from kalshilab.signals.model import Fire, Frame, as_tape, like
-from kalshilab.tape.reading import Source, batches
+from kalshilab.signals.engine.compiled_signal import out_of_range, wholes
+from kalshilab.signals.engine.model import Fire, Frame, as_tape, like
+from kalshilab.tape.lake.source import Source, batches
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import PRICE
 

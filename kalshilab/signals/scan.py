@@ -37,13 +37,13 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import LakeError, UsageError
-from kalshilab.signals.driver import CompiledSignal
-from kalshilab.signals.model import as_tape, like
-from kalshilab.signals.passes import Columns, Fires, columns_of
+from kalshilab.signals.engine.compiled_signal import CompiledSignal
+from kalshilab.signals.engine.model import as_tape, like
+from kalshilab.signals.engine.sharding import THREADS, Cells, Found, Shard, frame_of, scan_shard, shards_of
+from kalshilab.signals.engine.state_pass import Columns, Fires, columns_of
 from kalshilab.signals.policy import RlModel
-from kalshilab.signals.shards import THREADS, Cells, Found, Shard, frame_of, scan_shard, shards_of
-from kalshilab.tape.lake import scan_tape
-from kalshilab.tape.reading import Source, check_unaudited
+from kalshilab.tape.lake.lake import scan_tape
+from kalshilab.tape.lake.source import Source, check_unaudited
 
 __all__ = ["scan", "scan_cells", "spawn_pool", "workers_of"]
 

@@ -18,13 +18,13 @@ from time import perf_counter
 from typing import Any
 
 import kalshilab as kl
-from kalshilab.edge import worlds
-from kalshilab.edge.judgement import judge
-from kalshilab.edge.martingale import null_means
-from kalshilab.edge.registry import Registry
-from kalshilab.edge.specification import hypothesis_of
+from kalshilab.edge.prereg.hypothesis import hypothesis_of
+from kalshilab.edge.prereg.registry import Registry
+from kalshilab.edge.report.statistical_verdict import judge
+from kalshilab.edge.stats import simulated_entries
+from kalshilab.edge.stats.martingale import null_means
 from kalshilab.signals.scan import spawn_pool
-from kalshilab.tape.lake import Lake, scan_tape
+from kalshilab.tape.lake.lake import Lake, scan_tape
 
 
 def timed(work: Any, times: int = 3) -> float:
@@ -39,7 +39,7 @@ def timed(work: Any, times: int = 3) -> float:
 
 def verdict() -> None:
     for kind, events in (("single", 2000), ("ladder", 2000)):
-        signal, pool = worlds.entries(events, kind=kind, edge=4.0, seed=1)  # type: ignore[arg-type]
+        signal, pool = simulated_entries.entries(events, kind=kind, edge=4.0, seed=1)  # type: ignore[arg-type]
         judge(signal, pool, walk_forward=1.0)
         whole = timed(lambda signal=signal, pool=pool: judge(signal, pool, walk_forward=1.0))
         floor = timed(lambda signal=signal: null_means(signal, b=1999))
@@ -80,7 +80,7 @@ def grid(path: Path) -> None:
 
 
 def resample() -> None:
-    signal, pool = worlds.entries(2000, kind="ladder", edge=4.0, seed=1)
+    signal, pool = simulated_entries.entries(2000, kind="ladder", edge=4.0, seed=1)
     print(
         "verdict on 2,000 ladder events in a family of 600, B = 50,000: "
         + compared(lambda executor: judge(signal, pool, trials=600, walk_forward=1.0, executor=executor))

@@ -25,7 +25,7 @@ from exchange import exchange_process
 
 import kalshilab as kl
 from kalshilab.kalshi.auth import Signer
-from kalshilab.kalshi.orders import OrderRequest
+from kalshilab.kalshi.rest.orders import OrderRequest
 
 ORDERS = "/trade-api/v2/portfolio/events/orders"
 Send = Callable[[int], Awaitable[Any]]

@@ -31,7 +31,7 @@ import polars as pl
 import kalshilab as kl
 from kalshilab.exchange import Exchange
 from kalshilab.market.model import Trade
-from kalshilab.notebook.dashboard import Dashboard
+from kalshilab.notebook.session.dashboard import Dashboard
 from kalshilab.tape.synth import Recipe, make
 
 MARKETS = 1000

@@ -24,9 +24,9 @@ import numpy as np
 import polars as pl
 
 from kalshilab import signals
-from kalshilab.signals.passes import columns_of
-from kalshilab.tape.lake import Lake, scan_tape
-from kalshilab.tape.reading import batches
+from kalshilab.signals.engine.state_pass import columns_of
+from kalshilab.tape.lake.lake import Lake, scan_tape
+from kalshilab.tape.lake.source import batches
 from kalshilab.tape.schema import TAKER, TAPE_SCHEMA
 
 DAY = 2_000_000

@@ -25,11 +25,11 @@ import polars as pl
 from websockets.asyncio.client import connect
 
 import kalshilab as kl
-from kalshilab.exchange.link import framed
-from kalshilab.kalshi.events import BookDelta, Subscribed
-from kalshilab.kalshi.history import PrintPage
-from kalshilab.kalshi.protocol import StreamProtocol
-from kalshilab.kalshi.stream import Stream
+from kalshilab.exchange.server.websocket import framed
+from kalshilab.kalshi.rest.history import PrintPage
+from kalshilab.kalshi.stream.client import Stream
+from kalshilab.kalshi.stream.events import BookDelta, Subscribed
+from kalshilab.kalshi.stream.protocol import StreamProtocol
 from kalshilab.market.book import Book
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

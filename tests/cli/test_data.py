@@ -15,7 +15,7 @@ import pytest
 
 import kalshilab as kl
 from kalshilab.__main__ import main
-from kalshilab.data_commands import instant_of
+from kalshilab.cli.data import instant_of
 from kalshilab.errors import UsageError
 from kalshilab.kalshi.auth import generate_key
 
@@ -168,7 +168,7 @@ def test_a_disk_that_does_not_take_it_is_a_sentence(
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("kalshilab.tape.archives.import_archive", fails)
+    monkeypatch.setattr("kalshilab.tape.ingest.archives.import_archive", fails)
     assert main(["import", str(tmp_path), "--out", str(tmp_path / "lake")]) == 1
     assert capsys.readouterr().err.startswith(f"kalshilab import: {said}")
 

@@ -22,8 +22,8 @@ import kalshilab as kl
 from kalshilab.__main__ import main
 from kalshilab.errors import SessionError
 from kalshilab.notebook.runner import LiveRun
-from kalshilab.trade.monitor import read_status
-from kalshilab.trade.report import Report
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.status import read_status
 
 
 def command(*arguments: str, timeout: float = 90, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -230,7 +230,7 @@ def test_an_interrupt_while_it_starts_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kalshilab.exchange.Exchange.step", interrupted)
-    monkeypatch.setattr("kalshilab.trade.monitor.read_status", interrupted)
+    monkeypatch.setattr("kalshilab.trade.status.read_status", interrupted)
     assert main([name, *([str(tmp_path)] if name == "watch" else [])]) == code
     assert capsys.readouterr() == ("", "")
 

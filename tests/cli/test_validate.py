@@ -11,9 +11,9 @@ import pytest
 
 import kalshilab as kl
 from kalshilab.__main__ import main
+from kalshilab.cli.validate import signal_of
 from kalshilab.errors import UsageError
-from kalshilab.tape.lake import Lake
-from kalshilab.validate_command import signal_of
+from kalshilab.tape.lake.lake import Lake
 
 
 def test_a_card_in_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

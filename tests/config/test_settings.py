@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.config import RETIRED, Secret, Settings, read_env_file
+from kalshilab.config.settings import RETIRED, Secret, Settings, read_env_file
 from kalshilab.errors import ConfigError, CredentialsMissing, EnvFileError
 from kalshilab.units import dollars
 

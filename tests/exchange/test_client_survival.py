@@ -12,20 +12,20 @@ import pytest
 from faulty_venue import Hurry, faulty_venue
 
 from kalshilab.clock import SimClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import ProtocolError
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.faults import FAULTS, Fault, Faults, random_schedule
+from kalshilab.exchange.faults.faults import FAULTS, Fault, Faults, random_schedule
 from kalshilab.kalshi.auth import Signer
-from kalshilab.kalshi.events import Gap, Rejected, Subscribed
-from kalshilab.kalshi.orders import DemoOrders, OrderRequest
-from kalshilab.kalshi.stream import Connected, Disconnected, Stream
+from kalshilab.kalshi.rest.orders import DemoOrders, OrderRequest
+from kalshilab.kalshi.stream.client import Connected, Disconnected, Stream
+from kalshilab.kalshi.stream.events import Gap, Rejected, Subscribed
 from kalshilab.market.model import Fill, Trade
 from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Fired, Intent, client_order_id
-from kalshilab.trade.execution import Execution
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.portfolio import Portfolio
 
 FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
 AT_REQUESTS = [

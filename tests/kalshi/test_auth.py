@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import CredentialsMissing, KeyUnusable
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key, load_private_key, signed_text
 

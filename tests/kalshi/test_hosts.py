@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import ConfigError, HostRefused, KalshilabError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer, generate_key
-from kalshilab.kalshi.orders import DemoOrders, OrderRequest
-from kalshilab.kalshi.rest import MarketData, Rest
+from kalshilab.kalshi.rest.client import MarketData, Rest
+from kalshilab.kalshi.rest.orders import DemoOrders, OrderRequest
 from kalshilab.kalshi.wire import rest as wire
 
 PATH = "/trade-api/v2"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalshilab.market.holding import Holding
+from kalshilab.market.position import Holding
 
 trades = st.lists(
     st.tuples(st.sampled_from(["bid", "ask"]), st.integers(1, 9_999), st.integers(1, 30)), max_size=30

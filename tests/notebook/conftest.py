@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from kalshilab.clock import SimClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.market.model import Fill, Settlement, Trade
 from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Decision, Fired, Transition
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.monitor import COUNTS, MarketRow, PositionRow, Snapshot
-from kalshilab.trade.report import Report
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.status import COUNTS, MarketRow, PositionRow, Snapshot
 from kalshilab.units import dollars
 
 NOW = 1_767_225_600_000_000

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"

@@ -13,12 +13,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook import runner
 from kalshilab.notebook.results import read_results
 from kalshilab.notebook.runner import PARAMETERS, LiveRun, live_notebook
-from kalshilab.trade.monitor import read_status
+from kalshilab.trade.status import read_status
 
 HEAD = "venue = None\nminutes = None\ncategories = None"
 
@@ -162,7 +162,7 @@ def ask_when_ready(run: LiveRun, reason: str) -> None:
 LIVE = """
 import sys
 from pathlib import Path
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.notebook.runner import LiveRun
 run = LiveRun(Settings(env={}, env_file=None, out=sys.argv[1]), notebook=Path(sys.argv[2]))
 print(run.run_dir, flush=True)

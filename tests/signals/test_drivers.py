@@ -19,6 +19,7 @@ from made_tapes import Print, as_rows, live, plain_rows, prints, tape_of
 import kalshilab as kl
 from kalshilab import signals
 from kalshilab.errors import SignalError, UsageError
+from kalshilab.signals.engine.state_pass import columns_of
 from kalshilab.signals.grid import cells_of
 
 
@@ -101,7 +102,7 @@ def test_chunks_give_what_the_whole_gives(signal: Any, rows: list[Print], cuts: 
     assert pl.concat([whole.head(0), *parts]).equals(whole)
     pushed = signal.begin()
     lots = [
-        pushed.push(signals.passes.columns_of(chunk, signal.reads), first).row.tolist()
+        pushed.push(columns_of(chunk, signal.reads), first).row.tolist()
         for chunk, first in _with_rows(chunks(tape, cuts))
     ]
     if signal.sieve() is None:

@@ -14,8 +14,8 @@ import pytest
 import kalshilab as kl
 from kalshilab import signals
 from kalshilab.errors import LakeError
-from kalshilab.signals.shards import Shard, shards_of
-from kalshilab.tape.lake import Lake
+from kalshilab.signals.engine.sharding import Shard, shards_of
+from kalshilab.tape.lake.lake import Lake
 
 
 @kl.signal(state={"low": "i2"}, buy="yes")

@@ -11,7 +11,7 @@ import pytest
 
 from kalshilab import signals
 from kalshilab.tape import Lake, to_tape
-from kalshilab.tape.archives import import_archive
+from kalshilab.tape.ingest.archives import import_archive
 
 SIGNALS: dict[str, Any] = {
     repr(signal): signal

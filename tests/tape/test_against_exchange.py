@@ -17,14 +17,14 @@ import polars as pl
 import pytest
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.exchange import Exchange, serve
-from kalshilab.kalshi.feeds import TradeFeed
-from kalshilab.kalshi.rest import MarketData
+from kalshilab.kalshi.rest.client import MarketData
+from kalshilab.kalshi.stream.feeds import TradeFeed
 from kalshilab.tape import sample
-from kalshilab.tape.download import DAY, HOUR, download
-from kalshilab.tape.lake import Lake
-from kalshilab.tape.record import record
+from kalshilab.tape.ingest.download import DAY, HOUR, download
+from kalshilab.tape.ingest.record import record
+from kalshilab.tape.lake.lake import Lake
 
 CLOCK = WallClock()
 COLUMNS = ("ts", "ticker", "price", "size", "taker", "trade_id")
@@ -110,10 +110,10 @@ async def test_the_archive_overtakes_a_download(tmp_path: Path) -> None:
 DOWNLOADER = """
 import asyncio, sys, httpx
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
-from kalshilab.kalshi.rest import MarketData
-from kalshilab.tape.download import download
-from kalshilab.tape.lake import Lake
+from kalshilab.config.settings import Settings
+from kalshilab.kalshi.rest.client import MarketData
+from kalshilab.tape.ingest.download import download
+from kalshilab.tape.lake.lake import Lake
 
 class Slow(httpx.AsyncHTTPTransport):
     async def handle_async_request(self, request):
@@ -292,10 +292,10 @@ async def test_a_recorder_whose_connection_drops(tmp_path: Path) -> None:
 RECORDER = """
 import asyncio, sys
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
-from kalshilab.kalshi.feeds import TradeFeed
-from kalshilab.tape.lake import Lake
-from kalshilab.tape.record import record
+from kalshilab.config.settings import Settings
+from kalshilab.kalshi.stream.feeds import TradeFeed
+from kalshilab.tape.lake.lake import Lake
+from kalshilab.tape.ingest.record import record
 
 async def main(rest, ws, key_id, key_path, lake):
     stop, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kalshilab.clock import SimClock
-from kalshilab.config import Settings
-from kalshilab.trade.journal import Journal
+from kalshilab.config.settings import Settings
+from kalshilab.trade.orders.journal import Journal
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from kalshilab.clock import SimClock
 from kalshilab.errors import IllegalTransition
-from kalshilab.trade.states import ALLOWED, TIMEOUTS, Machine
+from kalshilab.trade.state_machine import ALLOWED, TIMEOUTS, Machine
 
 PATHS = {
     "STARTUP": (),

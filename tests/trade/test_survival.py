@@ -22,21 +22,21 @@ import pytest
 from faulty_venue import Hurry, Steps, faulty_venue
 
 from kalshilab.clock import SimClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import ApiError, ConnectionFailed, FeedLost, ProtocolError
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.faults import FAULTS, Faults, random_schedule
+from kalshilab.exchange.faults.faults import FAULTS, Faults, random_schedule
 from kalshilab.kalshi.auth import Signer
-from kalshilab.kalshi.orders import DemoOrders
-from kalshilab.kalshi.stream import Stream
+from kalshilab.kalshi.rest.orders import DemoOrders
+from kalshilab.kalshi.stream.client import Stream
 from kalshilab.market.model import Fill, Order
 from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Fired, Intent, client_order_id
-from kalshilab.trade.execution import Execution
 from kalshilab.trade.health import Health
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.portfolio import Portfolio
-from kalshilab.trade.sync import Sync
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.portfolio import Portfolio
+from kalshilab.trade.orders.reconcile import Sync
 
 FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
 PATIENCE = 60
@@ -182,13 +182,13 @@ import asyncio, json, os, random, signal, sys
 from pathlib import Path
 
 from kalshilab.clock import SimClock, WallClock
-from kalshilab.config import Settings
-from kalshilab.kalshi.orders import DemoOrders
+from kalshilab.config.settings import Settings
+from kalshilab.kalshi.rest.orders import DemoOrders
 from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Fired, Intent, client_order_id
-from kalshilab.trade.execution import Execution
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.portfolio import Portfolio
 
 facts = json.loads(sys.argv[1])
 draw = random.Random(facts["life"])

@@ -33,7 +33,7 @@ import polars as pl
 
 from kalshilab.errors import EdgeError
 from kalshilab.market.book import Book
-from kalshilab.signals.kernel import compiled
+from kalshilab.signals.engine.kernel import compiled
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import PRICE, SIZE
 
@@ -134,7 +134,7 @@ def check_quotes(quotes: pl.DataFrame) -> pl.DataFrame:
         if quotes.schema.get(name) != dtype:
             raise EdgeError(
                 f"quotes: column {name} is {quotes.schema.get(name, 'missing')}, not {dtype}; "
-                "kalshilab.edge.quotes.QuoteLog makes quotes of a feed"
+                "kalshilab.edge.entries.book_taker.QuoteLog makes quotes of a feed"
             )
         if quotes[name].null_count():
             raise EdgeError(f"quotes: null in {name}")

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import polars as pl
 
-from kalshilab.edge.model import check_entries
+from kalshilab.edge.schema import check_entries
 from kalshilab.errors import EdgeError
 from kalshilab.units import PRICE
 
@@ -82,8 +82,8 @@ def censor(
             needs to be left out; else the longest time that a settled one took, so that whatever is still open would
             have to be slower than all that were seen.
 
-    >>> from kalshilab.edge import worlds
-    >>> entries, _ = worlds.entries(100, seed=1)
+    >>> from kalshilab.edge import simulated_entries
+    >>> entries, _ = simulated_entries.entries(100, seed=1)
     >>> kept, cohort = censor(entries, data_end=entries["settled_ts"].max())
     >>> kept.height, cohort.share
     (100, 0.0)

@@ -36,10 +36,10 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.inference import bootstrap
-from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.edge.quotes import check_quotes, mids, tops
-from kalshilab.edge.resting import events_of, rested_in
+from kalshilab.edge.entries.book_taker import check_quotes, mids, tops
+from kalshilab.edge.entries.queue_position import events_of, rested_in
+from kalshilab.edge.schema import ENTRIES_SCHEMA
+from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import EdgeError
 from kalshilab.market.fee_schedule import FeeSchedule
 from kalshilab.tape.schema import TAKER, TIME, check_markets
@@ -78,7 +78,7 @@ def joining(fires: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         fires: `row, ts, ticker, side`.
-        quotes: `kalshilab.edge.quotes`.
+        quotes: `kalshilab.edge.entries.book_taker`.
 
     Returns:
         `row, ts, ticker, side, price`, the price in YES price units.
@@ -109,7 +109,7 @@ def rest(
         orders: `row, ts, ticker, side, price`: bids for `side`, sent at `ts`, at a YES price (as `joining` makes
             them; NO is bid for at a dollar less it).
         tape: prints, as a frame or a lake, of which only the orders' markets are kept.
-        quotes: `kalshilab.edge.quotes`.
+        quotes: `kalshilab.edge.entries.book_taker`.
         contracts: size of each order.
         life: seconds after it is live at which its cancellation is sent.
         latency, cancel_latency: seconds until the exchange has the order, and its cancellation.

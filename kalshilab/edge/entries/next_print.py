@@ -18,9 +18,9 @@ import numpy.typing as npt
 import polars as pl
 
 from kalshilab.errors import EdgeError
-from kalshilab.signals.kernel import compiled
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.reading import Source, batches
+from kalshilab.signals.engine.kernel import compiled
+from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.lake.source import Source, batches
 
 __all__ = ["READS", "Found", "Wanted", "first_later", "lots"]
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.edge.model import check_entries, event_means, settled
+from kalshilab.edge.schema import check_entries, event_means, settled
 from kalshilab.market.fee_schedule import FeeSchedule
 
 __all__ = ["Measures", "Role", "measure", "refee", "sizes"]
@@ -76,8 +76,8 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
 def measure(entries: pl.DataFrame) -> Measures:
     """The measures of entries; what is unsettled counts only as a fire.
 
-    >>> from kalshilab.edge import worlds
-    >>> entries, _ = worlds.entries(500, edge=5.0, seed=3)
+    >>> from kalshilab.edge import simulated_entries
+    >>> entries, _ = simulated_entries.entries(500, edge=5.0, seed=3)
     >>> found = measure(entries)
     >>> found.n_events, bool(abs(found.win_rate - found.break_even - found.edge_per_fire) < 1e-9)
     (500, True)

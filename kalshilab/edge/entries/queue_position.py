@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.kernel import compiled
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.reading import Source, batches
+from kalshilab.signals.engine.kernel import compiled
+from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.lake.source import Source, batches
 from kalshilab.tape.schema import TAPE_SCHEMA
 from kalshilab.units import PRICE
 

@@ -9,10 +9,10 @@ rule             entry
 "mid"            (E2) half a spread from it, without fees: what the signal knows; for diagnosis
 "next_print"     (E3) the first later print whose taker bought our side, after the latency and within the
                  window; else no fill, and a profit of nothing.  The default without books
-"book"           (E4) the displayed asks of our side after the latency (`kalshilab.edge.quotes`)
+"book"           (E4) the displayed asks of our side after the latency (`kalshilab.edge.entries.book_taker`)
 "maker"          (E5) a quote that joins the best bid of our side as of the fire, live after the latency and until
                  the window is over, filled where the market goes through it: the hardest of the four books of
-                 `kalshilab.edge.maker`.  Where there is no bid to join, or the quote would take, no fill
+                 `kalshilab.edge.entries.maker`.  Where there is no bid to join, or the quote would take, no fill
 ================ ======================================================================================
 
 Never an earlier print, never the other side.  Fires of one market after its first, of an event's other side, and
@@ -31,14 +31,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.edge import maker
-from kalshilab.edge.later import READS, Found, Wanted, first_later
-from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.edge.quotes import asked, mids, tops
+from kalshilab.edge.entries import maker
+from kalshilab.edge.entries.book_taker import asked, mids, tops
+from kalshilab.edge.entries.next_print import READS, Found, Wanted, first_later
+from kalshilab.edge.schema import ENTRIES_SCHEMA
 from kalshilab.errors import EdgeError, UnitError
 from kalshilab.market.fee_schedule import FeeSchedule
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.reading import Source
+from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.lake.source import Source
 from kalshilab.tape.schema import TAKER, TIME, check_markets
 from kalshilab.units import PRICE, TickGrid, cents
 
@@ -136,7 +136,7 @@ def enter_counted(
         contracts: size of an order, for the rounding of its fee.
         schedule: fees by date; None: `FeeSchedule()`.
         half_spread: cents, for `mid`; None: `half_spread_of(tape)`.
-        books: recorded quotes, for rule="book" and "maker" (`kalshilab.edge.quotes`).
+        books: recorded quotes, for rule="book" and "maker" (`kalshilab.edge.entries.book_taker`).
         limit: for rule="book": cents that our side may cost above the firing print's price; None: anything.
         ticks: so many steps of the market's grid dearer (whole cents where its grid is not known).
         per_market, per_event: the first so many fires; None: all.
@@ -177,7 +177,9 @@ def enter_counted(
     mid = np.clip(price + np.where(later.taker_no, spread, -spread), 1, PRICE - 1)
     if rule in ("book", "maker"):
         if books is None:
-            raise EdgeError(f'rule="{rule}" needs books=, recorded quotes (kalshilab.edge.quotes)')
+            raise EdgeError(
+                f'rule="{rule}" needs books=, recorded quotes (kalshilab.edge.entries.book_taker)'
+            )
         shown = mids(tops(books), kept["ticker"], fired)
         mid = np.where(np.isnan(shown), mid, shown)
     if rule == "maker":

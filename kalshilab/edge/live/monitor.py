@@ -1,6 +1,6 @@
 """Is live what was validated?  Five states, each with the evidence that put it there.
 
-Paper or real trades are scored by day batches (`kalshilab.edge.sequential`), and two questions are asked of them at
+Paper or real trades are scored by day batches (`kalshilab.edge.stats.sequential`), and two questions are asked of them at
 any time: E0, "is there no edge?", and E1, "is the edge at least the *lower* end of the validated interval?".
 
 ============== ============== ==================================================================
@@ -20,7 +20,7 @@ once that is refuted the level that live itself had shown until then.  An e-dete
 batches, and the chance of one within T batches at most T / arl.  E0 over 90 days, restarted each month, says whether
 the edge is back.
 
-`kalshilab.edge.gap` compares trade by trade with a replay, which shows a cent of shortfall long before profit does.
+`kalshilab.edge.live.replay_gap` compares trade by trade with a replay, which shows a cent of shortfall long before profit does.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.gap import Gap, replay_gap
-from kalshilab.edge.model import Criterion
-from kalshilab.edge.sequential import (
+from kalshilab.edge.live.replay_gap import Gap, replay_gap
+from kalshilab.edge.schema import Criterion
+from kalshilab.edge.stats.sequential import (
     LAMBDAS,
     ConfidenceSequence,
     EProcess,
@@ -206,8 +206,8 @@ def monitor(
         window: days of the windows that say whether an edge is back.
         arl: batches before a false alarm of decay, on average at least.
 
-    >>> from kalshilab.edge import worlds
-    >>> paper, _ = worlds.entries(1_500, edge=8.0, hold=0.3, days=500, seed=2)
+    >>> from kalshilab.edge import simulated_entries
+    >>> paper, _ = simulated_entries.entries(1_500, edge=8.0, hold=0.3, days=500, seed=2)
     >>> monitor(paper, 3.0).state
     'LIVE_CONFIRMED'
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy import stats
 
-from kalshilab.edge.model import Interval, check_entries
+from kalshilab.edge.schema import Interval, check_entries
 from kalshilab.errors import EdgeError
 
 __all__ = ["Gap", "replay_gap"]

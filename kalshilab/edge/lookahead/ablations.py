@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.facts import point_in_time
-from kalshilab.edge.inference import bootstrap
-from kalshilab.edge.model import event_means
-from kalshilab.edge.strategy import Strategy, strategy_of
+from kalshilab.edge.lookahead.settlement_facts import point_in_time
+from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
+from kalshilab.edge.schema import event_means
+from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import SignalError
 
 __all__ = ["placebos", "variants"]

@@ -4,13 +4,13 @@ A function sees more than its arguments.  A table of features that was made of t
 another name, a set of tickers, a dictionary that an earlier call filled: none of it changes when the end of the tape
 is cut off, so no audit that changes the tape would notice.  So what a function holds is looked at, and dealt with:
 
-* a table with **times** is cut where the tape is cut (`kalshilab.edge.afresh`): a row counts from the latest of its times on, a date
+* a table with **times** is cut where the tape is cut (`kalshilab.edge.lookahead.fresh_copy`): a row counts from the latest of its times on, a date
   from the end of that day (UTC); a column `known_ts` is asked alone, where what is announced ahead, such as a
   calendar, was known sooner than its times say;
 * one that names markets and has **no times** is refused (`brought`): nobody can say since when it was known.  So are
   tables of settlement facts, numbers kept by market, by print or by a print's time, and functions that read files.
   What the table of markets says of all of them anyway (event, series, category) is not;
-* **memories** do not last (`kalshilab.edge.afresh`): each call of an audit starts with everything as it was before the first.
+* **memories** do not last (`kalshilab.edge.lookahead.fresh_copy`): each call of an audit starts with everything as it was before the first.
 
 What stands in libraries is theirs.  What is hidden on purpose, behind a hash or in a process of its own, is not found:
 this keeps a researcher from fooling himself, and no other.
@@ -24,9 +24,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.facts import SETTLEMENT_FACTS
-from kalshilab.edge.held_tables import columns_in, is_pandas, is_table, numbers_in, texts_in, times_of
-from kalshilab.edge.reached import MUTABLE, Reader, reached
+from kalshilab.edge.lookahead.captured_tables import (
+    columns_in,
+    is_pandas,
+    is_table,
+    numbers_in,
+    texts_in,
+    times_of,
+)
+from kalshilab.edge.lookahead.closure_walk import MUTABLE, Reader, reached
+from kalshilab.edge.lookahead.settlement_facts import SETTLEMENT_FACTS
 
 __all__ = ["Brought", "brought", "dated"]
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from kalshilab.edge.held_tables import is_table
+from kalshilab.edge.lookahead.captured_tables import is_table
 
 __all__ = ["DEEP", "MUTABLE", "PLAIN", "Reader", "codes", "is_empty", "is_own", "is_users", "members", "outside", "reached", "unwrapped"]  # fmt: skip
 
@@ -28,7 +28,7 @@ READERS: Final = frozenset(_READERS.split())
 DEEP: Final = 4
 """Containers in containers that are looked into."""
 _LIBRARIES: Final = tuple({p for k, p in sysconfig.get_paths().items() if k.endswith(("lib", "stdlib"))})
-_PACKAGE: Final = str(Path(__file__).resolve().parents[1])
+_PACKAGE: Final = str(Path(__file__).resolve().parents[2])
 PLAIN: Final = (str, bytes, int, float, bool, type(None), datetime)
 MUTABLE: Final = (dict, list, set, deque, bytearray)
 

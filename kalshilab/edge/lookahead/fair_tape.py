@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.signals.model import as_tape
+from kalshilab.signals.engine.model import as_tape
 from kalshilab.tape.schema import check_markets
 from kalshilab.tape.synth import Recipe, revealed
 from kalshilab.units import PRICE

@@ -14,8 +14,8 @@ from collections import deque
 from datetime import datetime
 from typing import Any
 
-from kalshilab.edge.held_tables import cut, is_table
-from kalshilab.edge.reached import (
+from kalshilab.edge.lookahead.captured_tables import cut, is_table
+from kalshilab.edge.lookahead.closure_walk import (
     DEEP,
     MUTABLE,
     PLAIN,

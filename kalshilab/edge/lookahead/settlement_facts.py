@@ -2,7 +2,7 @@
 
 How a market settled, when, and when it really closed are *settlement facts*: a feature made of them looks ahead.  (So
 are its final volume, its last price and the number of its trades; those are on the tape, where
-`kalshilab.edge.audit` finds their use.)  A strategy that asks for the markets is given a table without these facts,
+`kalshilab.edge.lookahead.audit` finds their use.)  A strategy that asks for the markets is given a table without these facts,
 and one whose text names them is refused before it runs.
 """
 

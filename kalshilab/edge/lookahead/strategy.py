@@ -2,7 +2,7 @@
 
 A **signal** (`kalshilab.signals`, `@kalshilab.signal`) is a step over one print at a time and cannot see later ones.
 A **function** `tape -> fires` or `(tape, markets) -> fires` gets whole frames and can: which is what
-`kalshilab.edge.audit` is for.  Its fires are a frame with the columns of a signal's `run`: `row, ts, ticker, side,
+`kalshilab.edge.lookahead.audit` is for.  Its fires are a frame with the columns of a signal's `run`: `row, ts, ticker, side,
 price`, in any order; others are left alone.
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from kalshilab.edge.afresh import anew
-from kalshilab.edge.ledger import canonical
+from kalshilab.edge.canonical_json import canonical
+from kalshilab.edge.lookahead.fresh_copy import anew
 from kalshilab.errors import EdgeError
-from kalshilab.signals.driver import CompiledSignal
+from kalshilab.signals.engine.compiled_signal import CompiledSignal
 from kalshilab.signals.scan import scan
-from kalshilab.tape.reading import Source
+from kalshilab.tape.lake.source import Source
 from kalshilab.tape.schema import TAKER, TIME
 
 __all__ = ["FIRES", "Strategy", "strategy_of"]

@@ -30,8 +30,8 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import EdgeError
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.reading import Source
+from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.lake.source import Source
 from kalshilab.tape.schema import check_markets
 from kalshilab.units import PRICE, cents
 

@@ -1,7 +1,7 @@
 """What is judged and on what terms, as something that can be registered before it is.
 
 A specification is the signal's name, parameters and code, the terms on which entries are made, the neighbouring
-settings, and the measure; its hash names it in the registry (`kalshilab.edge.registry`).
+settings, and the measure; its hash names it in the registry (`kalshilab.edge.prereg.registry`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
-from kalshilab.edge.ledger import canonical, hash_of
-from kalshilab.edge.registry import Hypothesis, Registry
-from kalshilab.edge.strategy import Strategy, strategy_of
+from kalshilab.edge.canonical_json import canonical, hash_of
+from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
+from kalshilab.edge.prereg.registry import Hypothesis, Registry
 from kalshilab.errors import EdgeError, RegistryError
 from kalshilab.market.fee_schedule import FeeSchedule
-from kalshilab.signals.driver import plain
+from kalshilab.signals.engine.compiled_signal import plain
 
 __all__ = [
     "Terms",
@@ -70,7 +70,7 @@ def hypothesis_of(
     """What `validate` judges when it is given the same signal, grid and terms; to be registered before it is.
 
     Args:
-        id, family, mechanism, author: as of `kalshilab.edge.registry.Hypothesis`.
+        id, family, mechanism, author: as of `kalshilab.edge.prereg.registry.Hypothesis`.
         grid, schedule: neighbouring values of parameters and fees, as for `validate`.
         terms: of `Terms`.
 

@@ -8,7 +8,7 @@ holdout").  So however the looks are chosen, the chance that luck confirms anyth
 fourth look.
 
 The boundary is that of a family of hypotheses, and is written down with the first split.  Events open at the boundary
-and those that begin within the embargo after it belong to neither side (`kalshilab.edge.walk`).
+and those that begin within the embargo after it belong to neither side (`kalshilab.edge.robustness.walk_forward`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import msgspec
 import polars as pl
 
 from kalshilab.clock import from_datetime, to_datetime
-from kalshilab.edge.ledger import hash_of
-from kalshilab.edge.model import check_entries, settled
-from kalshilab.edge.registry import Registry
-from kalshilab.edge.walk import Split, boundaries, embargo_of, spans, split
+from kalshilab.edge.canonical_json import hash_of
+from kalshilab.edge.prereg.registry import Registry
+from kalshilab.edge.robustness.walk_forward import Split, boundaries, embargo_of, spans, split
+from kalshilab.edge.schema import check_entries, settled
 from kalshilab.errors import EdgeError, RegistryError
 
 __all__ = ["BUDGET", "Lockbox", "Look"]
@@ -64,7 +64,7 @@ class Lockbox:
         family: of hypotheses; its looks are counted together.
         share: of the events, in the order they began, that are held out: 0.25 to 0.5.
         boundary: where it begins (with a zone), instead of `share`.
-        embargo: None is `kalshilab.edge.walk.embargo_of` the entries of the first split.
+        embargo: None is `kalshilab.edge.robustness.walk_forward.embargo_of` the entries of the first split.
         first_prints: columns `event, ts`: each event's first print; without it an event begins with its first fire.
 
     Raises:

@@ -6,7 +6,7 @@ on; every evaluation is written down, failures included; and the number of trial
 here: the distinct (specification, parameter point, data) that were evaluated (Nosek et al. 2018, "The
 preregistration revolution"; White 2000, "A reality check for data snooping").
 
-The file is a `kalshilab.edge.ledger.Ledger`: only ever added to, refused when edited, on the disk before a call
+The file is a `kalshilab.edge.prereg.append_log.Ledger`: only ever added to, refused when edited, on the disk before a call
 returns, safe for several processes.
 """
 
@@ -22,8 +22,9 @@ import numpy as np
 import polars as pl
 
 from kalshilab.clock import Clock, WallClock
-from kalshilab.edge.ledger import Ledger, canonical, hash_of
-from kalshilab.edge.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm
+from kalshilab.edge.canonical_json import canonical, hash_of
+from kalshilab.edge.prereg.append_log import Ledger
+from kalshilab.edge.stats.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm
 from kalshilab.errors import RegistryError
 from kalshilab.tape.schema import TIME
 
@@ -91,7 +92,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     line: int
     """Its line in the registry, from 0: what stands before was there before."""
     sketch: tuple[int, ...] = ()
-    """Prints of the data as numbers (`kalshilab.edge.confirmation.sketch_of`); empty where none were written down."""
+    """Prints of the data as numbers (`kalshilab.edge.report.confirmation.sketch_of`); empty where none were written down."""
 
     def saw(self, data_hash: str, sketch: Sequence[int] = ()) -> bool:
         """Whether it was made on these data, or on data that share prints with them."""
@@ -323,7 +324,7 @@ class Registry:
         return frame.with_columns((pl.col("bh") <= EXPLORE).alias("explore"))
 
     def boxes(self, family: str) -> list[dict[str, Any]]:
-        """The records of a family's lockbox (`kalshilab.edge.lockbox`), in order."""
+        """The records of a family's lockbox (`kalshilab.edge.prereg.lockbox`), in order."""
         self._ledger.refresh()
         return self._boxes_of(family)
 

@@ -16,9 +16,9 @@ from typing import Any, Final
 import msgspec
 import polars as pl
 
-from kalshilab.edge.criteria import verdict_live
-from kalshilab.edge.live import LiveState, monitor
-from kalshilab.edge.model import Criterion
+from kalshilab.edge.live.monitor import LiveState, monitor
+from kalshilab.edge.report.criteria import verdict_live
+from kalshilab.edge.schema import Criterion
 from kalshilab.errors import EdgeError
 
 __all__ = ["FIGURES", "Card"]
@@ -51,7 +51,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     name: str
     """The signal and its parameters."""
     verdict: str
-    """One of `kalshilab.edge.criteria.LABELS`."""
+    """One of `kalshilab.edge.report.criteria.LABELS`."""
     header: str
     """The verdict in one sentence."""
     criteria: tuple[Criterion, ...]
@@ -94,7 +94,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             have = ", ".join(f for f in FIGURES if f in self.frames)
             raise EdgeError(f"{name}: not measured for this card, which has {have}")
         # Late: research without drawing needs no plotly.
-        import kalshilab.notebook.edge_plots as edge_plots
+        import kalshilab.notebook.research.figures as edge_plots
 
         frame = self.frames[name]
         if name == "live":
@@ -114,9 +114,9 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             how: of `kalshilab.edge.monitor`: horizon, streams, as_of, …
 
         >>> import kalshilab as kl
-        >>> from kalshilab.edge import worlds
+        >>> from kalshilab.edge import simulated_entries
         >>> card = kl.validate(kl.signals.Rlm(min_trades=15), *kl.sample())
-        >>> paper, _ = worlds.entries(2_000, edge=8.0, hold=0.3, days=700, seed=2)
+        >>> paper, _ = simulated_entries.entries(2_000, edge=8.0, hold=0.3, days=700, seed=2)
         >>> after = card.with_live(paper)
         >>> card.verdict, after.verdict, after.criterion(13).label
         ('INSUFFICIENT', 'INSUFFICIENT', 'LIVE_CONFIRMED')
@@ -210,7 +210,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     def _repr_html_(self) -> str:
         # Late, as for figures.
-        from kalshilab.notebook.edge_view import card_html
+        from kalshilab.notebook.research.card_html import card_html
 
         return card_html(self)
 

@@ -7,7 +7,7 @@ pays a dollar is a cent.
 
 For most claims there is no audited value: the signal was only ever looked at over whole lives of markets.  Then
 the sentence says so and, where it is known, what the same method shows on fair markets, where there is no edge
-for anyone (see `kalshilab.edge.audit`).  Such a claim is not refuted; it is untested.
+for anyone (see `kalshilab.edge.lookahead.audit`).  Such a claim is not refuted; it is untested.
 
 >>> print(load().sentence("yes_80_90"))
 YES_80_90 (S001, H001): claimed +5.10 c; audited -6.20 c when the system measured it again, before fee and spread: \
@@ -260,7 +260,7 @@ def claims_file() -> Path:
     Raises:
         EdgeError: neither is there.
     """
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     for path in (package.parent / "research" / "claims.toml", package / "edge" / "claims.toml"):
         if path.is_file():
             return path

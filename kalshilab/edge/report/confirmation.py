@@ -14,14 +14,14 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from kalshilab.edge import criteria
-from kalshilab.edge.inference import Inference, infer
-from kalshilab.edge.lockbox import Lockbox
-from kalshilab.edge.model import Criterion
-from kalshilab.edge.registry import Registry
-from kalshilab.signals.kernel import compiled
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.reading import Source, batches
+from kalshilab.edge.prereg.lockbox import Lockbox
+from kalshilab.edge.prereg.registry import Registry
+from kalshilab.edge.report import criteria
+from kalshilab.edge.schema import Criterion
+from kalshilab.edge.stats.inference import Inference, infer
+from kalshilab.signals.engine.kernel import compiled
+from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.lake.source import Source, batches
 
 __all__ = ["confirmed", "data_of", "opened", "sketch_of"]
 

@@ -24,7 +24,7 @@ examined: there is no p-value to admire, only the smallest edge that such a samp
 == ============= ============================================================== ==================
 
 Line 2 also reports fills, gaps and days without prints: no reasons to fail, but to know.
-Line 13, live, is judged by `kalshilab.edge.live` on paper trades; its labels are `kalshilab.edge.live.STATES`.
+Line 13, live, is judged by `kalshilab.edge.live.monitor` on paper trades; its labels are `kalshilab.edge.live.monitor.STATES`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from kalshilab.edge.model import Criterion
+from kalshilab.edge.schema import Criterion
 
 __all__ = [
     "LABELS",

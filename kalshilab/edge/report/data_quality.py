@@ -1,7 +1,7 @@
 """What a history says of itself before anything is judged on it: how far it reaches, what may be missing in it, and
 whether its markets come with events that cluster anything.
 
-A lake knows which stretches nobody has vouched for (`kalshilab.tape.checkup.gaps`).  A frame or a file knows only
+A lake knows which stretches nobody has vouched for (`kalshilab.tape.lake.doctor.gaps`).  A frame or a file knows only
 its prints: a day without any may be a quiet day, and is called no more than that.
 """
 
@@ -14,9 +14,9 @@ import msgspec
 import polars as pl
 
 from kalshilab.clock import isoformat
-from kalshilab.edge.model import DAY
-from kalshilab.tape.lake import Lake
-from kalshilab.tape.reading import Source
+from kalshilab.edge.schema import DAY
+from kalshilab.tape.lake.lake import Lake
+from kalshilab.tape.lake.source import Source
 
 __all__ = ["History", "first_prints", "history_of", "last_known"]
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.martingale import intraclass, null_means
-from kalshilab.edge.model import arrays_of, check_entries, settled
+from kalshilab.edge.schema import arrays_of, check_entries, settled
+from kalshilab.edge.stats.martingale import intraclass, null_means
 from kalshilab.tape.schema import TIME
 
 __all__ = ["equity"]
@@ -40,7 +40,7 @@ def equity(entries: pl.DataFrame, *, lockbox: datetime | None = None, seed: int 
     Returns:
         `ts, event, pnl` (the event's mean, cents a contract), `total` (their running sum), `null_low`, `null_mid`,
         `null_high` (5, 50 and 95 % of the running sum in worlds where every entry wins with its break-even
-        probability, see `kalshilab.edge.martingale`), `lockbox` (whether the event lies in it).
+        probability, see `kalshilab.edge.stats.martingale`), `lockbox` (whether the event lies in it).
     """
     known = settled(check_entries(entries))
     if known.is_empty():

@@ -8,10 +8,10 @@ from typing import Any, Final
 import polars as pl
 
 from kalshilab.errors import EdgeError
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.lake import Lake, scan_tape
+from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.lake.lake import Lake, scan_tape
+from kalshilab.tape.lake.source import Source
 from kalshilab.tape.normalise import to_markets
-from kalshilab.tape.reading import Source
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets, check_tape
 
 __all__ = ["excerpt", "in_memory", "tables", "with_horizon"]

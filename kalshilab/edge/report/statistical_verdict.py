@@ -1,6 +1,6 @@
 """The statistical part of a verdict: what settled entries alone can say, lines 3 to 8 of the report card.
 
-Apart from `kalshilab.edge.validation` so that it can be tried on made entries by the hundred: how often it
+Apart from `kalshilab.edge.report.validate` so that it can be tried on made entries by the hundred: how often it
 passes worlds without an edge, and how often it finds one that is there.
 """
 
@@ -12,13 +12,13 @@ from typing import Final
 import msgspec
 import polars as pl
 
-from kalshilab.edge import criteria
-from kalshilab.edge.baseline import Excess, excess
-from kalshilab.edge.inference import Inference, infer
-from kalshilab.edge.model import Criterion, check_entries, settled
-from kalshilab.edge.multiplicity import fewest_b
-from kalshilab.edge.pnl import Measures, measure
-from kalshilab.edge.robustness import blocks, concentration
+from kalshilab.edge.entries.pnl import Measures, measure
+from kalshilab.edge.report import criteria
+from kalshilab.edge.robustness.perturbations import blocks, concentration
+from kalshilab.edge.robustness.price_matching import Excess, excess
+from kalshilab.edge.schema import Criterion, check_entries, settled
+from kalshilab.edge.stats.inference import Inference, infer
+from kalshilab.edge.stats.multiplicity import fewest_b
 
 __all__ = ["Judgement", "judge", "resamples_for"]
 
@@ -68,8 +68,8 @@ def judge(
         b: resamples, at least.
         executor: who draws them; None: this process.
 
-    >>> from kalshilab.edge import worlds
-    >>> judge(*worlds.entries(1_000, edge=5.0, seed=1), b=199, walk_forward=4.0).verdict
+    >>> from kalshilab.edge import simulated_entries
+    >>> judge(*simulated_entries.entries(1_000, edge=5.0, seed=1), b=199, walk_forward=4.0).verdict
     'VALID'
 
     Raises:

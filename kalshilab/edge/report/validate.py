@@ -6,7 +6,7 @@ outcomes not known yet, too small a sample, what the price alone earns, a few lu
 setting, a price that nobody would have got, the number of tries.
 
 **Trials.**  Every validation is written into a registry.  Without one of your own that is the registry of this
-process (`kalshilab.edge.specification.session_registry`): it counts what was tried here, and knows nothing of before.
+process (`kalshilab.edge.prereg.hypothesis.session_registry`): it counts what was tried here, and knows nothing of before.
 With `registry=` the hypothesis must have been registered (`hypothesis_of`), and an unregistered one is refused.  Each
 cell of a `grid=` is a trial too.  The steps to each side that line 9 looks at without one are not: they are there to
 see whether the edge stands on a single setting, and whoever goes over to one of them validates it, and is counted.
@@ -25,29 +25,34 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge import audit, baseline, capacity, criteria, maker, robustness, sizing
-from kalshilab.edge.card import Card
-from kalshilab.edge.cohort import Cohort, censor, marked
-from kalshilab.edge.confirmation import confirmed, data_of, opened, sketch_of
-from kalshilab.edge.entry import Left, enter_counted, half_spread_of
-from kalshilab.edge.equity import equity
-from kalshilab.edge.evidence import excerpt, in_memory, tables, with_horizon
-from kalshilab.edge.history import first_prints, history_of, last_known
-from kalshilab.edge.inference import Inference
-from kalshilab.edge.judgement import Judgement, judge
-from kalshilab.edge.ledger import canonical
-from kalshilab.edge.lockbox import Lockbox
-from kalshilab.edge.model import Criterion, event_means
-from kalshilab.edge.multiplicity import deflated_sharpe, event_matrix, pbo, romano_wolf
-from kalshilab.edge.pnl import Role, measure, sizes
-from kalshilab.edge.registry import Registry, Trial
-from kalshilab.edge.specification import Terms, registered, specification, terms_of, trials_of
-from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
-from kalshilab.edge.walk import walk_forward
-from kalshilab.edge.waterfall import waterfall
+from kalshilab.edge.canonical_json import canonical
+from kalshilab.edge.entries import maker
+from kalshilab.edge.entries.censoring import Cohort, censor, marked
+from kalshilab.edge.entries.pnl import Role, measure, sizes
+from kalshilab.edge.entries.rules import Left, enter_counted, half_spread_of
+from kalshilab.edge.lookahead import audit
+from kalshilab.edge.lookahead.strategy import FIRES, Strategy, strategy_of
+from kalshilab.edge.prereg.hypothesis import Terms, registered, specification, terms_of, trials_of
+from kalshilab.edge.prereg.lockbox import Lockbox
+from kalshilab.edge.prereg.registry import Registry, Trial
+from kalshilab.edge.report import criteria
+from kalshilab.edge.report.card import Card
+from kalshilab.edge.report.confirmation import confirmed, data_of, opened, sketch_of
+from kalshilab.edge.report.data_quality import first_prints, history_of, last_known
+from kalshilab.edge.report.equity import equity
+from kalshilab.edge.report.inputs import excerpt, in_memory, tables, with_horizon
+from kalshilab.edge.report.statistical_verdict import Judgement, judge
+from kalshilab.edge.report.waterfall import waterfall
+from kalshilab.edge.robustness import perturbations, price_matching
+from kalshilab.edge.robustness.walk_forward import walk_forward
+from kalshilab.edge.schema import Criterion, event_means
+from kalshilab.edge.sizing import capacity
+from kalshilab.edge.sizing.kelly import drawdowns, stake
+from kalshilab.edge.stats.inference import Inference
+from kalshilab.edge.stats.multiplicity import deflated_sharpe, event_matrix, pbo, romano_wolf
 from kalshilab.errors import EdgeError
 from kalshilab.market.fee_schedule import FeeSchedule
-from kalshilab.signals.driver import CompiledSignal
+from kalshilab.signals.engine.compiled_signal import CompiledSignal
 
 __all__ = ["validate"]
 
@@ -157,7 +162,7 @@ def validate(
         if audited and entries["filled"].any():
             audited = (*audited, audit.outcome_resampling(entries, b=499, seed=seed))
     cells = _cells(strategy, grid, tape, bought, executor)
-    pool = baseline.pool(tape, fires, bought, seed=seed) if fires.height else None
+    pool = price_matching.pool(tape, fires, bought, seed=seed) if fires.height else None
     points = [strategy.parameters, *(c.parameters for c in cells[1:] if grid is not None)]
     m = max(trials or 1, trials_of(book, prereg, family, points, data["hash"]))
     near = None if pool is None else with_horizon(pool, markets)
@@ -196,10 +201,10 @@ def validate(
     if found is None or not judged.criteria[0].passed:
         lines += [criteria.unexamined(n, "the sample is too small") for n in range(9, 13)]
     else:
-        ladder = robustness.latency(fires, bought)
+        ladder = perturbations.latency(fires, bought)
         frames["latency"] = ladder
         frames["placebos"] = audit.placebos(audit.variants(strategy), tape, markets, bought)
-        dearer = robustness.interval(bought(fires, ticks=1)).estimate
+        dearer = perturbations.interval(bought(fires, ticks=1)).estimate
         taken = capacity.tape_capacity(entries, tape, window=on.window, latency=on.latency)
         minute = float(ladder.filter(pl.col("latency_s") == 60.0)["edge"][0])
         numbers |= {
@@ -211,7 +216,7 @@ def validate(
         }
         lines += [
             criteria.robustness(*_overfit(cells)),
-            criteria.execution(at_tick=dearer, at_minute=minute, half_life=robustness.half_life(ladder)),
+            criteria.execution(at_tick=dearer, at_minute=minute, half_life=perturbations.half_life(ladder)),
             _economics(judged, cash_rate, taken.dollars_a_day(0.10)),
         ]
         failed = next((line for line in lines if line.passed is False), None)
@@ -237,15 +242,15 @@ def validate(
 _MEASURED: Final = ("n", "edge", "lower", "upper", "p", "star")
 
 
-def _cells(strategy: Strategy, grid: Any, tape: Any, bought: Any, executor: Any) -> list[robustness.Cell]:
+def _cells(strategy: Strategy, grid: Any, tape: Any, bought: Any, executor: Any) -> list[perturbations.Cell]:
     if not isinstance(strategy.signal, CompiledSignal):
         if grid is not None:
             raise EdgeError(f"grid= varies the parameters of a signal; {strategy.name} is a function")
         return []
-    return robustness.grid(strategy.signal, tape, bought, grid, executor)
+    return perturbations.grid(strategy.signal, tape, bought, grid, executor)
 
 
-def _walked(cells: Sequence[robustness.Cell], begun: pl.DataFrame) -> float | None:
+def _walked(cells: Sequence[perturbations.Cell], begun: pl.DataFrame) -> float | None:
     """The pooled edge of the folds of a walk-forward over the cells; None where there are too few events."""
     if not cells:
         return None
@@ -261,7 +266,7 @@ def _walked(cells: Sequence[robustness.Cell], begun: pl.DataFrame) -> float | No
 
 def _trials(
     points: Sequence[Mapping[str, Any]],
-    cells: Sequence[robustness.Cell],
+    cells: Sequence[perturbations.Cell],
     found: Inference | None,
     enough: bool,
 ) -> list[Trial]:
@@ -271,7 +276,7 @@ def _trials(
     )  # fmt: skip
     others = []
     for cell in cells[1 : len(points)]:
-        seen = robustness.interval(cell.entries)
+        seen = perturbations.interval(cell.entries)
         others.append(Trial(dict(cell.parameters), seen.p if enough else None, seen.estimate, None))
     return [own, *others]
 
@@ -284,7 +289,7 @@ def _as_of_fire(entries: pl.DataFrame) -> float | None:
 
 
 def _deflated(
-    cells: Sequence[robustness.Cell], entries: pl.DataFrame, found: Inference, trials: int
+    cells: Sequence[perturbations.Cell], entries: pl.DataFrame, found: Inference, trials: int
 ) -> float | None:
     """Whether the Sharpe ratio of events is more than the best of so many tries would show; None if it cannot be said."""
     own = event_means(entries)
@@ -306,9 +311,9 @@ def _gap(steps: pl.DataFrame) -> dict[str, float]:
     return {"look_ahead_gap": whole["edge"] - fired["edge"], "look_ahead_gap_se": se}
 
 
-def _overfit(cells: Sequence[robustness.Cell]) -> tuple[float | None, int, float | None, float]:
+def _overfit(cells: Sequence[perturbations.Cell]) -> tuple[float | None, int, float | None, float]:
     """Share of neighbours with a positive edge, how many, PBO and how often the best of one half loses in the other."""
-    others = [robustness.interval(c.entries).estimate for c in cells[1:]]
+    others = [perturbations.interval(c.entries).estimate for c in cells[1:]]
     known = [edge for edge in others if np.isfinite(edge)]
     share = sum(edge > 0 for edge in known) / len(known) if known else None
     if len(cells) < VARIANTS:
@@ -324,10 +329,10 @@ def _sized(entries: pl.DataFrame, found: Inference, seed: int) -> dict[str, floa
     """What to lay out for a bet: a quarter of Kelly's share at the shrunken edge's lower 80 % bound, capped; and how
     deep the bankroll falls with it in the worst of twenty records, as it was and with the edge at its lower bound."""
     cost = float(entries.filter("filled")["cost"].mean())  # type: ignore[arg-type]
-    share = sizing.stake(found.edge, max(found.se_event, found.se_day), cost)
+    share = stake(found.edge, max(found.se_event, found.se_day), cost)
     if not share > 0:
         return {"stake": 0.0}
-    deep = sizing.drawdowns(entries, share, lower=found.lower, seed=seed).frame
+    deep = drawdowns(entries, share, lower=found.lower, seed=seed).frame
     worst = deep.filter(pl.col("quantile") == 0.95).row(0, named=True)
     return {"stake": share, "drawdown": worst["drawdown"], "drawdown_at_lower": worst["at_lower"]}
 
@@ -339,7 +344,7 @@ def _economics(judged: Judgement, cash_rate: float, a_day: float) -> Criterion:
 
 
 def _frames(
-    strategy: Strategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[robustness.Cell], tape: Any,
+    strategy: Strategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[perturbations.Cell], tape: Any,
     markets: pl.DataFrame, claim: float | None, judged: Judgement, seed: int,
 ) -> dict[str, pl.DataFrame]:  # fmt: skip
     others = entries.head(0) if pool is None else pool
@@ -356,14 +361,16 @@ def _frames(
             excess=None if matched is None else matched.edge,
             seed=seed,
         ),
-        "calibration": baseline.calibration(entries, others, seed=seed),
-        "buckets": baseline.buckets(entries, others, seed=seed)[0] if matched is None else matched.buckets,
-        "concentration": robustness.concentration(entries).curve,
-        "categories": robustness.by_category(entries),
-        "blocks": robustness.blocks(entries).frame,
+        "calibration": price_matching.calibration(entries, others, seed=seed),
+        "buckets": price_matching.buckets(entries, others, seed=seed)[0]
+        if matched is None
+        else matched.buckets,
+        "concentration": perturbations.concentration(entries).curve,
+        "categories": perturbations.by_category(entries),
+        "blocks": perturbations.blocks(entries).frame,
     }
     if len(cells) > 1:
-        rows = robustness.summary(cells)
+        rows = perturbations.summary(cells)
         stars = np.zeros(len(cells), np.bool_)
         if judged.inference is not None and len(cells) >= 2:
             matrix, _ = event_matrix([c.entries for c in cells])
@@ -383,7 +390,7 @@ def _quoted(
     touch = maker.entries(rested, markets, book="touch", schedule=schedule)
     return maker.markouts(rested, books, markets, seed=seed), {
         "adverse_selection": maker.selection(rested, markets).gap,
-        "net_at_touch": robustness.interval(touch).estimate,
+        "net_at_touch": perturbations.interval(touch).estimate,
     }
 
 

@@ -23,13 +23,13 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.claims import WATERFALL_SCHEMA
-from kalshilab.edge.inference import bootstrap
-from kalshilab.edge.model import Interval, settled
-from kalshilab.edge.strategy import Strategy
-from kalshilab.edge.whole_life import whole_life_edge
-from kalshilab.signals.rlm import Rlm
-from kalshilab.tape.reading import Source
+from kalshilab.edge.lookahead.strategy import Strategy
+from kalshilab.edge.lookahead.whole_life import whole_life_edge
+from kalshilab.edge.report.claims import WATERFALL_SCHEMA
+from kalshilab.edge.schema import Interval, settled
+from kalshilab.edge.stats.inference import bootstrap
+from kalshilab.signals.builtin.rlm import Rlm
+from kalshilab.tape.lake.source import Source
 from kalshilab.units import PRICE
 
 __all__ = ["life_mean", "waterfall"]

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.inference import bootstrap
-from kalshilab.edge.model import Interval, check_entries, event_means, settled
+from kalshilab.edge.schema import Interval, check_entries, event_means, settled
+from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import EdgeError, SignalError
 from kalshilab.signals.grid import cells_of
 from kalshilab.signals.scan import scan_cells

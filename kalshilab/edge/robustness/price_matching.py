@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.edge.later import lots
-from kalshilab.edge.model import Interval, check_entries, codes_of, settled
-from kalshilab.signals.kernel import compiled
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.reading import Source
+from kalshilab.edge.entries.next_print import lots
+from kalshilab.edge.schema import Interval, check_entries, codes_of, settled
+from kalshilab.signals.engine.kernel import compiled
+from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.lake.source import Source
 from kalshilab.tape.schema import TAKER
 
 __all__ = ["Excess", "buckets", "calibration", "excess", "pool"]
@@ -139,8 +139,8 @@ def excess(signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 999, seed: int 
     Returns:
         None where there is too little to compare: fewer than 50 fills in the pool, or 2 events in the signal.
 
-    >>> from kalshilab.edge import worlds
-    >>> found = excess(*worlds.entries(1_000, edge=5.0, seed=1), b=199)
+    >>> from kalshilab.edge import simulated_entries
+    >>> found = excess(*simulated_entries.entries(1_000, edge=5.0, seed=1), b=199)
     >>> round(found.edge.estimate), bool(found.lower975 > 0)
     (5, True)
 

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.model import check_entries, event_means, settled
+from kalshilab.edge.schema import check_entries, event_means, settled
 from kalshilab.errors import EdgeError
 from kalshilab.tape.schema import TIME
 
@@ -176,8 +176,8 @@ def split(
         stop: events that begin at it or later are left out of the test, and not counted as dropped.
         first_prints: as for `spans`.
 
-    >>> from kalshilab.edge import worlds
-    >>> signal, _ = worlds.entries(1_000, seed=1)
+    >>> from kalshilab.edge import simulated_entries
+    >>> signal, _ = simulated_entries.entries(1_000, seed=1)
     >>> part = split(signal, signal["ts"].sort()[700], embargo=timedelta(days=3))
     >>> part.train.height, part.test.height, part.purged, part.embargoed
     (689, 284, 11, 16)
@@ -256,8 +256,8 @@ def walk_forward(
             the mean over events divided by its standard error, so that a few lucky events do not win.
         min_events: a cell with fewer settled events in training is not chosen.
 
-    >>> from kalshilab.edge import worlds
-    >>> signal, _ = worlds.entries(1_000, edge=5.0, seed=1)
+    >>> from kalshilab.edge import simulated_entries
+    >>> signal, _ = simulated_entries.entries(1_000, edge=5.0, seed=1)
     >>> found = walk_forward(lambda: signal, [{}])
     >>> found.edge > 0, found.folds.height
     (True, 4)

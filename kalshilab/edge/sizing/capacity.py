@@ -25,11 +25,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.edge.model import DAY, check_entries
+from kalshilab.edge.schema import DAY, check_entries
 from kalshilab.errors import EdgeError
 from kalshilab.market.fees import trade_fee
-from kalshilab.signals.model import as_tape
-from kalshilab.tape.reading import Source, batches
+from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.lake.source import Source, batches
 from kalshilab.units import PRICE, SIZE
 
 __all__ = ["BookCapacity", "TapeCapacity", "book_capacity", "taker_fee", "tape_capacity"]

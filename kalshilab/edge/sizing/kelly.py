@@ -9,7 +9,7 @@ grows it fastest.  Errors of p hurt on one side: at twice f* nothing grows.  So 
 80 % bound of the edge, after the estimate was shrunk towards what takers have been able to earn (normal prior, mean 0,
 2 c), and a quarter of f* is bet.
 
-**Many bets at once** share events and days, so `allocate` (`kalshilab.edge.allocation`) maximises growth over
+**Many bets at once** share events and days, so `allocate` (`kalshilab.edge.sizing.allocation`) maximises growth over
 scenarios of their joint outcomes, within caps on the worst-case loss.
 
 **Drawdown.**  If p is right, the chance of ever falling to a share x of the bankroll is x^(2/k − 1) at k times Kelly.
@@ -27,8 +27,8 @@ import numpy.typing as npt
 import polars as pl
 from scipy import stats
 
-from kalshilab.edge.allocation import CAPS, LEGS_SCHEMA, Allocation, allocate, scenarios
-from kalshilab.edge.model import arrays_of
+from kalshilab.edge.schema import arrays_of
+from kalshilab.edge.sizing.allocation import CAPS, LEGS_SCHEMA, Allocation, allocate, scenarios
 from kalshilab.errors import EdgeError
 
 __all__ = [

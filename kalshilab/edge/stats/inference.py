@@ -4,7 +4,7 @@ What is judged is the mean over events of the event's mean profit a contract, en
 Entries are not independent: the markets of an event are decided together, the events of a day share shocks, and
 payoffs are skewed (a favourite wins little often, and loses much seldom).  Three tests look at that differently:
 
-* `kalshilab.edge.martingale`: the profits of the same entries in a market without an edge, no variance estimated;
+* `kalshilab.edge.stats.martingale`: the profits of the same entries in a market without an edge, no variance estimated;
 * the studentised bootstrap over **events**, and over **days** (an event belongs to the day of its first entry).
 
 The reported p-value is the largest of the three, and so holds wherever one of them does.  The interval is the wider
@@ -27,12 +27,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.edge.draws import blocks_of, draw
-from kalshilab.edge.martingale import coupled, intraclass, invert, null_means
-from kalshilab.edge.model import Arrays, Interval
-from kalshilab.edge.power import detectable
+from kalshilab.edge.schema import Arrays, Interval
+from kalshilab.edge.stats.martingale import coupled, intraclass, invert, null_means
+from kalshilab.edge.stats.power import detectable
+from kalshilab.edge.stats.resampling import blocks_of, draw
 from kalshilab.errors import EdgeError
-from kalshilab.signals.kernel import compiled
+from kalshilab.signals.engine.kernel import compiled
 
 __all__ = ["CLUSTERS", "LOSSES", "Inference", "bootstrap", "gross", "infer", "two_way", "wild"]
 
@@ -128,7 +128,7 @@ def bootstrap(
         b: resamples.
         seed: a seed or a Generator.
         level: of the two-sided interval.
-        executor: who resamples (`kalshilab.edge.draws`); None: this process.  The numbers are the same.
+        executor: who resamples (`kalshilab.edge.stats.resampling`); None: this process.  The numbers are the same.
 
     Returns:
         Cents.  With one cluster, or no variance between clusters, bounds are infinite and p is NaN: nothing is known
@@ -239,17 +239,17 @@ def infer(
     """The edge of entries with its interval, its p-value, and the edge that they could have shown.
 
     Legs of exclusive markets entered on different days, and events entered on several days, have no joint law that
-    the data would tell: they keep the safe one (`kalshilab.edge.martingale`), and count for the day of the first.
+    the data would tell: they keep the safe one (`kalshilab.edge.stats.martingale`), and count for the day of the first.
 
     Args:
         entries: `ENTRIES_SCHEMA`; what is not settled is left out.
         b: draws of each test.  A p-value is at least 1/(b + 1), so a family of m needs b >= 20·m/α.
         seed: a seed or a Generator; the same one gives the same result.
         null: "net" judges profits against cost; "mid" the information, as if bought at the mid (`gross`).
-        executor: who draws (`kalshilab.edge.draws`); None: this process.  The numbers are the same.
+        executor: who draws (`kalshilab.edge.stats.resampling`); None: this process.  The numbers are the same.
 
-    >>> from kalshilab.edge import worlds
-    >>> signal, _ = worlds.entries(2_000, edge=5.0, spread=2.0, seed=0)
+    >>> from kalshilab.edge import simulated_entries
+    >>> signal, _ = simulated_entries.entries(2_000, edge=5.0, spread=2.0, seed=0)
     >>> found = infer(signal)
     >>> found.lower > 0, found.p < 0.01, found.lower < 5.0 < found.upper
     (True, True, True)

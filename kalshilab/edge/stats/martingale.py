@@ -33,10 +33,10 @@ import polars as pl
 from scipy import stats
 from scipy.special import ndtri
 
-from kalshilab.edge.draws import blocks_of, draw
-from kalshilab.edge.model import Arrays, arrays_of, settled
+from kalshilab.edge.schema import Arrays, arrays_of, settled
+from kalshilab.edge.stats.resampling import blocks_of, draw
 from kalshilab.errors import EdgeError
-from kalshilab.signals.kernel import compiled
+from kalshilab.signals.engine.kernel import compiled
 
 __all__ = ["RHO", "coupled", "intraclass", "invert", "null_means"]
 
@@ -95,10 +95,10 @@ def null_means(
         seed: a seed or a Generator.
         null: "net": an entry wins with its break-even probability, and the means centre on 0.  "mid": it wins with
             its mid, and the means centre on minus the costs; that needs a frame.
-        executor: who draws (`kalshilab.edge.draws`); None: this process.  The numbers are the same.
+        executor: who draws (`kalshilab.edge.stats.resampling`); None: this process.  The numbers are the same.
 
-    >>> from kalshilab.edge import worlds
-    >>> signal, _ = worlds.entries(400, kind="ladder", edge=0, net=False, spread=2.0, seed=1)
+    >>> from kalshilab.edge import simulated_entries
+    >>> signal, _ = simulated_entries.entries(400, kind="ladder", edge=0, net=False, spread=2.0, seed=1)
     >>> means = 100 * null_means(signal, null="mid")
     >>> costs = 100 * (signal["cost"] - signal["mid"]).mean()
     >>> bool(abs(means.mean() + costs) < 0.2), bool(means.std() > 1)

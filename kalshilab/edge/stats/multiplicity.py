@@ -28,8 +28,8 @@ import numpy.typing as npt
 import polars as pl
 from scipy import stats
 
-from kalshilab.edge.draws import Block, blocks_of, draw
-from kalshilab.edge.model import settled
+from kalshilab.edge.schema import settled
+from kalshilab.edge.stats.resampling import Block, blocks_of, draw
 from kalshilab.errors import EdgeError
 
 __all__ = [
@@ -137,7 +137,7 @@ def romano_wolf(
         seed: a seed or a Generator.
         min_clusters, min_losses: a rule with fewer clusters, or fewer with a mean below 0, cannot be judged by
             resampling (no loss seen yet is no variance); it gets p = 1 and does not disturb the others.
-        executor: who resamples (`kalshilab.edge.draws`); None: this process.  The numbers are the same.
+        executor: who resamples (`kalshilab.edge.stats.resampling`); None: this process.  The numbers are the same.
 
     >>> rng = np.random.default_rng(1)
     >>> values = rng.normal(size=(200, 5)) + [0.5, 0, 0, 0, 0]

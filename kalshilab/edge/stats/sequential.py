@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.edge.model import check_entries
+from kalshilab.edge.schema import check_entries
 from kalshilab.errors import EdgeError
-from kalshilab.signals.kernel import compiled
+from kalshilab.signals.engine.kernel import compiled
 from kalshilab.tape.schema import TIME
 
 __all__ = [
@@ -385,8 +385,8 @@ def day_batches(
         where something was overdue), `entered` (first entry), `closed` (null while open), `overdue` (entries scored
         at their worst), `adaptive` (whether an entry was made after another of the day had settled).
 
-    >>> from kalshilab.edge import worlds
-    >>> batches = day_batches(worlds.entries(1_000, edge=5.0, hold=3.0, seed=1)[0])
+    >>> from kalshilab.edge import simulated_entries
+    >>> batches = day_batches(simulated_entries.entries(1_000, edge=5.0, hold=3.0, seed=1)[0])
     >>> batches.height, streams_needed(batches)
     (237, 4)
 

@@ -41,7 +41,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.special import ndtr, ndtri
 
-from kalshilab.edge.model import DAY, ENTRIES_SCHEMA
+from kalshilab.edge.schema import DAY, ENTRIES_SCHEMA
 from kalshilab.errors import EdgeError
 
 __all__ = ["KINDS", "Kind", "entries"]

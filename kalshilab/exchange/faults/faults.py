@@ -20,10 +20,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from kalshilab.exchange import bodies
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.occurrences import FAULTS, Fault, Occurrences, fault_names, known, random_schedule
-from kalshilab.exchange.query import Answer, Request, encode, nested
+from kalshilab.exchange.faults.schedule import FAULTS, Fault, Occurrences, fault_names, known, random_schedule
+from kalshilab.exchange.rest.params import Answer, Request, encode, nested
+from kalshilab.exchange.state import serialize
 from kalshilab.kalshi.wire.base import REST_PATH, UNREADABLE
 
 __all__ = ["FAULTS", "Action", "Fault", "Faults", "fault_names", "random_schedule"]
@@ -198,7 +198,7 @@ class Faults:
         """Keep how reads show the resting orders, before a cancel; what is kept already is older still."""
         for order in exchange.desk.resting():
             if order.order_id not in self._before:
-                shown = msgspec.to_builtins(bodies.order(order, exchange.user_id))
+                shown = msgspec.to_builtins(serialize.order(order, exchange.user_id))
                 self._before[order.order_id] = shown
 
     def _close_in_flight(self, request: Request) -> None:

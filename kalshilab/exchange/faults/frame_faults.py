@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from kalshilab.exchange.faults import Faults
+from kalshilab.exchange.faults.faults import Faults
 
 __all__ = ["Event", "FrameFaults"]
 

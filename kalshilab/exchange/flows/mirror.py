@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.flow import MarketFacts, Step, StepKind
-from kalshilab.exchange.frames import BookFrame, delta_frame, snapshot_frame
+from kalshilab.exchange.flows.recorded_books import BookFrame, delta_frame, snapshot_frame
+from kalshilab.exchange.flows.tape_flow import MarketFacts, Step, StepKind
 from kalshilab.market.fees import FEE_TYPES
 from kalshilab.market.model import Market, Trade
 from kalshilab.units import TickGrid

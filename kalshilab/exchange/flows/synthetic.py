@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.catalogue import SERIES, Leg, SeriesPlan, event_ticker, legs
-from kalshilab.exchange.flow import ORDER, MarketFacts, Step, StepKind
+from kalshilab.exchange.flows.synthetic_series import SERIES, Leg, SeriesPlan, event_ticker, legs
+from kalshilab.exchange.flows.tape_flow import ORDER, MarketFacts, Step, StepKind
 from kalshilab.units import PRICE, TickGrid
 
 __all__ = ["CATEGORIES", "Synthetic"]

@@ -5,11 +5,11 @@ and between that the prints of the tape happen, each exactly as recorded.  Where
 say when a market opened or closed, it opens just before its first print and closes just after its last; its
 *announced* closing time is then the end of the tape, so that nothing about its life is known beforehand.
 
-The background book of a market is worked out from its past prints (`kalshilab.exchange.quotes`) or, where
-recorded book frames are given (`kalshilab.exchange.frames`), is what was recorded.
+The background book of a market is worked out from its past prints (`kalshilab.exchange.flows.background_quotes`) or, where
+recorded book frames are given (`kalshilab.exchange.flows.recorded_books`), is what was recorded.
 
 Whatever has `next_ts`, `take`, `facts` and `prints` is a flow (`Source`): beside the tape's there are one that
-makes itself (`kalshilab.exchange.synthetic`) and one that follows a real feed (`kalshilab.exchange.mirror`).
+makes itself (`kalshilab.exchange.flows.synthetic`) and one that follows a real feed (`kalshilab.exchange.flows.mirror`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Literal, NamedTuple, Protocol
 import polars as pl
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.frames import BookFrame, Levels, fold
-from kalshilab.exchange.quotes import Quotes
+from kalshilab.exchange.flows.background_quotes import Quotes
+from kalshilab.exchange.flows.recorded_books import BookFrame, Levels, fold
 from kalshilab.market.fees import FEE_TYPES
 from kalshilab.tape.schema import check_markets, check_tape
 from kalshilab.units import TickGrid

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from kalshilab.exchange import checks
-from kalshilab.exchange.checks import Refused
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.matching import RestingOrder
-from kalshilab.exchange.orders import OrderDesk
+from kalshilab.exchange.orders import order_checks
+from kalshilab.exchange.orders.order_checks import Refused
+from kalshilab.exchange.orders.order_desk import OrderDesk
+from kalshilab.exchange.state.listings import Listing
+from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.kalshi.wire import rest as wire
 
 __all__ = ["Amended", "amend", "decrease"]
@@ -40,20 +40,20 @@ def amend(desk: OrderDesk, order_id: str, body: wire.AmendOrder) -> Amended:
     """
     ex = desk.floor
     desk.check_open()
-    checks.shard(body.exchange_index, body.ticker)
+    order_checks.shard(body.exchange_index, body.ticker)
     order, listing = desk.find(order_id, body.ticker)
     if body.client_order_id and body.client_order_id != order.client_order_id:
         raise Refused(400, "order_id_and_client_order_id_mismatch")
-    if body.side not in checks.SIDES:
+    if body.side not in order_checks.SIDES:
         raise Refused(400, "invalid_order", f"side {body.side[:40]}")
     if body.side != order.side:
         raise Refused(400, "order_side_mismatch", f"the order is a {order.side}")
-    price, count = checks.price_of(body.price, listing), checks.size_of(body.count, least=0)
+    price, count = order_checks.price_of(body.price, listing), order_checks.size_of(body.count, least=0)
     if count < order.filled:
         raise Refused(400, "invalid_order_size", "count is below what is filled already")
-    expires = checks.expiry(body.expiration_time or None, ex.now)
-    checks.orderable(listing, ex.choices.market_closed)
-    new_id = checks.client_id(body.updated_client_order_id)
+    expires = order_checks.expiry(body.expiration_time or None, ex.now)
+    order_checks.orderable(listing, ex.choices.market_closed)
+    new_id = order_checks.client_id(body.updated_client_order_id)
     if new_id != order.client_order_id:
         desk.check_new_id(new_id)
     before = order.remaining
@@ -110,15 +110,15 @@ def decrease(desk: OrderDesk, order_id: str, body: wire.DecreaseOrder) -> Restin
     """
     ex = desk.floor
     desk.check_open()
-    checks.shard(body.exchange_index, body.market_ticker)
+    order_checks.shard(body.exchange_index, body.market_ticker)
     if (body.reduce_by is None) == (body.reduce_to is None):
         raise Refused(400, "invalid_order", "exactly one of reduce_by and reduce_to is required")
     order, listing = desk.find(order_id, body.market_ticker)
     if body.reduce_by is not None:
-        left = max(order.remaining - checks.size_of(body.reduce_by, "reduce_by"), 0)
+        left = max(order.remaining - order_checks.size_of(body.reduce_by, "reduce_by"), 0)
     else:
         assert body.reduce_to is not None
-        left = checks.size_of(body.reduce_to, "reduce_to", least=0)
+        left = order_checks.size_of(body.reduce_to, "reduce_to", least=0)
         if left > order.remaining:
             raise Refused(400, "invalid_order_size", "reduce_to is above what remains")
     if left == order.remaining:

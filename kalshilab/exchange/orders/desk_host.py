@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kalshilab.exchange.account import Account
-from kalshilab.exchange.choices import Choices
-from kalshilab.exchange.hub import Hub
-from kalshilab.exchange.markets import Listing, Listings
-from kalshilab.exchange.matching import RestingOrder
+from kalshilab.exchange.orders.contract_choices import Choices
+from kalshilab.exchange.state.account import Account
+from kalshilab.exchange.state.listings import Listing, Listings
+from kalshilab.exchange.state.order_book import RestingOrder
+from kalshilab.exchange.stream.hub import Hub
 
 __all__ = ["Floor", "Shown"]
 

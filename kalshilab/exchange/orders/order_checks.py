@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 import msgspec
 
 from kalshilab.errors import UnitError
-from kalshilab.exchange.choices import Refusal
-from kalshilab.exchange.markets import Listing
+from kalshilab.exchange.orders.contract_choices import Refusal
+from kalshilab.exchange.state.listings import Listing
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.lifecycle import ORDERABLE
 from kalshilab.units import PRICE, SIZE, parse_price, parse_size

@@ -2,22 +2,23 @@
 
 An order is *resting* from the moment it stands on the book to its end, and only then: `executed` when all of
 it is filled, `canceled` for every other end, with the exchange's word for the reason.  A refused order has
-left no trace.  Changes to a resting order are in `kalshilab.exchange.amend`, what is refused in
-`kalshilab.exchange.checks`.
+left no trace.  Changes to a resting order are in `kalshilab.exchange.orders.amend`, what is refused in
+`kalshilab.exchange.orders.order_checks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kalshilab.exchange import bodies, checks
-from kalshilab.exchange.account import Reserved, gross
-from kalshilab.exchange.checks import Refused
-from kalshilab.exchange.floor import Floor, Shown
-from kalshilab.exchange.groups import OrderGroup, OrderGroups
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.matching import RestingOrder
-from kalshilab.exchange.tariff import Tariff
+from kalshilab.exchange.orders import order_checks
+from kalshilab.exchange.orders.desk_host import Floor, Shown
+from kalshilab.exchange.orders.order_checks import Refused
+from kalshilab.exchange.orders.order_groups import OrderGroup, OrderGroups
+from kalshilab.exchange.state import serialize
+from kalshilab.exchange.state.account import Reserved, gross
+from kalshilab.exchange.state.fee_terms import Tariff
+from kalshilab.exchange.state.listings import Listing
+from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire import stream
 from kalshilab.market.fees import FeeAccumulator, fill_fee
@@ -76,16 +77,16 @@ class OrderDesk:
         """
         ex = self._ex
         self.check_open()
-        checks.account_number(body.subaccount)
-        checks.shard(body.exchange_index, body.ticker)
+        order_checks.account_number(body.subaccount)
+        order_checks.shard(body.exchange_index, body.ticker)
         listing = ex.listings.get(body.ticker)
         if listing is None:
             raise Refused(404, "not_found", "market not found")
-        price, size = checks.price_of(body.price, listing), checks.size_of(body.count)
-        checks.words(body)
-        expires = checks.expiry(body.expiration_time, ex.now)
-        checks.orderable(listing, ex.choices.market_closed)
-        client_id = checks.client_id(body.client_order_id)
+        price, size = order_checks.price_of(body.price, listing), order_checks.size_of(body.count)
+        order_checks.words(body)
+        expires = order_checks.expiry(body.expiration_time, ex.now)
+        order_checks.orderable(listing, ex.choices.market_closed)
+        client_id = order_checks.client_id(body.client_order_id)
         self.check_new_id(client_id)
         if body.order_group_id:
             self.groups.admit(body.order_group_id)
@@ -242,7 +243,7 @@ class OrderDesk:
                 self.withdraw(listing, order)
             else:
                 self._reserved.hold(order)
-        ex.hub.publish("fill", b"fill", facts.ticker, bodies.fill_message(record))
+        ex.hub.publish("fill", b"fill", facts.ticker, serialize.fill_message(record))
         if not is_taker:
             self.tell(order)
         ex.publish_position(facts.ticker)
@@ -349,7 +350,7 @@ class OrderDesk:
         """Tell of an order's new state."""
         ex = self._ex
         if ex.hub.wanted("user_orders", order.ticker):
-            body = bodies.order_message(order, ex.user_id)
+            body = serialize.order_message(order, ex.user_id)
             ex.hub.publish("user_orders", b"user_order", order.ticker, body)
 
     def _tell_group(self, body: stream.OrderGroupUpdate) -> None:

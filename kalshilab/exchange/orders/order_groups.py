@@ -18,8 +18,8 @@ from typing import Final
 
 from msgspec import UNSET
 
-from kalshilab.exchange.checks import Refused
-from kalshilab.exchange.choices import Boundary
+from kalshilab.exchange.orders.contract_choices import Boundary
+from kalshilab.exchange.orders.order_checks import Refused
 from kalshilab.kalshi.wire.stream import OrderGroupUpdate
 from kalshilab.units import SIZE, format_size
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from kalshilab.exchange.candles import INTERVALS, Candle
-from kalshilab.exchange.checks import Refused
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.query import FOREVER, Answer, BadQuery, flag, integer, missing, names, ok
+from kalshilab.exchange.orders.order_checks import Refused
+from kalshilab.exchange.rest.params import FOREVER, Answer, BadQuery, flag, integer, missing, names, ok
+from kalshilab.exchange.state.candles import INTERVALS, Candle
+from kalshilab.exchange.state.listings import Listing
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.units import format_price, format_size
 

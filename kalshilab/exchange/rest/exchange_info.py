@@ -14,12 +14,10 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from kalshilab.clock import isoformat
-from kalshilab.exchange.candle_routes import CandleRoutes
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.limits import endpoint_costs
-from kalshilab.exchange.market_routes import MarketRoutes, is_combination
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.query import (
+from kalshilab.exchange.rest.candlesticks import CandleRoutes
+from kalshilab.exchange.rest.markets import MarketRoutes, is_combination
+from kalshilab.exchange.rest.params import (
     FOREVER,
     Answer,
     BadQuery,
@@ -34,6 +32,8 @@ from kalshilab.exchange.query import (
     place,
     word,
 )
+from kalshilab.exchange.rest.rate_limits import endpoint_costs
+from kalshilab.exchange.state.listings import Listing
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.lifecycle import status_matches
 from kalshilab.units import format_size

@@ -15,11 +15,9 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from kalshilab.clock import isoformat
-from kalshilab.exchange import bodies
-from kalshilab.exchange.checks import Refused
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.query import (
+from kalshilab.exchange.orders.order_checks import Refused
+from kalshilab.exchange.rest.params import (
     FOREVER,
     Answer,
     BadQuery,
@@ -32,6 +30,8 @@ from kalshilab.exchange.query import (
     place,
     word,
 )
+from kalshilab.exchange.state import serialize
+from kalshilab.exchange.state.listings import Listing
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.lifecycle import FILTERS, status_matches
 from kalshilab.units import format_price, format_size
@@ -92,7 +92,7 @@ class MarketRoutes:
                 return ok(wire.MarketResponse(market=self.body(self._listing(ticker))))
             case ["markets", ticker, "orderbook"]:
                 depth = integer(query, "depth", 0, 0, 100)
-                return ok(wire.OrderbookResponse(orderbook_fp=bodies.book(self._listing(ticker), depth)))
+                return ok(wire.OrderbookResponse(orderbook_fp=serialize.book(self._listing(ticker), depth)))
             case ["historical", "cutoff"]:
                 return self._cutoff()
             case ["historical", "trades"]:
@@ -114,9 +114,9 @@ class MarketRoutes:
         then = self._ex.candles.as_of(x.facts.ticker, self._ex.now - DAY)
         waived = self._ex.desk.tariff.waived_until(x.facts.ticker)
         if then is None:
-            return bodies.market(x, waived)
+            return serialize.market(x, waived)
         return replace(
-            bodies.market(x, waived),
+            serialize.market(x, waived),
             previous_yes_bid_dollars=format_price(then.bid[3]),
             previous_yes_ask_dollars=format_price(then.ask[3]),
             previous_price_dollars=format_price(then.last),
@@ -224,7 +224,8 @@ class MarketRoutes:
         return ok(
             wire.OrderbookList(
                 orderbooks=[
-                    wire.MarketOrderbook(ticker=x.facts.ticker, orderbook_fp=bodies.book(x)) for x in listed
+                    wire.MarketOrderbook(ticker=x.facts.ticker, orderbook_fp=serialize.book(x))
+                    for x in listed
                 ]
             )
         )
@@ -244,4 +245,4 @@ class MarketRoutes:
             return ok(wire.TradePage(trades=[]))
         page = self._ex.prints.between(low, high, query.get("ticker"), below=place(query), count=limit)
         cursor = "" if page.below is None else f"p{page.below:x}"
-        return ok(wire.TradePage(trades=[bodies.trade(t) for t in page.prints], cursor=cursor))
+        return ok(wire.TradePage(trades=[serialize.trade(t) for t in page.prints], cursor=cursor))

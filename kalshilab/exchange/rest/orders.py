@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
-from kalshilab.exchange import checks
-from kalshilab.exchange.amend import amend, decrease
-from kalshilab.exchange.checks import Refused
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.groups import MOST_LIMIT, OrderGroup
-from kalshilab.exchange.query import FOREVER, Answer, Request, encode, integer, nested, ok
+from kalshilab.exchange.orders import order_checks
+from kalshilab.exchange.orders.amend import amend, decrease
+from kalshilab.exchange.orders.order_checks import Refused
+from kalshilab.exchange.orders.order_groups import MOST_LIMIT, OrderGroup
+from kalshilab.exchange.rest.params import FOREVER, Answer, Request, encode, integer, nested, ok
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import outcome_price
 from kalshilab.units import PRICE, format_price, format_size
@@ -45,7 +45,7 @@ class OrderRoutes:
         method, query, body = request.method, request.query, request.body
         match (method, *parts):
             case ("POST", "events", "orders"):
-                return Answer(201, encode(self._create(checks.read(body, wire.CreateOrder))))
+                return Answer(201, encode(self._create(order_checks.read(body, wire.CreateOrder))))
             case ("DELETE", "events", "orders"):
                 return self._cancel_all(query)
             case ("POST", "events", "orders", "batched"):
@@ -99,20 +99,20 @@ class OrderRoutes:
     def _routed(self, query: Mapping[str, str]) -> str | None:
         """The market that a query names, its subaccount and shard checked."""
         ticker = query.get("market_ticker") or None
-        checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
-        checks.shard(integer(query, "exchange_index", 0, -1, FOREVER), ticker)
+        order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
+        order_checks.shard(integer(query, "exchange_index", 0, -1, FOREVER), ticker)
         return ticker
 
     def _cancel_all(self, query: Mapping[str, str]) -> Answer:
         desk = self._ex.desk
         desk.check_open(cancelling=True)
-        checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
+        order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
         desk.take_off(desk.resting()[:MOST_CANCELLED], "")
         return Answer(204)
 
     def _amend(self, order_id: str, query: Mapping[str, str], body: bytes) -> Answer:
-        checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
-        done = amend(self._ex.desk, order_id, checks.read(body, wire.AmendOrder))
+        order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
+        done = amend(self._ex.desk, order_id, order_checks.read(body, wire.AmendOrder))
         order, filled = done.order, done.filled
         told = bool(filled) or done.resized
         return ok(
@@ -128,8 +128,8 @@ class OrderRoutes:
         )
 
     def _decrease(self, order_id: str, query: Mapping[str, str], body: bytes) -> Answer:
-        checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
-        order = decrease(self._ex.desk, order_id, checks.read(body, wire.DecreaseOrder))
+        order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
+        order = decrease(self._ex.desk, order_id, order_checks.read(body, wire.DecreaseOrder))
         return ok(
             wire.DecreaseOrderResponse(
                 order_id=order.order_id,
@@ -143,9 +143,9 @@ class OrderRoutes:
 
     def _create_batch(self, body: bytes) -> Answer:
         items: list[wire.CreateOrder | Refused] = []
-        for raw in self._batch(checks.read(body, wire.BatchCreate).orders):
+        for raw in self._batch(order_checks.read(body, wire.BatchCreate).orders):
             try:
-                items.append(checks.read(raw, wire.CreateOrder))
+                items.append(order_checks.read(raw, wire.CreateOrder))
             except Refused as refused:
                 items.append(refused)
         results = [self._create_item(item) for item in items]
@@ -161,14 +161,14 @@ class OrderRoutes:
         return wire.BatchCreateResult(**msgspec.structs.asdict(made))
 
     def _cancel_batch(self, body: bytes) -> Answer:
-        found = self._batch(checks.read(body, wire.BatchCancel).orders)
-        items = [checks.read(raw, wire.BatchCancelItem) for raw in found]
+        found = self._batch(order_checks.read(body, wire.BatchCancel).orders)
+        items = [order_checks.read(raw, wire.BatchCancelItem) for raw in found]
         return ok(wire.BatchCancelResponse(orders=[self._cancel_item(item) for item in items]))
 
     def _cancel_item(self, item: wire.BatchCancelItem) -> wire.BatchCancelResult:
         try:
-            checks.account_number(item.subaccount)
-            checks.shard(item.exchange_index, item.market_ticker)
+            order_checks.account_number(item.subaccount)
+            order_checks.shard(item.exchange_index, item.market_ticker)
             order, reduced = self._ex.desk.cancel(item.order_id, item.market_ticker)
         except Refused as refused:
             return wire.BatchCancelResult(
@@ -193,13 +193,13 @@ class OrderRoutes:
         self, method: str, parts: Sequence[str], query: Mapping[str, str], body: bytes
     ) -> Answer | None:
         ex, desk = self._ex, self._ex.desk
-        checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
-        checks.shard(integer(query, "exchange_index", 0, 0, FOREVER), None)
+        order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
+        order_checks.shard(integer(query, "exchange_index", 0, 0, FOREVER), None)
         match (method, *parts):
             case ("GET",):
                 return ok(wire.OrderGroupList(order_groups=[self._group(g) for g in desk.groups.listed()]))
             case ("POST", "create"):
-                return self._create_group(checks.read(body, wire.CreateGroup))
+                return self._create_group(order_checks.read(body, wire.CreateGroup))
             case ("GET", group_id):
                 group = desk.groups.get(group_id)
                 return ok(
@@ -224,8 +224,10 @@ class OrderRoutes:
             case ("PUT", group_id, "limit"):
                 desk.check_open(cancelling=True)
                 group = desk.groups.get(group_id)
-                wanted = checks.read(body, wire.GroupLimit)
-                limit = checks.group_limit(wanted.contracts_limit, wanted.contracts_limit_fp, MOST_LIMIT)
+                wanted = order_checks.read(body, wire.GroupLimit)
+                limit = order_checks.group_limit(
+                    wanted.contracts_limit, wanted.contracts_limit_fp, MOST_LIMIT
+                )
                 desk.groups.set_limit(group, limit, ex.now)
                 desk.settle_groups()
             case _:
@@ -239,9 +241,9 @@ class OrderRoutes:
     def _create_group(self, body: wire.CreateGroup) -> Answer:
         desk = self._ex.desk
         desk.check_open(cancelling=True)
-        checks.account_number(body.subaccount)
-        checks.shard(body.exchange_index, None)
-        limit = checks.group_limit(body.contracts_limit, body.contracts_limit_fp, MOST_LIMIT)
+        order_checks.account_number(body.subaccount)
+        order_checks.shard(body.exchange_index, None)
+        limit = order_checks.group_limit(body.contracts_limit, body.contracts_limit_fp, MOST_LIMIT)
         group = desk.groups.create(self._ex.new_id(), limit, self._ex.now)
         return Answer(201, encode(wire.CreateGroupResponse(order_group_id=group.group_id)))
 

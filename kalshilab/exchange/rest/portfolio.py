@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from kalshilab.exchange import bodies, checks
-from kalshilab.exchange.checks import Refused
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.limits import account_limits
-from kalshilab.exchange.matching import RestingOrder
-from kalshilab.exchange.order_routes import OrderRoutes
-from kalshilab.exchange.query import (
+from kalshilab.exchange.orders import order_checks
+from kalshilab.exchange.orders.order_checks import Refused
+from kalshilab.exchange.rest.orders import OrderRoutes
+from kalshilab.exchange.rest.params import (
     FOREVER,
     Answer,
     BadQuery,
@@ -25,6 +23,9 @@ from kalshilab.exchange.query import (
     paged,
     place,
 )  # fmt: skip
+from kalshilab.exchange.rest.rate_limits import account_limits
+from kalshilab.exchange.state import serialize
+from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.units import format_money, format_size
 
@@ -88,7 +89,7 @@ class PortfolioRoutes:
                 order = desk.orders.get(order_id)
                 if order is None:
                     raise Refused(404, "not_found", "order not found")
-                return ok(wire.OrderResponse(order=bodies.order(order, self._ex.user_id)))
+                return ok(wire.OrderResponse(order=serialize.order(order, self._ex.user_id)))
             case ["orders", order_id, "queue_position"]:
                 order = desk.orders.get(order_id)
                 if order is None or order.status != "resting":
@@ -115,7 +116,7 @@ class PortfolioRoutes:
         Raises:
             Refused, BadQuery: it asks for what nobody here may see, or for nothing that exists.
         """
-        checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
+        order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
         return integer(query, "exchange_index", 0, 0, FOREVER) == 0
 
     # Money
@@ -173,12 +174,12 @@ class PortfolioRoutes:
         return ok(
             wire.PositionPage(
                 market_positions=[
-                    bodies.market_position(
+                    serialize.market_position(
                         n, account.holding(n), account.traded.get(n, 0), account.touched[n]
                     )
                     for n in names
                 ],
-                event_positions=[bodies.event_position(one, account, events[one]) for one in shown],
+                event_positions=[serialize.event_position(one, account, events[one]) for one in shown],
                 cursor=cursor,
             )
         )
@@ -198,7 +199,7 @@ class PortfolioRoutes:
                 and (not order_id or r.order.order_id == order_id)
             ),
         )
-        return ok(wire.FillPage(fills=[bodies.fill(r) for r in page], cursor=cursor))
+        return ok(wire.FillPage(fills=[serialize.fill(r) for r in page], cursor=cursor))
 
     def _settlements(self, query: Mapping[str, str], *, here: bool) -> Answer:
         ticker, event = query.get("ticker"), query.get("event_ticker")
@@ -213,7 +214,7 @@ class PortfolioRoutes:
                 and (not event or r.event == event)
             ),
         )
-        return ok(wire.SettlementPage(settlements=[bodies.settlement(r) for r in page], cursor=cursor))
+        return ok(wire.SettlementPage(settlements=[serialize.settlement(r) for r in page], cursor=cursor))
 
     # Orders
 
@@ -244,7 +245,7 @@ class PortfolioRoutes:
                 and (not events or self._event(o) in events)
             ),
         )
-        return ok(wire.OrderPage(orders=[bodies.order(o, ex.user_id) for o in page], cursor=cursor))
+        return ok(wire.OrderPage(orders=[serialize.order(o, ex.user_id) for o in page], cursor=cursor))
 
     def _event(self, order: RestingOrder) -> str:
         listing = self._ex.listings.get(order.ticker)

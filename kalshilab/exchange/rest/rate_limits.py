@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from kalshilab.errors import ConfigError
-from kalshilab.exchange.query import Answer, Request
+from kalshilab.exchange.rest.params import Answer, Request
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import REST_PATH, UNREADABLE
 

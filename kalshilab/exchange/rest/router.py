@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.forms import JANUARY, january_rest
-from kalshilab.exchange.limits import TOO_MANY, Limits
-from kalshilab.exchange.orders import Refused
-from kalshilab.exchange.portfolio import PortfolioRoutes
-from kalshilab.exchange.public import PublicRoutes
-from kalshilab.exchange.query import Answer, BadQuery, Request, encode, nested
+from kalshilab.exchange.orders.order_desk import Refused
+from kalshilab.exchange.rest.exchange_info import PublicRoutes
+from kalshilab.exchange.rest.params import Answer, BadQuery, Request, encode, nested
+from kalshilab.exchange.rest.portfolio import PortfolioRoutes
+from kalshilab.exchange.rest.rate_limits import TOO_MANY, Limits
+from kalshilab.exchange.stream.format_2026_01 import JANUARY, january_rest
 from kalshilab.kalshi.auth import KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER, Verifier
 from kalshilab.kalshi.wire.base import REST_PATH, UNREADABLE
 

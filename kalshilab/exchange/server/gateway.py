@@ -1,7 +1,7 @@
 """The exchange's front: where requests and connections come in, whatever carries them.
 
 `Front` is what every transport shares: signatures, faults, and the time an order takes to arrive.  `App` is the
-ASGI application over it, for in-process transports and other people's servers; `kalshilab.exchange.port`
+ASGI application over it, for in-process transports and other people's servers; `kalshilab.exchange.server.http`
 speaks HTTP and WebSocket itself.
 
 An order that is under way takes `latency` of exchange time to arrive, and the tape goes on meanwhile: whatever
@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.faults import Faults
-from kalshilab.exchange.frame_faults import Event, FrameFaults
-from kalshilab.exchange.limits import Limits
-from kalshilab.exchange.query import Answer, Request, nested
-from kalshilab.exchange.rest import WINDOW_MS, RestSide
+from kalshilab.exchange.faults.faults import Faults
+from kalshilab.exchange.faults.frame_faults import Event, FrameFaults
+from kalshilab.exchange.rest.params import Answer, Request, nested
+from kalshilab.exchange.rest.rate_limits import Limits
+from kalshilab.exchange.rest.router import WINDOW_MS, RestSide
 from kalshilab.kalshi.auth import Verifier
 from kalshilab.kalshi.wire.base import REST_PATH, WS_PATH
 

@@ -18,9 +18,9 @@ from urllib.parse import parse_qsl, unquote
 
 import httptools
 
-from kalshilab.exchange.app import MAX_BODY, Front
-from kalshilab.exchange.link import LINGER, OUTBOX_LIMIT, Deadlines, Link
-from kalshilab.exchange.query import Answer, Request, nested
+from kalshilab.exchange.rest.params import Answer, Request, nested
+from kalshilab.exchange.server.gateway import MAX_BODY, Front
+from kalshilab.exchange.server.websocket import LINGER, OUTBOX_LIMIT, Deadlines, Link
 
 __all__ = ["Port"]
 

@@ -17,12 +17,12 @@ from typing import Final, Literal, Protocol
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.app import App, Front, make_app, make_front
 from kalshilab.exchange.core import Exchange
-from kalshilab.exchange.faults import Faults
-from kalshilab.exchange.link import DEADLINES, Deadlines
-from kalshilab.exchange.port import Port
-from kalshilab.exchange.rest import WINDOW_MS
+from kalshilab.exchange.faults.faults import Faults
+from kalshilab.exchange.rest.router import WINDOW_MS
+from kalshilab.exchange.server.gateway import App, Front, make_app, make_front
+from kalshilab.exchange.server.http import Port
+from kalshilab.exchange.server.websocket import DEADLINES, Deadlines
 from kalshilab.kalshi.auth import KeyKind, generate_key
 from kalshilab.kalshi.wire.base import REST_PATH, WS_PATH
 
@@ -150,7 +150,7 @@ async def serve(
         faults: what goes wrong; None: nothing.
         latency: microseconds of exchange time an order takes to arrive; None: as the exchange's fill model says.
         window_ms: how far a signature's time may be off, either way.
-        tier: whose rate limits hold, a name of `kalshilab.exchange.limits.TIERS`; None: no limits.
+        tier: whose rate limits hold, a name of `kalshilab.exchange.rest.rate_limits.TIERS`; None: no limits.
         deadlines: how long clients may take.
 
     Raises:

@@ -19,8 +19,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from kalshilab.exchange.app import MAX_COMMAND, Channel, Front
-from kalshilab.exchange.frame_faults import Event
+from kalshilab.exchange.faults.frame_faults import Event
+from kalshilab.exchange.server.gateway import MAX_COMMAND, Channel, Front
 
 __all__ = ["DEADLINES", "LINGER", "OUTBOX_LIMIT", "Deadlines", "Link"]
 
@@ -33,7 +33,7 @@ LINGER: Final = 2
 WRITE_BUFFER: Final = 512 * 1024
 HEARTBEAT: Final = b"heartbeat"
 
-_quiet: Final = logging.getLogger("kalshilab.exchange.link")
+_quiet: Final = logging.getLogger("kalshilab.exchange.server.websocket")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kalshilab.exchange.matching import RestingOrder
-from kalshilab.market.holding import Holding
+from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.market.model import outcome_price
+from kalshilab.market.position import Holding
 
 __all__ = ["Account", "FillRecord", "Reserved", "SettlementRecord", "gross"]
 

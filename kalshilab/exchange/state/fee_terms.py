@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kalshilab.errors import ConfigError
-from kalshilab.exchange.flow import MarketFacts
+from kalshilab.exchange.flows.tape_flow import MarketFacts
 from kalshilab.kalshi.wire.stream import EventFeeUpdate
 from kalshilab.market.fees import FEE_TYPES
 

@@ -12,7 +12,7 @@ optimistic   that, with nobody ahead: a print that touches the price fills
 ============ =======================================================================================
 
 On the same flow each order's fills satisfy pessimistic ≤ queue ≤ optimistic at every moment, so what an edge
-is worth as a maker lies between the outer two; `kalshilab.exchange.shadows` keeps them side by side.
+is worth as a maker lies between the outer two; `kalshilab.exchange.state.shadow_fills` keeps them side by side.
 
 Nothing here looks ahead: an order meets what stood before a print, then the print.
 """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kalshilab.exchange.flow import MarketFacts, Quotes
-from kalshilab.exchange.matching import MarketBook
+from kalshilab.exchange.flows.tape_flow import MarketFacts, Quotes
+from kalshilab.exchange.state.order_book import MarketBook
 from kalshilab.kalshi.wire import rest
 
 __all__ = ["Listing", "Listings", "Top"]

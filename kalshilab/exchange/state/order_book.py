@@ -10,7 +10,7 @@ plus what is gone, and a level that the world keeps does not grow back because w
 shows less than what is gone, no more than that is; and where a book is worked out from prints, every print at
 a level is liquidity that has come after ours.
 
-What fills an order of ours that rests is the fill model's to say (`kalshilab.exchange.fills`): by default
+What fills an order of ours that rests is the fill model's to say (`kalshilab.exchange.state.fill_model`): by default
 
 * a print *through* its price: all of it, up to the print's size;
 * a print *at* its price: what the print's size leaves after the background ahead of it;
@@ -26,8 +26,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from kalshilab.errors import BookError
-from kalshilab.exchange.fills import TOLD_TWICE, FillModel, met, printed
-from kalshilab.exchange.shadows import Ghost, ShadowFills, Shadows
+from kalshilab.exchange.state.fill_model import TOLD_TWICE, FillModel, met, printed
+from kalshilab.exchange.state.shadow_fills import Ghost, ShadowFills, Shadows
 from kalshilab.market.fees import FeeAccumulator
 from kalshilab.units import PRICE
 

@@ -10,13 +10,13 @@ from typing import Any
 from msgspec import UNSET
 
 from kalshilab.clock import isoformat
-from kalshilab.exchange.account import Account, FillRecord, SettlementRecord
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.matching import RestingOrder
+from kalshilab.exchange.state.account import Account, FillRecord, SettlementRecord
+from kalshilab.exchange.state.listings import Listing
+from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.kalshi.wire import rest, stream
-from kalshilab.market.holding import Holding
 from kalshilab.market.lifecycle import DETERMINED
 from kalshilab.market.model import Trade
+from kalshilab.market.position import Holding
 from kalshilab.units import PRICE, format_money, format_price, format_size
 
 __all__ = [

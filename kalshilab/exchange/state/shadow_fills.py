@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import polars as pl
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.fills import MODES, Mode, Waiting, met, printed
+from kalshilab.exchange.state.fill_model import MODES, Mode, Waiting, met, printed
 
 __all__ = ["Ghost", "Shadow", "ShadowFills", "Shadows"]
 

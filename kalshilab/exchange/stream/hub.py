@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.connection import CHANNELS, Connection, Subscription, Variant
-from kalshilab.exchange.forms import FORMS, JANUARY, january_frame
+from kalshilab.exchange.stream.format_2026_01 import FORMS, JANUARY, january_frame
+from kalshilab.exchange.stream.subscriber import CHANNELS, Connection, Subscription, Variant
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.units import PRICE, format_price, parse_price
 
@@ -85,7 +85,7 @@ class Hub:
     """All connections, by channel.
 
     Args:
-        form: of messages, for connections that do not ask for another; see `kalshilab.exchange.forms`.
+        form: of messages, for connections that do not ask for another; see `kalshilab.exchange.stream.format_2026_01`.
 
     Raises:
         ExchangeError: no such form.

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from kalshilab.exchange.forms import JANUARY, UNSEQUENCED
+from kalshilab.exchange.stream.format_2026_01 import JANUARY, UNSEQUENCED
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
 
@@ -120,7 +120,7 @@ class Connection:
 
     Args:
         notify: called when frames have been added.
-        form: of messages and answers; see `kalshilab.exchange.forms`.
+        form: of messages and answers; see `kalshilab.exchange.stream.format_2026_01`.
     """
 
     def __init__(self, hub: Desk, notify: Callable[[], None] | None = None, form: str = "") -> None:

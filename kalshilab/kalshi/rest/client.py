@@ -33,9 +33,9 @@ from kalshilab.errors import (
 )
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
-from kalshilab.kalshi.history import Columns, Cutoff, PrintPage
-from kalshilab.kalshi.limits import COSTS, Limits
-from kalshilab.kalshi.reply import FAST_EXTRA, NoAnswer, NotSent, Reply
+from kalshilab.kalshi.rest.history import Columns, Cutoff, PrintPage
+from kalshilab.kalshi.rest.rate_limits import COSTS, Limits
+from kalshilab.kalshi.rest.transport import FAST_EXTRA, NoAnswer, NotSent, Reply
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
 from kalshilab.market.model import Market, Trade
@@ -57,7 +57,7 @@ CONNECTIONS: Final = 64
 
 
 class RestSettings(HasCredentials, Protocol):
-    """What a REST client reads of `kalshilab.config.Settings`."""
+    """What a REST client reads of `kalshilab.config.settings.Settings`."""
 
     @property
     def rest_url(self) -> str | None: ...
@@ -108,7 +108,7 @@ class _Httpx:
 
 def _fast_http(tls: ssl.SSLContext | None) -> Http:
     try:
-        from kalshilab.kalshi.fast_http import FastHttp
+        from kalshilab.kalshi.rest.transport_aiohttp import FastHttp
     except ImportError as error:
         raise ConfigError("fast", True, FAST_EXTRA) from error
     return FastHttp(tls, most=CONNECTIONS, connecting=CONNECTING, answering=ANSWERING)

@@ -4,7 +4,7 @@ The exchange keeps records younger than a *cutoff* in the live listings and olde
 and a record is in one of the two.  Reading prints by the million as one object each is slow and, because such
 an object names the taker's outcome, not possible for the few prints that do not say it.  So a page can also be
 had as **columns**: plain lists of the texts the exchange sent, newest first, which a frame takes in at once
-(`kalshilab.tape.pages`).  Nothing is parsed, nothing is dropped.
+(`kalshilab.tape.ingest.trade_pages`).  Nothing is parsed, nothing is dropped.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from kalshilab.clock import Clock, WallClock
 from kalshilab.errors import ConfigError, UnitError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer
-from kalshilab.kalshi.limits import COSTS, Limits
-from kalshilab.kalshi.rest import Rest, RestSettings, base_url, pages, segment
+from kalshilab.kalshi.rest.client import Rest, RestSettings, base_url, pages, segment
+from kalshilab.kalshi.rest.rate_limits import COSTS, Limits
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Balance, Fill, Order, Position, Settlement
 from kalshilab.units import PRICE, format_price, format_size, parse_money, parse_size

@@ -2,7 +2,7 @@
 
 httpx is what REST stands on.  With tens of orders in flight its pool of connections takes most of the time, and a
 request costs it several times what the exchange's own client needs (`research/benchmarks/orders.py` measures both).
-`kalshilab.kalshi.rest.Rest` keeps every rule of its own (hosts, redirects, signatures, what is tried again); this is
+`kalshilab.kalshi.rest.client.Rest` keeps every rule of its own (hosts, redirects, signatures, what is tried again); this is
 only how a request goes out.
 """
 
@@ -24,7 +24,7 @@ from aiohttp import (
 )
 from yarl import URL
 
-from kalshilab.kalshi.reply import NoAnswer, NotSent, Reply
+from kalshilab.kalshi.rest.transport import NoAnswer, NotSent, Reply
 
 __all__ = ["FastHttp"]
 
@@ -62,7 +62,7 @@ class FastHttp:
         """Send a request; `url` is sent as it is written, percent-encoded already.
 
         Raises:
-            NotSent, NoAnswer: see `kalshilab.kalshi.reply`.
+            NotSent, NoAnswer: see `kalshilab.kalshi.rest.transport`.
             RuntimeError: closed before.
         """
         session = self._session or self._opened()

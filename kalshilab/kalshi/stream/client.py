@@ -20,10 +20,16 @@ from kalshilab.clock import Clock, WallClock
 from kalshilab.errors import ConfigError, FeedLost, ProtocolError, StreamError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
-from kalshilab.kalshi.events import Rejected, Subscribed
-from kalshilab.kalshi.protocol import TERMINAL, StreamProtocol
-from kalshilab.kalshi.reply import FAST_EXTRA
-from kalshilab.kalshi.sockets import Opener, Socket, SocketImpossible, SocketLost, open_socket
+from kalshilab.kalshi.rest.transport import FAST_EXTRA
+from kalshilab.kalshi.stream.events import Rejected, Subscribed
+from kalshilab.kalshi.stream.protocol import TERMINAL, StreamProtocol
+from kalshilab.kalshi.stream.transport_websockets import (
+    Opener,
+    Socket,
+    SocketImpossible,
+    SocketLost,
+    open_socket,
+)
 
 __all__ = ["Connected", "Disconnected", "Stream", "StreamSettings", "backoff"]
 
@@ -63,7 +69,7 @@ class _HandlerFailed(Exception):
 
 
 class StreamSettings(HasCredentials, Protocol):
-    """What a stream reads of `kalshilab.config.Settings`."""
+    """What a stream reads of `kalshilab.config.settings.Settings`."""
 
     @property
     def ws_url(self) -> str | None: ...
@@ -291,7 +297,7 @@ class Stream:
 
 def _fast_opener() -> Opener:
     try:
-        from kalshilab.kalshi.fast_socket import open_fast_socket
+        from kalshilab.kalshi.stream.transport_picows import open_fast_socket
     except ImportError as error:
         raise ConfigError("fast", True, FAST_EXTRA) from error
     return open_fast_socket

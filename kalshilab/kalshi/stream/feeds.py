@@ -14,7 +14,8 @@ import msgspec
 
 from kalshilab.clock import Clock
 from kalshilab.errors import FeedLost, ProtocolError, StreamError
-from kalshilab.kalshi.events import (
+from kalshilab.kalshi.stream.client import Connected, Stream, StreamSettings
+from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
@@ -25,7 +26,6 @@ from kalshilab.kalshi.events import (
     Subscribed,
     Ticker,
 )
-from kalshilab.kalshi.stream import Connected, Stream, StreamSettings
 from kalshilab.market.model import Fill, Order, Trade
 
 __all__ = [

@@ -21,7 +21,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from kalshilab.errors import ProtocolError, UnitError
-from kalshilab.kalshi.events import (
+from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,

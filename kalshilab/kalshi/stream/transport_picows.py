@@ -2,7 +2,7 @@
 
 `websockets` wakes a task for every message.  Here the stream's handler runs inside the event loop's own read, once
 for each frame that the read brought, which is about what a frame costs beyond its decoding.  All else is as with
-`kalshilab.kalshi.sockets`, and so are the tests.
+`kalshilab.kalshi.stream.transport_websockets`, and so are the tests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from picows import (
     ws_connect,
 )
 
-from kalshilab.kalshi.sockets import (
+from kalshilab.kalshi.stream.transport_websockets import (
     CLOSING,
     LOGGER,
     MAX_FRAME,
@@ -239,7 +239,7 @@ async def _handshake(url: str, headers: Mapping[str, str]) -> _FastSocket:
 
 @asynccontextmanager
 async def open_fast_socket(url: str, headers: Mapping[str, str]) -> AsyncIterator[Socket]:
-    """A socket by `picows`; see `kalshilab.kalshi.sockets.Opener`."""
+    """A socket by `picows`; see `kalshilab.kalshi.stream.transport_websockets.Opener`."""
     try:
         opened = await _handshake(url, headers)
     except WSInvalidURL as error:

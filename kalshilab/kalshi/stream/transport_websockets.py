@@ -1,7 +1,7 @@
 """The WebSocket under a stream: what a stream asks of one, and the one that is always there.
 
 A stream wants frames handed to it one after the other, commands sent, a ping answered, and one word for every way
-in which a connection ends.  `websockets` does that; `kalshilab.kalshi.fast_socket` does it with `picows`, where the
+in which a connection ends.  `websockets` does that; `kalshilab.kalshi.stream.transport_picows` does it with `picows`, where the
 extra `fast` is installed and asked for.
 """
 

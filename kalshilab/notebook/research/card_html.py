@@ -16,11 +16,11 @@ from typing import Any, Final, Protocol
 
 import polars as pl
 
-from kalshilab.edge.criteria import LABELS
-from kalshilab.edge.model import Criterion
-from kalshilab.notebook.edge_layout import colour_of
-from kalshilab.notebook.plots import GREY
-from kalshilab.notebook.tables import LEFT, RIGHT
+from kalshilab.edge.report.criteria import LABELS
+from kalshilab.edge.schema import Criterion
+from kalshilab.notebook.research.layout import colour_of
+from kalshilab.notebook.research.tables import LEFT, RIGHT
+from kalshilab.notebook.session.plots import GREY
 
 __all__ = ["LIVE", "STYLE", "Shown", "card_html"]
 

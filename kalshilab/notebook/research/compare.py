@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 import polars as pl
 
 from kalshilab.errors import EdgeError
-from kalshilab.notebook.edge_layout import LEGEND, need, values, whiskers, wrapped
-from kalshilab.notebook.plots import BLUE, GREEN, GREY, RED, blank
+from kalshilab.notebook.research.layout import LEGEND, need, values, whiskers, wrapped
+from kalshilab.notebook.session.plots import BLUE, GREEN, GREY, RED, blank
 
 __all__ = ["beside"]
 

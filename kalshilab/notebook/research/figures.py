@@ -3,7 +3,7 @@
 The frames are measured in `kalshilab.edge`; here nothing is computed but positions on paper, so what is drawn can
 be read off the frame that comes back.  Edges, their bounds and prices are cents a contract, win rates percent; shares are fractions and are
 drawn as percent.  Whiskers and bands are
-95 % intervals; a null is a gap, never a zero.  The style and the limits are those of `kalshilab.notebook.plots`:
+95 % intervals; a null is a gap, never a zero.  The style and the limits are those of `kalshilab.notebook.session.plots`:
 at most 2,000 points a figure and less than 60 kB, with a title that says when rows are left out.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from kalshilab.notebook.edge_heatmap import DIVERGING, heatmap
-from kalshilab.notebook.edge_layout import (
+from kalshilab.notebook.research.heatmap import DIVERGING, heatmap
+from kalshilab.notebook.research.layout import (
     LEGEND,
     band,
     below,
@@ -33,7 +33,7 @@ from kalshilab.notebook.edge_layout import (
     whiskers,
     wrapped,
 )
-from kalshilab.notebook.plots import BLUE, GREY, POINTS, RED, blank, counted, milliseconds, thin
+from kalshilab.notebook.session.plots import BLUE, GREY, POINTS, RED, blank, counted, milliseconds, thin
 
 __all__ = [
     "buckets",
@@ -131,7 +131,7 @@ def equity(frame: pl.DataFrame) -> Drawn:
     """The running profit, event by event, in the fan of worlds without an edge (5 to 95 %); the lockbox shaded.
 
     Args:
-        frame: `ts, event, pnl, total, null_low, null_mid, null_high, lockbox` (`kalshilab.edge.equity`), in order
+        frame: `ts, event, pnl, total, null_low, null_mid, null_high, lockbox` (`kalshilab.edge.report.equity`), in order
             of time; `pnl` and `total` are cents, one contract an event.
 
     Raises:
@@ -183,7 +183,7 @@ def calibration(frame: pl.DataFrame) -> Drawn:
     On the dotted diagonal a price is fair; the dashed line is what has to be won to break even after fees.
 
     Args:
-        frame: `price, source, win, lower, upper, n, break_even` (`kalshilab.edge.baseline`): price and break-even in
+        frame: `price, source, win, lower, upper, n, break_even` (`kalshilab.edge.robustness.price_matching`): price and break-even in
             cents, the others percent; `source` is "signal" or "baseline".
 
     Raises:
@@ -376,7 +376,7 @@ def live(frame: pl.DataFrame, validated: tuple[float, float] | None = None) -> D
     """Paper trades as evidence: for an edge (E0), against the claimed one (E1), and the confidence sequence.
 
     Args:
-        frame: `day, n, log_e0, log_e1, cs_low, cs_high` (`kalshilab.edge.live`): natural logarithms, and cents.
+        frame: `day, n, log_e0, log_e1, cs_low, cs_high` (`kalshilab.edge.live.monitor`): natural logarithms, and cents.
         validated: the interval of the edge that was validated, cents, drawn as a band.
 
     Raises:

@@ -19,8 +19,8 @@ import plotly.graph_objects as go
 import polars as pl
 
 from kalshilab.errors import EdgeError
-from kalshilab.notebook.edge_layout import need, values
-from kalshilab.notebook.plots import GREY, blank
+from kalshilab.notebook.research.layout import need, values
+from kalshilab.notebook.session.plots import GREY, blank
 
 __all__ = ["DIVERGING", "FEW", "heatmap"]
 

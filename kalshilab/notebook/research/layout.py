@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from kalshilab.errors import EdgeError
-from kalshilab.notebook.plots import BLUE, GREY, RED, blank, milliseconds
+from kalshilab.notebook.session.plots import BLUE, GREY, RED, blank, milliseconds
 
 __all__ = [
     "LEGEND",

@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 
 import polars as pl
 
-from kalshilab.edge import claims as published
-from kalshilab.edge.claims import Claims
+from kalshilab.edge.report import claims as published
+from kalshilab.edge.report.claims import Claims
 
 __all__ = ["LEFT", "MOST", "RIGHT", "Judged", "Table", "board", "claimed", "table"]
 
@@ -91,7 +91,7 @@ def claimed(*names: str, claims: Claims | None = None) -> Table:
     """Published edges beside what an audit left of each: `edge, claimed, audited, on fair markets, why`.
 
     Args:
-        names: ids of claims (`kalshilab.edge.claims`); none: all of them.
+        names: ids of claims (`kalshilab.edge.report.claims`); none: all of them.
         claims: default those shipped with the library.
 
     Raises:

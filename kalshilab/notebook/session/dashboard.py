@@ -26,10 +26,10 @@ from IPython import get_ipython
 from IPython.display import HTML, display
 
 from kalshilab.clock import Clock, WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
-from kalshilab.notebook import panels
-from kalshilab.trade.monitor import Snapshot
+from kalshilab.notebook.session import panels
+from kalshilab.trade.status import Snapshot
 from kalshilab.units import MONEY
 
 __all__ = ["Dashboard", "EquityLine", "Watched", "is_interactive"]

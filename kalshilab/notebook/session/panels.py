@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from kalshilab.clock import to_datetime
-from kalshilab.config import Settings
-from kalshilab.trade.monitor import PositionRow, Snapshot
+from kalshilab.config.settings import Settings
+from kalshilab.trade.status import PositionRow, Snapshot
 from kalshilab.units import MONEY, PRICE, show_cents, show_contracts, show_dollars
 
 __all__ = [

@@ -18,7 +18,7 @@ import polars as pl
 from kalshilab.errors import TapeError
 
 if TYPE_CHECKING:
-    from kalshilab.trade.report import Report
+    from kalshilab.trade.session.report import Report
 
 __all__ = [
     "BLUE",

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.driver import (
+from kalshilab.signals.engine.compiled_signal import (
     CompiledSignal,
     cents_in,
     flag_in,
@@ -30,8 +30,8 @@ from kalshilab.signals.driver import (
     side_in,
     whole_in,
 )
-from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
-from kalshilab.signals.model import Fire, Frame
+from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
+from kalshilab.signals.engine.model import Fire, Frame
 
 __all__ = ["Burst", "BurstFire", "Steam", "SteamFire", "burst", "burst_step", "steam", "steam_step"]
 

@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.driver import CompiledSignal, flag_in, number_in, whole_in
-from kalshilab.signals.kernel import BUY_NO, NOTHING, Array, compiled
-from kalshilab.signals.model import Fire, Frame
+from kalshilab.signals.engine.compiled_signal import CompiledSignal, flag_in, number_in, whole_in
+from kalshilab.signals.engine.kernel import BUY_NO, NOTHING, Array, compiled
+from kalshilab.signals.engine.model import Fire, Frame
 
 __all__ = [
     "BuyBack", "BuyBackFire", "ConvictionFire", "ConvictionRatio", "DollarDirection", "DollarDirectionFire",

@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.driver import CompiledSignal, cents_in, flag_in, side_in
-from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
-from kalshilab.signals.model import Fire, Frame
+from kalshilab.signals.engine.compiled_signal import CompiledSignal, cents_in, flag_in, side_in
+from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
+from kalshilab.signals.engine.model import Fire, Frame
 from kalshilab.units import PRICE
 
 __all__ = ["PriceBand", "PriceBandFire", "price_band", "price_band_step"]

@@ -23,7 +23,7 @@ The anchor is the first print seen, since tracking began or since the signal re-
 The name and the rule are those of a published trading system whose whole-life version of this signal (last
 price, mean price, final counts) claims +17.38 cents.  That figure comes from looking ahead and appears on fair
 markets too: in the system's own report as of the firing print +0.43 is left after the fee and before the spread,
-and -1.15 against markets of like price (`kalshilab.edge.claims`).  Here nothing later than the print is ever read.
+and -1.15 against markets of like price (`kalshilab.edge.report.claims`).  Here nothing later than the print is ever read.
 """
 
 from __future__ import annotations
@@ -35,12 +35,19 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.driver import CompiledSignal, cents_in, number_in, plain, side_in, whole_in
-from kalshilab.signals.kernel import Array
-from kalshilab.signals.model import Fire, Frame
-from kalshilab.signals.passes import CellPass, OneCell
-from kalshilab.signals.rlm_cells import RlmCells
-from kalshilab.signals.rlm_step import fields_of, rlm_step_of
+from kalshilab.signals.builtin.rlm_grid import RlmCells
+from kalshilab.signals.builtin.rlm_step import fields_of, rlm_step_of
+from kalshilab.signals.engine.compiled_signal import (
+    CompiledSignal,
+    cents_in,
+    number_in,
+    plain,
+    side_in,
+    whole_in,
+)
+from kalshilab.signals.engine.kernel import Array
+from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.state_pass import CellPass, OneCell
 
 __all__ = ["MarketState", "Rearm", "Rlm", "RlmFire", "rlm"]
 

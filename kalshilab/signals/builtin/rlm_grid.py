@@ -15,9 +15,18 @@ import numba
 import numpy as np
 from numba import njit
 
-from kalshilab.signals.kernel import AHEAD, BUY_NO, BUY_YES, Array, fetch_soon, fresh_state, grown, vector
-from kalshilab.signals.passes import EVERY, Columns, Fires
-from kalshilab.signals.rlm_step import fields_of, share_if
+from kalshilab.signals.builtin.rlm_step import fields_of, share_if
+from kalshilab.signals.engine.kernel import (
+    AHEAD,
+    BUY_NO,
+    BUY_YES,
+    Array,
+    fetch_soon,
+    fresh_state,
+    grown,
+    vector,
+)
+from kalshilab.signals.engine.state_pass import EVERY, Columns, Fires
 
 __all__ = ["RlmCells"]
 

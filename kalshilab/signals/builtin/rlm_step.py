@@ -1,6 +1,6 @@
 """The step of reverse line movement: what it remembers of a market, and what it asks of a print.
 
-The rule is in `kalshilab.signals.rlm`.  A single signal and a grid of them (`kalshilab.signals.rlm_cells`) stand on
+The rule is in `kalshilab.signals.builtin.rlm`.  A single signal and a grid of them (`kalshilab.signals.builtin.rlm_grid`) stand on
 the same conditions, `share_if`.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, compiled
+from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, compiled
 
 __all__ = ["fields_of", "rlm_step_of", "share_if"]
 

@@ -23,9 +23,9 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, UnitError
-from kalshilab.signals.driver import CompiledSignal, flag_in, number_in, whole_in
-from kalshilab.signals.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
-from kalshilab.signals.model import Fire, Frame
+from kalshilab.signals.engine.compiled_signal import CompiledSignal, flag_in, number_in, whole_in
+from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
+from kalshilab.signals.engine.model import Fire, Frame
 from kalshilab.units import dollars
 
 __all__ = ["WhaleFade", "WhaleFire", "WhaleFollow", "WhaleQueue", "whale_fade", "whale_follow", "whale_step"]

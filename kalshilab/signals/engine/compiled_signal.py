@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, TapeError, UnitError
-from kalshilab.signals.kernel import BUY_YES, Array, bounds, fresh_state, one_of
-from kalshilab.signals.model import Fire, Frame, as_tape, like
-from kalshilab.signals.passes import CellPass, Columns, Fires, OneCell, Pass, columns_of
-from kalshilab.signals.shards import Shard, frame_of, scan_shard
-from kalshilab.tape.reading import Source
+from kalshilab.signals.engine.kernel import BUY_YES, Array, bounds, fresh_state, one_of
+from kalshilab.signals.engine.model import Fire, Frame, as_tape, like
+from kalshilab.signals.engine.sharding import Shard, frame_of, scan_shard
+from kalshilab.signals.engine.state_pass import CellPass, Columns, Fires, OneCell, Pass, columns_of
+from kalshilab.tape.lake.source import Source
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import cents
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import TapeError
-from kalshilab.signals.kernel import compiled
+from kalshilab.signals.engine.kernel import compiled
 from kalshilab.tape.schema import TAKER, first_bad, with_codes
 from kalshilab.units import PRICE
 

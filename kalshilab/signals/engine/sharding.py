@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.passes import CellPass, Columns, Fires, chunks_of
-from kalshilab.tape.reading import Source, batches
+from kalshilab.signals.engine.state_pass import CellPass, Columns, Fires, chunks_of
+from kalshilab.tape.lake.source import Source, batches
 
 __all__ = ["THREADS", "Cells", "Found", "Scannable", "Shard", "frame_of", "scan_shard", "shards_of"]
 
@@ -24,7 +24,7 @@ THREADS: Final = 2
 
 
 class Scannable(Protocol):
-    """What a scan asks of a signal: `kalshilab.signals.driver.CompiledSignal` is one."""
+    """What a scan asks of a signal: `kalshilab.signals.engine.compiled_signal.CompiledSignal` is one."""
 
     @property
     def reads(self) -> tuple[str, ...]:

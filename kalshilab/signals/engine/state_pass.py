@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.kernel import Array, address_of, fresh_state, grown, loop_of, packed
+from kalshilab.signals.engine.kernel import Array, address_of, fresh_state, grown, loop_of, packed
 
 __all__ = ["CellPass", "Columns", "Fires", "OneCell", "Pass", "chunks_of", "columns_of"]
 

@@ -30,13 +30,13 @@ import msgspec
 
 from kalshilab.clock import Clock
 from kalshilab.errors import ApiError, ConfigError, ConnectionFailed, RateLimited
-from kalshilab.tape.metadata import Filter, MarketListings, refresh_markets
-from kalshilab.tape.pages import Gathered, Pages
-from kalshilab.tape.spans import Span, uncovered
-from kalshilab.tape.staging import Segment, commit_segments, in_thread, segments
+from kalshilab.tape.ingest.market_metadata import Filter, MarketListings, refresh_markets
+from kalshilab.tape.ingest.segments import Segment, commit_segments, in_thread, segments
+from kalshilab.tape.ingest.trade_pages import Gathered, Pages
+from kalshilab.tape.lake.intervals import Span, uncovered
 
 if TYPE_CHECKING:
-    from kalshilab.tape.lake import Lake
+    from kalshilab.tape.lake.lake import Lake
 
 __all__ = ["DownloadProgress", "Downloaded", "HistoryClient", "download"]
 
@@ -61,7 +61,7 @@ class CutoffFacts(Protocol):
 
 
 class HistoryClient(MarketListings, Protocol):
-    """What a download asks of the exchange; `kalshilab.kalshi.rest.MarketData` fits."""
+    """What a download asks of the exchange; `kalshilab.kalshi.rest.client.MarketData` fits."""
 
     async def cutoff(self) -> CutoffFacts: ...
     def trade_columns(

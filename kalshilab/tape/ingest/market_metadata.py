@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import polars as pl
 
 from kalshilab.market.model import Market
+from kalshilab.tape.ingest.segments import in_thread
 from kalshilab.tape.schema import MARKETS_SCHEMA
-from kalshilab.tape.staging import in_thread
 from kalshilab.units import PRICE
 
 if TYPE_CHECKING:
-    from kalshilab.tape.lake import Lake
+    from kalshilab.tape.lake.lake import Lake
 
 __all__ = ["MarketListings", "SeriesFacts", "refresh_markets"]
 
@@ -60,7 +60,7 @@ class EventFacts(Protocol):
 
 
 class MarketListings(Protocol):
-    """What is asked of the exchange; `kalshilab.kalshi.rest.MarketData` fits."""
+    """What is asked of the exchange; `kalshilab.kalshi.rest.client.MarketData` fits."""
 
     async def markets(self, **filters: Filter) -> list[Market]: ...
     async def historical_markets(self, **filters: Filter) -> list[Market]: ...

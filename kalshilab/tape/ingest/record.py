@@ -17,11 +17,11 @@ import msgspec
 from kalshilab.clock import Clock
 from kalshilab.errors import ConfigError, LakeError
 from kalshilab.market.model import Trade
-from kalshilab.tape.recordings import BREAK, Harvest, Item, Recording, harvest
-from kalshilab.tape.staging import in_thread
+from kalshilab.tape.ingest.recording import BREAK, Harvest, Item, Recording, harvest
+from kalshilab.tape.ingest.segments import in_thread
 
 if TYPE_CHECKING:
-    from kalshilab.tape.lake import Lake
+    from kalshilab.tape.lake.lake import Lake
 
 __all__ = ["PrintFeed", "RecordProgress", "Recorded", "record"]
 
@@ -29,7 +29,7 @@ LEAST_FLUSH: Final = 0.01
 
 
 class PrintFeed(Protocol):
-    """What is heard; `kalshilab.kalshi.feeds.TradeFeed` fits.
+    """What is heard; `kalshilab.kalshi.stream.feeds.TradeFeed` fits.
 
     `breaks` are places in the sequence of prints, counted from 0, before which some may be missing (0 for the
     first connection); `tickers` the markets listened to, empty for all.

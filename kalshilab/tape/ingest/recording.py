@@ -24,12 +24,12 @@ import polars as pl
 
 from kalshilab.errors import LakeError
 from kalshilab.market.model import Trade
+from kalshilab.tape.ingest.segments import Segment, commit_segments, segments
 from kalshilab.tape.normalise import to_tape
 from kalshilab.tape.schema import TIME
-from kalshilab.tape.staging import Segment, commit_segments, segments
 
 if TYPE_CHECKING:
-    from kalshilab.tape.lake import Lake
+    from kalshilab.tape.lake.lake import Lake
 
 __all__ = ["BREAK", "Harvest", "Item", "Recording", "harvest"]
 

@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
-from kalshilab.tape.commit import Appended
-from kalshilab.tape.lake import Lake
-from kalshilab.tape.spans import Span, merge
+from kalshilab.tape.lake.intervals import Span, merge
+from kalshilab.tape.lake.lake import Lake
+from kalshilab.tape.lake.merge import Appended
 
 __all__ = ["CLAIMING", "Segment", "commit_segments", "in_thread", "segments"]
 

@@ -20,10 +20,9 @@ import polars as pl
 
 from kalshilab.clock import isoformat
 from kalshilab.errors import LakeError, TapeError
-from kalshilab.tape import durable
-from kalshilab.tape.commit import count, recount
-from kalshilab.tape.incoming import Incoming, abandoned, discard, staged
-from kalshilab.tape.manifest import (
+from kalshilab.tape.lake import fs
+from kalshilab.tape.lake.intervals import merge, uncovered
+from kalshilab.tape.lake.manifest import (
     COPY,
     LISTING_SCHEMA,
     DayFile,
@@ -35,10 +34,11 @@ from kalshilab.tape.manifest import (
     read_day,
     read_listing,
 )
+from kalshilab.tape.lake.merge import count, recount
+from kalshilab.tape.lake.staging import Incoming, abandoned, discard, staged
+from kalshilab.tape.lake.timestamps import lie_at
+from kalshilab.tape.lake.transaction import Swap, leftovers, remove
 from kalshilab.tape.schema import check_tape
-from kalshilab.tape.spans import merge, uncovered
-from kalshilab.tape.swap import Swap, leftovers, remove
-from kalshilab.tape.times import lie_at
 
 __all__ = ["Finding", "Gap", "doctor", "gaps", "repair"]
 
@@ -264,7 +264,7 @@ def repair(path: str | Path) -> list[str]:
     root = Path(path).absolute()
     if not root.is_dir():
         load(root)
-    lock = durable.Lock(root / ".lock")
+    lock = fs.Lock(root / ".lock")
     claim(root, lock)
     try:
         return repair_held(root)
@@ -326,10 +326,10 @@ def repair_held(root: Path) -> list[str]:
         )
     elif not _copied(root, manifest):
         copy = _copy(root, manifest)
-        temporary = copy.with_name(copy.name + durable.TEMPORARY)
-        durable.write_bytes(temporary, manifest.encoded())
-        durable.publish(temporary, copy)
-        durable.sync_folder(root)
+        temporary = copy.with_name(copy.name + fs.TEMPORARY)
+        fs.write_bytes(temporary, manifest.encoded())
+        fs.publish(temporary, copy)
+        fs.sync_folder(root)
         done.append(f"{copy.name} was not a copy of manifest.json: written anew")
     return done
 
@@ -345,10 +345,10 @@ def _manifest(root: Path, say: Callable[[str], None]) -> Manifest:
         for _, copy in sorted(copies, reverse=True):
             with suppress(LakeError):
                 manifest = load(root, copy.name)
-                temporary = root / f"manifest.json{durable.TEMPORARY}"
-                durable.write_bytes(temporary, copy.read_bytes())
-                durable.publish(temporary, root / "manifest.json")
-                durable.sync_folder(root)
+                temporary = root / f"manifest.json{fs.TEMPORARY}"
+                fs.write_bytes(temporary, copy.read_bytes())
+                fs.publish(temporary, root / "manifest.json")
+                fs.sync_folder(root)
                 say(f"manifest.json {error.reason}: put back from {copy.name}")
                 return manifest
         raise LakeError(
@@ -384,5 +384,5 @@ def _put_away(root: Path, path: Path, name: str) -> Path | None:
     folder.mkdir(exist_ok=True)
     new = next(p for n in count_from(0) if not (p := folder / (f"{n}-{name}" if n else name)).exists())
     path.rename(new)
-    durable.sync_folder(folder)
+    fs.sync_folder(folder)
     return new.relative_to(root)

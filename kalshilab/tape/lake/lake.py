@@ -5,11 +5,11 @@
     lake.lazy(); lake.read(since, until)       # polars; kalshilab.signals.scan reads it out of core
     pl.scan_parquet("lake/trades/**/*.parquet")  # or duckdb, pandas, pyarrow, as it is
 
-**Never fewer rows.**  The manifest (`kalshilab.tape.manifest`) names each file with its rows, size, hash and
+**Never fewer rows.**  The manifest (`kalshilab.tape.lake.manifest`) names each file with its rows, size, hash and
 control totals.  A file that is missing, shorter, of another schema or another day's stops whoever reads with a
 `LakeError` that names it and says what to run.
 
-**The lake of before or the lake of after.**  A change is one rename; see `kalshilab.tape.swap`.
+**The lake of before or the lake of after.**  A change is one rename; see `kalshilab.tape.lake.transaction`.
 One process at a time changes a lake; a second is refused.  Readers need no lock: they read the generation they
 opened, and are told when it has gone.
 
@@ -29,11 +29,9 @@ import polars as pl
 
 from kalshilab.clock import from_datetime
 from kalshilab.errors import LakeError, TapeError
-from kalshilab.tape import checkup, durable
-from kalshilab.tape.checkup import Finding, Gap
-from kalshilab.tape.commit import Appended, merge_into
-from kalshilab.tape.incoming import Incoming, path_of, staged, write_segment
-from kalshilab.tape.manifest import (
+from kalshilab.tape.lake import doctor, fs
+from kalshilab.tape.lake.doctor import Finding, Gap
+from kalshilab.tape.lake.manifest import (
     LISTING_SCHEMA,
     DayFile,
     Manifest,
@@ -44,9 +42,11 @@ from kalshilab.tape.manifest import (
     read_day,
     read_listing,
 )
+from kalshilab.tape.lake.merge import Appended, merge_into
+from kalshilab.tape.lake.staging import Incoming, path_of, staged, write_segment
+from kalshilab.tape.lake.tapefile import TapeFile
+from kalshilab.tape.lake.transaction import Swap
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA
-from kalshilab.tape.swap import Swap
-from kalshilab.tape.tapefile import TapeFile
 
 __all__ = ["Lake", "scan_tape"]
 
@@ -69,7 +69,7 @@ class Lake:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._path = path
-        self._lock = durable.Lock(path / ".lock")
+        self._lock = fs.Lock(path / ".lock")
         self._writers = 0
         self._guard = threading.Lock()
         self._turn = threading.RLock()
@@ -110,7 +110,7 @@ class Lake:
             if error.file is not None:
                 raise
         (root / "incoming").mkdir(exist_ok=True)
-        with durable.held(root / ".lock"):
+        with fs.held(root / ".lock"):
             if not (root / "manifest.json").exists():
                 swap = Swap(root, None)
                 table = swap.table(pl.DataFrame(schema=LISTING_SCHEMA))
@@ -398,21 +398,21 @@ class Lake:
     # Health
 
     def gaps(self) -> list[Gap]:
-        """Stretches of which it is not known whether anything is missing: see `kalshilab.tape.checkup.gaps`."""
-        return checkup.gaps(self._manifest)
+        """Stretches of which it is not known whether anything is missing: see `kalshilab.tape.lake.doctor.gaps`."""
+        return doctor.gaps(self._manifest)
 
     def doctor(self, deep: bool = True) -> list[Finding]:
-        """Everything that is wrong with the lake or worth knowing: see `kalshilab.tape.checkup.doctor`."""
-        return checkup.doctor(self._path, deep)
+        """Everything that is wrong with the lake or worth knowing: see `kalshilab.tape.lake.doctor.doctor`."""
+        return doctor.doctor(self._path, deep)
 
     def repair(self) -> list[str]:
-        """Make the lake whole again without what is damaged: see `kalshilab.tape.checkup.repair`.
+        """Make the lake whole again without what is damaged: see `kalshilab.tape.lake.doctor.repair`.
 
         Raises:
             LakeError: somebody else writes to the lake, or it cannot be repaired.
         """
         with self._turn, self.writing():
-            done = checkup.repair_held(self._path)
+            done = doctor.repair_held(self._path)
             self._set(load(self._path))
             return done
 

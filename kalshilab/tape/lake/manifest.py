@@ -9,7 +9,7 @@ A lake is a folder::
       trades/day=YYYY-MM-DD/part-<generation>.parquet   the prints of a UTC day, in the order of time
       incoming/<name>.parquet                           staged segments, not yet in the lake
 
-Files are never changed.  What changes a lake (`kalshilab.tape.swap`) writes new files under the names of a new generation,
+Files are never changed.  What changes a lake (`kalshilab.tape.lake.transaction`) writes new files under the names of a new generation,
 brings them to the disk, and then replaces manifest.json in one step; the old files go last.  Killed at any
 moment, it leaves the lake of before or the lake of after, and files that no manifest names, which the next
 change removes.
@@ -33,8 +33,8 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import LakeError
-from kalshilab.tape import durable
-from kalshilab.tape.pieces import ROW_GROUP
+from kalshilab.tape.lake import fs
+from kalshilab.tape.lake.row_groups import ROW_GROUP
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, TIME
 
 __all__ = [
@@ -276,13 +276,13 @@ def check_origin(root: Path, file: DayFile, generation: int) -> None:
             ) from None
         raise LakeError(root, file.path, "is missing") from None
     except OSError as error:
-        raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
+        raise LakeError(root, file.path, f"cannot be read ({fs.short(error)})") from None
     if size != file.bytes:
         raise LakeError(root, file.path, f"has {size:,} bytes where {file.bytes:,} were written")
     try:
-        note = durable.note_of(file.path)
-    except durable.UNREADABLE as error:
-        raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
+        note = fs.note_of(file.path)
+    except fs.UNREADABLE as error:
+        raise LakeError(root, file.path, f"cannot be read ({fs.short(error)})") from None
     own = file.path.relative_to(root).as_posix()
     if note != own:
         raise LakeError(root, file.path, f"is another file: it was written as {note or 'no part of a lake'}")
@@ -298,8 +298,8 @@ def check_file(root: Path, file: DayFile, generation: int) -> None:
     try:
         schema = pl.read_parquet_schema(file.path)
         rows = pl.scan_parquet(file.path, hive_partitioning=False).select(pl.len()).collect().item()
-    except durable.UNREADABLE as error:
-        raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
+    except fs.UNREADABLE as error:
+        raise LakeError(root, file.path, f"cannot be read ({fs.short(error)})") from None
     if dict(schema) != dict(TAPE_SCHEMA):
         other = [f"{n} {t}" for n, t in schema.items() if TAPE_SCHEMA.get(n) != t]
         lost = [n for n in TAPE_SCHEMA if n not in schema]
@@ -317,11 +317,11 @@ def read_day(root: Path, file: DayFile, generation: int) -> pl.DataFrame:
     """
     check_file(root, file, generation)
     try:
-        if durable.digest(file.path) != file.sha256:
+        if fs.digest(file.path) != file.sha256:
             raise LakeError(root, file.path, "does not have the hash it was written with")
         return pl.read_parquet(file.path, hive_partitioning=False).rechunk()
-    except durable.UNREADABLE as error:
-        raise LakeError(root, file.path, f"cannot be read ({durable.short(error)})") from None
+    except fs.UNREADABLE as error:
+        raise LakeError(root, file.path, f"cannot be read ({fs.short(error)})") from None
 
 
 def read_listing(root: Path, entry: TableEntry) -> pl.DataFrame:
@@ -334,19 +334,19 @@ def read_listing(root: Path, entry: TableEntry) -> pl.DataFrame:
     try:
         if (size := path.stat().st_size) != entry.bytes:
             raise LakeError(root, path, f"has {size:,} bytes where {entry.bytes:,} were written")
-        if durable.digest(path) != entry.sha256:
+        if fs.digest(path) != entry.sha256:
             raise LakeError(root, path, "does not have the hash it was written with")
         listing = pl.read_parquet(path).rechunk()
     except FileNotFoundError:
         raise LakeError(root, path, "is missing") from None
-    except durable.UNREADABLE as error:
-        raise LakeError(root, path, f"cannot be read ({durable.short(error)})") from None
+    except fs.UNREADABLE as error:
+        raise LakeError(root, path, f"cannot be read ({fs.short(error)})") from None
     if listing.schema != LISTING_SCHEMA or listing.height != entry.rows:
         raise LakeError(root, path, "does not have the columns and rows it was written with")
     return listing
 
 
-def claim(root: Path, lock: durable.Lock) -> None:
+def claim(root: Path, lock: fs.Lock) -> None:
     """Take the lock of a lake.
 
     Raises:

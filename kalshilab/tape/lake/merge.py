@@ -21,11 +21,11 @@ from typing import Final
 import msgspec
 import polars as pl
 
-from kalshilab.tape.incoming import Incoming, abandoned, discard
-from kalshilab.tape.manifest import LISTING_SCHEMA, Manifest, Merged, read_day
+from kalshilab.tape.lake.intervals import merge
+from kalshilab.tape.lake.manifest import LISTING_SCHEMA, Manifest, Merged, read_day
+from kalshilab.tape.lake.staging import Incoming, abandoned, discard
+from kalshilab.tape.lake.transaction import Swap, remove
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, check_markets
-from kalshilab.tape.spans import merge
-from kalshilab.tape.swap import Swap, remove
 
 __all__ = ["Appended", "count", "merge_into", "recount"]
 

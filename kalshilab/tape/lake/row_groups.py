@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from kalshilab.errors import LakeError
-from kalshilab.tape.durable import UNREADABLE, short
+from kalshilab.tape.lake.fs import UNREADABLE, short
 from kalshilab.tape.schema import TAPE_SCHEMA
 
 __all__ = ["ROW_GROUP", "Piece", "plan", "read_piece", "read_pieces"]

@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 import polars as pl
 
 from kalshilab.errors import LakeError
-from kalshilab.tape.pieces import ROW_GROUP, Piece, plan, read_pieces
-from kalshilab.tape.times import TimesAt, TimesAudit
+from kalshilab.tape.lake.row_groups import ROW_GROUP, Piece, plan, read_pieces
+from kalshilab.tape.lake.timestamps import TimesAt, TimesAudit
 
 __all__ = ["BATCH", "Batch", "Source", "batches", "check_unaudited"]
 
@@ -165,7 +165,7 @@ class _Audit:
         self._times: TimesAudit | None = None
         self._with_times = "ts" in columns
         # Late: numba takes a third of a second, and a lake can be opened without it.
-        from kalshilab.tape.totals import total_of
+        from kalshilab.tape.lake.checksums import total_of
 
         self._total_of = total_of
 

@@ -23,8 +23,8 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import ConfigError, LakeError
-from kalshilab.tape import durable
-from kalshilab.tape.manifest import Manifest, Merged
+from kalshilab.tape.lake import fs
+from kalshilab.tape.lake.manifest import Manifest, Merged
 from kalshilab.tape.schema import TAPE_SCHEMA, check_tape
 
 __all__ = ["Incoming", "abandoned", "discard", "path_of", "staged", "write_segment"]
@@ -120,17 +120,17 @@ class Incoming(NamedTuple):
         """
         path = path_of(root, name)
         try:
-            note = msgspec.json.decode(durable.note_of(path), type=SegmentNote)
+            note = msgspec.json.decode(fs.note_of(path), type=SegmentNote)
             if note != note.sealed():
                 raise LakeError(root, path, "has a note that does not fit its seal: it was edited or damaged")
             lazy = pl.scan_parquet(path, hive_partitioning=False)
             if lazy.collect_schema() != TAPE_SCHEMA:
                 raise LakeError(root, path, "has another schema than it was staged with")
-            return cls(note, lazy, path, durable.digest(path))
+            return cls(note, lazy, path, fs.digest(path))
         except FileNotFoundError:
             raise LakeError(root, path, "is missing: no segment of this name is staged") from None
-        except durable.UNREADABLE as error:
-            raise LakeError(root, path, f"cannot be read ({durable.short(error)})") from None
+        except fs.UNREADABLE as error:
+            raise LakeError(root, path, f"cannot be read ({fs.short(error)})") from None
         except msgspec.DecodeError:
             raise LakeError(root, path, "was not staged by kalshilab") from None
 
@@ -171,8 +171,8 @@ class Incoming(NamedTuple):
         """
         try:
             return lazy.collect()
-        except durable.UNREADABLE as error:
-            raise LakeError(root, self.path, f"cannot be read ({durable.short(error)})") from None
+        except fs.UNREADABLE as error:
+            raise LakeError(root, self.path, f"cannot be read ({fs.short(error)})") from None
 
 
 def path_of(root: Path, name: str) -> Path:
@@ -200,7 +200,7 @@ def write_segment(root: Path, name: str, tape: pl.DataFrame) -> None:
     """
     path, segment = path_of(root, name), Incoming.of(tape)
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{name}.{os.getpid()}{durable.TEMPORARY}")
+    temporary = path.with_name(f".{name}.{os.getpid()}{fs.TEMPORARY}")
     try:
         frame, note = segment.lazy.collect(), segment.note
         days = tuple(
@@ -208,27 +208,27 @@ def write_segment(root: Path, name: str, tape: pl.DataFrame) -> None:
             for part in note.days
         )
         note = msgspec.structs.replace(note, days=days).sealed()
-        durable.write_frame(frame, temporary, note=msgspec.json.encode(note).decode(), row_group=ROW_GROUP)
+        fs.write_frame(frame, temporary, note=msgspec.json.encode(note).decode(), row_group=ROW_GROUP)
         with _gate(root):
-            durable.publish(temporary, path)
+            fs.publish(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    durable.sync_folder(path.parent)
+    fs.sync_folder(path.parent)
 
 
 def _gate(root: Path) -> AbstractContextManager[None]:
     """Held while a segment gets its name or is removed, so that none is removed that has just come."""
     folder = root / "incoming"
     folder.mkdir(exist_ok=True)
-    return durable.held(folder / ".lock")
+    return fs.held(folder / ".lock")
 
 
 def staged(root: Path, manifest: Manifest) -> list[str]:
     """Names of the staged segments that are not in the lake yet, in order."""
     merged = {m.name: m.sha256 for m in manifest.merged}
     found = (p for p in sorted((root / "incoming").glob("*.parquet")) if _NAME.fullmatch(p.stem))
-    return [p.stem for p in found if p.stem not in merged or durable.digest(p) != merged[p.stem]]
+    return [p.stem for p in found if p.stem not in merged or fs.digest(p) != merged[p.stem]]
 
 
 def discard(root: Path, segments: Iterable[Merged]) -> tuple[Merged, ...]:
@@ -244,7 +244,7 @@ def discard(root: Path, segments: Iterable[Merged]) -> tuple[Merged, ...]:
         for segment in segments:
             path = path_of(root, segment.name)
             try:
-                if path.exists() and durable.digest(path) == segment.sha256:
+                if path.exists() and fs.digest(path) == segment.sha256:
                     path.unlink()
             except OSError:
                 left.append(segment)
@@ -254,8 +254,8 @@ def discard(root: Path, segments: Iterable[Merged]) -> tuple[Merged, ...]:
 def abandoned(root: Path) -> list[Path]:
     """Temporary files in incoming/ of processes that are no more."""
     found = []
-    for path in (root / "incoming").glob(f".*{durable.TEMPORARY}"):
-        owner = path.name.removesuffix(durable.TEMPORARY).rpartition(".")[2]
+    for path in (root / "incoming").glob(f".*{fs.TEMPORARY}"):
+        owner = path.name.removesuffix(fs.TEMPORARY).rpartition(".")[2]
         if owner.isdigit() and not _alive(int(owner)):
             found.append(path)
     return sorted(found)

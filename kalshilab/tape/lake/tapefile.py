@@ -8,9 +8,9 @@ from typing import Any, Final
 import polars as pl
 
 from kalshilab.errors import LakeError, TapeError
-from kalshilab.tape import durable
-from kalshilab.tape.manifest import DayFile
-from kalshilab.tape.reading import batches
+from kalshilab.tape.lake import fs
+from kalshilab.tape.lake.manifest import DayFile
+from kalshilab.tape.lake.source import batches
 from kalshilab.tape.schema import TAPE_SCHEMA, TIME
 
 __all__ = ["TapeFile"]
@@ -51,9 +51,9 @@ class TapeFile:
             ]
             if not wrong and rows:
                 first, last = ends.select(pl.all().dt.epoch("us")).collect().row(0)
-        except durable.UNREADABLE as error:
+        except fs.UNREADABLE as error:
             raise TapeError(
-                f"{path} is neither a lake nor a Parquet file that can be read ({durable.short(error)}); "
+                f"{path} is neither a lake nor a Parquet file that can be read ({fs.short(error)}); "
                 "kalshilab import makes a lake of CSV and JSON files"
             ) from None
         if wrong:

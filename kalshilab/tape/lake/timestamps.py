@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import LakeError
-from kalshilab.tape.durable import short
-from kalshilab.tape.pieces import ROW_GROUP, Piece, read_piece
+from kalshilab.tape.lake.fs import short
+from kalshilab.tape.lake.row_groups import ROW_GROUP, Piece, read_piece
 
 __all__ = ["TIME_BYTES", "TimesAt", "TimesAudit", "lie_at"]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from kalshilab.tape import durable
-from kalshilab.tape.manifest import COPY, NAME, TABLE, DayEntry, Manifest, TableEntry, Totals
-from kalshilab.tape.pieces import ROW_GROUP
-from kalshilab.tape.times import TIME_BYTES, lie_at
+from kalshilab.tape.lake import fs
+from kalshilab.tape.lake.manifest import COPY, NAME, TABLE, DayEntry, Manifest, TableEntry, Totals
+from kalshilab.tape.lake.row_groups import ROW_GROUP
+from kalshilab.tape.lake.timestamps import TIME_BYTES, lie_at
 
 __all__ = ["Swap", "leftovers", "remove"]
 
@@ -43,8 +43,8 @@ class Swap:
         path = self._write(file, frame)
         times = frame["ts"].dt.epoch("us")
         first, last = times.gather([0, -1])
-        size, digest, totals = path.stat().st_size, durable.digest(path), Totals.of(frame)
-        begins = durable.plain_at(path, "ts", TIME_BYTES)
+        size, digest, totals = path.stat().st_size, fs.digest(path), Totals.of(frame)
+        begins = fs.plain_at(path, "ts", TIME_BYTES)
         # A library that lays files out in another way costs speed, and nothing else.
         begins = begins if lie_at(path, begins, times.to_numpy()) else ()
         return DayEntry(day, file, frame.height, size, digest, first, last, totals, begins)
@@ -53,13 +53,13 @@ class Swap:
         """Write the markets file."""
         file = f"markets-{self.generation}.parquet"
         path = self._write(file, listing)
-        return TableEntry(file, listing.height, path.stat().st_size, durable.digest(path))
+        return TableEntry(file, listing.height, path.stat().st_size, fs.digest(path))
 
     def _write(self, file: str, frame: pl.DataFrame) -> Path:
         path = self.root / file
-        temporary = path.with_name(path.name + durable.TEMPORARY)
+        temporary = path.with_name(path.name + fs.TEMPORARY)
         self._waiting.append((temporary, path))
-        durable.write_frame(frame, temporary, note=file, row_group=ROW_GROUP)
+        fs.write_frame(frame, temporary, note=file, row_group=ROW_GROUP)
         return temporary
 
     def commit(self, manifest: Manifest) -> Manifest:
@@ -69,18 +69,18 @@ class Swap:
             the manifest with its seal.
         """
         for temporary, path in self._waiting:
-            durable.publish(temporary, path)
+            fs.publish(temporary, path)
         for folder in dict.fromkeys(path.parent for _, path in self._waiting):
-            durable.sync_folder(folder)
+            fs.sync_folder(folder)
         if (self.root / "trades").is_dir():
-            durable.sync_folder(self.root / "trades")
+            fs.sync_folder(self.root / "trades")
         data = manifest.encoded()
         for name in (f"manifest-{self.generation}.json", NAME):
-            temporary = self.root / (name + durable.TEMPORARY)
-            durable.write_bytes(temporary, data)
-            durable.publish(temporary, self.root / name)
+            temporary = self.root / (name + fs.TEMPORARY)
+            fs.write_bytes(temporary, data)
+            fs.publish(temporary, self.root / name)
             # The copy is on the disk before the manifest is replaced; each in its turn.
-            durable.sync_folder(self.root)
+            fs.sync_folder(self.root)
         sealed = msgspec.json.decode(data, type=Manifest)
         remove(leftovers(self.root, sealed))
         return sealed
@@ -96,7 +96,7 @@ def leftovers(root: Path, manifest: Manifest) -> list[Path]:
 
 def _ours(path: Path) -> bool:
     """Whether a lake gives such names: what others put there is theirs."""
-    name = path.name.removesuffix(durable.TEMPORARY)
+    name = path.name.removesuffix(fs.TEMPORARY)
     if path.parent.name.startswith("day="):
         return re.fullmatch(r"part-\d+\.parquet", name) is not None
     return bool(COPY.fullmatch(name) or TABLE.fullmatch(name)) or (name == NAME and name != path.name)

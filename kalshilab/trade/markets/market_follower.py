@@ -21,16 +21,16 @@ from kalshilab.errors import (
     SessionError,
     SignalError,
 )
-from kalshilab.kalshi.events import BookDelta, BookSnapshot, EventLifecycle, Gap, Lifecycle
-from kalshilab.kalshi.rest import MarketData
-from kalshilab.kalshi.stream import Stream
+from kalshilab.kalshi.rest.client import MarketData
+from kalshilab.kalshi.stream.client import Stream
+from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, EventLifecycle, Gap, Lifecycle
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
 from kalshilab.signals import Fire, MarketState
-from kalshilab.trade.discovery import Tracked, Tracker
 from kalshilab.trade.health import NO_WORD, Health
-from kalshilab.trade.monitor import MarketRow
-from kalshilab.trade.strategy import Strategy
+from kalshilab.trade.markets.tracker import Tracked, Tracker
+from kalshilab.trade.status import MarketRow
+from kalshilab.trade.strategies.strategies import Strategy
 from kalshilab.trade.tasks import Tasks
 
 __all__ = ["CHANNELS", "Follower"]

@@ -14,12 +14,12 @@ from typing import Protocol
 
 from kalshilab.clock import Clock
 from kalshilab.errors import ApiError, ConnectionFailed, HostRefused, OutcomeUnknown
-from kalshilab.kalshi.orders import CancelAck, OrderAck, OrderRequest
+from kalshilab.kalshi.rest.orders import CancelAck, OrderAck, OrderRequest
 from kalshilab.market.model import Fill, Order
 from kalshilab.trade.events import CLIENT_PREFIX, Intent, Outcome
 from kalshilab.trade.health import NO_WORD
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.portfolio import Portfolio
 
 __all__ = ["Execution", "OrderClient"]
 
@@ -28,7 +28,7 @@ LOOKUP_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 class OrderClient(Protocol):
-    """What execution needs of `kalshilab.kalshi.orders.DemoOrders`."""
+    """What execution needs of `kalshilab.kalshi.rest.orders.DemoOrders`."""
 
     async def create(self, request: OrderRequest, /) -> OrderAck: ...
 

@@ -3,7 +3,7 @@
 Everything that could cost money is written here *before* it happens (an intent) or as soon as it is known
 (its outcome, fills, settlements), each in a transaction of its own, so that after `kill -9` the file tells
 what was meant and what the exchange must be asked.  Rows are never changed or removed: the database itself
-refuses it.  Positions, cash and results are folds over these rows (`kalshilab.trade.portfolio`).
+refuses it.  Positions, cash and results are folds over these rows (`kalshilab.trade.orders.portfolio`).
 
 One table, `entries(seq, ts, wall, kind, key, body)`: `ts` exchange time and `wall` machine time in
 microseconds, `body` JSON of the value written, `key` what makes it unique within its kind (a fill's trade

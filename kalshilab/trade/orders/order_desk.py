@@ -12,19 +12,19 @@ import asyncio
 from collections import Counter, deque
 
 from kalshilab.clock import Clock
-from kalshilab.config import Settings
-from kalshilab.kalshi.limits import TokenBucket
+from kalshilab.config.settings import Settings
+from kalshilab.kalshi.rest.rate_limits import TokenBucket
 from kalshilab.market.model import Market
 from kalshilab.signals import Fire
 from kalshilab.trade.events import Action, Decision, Fired, Intent, client_order_id
-from kalshilab.trade.execution import Execution
-from kalshilab.trade.follower import Follower
 from kalshilab.trade.health import Health
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.portfolio import Portfolio
-from kalshilab.trade.risk import Limits, refusal
-from kalshilab.trade.states import Machine
-from kalshilab.trade.strategy import Quote
+from kalshilab.trade.markets.market_follower import Follower
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.portfolio import Portfolio
+from kalshilab.trade.state_machine import Machine
+from kalshilab.trade.strategies.risk import Limits, refusal
+from kalshilab.trade.strategies.strategies import Quote
 from kalshilab.units import show_cents, show_contracts
 
 __all__ = ["Desk"]

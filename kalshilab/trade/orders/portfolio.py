@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kalshilab.market.holding import Holding
 from kalshilab.market.model import Fill, Position, Settlement, outcome_price
+from kalshilab.market.position import Holding
 from kalshilab.units import PRICE
 
 __all__ = ["Portfolio"]

@@ -13,12 +13,12 @@ from typing import Final
 
 from kalshilab.clock import Clock
 from kalshilab.errors import ApiError, ConnectionFailed, ProtocolError, SessionError
-from kalshilab.kalshi.orders import DemoOrders
+from kalshilab.kalshi.rest.orders import DemoOrders
 from kalshilab.market.model import Settlement
-from kalshilab.trade.execution import Execution
 from kalshilab.trade.health import NO_WORD, Health
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.portfolio import Portfolio
 
 __all__ = ["Sync", "raise_if_refused"]
 

@@ -19,8 +19,8 @@ from kalshilab.errors import SessionError
 from kalshilab.market.model import outcome_price
 from kalshilab.tape import MARKETS_SCHEMA, to_markets
 from kalshilab.trade.events import Fired, client_order_id
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.report import Report
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session.report import Report
 from kalshilab.units import PRICE
 
 __all__ = ["paper_entries"]

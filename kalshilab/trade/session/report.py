@@ -18,7 +18,7 @@ from kalshilab.errors import KalshilabError, SessionError
 from kalshilab.market.model import Fill, Market, Order
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER
 from kalshilab.trade.events import Decision, Fired, Transition
-from kalshilab.trade.journal import Journal
+from kalshilab.trade.orders.journal import Journal
 from kalshilab.units import MONEY, SIZE, show_dollars
 
 __all__ = ["FRAMES", "Report"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from kalshilab.clock import Clock, to_datetime
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import UsageError
 
 __all__ = ["RUN_VARIABLE", "Ending", "claim_run", "name_run"]

@@ -23,31 +23,31 @@ from types import TracebackType
 from typing import Self
 
 from kalshilab.clock import Clock, WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import JournalError, KalshilabError, SessionError
-from kalshilab.kalshi.events import PositionUpdate, Rejected, Subscribed
-from kalshilab.kalshi.orders import DemoOrders
-from kalshilab.kalshi.rest import MarketData
-from kalshilab.kalshi.stream import Connected, Disconnected, Stream
+from kalshilab.kalshi.rest.client import MarketData
+from kalshilab.kalshi.rest.orders import DemoOrders
+from kalshilab.kalshi.stream.client import Connected, Disconnected, Stream
+from kalshilab.kalshi.stream.events import PositionUpdate, Rejected, Subscribed
 from kalshilab.market.model import Fill, Order
 from kalshilab.signals import Fire
-from kalshilab.trade.desk import Desk
-from kalshilab.trade.discovery import Tracker
 from kalshilab.trade.events import Fired, Transition
-from kalshilab.trade.execution import Execution
-from kalshilab.trade.follower import CHANNELS, Follower
 from kalshilab.trade.health import NO_WORD, Health
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.monitor import COUNTS, Snapshot, empty_snapshot, write_status
-from kalshilab.trade.portfolio import Portfolio
-from kalshilab.trade.report import Report
-from kalshilab.trade.runs import Ending, name_run
-from kalshilab.trade.states import Machine
-from kalshilab.trade.strategy import make_strategy
-from kalshilab.trade.sync import Sync, raise_if_refused
+from kalshilab.trade.markets.market_follower import CHANNELS, Follower
+from kalshilab.trade.markets.tracker import Tracker
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.order_desk import Desk
+from kalshilab.trade.orders.portfolio import Portfolio
+from kalshilab.trade.orders.reconcile import Sync, raise_if_refused
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.session.run_folder import Ending, name_run
+from kalshilab.trade.session.snapshot import View
+from kalshilab.trade.state_machine import Machine
+from kalshilab.trade.status import COUNTS, Snapshot, empty_snapshot, write_status
+from kalshilab.trade.strategies.strategies import make_strategy
 from kalshilab.trade.tasks import Tasks, first_of
-from kalshilab.trade.venue import open_venue
-from kalshilab.trade.view import View
+from kalshilab.trade.venues.venue import open_venue
 
 __all__ = ["PaperSession", "Report"]
 
@@ -487,7 +487,7 @@ class PaperSession:
     def show(self) -> None:
         """Display the dashboard below the cell; it follows the session until the end."""
         # notebook/ stands above trade/: only this call, made in a notebook, reaches up.
-        from kalshilab.notebook.dashboard import Dashboard
+        from kalshilab.notebook.session.dashboard import Dashboard
 
         Dashboard(self).show()
 

@@ -7,15 +7,15 @@ from collections import Counter, deque
 from kalshilab.clock import Clock
 from kalshilab.errors import KalshilabError
 from kalshilab.market.model import Settlement, outcome_price
-from kalshilab.trade.desk import Desk
-from kalshilab.trade.execution import Execution
-from kalshilab.trade.follower import Follower
 from kalshilab.trade.health import Health
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.monitor import PositionRow, Snapshot
-from kalshilab.trade.portfolio import Portfolio
-from kalshilab.trade.report import Report
-from kalshilab.trade.states import Machine
+from kalshilab.trade.markets.market_follower import Follower
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.order_desk import Desk
+from kalshilab.trade.orders.portfolio import Portfolio
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.state_machine import Machine
+from kalshilab.trade.status import PositionRow, Snapshot
 
 __all__ = ["View"]
 

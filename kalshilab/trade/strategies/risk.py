@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.market.fees import fill_fee
 from kalshilab.market.model import Order, outcome_price
 from kalshilab.units import contracts, dollars

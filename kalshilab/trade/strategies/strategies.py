@@ -25,12 +25,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import ConfigError, KalshilabError, SignalError
 from kalshilab.market.book import Book
 from kalshilab.signals import Fire, PriceBand, Rlm, RlModel, Signal, WhaleFade
 from kalshilab.signals.policy import load_object
-from kalshilab.trade.pricing import limit_price, order_at, spread_of
+from kalshilab.trade.strategies.pricing import limit_price, order_at, spread_of
 from kalshilab.units import TickGrid, cents, contracts
 
 __all__ = ["Bought", "Hold", "PolicyStrategy", "Quote", "RlmNo", "Strategy", "WhaleFader", "Yes8090", "make_strategy"]  # fmt: skip
@@ -136,7 +136,7 @@ class RlmNo(Bought):
 
     The larger the drop, the more eager the price and the larger the size, by `size_tiers`.  Those tiers were made
     for a claimed edge (+17.38 cents; +0.43 audited, after the fee and before the spread) that grows with the drop
-    on fair markets too: see `kalshilab.edge.claims`.
+    on fair markets too: see `kalshilab.edge.report.claims`.
     """
 
     name = "rlm_no"

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from kalshilab.clock import Clock, WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import (
     BookError,
     ExchangeError,
@@ -32,7 +32,9 @@ from kalshilab.errors import (
 )
 from kalshilab.exchange import Mirror
 from kalshilab.kalshi import hosts
-from kalshilab.kalshi.events import (
+from kalshilab.kalshi.rest.client import MarketData
+from kalshilab.kalshi.stream.client import Connected, Disconnected, Stream
+from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
@@ -41,12 +43,10 @@ from kalshilab.kalshi.events import (
     Rejected,
     Subscribed,
 )
-from kalshilab.kalshi.rest import MarketData
-from kalshilab.kalshi.stream import Connected, Disconnected, Stream
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
-from kalshilab.trade.discovery import Tracked, Tracker
 from kalshilab.trade.health import NO_WORD, Health
+from kalshilab.trade.markets.tracker import Tracked, Tracker
 from kalshilab.trade.tasks import Tasks, first_of
 
 __all__ = ["ShadowFeed"]

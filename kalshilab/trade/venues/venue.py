@@ -18,13 +18,13 @@ from pathlib import Path
 import polars as pl
 
 from kalshilab.clock import Clock, SimClock, WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import TapeError
 from kalshilab.exchange import Exchange, serve
 from kalshilab.kalshi import hosts
 from kalshilab.tape import sample, to_markets, to_tape
 from kalshilab.trade.health import Health
-from kalshilab.trade.shadow import ShadowFeed
+from kalshilab.trade.venues.shadow import ShadowFeed
 from kalshilab.units import dollars
 
 __all__ = ["FrameCount", "Lockstep", "VenueLink", "open_venue", "read_frames"]

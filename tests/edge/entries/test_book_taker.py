@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from made_fires import BEGIN, fires_of, markets_of, tape_of
 
 import kalshilab as kl
-from kalshilab.edge import maker
-from kalshilab.edge.entry import enter
-from kalshilab.edge.quotes import QUOTES_SCHEMA, QuoteLog, asked, check_quotes, mids, tops
+from kalshilab.edge.entries import maker
+from kalshilab.edge.entries.book_taker import QUOTES_SCHEMA, QuoteLog, asked, check_quotes, mids, tops
+from kalshilab.edge.entries.rules import enter
 from kalshilab.errors import BookError, EdgeError
 from kalshilab.exchange import Exchange
-from kalshilab.kalshi.events import BookDelta, BookSnapshot
-from kalshilab.kalshi.protocol import StreamProtocol
+from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot
+from kalshilab.kalshi.stream.protocol import StreamProtocol
 from kalshilab.market.book import Book
 from kalshilab.market.fees import fill_fee
 from kalshilab.units import PRICE, parse_price, parse_size

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from made_fires import fires_of, markets_of, tape_of
 
-from kalshilab.edge import worlds
-from kalshilab.edge.cohort import Cohort, censor, marked
-from kalshilab.edge.entry import enter
-from kalshilab.edge.model import ENTRIES_SCHEMA
+from kalshilab.edge.entries.censoring import Cohort, censor, marked
+from kalshilab.edge.entries.rules import enter
+from kalshilab.edge.schema import ENTRIES_SCHEMA
+from kalshilab.edge.stats import simulated_entries
 from kalshilab.errors import EdgeError
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -38,7 +38,7 @@ def by_date(n: int, seed: int, *, end: float = 365.0) -> pl.DataFrame:
     def instant(days: np.ndarray) -> pl.Series:
         return pl.Series([BEGIN + timedelta(days=float(d)) for d in days], dtype=pl.Datetime("us", "UTC"))
 
-    base, _ = worlds.entries(n, seed=seed)
+    base, _ = simulated_entries.entries(n, seed=seed)
     frame = base.with_columns(
         pl.Series("event", [f"E{i}" for i in range(n)]), pl.Series("ticker", [f"E{i}-T" for i in range(n)]),
         ts=instant(fired), entry_ts=instant(fired), filled=pl.lit(True), price=pl.Series(price), fee=pl.lit(0.0),
@@ -67,7 +67,7 @@ def test_t15_what_is_settled_leans_and_cohorts_do_not() -> None:
 
 
 def test_where_all_is_known_nothing_is_left_out() -> None:
-    entries, _ = worlds.entries(100, seed=4)
+    entries, _ = simulated_entries.entries(100, seed=4)
     kept, cohort = censor(entries, data_end=BEGIN)
     assert kept.equals(entries) and cohort.cut is None and cohort.detail == "" and cohort.share == 0
 
@@ -83,7 +83,7 @@ def test_an_end_without_a_time_zone_is_utc() -> None:
 
 
 def test_an_outcome_that_never_came_is_counted() -> None:
-    entries, _ = worlds.entries(100, seed=4)
+    entries, _ = simulated_entries.entries(100, seed=4)
     gone = entries.with_columns(
         [
             pl.when(pl.int_range(pl.len()) % 10 == 0).then(None).otherwise(pl.col(c)).alias(c)
@@ -102,7 +102,7 @@ def test_an_outcome_that_never_came_is_counted() -> None:
 
 def test_where_no_settlement_has_a_time_no_cohort_is_cut_and_that_counts() -> None:
     """What is settled while others are open settled early: a sample of it leans to what settles early."""
-    entries, _ = worlds.entries(100, seed=4)
+    entries, _ = simulated_entries.entries(100, seed=4)
     never = pl.lit(None, pl.Datetime("us", "UTC"))
     last = entries["settled_ts"].max()
     undated = entries.with_columns(settled_ts=never)
@@ -119,7 +119,7 @@ def test_where_no_settlement_has_a_time_no_cohort_is_cut_and_that_counts() -> No
 
 
 def test_no_entries() -> None:
-    entries, _ = worlds.entries(5, seed=4)
+    entries, _ = simulated_entries.entries(5, seed=4)
     assert isinstance(censor(entries.head(0), data_end=BEGIN)[1], Cohort)
 
 

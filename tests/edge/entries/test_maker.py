@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_fires import BEGIN, fires_of, markets_of, tape_of
 
-from kalshilab.edge import maker
-from kalshilab.edge.inference import bootstrap
-from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.edge.quotes import QuoteLog
+from kalshilab.edge.entries import maker
+from kalshilab.edge.entries.book_taker import QuoteLog
+from kalshilab.edge.schema import ENTRIES_SCHEMA
+from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import EdgeError
-from kalshilab.tape.lake import Lake
+from kalshilab.tape.lake.lake import Lake
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, TIME, with_codes
 from kalshilab.units import PRICE
 

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge import worlds
-from kalshilab.edge.entry import enter
-from kalshilab.edge.pnl import measure, refee, sizes
+from kalshilab.edge.entries.pnl import measure, refee, sizes
+from kalshilab.edge.entries.rules import enter
+from kalshilab.edge.stats import simulated_entries
 
-from .test_entry import fires_of, markets_of, tape_of
+from .test_rules import fires_of, markets_of, tape_of
 
 
 def test_by_hand() -> None:
@@ -37,7 +37,7 @@ def test_by_hand() -> None:
 
 
 def test_nothing_is_nothing() -> None:
-    entries, _ = worlds.entries(20, seed=1)
+    entries, _ = simulated_entries.entries(20, seed=1)
     found = measure(entries.head(0))
     assert found.n_fires == found.n_events == 0 and math.isnan(found.edge) and math.isnan(found.annualised)
 
@@ -55,7 +55,7 @@ def test_small_orders_pay_for_rounding() -> None:
 
 
 def test_the_sign_may_depend_on_the_weighting() -> None:
-    entries, _ = worlds.entries(50, seed=3)
+    entries, _ = simulated_entries.entries(50, seed=3)
     entries = entries.with_columns(pnl=pl.when(pl.int_range(pl.len()) == 0).then(-1.0).otherwise(0.1))
     many = pl.concat([entries, *[entries.head(1)] * 20])
     assert measure(many).fragile and not measure(entries.tail(49)).fragile

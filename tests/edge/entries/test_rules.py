@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from made_fires import BEGIN, fires_of, markets_of, tape_of
 
 import kalshilab as kl
-from kalshilab.edge.entry import enter, enter_counted, half_spread_of
-from kalshilab.edge.model import ENTRIES_SCHEMA
+from kalshilab.edge.entries.rules import enter, enter_counted, half_spread_of
+from kalshilab.edge.schema import ENTRIES_SCHEMA
 from kalshilab.errors import EdgeError, TapeError
 from kalshilab.market.fees import fill_fee
-from kalshilab.tape.lake import Lake
+from kalshilab.tape.lake.lake import Lake
 
 
 def test_no_is_bought_from_a_later_no_taker() -> None:

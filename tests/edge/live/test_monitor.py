@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kalshilab.edge.live import STATES, Cusum, LiveState, monitor
-from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.edge.sequential import EProcess, batch_mean
+from kalshilab.edge.live.monitor import STATES, Cusum, LiveState, monitor
+from kalshilab.edge.schema import ENTRIES_SCHEMA
+from kalshilab.edge.stats.sequential import EProcess, batch_mean
 from kalshilab.errors import EdgeError
 
 START = datetime(2025, 1, 1, tzinfo=UTC)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.edge.gap import replay_gap
-from kalshilab.edge.model import ENTRIES_SCHEMA
+from kalshilab.edge.live.replay_gap import replay_gap
+from kalshilab.edge.schema import ENTRIES_SCHEMA
 from kalshilab.errors import EdgeError
 
 START = datetime(2025, 1, 1, tzinfo=UTC)

@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge import audit
-from kalshilab.edge.held import brought
+from kalshilab.edge.lookahead import audit
+from kalshilab.edge.lookahead.captured_data import brought
 
 S = kl.signals
 TAPE, MARKETS = kl.synth.martingale(n_markets=1_200, seed=11)
@@ -308,7 +308,7 @@ def recursive(tape: pl.DataFrame, depth: int = 2) -> pl.DataFrame:
 def test_honest_functions_pass(honest: Any) -> None:
     for found in audit.every(honest, TAPE, MARKETS, seeds=3, cuts=8):
         assert found.passed, found
-    assert COUNTED == [0], "audits leave no trace in what a function remembers"
+    assert COUNTED == [0], "audit leave no trace in what a function remembers"
 
 
 def test_a_table_with_times_that_is_joined_forward_is_found() -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pandas as pd
 import polars as pl
 
-from kalshilab.edge.afresh import anew
+from kalshilab.edge.lookahead.fresh_copy import anew
 
 
 def test_copies_share_what_the_originals_share() -> None:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
+from kalshilab.edge.lookahead.strategy import FIRES, Strategy, strategy_of
 from kalshilab.errors import EdgeError
 
 TAPE, MARKETS = kl.sample()

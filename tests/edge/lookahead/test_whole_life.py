@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kalshilab as kl
-from kalshilab.edge.entry import enter
-from kalshilab.edge.robustness import interval
-from kalshilab.edge.whole_life import checklist, last_print_edge, whole_life_edge
+from kalshilab.edge.entries.rules import enter
+from kalshilab.edge.lookahead.whole_life import checklist, last_print_edge, whole_life_edge
+from kalshilab.edge.robustness.perturbations import interval
 from kalshilab.errors import EdgeError
 
-from .test_entry import markets_of, tape_of
+from ..entries.test_rules import markets_of, tape_of
 
 
 def worlds(sets: int, markets: int, first: int = 1) -> list[tuple[pl.DataFrame, pl.DataFrame]]:

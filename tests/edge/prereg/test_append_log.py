@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalshilab.clock import SimClock
-from kalshilab.edge.ledger import Ledger, canonical, hash_of
-from kalshilab.edge.registry import Hypothesis, Registry
+from kalshilab.edge.canonical_json import canonical, hash_of
+from kalshilab.edge.prereg.append_log import Ledger
+from kalshilab.edge.prereg.registry import Hypothesis, Registry
 from kalshilab.errors import RegistryError
 
 IDEA = Hypothesis(
@@ -64,7 +65,7 @@ def test_two_registries_of_one_file_see_each_other(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from kalshilab.edge.registry import Hypothesis, Registry
+from kalshilab.edge.prereg.registry import Hypothesis, Registry
 registry = Registry(sys.argv[1])
 prereg = registry.register(Hypothesis("H", "f", "m", "a", {"x": 1}))
 for n in range(40):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge.registry import Registry
-from kalshilab.edge.specification import (
+from kalshilab.edge.lookahead.strategy import strategy_of
+from kalshilab.edge.prereg.hypothesis import (
     hypothesis_of,
     registered,
     session_registry,
@@ -15,7 +15,7 @@ from kalshilab.edge.specification import (
     terms_of,
     trials_of,
 )
-from kalshilab.edge.strategy import strategy_of
+from kalshilab.edge.prereg.registry import Registry
 from kalshilab.errors import EdgeError, RegistryError
 
 RULE = kl.signals.Rlm(min_trades=15)

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from kalshilab.clock import SimClock
-from kalshilab.edge.lockbox import BUDGET, Lockbox
-from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.edge.multiplicity import romano_wolf
-from kalshilab.edge.registry import Hypothesis, Registry
+from kalshilab.edge.prereg.lockbox import BUDGET, Lockbox
+from kalshilab.edge.prereg.registry import Hypothesis, Registry
+from kalshilab.edge.schema import ENTRIES_SCHEMA
+from kalshilab.edge.stats.multiplicity import romano_wolf
 from kalshilab.errors import EdgeError, RegistryError
 
 START = datetime(2025, 1, 1, tzinfo=UTC)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kalshilab.clock import SimClock
-from kalshilab.edge.ledger import hash_of
-from kalshilab.edge.registry import Hypothesis, Registry, Trial
+from kalshilab.edge.canonical_json import hash_of
+from kalshilab.edge.prereg.registry import Hypothesis, Registry, Trial
 from kalshilab.errors import RegistryError
 
 IDEA = Hypothesis(

@@ -11,11 +11,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from kalshilab.edge import claims
+from kalshilab.edge.report import claims
 from kalshilab.errors import EdgeError
 from kalshilab.market.fees import trade_fee
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ALL = claims.load()
 IDS = [c.id for c in ALL.claim]
 MINUS = "\N{MINUS SIGN}"
@@ -207,8 +207,8 @@ def test_the_search_finds_a_claim_that_stands_alone() -> None:
     assert not alone("version 117.38 or 17.381", rlm, 600)
     assert alone("it earned +5.1 cents", band, 600) and not alone("+5.1 cents, then -6.2", band, 600)
     seen = texts()
-    assert {"README.md", "notebooks/00_start_here.ipynb", "kalshilab/signals/rlm.py"} <= seen.keys()
-    assert "17.38" in seen["README.md"] and "17.38" in seen["kalshilab/signals/rlm.py"]
+    assert {"README.md", "notebooks/00_start_here.ipynb", "kalshilab/signals/builtin/rlm.py"} <= seen.keys()
+    assert "17.38" in seen["README.md"] and "17.38" in seen["kalshilab/signals/builtin/rlm.py"]
 
 
 # The file
@@ -219,8 +219,8 @@ def test_it_is_found_in_a_checkout_and_in_an_installation(
 ) -> None:
     assert claims.claims_file() == ROOT / "research" / "claims.toml"
     home = tmp_path / "kalshilab" / "edge"
-    home.mkdir(parents=True)
-    monkeypatch.setattr(claims, "__file__", str(home / "claims.py"))
+    (home / "report").mkdir(parents=True)
+    monkeypatch.setattr(claims, "__file__", str(home / "report" / "claims.py"))
     with pytest.raises(EdgeError, match="install kalshilab again"):
         claims.claims_file()
     (home / "claims.toml").write_text(GOOD)

@@ -9,18 +9,18 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge import worlds
-from kalshilab.edge.confirmation import confirmed, data_of, opened, sketch_of
-from kalshilab.edge.inference import infer
-from kalshilab.edge.lockbox import Lockbox
-from kalshilab.edge.registry import Registry, Trial
-from kalshilab.edge.specification import hypothesis_of
+from kalshilab.edge.prereg.hypothesis import hypothesis_of
+from kalshilab.edge.prereg.lockbox import Lockbox
+from kalshilab.edge.prereg.registry import Registry, Trial
+from kalshilab.edge.report.confirmation import confirmed, data_of, opened, sketch_of
+from kalshilab.edge.stats import simulated_entries
+from kalshilab.edge.stats.inference import infer
 from kalshilab.errors import EdgeError
-from kalshilab.tape.lake import Lake
+from kalshilab.tape.lake.lake import Lake
 
 TAPE, MARKETS = kl.synth.martingale(n_markets=1_500, seed=3)
 FIRST, SECOND = kl.signals.Rlm(min_trades=8), kl.signals.Rlm(min_trades=12)
-SIGNAL, _ = worlds.entries(2_000, edge=8.0, seed=1)
+SIGNAL, _ = simulated_entries.entries(2_000, edge=8.0, seed=1)
 
 
 def named(signal: Any, name: str) -> Any:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.edge import criteria
-from kalshilab.edge.model import Criterion
+from kalshilab.edge.report import criteria
+from kalshilab.edge.schema import Criterion
 
 
 class Audit(NamedTuple):

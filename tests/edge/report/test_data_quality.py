@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 import kalshilab as kl
-from kalshilab.edge.history import history_of
+from kalshilab.edge.report.data_quality import history_of
 from kalshilab.tape import Lake
 
 TAPE, MARKETS = kl.sample()

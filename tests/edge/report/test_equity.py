@@ -5,13 +5,13 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from kalshilab.edge import worlds
-from kalshilab.edge.equity import equity
-from kalshilab.edge.model import settled
+from kalshilab.edge.report.equity import equity
+from kalshilab.edge.schema import settled
+from kalshilab.edge.stats import simulated_entries
 
 
 def test_it_adds_up_and_keeps_its_order() -> None:
-    entries, _ = worlds.entries(300, kind="ladder", edge=3.0, seed=4)
+    entries, _ = simulated_entries.entries(300, kind="ladder", edge=3.0, seed=4)
     frame = equity(entries)
     means = settled(entries).group_by("event").agg(pl.col("pnl").mean() * 100)["pnl"]
     assert frame.height == 300 and frame["ts"].is_sorted()
@@ -23,18 +23,18 @@ def test_it_adds_up_and_keeps_its_order() -> None:
 def test_a_fair_world_stays_in_its_fan_and_an_edge_leaves_it() -> None:
     outside = 0
     for seed in range(20):
-        entries, _ = worlds.entries(200, edge=0.0, seed=seed)
+        entries, _ = simulated_entries.entries(200, edge=0.0, seed=seed)
         last = equity(entries, seed=seed).row(-1, named=True)
         outside += not last["null_low"] <= last["total"] <= last["null_high"]
     # One in ten on average: 7 of 20 or more has probability 0.002.
     assert outside < 7
-    entries, _ = worlds.entries(600, edge=8.0, seed=1)
+    entries, _ = simulated_entries.entries(600, edge=8.0, seed=1)
     last = equity(entries).row(-1, named=True)
     assert last["total"] > last["null_high"]
 
 
 def test_the_lockbox_is_marked_and_nothing_gives_nothing() -> None:
-    entries, _ = worlds.entries(50, seed=2)
+    entries, _ = simulated_entries.entries(50, seed=2)
     middle = equity(entries)["ts"][25]
     marked = equity(entries, lockbox=middle)
     assert marked.filter("lockbox")["ts"].min() == middle and not marked["lockbox"][24]

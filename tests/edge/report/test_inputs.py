@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge import evidence
+from kalshilab.edge.report import inputs
 from kalshilab.errors import EdgeError
-from kalshilab.tape.lake import Lake
+from kalshilab.tape.lake.lake import Lake
 
 TAPE, MARKETS = kl.synth.martingale(n_markets=60, seed=4)
 
@@ -26,31 +26,31 @@ def lake(tmp_path: Path) -> Lake:
 
 def test_a_lake_brings_its_own_markets(lake: Lake) -> None:
     for given in (lake, str(lake.path), lake.path):
-        tape, markets = evidence.tables(given, None)
+        tape, markets = inputs.tables(given, None)
         assert tape.rows == TAPE.height and markets.height == MARKETS.height
     with pytest.raises(EdgeError, match="give markets="):
-        evidence.tables(TAPE, None)
-    frame, markets = evidence.tables(TAPE.to_pandas(), MARKETS.to_pandas())
+        inputs.tables(TAPE, None)
+    frame, markets = inputs.tables(TAPE.to_pandas(), MARKETS.to_pandas())
     assert frame["price"].to_list() == TAPE["price"].to_list() and markets.height == MARKETS.height
 
 
 def test_a_small_lake_is_read_once_and_a_large_one_is_not(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert evidence.in_memory(lake).height == TAPE.height and evidence.in_memory(TAPE) is TAPE
-    monkeypatch.setattr(evidence, "EXCERPT", TAPE.height - 1)
-    assert evidence.in_memory(lake) is lake
-    assert evidence.excerpt(lake, MARKETS)[0].height == TAPE.height - 1
-    assert evidence.excerpt(TAPE, MARKETS)[0] is TAPE
+    assert inputs.in_memory(lake).height == TAPE.height and inputs.in_memory(TAPE) is TAPE
+    monkeypatch.setattr(inputs, "EXCERPT", TAPE.height - 1)
+    assert inputs.in_memory(lake) is lake
+    assert inputs.excerpt(lake, MARKETS)[0].height == TAPE.height - 1
+    assert inputs.excerpt(TAPE, MARKETS)[0] is TAPE
 
 
 def test_the_horizon_is_the_expected_close_s() -> None:
     at: datetime = TAPE["ts"][0]
     markets = MARKETS.with_columns(expected_close_ts=pl.lit(at + timedelta(days=3)).cast(MARKETS.schema["close_ts"]))  # fmt: skip
     entries = TAPE.select("ts", "ticker").head(5)
-    assert evidence.with_horizon(entries, markets)["horizon"][0] == pytest.approx(3.0)
+    assert inputs.with_horizon(entries, markets)["horizon"][0] == pytest.approx(3.0)
     unknown = markets.with_columns(expected_close_ts=pl.lit(None, markets.schema["close_ts"]))
-    assert "horizon" not in evidence.with_horizon(entries, unknown).columns
+    assert "horizon" not in inputs.with_horizon(entries, unknown).columns
 
 
 WIDE = TAPE.with_columns(
@@ -68,12 +68,12 @@ WIDE = TAPE.with_columns(
     ],
 )
 def test_what_a_signal_runs_on_is_judged(same: Any) -> None:
-    own, _ = evidence.tables(same, MARKETS)
+    own, _ = inputs.tables(same, MARKETS)
     assert own.drop("trade_id").equals(TAPE.drop("trade_id"))
 
 
 def test_a_filtered_tape_keeps_its_codes_and_an_empty_one_is_refused_in_words() -> None:
     part = TAPE.filter(pl.col("market") % 3 == 2)
-    assert evidence.tables(part, MARKETS)[0]["market"].equals(part["market"])
+    assert inputs.tables(part, MARKETS)[0]["market"].equals(part["market"])
     with pytest.raises(EdgeError, match="has no prints: was it filtered"):
         kl.validate(kl.signals.Rlm(), TAPE.filter(pl.col("ticker") == "NONE"), MARKETS)

@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from kalshilab.edge import worlds
-from kalshilab.edge.judgement import judge, resamples_for
-from kalshilab.edge.walk import walk_forward
+from kalshilab.edge.report.statistical_verdict import judge, resamples_for
+from kalshilab.edge.robustness.walk_forward import walk_forward
+from kalshilab.edge.stats import simulated_entries
 from kalshilab.errors import EdgeError
 
 NULL = {"edge": 0.0, "net": False}
@@ -22,7 +22,7 @@ def verdicts(
     """Verdicts over so many data sets of a world."""
     found: Counter[str] = Counter()
     for seed in range(first, first + sets):
-        signal, pool = worlds.entries(events, seed=seed, **world)
+        signal, pool = simulated_entries.entries(events, seed=seed, **world)
         try:
             walk = walk_forward(lambda entries=signal: entries, [{}]).edge
         except EdgeError:
@@ -56,7 +56,7 @@ def test_t4_a_planted_edge_is_found() -> None:
 
 
 def test_too_few_events_give_no_number_to_admire() -> None:
-    signal, pool = worlds.entries(150, edge=7.0, seed=1)
+    signal, pool = simulated_entries.entries(150, edge=7.0, seed=1)
     found = judge(signal, pool)
     assert found.verdict == "INSUFFICIENT" and found.inference is not None and found.excess is None
     assert "cannot detect less than" in found.criteria[0].detail
@@ -66,14 +66,14 @@ def test_too_few_events_give_no_number_to_admire() -> None:
 
 
 def test_a_market_without_an_event_is_an_error() -> None:
-    signal, pool = worlds.entries(50, seed=1)
+    signal, pool = simulated_entries.entries(50, seed=1)
     with pytest.raises(EdgeError, match="has no event"):
         judge(signal.with_columns(event=pl.lit(None, pl.String)), pool)
 
 
 def test_trials_ask_for_more_resamples_and_more_edge() -> None:
     assert resamples_for(1, 1999) == 1999 and resamples_for(117, 299) >= 2339
-    signal, pool = worlds.entries(800, edge=5.0, seed=3)
+    signal, pool = simulated_entries.entries(800, edge=5.0, seed=3)
     alone, many = (judge(signal, pool, trials=m, walk_forward=1.0) for m in (1, 4000))
     assert alone.criteria[2].passed and not many.criteria[2].passed
     assert "m = 4,000" in many.criteria[2].value

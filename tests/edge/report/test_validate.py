@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge.card import FIGURES, Card
-from kalshilab.edge.registry import Registry
-from kalshilab.edge.specification import hypothesis_of
+from kalshilab.edge.prereg.hypothesis import hypothesis_of
+from kalshilab.edge.prereg.registry import Registry
+from kalshilab.edge.report.card import FIGURES, Card
 from kalshilab.errors import EdgeError, RegistryError, TapeError
 from kalshilab.market.fee_schedule import FeeSchedule
-from kalshilab.tape.lake import Lake
+from kalshilab.tape.lake.lake import Lake
 
 RULE = kl.signals.Rlm(yes_threshold=0.65, min_trades=8, min_drop=2)
 

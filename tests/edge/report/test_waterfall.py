@@ -6,13 +6,13 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge.claims import WATERFALL_SCHEMA
-from kalshilab.edge.entry import enter
-from kalshilab.edge.pnl import measure
-from kalshilab.edge.strategy import strategy_of
-from kalshilab.edge.waterfall import life_mean, waterfall
+from kalshilab.edge.entries.pnl import measure
+from kalshilab.edge.entries.rules import enter
+from kalshilab.edge.lookahead.strategy import strategy_of
+from kalshilab.edge.report.claims import WATERFALL_SCHEMA
+from kalshilab.edge.report.waterfall import life_mean, waterfall
 
-from .test_entry import fires_of, markets_of, tape_of
+from ..entries.test_rules import fires_of, markets_of, tape_of
 
 
 def test_the_steps_of_a_rule() -> None:

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kalshilab as kl
-from kalshilab.edge import robustness, worlds
-from kalshilab.edge.entry import enter
+from kalshilab.edge.entries.rules import enter
+from kalshilab.edge.robustness import perturbations
+from kalshilab.edge.stats import simulated_entries
 from kalshilab.errors import EdgeError, SignalError
 
 
 def entries_of(profits: list[float], *, days: int = 1, categories: int = 1) -> pl.DataFrame:
     """Entries of one event each, so many days apart, with these profits in dollars."""
-    base, _ = worlds.entries(max(len(profits), 1), seed=1)
+    base, _ = simulated_entries.entries(max(len(profits), 1), seed=1)
     begin = datetime(2025, 1, 1, 12, tzinfo=UTC)
     return base.head(len(profits)).with_columns(
         pl.Series("event", [f"E{i}" for i in range(len(profits))], dtype=pl.String),
@@ -31,7 +32,7 @@ def entries_of(profits: list[float], *, days: int = 1, categories: int = 1) -> p
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=300))
 def test_concentration_by_hand(profits: list[float]) -> None:
-    found = robustness.concentration(entries_of(profits))
+    found = perturbations.concentration(entries_of(profits))
     cents = sorted((100 * p for p in profits), reverse=True)
     top = max(1, round(0.01 * len(cents)))
     assert found.without_top == pytest.approx(np.mean(cents[top:]), abs=1e-9)
@@ -45,42 +46,43 @@ def test_concentration_by_hand(profits: list[float]) -> None:
 
 
 def test_without_each_category() -> None:
-    found = robustness.concentration(entries_of([0.1, -0.2, 0.3, -0.4], categories=2))
+    found = perturbations.concentration(entries_of([0.1, -0.2, 0.3, -0.4], categories=2))
     assert found.without_category == pytest.approx({"c0": -30.0, "c1": 20.0})
-    assert math.isnan(robustness.concentration(entries_of([])).without_top)
+    assert math.isnan(perturbations.concentration(entries_of([])).without_top)
 
 
 def test_blocks_are_of_days_with_entries() -> None:
     for n, count in ((10, 1), (59, 1), (60, 2), (119, 3), (120, 4), (400, 4)):
-        found = robustness.blocks(entries_of([0.01] * n))
+        found = perturbations.blocks(entries_of([0.01] * n))
         assert found.frame.height == count and found.frame["n_days"].sum() == n
         assert found.edges == pytest.approx([1.0] * count)
-    halves = robustness.blocks(entries_of([0.1] * 60 + [-0.1] * 60, days=9))
+    halves = perturbations.blocks(entries_of([0.1] * 60 + [-0.1] * 60, days=9))
     assert halves.edges == pytest.approx([10, 10, -10, -10])
-    assert robustness.blocks(entries_of([])).edges == []
+    assert perturbations.blocks(entries_of([])).edges == []
 
 
 def test_latency_and_its_half_life() -> None:
     tape, markets = kl.synth.martingale(n_markets=4_000, seed=3)
     fires = kl.signals.rlm(tape, min_trades=8, min_drop=2)
-    ladder = robustness.latency(fires, lambda f, **how: enter(f, tape, markets, **how))
-    assert ladder["latency_s"].to_list() == list(robustness.LADDER) and ladder["n"].n_unique() == 1
+    ladder = perturbations.latency(fires, lambda f, **how: enter(f, tape, markets, **how))
+    assert ladder["latency_s"].to_list() == list(perturbations.LADDER) and ladder["n"].n_unique() == 1
     assert ladder["fill_rate"][-1] < ladder["fill_rate"][0]
 
     def frame(*edges: float) -> pl.DataFrame:
         return pl.DataFrame({"latency_s": [0.0, 1.0, 3.0][: len(edges)], "edge": edges})
 
-    assert robustness.half_life(frame(4.0, 2.0, 1.0)) == pytest.approx(1.0)
-    assert robustness.half_life(frame(4.0, 3.0, 1.0)) == pytest.approx(math.expm1(1.5 * math.log(2)))
+    assert perturbations.half_life(frame(4.0, 2.0, 1.0)) == pytest.approx(1.0)
+    assert perturbations.half_life(frame(4.0, 3.0, 1.0)) == pytest.approx(math.expm1(1.5 * math.log(2)))
     assert (
-        robustness.half_life(frame(4.0, 3.0, 2.1)) is None and robustness.half_life(frame(-1.0, 0.0)) is None
+        perturbations.half_life(frame(4.0, 3.0, 2.1)) is None
+        and perturbations.half_life(frame(-1.0, 0.0)) is None
     )
 
 
 def test_neighbours_are_a_step_away_and_allowed() -> None:
     near = [
         s.parameters
-        for s in robustness.neighbours(kl.signals.Rlm(yes_threshold=0.95, min_trades=25, min_drop=5))
+        for s in perturbations.neighbours(kl.signals.Rlm(yes_threshold=0.95, min_trades=25, min_drop=5))
     ]
     assert {p["min_trades"] for p in near} == {23, 25, 27} and {p["min_drop"] for p in near} == {4, 5, 6}
     # 1.045 is no share.
@@ -95,24 +97,26 @@ def test_cells_share_the_reading_and_are_the_same_alone() -> None:
     def bought(fires: pl.DataFrame) -> pl.DataFrame:
         return enter(fires, tape, markets)
 
-    cells = robustness.grid(signal, tape, bought, {"min_trades": [6, 8, 10], "min_drop": [2, 4]})
+    cells = perturbations.grid(signal, tape, bought, {"min_trades": [6, 8, 10], "min_drop": [2, 4]})
     assert len(cells) == 6 and cells[0].parameters == signal.parameters
     for cell in cells:
         assert cell.entries.equals(bought(type(signal)(**cell.parameters).run(tape)))
-    table = robustness.summary(cells)
+    table = perturbations.summary(cells)
     assert (
         table.columns == ["min_trades", "min_drop", "n", "edge", "lower", "upper", "p"] and table.height == 6
     )
-    by_two = robustness.grid(signal, tape, bought, {"min_trades": [6, 8, 10], "min_drop": [2, 4]}, executor=2)
+    by_two = perturbations.grid(
+        signal, tape, bought, {"min_trades": [6, 8, 10], "min_drop": [2, 4]}, executor=2
+    )
     assert all(a.entries.equals(b.entries) for a, b in zip(cells, by_two, strict=True))
     with pytest.raises(EdgeError, match="no parameter"):
-        robustness.grid(signal, tape, bought, {"trades": [1]})
+        perturbations.grid(signal, tape, bought, {"trades": [1]})
     with pytest.raises(SignalError):
-        robustness.grid(signal, tape, bought, {"yes_threshold": [7]})
+        perturbations.grid(signal, tape, bought, {"yes_threshold": [7]})
 
 
 def test_by_category_and_month() -> None:
-    found = robustness.by_category(entries_of([0.1, 0.2, 0.3, 0.4], days=20, categories=2))
+    found = perturbations.by_category(entries_of([0.1, 0.2, 0.3, 0.4], days=20, categories=2))
     assert found.columns == ["category", "month", "edge", "lower", "upper", "n_events"]
     assert found["n_events"].sum() == 4 and found["month"].dt.day().unique().to_list() == [1]
     assert found.filter(pl.col("category") == "c1")["edge"].to_list() == pytest.approx([20.0, 40.0])

@@ -10,10 +10,11 @@ import pytest
 from scipy import optimize
 
 import kalshilab as kl
-from kalshilab.edge import baseline, worlds
-from kalshilab.edge.entry import enter
+from kalshilab.edge.entries.rules import enter
+from kalshilab.edge.robustness import price_matching
+from kalshilab.edge.stats import simulated_entries
 from kalshilab.errors import EdgeError
-from kalshilab.tape.lake import Lake
+from kalshilab.tape.lake.lake import Lake
 
 
 def rate(sets: int, events: int, **world: float) -> tuple[float, float, float]:
@@ -21,8 +22,8 @@ def rate(sets: int, events: int, **world: float) -> tuple[float, float, float]:
     smooth = bucket = 0
     edges = []
     for seed in range(sets):
-        signal, pool = worlds.entries(events, seed=seed, **world)  # type: ignore[arg-type]
-        found = baseline.excess(signal, pool, b=199, seed=seed)
+        signal, pool = simulated_entries.entries(events, seed=seed, **world)  # type: ignore[arg-type]
+        found = price_matching.excess(signal, pool, b=199, seed=seed)
         assert found is not None
         smooth += found.lower975 > 0
         bucket += found.bucketed.lower > 0
@@ -42,14 +43,14 @@ def test_a_signal_beyond_its_price_is_found() -> None:
 
 
 def test_the_fit_is_the_maximum() -> None:
-    _, pool = worlds.entries(800, seed=3, flb=6.0, edge=0.0, net=False)
-    design = baseline._Design.of(pool)
+    _, pool = simulated_entries.entries(800, seed=3, flb=6.0, edge=0.0, net=False)
+    design = price_matching._Design.of(pool)
     x, y = design.matrix(pool), pool["value"].to_numpy()
-    beta, chance, _ = baseline._fit(x, y, design.smooth)
+    beta, chance, _ = price_matching._fit(x, y, design.smooth)
     start = np.zeros(x.shape[1])
     start[1] = 1.0
-    weights = np.full(x.shape[1], baseline.RIDGE)
-    weights[design.smooth : design.smooth + 20] = 1 / baseline.JUMP**2
+    weights = np.full(x.shape[1], price_matching.RIDGE)
+    weights[design.smooth : design.smooth + 20] = 1 / price_matching.JUMP**2
 
     def loss(b: np.ndarray) -> float:
         odds = x @ b
@@ -61,15 +62,15 @@ def test_the_fit_is_the_maximum() -> None:
 
 
 def test_one_step_is_near_a_refit_without_the_event() -> None:
-    pool, _ = worlds.entries(400, kind="ladder", legs=3, seed=5, edge=0.0, net=False)
-    design = baseline._Design.of(pool)
+    pool, _ = simulated_entries.entries(400, kind="ladder", legs=3, seed=5, edge=0.0, net=False)
+    design = price_matching._Design.of(pool)
     x, y = design.matrix(pool), pool["value"].to_numpy()
-    beta, chance, inverse = baseline._fit(x, y, design.smooth)
+    beta, chance, inverse = price_matching._fit(x, y, design.smooth)
     events = pool["event"].unique(maintain_order=True).head(12)
     for event in events:
         mine = (pool["event"] == event).to_numpy()
         moved = inverse @ (x[mine] * (y - chance)[mine, None]).sum(0)
-        refit, _, _ = baseline._fit(x[~mine], y[~mine], design.smooth)
+        refit, _, _ = price_matching._fit(x[~mine], y[~mine], design.smooth)
         full = 1 / (1 + np.exp(-x[mine] @ refit))
         step = 1 / (1 + np.exp(-x[mine] @ (beta - moved)))
         assert np.abs(full - step).max() < 0.02
@@ -78,7 +79,8 @@ def test_one_step_is_near_a_refit_without_the_event() -> None:
 def test_its_error_is_its_spread() -> None:
     """The interval is as wide as the estimate varies from one data set to the next."""
     found = [
-        baseline.excess(*worlds.entries(600, seed=s, edge=0.0, net=False), b=199, seed=s) for s in range(60)
+        price_matching.excess(*simulated_entries.entries(600, seed=s, edge=0.0, net=False), b=199, seed=s)
+        for s in range(60)
     ]
     spread = np.std([f.edge.estimate for f in found if f])
     said = np.mean([(f.edge.upper - f.edge.lower) / 3.92 for f in found if f])
@@ -95,10 +97,10 @@ def test_the_pool_is_one_print_a_market_and_the_same_for_a_lake(tmp_path: Path) 
     def bought(some: pl.DataFrame) -> pl.DataFrame:
         return enter(some, stored, markets, extremes=True)
 
-    pool = baseline.pool(stored, fires, bought, seed=3)
+    pool = price_matching.pool(stored, fires, bought, seed=3)
     assert pool["ticker"].n_unique() == pool.height == 600 and (pool["side"].cast(pl.String) == "no").all()
-    assert baseline.pool(lake, fires, bought, seed=3).equals(pool)
-    assert not baseline.pool(stored, fires, bought, seed=4).equals(pool)
+    assert price_matching.pool(lake, fires, bought, seed=3).equals(pool)
+    assert not price_matching.pool(stored, fires, bought, seed=4).equals(pool)
     # Every print is as likely: where in their market's life they lie is uniform.
     place = stored.with_row_index("row").with_columns(
         k=pl.int_range(pl.len()).over("ticker") / (pl.len().over("ticker") - 1), n=pl.len().over("ticker")
@@ -107,20 +109,20 @@ def test_the_pool_is_one_print_a_market_and_the_same_for_a_lake(tmp_path: Path) 
 
 
 def test_too_little_to_compare() -> None:
-    signal, pool = worlds.entries(100, seed=1)
-    assert baseline.excess(signal, pool.head(49)) is None
-    assert baseline.excess(signal.head(1), pool) is None
+    signal, pool = simulated_entries.entries(100, seed=1)
+    assert price_matching.excess(signal, pool.head(49)) is None
+    assert price_matching.excess(signal.head(1), pool) is None
     with pytest.raises(EdgeError):
-        baseline.excess(signal.drop("event"), pool)
+        price_matching.excess(signal.drop("event"), pool)
 
 
 def test_buckets_and_calibration_add_up() -> None:
-    signal, pool = worlds.entries(900, seed=2, edge=4.0)
-    frame, over, positive, compared = baseline.buckets(signal, pool)
+    signal, pool = simulated_entries.entries(900, seed=2, edge=4.0)
+    frame, over, positive, compared = price_matching.buckets(signal, pool)
     assert frame["n"].sum() == 900 and (frame["high"] - frame["low"] == 5).all()
     assert positive == (frame["excess"] > 0).sum() and compared == frame["excess"].is_not_null().sum()
     assert over.lower < over.estimate < over.upper
-    table = baseline.calibration(signal, pool)
+    table = price_matching.calibration(signal, pool)
     assert set(table["source"]) == {"signal", "baseline"} and table["n"].sum() == 1800
     assert (table["lower"] <= table["win"] + 1e-9).all() and (table["win"] <= table["upper"] + 1e-9).all()
     assert (table["break_even"] > table["price"]).all()

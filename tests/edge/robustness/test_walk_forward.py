@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.edge.walk import embargo_of, folds, mix_of, poststratify, spans, split, walk_forward
+from kalshilab.edge.robustness.walk_forward import (
+    embargo_of,
+    folds,
+    mix_of,
+    poststratify,
+    spans,
+    split,
+    walk_forward,
+)
+from kalshilab.edge.schema import ENTRIES_SCHEMA
 from kalshilab.errors import EdgeError
 
 START = datetime(2025, 1, 1, tzinfo=UTC)

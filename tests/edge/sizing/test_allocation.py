@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalshilab.edge.allocation import CAPS, LEGS_SCHEMA, allocate, scenarios
-from kalshilab.edge.martingale import null_means
-from kalshilab.edge.model import Arrays
-from kalshilab.edge.sizing import kelly
+from kalshilab.edge.schema import Arrays
+from kalshilab.edge.sizing.allocation import CAPS, LEGS_SCHEMA, allocate, scenarios
+from kalshilab.edge.sizing.kelly import kelly
+from kalshilab.edge.stats.martingale import null_means
 from kalshilab.errors import EdgeError
 
 FREE = dict.fromkeys(CAPS, 1.0)

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kalshilab as kl
-from kalshilab.edge.capacity import book_capacity, taker_fee, tape_capacity
-from kalshilab.edge.model import ENTRIES_SCHEMA
+from kalshilab.edge.schema import ENTRIES_SCHEMA
+from kalshilab.edge.sizing.capacity import book_capacity, taker_fee, tape_capacity
 from kalshilab.errors import EdgeError, TapeError
 from kalshilab.tape import synth
-from kalshilab.tape.lake import Lake
+from kalshilab.tape.lake.lake import Lake
 from kalshilab.tape.schema import TAPE_SCHEMA, with_codes
 
 START = datetime(2025, 1, 1, tzinfo=UTC)

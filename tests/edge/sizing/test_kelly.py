@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kalshilab.edge.model import DAY, ENTRIES_SCHEMA
-from kalshilab.edge.sizing import bounded_edge, drawdowns, growth, kelly, ruin, shrunken, stake
+from kalshilab.edge.schema import DAY, ENTRIES_SCHEMA
+from kalshilab.edge.sizing.kelly import bounded_edge, drawdowns, growth, kelly, ruin, shrunken, stake
 from kalshilab.errors import EdgeError
 
 PRICE = st.floats(0.02, 0.98)

@@ -15,8 +15,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kalshilab.edge import inference, martingale, power, worlds
-from kalshilab.edge.model import Interval
+from kalshilab.edge.schema import Interval
+from kalshilab.edge.stats import inference, martingale, power, simulated_entries
 from kalshilab.errors import EdgeError
 
 FAIR: dict[str, dict[str, Any]] = {
@@ -31,7 +31,9 @@ FAIR: dict[str, dict[str, Any]] = {
 
 def fair(name: str, seed: int) -> pl.DataFrame:
     """A fair market of sixty days, entered at the mid."""
-    return worlds.entries(**{"fee": False, "days": 60, "pool_events": 0, "seed": seed, **FAIR[name]})[0]
+    return simulated_entries.entries(
+        **{"fee": False, "days": 60, "pool_events": 0, "seed": seed, **FAIR[name]}
+    )[0]
 
 
 def clustered(pnl: np.ndarray, codes: np.ndarray) -> float:
@@ -125,7 +127,7 @@ def test_t8_sizes(name: str) -> None:
 def test_intervals_cover(world: dict[str, Any], edge: float) -> None:
     sets, covered = 80, 0
     for s in range(sets):
-        signal, _ = worlds.entries(edge=edge, pool_events=0, seed=s, **world)
+        signal, _ = simulated_entries.entries(edge=edge, pool_events=0, seed=s, **world)
         found = inference.infer(signal, b=299, seed=s)
         assert found.lower <= found.edge <= found.upper
         covered += found.lower <= edge <= found.upper
@@ -134,10 +136,10 @@ def test_intervals_cover(world: dict[str, Any], edge: float) -> None:
 
 def test_the_power_is_that_of_the_detectable_edge() -> None:
     # At the smallest detectable edge a single test finds 80 %; all three together somewhat fewer.
-    signal, _ = worlds.entries(500, seed=0)
+    signal, _ = simulated_entries.entries(500, seed=0)
     edge = inference.infer(signal, b=99).mde
     found = [
-        inference.infer(worlds.entries(500, edge=edge, pool_events=0, seed=s)[0], b=199, seed=s)
+        inference.infer(simulated_entries.entries(500, edge=edge, pool_events=0, seed=s)[0], b=199, seed=s)
         for s in range(80)
     ]
     assert 0.55 < np.mean([f.p <= 0.05 for f in found]) < 0.95
@@ -145,7 +147,9 @@ def test_the_power_is_that_of_the_detectable_edge() -> None:
 
 
 def test_reported_numbers_hang_together() -> None:
-    signal, _ = worlds.entries(200, kind="ladder", legs=4, rho_day=0.1, fill_rate=0.8, edge=2.0, seed=3)
+    signal, _ = simulated_entries.entries(
+        200, kind="ladder", legs=4, rho_day=0.1, fill_rate=0.8, edge=2.0, seed=3
+    )
     found = inference.infer(signal, b=499)
     each = signal.group_by("event").agg(pl.col("pnl").mean())["pnl"].to_numpy()
     assert found.edge == pytest.approx(100 * each.mean())
@@ -167,7 +171,7 @@ def test_reported_numbers_hang_together() -> None:
 
 
 def test_effective_size_of_independent_entries_is_their_number() -> None:
-    signal, _ = worlds.entries(3_000, days=3_000, price=(0.72, 0.74), fee=False, seed=5)
+    signal, _ = simulated_entries.entries(3_000, days=3_000, price=(0.72, 0.74), fee=False, seed=5)
     found = inference.infer(signal, b=99)
     assert found.n_eff == pytest.approx(3_000, rel=0.1)
     assert found.mde == pytest.approx(power.mde(0.73, 3_000), rel=0.06)
@@ -186,14 +190,14 @@ def test_effective_size_of_independent_entries_is_their_number() -> None:
 
 
 def test_few_clusters_or_losses_get_the_inverted_test() -> None:
-    small, _ = worlds.entries(20, seed=1)
+    small, _ = simulated_entries.entries(20, seed=1)
     assert inference.infer(small, b=199).method == "inverted Monte Carlo"
-    sure, _ = worlds.entries(400, price=(0.985, 0.995), edge=0.4, seed=1)
+    sure, _ = simulated_entries.entries(400, price=(0.985, 0.995), edge=0.4, seed=1)
     found = inference.infer(sure, b=199)
     assert found.n_losses < inference.LOSSES
     assert found.method == "inverted Monte Carlo"
     # Many events on few days: the wider of the bootstrap over events and the inverted test with the day factor.
-    crowded, _ = worlds.entries(900, rho_day=0.2, days=9, seed=1)
+    crowded, _ = simulated_entries.entries(900, rho_day=0.2, days=9, seed=1)
     found = inference.infer(crowded, b=199)
     assert found.n_days == 9
     assert found.method == "inverted Monte Carlo"
@@ -201,7 +205,7 @@ def test_few_clusters_or_losses_get_the_inverted_test() -> None:
 
 
 def test_without_a_loss_the_p_value_is_that_of_the_null() -> None:
-    signal, _ = worlds.entries(12, price=(0.9, 0.91), fee=False, edge=8.99, seed=0)
+    signal, _ = simulated_entries.entries(12, price=(0.9, 0.91), fee=False, edge=8.99, seed=0)
     assert signal["value"].eq(1).all()
     found = inference.infer(signal)
     # Each draw wins them all with the chance that the null gives: about 0.905^12, more with the day factor.
@@ -210,7 +214,7 @@ def test_without_a_loss_the_p_value_is_that_of_the_null() -> None:
 
 
 def test_one_event_has_a_p_value_and_no_bootstrap() -> None:
-    signal, _ = worlds.entries(1, kind="ladder", legs=5, seed=2)
+    signal, _ = simulated_entries.entries(1, kind="ladder", legs=5, seed=2)
     found = inference.infer(signal, b=199)
     assert math.isnan(found.p_event) and math.isnan(found.p_day) and math.isnan(found.se_two_way)
     assert found.p == found.p_mc
@@ -219,7 +223,7 @@ def test_one_event_has_a_p_value_and_no_bootstrap() -> None:
 
 
 def test_information_is_judged_at_the_mid() -> None:
-    signal, _ = worlds.entries(1_500, edge=5.0, net=False, spread=6.0, fill_rate=0.5, seed=3)
+    signal, _ = simulated_entries.entries(1_500, edge=5.0, net=False, spread=6.0, fill_rate=0.5, seed=3)
     free = inference.gross(signal)
     assert free["filled"].all() and free["pnl"].equals((signal["value"] - signal["mid"]).alias("pnl"))
     mid, net = inference.infer(signal, null="mid", b=499), inference.infer(signal, b=499)
@@ -232,7 +236,7 @@ def test_information_is_judged_at_the_mid() -> None:
 
 
 def test_unsettled_entries_are_left_out_and_fractions_count_as_they_are() -> None:
-    signal, _ = worlds.entries(100, seed=9)
+    signal, _ = simulated_entries.entries(100, seed=9)
     later = signal.with_columns(
         pl.when(pl.col("fire") < 20).then(None).otherwise(c).alias(c) for c in ("value", "pnl", "settled_ts")
     )
@@ -246,7 +250,7 @@ def test_unsettled_entries_are_left_out_and_fractions_count_as_they_are() -> Non
 @given(seed=st.integers(0, 2**32), shuffle=st.integers(0, 100))
 @hypothesis_settings(max_examples=10)
 def test_the_same_seed_gives_the_same_result_in_any_order_of_rows(seed: int, shuffle: int) -> None:
-    signal, _ = worlds.entries(40, kind="ladder", legs=3, seed=seed)
+    signal, _ = simulated_entries.entries(40, kind="ladder", legs=3, seed=seed)
     again = signal.sample(fraction=1, shuffle=True, seed=shuffle)
     assert inference.infer(signal, b=99, seed=seed) == inference.infer(again, b=99, seed=seed)
 
@@ -324,10 +328,10 @@ def test_two_way_errors_agree_with_statsmodels() -> None:
 @pytest.mark.parametrize(
     ("said", "wrong"),
     [
-        ("no entry is settled", lambda: inference.infer(worlds.entries(3)[0].clear())),
-        ("none of 3 settled fires", lambda: inference.infer(worlds.entries(3, fill_rate=0.0)[0])),
-        ("'net' or 'mid'", lambda: inference.infer(worlds.entries(3)[0], null="fair")),  # type: ignore[arg-type]
-        ("b=0", lambda: inference.infer(worlds.entries(3)[0], b=0)),
+        ("no entry is settled", lambda: inference.infer(simulated_entries.entries(3)[0].clear())),
+        ("none of 3 settled fires", lambda: inference.infer(simulated_entries.entries(3, fill_rate=0.0)[0])),
+        ("'net' or 'mid'", lambda: inference.infer(simulated_entries.entries(3)[0], null="fair")),  # type: ignore[arg-type]
+        ("b=0", lambda: inference.infer(simulated_entries.entries(3)[0], b=0)),
         ("no profit", lambda: inference.bootstrap([], [])),
         ("one row of each", lambda: inference.bootstrap([1.0], [1, 2])),
         ("finite", lambda: inference.bootstrap([math.nan], [1])),

@@ -14,8 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from kalshilab.edge import martingale, worlds
-from kalshilab.edge.model import Arrays, arrays_of
+from kalshilab.edge.schema import Arrays, arrays_of
+from kalshilab.edge.stats import martingale, simulated_entries
 from kalshilab.errors import EdgeError
 
 
@@ -85,7 +85,7 @@ def test_legs_of_an_unknown_law_are_taken_together(loose: Arrays) -> None:
 
 
 def test_a_market_entered_twice_is_not_two_outcomes() -> None:
-    signal, _ = worlds.entries(3, kind="mutex", legs=2, seed=1)
+    signal, _ = simulated_entries.entries(3, kind="mutex", legs=2, seed=1)
     assert martingale.coupled(signal).exclusive.all()
     event = signal["event"][0]
     ticker = signal.filter(pl.col("event") == event)["ticker"][0]
@@ -152,9 +152,12 @@ def test_means_are_those_of_the_definition(seed: int, b: int, n: int) -> None:
     assert np.allclose(got, expected)
 
 
-@pytest.mark.parametrize("kind", worlds.KINDS)
-def test_the_null_has_the_spread_of_the_world_itself(kind: worlds.Kind) -> None:
-    sets = [worlds.entries(150, kind=kind, fee=False, rho_day=0.2, days=30, seed=s)[0] for s in range(300)]
+@pytest.mark.parametrize("kind", simulated_entries.KINDS)
+def test_the_null_has_the_spread_of_the_world_itself(kind: simulated_entries.Kind) -> None:
+    sets = [
+        simulated_entries.entries(150, kind=kind, fee=False, rho_day=0.2, days=30, seed=s)[0]
+        for s in range(300)
+    ]
     seen = [s.group_by("event").agg(pl.col("pnl").mean())["pnl"].mean() for s in sets]
     drawn = martingale.null_means(sets[0], b=2_000, rho=0.2)
     assert abs(drawn.mean()) < 4 * drawn.std() / np.sqrt(2_000)
@@ -162,14 +165,14 @@ def test_the_null_has_the_spread_of_the_world_itself(kind: worlds.Kind) -> None:
 
 
 def test_at_the_mid_the_means_centre_on_minus_the_costs() -> None:
-    signal, _ = worlds.entries(400, edge=0, net=False, spread=2.0, fill_rate=0.8, seed=6)
+    signal, _ = simulated_entries.entries(400, edge=0, net=False, spread=2.0, fill_rate=0.8, seed=6)
     drawn = martingale.null_means(signal, null="mid", b=4_000)
     cost = (signal["cost"] - signal["mid"]).fill_null(0.0).to_numpy().mean()
     assert abs(drawn.mean() + cost) < 4 * drawn.std() / np.sqrt(4_000)
 
 
 def test_the_same_seed_gives_the_same_draws_in_any_order_of_rows() -> None:
-    signal, _ = worlds.entries(80, kind="ladder", seed=2)
+    signal, _ = simulated_entries.entries(80, kind="ladder", seed=2)
     one = martingale.null_means(signal, b=50, seed=7)
     assert np.array_equal(
         one, martingale.null_means(signal.sample(fraction=1, shuffle=True, seed=1), b=50, seed=7)
@@ -180,9 +183,12 @@ def test_the_same_seed_gives_the_same_draws_in_any_order_of_rows() -> None:
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("single", 0.04), ("ladder", 0.04), ("mutex", 0.07)])
-def test_the_correlation_of_days_is_found(kind: worlds.Kind, tolerance: float) -> None:
+def test_the_correlation_of_days_is_found(kind: simulated_entries.Kind, tolerance: float) -> None:
     def found(rho: float) -> float:
-        sets = (worlds.entries(1_500, kind=kind, edge=0, rho_day=rho, days=100, seed=s)[0] for s in range(25))
+        sets = (
+            simulated_entries.entries(1_500, kind=kind, edge=0, rho_day=rho, days=100, seed=s)[0]
+            for s in range(25)
+        )
         return float(np.mean([martingale.intraclass(martingale.coupled(s)) for s in sets]))
 
     assert found(0.25) == pytest.approx(0.25, abs=tolerance)
@@ -215,7 +221,7 @@ def test_an_interval_without_a_loss_is_that_of_the_binomial() -> None:
 def test_the_inverted_interval_covers(edge: float) -> None:
     covered = 0
     for s in range(60):
-        signal, _ = worlds.entries(40, edge=edge, days=20, seed=s)
+        signal, _ = simulated_entries.entries(40, edge=edge, days=20, seed=s)
         lower, upper = martingale.invert(martingale.coupled(signal), b=499, seed=s)
         covered += lower <= edge / 100 <= upper
     # 95 % of 60, less three binomial standard errors.
@@ -237,7 +243,7 @@ def test_costs_above_a_dollar_and_unfilled_entries_do_no_harm() -> None:
         lambda: martingale.null_means(legs([0.5]), rho=1.0),
         lambda: martingale.null_means(legs([0.5]), null="mid"),
         lambda: martingale.null_means(legs([0.5]), null="fair"),  # type: ignore[arg-type]
-        lambda: martingale.null_means(worlds.entries(5)[0].clear()),
+        lambda: martingale.null_means(simulated_entries.entries(5)[0].clear()),
         lambda: martingale.null_means(legs([np.nan])),
         lambda: martingale.invert(legs([0.5]), level=1.0),
         lambda: martingale.invert(legs([0.5]), b=0),

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.edge.multiplicity import (
+from kalshilab.edge.schema import ENTRIES_SCHEMA
+from kalshilab.edge.stats.multiplicity import (
     benjamini_hochberg,
     benjamini_yekutieli,
     bonferroni_b,
@@ -164,7 +164,7 @@ def test_romano_wolf_is_a_seeds_function_and_keeps_the_order_of_t() -> None:
     assert (np.diff(one.p[np.argsort(-one.t)]) >= 0).all()
     assert (one.p >= 1 / 200).all() and (one.p <= 1).all()
     # The chunks in which resamples are drawn do not show.
-    import kalshilab.edge.multiplicity as module
+    import kalshilab.edge.stats.multiplicity as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", 3000)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.edge import power
+from kalshilab.edge.stats import power
 from kalshilab.errors import EdgeError
 
 EVENTS = (200, 500, 1_000, 2_000, 5_000, 10_000)

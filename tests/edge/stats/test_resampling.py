@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.edge import worlds
-from kalshilab.edge.draws import CHUNK, blocks_of, draw
-from kalshilab.edge.inference import bootstrap, infer, wild
-from kalshilab.edge.judgement import judge
-from kalshilab.edge.martingale import null_means
-from kalshilab.edge.multiplicity import romano_wolf
+from kalshilab.edge.report.statistical_verdict import judge
+from kalshilab.edge.stats import simulated_entries
+from kalshilab.edge.stats.inference import bootstrap, infer, wild
+from kalshilab.edge.stats.martingale import null_means
+from kalshilab.edge.stats.multiplicity import romano_wolf
+from kalshilab.edge.stats.resampling import CHUNK, blocks_of, draw
 from kalshilab.signals.scan import spawn_pool
 
 B = 9_999
@@ -43,7 +43,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Executor]:
 
 @pytest.fixture(scope="module")
 def entries() -> Any:
-    return worlds.entries(1_500, kind="ladder", edge=2.0, seed=1)
+    return simulated_entries.entries(1_500, kind="ladder", edge=2.0, seed=1)
 
 
 def test_every_test_draws_the_same(workers: Executor, entries: Any) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import ndtr
 
-from kalshilab.edge.model import ENTRIES_SCHEMA
-from kalshilab.edge.sequential import (
+from kalshilab.edge.schema import ENTRIES_SCHEMA
+from kalshilab.edge.stats.sequential import (
     LAMBDAS,
     ConfidenceSequence,
     EProcess,

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from kalshilab.edge import worlds
-from kalshilab.edge.model import ENTRIES_SCHEMA, check_entries, settled
+from kalshilab.edge.schema import ENTRIES_SCHEMA, check_entries, settled
+from kalshilab.edge.stats import simulated_entries
 from kalshilab.errors import EdgeError
 
 
@@ -24,12 +24,12 @@ def mean_and_error(frame: pl.DataFrame, what: str = "pnl") -> tuple[float, float
 
 def test_entries_of_pandas_are_named() -> None:
     with pytest.raises(EdgeError, match=r"pandas.DataFrame is no polars DataFrame"):
-        check_entries(worlds.entries(10, seed=1)[0].to_pandas())
+        check_entries(simulated_entries.entries(10, seed=1)[0].to_pandas())
 
 
-@pytest.mark.parametrize("kind", worlds.KINDS)
-def test_both_halves_are_entries(kind: worlds.Kind) -> None:
-    signal, pool = worlds.entries(60, kind=kind, fill_rate=0.7, spread=2.0, seed=4)
+@pytest.mark.parametrize("kind", simulated_entries.KINDS)
+def test_both_halves_are_entries(kind: simulated_entries.Kind) -> None:
+    signal, pool = simulated_entries.entries(60, kind=kind, fill_rate=0.7, spread=2.0, seed=4)
     for frame in (signal, pool):
         assert check_entries(frame) is frame
         assert frame.schema == ENTRIES_SCHEMA
@@ -44,10 +44,10 @@ def test_both_halves_are_entries(kind: worlds.Kind) -> None:
     assert not set(signal["event"]) & set(pool["event"])
 
 
-@pytest.mark.parametrize("kind", worlds.KINDS)
+@pytest.mark.parametrize("kind", simulated_entries.KINDS)
 @pytest.mark.parametrize("net", [True, False])
-def test_the_planted_edge_is_there(kind: worlds.Kind, net: bool) -> None:
-    signal, pool = worlds.entries(8_000, kind=kind, edge=4.0, net=net, spread=2.0, seed=11)
+def test_the_planted_edge_is_there(kind: simulated_entries.Kind, net: bool) -> None:
+    signal, pool = simulated_entries.entries(8_000, kind=kind, edge=4.0, net=net, spread=2.0, seed=11)
     over = signal if net else signal.with_columns(pnl=pl.col("value") - pl.col("mid"))
     mean, error = mean_and_error(over)
     assert abs(mean - 4.0) < 3.5 * error
@@ -56,18 +56,18 @@ def test_the_planted_edge_is_there(kind: worlds.Kind, net: bool) -> None:
 
 
 def test_costs_are_spread_and_fee() -> None:
-    signal, _ = worlds.entries(500, edge=0, net=False, spread=3.0, seed=2)
+    signal, _ = simulated_entries.entries(500, edge=0, net=False, spread=3.0, seed=2)
     paid = signal["price"].to_numpy()
     assert np.allclose(paid - signal["mid"].to_numpy(), 0.015)
     assert np.allclose(signal["fee"].to_numpy(), 0.07 * paid * (1 - paid))
-    free, _ = worlds.entries(500, fee=False, seed=2)
+    free, _ = simulated_entries.entries(500, fee=False, seed=2)
     assert np.allclose(free["cost"].to_numpy(), free["mid"].to_numpy())
     printed = signal["fired_at"].to_numpy() - signal["mid"].to_numpy()
     assert set(np.round(printed, 9)) == {-0.015, 0.015}
 
 
 def test_a_bias_of_favourites_is_in_signal_and_pool() -> None:
-    signal, pool = worlds.entries(
+    signal, pool = simulated_entries.entries(
         20_000, edge=0, net=False, flb=6.0, fee=False, price=(0.55, 0.9), pool_events=40_000, seed=5
     )
     assert pool["mid"].min() < 0.06 and pool["mid"].max() > 0.92  # type: ignore[operator]
@@ -78,24 +78,24 @@ def test_a_bias_of_favourites_is_in_signal_and_pool() -> None:
 
 
 def test_legs_of_a_ladder_are_nested() -> None:
-    signal, _ = worlds.entries(400, kind="ladder", legs=6, edge=0, fee=False, seed=3)
+    signal, _ = simulated_entries.entries(400, kind="ladder", legs=6, edge=0, fee=False, seed=3)
     for _, legs in signal.sort("cost").group_by("event"):
         won = legs.sort("cost")["value"].to_numpy()
         assert (np.diff(won) >= 0).all()
 
 
 def test_at_most_one_exclusive_leg_settles_yes() -> None:
-    signal, pool = worlds.entries(3_000, kind="mutex", edge=0, net=False, seed=3)
+    signal, pool = simulated_entries.entries(3_000, kind="mutex", edge=0, net=False, seed=3)
     for frame in (signal, pool):
         yes = frame.group_by("event").agg(yes=(1 - pl.col("value")).sum())["yes"].to_numpy()
         assert set(yes) == {0.0, 1.0}
         assert abs(yes.mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 3_000)
 
 
-@pytest.mark.parametrize("kind", worlds.KINDS)
-def test_days_share_a_shock(kind: worlds.Kind) -> None:
+@pytest.mark.parametrize("kind", simulated_entries.KINDS)
+def test_days_share_a_shock(kind: simulated_entries.Kind) -> None:
     def spread_of_days(rho: float) -> float:
-        signal, pool = worlds.entries(
+        signal, pool = simulated_entries.entries(
             3_000, kind=kind, edge=0, net=False, rho_day=rho, price=(0.5, 0.6), days=100, seed=8
         )
         both = pl.concat([signal, pool]).with_columns(
@@ -107,15 +107,15 @@ def test_days_share_a_shock(kind: worlds.Kind) -> None:
 
 
 @given(
-    kind=st.sampled_from(worlds.KINDS),
+    kind=st.sampled_from(simulated_entries.KINDS),
     n=st.integers(1, 40),
     days=st.integers(1, 60),
     spread=st.floats(0, 4),
     seed=st.integers(0, 2**32),
 )
-def test_every_row_adds_up(kind: worlds.Kind, n: int, days: int, spread: float, seed: int) -> None:
-    signal, pool = worlds.entries(n, kind=kind, days=days, spread=spread, fill_rate=0.9, seed=seed)
-    again, _ = worlds.entries(n, kind=kind, days=days, spread=spread, fill_rate=0.9, seed=seed)
+def test_every_row_adds_up(kind: simulated_entries.Kind, n: int, days: int, spread: float, seed: int) -> None:
+    signal, pool = simulated_entries.entries(n, kind=kind, days=days, spread=spread, fill_rate=0.9, seed=seed)
+    again, _ = simulated_entries.entries(n, kind=kind, days=days, spread=spread, fill_rate=0.9, seed=seed)
     assert_frame_equal(signal, again)
     for frame in (signal, pool):
         hit = frame.filter("filled")
@@ -144,4 +144,4 @@ def test_every_row_adds_up(kind: worlds.Kind, n: int, days: int, spread: float, 
 )
 def test_what_cannot_be_is_refused(said: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(EdgeError, match=said):
-        worlds.entries(**{"n_events": 50, **arguments})
+        simulated_entries.entries(**{"n_events": 50, **arguments})

@@ -16,9 +16,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from kalshilab.clock import WallClock
 from kalshilab.exchange import Exchange, Venue, serve
-from kalshilab.exchange.app import Channel, make_front
-from kalshilab.exchange.faults import Fault, Faults, random_schedule
-from kalshilab.exchange.query import Answer, Request
+from kalshilab.exchange.faults.faults import Fault, Faults, random_schedule
+from kalshilab.exchange.rest.params import Answer, Request
+from kalshilab.exchange.server.gateway import Channel, make_front
 from kalshilab.kalshi.auth import Signer, generate_key
 from kalshilab.kalshi.wire.base import REST_PATH, WS_PATH
 from kalshilab.tape import sample

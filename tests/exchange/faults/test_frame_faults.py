@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.faults import FAULTS, Fault, Faults
-from kalshilab.exchange.frame_faults import Event, FrameFaults
+from kalshilab.exchange.faults.faults import FAULTS, Fault, Faults
+from kalshilab.exchange.faults.frame_faults import Event, FrameFaults
 from kalshilab.tape import sample
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.faults import Faults
-from kalshilab.exchange.occurrences import FAULTS, fault_names, random_schedule
+from kalshilab.exchange.faults.faults import Faults
+from kalshilab.exchange.faults.schedule import FAULTS, fault_names, random_schedule
 
 
 def test_names_from_a_list_and_an_unknown_one() -> None:

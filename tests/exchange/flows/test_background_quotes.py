@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalshilab.exchange.quotes import Quotes
+from kalshilab.exchange.flows.background_quotes import Quotes
 from kalshilab.units import TickGrid
 
 GRIDS = ("linear_cent", "deci_cent", "tapered_deci_cent")

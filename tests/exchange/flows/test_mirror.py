@@ -14,14 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalshilab.errors import BookError, ExchangeError
-from kalshilab.exchange import Exchange, mirror, serve
-from kalshilab.exchange.fills import FillModel
-from kalshilab.exchange.frames import BookFrame, Levels, fold, read_frames
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.mirror import Mirror
-from kalshilab.exchange.orders import Refused
-from kalshilab.kalshi.events import BookDelta, BookSnapshot
-from kalshilab.kalshi.protocol import StreamProtocol
+from kalshilab.exchange import Exchange, serve
+from kalshilab.exchange.flows import mirror
+from kalshilab.exchange.flows.mirror import Mirror
+from kalshilab.exchange.flows.recorded_books import BookFrame, Levels, fold, read_frames
+from kalshilab.exchange.orders.order_desk import Refused
+from kalshilab.exchange.state.fill_model import FillModel
+from kalshilab.exchange.state.listings import Listing
+from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot
+from kalshilab.kalshi.stream.protocol import StreamProtocol
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade

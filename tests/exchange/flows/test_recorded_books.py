@@ -13,7 +13,7 @@ import pytest
 
 from kalshilab.errors import ProtocolError
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.frames import BookFrame, delta_frame, fold, read_frames, snapshot_frame
+from kalshilab.exchange.flows.recorded_books import BookFrame, delta_frame, fold, read_frames, snapshot_frame
 from kalshilab.tape import sample
 from kalshilab.tape.schema import with_codes
 

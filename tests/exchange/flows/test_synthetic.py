@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.catalogue import SERIES
-from kalshilab.exchange.flow import ORDER, Step
-from kalshilab.exchange.synthetic import CATEGORIES, START, Synthetic
+from kalshilab.exchange.flows.synthetic import CATEGORIES, START, Synthetic
+from kalshilab.exchange.flows.synthetic_series import SERIES
+from kalshilab.exchange.flows.tape_flow import ORDER, Step
 
 QUICK: Any = {"categories": ["Crypto"], "markets": 12, "rate": 1.0}
 

@@ -11,10 +11,10 @@ import pytest
 
 from kalshilab.errors import ExchangeError, TapeError
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.orders import Refused
-from kalshilab.exchange.synthetic import Synthetic
-from kalshilab.kalshi.events import BookDelta, BookSnapshot
-from kalshilab.kalshi.protocol import StreamProtocol
+from kalshilab.exchange.flows.synthetic import Synthetic
+from kalshilab.exchange.orders.order_desk import Refused
+from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot
+from kalshilab.kalshi.stream.protocol import StreamProtocol
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.book import Book
 from kalshilab.market.model import Trade

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 from order_bench import Bench
 
-from kalshilab.exchange.limits import Limits
-from kalshilab.exchange.query import Request
-from kalshilab.exchange.rest import RestSide
+from kalshilab.exchange.rest.params import Request
+from kalshilab.exchange.rest.rate_limits import Limits
+from kalshilab.exchange.rest.router import RestSide
 from kalshilab.kalshi.auth import Verifier, generate_key
 from kalshilab.kalshi.hosts import REST_PATH
 

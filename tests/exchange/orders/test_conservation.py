@@ -18,10 +18,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.account import gross
-from kalshilab.exchange.checks import Refused
-from kalshilab.exchange.portfolio import PortfolioRoutes
-from kalshilab.exchange.query import Request
+from kalshilab.exchange.orders.order_checks import Refused
+from kalshilab.exchange.rest.params import Request
+from kalshilab.exchange.rest.portfolio import PortfolioRoutes
+from kalshilab.exchange.state.account import gross
 from kalshilab.tape.synth import Recipe, make
 from kalshilab.units import dollars
 

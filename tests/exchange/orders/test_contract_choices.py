@@ -6,7 +6,7 @@ import pytest
 from order_bench import Bench
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.choices import Choices, Refusal
+from kalshilab.exchange.orders.contract_choices import Choices, Refusal
 
 
 def test_a_closed_market_and_a_pause_in_other_words() -> None:

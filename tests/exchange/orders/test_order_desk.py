@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.orders import Refused
+from kalshilab.exchange.orders.order_desk import Refused
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.tape.synth import Recipe, make
 from kalshilab.units import dollars
@@ -123,8 +123,8 @@ def test_closing_cancels_and_then_refuses() -> None:
 
 
 def test_scalar_payouts_are_whole_cents_and_the_rest_a_fee() -> None:
-    from kalshilab.exchange.account import Account
-    from kalshilab.exchange.matching import RestingOrder
+    from kalshilab.exchange.state.account import Account
+    from kalshilab.exchange.state.order_book import RestingOrder
 
     account = Account(dollars(100))
     order = RestingOrder("o", "c", "A", "bid", 4_000, 33, 33, 0)

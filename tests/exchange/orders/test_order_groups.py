@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from order_bench import Bench
 
-from kalshilab.exchange.checks import Refused
-from kalshilab.exchange.groups import WINDOW, OrderGroup, OrderGroups
+from kalshilab.exchange.orders.order_checks import Refused
+from kalshilab.exchange.orders.order_groups import WINDOW, OrderGroup, OrderGroups
 from kalshilab.kalshi.wire.stream import OrderGroupUpdate
 
 PATH = "/portfolio/order_groups"

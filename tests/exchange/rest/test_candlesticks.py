@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from scripted_day import Day
 
-from kalshilab.exchange.candle_routes import MOST, Range
-from kalshilab.exchange.markets import Listing
+from kalshilab.exchange.rest.candlesticks import MOST, Range
+from kalshilab.exchange.state.listings import Listing
 
 SECOND = 1_000_000
 LENGTHS = {1: 60, 60: 3600, 1440: 86_400}

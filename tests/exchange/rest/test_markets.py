@@ -10,8 +10,8 @@ import pytest
 from scripted_day import Day
 
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.markets import Listing
-from kalshilab.exchange.rest import RestSide
+from kalshilab.exchange.rest.router import RestSide
+from kalshilab.exchange.state.listings import Listing
 from kalshilab.tape import sample
 
 SECOND = 1_000_000
@@ -121,7 +121,7 @@ def test_block_trades(day: Day, archive: Day) -> None:
 
 
 def test_costs_of_calls_need_no_key(day: Day, by_contract: Any) -> None:
-    from kalshilab.exchange.query import Request
+    from kalshilab.exchange.rest.params import Request
 
     answer = day.side.answer(Request("GET", "/trade-api/v2/account/endpoint_costs", {}, {}))
     body = json.loads(answer.body)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scripted_day import NOW, Day
 
 from kalshilab.errors import ConfigError
-from kalshilab.exchange.limits import (
+from kalshilab.exchange.rest.params import Request, encode
+from kalshilab.exchange.rest.rate_limits import (
     COSTS,
     TIERS,
     TOO_MANY,
@@ -22,10 +23,9 @@ from kalshilab.exchange.limits import (
     cost_of,
     endpoint_costs,
 )
-from kalshilab.exchange.query import Request, encode
-from kalshilab.exchange.rest import RestSide
-from kalshilab.kalshi import limits as client
+from kalshilab.exchange.rest.router import RestSide
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
+from kalshilab.kalshi.rest import rate_limits as client
 from kalshilab.kalshi.wire.base import REST_PATH
 
 SECOND = 1_000_000

@@ -8,10 +8,10 @@ import httpx
 import pytest
 from scripted_day import NOW, Day
 
-from kalshilab.exchange.limits import Limits
-from kalshilab.exchange.query import Request
-from kalshilab.exchange.rest import WINDOW_MS, RestSide
-from kalshilab.exchange.server import serve
+from kalshilab.exchange.rest.params import Request
+from kalshilab.exchange.rest.rate_limits import Limits
+from kalshilab.exchange.rest.router import WINDOW_MS, RestSide
+from kalshilab.exchange.server.server import serve
 from kalshilab.kalshi.auth import KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER, Signer, Verifier, generate_key
 from kalshilab.kalshi.hosts import REST_PATH
 

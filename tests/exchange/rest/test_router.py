@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.query import Answer, Request
-from kalshilab.exchange.rest import WINDOW_MS, RestSide
+from kalshilab.exchange.rest.params import Answer, Request
+from kalshilab.exchange.rest.router import WINDOW_MS, RestSide
 from kalshilab.kalshi.auth import KeyKind, Signer, Verifier, generate_key
 from kalshilab.kalshi.wire.base import REST_PATH
 from kalshilab.tape import sample

@@ -11,9 +11,9 @@ import pytest
 
 from kalshilab.clock import WallClock
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.app import App, make_app
-from kalshilab.exchange.faults import Fault, Faults
-from kalshilab.exchange.fills import FillModel
+from kalshilab.exchange.faults.faults import Fault, Faults
+from kalshilab.exchange.server.gateway import App, make_app
+from kalshilab.exchange.state.fill_model import FillModel
 from kalshilab.kalshi.auth import Signer, generate_key
 from kalshilab.kalshi.wire.base import WS_PATH
 from kalshilab.tape import sample

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from kalshilab.clock import WallClock
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.app import MAX_BODY, make_front
-from kalshilab.exchange.link import DEADLINES, Deadlines, Link
-from kalshilab.exchange.port import MAX_HEAD, Port
+from kalshilab.exchange.server.gateway import MAX_BODY, make_front
+from kalshilab.exchange.server.http import MAX_HEAD, Port
+from kalshilab.exchange.server.websocket import DEADLINES, Deadlines, Link
 from kalshilab.kalshi.auth import Signer, generate_key
 from kalshilab.kalshi.wire.base import WS_PATH
 from kalshilab.tape import sample

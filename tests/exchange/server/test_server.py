@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from kalshilab.clock import WallClock
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange import Exchange, Venue, serve
-from kalshilab.exchange.server import Deadlines, make_app
+from kalshilab.exchange.server.server import Deadlines, make_app
 from kalshilab.kalshi.auth import Signer, generate_key
 from kalshilab.kalshi.wire.base import WS_PATH
 from kalshilab.tape import sample

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.candles import CANDLES_KEPT, INTERVALS, Candle, Candles
+from kalshilab.exchange.state.candles import CANDLES_KEPT, INTERVALS, Candle, Candles
 from kalshilab.units import PRICE
 
 SECOND = 1_000_000

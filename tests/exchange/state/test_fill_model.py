@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.fills import MODES, FillModel
-from kalshilab.exchange.matching import MarketBook, RestingOrder
-from kalshilab.exchange.shadows import ShadowFills
+from kalshilab.exchange.state.fill_model import MODES, FillModel
+from kalshilab.exchange.state.order_book import MarketBook, RestingOrder
+from kalshilab.exchange.state.shadow_fills import ShadowFills
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.tape import sample
 from kalshilab.units import format_price

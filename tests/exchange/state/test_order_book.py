@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalshilab.exchange.matching import MarketBook, RestingOrder
+from kalshilab.exchange.state.order_book import MarketBook, RestingOrder
 
 COUNT = iter(range(10**9))
 

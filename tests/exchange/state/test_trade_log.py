@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.prints import PrintLog
+from kalshilab.exchange.state.trade_log import PrintLog
 from kalshilab.market.model import Trade
 from kalshilab.tape import sample
 

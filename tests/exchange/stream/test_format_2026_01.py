@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scripted_day import Day
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange import Exchange, bodies
-from kalshilab.exchange.forms import january_frame, january_rest
+from kalshilab.exchange import Exchange
+from kalshilab.exchange.state import serialize
+from kalshilab.exchange.stream.format_2026_01 import january_frame, january_rest
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.market.book import Book
 from kalshilab.tape import sample
@@ -72,14 +73,14 @@ def test_yes_prices_on_both_sides_are_the_same_book(day: Day) -> None:
 def test_markets_by_id(day: Day) -> None:
     ticker = names(day)[0]
     connection = day.ex.hub.connect()
-    params = {"channels": ["ticker"], "market_id": bodies.market_id(ticker), "send_initial_snapshot": True}
+    params = {"channels": ["ticker"], "market_id": serialize.market_id(ticker), "send_initial_snapshot": True}
     frames = say(connection, id=1, cmd="subscribe", params=params)
     assert [f["type"] for f in frames] == ["subscribed", "ticker"]
     assert frames[1]["msg"]["market_ticker"] == ticker
     for bad in (
         {"channels": ["ticker"], "market_id": "nobody's"},
-        {"channels": ["trade"], "market_id": bodies.market_id(ticker)},
-        {"channels": ["ticker"], "market_id": bodies.market_id(ticker), "market_ticker": ticker},
+        {"channels": ["trade"], "market_id": serialize.market_id(ticker)},
+        {"channels": ["ticker"], "market_id": serialize.market_id(ticker), "market_ticker": ticker},
     ):
         (error,) = say(connection, id=2, cmd="subscribe", params=bad)
         assert error["msg"]["code"] == 11
@@ -98,7 +99,7 @@ def test_an_answer_without_the_list(day: Day) -> None:
 
 
 def test_too_many_markets(day: Day, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kalshilab.exchange.connection.MOST_MARKETS", 3)
+    monkeypatch.setattr("kalshilab.exchange.stream.subscriber.MOST_MARKETS", 3)
     connection = day.ex.hub.connect()
     tickers = names(day)
     (error,) = say(connection, id=1, cmd="subscribe", params={"channels": ["trade"], "market_tickers": tickers[:4]})  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import (
     ApiError,
     ConnectionFailed,
@@ -21,8 +21,8 @@ from kalshilab.errors import (
     RateLimited,
 )
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
-from kalshilab.kalshi.limits import Limits
-from kalshilab.kalshi.rest import READ_TRIES, MarketData, Rest, _error, pages
+from kalshilab.kalshi.rest.client import READ_TRIES, MarketData, Rest, _error, pages
+from kalshilab.kalshi.rest.rate_limits import Limits
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Trade
 

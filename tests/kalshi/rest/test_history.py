@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import ProtocolError
-from kalshilab.kalshi.history import Cutoff, PrintPage
-from kalshilab.kalshi.rest import MarketData
+from kalshilab.kalshi.rest.client import MarketData
+from kalshilab.kalshi.rest.history import Cutoff, PrintPage
 from kalshilab.market.model import Trade
 
 BASE = "http://127.0.0.1:9/trade-api/v2"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import (
     ApiError,
     ConfigError,
@@ -23,7 +23,7 @@ from kalshilab.errors import (
     UnitError,
 )
 from kalshilab.kalshi.auth import Verifier, generate_key
-from kalshilab.kalshi.orders import CancelAck, DemoOrders, OrderAck, OrderRequest
+from kalshilab.kalshi.rest.orders import CancelAck, DemoOrders, OrderAck, OrderRequest
 from kalshilab.market.model import Balance
 from kalshilab.units import PRICE, format_price, format_size, parse_price, parse_size
 

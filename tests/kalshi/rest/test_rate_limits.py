@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalshilab.clock import SimClock
-from kalshilab.kalshi.limits import COSTS, TIERS, Limits, TokenBucket
+from kalshilab.kalshi.rest.rate_limits import COSTS, TIERS, Limits, TokenBucket
 
 
 @given(

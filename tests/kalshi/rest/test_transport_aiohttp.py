@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from kalshilab.errors import ApiError, ConnectionFailed, HostRefused, OutcomeUnknown
-from kalshilab.kalshi import rest as module
-from kalshilab.kalshi.rest import Rest
+from kalshilab.kalshi.rest import client as module
+from kalshilab.kalshi.rest.client import Rest
 
-from .test_rest import NoWait
+from .test_client import NoWait
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nSet-Cookie: a=b\r\nContent-Length: 7\r\n\r\n"
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -18,8 +18,8 @@ from websockets.http11 import Request, Response
 from kalshilab.clock import WallClock
 from kalshilab.errors import FeedLost, HostRefused, ProtocolError
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
-from kalshilab.kalshi.protocol import Gap, Rejected, Subscribed
-from kalshilab.kalshi.stream import Connected, Disconnected, Stream, backoff
+from kalshilab.kalshi.stream.client import Connected, Disconnected, Stream, backoff
+from kalshilab.kalshi.stream.protocol import Gap, Rejected, Subscribed
 from kalshilab.market.model import Trade
 
 PATH = "/trade-api/ws/v2"

@@ -10,10 +10,10 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import FeedLost
 from kalshilab.kalshi.auth import generate_key
-from kalshilab.kalshi.feeds import TradeFeed
+from kalshilab.kalshi.stream.feeds import TradeFeed
 
 
 class FastClock(WallClock):

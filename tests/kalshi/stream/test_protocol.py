@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stream_talk import Talk, delta, snapshot
 
 from kalshilab.errors import ProtocolError
-from kalshilab.kalshi.protocol import (
+from kalshilab.kalshi.stream.protocol import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,

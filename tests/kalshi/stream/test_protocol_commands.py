@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from stream_talk import Talk
 
-from kalshilab.kalshi.protocol import Rejected
+from kalshilab.kalshi.stream.protocol import Rejected
 
 
 @pytest.fixture(scope="module")

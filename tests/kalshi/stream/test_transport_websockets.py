@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from kalshilab.kalshi import fast_socket, sockets
-from kalshilab.kalshi.fast_socket import open_fast_socket
-from kalshilab.kalshi.sockets import Opener, SocketLost, open_socket
+from kalshilab.kalshi.stream import transport_picows, transport_websockets
+from kalshilab.kalshi.stream.transport_picows import open_fast_socket
+from kalshilab.kalshi.stream.transport_websockets import Opener, SocketLost, open_socket
 
 TEXT, CLOSE, PING, CONTINUATION = 1, 8, 9, 0
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
@@ -107,7 +107,7 @@ async def test_a_message_in_pieces(opener: Opener) -> None:
 async def test_what_is_no_message_ends_it(
     frames: list[bytes], code: int, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (sockets, fast_socket):
+    for module in (transport_websockets, transport_picows):
         monkeypatch.setattr(module, "MAX_FRAME", 100)
     async with serving(says(*frames, message(TEXT, b"after"))) as url:
         found, why = await all_of(opener, url)
@@ -142,7 +142,7 @@ async def test_an_opening_that_comes_to_nothing_leaves_no_connection(
         assert await reader.read() == b""
         gone.set()
 
-    for module in (sockets, fast_socket):
+    for module in (transport_websockets, transport_picows):
         monkeypatch.setattr(module, "OPENING", patience)
     async with serving(wait) as url:
         task = asyncio.create_task(all_of(opener, url))
@@ -152,7 +152,7 @@ async def test_an_opening_that_comes_to_nothing_leaves_no_connection(
             with pytest.raises(asyncio.CancelledError):
                 await task
         else:
-            assert (await task)[1] == sockets.NO_ANSWER
+            assert (await task)[1] == transport_websockets.NO_ANSWER
         async with asyncio.timeout(2):
             await gone.wait()
 

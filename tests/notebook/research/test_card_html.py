@@ -10,9 +10,9 @@ import msgspec
 import polars as pl
 import pytest
 
-from kalshilab.edge import claims, criteria
-from kalshilab.edge.model import Criterion
-from kalshilab.notebook.edge_view import LIVE, card_html
+from kalshilab.edge.report import claims, criteria
+from kalshilab.edge.schema import Criterion
+from kalshilab.notebook.research.card_html import LIVE, card_html
 
 
 class Audit(msgspec.Struct):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from kalshilab.edge import claims
+from kalshilab.edge.report import claims
 from kalshilab.errors import EdgeError
-from kalshilab.notebook.edge_beside import beside
+from kalshilab.notebook.research.compare import beside
 
 FALL = claims.load().waterfall("rlm_no")
 

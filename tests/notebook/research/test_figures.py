@@ -13,11 +13,12 @@ import plotly.graph_objects as go
 import polars as pl
 import pytest
 
-from kalshilab.edge import claims
-from kalshilab.edge.card import FIGURES
-from kalshilab.edge.claims import WATERFALL_SCHEMA
+from kalshilab.edge.report import claims
+from kalshilab.edge.report.card import FIGURES
+from kalshilab.edge.report.claims import WATERFALL_SCHEMA
 from kalshilab.errors import EdgeError
-from kalshilab.notebook import edge_layout, edge_plots, plots
+from kalshilab.notebook.research import figures, layout
+from kalshilab.notebook.session import plots
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 EMPTY = pl.DataFrame(schema=WATERFALL_SCHEMA)
@@ -94,7 +95,7 @@ def made(name: str, n: int) -> pl.DataFrame:
 
 
 def draw(name: str, frame: pl.DataFrame) -> tuple[go.Figure, pl.DataFrame]:
-    figure, back = getattr(edge_plots, name)(frame)
+    figure, back = getattr(figures, name)(frame)
     return figure, back
 
 
@@ -146,7 +147,7 @@ class TestEveryFigure:
 
 
 def test_the_waterfall_of_the_published_system_is_drawn_from_its_claims() -> None:
-    figure, frame = edge_plots.waterfall(claims.load().waterfall("rlm_no"))
+    figure, frame = figures.waterfall(claims.load().waterfall("rlm_no"))
     lost, left = figure.data
     assert np.allclose(left.x, [17.38, 3.02, 1.97, 0.43, -1.15])
     # What each step took away, from where the one before stood.
@@ -161,7 +162,7 @@ def test_the_waterfall_of_the_published_system_is_drawn_from_its_claims() -> Non
 
 
 def test_a_step_that_was_not_measured_has_no_bar() -> None:
-    figure, _ = edge_plots.waterfall(claims.load().waterfall("whale_fade"))
+    figure, _ = figures.waterfall(claims.load().waterfall("whale_fade"))
     lost, left = figure.data
     assert np.isnan(left.x[1]) and len(lost.x) == 0
     assert figure.layout.annotations[1].text == "not measured"
@@ -172,7 +173,7 @@ def test_loss_is_measured_from_the_last_step_that_was() -> None:
     frame = EMPTY.clear().vstack(
         pl.DataFrame([(s, e, None, None, None, None) for s, e in rows], WATERFALL_SCHEMA, orient="row")
     )
-    lost, _ = edge_plots.waterfall(frame)[0].data
+    lost, _ = figures.waterfall(frame)[0].data
     assert list(lost.y) == [2] and list(lost.x) == [3.0]
 
 
@@ -181,7 +182,7 @@ def test_loss_is_measured_from_the_last_step_that_was() -> None:
 
 def test_equity_draws_the_fan_the_lockbox_and_the_days() -> None:
     frame = made("equity", 100)
-    figure, _ = edge_plots.equity(frame)
+    figure, _ = figures.equity(frame)
     low, high, mid, total = figure.data
     assert high.fill == "tonexty" and np.allclose(low.y, frame["null_low"].to_numpy(), atol=1e-5)
     assert mid.name == "no edge, median" and total.y[-1] == pytest.approx(frame["total"][-1], rel=1e-6)
@@ -190,7 +191,7 @@ def test_equity_draws_the_fan_the_lockbox_and_the_days() -> None:
     assert lockbox.x1 == frame["ts"][-1].timestamp() * 1000
     assert figure.layout.annotations[0].text == "lockbox"
     assert "bands are days" in figure.layout.xaxis.title.text
-    open_figure, _ = edge_plots.equity(frame.with_columns(lockbox=pl.lit(False)))
+    open_figure, _ = figures.equity(frame.with_columns(lockbox=pl.lit(False)))
     assert (
         len(open_figure.layout.shapes) == len(figure.layout.shapes) - 1 and not open_figure.layout.annotations
     )
@@ -199,7 +200,7 @@ def test_equity_draws_the_fan_the_lockbox_and_the_days() -> None:
 def test_calibration_draws_percent_and_break_even_of_the_signal() -> None:
     rows = [(70.0, "signal", 80.0, 70.0, 90.0, 50, 71.5), (70.0, "baseline", 69.0, 60.0, 75.0, 900, 71.5)]
     names = ["price", "source", "win", "lower", "upper", "n", "break_even"]
-    figure, _ = edge_plots.calibration(pl.DataFrame(rows, names, orient="row"))
+    figure, _ = figures.calibration(pl.DataFrame(rows, names, orient="row"))
     fair, even, baseline, signal = figure.data
     assert list(fair.x) == list(fair.y) == [0, 100] and even.y[0] == pytest.approx(71.5)
     assert (baseline.y[0], signal.y[0]) == (pytest.approx(69), pytest.approx(80))
@@ -209,7 +210,7 @@ def test_calibration_draws_percent_and_break_even_of_the_signal() -> None:
 
 def test_buckets_are_labelled_in_cents_and_counted_below() -> None:
     frame = made("buckets", 3).with_columns(low=pl.Series([70, 5, 90]), high=pl.Series([75, 10, 95]))
-    figure, _ = edge_plots.buckets(frame)
+    figure, _ = figures.buckets(frame)
     bars, alone, counts = figure.data
     assert list(bars.x) == ["5–10", "70–75", "90–95"] and counts.yaxis == "y2"
     assert alone.name == "price alone" and list(counts.y) == frame.sort("low")["n"].to_list()
@@ -222,7 +223,7 @@ def test_latency_goes_by_time_and_shows_who_is_filled() -> None:
         (86_400.0, -1.0, -2.0, 0.0, 40, 0.4),
     ]
     names = ["latency_s", "edge", "lower", "upper", "n", "fill_rate"]
-    figure, _ = edge_plots.latency(pl.DataFrame(rows, names, orient="row"))
+    figure, _ = figures.latency(pl.DataFrame(rows, names, orient="row"))
     line, fills = figure.data
     assert list(line.x) == ["0 s", "1 min", "1 day"] and list(line.y) == [3.0, 2.0, -1.0]
     assert np.allclose(fills.y, [100, 80, 40])
@@ -231,17 +232,17 @@ def test_latency_goes_by_time_and_shows_who_is_filled() -> None:
 def test_categories_are_coloured_around_zero_and_sized_by_events() -> None:
     rows = [("Sports", "2025-12", 4.0, 400), ("Crypto", "2025-12", -2.0, 4), ("Crypto", "2026-01", None, 0)]
     frame = pl.DataFrame(rows, ["category", "month", "edge", "n_events"], orient="row")
-    figure, _ = edge_plots.categories(frame)
+    figure, _ = figures.categories(frame)
     [dots] = figure.data
     assert dots.marker.cmin == -dots.marker.cmax == -4.0
     size = dict(zip(zip(dots.y, dots.x, strict=True), dots.marker.size, strict=True))
     assert size["Sports", "2025-12"] == pytest.approx(28) and size["Crypto", "2026-01"] == pytest.approx(6)
     dated = frame.with_columns(month=pl.Series([date(2025, 12, 1), date(2025, 12, 1), date(2026, 1, 1)]))
-    assert list(edge_plots.categories(dated)[0].data[0].x) == list(dots.x)
+    assert list(figures.categories(dated)[0].data[0].x) == list(dots.x)
 
 
 def test_live_marks_twenty_and_the_validated_band() -> None:
-    figure, _ = edge_plots.live(made("live", 40), (1.0, 4.0))
+    figure, _ = figures.live(made("live", 40), (1.0, 4.0))
     line, box = figure.layout.shapes
     assert line.y0 == line.y1 == pytest.approx(math.log(20)) and (box.y0, box.y1) == (1.0, 4.0)
     axis = figure.layout.yaxis
@@ -251,24 +252,24 @@ def test_live_marks_twenty_and_the_validated_band() -> None:
         "E1: against the claim",
         "confidence sequence",
     ]
-    assert len(edge_plots.live(made("live", 40))[0].layout.shapes) == 1
+    assert len(figures.live(made("live", 40))[0].layout.shapes) == 1
 
 
 def test_markouts_end_at_settlement() -> None:
     rows = [(h, g, 1.0, 0.0, 2.0, 9) for h in (None, 10.0, 3600.0) for g in ("unfilled", "filled")]
     frame = pl.DataFrame(rows, ["horizon_s", "group", "markout", "lower", "upper", "n"], orient="row")
-    figure, _ = edge_plots.markouts(frame)
+    figure, _ = figures.markouts(frame)
     assert figure.layout.xaxis.categoryarray == ("10 s", "1 h", "settlement")
     assert [t.name for t in figure.data] == ["filled", "unfilled"]
     endless = frame.with_columns(pl.col("horizon_s").fill_null(math.inf))
-    assert edge_plots.markouts(endless)[0].to_json() == figure.to_json()
+    assert figures.markouts(endless)[0].to_json() == figure.to_json()
 
 
 def test_an_interval_past_all_reach_does_not_flatten_the_rest() -> None:
     frame = made("buckets", 4).with_columns(lower=pl.lit(-14_000.0), upper=pl.lit(math.inf))
-    bars = edge_plots.buckets(frame)[0].data[0]
-    assert np.allclose(bars.y - bars.error_y.arrayminus, -edge_layout.REACH)
-    assert np.allclose(bars.y + bars.error_y.array, edge_layout.REACH)
+    bars = figures.buckets(frame)[0].data[0]
+    assert np.allclose(bars.y - bars.error_y.arrayminus, -layout.REACH)
+    assert np.allclose(bars.y + bars.error_y.array, layout.REACH)
 
 
 # What they stand on
@@ -279,21 +280,21 @@ def test_an_interval_past_all_reach_does_not_flatten_the_rest() -> None:
 )
 def test_bands_are_few_and_within_the_span(days: int, unit: str) -> None:
     ts = pl.Series([START, START + timedelta(days=days)])
-    name, bands = edge_layout.spans(ts)
+    name, bands = layout.spans(ts)
     assert name == unit and len(bands) <= 31
     assert all(START <= a < b <= START + timedelta(days=days) for a, b in bands)
 
 
 def test_every_second_day_is_shaded() -> None:
-    _, bands = edge_layout.spans(pl.Series([START, START + timedelta(days=3, hours=12)]))
+    _, bands = layout.spans(pl.Series([START, START + timedelta(days=3, hours=12)]))
     day = timedelta(days=1)
     assert bands == [(START + day, START + 2 * day), (START + 3 * day, START + 3.5 * day)]
-    assert edge_layout.spans(pl.Series([], dtype=pl.Datetime("us", "UTC"))) == ("", [])
+    assert layout.spans(pl.Series([], dtype=pl.Datetime("us", "UTC"))) == ("", [])
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 3.0), (-40.0, 60.0), (-1e4, 1e4), (-0.1, 3.0)])
 def test_the_marks_of_e_values_are_few_and_hold_one_and_twenty(low: float, high: float) -> None:
-    marks = edge_layout.powers(low, high)
+    marks = layout.powers(low, high)
     at = [place for place, _ in marks]
     assert {"1", "20"} <= {label for _, label in marks} and at == sorted(at) and len(marks) <= 10
     assert all(label != "1" or place == 0.0 for place, label in marks)
@@ -303,8 +304,8 @@ def test_the_marks_of_e_values_are_few_and_hold_one_and_twenty(low: float, high:
 
 
 def test_lines_are_wrapped_at_words() -> None:
-    assert edge_layout.wrapped("as of the firing print, against like prices", 24).count("<br>") == 1
-    assert edge_layout.wrapped("") == "" and edge_layout.wrapped("x" * 90) == "x" * 90
+    assert layout.wrapped("as of the firing print, against like prices", 24).count("<br>") == 1
+    assert layout.wrapped("") == "" and layout.wrapped("x" * 90) == "x" * 90
 
 
 def test_figures_are_plain_json() -> None:

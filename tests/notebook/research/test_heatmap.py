@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from kalshilab.errors import EdgeError
-from kalshilab.notebook.edge_heatmap import CELLS, FEW, heatmap
+from kalshilab.notebook.research.heatmap import CELLS, FEW, heatmap
 
 
 def grid(*sizes: int, n: int = 500) -> pl.DataFrame:

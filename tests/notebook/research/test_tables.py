@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from kalshilab.edge import claims
+from kalshilab.edge.report import claims
 from kalshilab.errors import EdgeError
-from kalshilab.notebook.tables import MOST, board, claimed, table
+from kalshilab.notebook.research.tables import MOST, board, claimed, table
 
 
 class Judged:

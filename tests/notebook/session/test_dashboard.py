@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from kalshilab.clock import SimClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
-from kalshilab.notebook import dashboard
-from kalshilab.notebook.dashboard import POINTS, Dashboard, EquityLine
-from kalshilab.trade.monitor import Snapshot
-from kalshilab.trade.session import PaperSession
+from kalshilab.notebook.session import dashboard
+from kalshilab.notebook.session.dashboard import POINTS, Dashboard, EquityLine
+from kalshilab.trade.session.session import PaperSession
+from kalshilab.trade.status import Snapshot
 
 Shot = Callable[..., Snapshot]
 FakeSession = Any  # the fixture `session`, in conftest.py

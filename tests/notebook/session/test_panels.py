@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.market.model import Order, Trade
-from kalshilab.notebook import panels
+from kalshilab.notebook.session import panels
 from kalshilab.trade.events import Decision
-from kalshilab.trade.monitor import COUNTS, MarketRow, PositionRow, Snapshot
+from kalshilab.trade.status import COUNTS, MarketRow, PositionRow, Snapshot
 
 SETTINGS = Settings(env={}, env_file=None)
 Shot = Callable[..., Snapshot]

@@ -12,8 +12,8 @@ import pytest
 
 import kalshilab as kl
 from kalshilab.errors import TapeError
-from kalshilab.notebook import plots
-from kalshilab.trade.report import Report
+from kalshilab.notebook.session import plots
+from kalshilab.trade.session.report import Report
 
 MakeReport = Callable[..., Report]
 

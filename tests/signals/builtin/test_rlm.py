@@ -12,8 +12,8 @@ from made_tapes import Print, as_rows, by_market, live, prints, tape_of
 
 from kalshilab.errors import SignalError, TapeError
 from kalshilab.signals import Rlm, rlm
-from kalshilab.signals.passes import columns_of
-from kalshilab.signals.rlm_cells import RlmCells
+from kalshilab.signals.builtin.rlm_grid import RlmCells
+from kalshilab.signals.engine.state_pass import columns_of
 from kalshilab.tape.schema import TIME
 
 parameters = st.fixed_dictionaries(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kalshilab.signals import Rlm, WhaleFollow, passes
-from kalshilab.signals.kernel import fresh_state, grown
+from kalshilab.signals import Rlm, WhaleFollow
+from kalshilab.signals.engine import state_pass
+from kalshilab.signals.engine.kernel import fresh_state, grown
 
 
 def test_growing_keeps_rows_and_is_rare() -> None:
@@ -30,11 +31,11 @@ def test_many_live_markets() -> None:
 
 
 @pytest.mark.parametrize(
-    "prints", [0, 1, passes.BUFFER - 1, passes.BUFFER, passes.BUFFER + 1, 3 * passes.BUFFER]
+    "prints", [0, 1, state_pass.BUFFER - 1, state_pass.BUFFER, state_pass.BUFFER + 1, 3 * state_pass.BUFFER]
 )
 def test_more_fires_than_a_buffer_holds(prints: int) -> None:
     ones = np.ones(prints, np.uint32)
-    columns = passes.Columns(
+    columns = state_pass.Columns(
         ones * 7, np.arange(prints), np.full(prints, 5000, np.int16), ones * 100, np.zeros(prints, np.uint8)
     )
     fires = WhaleFollow(min_value=0).begin().push(columns, 1000)

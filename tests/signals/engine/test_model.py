@@ -14,7 +14,7 @@ from made_tapes import Print, prints, tape_of
 import kalshilab as kl
 from kalshilab import signals
 from kalshilab.errors import TapeError
-from kalshilab.signals.model import as_tape
+from kalshilab.signals.engine.model import as_tape
 from kalshilab.tape.schema import TAPE_SCHEMA, TIME, check_tape
 
 TAPE = kl.sample()[0].head(2_000)

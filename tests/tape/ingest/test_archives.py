@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from made_tapes import prints, tape_of
 
 from kalshilab.errors import TapeError
-from kalshilab.tape import DroppedRows, Lake, archives, sample, to_tape
-from kalshilab.tape.archives import archive_files, import_archive, read_archive
-from kalshilab.tape.staging import Segment, commit_segments
+from kalshilab.tape import DroppedRows, Lake, sample, to_tape
+from kalshilab.tape.ingest import archives
+from kalshilab.tape.ingest.archives import archive_files, import_archive, read_archive
+from kalshilab.tape.ingest.segments import Segment, commit_segments
 
 TAPE, MARKETS = sample()
 SMALL = TAPE.head(2000)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from kalshilab.clock import SimClock, isoformat
 from kalshilab.errors import ApiError, ConfigError, ConnectionFailed, RateLimited
 from kalshilab.market.model import Market, Trade
-from kalshilab.tape.download import DAY, HOUR, Downloaded, DownloadProgress, download, windows
-from kalshilab.tape.lake import Lake
+from kalshilab.tape.ingest.download import DAY, HOUR, Downloaded, DownloadProgress, download, windows
+from kalshilab.tape.lake.lake import Lake
 from kalshilab.units import format_price, format_size
 
 T0 = 20_000 * DAY

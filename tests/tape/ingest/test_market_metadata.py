@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from kalshilab.market.model import Market
-from kalshilab.tape import metadata, to_tape
-from kalshilab.tape.lake import Lake
-from kalshilab.tape.metadata import BATCH, LONGEST, refresh_markets
+from kalshilab.tape import to_tape
+from kalshilab.tape.ingest import market_metadata
+from kalshilab.tape.ingest.market_metadata import BATCH, LONGEST, refresh_markets
+from kalshilab.tape.lake.lake import Lake
 
 
 class Named(NamedTuple):
@@ -92,7 +93,7 @@ async def test_an_address_does_not_become_too_long(tmp_path: Path) -> None:
 async def test_what_was_described_before_a_failure_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metadata, "PUT_EVERY", 1)
+    monkeypatch.setattr(market_metadata, "PUT_EVERY", 1)
     tickers = [f"KXS-{n:03d}-T{n % 10}" for n in range(350)]
     lake, listings = lake_of(tmp_path, tickers), Listings(tickers)
     listings.fail_after = 4

@@ -15,9 +15,9 @@ import pytest
 from kalshilab.clock import WallClock
 from kalshilab.errors import ConfigError, FeedLost, LakeError
 from kalshilab.market.model import Trade
-from kalshilab.tape.lake import Lake
-from kalshilab.tape.record import Recorded, RecordProgress, record
-from kalshilab.tape.recordings import DAY, MARGIN
+from kalshilab.tape.ingest.record import Recorded, RecordProgress, record
+from kalshilab.tape.ingest.recording import DAY, MARGIN
+from kalshilab.tape.lake.lake import Lake
 
 T0 = 20_000 * DAY
 SECOND = 1_000_000

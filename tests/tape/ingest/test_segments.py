@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.tape.staging import CLAIMING, Segment, in_thread
+from kalshilab.tape.ingest.segments import CLAIMING, Segment, in_thread
 
 
 @given(st.sampled_from([*CLAIMING, "series"]), st.integers(0, 2**60), st.integers(0, 2**60),

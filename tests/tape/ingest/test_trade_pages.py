@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kalshilab.clock import isoformat
 from kalshilab.errors import TapeError
 from kalshilab.tape import TAPE_SCHEMA, check_tape
-from kalshilab.tape.pages import BATCH, Pages
+from kalshilab.tape.ingest.trade_pages import BATCH, Pages
 
 T0 = 1_795_329_000_000_000
 

@@ -21,7 +21,7 @@ from made_tapes import prints, tape_of
 from kalshilab.clock import to_datetime
 from kalshilab.errors import ConfigError, LakeError, TapeError
 from kalshilab.tape import Lake, sample, scan_tape
-from kalshilab.tape.reading import batches
+from kalshilab.tape.lake.source import batches
 from kalshilab.tape.schema import MARKETS_SCHEMA, with_codes
 
 TAPE, MARKETS = sample()

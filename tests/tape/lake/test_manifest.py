@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, sample
-from kalshilab.tape.durable import short
-from kalshilab.tape.manifest import (
+from kalshilab.tape.lake.fs import short
+from kalshilab.tape.lake.manifest import (
     DayEntry,
     Manifest,
     Merged,
@@ -26,7 +26,7 @@ from kalshilab.tape.manifest import (
     read_day,
     read_listing,
 )
-from kalshilab.tape.reading import Source
+from kalshilab.tape.lake.source import Source
 
 TAPE, MARKETS = sample()
 
@@ -200,7 +200,7 @@ def test_an_error_of_the_disk_names_the_file(lake: Lake, monkeypatch: pytest.Mon
         raise OSError(5, "Input/output error")
 
     file, manifest = lake.files[0], load(lake.path)
-    monkeypatch.setattr("kalshilab.tape.durable.digest", broken)
+    monkeypatch.setattr("kalshilab.tape.lake.fs.digest", broken)
     for call in (
         lambda: read_day(lake.path, file, lake.generation),
         lambda: read_listing(lake.path, manifest.markets),

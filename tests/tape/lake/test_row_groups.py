@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kalshilab as kl
-import kalshilab.tape.pieces as pieces_module
+import kalshilab.tape.lake.row_groups as pieces_module
 from kalshilab.errors import LakeError
-from kalshilab.tape.pieces import Piece, plan, read_piece, read_pieces
+from kalshilab.tape.lake.row_groups import Piece, plan, read_piece, read_pieces
 
 TAPE = kl.sample()[0].head(1000)
 COLUMNS = ["market", "price", "taker"]

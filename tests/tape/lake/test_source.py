@@ -13,9 +13,9 @@ import pytest
 
 import kalshilab as kl
 from kalshilab.errors import LakeError
-from kalshilab.tape.manifest import Totals
-from kalshilab.tape.reading import Source, batches
-from kalshilab.tape.totals import total_of
+from kalshilab.tape.lake.checksums import total_of
+from kalshilab.tape.lake.manifest import Totals
+from kalshilab.tape.lake.source import Source, batches
 
 COLUMNS = ["market", "price", "size", "taker"]
 
@@ -136,8 +136,8 @@ def test_a_file_that_adds_up_to_something_else_is_named(tmp_path: Path, column: 
 def test_times_that_are_not_those_written_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
 ) -> None:
-    for module in ("times", "manifest"):
-        monkeypatch.setattr(f"kalshilab.tape.{module}.ROW_GROUP", group)
+    for module in ("timestamps", "manifest"):
+        monkeypatch.setattr(f"kalshilab.tape.lake.{module}.ROW_GROUP", group)
     source = Days(tmp_path, [50, 50])
     assert len(source.files[0].totals.ts) == -(-50 // group)
     assert sum(b.frame.height for b in batches(source, [*COLUMNS, "ts"], rows=20)) == 100, "as written"

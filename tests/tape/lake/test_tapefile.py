@@ -16,8 +16,8 @@ from made_tapes import prints, tape_of
 from kalshilab import signals
 from kalshilab.errors import LakeError, TapeError
 from kalshilab.tape import Lake, sample, scan_tape
-from kalshilab.tape.reading import Source, batches
-from kalshilab.tape.tapefile import TapeFile
+from kalshilab.tape.lake.source import Source, batches
+from kalshilab.tape.lake.tapefile import TapeFile
 
 TAPE, _ = sample()
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 import kalshilab as kl
 from kalshilab.errors import LakeError
-from kalshilab.tape import Lake, durable, times
-from kalshilab.tape.manifest import load
-from kalshilab.tape.pieces import Piece, plan, read_piece
-from kalshilab.tape.times import TIME_BYTES, TimesAt, TimesAudit, lie_at
+from kalshilab.tape import Lake
+from kalshilab.tape.lake import fs, timestamps
+from kalshilab.tape.lake.manifest import load
+from kalshilab.tape.lake.row_groups import Piece, plan, read_piece
+from kalshilab.tape.lake.timestamps import TIME_BYTES, TimesAt, TimesAudit, lie_at
 
 GROUP = 500
 TAPE = kl.sample()[0].head(4_000)
@@ -29,8 +30,8 @@ TIMES = TAPE["ts"].dt.epoch("us").to_numpy()
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """The sample with many row groups a day."""
-    for module in ("times", "manifest", "swap"):
-        monkeypatch.setattr(f"kalshilab.tape.{module}.ROW_GROUP", GROUP)
+    for module in ("timestamps", "manifest", "transaction"):
+        monkeypatch.setattr(f"kalshilab.tape.lake.{module}.ROW_GROUP", GROUP)
     made = Lake.create(tmp_path / "lake")
     made.append(TAPE)
     assert sum(len(file.times_at) for file in made.files) >= len(TAPE) // GROUP
@@ -119,7 +120,7 @@ def test_what_is_decoded_is_read_at_once(lake: Lake, monkeypatch: pytest.MonkeyP
         asked.append(piece)
         return read_piece(root, piece, columns)
 
-    monkeypatch.setattr(times, "read_piece", read)
+    monkeypatch.setattr(timestamps, "read_piece", read)
     at = np.array([GROUP + 3, GROUP + 9, 3 * GROUP])
     for totals in (file.totals, None):
         bare = msgspec.structs.replace(file, totals=totals, times_at=())
@@ -150,20 +151,20 @@ def test_nulls_are_found_in_a_lake_of_before(tmp_path: Path) -> None:
 
 def test_where_they_lie_is_tried_before_it_is_written_down(lake: Lake, tmp_path: Path) -> None:
     file = lake.files[0]
-    assert durable.plain_at(file.path, "ts", TIME_BYTES) == file.times_at
+    assert fs.plain_at(file.path, "ts", TIME_BYTES) == file.times_at
     own = TIMES[: file.rows]
     assert lie_at(file.path, file.times_at, own)
     assert not lie_at(file.path, file.times_at[:-1], own)
     assert not lie_at(file.path, [at + 8 for at in file.times_at], own)
     other = tmp_path / "packed.parquet"
     TAPE.write_parquet(other, row_group_size=GROUP)
-    assert not lie_at(other, durable.plain_at(other, "ts", TIME_BYTES), TIMES)
+    assert not lie_at(other, fs.plain_at(other, "ts", TIME_BYTES), TIMES)
 
 
 def test_a_layout_that_is_not_ours_is_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(durable, "plain_at", lambda *a: (4,))
+    monkeypatch.setattr(fs, "plain_at", lambda *a: (4,))
     lake = Lake.create(tmp_path / "lake")
     lake.append(TAPE)
     assert not lake.files[0].times_at
@@ -198,5 +199,5 @@ def test_what_lies_in_known_places_is_not_decoded(lake: Lake, monkeypatch: pytes
     def decoded(*given: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("kalshilab.tape.times.read_piece", decoded)
+    monkeypatch.setattr("kalshilab.tape.lake.timestamps.read_piece", decoded)
     assert TimesAt(lake.path).of(whole(lake), np.array([7]))[0] == TIMES[7]

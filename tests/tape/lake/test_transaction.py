@@ -16,7 +16,8 @@ import polars as pl
 import pytest
 
 from kalshilab.errors import LakeError
-from kalshilab.tape import Lake, doctor, durable, repair, sample
+from kalshilab.tape import Lake, doctor, repair, sample
+from kalshilab.tape.lake import fs
 
 TAPE, MARKETS = sample()
 PIECES = [TAPE.slice(k, 1500) for k in range(0, 6000, 1500)]
@@ -53,7 +54,7 @@ def put_markets(path: Path) -> None:
 
 
 CHANGES = [append, commit, put_markets]
-CALLS = [(os, "replace"), (os, "fsync"), (os, "unlink"), (durable, "write_frame")]
+CALLS = [(os, "replace"), (os, "fsync"), (os, "unlink"), (fs, "write_frame")]
 
 
 def fails_at(
@@ -97,7 +98,7 @@ def test_an_error_at_any_step(
         assert state(path) in (before, after)
         change(path)
         assert state(path) == after, "the next change succeeds"
-        left = [p.name for p in path.rglob("*") if p.suffix == durable.TEMPORARY]
+        left = [p.name for p in path.rglob("*") if p.suffix == fs.TEMPORARY]
         assert not left and len(list(path.glob("trades/*/*"))) == len(Lake.open(path).files)
         if not failed:
             assert k > 0 or name == "unlink", f"{name} is never called"

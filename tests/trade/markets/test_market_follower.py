@@ -7,12 +7,12 @@ import asyncio
 import polars as pl
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.exchange import Exchange, serve
 from kalshilab.signals import rlm
 from kalshilab.tape import sample
 from kalshilab.tape.schema import with_codes
-from kalshilab.trade.session import PaperSession
+from kalshilab.trade.session.session import PaperSession
 
 
 async def test_an_exchange_of_another_time_is_followed_where_closing_times_do_not_matter(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kalshilab.market.model import Market, Trade
-from kalshilab.trade.discovery import PENDING_LIMIT, Tracker, category_matches
+from kalshilab.trade.markets.tracker import PENDING_LIMIT, Tracker, category_matches
 
 
 def market(ticker: str = "A-B-1", **facts: Any) -> Market:

@@ -15,13 +15,13 @@ from kalshilab.errors import (
     ProtocolError,
     RateLimited,
 )
-from kalshilab.kalshi.orders import CancelAck, OrderAck, OrderRequest
+from kalshilab.kalshi.rest.orders import CancelAck, OrderAck, OrderRequest
 from kalshilab.market.model import Fill, Order
 from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Fired, Intent, client_order_id
-from kalshilab.trade.execution import Execution
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.portfolio import Portfolio
 
 FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
 

@@ -16,7 +16,7 @@ from kalshilab.errors import JournalError
 from kalshilab.market.model import Fill
 from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Decision, Fired, Intent, Outcome, client_order_id
-from kalshilab.trade.journal import Journal
+from kalshilab.trade.orders.journal import Journal
 
 FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
 FILL = Fill(
@@ -111,7 +111,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from kalshilab.clock import SimClock
-from kalshilab.trade.journal import Journal
+from kalshilab.trade.orders.journal import Journal
 journal = Journal.create(Path(sys.argv[1]), SimClock(), SimClock())
 n = 0
 while True:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalshilab.market.model import Fill, Position, Settlement
-from kalshilab.trade.portfolio import Portfolio
+from kalshilab.trade.orders.portfolio import Portfolio
 
 fills = st.lists(
     st.tuples(

@@ -9,13 +9,13 @@ from faulty_venue import faulty_venue
 
 from kalshilab.clock import SimClock
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.faults import Faults
-from kalshilab.kalshi.orders import DemoOrders, OrderRequest
-from kalshilab.trade.execution import Execution
+from kalshilab.exchange.faults.faults import Faults
+from kalshilab.kalshi.rest.orders import DemoOrders, OrderRequest
 from kalshilab.trade.health import Health
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.portfolio import Portfolio
-from kalshilab.trade.sync import Sync
+from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.portfolio import Portfolio
+from kalshilab.trade.orders.reconcile import Sync
 
 HOUR = 3_600_000_000
 Parts = tuple[Exchange, DemoOrders, Execution, Portfolio]

@@ -10,15 +10,15 @@ import pytest
 from made_tapes import leaning
 
 import kalshilab as kl
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.edge import ENTRIES_SCHEMA, enter
-from kalshilab.edge.gap import replay_gap
-from kalshilab.edge.model import check_entries
+from kalshilab.edge.live.replay_gap import replay_gap
+from kalshilab.edge.schema import check_entries
 from kalshilab.errors import SessionError
 from kalshilab.tape.schema import MARKETS_SCHEMA, check_markets
-from kalshilab.trade.paper import paper_entries
-from kalshilab.trade.report import Report
-from kalshilab.trade.session import PaperSession
+from kalshilab.trade.session.paper_entries import paper_entries
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.session.session import PaperSession
 
 
 def late_in(tape: pl.DataFrame) -> list[str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from kalshilab.clock import SimClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import UsageError
-from kalshilab.trade.runs import Ending, claim_run, name_run
+from kalshilab.trade.session.run_folder import Ending, claim_run, name_run
 
 NOW = 1_795_329_000_900_000
 

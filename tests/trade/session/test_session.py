@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from made_tapes import leaning
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import (
     ApiError,
     CredentialsMissing,
@@ -25,12 +25,12 @@ from kalshilab.errors import (
 from kalshilab.exchange import Exchange, serve
 from kalshilab.signals import rlm
 from kalshilab.tape import sample
-from kalshilab.trade.desk import Desk
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.monitor import read_status
-from kalshilab.trade.report import FRAMES, Report
-from kalshilab.trade.session import PaperSession
-from kalshilab.trade.states import ALLOWED
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.orders.order_desk import Desk
+from kalshilab.trade.session.report import FRAMES, Report
+from kalshilab.trade.session.session import PaperSession
+from kalshilab.trade.state_machine import ALLOWED
+from kalshilab.trade.status import read_status
 
 
 @pytest.fixture(scope="module")

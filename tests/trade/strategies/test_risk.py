@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.market.model import Order
-from kalshilab.trade.risk import Limits, refusal
+from kalshilab.trade.strategies.risk import Limits, refusal
 from kalshilab.units import dollars
 
 LIMITS = Limits(max_orders=3, max_position=10_000, max_concurrent=2, min_cash=dollars(100))

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import ConfigError
 from kalshilab.market.book import Book
 from kalshilab.signals import PriceBandFire, RlmFire, WhaleFire
-from kalshilab.trade.pricing import limit_price, spread_of
-from kalshilab.trade.strategy import Hold, Quote, RlmNo, WhaleFader, Yes8090, make_strategy
+from kalshilab.trade.strategies.pricing import limit_price, spread_of
+from kalshilab.trade.strategies.strategies import Hold, Quote, RlmNo, WhaleFader, Yes8090, make_strategy
 from kalshilab.units import PRICE, TickGrid
 
 CENT = TickGrid.named("linear_cent")

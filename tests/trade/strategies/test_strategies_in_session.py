@@ -11,19 +11,19 @@ import polars as pl
 import pytest
 
 from kalshilab import signals
-from kalshilab.config import STRATEGIES, Settings
+from kalshilab.config.settings import STRATEGIES, Settings
 from kalshilab.errors import ConfigError, KalshilabError, SessionError, SignalError
 from kalshilab.tape import sample
 from kalshilab.tape.synth import Recipe, make
-from kalshilab.trade.journal import Journal
-from kalshilab.trade.monitor import read_status
-from kalshilab.trade.report import Report
-from kalshilab.trade.session import PaperSession
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.session.session import PaperSession
+from kalshilab.trade.status import read_status
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     # Written here, since a module that cannot be imported is not a file to leave among tests.
     (tmp_path / "broken_ideas.py").write_text("answer = 1 // 0")
     monkeypatch.syspath_prepend(str(tmp_path))

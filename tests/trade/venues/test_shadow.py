@@ -15,18 +15,18 @@ import pytest
 from made_tapes import leaning
 
 from kalshilab.clock import WallClock
-from kalshilab.config import Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import ApiError, CredentialsMissing, FeedLost, HostRefused
 from kalshilab.exchange import Exchange, Faults, Mirror, Venue, serve
-from kalshilab.exchange.faults import Fault
+from kalshilab.exchange.faults.faults import Fault
 from kalshilab.kalshi import hosts
-from kalshilab.kalshi.orders import DemoOrders
+from kalshilab.kalshi.rest.orders import DemoOrders
 from kalshilab.market.fees import fill_fee
 from kalshilab.signals import rlm
 from kalshilab.trade.health import Health
-from kalshilab.trade.report import Report
-from kalshilab.trade.session import PaperSession
-from kalshilab.trade.shadow import ShadowFeed
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.session.session import PaperSession
+from kalshilab.trade.venues.shadow import ShadowFeed
 from kalshilab.units import cents, dollars
 
 MINUTE = 60_000_000
@@ -160,7 +160,7 @@ def books(exchange: Exchange) -> dict[str, Any]:
 async def test_books_are_the_worlds_again_after_a_fault(
     world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kalshilab.kalshi.stream.backoff", lambda failures: 0.01)
+    monkeypatch.setattr("kalshilab.kalshi.stream.client.backoff", lambda failures: 0.01)
     exchange = Exchange(*world)
     faults = Faults(schedule=[Fault(n * 30 * MINUTE, name) for n in range(1, 20)], seed=5)
     health = Health(WallClock())
@@ -190,7 +190,7 @@ async def test_books_are_the_worlds_again_after_a_fault(
 async def test_a_feed_that_is_gone_for_good_ends_the_session(
     world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kalshilab.kalshi.stream.backoff", lambda failures: 0.01)
+    monkeypatch.setattr("kalshilab.kalshi.stream.client.backoff", lambda failures: 0.01)
     exchange = Exchange(*world)
     async with real(exchange, settings.replace(reconnect_attempts=2)) as (named, _, _):
         session = PaperSession(named)
@@ -209,7 +209,7 @@ async def test_without_a_key_nothing_is_listened_to(settings: Settings) -> None:
 
 
 async def test_a_source_that_does_not_answer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kalshilab.kalshi.stream.backoff", lambda failures: 0.01)
+    monkeypatch.setattr("kalshilab.kalshi.stream.client.backoff", lambda failures: 0.01)
     exchange = Exchange(flow=Mirror())
     async with serve(exchange) as venue:
         key = {"key_id": venue.key_id, "private_key": venue.private_key_path.read_text()}
@@ -234,7 +234,7 @@ async def test_whatever_goes_wrong_at_the_start_is_raised(
     async def fails(self: object) -> None:
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr("kalshilab.kalshi.rest.MarketData.all_series", fails)
+    monkeypatch.setattr("kalshilab.kalshi.rest.client.MarketData.all_series", fails)
     health = Health(WallClock())
     async with real(Exchange(*world), settings) as (named, _, _):
         with pytest.raises(RuntimeError, match="no such thing"):

@@ -6,11 +6,11 @@ shows on one, or that changes when the future does, is a leak.
 ====================== ============================================================================================
 audit                  it fails if
 ====================== ============================================================================================
-`settlement_facts`     the strategy's text names a settlement fact, it holds what has no time (`kalshilab.edge.held`),
+`settlement_facts`     the strategy's text names a settlement fact, it holds what has no time (`kalshilab.edge.lookahead.captured_data`),
                        or it fires at prices that were not printed
 `prefix_invariance`    the fires of a tape that ends at T are not those that the whole tape has up to T
 `future_scramble`      they change when everything after T is replaced by noise
-`null_replay`          it earns something on its own tape with fair prices (`kalshilab.edge.replay`)
+`null_replay`          it earns something on its own tape with fair prices (`kalshilab.edge.lookahead.fair_tape`)
 `outcome_resampling`   entries with outcomes drawn from their own prices do not centre on minus their costs
 ====================== ============================================================================================
 
@@ -28,17 +28,17 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.facts import asked_for, named_facts, point_in_time
-from kalshilab.edge.held import brought, dated
-from kalshilab.edge.held_tables import KNOWN
-from kalshilab.edge.martingale import intraclass, null_means
-from kalshilab.edge.model import arrays_of, settled
-from kalshilab.edge.placebos import placebos, variants
-from kalshilab.edge.replay import Stage
-from kalshilab.edge.strategy import FIRES, Strategy, strategy_of
-from kalshilab.edge.whole_life import last_print_edge, whole_life_edge
+from kalshilab.edge.lookahead.ablations import placebos, variants
+from kalshilab.edge.lookahead.captured_data import brought, dated
+from kalshilab.edge.lookahead.captured_tables import KNOWN
+from kalshilab.edge.lookahead.fair_tape import Stage
+from kalshilab.edge.lookahead.settlement_facts import asked_for, named_facts, point_in_time
+from kalshilab.edge.lookahead.strategy import FIRES, Strategy, strategy_of
+from kalshilab.edge.lookahead.whole_life import last_print_edge, whole_life_edge
+from kalshilab.edge.schema import arrays_of, settled
+from kalshilab.edge.stats.martingale import intraclass, null_means
 from kalshilab.errors import EdgeError, KalshilabError, TapeError
-from kalshilab.signals.model import as_tape
+from kalshilab.signals.engine.model import as_tape
 from kalshilab.tape.schema import with_codes
 from kalshilab.units import PRICE
 
@@ -97,7 +97,7 @@ def settlement_facts(strategy: Any, tape: Any = None, markets: pl.DataFrame | No
     """Does its text name settlement facts, does it bring what has no time, and does it fire at prices that were printed?
 
     A signal is a step over prints and knows no markets; functions are searched, those they call included.  With a
-    tape, what they hold is looked at (`kalshilab.edge.held`), and each fire must carry time, ticker and price of its
+    tape, what they hold is looked at (`kalshilab.edge.lookahead.captured_data`), and each fire must carry time, ticker and price of its
     row.
 
     >>> import kalshilab as kl
@@ -153,7 +153,7 @@ def prefix_invariance(
         cuts: instants T, drawn at random among the prints'; prints of one instant stay together.
         seed: of the instants.
 
-    Tables that the strategy holds end at T too (`kalshilab.edge.held`): by their latest time, or by `known_ts`.
+    Tables that the strategy holds end at T too (`kalshilab.edge.lookahead.captured_data`): by their latest time, or by `known_ts`.
 
     Raises:
         TapeError: not a tape, or one that goes back in time.
@@ -288,8 +288,8 @@ def outcome_resampling(entries: pl.DataFrame, *, b: int = 999, seed: int = 0) ->
 
     It tests the entries: a mid that is off its price by more than the costs say shows here.
 
-    >>> from kalshilab.edge import worlds
-    >>> outcome_resampling(worlds.entries(300, spread=2.0, seed=1)[0], b=199).passed
+    >>> from kalshilab.edge import simulated_entries
+    >>> outcome_resampling(simulated_entries.entries(300, spread=2.0, seed=1)[0], b=199).passed
     True
     """
     known = settled(entries)

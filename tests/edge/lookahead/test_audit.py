@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge import audit
-from kalshilab.edge.entry import enter
-from kalshilab.edge.facts import named_facts, point_in_time
-from kalshilab.edge.replay import Stage, replay
-from kalshilab.edge.robustness import interval
-from kalshilab.edge.whole_life import whole_life_edge
+from kalshilab.edge.entries.rules import enter
+from kalshilab.edge.lookahead import audit
+from kalshilab.edge.lookahead.fair_tape import Stage, replay
+from kalshilab.edge.lookahead.settlement_facts import named_facts, point_in_time
+from kalshilab.edge.lookahead.whole_life import whole_life_edge
+from kalshilab.edge.robustness.perturbations import interval
 from kalshilab.errors import EdgeError, TapeError
 
 S = kl.signals

@@ -1,0 +1,1 @@
+"""The `kalshilab` command: one module per subcommand."""

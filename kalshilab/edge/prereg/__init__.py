@@ -1,0 +1,5 @@
+"""Pre-registration: the append-only log of trials, hypotheses and the lockbox."""
+
+from kalshilab.lazy import exports
+
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -1,0 +1,17 @@
+from . import faults as faults
+from . import flows as flows
+from . import orders as orders
+from . import rest as rest
+from . import server as server
+from . import state as state
+from . import stream as stream
+from .core import Exchange as Exchange
+from .faults.faults import FAULTS as FAULTS
+from .faults.faults import Faults as Faults
+from .flows.mirror import Mirror as Mirror
+from .flows.synthetic import Synthetic as Synthetic
+from .orders.contract_choices import Choices as Choices
+from .server.server import Pace as Pace
+from .server.server import Venue as Venue
+from .server.server import serve as serve
+from .state.fill_model import FillModel as FillModel

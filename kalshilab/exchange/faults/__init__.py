@@ -1,0 +1,5 @@
+"""Fault injection: named faults and seeded schedules."""
+
+from kalshilab.lazy import exports
+
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -1,0 +1,16 @@
+from . import format_2026_01 as format_2026_01
+from . import hub as hub
+from . import subscriber as subscriber
+from .format_2026_01 import FORMS as FORMS
+from .format_2026_01 import JANUARY as JANUARY
+from .format_2026_01 import UNSEQUENCED as UNSEQUENCED
+from .format_2026_01 import january_frame as january_frame
+from .format_2026_01 import january_rest as january_rest
+from .hub import CHANNELS as CHANNELS
+from .hub import Connection as Connection
+from .hub import Hub as Hub
+from .hub import Source as Source
+from .subscriber import MOST_MARKETS as MOST_MARKETS
+from .subscriber import Desk as Desk
+from .subscriber import Subscription as Subscription
+from .subscriber import Variant as Variant

@@ -1,0 +1,15 @@
+from . import auth as auth
+from . import hosts as hosts
+from . import rest as rest
+from . import stream as stream
+from . import wire as wire
+from .rest.client import MarketData as MarketData
+from .rest.client import Rest as Rest
+from .rest.orders import DemoOrders as DemoOrders
+from .stream.feeds import BookFeed as BookFeed
+from .stream.feeds import FillFeed as FillFeed
+from .stream.feeds import LifecycleFeed as LifecycleFeed
+from .stream.feeds import OrderFeed as OrderFeed
+from .stream.feeds import PositionFeed as PositionFeed
+from .stream.feeds import TickerFeed as TickerFeed
+from .stream.feeds import TradeFeed as TradeFeed

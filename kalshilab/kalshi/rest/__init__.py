@@ -1,0 +1,5 @@
+"""REST clients: market data, orders, rate limits and transports."""
+
+from kalshilab.lazy import exports
+
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

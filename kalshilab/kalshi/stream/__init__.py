@@ -1,0 +1,5 @@
+"""WebSocket clients: protocol, feeds and transports."""
+
+from kalshilab.lazy import exports
+
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -1,0 +1,99 @@
+"""Lazy public names: each package lists its names in `__init__.pyi` and imports them on first use.
+
+The stub is the only list: type checkers read it, and `exports` reads it at run time with `lazy_loader`, so `dir()`,
+attribute access and completion agree in a fresh process, and `import kalshilab` stays fast.
+
+Modules that moved in version 0.2 remain importable under their old path, with a `DeprecationWarning`; `moved.py` has
+the table.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import lazy_loader
+
+__all__ = ["exports", "install"]
+
+
+def exports(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    """Return `__getattr__`, `__dir__` and `__all__` for a package whose stub lies beside `file`.
+
+    Args:
+        package: the package's `__name__`.
+        file: the package's `__file__`.
+    """
+    resolve, listing, names = lazy_loader.attach_stub(package, file)
+    # lazy_loader gives a package that holds a function and a module of one name a class of its own, which cloudpickle
+    # does not recognise as a module; a signal that refers to `kl.signals` must reach a worker.
+    if (kind := type(sys.modules[package])) is not ModuleType:
+        copyreg.pickle(kind, _by_name)
+
+    def __getattr__(name: str) -> object:
+        if name in names:
+            return resolve(name)
+        old = f"{package}.{name}"
+        if (new := _target(old)) is not None:
+            warnings.warn(_moved(old, new), DeprecationWarning, stacklevel=2)
+            return importlib.import_module(new)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return __getattr__, listing, names
+
+
+def _by_name(module: ModuleType) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+    return importlib.import_module, (module.__name__,)
+
+
+def install() -> None:
+    """Make the old module paths importable; repeated calls have no effect."""
+    if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_MovedFinder())
+
+
+def _target(name: str) -> str | None:
+    """Return the new path of a moved module, or None."""
+    if not name.startswith("kalshilab."):
+        return None
+    from kalshilab.moved import MOVED
+
+    new = MOVED.get(name.removeprefix("kalshilab."))
+    return None if new is None else f"kalshilab.{new}"
+
+
+def _moved(old: str, new: str) -> str:
+    return f"{old} has moved; import {new} instead"
+
+
+class _MovedFinder(MetaPathFinder):
+    """Find a module by its path of before version 0.2."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        new = _target(fullname)
+        return None if new is None else ModuleSpec(fullname, _MovedLoader(new))
+
+
+class _MovedLoader(Loader):
+    """Load the module from its new path, so that both paths name one module object."""
+
+    def __init__(self, new: str) -> None:
+        self._new = new
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        warnings.warn(f"{spec.name} has moved; import {self._new} instead", DeprecationWarning, stacklevel=2)
+        module = importlib.import_module(self._new)
+        self._own = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system has put the old path's spec on the shared module: put its own back.
+        module.__spec__ = self._own

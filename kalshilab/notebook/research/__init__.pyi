@@ -1,0 +1,17 @@
+from . import card_html as card_html
+from . import compare as compare
+from . import figures as figures
+from . import heatmap as heatmap
+from . import layout as layout
+from . import tables as tables
+from .card_html import LIVE as LIVE
+from .card_html import STYLE as STYLE
+from .card_html import Shown as Shown
+from .heatmap import DIVERGING as DIVERGING
+from .heatmap import FEW as FEW
+from .layout import LEGEND as LEGEND
+from .tables import LEFT as LEFT
+from .tables import MOST as MOST
+from .tables import RIGHT as RIGHT
+from .tables import Judged as Judged
+from .tables import Table as Table

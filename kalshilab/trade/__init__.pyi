@@ -1,0 +1,13 @@
+from . import events as events
+from . import health as health
+from . import markets as markets
+from . import orders as orders
+from . import session as session
+from . import state_machine as state_machine
+from . import status as status
+from . import strategies as strategies
+from . import tasks as tasks
+from . import venues as venues
+from .session.paper_entries import paper_entries as paper_entries
+from .session.report import Report as Report
+from .session.session import PaperSession as PaperSession

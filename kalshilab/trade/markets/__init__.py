@@ -1,0 +1,5 @@
+"""Markets a session follows: discovery and tracking."""
+
+from kalshilab.lazy import exports
+
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

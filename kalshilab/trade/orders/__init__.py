@@ -1,0 +1,5 @@
+"""Orders of a session: intents, journal, portfolio and reconciliation."""
+
+from kalshilab.lazy import exports
+
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

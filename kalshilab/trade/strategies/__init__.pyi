@@ -1,0 +1,17 @@
+from . import pricing as pricing
+from . import risk as risk
+from . import strategies as strategies
+from .pricing import limit_price as limit_price
+from .pricing import order_at as order_at
+from .pricing import spread_of as spread_of
+from .risk import Limits as Limits
+from .risk import refusal as refusal
+from .strategies import Bought as Bought
+from .strategies import Hold as Hold
+from .strategies import PolicyStrategy as PolicyStrategy
+from .strategies import Quote as Quote
+from .strategies import RlmNo as RlmNo
+from .strategies import Strategy as Strategy
+from .strategies import WhaleFader as WhaleFader
+from .strategies import Yes8090 as Yes8090
+from .strategies import make_strategy as make_strategy

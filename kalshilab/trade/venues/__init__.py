@@ -1,0 +1,5 @@
+"""Venues: the embedded exchange, demo and shadow."""
+
+from kalshilab.lazy import exports
+
+__getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -1,0 +1,115 @@
+"""Public names: listed by `dir()`, there in a fresh process, and still importable under the paths of version 0.1."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kalshilab
+from kalshilab.moved import MOVED
+
+ROOT = Path(kalshilab.__file__).parent
+PACKAGES = sorted(
+    ".".join(("kalshilab", *stub.parent.relative_to(ROOT).parts)) for stub in ROOT.rglob("__init__.pyi")
+)
+RESOLVE = """
+import importlib, json, sys, warnings
+warnings.simplefilter("error")
+found = {}
+for package in json.loads(sys.argv[1]):
+    module = importlib.import_module(package)
+    listed = dir(module)
+    missing = [name for name in module.__all__ if not hasattr(module, name)]
+    found[package] = [listed == module.__all__, missing]
+print(json.dumps(found))
+"""
+
+
+def fresh(code: str, *arguments: str) -> str:
+    """Run code in a fresh interpreter and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT.parent,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_package_has_a_stub() -> None:
+    folders = {init.parent for init in ROOT.rglob("__init__.py")}
+    without = {str(f.relative_to(ROOT)) for f in folders if not (f / "__init__.pyi").is_file()}
+    assert without == {"cli", "tape/sample"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_names_of_a_package_resolve_in_a_fresh_process(package: str) -> None:
+    """Each package in a process of its own: nothing that was imported before helps."""
+    import json
+
+    ((complete, missing),) = json.loads(fresh(RESOLVE, json.dumps([package]))).values()
+    assert complete
+    assert not missing
+
+
+def test_a_stub_lists_a_name_once() -> None:
+    for package in PACKAGES:
+        stub = ROOT.joinpath(*package.split(".")[1:], "__init__.pyi")
+        names = [
+            a.name
+            for n in ast.walk(ast.parse(stub.read_text()))
+            if isinstance(n, ast.ImportFrom)
+            for a in n.names
+        ]
+        assert len(names) == len(set(names)), package
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"module 'kalshilab\.edge' has no attribute 'no_such_name'"):
+        _ = kalshilab.edge.no_such_name  # type: ignore[attr-defined]
+
+
+def test_moved_modules_name_modules_that_exist() -> None:
+    for old, new in MOVED.items():
+        assert not ROOT.joinpath(*old.split(".")).with_suffix(".py").exists(), old
+        assert ROOT.joinpath(*new.split(".")).with_suffix(".py").is_file(), new
+
+
+def test_an_old_path_imports_the_moved_module_and_warns() -> None:
+    code = """
+import importlib, warnings
+from kalshilab.moved import MOVED
+for old, new in MOVED.items():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        module = importlib.import_module(f"kalshilab.{old}")
+    assert module is importlib.import_module(f"kalshilab.{new}"), old
+    assert module.__spec__.name == f"kalshilab.{new}", old
+    ours = [w for w in seen if w.category is DeprecationWarning and "has moved" in str(w.message)]
+    assert len(ours) == 1, (old, [str(w.message) for w in seen])
+"""
+    fresh(code)
+
+
+def test_an_old_path_is_reached_by_attribute_and_by_from() -> None:
+    code = """
+import warnings
+import kalshilab as kl
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    assert kl.edge.baseline.excess is kl.edge.excess
+    from kalshilab.edge.allocation import allocate
+    from kalshilab.edge import cohort
+assert allocate is kl.edge.sizing.allocate
+assert cohort.censor is kl.edge.censoring.censor
+assert len({str(w.message) for w in seen}) == 3
+assert {w.filename for w in seen} == {"<string>"}
+"""
+    fresh(code)
