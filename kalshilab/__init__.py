@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from kalshilab.lazy import exports, install
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, __all__ = exports(__name__, __file__)
 install()

@@ -43,6 +43,10 @@ def exports(package: str, file: str) -> tuple[Callable[[str], object], Callable[
         if (new := _target(old)) is not None:
             warnings.warn(_moved(old, new), DeprecationWarning, stacklevel=2)
             return importlib.import_module(new)
+        if (renamed := _renamed(old)) is not None:
+            module, attribute = renamed
+            warnings.warn(f"{old} is now {attribute} of {module}", DeprecationWarning, stacklevel=2)
+            return getattr(importlib.import_module(module), attribute)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return __getattr__, listing, names
@@ -66,6 +70,17 @@ def _target(name: str) -> str | None:
 
     new = MOVED.get(name.removeprefix("kalshilab."))
     return None if new is None else f"kalshilab.{new}"
+
+
+def _renamed(name: str) -> tuple[str, str] | None:
+    """Return the module and the name of a public name that changed, or None."""
+    from kalshilab.moved import RENAMED
+
+    new = RENAMED.get(name.removeprefix("kalshilab."))
+    if new is None:
+        return None
+    module, _, attribute = new.partition(":")
+    return f"kalshilab.{module}", attribute
 
 
 def _moved(old: str, new: str) -> str:

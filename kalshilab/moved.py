@@ -1,10 +1,10 @@
-"""Old module paths and their new ones, relative to the package, for imports written before version 0.2."""
+"""Names of version 0.1 and where they are now, relative to the package: modules that moved, names that changed."""
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MOVED"]
+__all__ = ["MOVED", "RENAMED"]
 
 MOVED: Final = {
     "data_commands": "cli.data",
@@ -163,3 +163,7 @@ MOVED: Final = {
     "trade.view": "trade.session.snapshot",
     "validate_command": "cli.validate",
 }
+"""Modules: old path to new path."""
+
+RENAMED: Final[dict[str, str]] = {}
+"""Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""
