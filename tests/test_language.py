@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OPENINGS = re.compile(
-    r"(what|who|whoever|whose|whatever|whichever|that|which|where|when|how|why|of)\b", re.I
-)
+OPENINGS = re.compile(r"(what|who|whoever|whose|whatever|whichever|that|which|where|when|how|why|of)\b", re.I)
 REFUSED = {
     name: re.compile(pattern, re.I)
     for name, pattern in {
