@@ -31,7 +31,6 @@ from .kernel import vector as vector
 from .model import Fire as Fire
 from .model import Frame as Frame
 from .model import Signal as Signal
-from .model import as_tape as as_tape
 from .model import like as like
 from .sharding import THREADS as THREADS
 from .sharding import Cells as Cells

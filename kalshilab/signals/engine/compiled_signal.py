@@ -16,16 +16,20 @@ import polars as pl
 
 from kalshilab.errors import SignalError, TapeError, UnitError
 from kalshilab.signals.engine.kernel import BUY_YES, Array, bounds, fresh_state, one_of
-from kalshilab.signals.engine.model import Fire, Frame, as_tape, like
+from kalshilab.signals.engine.model import Fire, Frame, like
 from kalshilab.signals.engine.sharding import Shard, frame_of, scan_shard
 from kalshilab.signals.engine.state_pass import CellPass, Columns, Fires, OneCell, Pass, columns_of
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.frame_checks import checked_columns
+from kalshilab.tape.lake.opening import tape_of
+from kalshilab.tape.lake.source import StoredTape
 from kalshilab.tape.schema import TAKER, TIME
+from kalshilab.tape.tape import FrameLike, Tape, frame_in_memory
 from kalshilab.units import cents
 
 __all__ = ["CompiledSignal", "Sieve", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
 
 Kind = TypeVar("Kind")
+FrameT = TypeVar("FrameT", bound=FrameLike)
 _SIDES = pl.Series(["yes", "no"], dtype=TAKER)
 _WORDS = ("", "yes", "no")
 """Outcome to buy, by a step's answer."""
@@ -101,14 +105,18 @@ class CompiledSignal:
             TapeError: not a tape; `kalshilab.to_tape` makes one.
             LakeError: the lake is damaged.
         """
-        if isinstance(tape, Source):
-            whole = Shard(0, len(tape.tickers))
-            return frame_of(tape, self, scan_shard(tape, [self], whole))  # type: ignore[return-value]
-        frame = as_tape(tape, self.reads)
-        fires = self.begin().push(columns_of(frame, self.reads))
-        return like(self.framed(frame, fires, fires.row, self.sieve()), tape)  # type: ignore[no-any-return]
+        return like(self.fires(tape_of(tape, self.reads)), tape)
 
-    def feed(self, tape: Frame) -> Frame:
+    def fires(self, tape: Tape) -> pl.DataFrame:
+        """Return all fires over an opened tape, as `run` does, as a polars frame."""
+        if isinstance(tape, StoredTape):
+            whole = Shard(0, len(tape.tickers))
+            return frame_of(tape, self, scan_shard(tape, [self], whole))
+        frame = frame_in_memory(tape)
+        fires = self.begin().push(columns_of(frame, self.reads))
+        return self.framed(frame, fires, fires.row, self.sieve())
+
+    def feed(self, tape: FrameT) -> FrameT:
         """Take the next prints as a frame, going on from the live state, and give their fires as a frame.
 
         Tapes fed one after the other give what the whole gives, and `update` can go on where `feed` ended.
@@ -117,7 +125,7 @@ class CompiledSignal:
         Raises:
             TapeError: not a tape.
         """
-        frame = as_tape(tape, self.reads)
+        frame = checked_columns(tape, self.reads)
         columns = columns_of(frame, self.reads)
         here = frame.select("market", pl.col("ticker").cast(pl.String)).unique("market")
         codes = np.zeros(int(columns.market.max()) + 1 if len(columns.market) else 0, np.uint32)
@@ -125,7 +133,7 @@ class CompiledSignal:
         first = self._count
         fires = self._pass.push(columns._replace(market=codes[columns.market]), first)
         self._count = first + frame.height
-        return like(self.framed(frame, fires, fires.row - first, self._sieve), tape)  # type: ignore[no-any-return]
+        return like(self.framed(frame, fires, fires.row - first, self._sieve), tape)
 
     def framed(self, frame: pl.DataFrame, fires: Fires, at: Array, sieve: Sieve | None) -> pl.DataFrame:
         """Fires as a frame; `at` are their positions in `frame`, which gives time and ticker."""

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.signals.engine.state_pass import CellPass, Columns, Fires, chunks_of
-from kalshilab.tape.lake.source import Source, batches
+from kalshilab.tape.lake.source import StoredTape, batches
 
 __all__ = ["THREADS", "Cells", "Found", "Scannable", "Shard", "frame_of", "scan_shard", "shards_of"]
 
@@ -90,7 +90,7 @@ class Cells:
 
 
 def scan_shard(
-    source: Source, signals: Sequence[Scannable], shard: Shard, threads: int = THREADS
+    source: StoredTape, signals: Sequence[Scannable], shard: Shard, threads: int = THREADS
 ) -> list[Found]:
     """The fires of a shard's markets and their times, for each signal."""
     cells = Cells(signals, shard, len(source.tickers), threads)
@@ -139,7 +139,7 @@ def _joined(signal: Scannable, lot: list[tuple[Fires, Any]]) -> Found:
     return Fires.joined(parts), np.concatenate(times)
 
 
-def frame_of(source: Source, signal: Scannable, lots: Sequence[Found]) -> pl.DataFrame:
+def frame_of(source: StoredTape, signal: Scannable, lots: Sequence[Found]) -> pl.DataFrame:
     """The fires of all shards as one frame, in the order of the tape."""
     fires, ts = Fires.joined([f for f, _ in lots]), np.concatenate([t for _, t in lots])
     order = np.argsort(fires.row, kind="stable")
@@ -149,7 +149,7 @@ def frame_of(source: Source, signal: Scannable, lots: Sequence[Found]) -> pl.Dat
     return signal.as_frame(fires, times, tickers.gather(fires.market), signal.sieve())
 
 
-def shards_of(source: Source, count: int) -> list[Shard]:
+def shards_of(source: StoredTape, count: int) -> list[Shard]:
     """The markets in at most `count` contiguous ranges of codes with about the same number of prints each."""
     prints = source.listing["prints"].cast(pl.Int64).fill_null(0).to_numpy()
     total = np.concatenate([[0], np.cumsum(prints)])
@@ -158,7 +158,7 @@ def shards_of(source: Source, count: int) -> list[Shard]:
     return [Shard(low, high) for low, high in pairwise(edges)] or [Shard(0, 0)]
 
 
-def days_of(source: Source, shard: Shard) -> list[Any]:
+def days_of(source: StoredTape, shard: Shard) -> list[Any]:
     """The files between the first and the last print of the shard's markets."""
     own = source.listing.slice(shard.low, shard.high - shard.low)
     begin, end = own.select(
