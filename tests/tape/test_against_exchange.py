@@ -1,5 +1,6 @@
 """Download and recorder against the exchange in a box on loopback: killed, cut off and overtaken by the archive,
-the lake ends up as the exchange's tape."""
+the lake ends up as the exchange's tape.
+"""
 
 from __future__ import annotations
 
