@@ -165,5 +165,26 @@ MOVED: Final = {
 }
 """Modules: old path to new path."""
 
-RENAMED: Final[dict[str, str]] = {}
+RENAMED: Final[dict[str, str]] = {
+    "exchange.flows.Flow": "exchange.flows.tape_flow:TapeFlow",
+    "exchange.flows.Leg": "exchange.flows.synthetic_series:MarketInterval",
+    "exchange.flows.Quotes": "exchange.flows.background_quotes:BackgroundQuotes",
+    "exchange.flows.Source": "exchange.flows.tape_flow:FlowSource",
+    "exchange.flows.Step": "exchange.flows.tape_flow:FlowStep",
+    "exchange.flows.legs": "exchange.flows.synthetic_series:market_intervals",
+    "exchange.orders.Floor": "exchange.orders.desk_host:DeskHost",
+    "exchange.orders.Shown": "exchange.orders.desk_host:DisplayedBook",
+    "exchange.orders.WINDOW": "exchange.orders.order_groups:WINDOW_US",
+    "exchange.state.Ghost": "exchange.state.shadow_fills:ShadowOrder",
+    "exchange.state.PrintLog": "exchange.state.trade_log:TradeLog",
+    "exchange.state.PrintPage": "exchange.state.trade_log:TradeLogPage",
+    "exchange.state.Reserved": "exchange.state.account:ReservedCash",
+    "exchange.state.Result": "exchange.state.order_book:MatchResult",
+    "exchange.state.Shadow": "exchange.state.shadow_fills:ShadowedOrder",
+    "exchange.state.Shadows": "exchange.state.shadow_fills:MarketShadows",
+    "exchange.state.TOLD_TWICE": "exchange.state.fill_model:DUPLICATE_WINDOW_US",
+    "exchange.state.Waiting": "exchange.state.fill_model:QueuedOrder",
+    "exchange.state.met": "exchange.state.fill_model:quote_fills",
+    "exchange.state.printed": "exchange.state.fill_model:print_fills",
+}
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""

@@ -1,4 +1,4 @@
-"""Everything the exchange says validates against the contract: bodies and frames of a whole scripted day."""
+"""Every body and frame of a whole scripted day validates against the contract."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAYLOADS = {
 
 @pytest.fixture(scope="module")
 def day() -> Day:
-    """A day with orders of every kind, fills, cancels, settlements and mistakes."""
+    """Return a day with orders of every kind, fills, cancels, settlements and mistakes."""
     d = Day()
     channels = ["trade", "ticker", "fill", "user_orders", "market_positions", "market_lifecycle_v2"]
     d.command(id=1, cmd="subscribe", params={"channels": channels})
@@ -89,12 +89,14 @@ def test_every_frame(day: Day, contract: Any) -> None:
         if kind == "ok" and isinstance(frame.get("msg"), list):
             name = "listSubscriptionsResponsePayload"
         seen[name] += 1
-        # The many alike are sampled; the first of each kind and one in fifty after that.
+        # Validate the first forty of each kind and one in fifty after that.
         if seen[name] <= 40 or seen[name] % 50 == 0:
             if name == "tradePayload":
                 assert frame["msg"].pop("ts_us") // 1000 == frame["msg"]["ts_ms"]
             contract.frame(name, frame)
-    assert set(PAYLOADS.values()) | {"listSubscriptionsResponsePayload"} == set(seen), "every kind was said"
+    assert set(PAYLOADS.values()) | {"listSubscriptionsResponsePayload"} == set(seen), (
+        "a kind of frame is missing"
+    )
 
 
 GETS = [
@@ -126,8 +128,8 @@ def test_reads(day: Day, contract: Any, path: str, query: dict[str, str], templa
 
 @pytest.fixture(scope="module")
 def archive() -> Day:
-    """A week of which half has gone to the archive."""
-    d = Day(archive_after=3 * 86_400_000_000)
+    """Return a week of which half is archived."""
+    d = Day(archive_after_us=3 * 86_400_000_000)
     d.play(100_000)
     return d
 
@@ -144,7 +146,9 @@ HISTORICAL = [
 
 
 @pytest.mark.parametrize(("path", "query", "template"), HISTORICAL)
-def test_history(archive: Day, contract: Any, path: str, query: dict[str, str], template: str) -> None:
+def test_historical_reads(
+    archive: Day, contract: Any, path: str, query: dict[str, str], template: str
+) -> None:
     status, body = archive.call("GET", path, **query)
     assert status == 200
     contract.body("GET", template, 200, body)
@@ -179,7 +183,7 @@ def test_single_objects(day: Day, contract: Any) -> None:
         contract.body("GET", template, 200, body)
 
 
-def test_writes(contract: Any) -> None:
+def test_order_writes(contract: Any) -> None:
     d = Day()
     d.play(3_000)
     x = next(x for x in d.ex.listings if x.status == "active" and x.book.best_ask() and x.book.best_bid())
@@ -194,7 +198,7 @@ def test_writes(contract: Any) -> None:
 
 
 def test_a_body_off_the_contract_is_caught(day: Day, contract: Any) -> None:
-    """The check bites: without one required field, or with another type, it fails."""
+    """Check the check: a missing required field or another type must fail."""
     _, body = day.call("GET", "/portfolio/balance")
     for broken in ({k: v for k, v in body.items() if k != "balance"}, body | {"balance": "1"}):
         with pytest.raises(jsonschema.ValidationError):

@@ -172,10 +172,10 @@ def test_the_ticker_tells_of_every_change_of_its_fields() -> None:
     """An order of ours that is the best, its size, its end; and not what changes behind it."""
     bench = Bench()
     bench.command(id=1, cmd="subscribe", params={"channels": ["ticker"]})
-    bench.heard("ticker")
+    bench.received("ticker")
 
     def told() -> list[tuple[str, str]]:
-        heard = [(m["yes_bid_dollars"], m["yes_bid_size_fp"]) for m in bench.heard("ticker")]
+        heard = [(m["yes_bid_dollars"], m["yes_bid_size_fp"]) for m in bench.received("ticker")]
         bench.frames = []
         return heard
 
