@@ -173,6 +173,7 @@ RENAMED: Final[dict[str, str]] = {
     "exchange.flows.Step": "exchange.flows.tape_flow:FlowStep",
     "exchange.flows.legs": "exchange.flows.synthetic_series:market_intervals",
     "exchange.orders.Floor": "exchange.orders.desk_host:DeskHost",
+    "exchange.orders.OrderGroup": "exchange.orders.order_groups:OrderGroupState",
     "exchange.orders.Shown": "exchange.orders.desk_host:DisplayedBook",
     "exchange.orders.WINDOW": "exchange.orders.order_groups:WINDOW_US",
     "exchange.state.Ghost": "exchange.state.shadow_fills:ShadowOrder",

@@ -80,8 +80,7 @@ class Exchange:
         settle_after_us: microseconds from determination to settlement where the table gives no settlement
             time.
         archive_after_us: microseconds after which prints and settled markets move from the live listings to
-            the
-            historical ones; see `cutoff`.
+            the historical ones; see `cutoff`.
         prints_kept: public prints remembered, live and historical together; the oldest are forgotten first.
         choices: answers to the questions that the exchange's documents leave open; see
             `kalshilab.exchange.orders.contract_choices`.

@@ -125,8 +125,8 @@ async def test_orders_and_groups(name: str) -> None:
         assert float((await done(client.get_order_queue_position(made.order_id))).queue_position_fp) >= 0
         queued = await done(client.get_order_queue_positions(market_tickers=market.ticker))
         assert [q.order_id for q in queued.queue_positions] == [made.order_id]
-        gone = await done(client.cancel_order_v2(made.order_id, market_ticker=market.ticker))
-        assert gone.reduced_by == "2.00"
+        cancelled = await done(client.cancel_order_v2(made.order_id, market_ticker=market.ticker))
+        assert cancelled.reduced_by == "2.00"
         batch = await done(client.batch_create_orders_v2(orders=[order(market), order(market)]))
         ids = [o.order_id for o in batch.orders]
         taken = await done(client.batch_cancel_orders_v2(orders=[{"order_id": i} for i in ids[:1]]))
@@ -157,8 +157,8 @@ async def test_a_fill_and_a_settlement(name: str) -> None:
         assert made.fill_count == "1.00" and float(made.average_fill_price) < 0.99
         (fill,) = (await done(client.get_fills(order_id=made.order_id))).fills
         assert fill.is_taker and float(fill.fee_cost) > 0
-        held = (await done(client.get_positions())).market_positions
-        assert [p.position_fp for p in held if p.ticker == market.ticker] == ["1.00"]
+        positions = (await done(client.get_positions())).market_positions
+        assert [p.position_fp for p in positions if p.ticker == market.ticker] == ["1.00"]
         end = monotonic() + 60
         while not (settled := (await done(client.get_settlements())).settlements):
             assert monotonic() < end, "the market did not settle in time"

@@ -192,9 +192,9 @@ def test_order_writes(contract: Any) -> None:
         status, body = d.order(x.facts.ticker, price=f"{price / 10_000:.4f}")
         assert status == 201
         contract.body("POST", "/portfolio/events/orders", 201, body)
-    status, gone = d.call("DELETE", f"/portfolio/events/orders/{body['order_id']}")
+    status, answer = d.call("DELETE", f"/portfolio/events/orders/{body['order_id']}")
     assert status == 200
-    contract.body("DELETE", "/portfolio/events/orders/{order_id}", 200, gone)
+    contract.body("DELETE", "/portfolio/events/orders/{order_id}", 200, answer)
 
 
 def test_a_body_off_the_contract_is_caught(day: Day, contract: Any) -> None:

@@ -60,7 +60,7 @@ def delta_frame(ts: int, ticker: str, side: str, price: int, delta: int) -> Book
     return BookFrame(ts, ticker, "ask", PRICE - price, delta)
 
 
-class _Line(msgspec.Struct, gc=False):
+class _RecordedLine(msgspec.Struct, gc=False):
     """One line of a recording: a frame, or a frame with its receive time."""
 
     frame: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -77,7 +77,7 @@ class _Head(msgspec.Struct, gc=False):
     msg: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
-_line: Final = msgspec.json.Decoder(_Line).decode
+_line: Final = msgspec.json.Decoder(_RecordedLine).decode
 _head: Final = msgspec.json.Decoder(_Head).decode
 _snapshot: Final = msgspec.json.Decoder(wire.OrderbookSnapshot).decode
 _delta: Final = msgspec.json.Decoder(wire.OrderbookDelta).decode

@@ -146,8 +146,7 @@ class TapeFlow:
         settle_after_us: microseconds from determination to settlement where the table gives no settlement
             time.
         frames: recorded books, in order; the books of markets without frames are inferred from prints.
-            Frames of unlisted
-            markets and frames after a market's close are skipped.
+            Frames of unlisted markets and frames after a market's close are skipped.
 
     Raises:
         TapeError: `tape` is not a tape, or `markets` is not a markets table.

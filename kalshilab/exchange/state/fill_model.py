@@ -12,7 +12,7 @@ queue        also a print at the price, by its size less the size ahead, and a q
 optimistic   as queue, but with nothing ahead: any print at the price fills
 ============ =======================================================================================
 
-On the same flow each order's fills satisfy pessimistic ≤ queue ≤ optimistic at every moment, so the value of
+On the same flow each order's fills satisfy pessimistic ≤ queue ≤ optimistic at every moment.  So the value of
 an edge as a maker lies between the outer two.  `kalshilab.exchange.state.shadow_fills` tracks all three side
 by side.
 
@@ -48,8 +48,7 @@ class FillModel:
         haircut: share of each displayed background level that a taker does not get, from 0 to below 1.
         latency_us: microseconds of exchange time that an order takes to arrive; the server delays it.
         cancels: who left a recorded or mirrored level that shrinks without a print: orders "behind" ours, as
-            long as
-            there can have been any, or all orders "pro_rata".
+            long as there can have been any, or all orders "pro_rata".
 
     >>> FillModel(haircut=0.5).reach(300), FillModel().reach(300)
     (150, 300)

@@ -6,9 +6,9 @@ stands behind the background already there (`ahead`) and in front of background 
 pays the resting price.
 
 Background that our orders take is **consumed**: at each price the size in the real book is the displayed size
-plus the consumed size, and a level that the real book keeps does not grow back when it is read again.  If the
-real book shows less than was consumed, the consumed size shrinks to that.  Where a book is inferred from prints,
-every print at a level counts as liquidity that arrived after ours.
+plus the consumed size.  A level that the real book keeps does not grow back when it is read again.  If the real
+book shows less than was consumed, the consumed size shrinks to that.  Where a book is inferred from prints, every
+print at a level counts as liquidity that arrived after ours.
 
 The fill model decides which events fill a resting order (`kalshilab.exchange.state.fill_model`); by default
 

@@ -188,9 +188,9 @@ def test_the_ticker_tells_of_every_change_of_its_fields() -> None:
     bench.cancel(order_id)
     assert told() == [("0.4000", "10.00")]
     bench.listing.book.apply("bid", 4_000, -300)
-    bench.ex._see_quotes(bench.listing)
+    bench.ex._quotes_changed(bench.listing)
     assert told() == [("0.4000", "7.00")]
-    bench.ex._see_quotes(bench.listing)
+    bench.ex._quotes_changed(bench.listing)
     assert told() == []
 
 
