@@ -80,7 +80,7 @@ def day() -> Day:
     return d
 
 
-def test_every_frame(day: Day, contract: Any) -> None:
+def test_every_frame_matches_the_contract(day: Day, contract: Any) -> None:
     seen: Counter[str] = Counter()
     for raw in day.frames:
         frame = json.loads(raw)
@@ -117,7 +117,7 @@ GETS = [
 
 
 @pytest.mark.parametrize(("path", "query", "template"), GETS)
-def test_reads(day: Day, contract: Any, path: str, query: dict[str, str], template: str) -> None:
+def test_reads_match_the_contract(day: Day, contract: Any, path: str, query: dict[str, str], template: str) -> None:
     status, body = day.call("GET", path, **query)
     assert status == 200
     contract.body("GET", template, 200, body)
@@ -146,7 +146,7 @@ HISTORICAL = [
 
 
 @pytest.mark.parametrize(("path", "query", "template"), HISTORICAL)
-def test_historical_reads(
+def test_historical_reads_match_the_contract(
     archive: Day, contract: Any, path: str, query: dict[str, str], template: str
 ) -> None:
     status, body = archive.call("GET", path, **query)
@@ -155,20 +155,20 @@ def test_historical_reads(
     assert next((v for v in body.values() if isinstance(v, list)), [1])
 
 
-def test_one_archived_market(archive: Day, contract: Any) -> None:
+def test_an_archived_market_matches_the_contract(archive: Day, contract: Any) -> None:
     ticker = archive.call("GET", "/historical/markets", limit="1")[1]["markets"][0]["ticker"]
     status, body = archive.call("GET", f"/historical/markets/{ticker}")
     assert status == 200 and body["market"]["ticker"] == ticker
     contract.body("GET", "/historical/markets/{ticker}", 200, body)
 
 
-def test_positions_while_some_are_open(day: Day, contract: Any) -> None:
+def test_open_positions_match_the_contract(day: Day, contract: Any) -> None:
     assert len(day.positions["market_positions"]) > 5
     contract.body("GET", "/portfolio/positions", 200, day.positions)
     contract.body("GET", "/portfolio/positions", 200, day.call("GET", "/portfolio/positions")[1])
 
 
-def test_single_objects(day: Day, contract: Any) -> None:
+def test_single_objects_match_the_contract(day: Day, contract: Any) -> None:
     _, body = day.call("GET", "/portfolio/orders", limit="1")
     order_id, ticker = body["orders"][0]["order_id"], body["orders"][0]["ticker"]
     event = ticker.rpartition("-")[0]
@@ -183,7 +183,7 @@ def test_single_objects(day: Day, contract: Any) -> None:
         contract.body("GET", template, 200, body)
 
 
-def test_order_writes(contract: Any) -> None:
+def test_order_writes_match_the_contract(contract: Any) -> None:
     d = Day()
     d.play(3_000)
     x = next(x for x in d.ex.listings if x.status == "active" and x.book.best_ask() and x.book.best_bid())

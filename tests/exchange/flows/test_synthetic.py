@@ -166,7 +166,7 @@ def test_the_markets_of_an_event_are_consistent() -> None:
         assert results == sorted(results, reverse=True), "YES below the outcome, NO above"
 
 
-def test_memory_is_bounded() -> None:
+def test_the_memory_of_the_flow_is_bounded() -> None:
     flow = Synthetic(6, ["Crypto"], markets=10, rate_per_s=0.001, retire_after_us=60_000_000)
     kept = []
     for _ in range(6):

@@ -90,7 +90,7 @@ def test_a_client_order_id_is_never_reused() -> None:
         ex.desk.cancel(order.order_id)
 
 
-def test_times_in_force() -> None:
+def test_each_time_in_force_is_honoured() -> None:
     ex = world()
     ticker = play_until_open(ex)
     book = ex.listings.get(ticker).book
@@ -111,7 +111,7 @@ def test_times_in_force() -> None:
     assert (soon.status, soon.reason) in (("canceled", "ExpiryCancel"), ("canceled", "CloseCancel"))
 
 
-def test_closing_cancels_and_then_refuses() -> None:
+def test_a_close_cancels_resting_orders_and_refuses_new_ones() -> None:
     ex = world()
     ticker = play_until_open(ex)
     order, _, _ = ex.desk.create(body(ticker))

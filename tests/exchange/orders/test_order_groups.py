@@ -133,7 +133,7 @@ def test_the_number_of_groups_is_limited() -> None:
 
 
 @pytest.mark.parametrize(("boundary", "fills"), [("reached", 1), ("exceeded", 2)])
-def test_the_boundary_can_be_chosen(boundary: Any, fills: int) -> None:
+def test_the_boundary_decides_when_a_group_triggers(boundary: Any, fills: int) -> None:
     groups = OrderGroups(lambda _: None, boundary=boundary)
     group = groups.create("g", 100, 0)
     for n in range(1, 3):

@@ -38,7 +38,7 @@ def test_a_taker_pays_the_resting_prices_and_rests_the_remainder(bench: Bench) -
     ]  # fmt: skip
 
 
-def test_a_seller_of_yes_buys_no(bench: Bench) -> None:
+def test_selling_yes_opens_a_no_position(bench: Bench) -> None:
     _, answer = bench.make(side="ask", price="0.4000", count="5.00")
     assert (answer["fill_count"], answer["average_fill_price"]) == ("5.00", "0.4000")
     order = bench.one(answer["order_id"])

@@ -255,7 +255,7 @@ events = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(events, st.sampled_from(MODES))
-def test_pessimistic_is_never_above_queue_nor_queue_above_optimistic(steps: Any, mode: Any) -> None:
+def test_fills_are_ordered_pessimistic_queue_optimistic(steps: Any, mode: Any) -> None:
     shadows = ShadowFills(mode)
     book = MarketBook(FillModel(mode), shadows)
     placed: list[RestingOrder] = []
@@ -325,7 +325,7 @@ def quote_and_hold(model: FillModel) -> Exchange:
     return ex
 
 
-def test_the_models_side_by_side_on_a_tape() -> None:
+def test_shadow_fills_equal_the_fills_of_a_run_with_that_model() -> None:
     runs = {mode: quote_and_hold(FillModel(mode)) for mode in MODES}
     for mode, ex in runs.items():
         frame = ex.shadow_fills()
