@@ -7,7 +7,7 @@ of our orders are published as the exchange publishes them: the quote that reach
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kalshilab.exchange.flows.tape_flow import FlowStep
 from kalshilab.exchange.orders.desk_host import DisplayedBook
@@ -17,9 +17,13 @@ from kalshilab.exchange.state.listings import Listing
 from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.exchange.stream.hub import Hub
 from kalshilab.kalshi.wire import stream as wire
+from kalshilab.lazy import renamed
 from kalshilab.units import PRICE, format_price, format_size
 
 __all__ = ["BackgroundFlow"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
 class FlowHost(Protocol):

@@ -33,7 +33,7 @@ skipped. Resting orders stay, except those with `cancel_order_on_pause`.
 from __future__ import annotations
 
 import heapq
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from kalshilab.errors import ExchangeError, UnitError
 from kalshilab.exchange.orders.desk_host import DisplayedBook
@@ -43,10 +43,14 @@ from kalshilab.exchange.state.account import Account
 from kalshilab.exchange.state.listings import Listing, Listings
 from kalshilab.exchange.stream.hub import Hub
 from kalshilab.kalshi.wire import stream as wire
+from kalshilab.lazy import renamed
 from kalshilab.market.lifecycle import FOLLOWS
 from kalshilab.units import PRICE, TickGrid, format_price
 
 __all__ = ["MarketLifecycle"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 SECOND: Final = 1_000_000
 Due = Literal["close", "determine", "settle"]

@@ -13,11 +13,15 @@ on prints up to the first of them.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from kalshilab.lazy import renamed
 from kalshilab.units import TickGrid
 
 __all__ = ["BackgroundQuotes"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 LEARNING: Final = 0.2
 """Weight of the newest bounce in the spread."""

@@ -13,11 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from kalshilab.deprecation import renamed_keywords
+from kalshilab.lazy import renamed
 
 __all__ = ["SERIES", "MarketInterval", "SeriesPlan", "event_ticker", "market_intervals"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 Law = Literal["single", "ladder", "bands", "pair"]
 MINUTE: Final = 60_000_000

@@ -18,18 +18,22 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from itertools import repeat, starmap
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import polars as pl
 
 from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange.flows.recorded_books import BookFrame, Levels, fold
+from kalshilab.lazy import renamed
 from kalshilab.market.fees import FEE_TYPES
 from kalshilab.tape.schema import check_markets, check_tape
 from kalshilab.units import TickGrid
 
 __all__ = ["FlowSource", "FlowStep", "MarketFacts", "StepKind", "TapeFlow"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 StepKind = Literal[
     "create",

@@ -29,5 +29,5 @@ from .order_desk import OrderDesk as OrderDesk
 from .order_groups import MOST_GROUPS as MOST_GROUPS
 from .order_groups import MOST_LIMIT as MOST_LIMIT
 from .order_groups import WINDOW_US as WINDOW_US
+from .order_groups import OrderGroup as OrderGroup
 from .order_groups import OrderGroups as OrderGroups
-from .order_groups import OrderGroupState as OrderGroupState

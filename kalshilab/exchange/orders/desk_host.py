@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kalshilab.exchange.orders.contract_choices import Choices
 from kalshilab.exchange.state.account import Account
 from kalshilab.exchange.state.listings import Listing, Listings
 from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.exchange.stream.hub import Hub
+from kalshilab.lazy import renamed
 
 __all__ = ["DeskHost", "DisplayedBook"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 DisplayedBook = tuple[dict[int, int], dict[int, int]]
 """Displayed size by YES price: bids and asks."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from kalshilab.exchange.orders import order_checks
 from kalshilab.exchange.orders.desk_host import DeskHost, DisplayedBook
 from kalshilab.exchange.orders.order_checks import Refused
-from kalshilab.exchange.orders.order_groups import OrderGroups, OrderGroupState
+from kalshilab.exchange.orders.order_groups import OrderGroup, OrderGroups
 from kalshilab.exchange.state import serialize
 from kalshilab.exchange.state.account import ReservedCash, gross
 from kalshilab.exchange.state.fee_terms import Tariff
@@ -346,7 +346,7 @@ class OrderDesk:
         for group in self.groups.due(self._ex.now):
             self.empty(group)
 
-    def empty(self, group: OrderGroupState) -> None:
+    def empty(self, group: OrderGroup) -> None:
         """Cancel a group's resting orders."""
         self.cancel_orders(self.resting(group.group_id), "")
 

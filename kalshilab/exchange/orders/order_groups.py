@@ -14,16 +14,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
 from kalshilab.exchange.orders.contract_choices import Boundary
 from kalshilab.exchange.orders.order_checks import Refused
 from kalshilab.kalshi.wire.stream import OrderGroupUpdate
+from kalshilab.lazy import renamed
 from kalshilab.units import SIZE, format_size
 
-__all__ = ["MOST_GROUPS", "MOST_LIMIT", "WINDOW_US", "OrderGroupState", "OrderGroups"]
+__all__ = ["MOST_GROUPS", "MOST_LIMIT", "WINDOW_US", "OrderGroup", "OrderGroups"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 WINDOW_US: Final = 15_000_000
 """Length of the window over which fills count, in microseconds."""
@@ -33,10 +37,10 @@ MOST_GROUPS: Final = 100_000
 """Maximum number of groups of an account."""
 
 
-class OrderGroupState:
+class OrderGroup:
     """One group.
 
-    >>> group = OrderGroupState("g", 1_000)
+    >>> group = OrderGroup("g", 1_000)
     >>> group.fill(0, 600), group.fill(15_000_000, 600), group.fill(15_000_001, 400)
     (600, 600, 1000)
     """
@@ -71,9 +75,7 @@ class OrderGroupState:
 
     def __repr__(self) -> str:
         state = ", triggered" if self.triggered else ""
-        return (
-            f"OrderGroupState({self.group_id}, {format_size(self.total)} of {format_size(self.limit)}{state})"
-        )
+        return f"OrderGroup({self.group_id}, {format_size(self.total)} of {format_size(self.limit)}{state})"
 
 
 class OrderGroups:
@@ -95,17 +97,17 @@ class OrderGroups:
     ) -> None:
         self._publish, self._most = publish, most
         self.boundary: Boundary = boundary
-        self._groups: dict[str, OrderGroupState] = {}
-        self._due: list[OrderGroupState] = []
+        self._groups: dict[str, OrderGroup] = {}
+        self._due: list[OrderGroup] = []
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def listed(self) -> list[OrderGroupState]:
+    def listed(self) -> list[OrderGroup]:
         """Return all groups, oldest first."""
         return list(self._groups.values())
 
-    def get(self, group_id: str) -> OrderGroupState:
+    def get(self, group_id: str) -> OrderGroup:
         """Return one group.
 
         Raises:
@@ -128,7 +130,7 @@ class OrderGroups:
         if group.triggered:
             raise Refused(400, "exceeded_order_group_risk_limit", f"order group {group_id} is triggered")
 
-    def create(self, group_id: str, limit: int, ts: int) -> OrderGroupState:
+    def create(self, group_id: str, limit: int, ts: int) -> OrderGroup:
         """Add a group.
 
         Raises:
@@ -136,27 +138,27 @@ class OrderGroups:
         """
         if len(self._groups) >= self._most:
             raise Refused(400, "invalid_order", f"no more than {self._most:,} order groups")
-        group = self._groups[group_id] = OrderGroupState(group_id, limit)
+        group = self._groups[group_id] = OrderGroup(group_id, limit)
         self._notify("created", group, ts, limit=True)
         return group
 
-    def delete(self, group: OrderGroupState, ts: int) -> None:
+    def delete(self, group: OrderGroup, ts: int) -> None:
         """Delete a group; the caller cancels its orders."""
         del self._groups[group.group_id]
         self._notify("deleted", group, ts)
 
-    def reset(self, group: OrderGroupState, ts: int) -> None:
+    def reset(self, group: OrderGroup, ts: int) -> None:
         """Accept orders again, with the window empty."""
         group.clear()
         self._notify("reset", group, ts)
 
-    def set_limit(self, group: OrderGroupState, limit: int, ts: int) -> None:
+    def set_limit(self, group: OrderGroup, limit: int, ts: int) -> None:
         """Change a limit; a group that has already filled as much becomes due at once."""
         group.limit = limit
         self._notify("limit_updated", group, ts, limit=True)
         self._check(group, group.within(ts))
 
-    def trigger(self, group: OrderGroupState, ts: int) -> None:
+    def trigger(self, group: OrderGroup, ts: int) -> None:
         """Trigger a group; the caller cancels its orders.  A second call has no effect."""
         if not group.triggered:
             group.triggered = True
@@ -168,7 +170,7 @@ class OrderGroups:
         if group is not None:
             self._check(group, group.fill(ts, size))
 
-    def _check(self, group: OrderGroupState, total: int) -> None:
+    def _check(self, group: OrderGroup, total: int) -> None:
         hit = total >= group.limit if self.boundary == "reached" else total > group.limit
         if hit and total and not group.triggered and group not in self._due:
             self._due.append(group)
@@ -178,14 +180,14 @@ class OrderGroups:
         group = self._groups.get(group_id)
         return group is not None and (group.triggered or group in self._due)
 
-    def due(self, ts: int) -> list[OrderGroupState]:
+    def due(self, ts: int) -> list[OrderGroup]:
         """Trigger and return the groups that hit their limits since the last call; the caller empties them."""
         due, self._due = self._due, []
         for group in due:
             self.trigger(group, ts)
         return due
 
-    def _notify(self, kind: str, group: OrderGroupState, ts: int, *, limit: bool = False) -> None:
+    def _notify(self, kind: str, group: OrderGroup, ts: int, *, limit: bool = False) -> None:
         self._publish(
             OrderGroupUpdate(
                 event_type=kind,

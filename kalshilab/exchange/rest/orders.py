@@ -15,7 +15,7 @@ from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.orders import order_checks
 from kalshilab.exchange.orders.amend import amend, decrease
 from kalshilab.exchange.orders.order_checks import Refused
-from kalshilab.exchange.orders.order_groups import MOST_LIMIT, OrderGroupState
+from kalshilab.exchange.orders.order_groups import MOST_LIMIT, OrderGroup
 from kalshilab.exchange.rest.params import FOREVER, Answer, Request, encode, integer, nested, ok
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import outcome_price
@@ -235,7 +235,7 @@ class OrderRoutes:
         return Answer(200, b"{}")
 
     @staticmethod
-    def _group(group: OrderGroupState) -> wire.OrderGroup:
+    def _group(group: OrderGroup) -> wire.OrderGroup:
         return wire.OrderGroup(id=group.group_id, contracts_limit_fp=format_size(group.limit))
 
     def _create_group(self, body: wire.CreateGroup) -> Answer:

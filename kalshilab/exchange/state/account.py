@@ -8,12 +8,17 @@ its fees.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kalshilab.exchange.state.order_book import RestingOrder
+from kalshilab.lazy import renamed
 from kalshilab.market.model import outcome_price
 from kalshilab.market.position import Holding
 
 __all__ = ["Account", "FillRecord", "ReservedCash", "SettlementRecord", "gross"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
 from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import ExchangeError
+from kalshilab.lazy import renamed
 
 __all__ = ["DUPLICATE_WINDOW_US", "MODES", "FillModel", "Mode", "QueuedOrder", "print_fills", "quote_fills"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 Mode = Literal["pessimistic", "queue", "optimistic"]
 Cancels = Literal["behind", "pro_rata"]

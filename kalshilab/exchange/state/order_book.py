@@ -23,15 +23,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 from kalshilab.errors import BookError
 from kalshilab.exchange.state.fill_model import DUPLICATE_WINDOW_US, FillModel, print_fills, quote_fills
 from kalshilab.exchange.state.shadow_fills import MarketShadows, ShadowFills, ShadowOrder
+from kalshilab.lazy import renamed
 from kalshilab.market.fees import FeeAccumulator
 from kalshilab.units import PRICE
 
 __all__ = ["MarketBook", "Match", "MatchResult", "RestingOrder"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
 @dataclass(slots=True, eq=False)

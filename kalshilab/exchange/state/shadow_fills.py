@@ -11,14 +11,18 @@ Invariant: pessimistic ≤ queue ≤ optimistic, for every order at every moment
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import polars as pl
 
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange.state.fill_model import MODES, Mode, QueuedOrder, print_fills, quote_fills
+from kalshilab.lazy import renamed
 
 __all__ = ["MarketShadows", "ShadowFills", "ShadowOrder", "ShadowedOrder"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 SHADOWS_KEPT: Final = 20_000
 """Finished orders whose shadow orders are remembered."""

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kalshilab.errors import ExchangeError
+from kalshilab.lazy import renamed
 from kalshilab.market.model import Trade
 
 __all__ = ["PRINTS_KEPT", "TradeLog", "TradeLogPage"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 PRINTS_KEPT: Final = 500_000
 """Public prints remembered by default: about 60 MB."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from order_bench import Bench
 
 from kalshilab.exchange.orders.order_checks import Refused
-from kalshilab.exchange.orders.order_groups import WINDOW_US, OrderGroups, OrderGroupState
+from kalshilab.exchange.orders.order_groups import WINDOW_US, OrderGroup, OrderGroups
 from kalshilab.kalshi.wire.stream import OrderGroupUpdate
 
 PATH = "/portfolio/order_groups"
@@ -129,7 +129,7 @@ def test_the_number_of_groups_is_limited() -> None:
     groups.create("c", 100, 0)
     assert [g.group_id for g in groups.listed()] == ["b", "c"]
     assert repr(groups) == "OrderGroups(2 groups, 0 triggered)"
-    assert repr(groups.get("c")) == "OrderGroupState(c, 0.00 of 1.00)"
+    assert repr(groups.get("c")) == "OrderGroup(c, 0.00 of 1.00)"
 
 
 @pytest.mark.parametrize(("boundary", "fills"), [("reached", 1), ("exceeded", 2)])
@@ -159,4 +159,4 @@ def test_the_window_equals_its_definition(steps: list[tuple[int, int]], limit: i
         latched = latched or sum(s for t, s in fills if now - WINDOW_US < t <= now) >= limit
         assert group.triggered == latched
         assert group.within(now) == sum(s for t, s in fills if now - WINDOW_US < t <= now)
-    assert isinstance(group, OrderGroupState)
+    assert isinstance(group, OrderGroup)

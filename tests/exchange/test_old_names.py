@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -69,9 +70,13 @@ def test_old_and_new_values_are_the_same() -> None:
         ("orders", "Floor", "DeskHost"),
         ("state", "Ghost", "ShadowOrder"),
         ("state", "PrintPage", "TradeLogPage"),
+        ("background_flow", "Background", "BackgroundFlow"),
+        ("market_lifecycle", "Life", "MarketLifecycle"),
+        ("flows.background_quotes", "Quotes", "BackgroundQuotes"),
+        ("state.shadow_fills", "Shadows", "MarketShadows"),
     ],
 )
 def test_an_old_class_name_works_and_warns(package: str, old: str, new: str) -> None:
-    room = getattr(kl.exchange, package)
+    room = importlib.import_module(f"kalshilab.exchange.{package}")
     with pytest.warns(DeprecationWarning, match=f"is now {new} of"):
         assert getattr(room, old) is getattr(room, new)
