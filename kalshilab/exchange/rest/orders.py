@@ -107,7 +107,7 @@ class OrderRoutes:
         desk = self._ex.desk
         desk.check_open(cancelling=True)
         order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
-        desk.take_off(desk.resting()[:MOST_CANCELLED], "")
+        desk.cancel_orders(desk.resting()[:MOST_CANCELLED], "")
         return Answer(204)
 
     def _amend(self, order_id: str, query: Mapping[str, str], body: bytes) -> Answer:

@@ -212,7 +212,7 @@ def make_front(
         return clock.now() // 1000 + (0 if faults is None else faults.skew_ms())
 
     side = RestSide(exchange, verifiers, now_ms, window_ms=window_ms, limits=limits)
-    return Front(exchange, side, faults, exchange.fills.latency if latency is None else latency)
+    return Front(exchange, side, faults, exchange.fills.latency_us if latency is None else latency)
 
 
 class App:

@@ -204,7 +204,7 @@ def test_an_event(day: Watched, contract: Any) -> None:
 
 
 def test_the_archive_has_its_own_names(contract: Any) -> None:
-    d = Day(archive_after=3 * 86_400 * SECOND)
+    d = Day(archive_after_us=3 * 86_400 * SECOND)
     d.play(100_000)
     x = max((x for x in d.ex.listings if d.ex.archived(x)), key=lambda x: x.volume)
     f = x.facts

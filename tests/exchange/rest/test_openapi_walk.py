@@ -178,7 +178,7 @@ def test_a_long_walk(contract: Any) -> None:
     makers = {("post", "/portfolio/events/orders"), ("post", "/portfolio/order_groups/create")}
     drawn = [*served, *[o for o in served if o[:2] in makers] * 4]
     for seed in range(2):
-        day = Day(archive_after=86_400_000_000)
+        day = Day(archive_after_us=86_400_000_000)
         day.play(6_000)
         walker = Walker(day, contract.openapi, seed)
         for _ in range(5_000):

@@ -180,7 +180,7 @@ DAY = 86_400_000_000
 @pytest.fixture(scope="module")
 def old() -> Exchange:
     """The whole sample, of which the first days have gone to the archive."""
-    made = Exchange(*sample(), archive_after=3 * DAY)
+    made = Exchange(*sample(), archive_after_us=3 * DAY)
     while made.step():
         pass
     return made
@@ -225,7 +225,7 @@ def test_seconds_are_inclusive_at_both_ends(old: Exchange) -> None:
 
 
 def test_pages_of_markets_hold_when_some_move_to_the_archive() -> None:
-    ex = Exchange(*sample(), archive_after=DAY)
+    ex = Exchange(*sample(), archive_after_us=DAY)
     for _ in range(6_000):
         ex.step()
     names = [x.facts.ticker for x in ex.listings if not ex.archived(x)]

@@ -114,7 +114,7 @@ async def test_connections_that_die_raise() -> None:
 
 @pytest.mark.parametrize("said_by_the_model", [False, True])
 async def test_an_order_under_way_lets_the_tape_go_on(said_by_the_model: bool) -> None:
-    exchange = opened(fills=FillModel(latency=HOUR if said_by_the_model else 0))
+    exchange = opened(fills=FillModel(latency_us=HOUR if said_by_the_model else 0))
     app = make_app(exchange, {"k": PUBLIC}, latency=None if said_by_the_model else HOUR)
     before, played = exchange.now, exchange.prints_played
     assert (await post(app, order(exchange, "c1"))).status_code == 201

@@ -172,10 +172,10 @@ def test_the_ticker_tells_of_every_change_of_its_fields() -> None:
     """An order of ours that is the best, its size, its end; and not what changes behind it."""
     bench = Bench()
     bench.command(id=1, cmd="subscribe", params={"channels": ["ticker"]})
-    bench.heard("ticker")
+    bench.received("ticker")
 
     def told() -> list[tuple[str, str]]:
-        heard = [(m["yes_bid_dollars"], m["yes_bid_size_fp"]) for m in bench.heard("ticker")]
+        heard = [(m["yes_bid_dollars"], m["yes_bid_size_fp"]) for m in bench.received("ticker")]
         bench.frames = []
         return heard
 
@@ -188,9 +188,9 @@ def test_the_ticker_tells_of_every_change_of_its_fields() -> None:
     bench.cancel(order_id)
     assert told() == [("0.4000", "10.00")]
     bench.listing.book.apply("bid", 4_000, -300)
-    bench.ex._see_quotes(bench.listing)
+    bench.ex._quotes_changed(bench.listing)
     assert told() == [("0.4000", "7.00")]
-    bench.ex._see_quotes(bench.listing)
+    bench.ex._quotes_changed(bench.listing)
     assert told() == []
 
 
