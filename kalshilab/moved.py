@@ -165,5 +165,23 @@ MOVED: Final = {
 }
 """Modules: old path to new path."""
 
-RENAMED: Final[dict[str, str]] = {}
+RENAMED: Final[dict[str, str]] = {
+    "exchange.faults.Action": "exchange.faults.faults:RequestEffect",
+    "exchange.faults.Event": "exchange.faults.frame_faults:FrameEvent",
+    "exchange.faults.known": "exchange.faults.schedule:check_names",
+    "exchange.rest.Limits": "exchange.rest.rate_limits:RateLimiter",
+    "exchange.rest.RestSide": "exchange.rest.router:RestRouter",
+    "exchange.rest.Tier": "exchange.rest.rate_limits:RateTier",
+    "exchange.server.Channel": "exchange.server.gateway:ClientStream",
+    "exchange.server.Front": "exchange.server.gateway:Gateway",
+    "exchange.server.LINGER": "exchange.server.websocket:LINGER_S",
+    "exchange.server.Link": "exchange.server.websocket:WebSocketConnection",
+    "exchange.server.Port": "exchange.server.http:HttpServer",
+    "exchange.server.Reply": "exchange.server.gateway:ReplyCallback",
+    "exchange.server.make_front": "exchange.server.gateway:make_gateway",
+    "exchange.stream.Connection": "exchange.stream.subscriber:StreamConnection",
+    "exchange.stream.Desk": "exchange.stream.subscriber:StreamHost",
+    "exchange.stream.Source": "exchange.stream.hub:StreamSource",
+    "exchange.stream.Subscription": "exchange.stream.subscriber:ChannelSubscription",
+}
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""

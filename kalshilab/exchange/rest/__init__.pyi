@@ -35,11 +35,11 @@ from .rate_limits import TIERS as TIERS
 from .rate_limits import TOO_MANY as TOO_MANY
 from .rate_limits import Bucket as Bucket
 from .rate_limits import Cost as Cost
-from .rate_limits import Limits as Limits
-from .rate_limits import Tier as Tier
+from .rate_limits import RateLimiter as RateLimiter
+from .rate_limits import RateTier as RateTier
 from .rate_limits import account_limits as account_limits
 from .rate_limits import batch_size as batch_size
 from .rate_limits import cost_of as cost_of
 from .rate_limits import endpoint_costs as endpoint_costs
 from .router import WINDOW_MS as WINDOW_MS
-from .router import RestSide as RestSide
+from .router import RestRouter as RestRouter

@@ -1,7 +1,7 @@
-"""Public reads over REST: the exchange and its hours, its series and events, and by way of these all the rest.
+"""Public reads over REST: status and hours of the exchange, series, events, and through them markets and candles.
 
-The exchange is open round the clock: what it plays decides when something happens.  Fees of a series are those
-of what it plays and never change; fees of an event may be overridden, and every override is listed.
+The exchange is always open: its flow decides when something happens. The fees of a series come from the flow and
+never change. The fees of an event may be overridden, and every override is listed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ALL_DAY: Final = [wire.Session(open_time="00:00", close_time="24:00")]
 
 
 class PublicRoutes:
-    """Answers what needs no account."""
+    """Answers the requests that need no account."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
@@ -54,13 +54,14 @@ class PublicRoutes:
         self._candle_routes = CandleRoutes(exchange)
 
     def answer(self, request: Request, parts: Sequence[str]) -> Answer | None:
-        """The answer, or None where there is no such path.
+        """Return the answer to a request; None for an unknown path.
 
         Args:
-            parts: the path below the root of the contract.
+            request: the request.
+            parts: segments of the path below the contract's root.
 
         Raises:
-            Refused, BadQuery: to be put into words by the caller.
+            Refused, BadQuery: the request is invalid; the caller turns the error into an answer.
         """
         if request.method != "GET":
             return None
@@ -186,7 +187,7 @@ class PublicRoutes:
                 for x in markets
             ):
                 found.append(event)
-        # The place of an event is that of its first market, which stays when others are listed no more.
+        # An event has the position of its first market, which stays when later markets are archived.
         limit, start = page_size(query, 200, 200, 1), place(query) or 0
         places = [(x, e) for e in found if (x := self._ex.listings.of_event(e)[0].number) >= start]
         cursor = f"p{places[limit][0]:x}" if len(places) > limit else ""
@@ -196,11 +197,11 @@ class PublicRoutes:
     def _event(self, ticker: str, query: Mapping[str, str]) -> Answer:
         nested, without = flag(query, "with_nested_markets"), flag(query, "exclude_markets")
         if nested and without:
-            raise BadQuery("with_nested_markets and exclude_markets: only one of them")
+            raise BadQuery("only one of with_nested_markets and exclude_markets may be true, got both")
         if not self._ex.listings.of_event(ticker):
             return missing("event")
         markets = [] if without else self._live(ticker)
-        # The contract wants `markets` beside the event in any case; nested, it stays empty there.
+        # The contract requires `markets` beside the event; it stays empty when they are nested.
         event = self._event_body(ticker, markets if nested else None)
         beside = [] if nested else [self._market_routes.body(x) for x in markets]
         return ok(wire.EventResponse(event=event, markets=beside))
@@ -226,7 +227,7 @@ class PublicRoutes:
         )
 
     def _live(self, event: str) -> list[Listing]:
-        """Those that are not archived: an event is listed for ever, its archived markets are not in it."""
+        """Return the markets of an event that are not archived; the event itself is never archived."""
         return [x for x in self._ex.listings.of_event(event) if not self._ex.archived(x)]
 
     def _event_fee_changes(self, query: Mapping[str, str]) -> Answer:
