@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.orders.order_checks import Refused
-from kalshilab.exchange.rest.params import FOREVER, Answer, BadQuery, flag, integer, missing, names, ok
+from kalshilab.exchange.rest.params import FOREVER, Answer, BadQuery, flag, integer, names, not_found, ok
 from kalshilab.exchange.state.candles import INTERVALS, Candle
 from kalshilab.exchange.state.listings import Listing
 from kalshilab.kalshi.wire import rest as wire
@@ -54,7 +54,7 @@ class CandleRange(NamedTuple):
 
 
 class CandleRoutes:
-    """Answers the reads of candlesticks."""
+    """Routes of candlesticks."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
@@ -147,7 +147,7 @@ class CandleRoutes:
         asked = self._range(query)
         markets = self._ex.listings.of_event(event)
         if not markets or markets[0].facts.series != series:
-            return missing("event")
+            return not_found("event")
         live = [x.facts.ticker for x in markets if not self._ex.archived(x)]
         # The range of an event is truncated instead of refused, and `adjusted_end_ts` reports its end.
         longest_s = MAX_PERIODS // max(len(live), 1) * asked.period_s

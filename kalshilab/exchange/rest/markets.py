@@ -22,13 +22,13 @@ from kalshilab.exchange.rest.params import (
     Answer,
     BadQuery,
     Request,
+    choice,
+    cursor_position,
     flag,
     integer,
     names,
     ok,
     page_size,
-    place,
-    word,
 )
 from kalshilab.exchange.state import serialize
 from kalshilab.exchange.state.listings import Listing
@@ -75,7 +75,7 @@ def is_combination(ticker: str) -> bool:
 
 
 class MarketRoutes:
-    """Answers the reads of markets, order books and prints."""
+    """Routes of markets, order books and prints."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
@@ -136,7 +136,7 @@ class MarketRoutes:
     # Listings
 
     def _markets(self, query: Mapping[str, str]) -> Answer:
-        status = word(query, "status", FILTERS)
+        status = choice(query, "status", FILTERS)
         fits = self._times(query, status)
         listings = [
             x
@@ -157,7 +157,7 @@ class MarketRoutes:
 
     def _by_combination(self, query: Mapping[str, str], known: Sequence[str]) -> list[Listing]:
         """Return the chosen markets, filtered by `mve_filter`."""
-        wanted, chosen = word(query, "mve_filter", known), self._chosen(query)
+        wanted, chosen = choice(query, "mve_filter", known), self._chosen(query)
         if not wanted:
             return chosen
         return [x for x in chosen if is_combination(x.facts.ticker) == (wanted == "only")]
@@ -222,7 +222,7 @@ class MarketRoutes:
         return fits
 
     def _page(self, listings: list[Listing], query: Mapping[str, str]) -> Answer:
-        limit, start = page_size(query, 100, 1000), place(query) or 0
+        limit, start = page_size(query, 100, 1000), cursor_position(query) or 0
         remaining = [x for x in listings if x.number >= start]
         cursor = f"p{remaining[limit].number:x}" if len(remaining) > limit else ""
         return ok(wire.MarketPage(markets=[self.body(x) for x in remaining[:limit]], cursor=cursor))
@@ -259,6 +259,8 @@ class MarketRoutes:
         limit = page_size(query, 100, 1000)
         if flag(query, "is_block_trade"):
             return ok(wire.TradePage(trades=[]))
-        page = self._ex.prints.between(low, high, query.get("ticker"), below=place(query), count=limit)
+        page = self._ex.prints.between(
+            low, high, query.get("ticker"), below=cursor_position(query), count=limit
+        )
         cursor = "" if page.below is None else f"p{page.below:x}"
         return ok(wire.TradePage(trades=[serialize.trade(t) for t in page.prints], cursor=cursor))

@@ -21,14 +21,14 @@ from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import outcome_price
 from kalshilab.units import PRICE, format_price, format_size
 
-__all__ = ["MOST_CANCELLED", "OrderRoutes", "average_fee", "average_price"]
+__all__ = ["MAX_CANCELLED", "OrderRoutes", "average_fee", "average_price"]
 
-MOST_CANCELLED: Final = 10_000
+MAX_CANCELLED: Final = 10_000
 """Maximum number of orders that one cancel-all removes."""
 
 
 class OrderRoutes:
-    """Answers the writes below `/portfolio`; the caller has checked the signature."""
+    """Routes of order writes, below `/portfolio`; the caller has checked the signature."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
@@ -109,7 +109,7 @@ class OrderRoutes:
         desk = self._ex.desk
         desk.check_open(cancelling=True)
         order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
-        desk.take_off(desk.resting()[:MOST_CANCELLED], "")
+        desk.take_off(desk.resting()[:MAX_CANCELLED], "")
         return Answer(204)
 
     def _amend(self, order_id: str, query: Mapping[str, str], body: bytes) -> Answer:

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 __all__ = [
-    "FOREVER", "Answer", "BadQuery", "Request", "encode", "flag", "integer", "missing", "names", "nested", "ok",
-    "page_size", "paged", "place", "word",
+    "FOREVER", "Answer", "BadQuery", "Request", "choice", "cursor_position", "encode", "flag", "integer", "names",
+    "nested", "not_found", "ok", "page_size", "paged",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def ok(body: msgspec.Struct) -> Answer:
     return Answer(200, encode(body))
 
 
-def missing(what: str) -> Answer:
+def not_found(what: str) -> Answer:
     """Return the 404 answer for a missing object, named by `what`."""
     return nested(404, "not_found", f"{what} not found")
 
@@ -92,7 +92,7 @@ def flag(query: Mapping[str, str], name: str) -> bool | None:
     raise BadQuery(f"{name} must be true or false, got {text}")
 
 
-def word(query: Mapping[str, str], name: str, known: Iterable[str]) -> str:
+def choice(query: Mapping[str, str], name: str, known: Iterable[str]) -> str:
     """Return a parameter that must be one of `known`; empty if the query does not give it."""
     text = query.get(name, "")
     if text and text not in known:
@@ -110,7 +110,7 @@ def page_size(query: Mapping[str, str], usual: int, most: int, least: int = 0) -
     return integer(query, "limit", usual, least, most) or usual
 
 
-def place(query: Mapping[str, str]) -> int | None:
+def cursor_position(query: Mapping[str, str]) -> int | None:
     """Return the position that a cursor names; None, the start, for an invalid cursor, as on the exchange."""
     cursor = query.get("cursor", "")
     if not cursor.startswith("p"):

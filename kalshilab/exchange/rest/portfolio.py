@@ -1,7 +1,7 @@
 """The account over REST: balance, positions, fills, settlements, orders, and their queue positions.
 
-Lists are newest first. A cursor names a position in the record rather than a number of rows, so new records between
-two pages neither repeat a row nor hide one.
+Lists are newest first. A cursor names a position in the record rather than a number of rows. So records that arrive
+between two pages neither repeat a row nor hide one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from kalshilab.exchange.rest.params import (
     Answer,
     BadQuery,
     Request,
+    cursor_position,
     integer,
     ok,
     paged,
-    place,
 )  # fmt: skip
 from kalshilab.exchange.rest.rate_limits import account_limits
 from kalshilab.exchange.state import serialize
@@ -38,7 +38,7 @@ STATUSES: Final = ("resting", "canceled", "executed")
 
 
 class PortfolioRoutes:
-    """Answers the requests about the account; the caller has checked the signature.
+    """Routes of the account; the caller has checked the signature.
 
     Args:
         exchange: the exchange of the account.
@@ -232,7 +232,7 @@ class PortfolioRoutes:
         low, high = _span(query)
         if status == "resting":
             # Resting orders are few and read often, so this does not walk over the ended ones.
-            below = place(query)
+            below = cursor_position(query)
             pool = sorted(ex.desk.resting(), key=lambda o: -o.number)
             numbered: Iterable[tuple[int, RestingOrder]] = (
                 (o.number, o) for o in pool if below is None or o.number < below
@@ -308,7 +308,7 @@ def _span(query: Mapping[str, str]) -> tuple[int, int]:
 
 def _newest_first(record: Sequence[T], query: Mapping[str, str]) -> Iterable[tuple[int, T]]:
     """Yield the numbered entries of a record from the cursor down to the first."""
-    below = place(query)
+    below = cursor_position(query)
     start = len(record) if below is None else min(below, len(record))
     return ((n, record[n]) for n in range(start - 1, -1, -1))
 

@@ -30,7 +30,7 @@ UNLIMITED_TIER: Final = "prestige"
 
 
 class RestRouter:
-    """Answers REST requests on an exchange.
+    """Router of REST requests to an exchange.
 
     Args:
         exchange: the exchange to serve.

@@ -36,7 +36,7 @@ MAX_COMMAND: Final = 1_000_000
 PORTFOLIO: Final = REST_PATH + "/portfolio/"
 
 ReplyCallback = Callable[[Answer | None], None]
-"""Receives the answer to a request; None means that the connection dies without an answer."""
+"""Callback for the answer to a request; None means that the connection dies without an answer."""
 
 
 class ClientStream:

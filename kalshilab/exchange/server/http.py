@@ -1,8 +1,8 @@
 """The listening side of a served exchange: HTTP over asyncio transports, one protocol object per connection.
 
 Requests are parsed as they arrive and answered in order, each before the next is handled. The server stops reading
-from a client that sends more than it reads. A client that is too slow to finish a request, does not speak HTTP, or
-exceeds the size limits gets an error answer and is disconnected. So a connection holds at most one read's worth of
+from a client that sends more than it reads. A client gets an error answer and is disconnected if it is too slow,
+exceeds the size limits or does not speak HTTP. So a connection holds at most one read's worth of
 requests and one answer.
 
 The owner of the server calls `HttpServer.tick` once a second; see `Deadlines`.

@@ -1,6 +1,6 @@
 """A served exchange: REST and WebSocket on one loopback port, and the playback of its tape.
 
-A player moves the tape, at a multiple of its recorded speed or as fast as the slowest client reads, and `HttpServer`
+A player moves the tape, at a multiple of its recorded speed or as fast as the slowest client reads. `HttpServer`
 carries requests and frames. The server runs in an event loop that exists already, such as a notebook kernel's or a
 test's. It leaves signal handlers alone and removes everything it started when it ends.
 """
@@ -36,7 +36,7 @@ STEPS_PER_TURN: Final = 64
 
 
 class Pace(Protocol):
-    """Decides when the tape may play its next step."""
+    """A policy that decides when the tape may play its next step."""
 
     async def step(self, ts: int) -> None:
         """Return when the step at exchange time `ts`, in microseconds, may be played."""
@@ -44,7 +44,7 @@ class Pace(Protocol):
 
 
 More = Callable[[], Awaitable[bool]]
-"""Waits until the flow has more to play; returns False when the flow is over."""
+"""Coroutine function that waits until the flow has more to play, and returns False when the flow is over."""
 
 
 class Venue:

@@ -9,7 +9,7 @@ from .format_2026_01 import january_rest as january_rest
 from .hub import CHANNELS as CHANNELS
 from .hub import Hub as Hub
 from .hub import StreamSource as StreamSource
-from .subscriber import MOST_MARKETS as MOST_MARKETS
+from .subscriber import MAX_MARKETS as MAX_MARKETS
 from .subscriber import ChannelSubscription as ChannelSubscription
 from .subscriber import StreamConnection as StreamConnection
 from .subscriber import StreamHost as StreamHost

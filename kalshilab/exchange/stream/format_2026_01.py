@@ -1,8 +1,7 @@
 """The message and body forms of January 2026, converted from today's.
 
-Recordings and clients of that time expect whole cents and whole contracts as numbers, prints and lifecycle messages
-without sequence numbers, and messages without a sending time. Fractional contracts did not exist then and are rounded
-down.
+Recordings and clients of that time expect whole cents and whole contracts as numbers. Prints and lifecycle messages had
+no sequence numbers, and no message had a sending time. Fractional contracts did not exist and are rounded down.
 
 Source: the exchange's changelog and the examples it published at the time.
 """

@@ -16,7 +16,7 @@ from kalshilab.exchange.stream.format_2026_01 import JANUARY, UNSEQUENCED
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
 
-__all__ = ["CHANNELS", "MOST_MARKETS", "ChannelSubscription", "StreamConnection", "StreamHost", "Variant"]
+__all__ = ["CHANNELS", "MAX_MARKETS", "ChannelSubscription", "StreamConnection", "StreamHost", "Variant"]
 
 CHANNELS: Final = (
     "orderbook_delta", "trade", "ticker", "fill", "user_orders", "market_positions", "market_lifecycle_v2",
@@ -33,7 +33,7 @@ SEQUENCED: Final = frozenset(
 )
 UNFILTERED: Final = frozenset({"market_lifecycle_v2", "multivariate_market_lifecycle", "order_group_updates"})
 """Channels that ignore a filter by market."""
-MOST_MARKETS: Final = 500_000
+MAX_MARKETS: Final = 500_000
 """Maximum number of markets that one connection may subscribe to, summed over its channels."""
 Variant = tuple[str, bool]
 """Encoding of a body: the message form, and whether NO levels of a book carry YES prices."""
@@ -286,7 +286,7 @@ class StreamConnection:
 
     def _has_room(self, more: int) -> bool:
         subscribed = sum(len(s.tickers) for s in self._by_channel.values() if s.tickers is not None)
-        return subscribed + more <= MOST_MARKETS
+        return subscribed + more <= MAX_MARKETS
 
     def _subscribe(self, number: int, params: wire.CommandParams) -> None:
         channels = params.channels or []

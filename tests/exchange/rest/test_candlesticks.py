@@ -137,15 +137,14 @@ def test_the_latest_candle_before_the_start_precedes_the_others(day: Watched) ->
     )
     before, after = every[gap - 1], every[gap]
     start = before["end_period_ts"] + 1
-    found = ask(day, x, start, end + 60, 1, include_latest_before_start="true")
-    assert found[1:] == every[gap:]
-    made = found[0]
-    assert made["end_period_ts"] == before["end_period_ts"] + 60 < after["end_period_ts"]
+    latest, *others = ask(day, x, start, end + 60, 1, include_latest_before_start="true")
+    assert others == every[gap:]
+    assert latest["end_period_ts"] == before["end_period_ts"] + 60 < after["end_period_ts"]
     last = before["price"].get("close_dollars", before["price"].get("previous_dollars"))
-    assert made["price"] == {"previous_dollars": last}
-    assert made["volume_fp"] == "0.00" and made["open_interest_fp"] == before["open_interest_fp"]
+    assert latest["price"] == {"previous_dollars": last}
+    assert latest["volume_fp"] == "0.00" and latest["open_interest_fp"] == before["open_interest_fp"]
     for side in ("yes_bid", "yes_ask"):
-        assert set(made[side].values()) == {before[side]["close_dollars"]}
+        assert set(latest[side].values()) == {before[side]["close_dollars"]}
     # A period has one candle, and nothing precedes the first one.
     start = after["end_period_ts"] - 59
     assert ask(day, x, start, end + 60, 1, include_latest_before_start="true") == every[gap:]
@@ -158,8 +157,8 @@ def test_the_latest_candle_before_the_start_precedes_the_others(day: Watched) ->
 def test_a_range_without_activity_has_the_latest_candle_alone(day: Watched) -> None:
     x = busiest(day)[0]
     start = day.ex.now // SECOND + 10 * 86_400
-    found = ask(day, x, start, start + 3600, 1, include_latest_before_start="true")
-    assert len(found) == 1 and start <= found[0]["end_period_ts"] < start + 60
+    (latest,) = ask(day, x, start, start + 3600, 1, include_latest_before_start="true")
+    assert start <= latest["end_period_ts"] < start + 60
     assert ask(day, x, start, start + 3600, 1) == []
 
 

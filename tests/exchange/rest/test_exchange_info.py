@@ -87,9 +87,9 @@ BAD: list[tuple[str, dict[str, str], str]] = [
     ("/historical/markets", {"series_ticker": "A", "event_ticker": "B"}, "only one"),
     # Candlesticks
     *[
-        (path, {k: v for k, v in RANGE.items() if k != gone} | {"market_tickers": "A"}, gone)
+        (path, {k: v for k, v in RANGE.items() if k != absent} | {"market_tickers": "A"}, absent)
         for path in CANDLES
-        for gone in RANGE
+        for absent in RANGE
     ],
     *[
         (path, RANGE | {"market_tickers": "A", name: value}, name)

@@ -25,10 +25,10 @@ METHODS = ("get", "post", "put", "delete")
 def resolved(document: dict[str, Any], node: Any) -> Any:
     """Return a schema or parameter with its references resolved, one level deep."""
     while isinstance(node, dict) and "$ref" in node:
-        found = document
+        target = document
         for part in node["$ref"].removeprefix("#/").split("/"):
-            found = found[part]
-        node = found
+            target = target[part]
+        node = target
     return node
 
 

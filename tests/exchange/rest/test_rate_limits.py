@@ -124,8 +124,8 @@ TABLE = [
 @pytest.mark.parametrize(("method", "path", "tokens", "bucket"), TABLE)
 def test_a_call_has_its_listed_cost_and_bucket(method: str, path: str, tokens: int, bucket: str) -> None:
     for ending in ("", "/"):
-        found = cost_of(method, path + ending)
-        assert (found.tokens, found.bucket) == (tokens, bucket)
+        cost = cost_of(method, path + ending)
+        assert (cost.tokens, cost.bucket) == (tokens, bucket)
 
 
 def test_a_batch_is_charged_as_a_whole() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kalshilab.kalshi.wire.base import WS_PATH
 
 from kalshilab.clock import WallClock
 from kalshilab.exchange import Exchange
@@ -18,6 +17,7 @@ from kalshilab.exchange.server.gateway import MAX_BODY, make_gateway
 from kalshilab.exchange.server.http import MAX_HEAD, HttpServer
 from kalshilab.exchange.server.websocket import DEADLINES, Deadlines, WebSocketConnection
 from kalshilab.kalshi.auth import Signer, generate_key
+from kalshilab.kalshi.wire.base import WS_PATH
 from kalshilab.tape import sample
 
 PEM, PUBLIC = generate_key("ed25519")

@@ -99,7 +99,7 @@ def test_skip_ticker_ack_omits_the_list_of_markets(day: Day) -> None:
 
 
 def test_a_connection_has_a_limit_of_markets(day: Day, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kalshilab.exchange.stream.subscriber.MOST_MARKETS", 3)
+    monkeypatch.setattr("kalshilab.exchange.stream.subscriber.MAX_MARKETS", 3)
     connection = day.ex.hub.connect()
     tickers = names(day)
     (error,) = say(connection, id=1, cmd="subscribe", params={"channels": ["trade"], "market_tickers": tickers[:4]})  # fmt: skip
