@@ -7,7 +7,7 @@ from typing import Any
 
 from kalshilab.exchange import Exchange
 from kalshilab.exchange.rest.params import Request
-from kalshilab.exchange.rest.router import RestSide
+from kalshilab.exchange.rest.router import RestRouter
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.hosts import REST_PATH
 from kalshilab.tape import sample
@@ -24,7 +24,7 @@ class Day:
         self.ex = Exchange(tape, markets, seed=1, **options)
         pem, public = generate_key("ed25519")
         self.signer = Signer.from_pem("key", pem.decode())
-        self.side = RestSide(self.ex, {"key": Verifier(public)}, lambda: NOW)
+        self.side = RestRouter(self.ex, {"key": Verifier(public)}, lambda: NOW)
         self.connection = self.ex.hub.connect()
         self.frames: list[bytes] = []
         self.orders = 0

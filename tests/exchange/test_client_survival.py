@@ -86,7 +86,7 @@ def check(exchange: Exchange, outcomes: list[Any]) -> None:
 
 @pytest.mark.parametrize("name", [*AT_REQUESTS, *AT_THE_EXCHANGE])
 async def test_orders_survive_a_recurring_fault(name: str, tmp_path: Path) -> None:
-    faults = Faults([name], 1, every=20_000_000, length=20_000_000)
+    faults = Faults([name], 1, every_us=20_000_000, length_us=20_000_000)
     exchange, outcomes, left = await trade(faults, tmp_path)
     assert faults.struck, "no fault has struck"
     check(exchange, outcomes)
@@ -97,7 +97,7 @@ async def test_orders_survive_a_recurring_fault(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_orders_survive_a_random_schedule_of_faults(seed: int, tmp_path: Path) -> None:
-    schedule = random_schedule(seed, 60, names=AT_REQUESTS, over=600_000_000)
+    schedule = random_schedule(seed, 60, names=AT_REQUESTS, over_us=600_000_000)
     faults = Faults(schedule=schedule)
     exchange, outcomes, _ = await trade(faults, tmp_path, orders=25)
     assert len(faults.struck) > 5

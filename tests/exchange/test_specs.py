@@ -117,7 +117,9 @@ GETS = [
 
 
 @pytest.mark.parametrize(("path", "query", "template"), GETS)
-def test_reads_match_the_contract(day: Day, contract: Any, path: str, query: dict[str, str], template: str) -> None:
+def test_reads_match_the_contract(
+    day: Day, contract: Any, path: str, query: dict[str, str], template: str
+) -> None:
     status, body = day.call("GET", path, **query)
     assert status == 200
     contract.body("GET", template, 200, body)

@@ -169,7 +169,11 @@ async def open_venue(settings: Settings, health: Health) -> AsyncIterator[VenueL
     if settings.venue == "embedded":
         tape, markets = read_frames(settings)
         exchange = Exchange(
-            tape, markets, seed=settings.seed, balance_money_units=dollars(settings.balance), echo_trades=False
+            tape,
+            markets,
+            seed=settings.seed,
+            balance_money_units=dollars(settings.balance),
+            echo_trades=False,
         )
         async with _own(settings, exchange, prints=tape.height) as link:
             yield link

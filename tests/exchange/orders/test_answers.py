@@ -12,8 +12,8 @@ import pytest
 from order_bench import Bench
 
 from kalshilab.exchange.rest.params import Request
-from kalshilab.exchange.rest.rate_limits import Limits
-from kalshilab.exchange.rest.router import RestSide
+from kalshilab.exchange.rest.rate_limits import RateLimiter
+from kalshilab.exchange.rest.router import RestRouter
 from kalshilab.kalshi.auth import Verifier, generate_key
 from kalshilab.kalshi.hosts import REST_PATH
 
@@ -263,8 +263,11 @@ def test_a_limit_below_the_filled_size_triggers_at_once() -> None:
 def test_a_write_above_the_rate_limit_is_refused(method: str, path: str, body: bytes) -> None:
     """Check the last row of the table of errors: exactly these bytes, and no effect."""
     bench = Bench()
-    side = RestSide(
-        bench.ex, {"key": Verifier(generate_key("ed25519")[1])}, lambda: 0, limits=Limits("basic", lambda: 0)
+    side = RestRouter(
+        bench.ex,
+        {"key": Verifier(generate_key("ed25519")[1])},
+        lambda: 0,
+        limits=RateLimiter("basic", lambda: 0),
     )
     side.check_signature = lambda request: None  # type: ignore[method-assign]
     request = Request(method, REST_PATH + path, {}, {}, body)
