@@ -113,3 +113,19 @@ assert len({str(w.message) for w in seen}) == 3
 assert {w.filename for w in seen} == {"<string>"}
 """
     fresh(code)
+
+
+def test_an_old_public_name_resolves_to_the_new_one_and_warns() -> None:
+    code = """
+import importlib, warnings
+from kalshilab.moved import RENAMED
+for old, new in RENAMED.items():
+    module, _, name = old.rpartition(".")
+    home, _, attribute = new.partition(":")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        value = getattr(importlib.import_module(f"kalshilab.{module}"), name)
+    assert value is getattr(importlib.import_module(f"kalshilab.{home}"), attribute), old
+    assert [w.filename for w in seen if w.category is DeprecationWarning] == ["<string>"], old
+"""
+    fresh(code)

@@ -19,7 +19,7 @@ from kalshilab.exchange.faults.faults import FAULTS, Fault, Faults, random_sched
 from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.rest.orders import DemoOrders, OrderRequest
 from kalshilab.kalshi.stream.client import Connected, Disconnected, Stream
-from kalshilab.kalshi.stream.events import Gap, Rejected, Subscribed
+from kalshilab.kalshi.stream.events import FeedGap, Rejected, Subscribed
 from kalshilab.market.model import Fill, Trade
 from kalshilab.signals import RlmFire
 from kalshilab.trade.events import Fired, Intent, client_order_id
@@ -154,7 +154,7 @@ async def test_the_feed_comes_back_from(name: str) -> None:
         if name == "slow_consumer":
             assert [e.code for e in heard if type(e) is Rejected] == [25, 25, 25]
         elif name not in AT_FRAMES[:3]:
-            assert count(heard, Gap) >= 1 and count(heard, Disconnected) == 0
+            assert count(heard, FeedGap) >= 1 and count(heard, Disconnected) == 0
 
 
 async def test_malformed_frames_cost_a_connection_each_and_the_third_in_a_row_the_feed() -> None:

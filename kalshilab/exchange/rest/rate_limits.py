@@ -167,7 +167,7 @@ class Limits:
         """As `charge`, with the items of its body counted."""
         return self.charge(request.method, request.path, batch_size(request))
 
-    def body(self) -> wire.Limits:
+    def body(self) -> wire.AccountLimitsBody:
         """What the account is told of its limits."""
         return account_limits(self.tier)
 
@@ -208,11 +208,11 @@ def batch_size(request: Request) -> int:
         return 1
 
 
-def account_limits(tier: str) -> wire.Limits:
+def account_limits(tier: str) -> wire.AccountLimitsBody:
     """The body of `GET /account/limits`; a tier above the first is a grant for ever."""
     t = TIERS[tier]
     granted = {"exchange_instance": "event_contract", "level": tier, "source": "manual"}
-    return wire.Limits(
+    return wire.AccountLimitsBody(
         usage_tier=tier,
         read=wire.BucketLimit(refill_rate=t.read_rate, bucket_capacity=t.read_capacity),
         write=wire.BucketLimit(refill_rate=t.write_rate, bucket_capacity=t.write_capacity),

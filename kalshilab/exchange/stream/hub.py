@@ -36,7 +36,7 @@ class Source(Protocol):
         """A market's book, or None for an unknown market."""
         ...
 
-    def ticker_body(self, ticker: str) -> wire.Ticker | None:
+    def ticker_body(self, ticker: str) -> wire.TickerMessage | None:
         """A market's top of book, or None for an unknown market."""
         ...
 

@@ -33,8 +33,8 @@ from kalshilab.errors import (
 )
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
-from kalshilab.kalshi.rest.history import Columns, Cutoff, PrintPage
-from kalshilab.kalshi.rest.rate_limits import COSTS, Limits
+from kalshilab.kalshi.rest.history import Columns, HistoricalCutoff, RawTradePage
+from kalshilab.kalshi.rest.rate_limits import COSTS, AccountLimits
 from kalshilab.kalshi.rest.transport import FAST_EXTRA, NoAnswer, NotSent, Reply
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
@@ -138,7 +138,7 @@ class Rest:
         *,
         purpose: hosts.Purpose = "data",
         clock: Clock | None = None,
-        limits: Limits | None = None,
+        limits: AccountLimits | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         fast: bool = False,
         seed: int = 0,
@@ -327,7 +327,7 @@ class MarketData:
     ) -> None:
         clock = clock or WallClock()
         url = base_url(settings)
-        limits = None if settings.venue == "embedded" else Limits(clock)
+        limits = None if settings.venue == "embedded" else AccountLimits(clock)
         self._rest = Rest(url, clock=clock, limits=limits, transport=transport, fast=settings.fast)
 
     async def __aenter__(self) -> Self:
@@ -343,9 +343,9 @@ class MarketData:
         """Close the connections."""
         await self._rest.aclose()
 
-    async def status(self) -> wire.Status:
+    async def status(self) -> wire.ExchangeStatusBody:
         """Whether the exchange and trading are active."""
-        return await self._rest.get("/exchange/status", wire.Status)
+        return await self._rest.get("/exchange/status", wire.ExchangeStatusBody)
 
     async def market(self, ticker: str) -> Market:
         """One market, as of now.  Series and category stand on its event: see `event` and `series`.
@@ -363,16 +363,16 @@ class MarketData:
             found += [m.to_model() for m in page.markets]
         return found
 
-    async def event(self, ticker: str) -> wire.Event:
+    async def event(self, ticker: str) -> wire.EventBody:
         """One event with its nested markets."""
         answer = await self._rest.get(
             f"/events/{segment('ticker', ticker)}", wire.EventResponse, {"with_nested_markets": True}
         )
         return answer.event
 
-    async def events(self, **filters: str | int | bool | None) -> list[wire.Event]:
+    async def events(self, **filters: str | int | bool | None) -> list[wire.EventBody]:
         """All events that match the exchange's filters; `with_nested_markets=True` brings their markets."""
-        found: list[wire.Event] = []
+        found: list[wire.EventBody] = []
         async for page in self._pages("/events", wire.EventPage, filters, limit=200):
             found += page.events
         return found
@@ -424,9 +424,9 @@ class MarketData:
 
     # History: what the live listings no longer have.
 
-    async def cutoff(self) -> Cutoff:
+    async def cutoff(self) -> HistoricalCutoff:
         """Where the archive begins, as of now; it moves forward with time."""
-        return Cutoff.of(await self._rest.get("/historical/cutoff", wire.Cutoff))
+        return HistoricalCutoff.of(await self._rest.get("/historical/cutoff", wire.CutoffBody))
 
     async def historical_markets(self, **filters: str | int | bool | None) -> list[Market]:
         """All archived markets that match one of `tickers="A,B"`, `event_ticker=`, `series_ticker=`."""
@@ -451,7 +451,7 @@ class MarketData:
                 documents do not say: ask for a second more and filter), `limit=`.
         """
         path = "/historical/trades" if historical else "/markets/trades"
-        async for page in self._pages(path, PrintPage, filters, limit=1000):
+        async for page in self._pages(path, RawTradePage, filters, limit=1000):
             yield page.columns()
 
     async def all_series(self) -> list[wire.Series]:

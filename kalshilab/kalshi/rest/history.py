@@ -9,22 +9,26 @@ had as **columns**: plain lists of the texts the exchange sent, newest first, wh
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
+from kalshilab.lazy import renamed
 
-__all__ = ["Columns", "Cutoff", "PrintPage"]
+__all__ = ["Columns", "HistoricalCutoff", "RawTradePage"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 Columns = dict[str, list[str | None]]
 """A page of prints: `created_time`, `ticker`, `yes_price_dollars`, `count_fp`, `taker_outcome_side`, `trade_id`,
 lists of one length; only a taker may be None."""
 
 
-class Cutoff(msgspec.Struct, frozen=True):
+class HistoricalCutoff(msgspec.Struct, frozen=True):
     """Where the archive begins, in microseconds: older prints, settled markets and finished orders are only there."""
 
     trades: int
@@ -32,7 +36,7 @@ class Cutoff(msgspec.Struct, frozen=True):
     orders: int
 
     @classmethod
-    def of(cls, body: wire.Cutoff) -> Cutoff:
+    def of(cls, body: wire.CutoffBody) -> HistoricalCutoff:
         """From the exchange's answer."""
         return cls(
             wire.instant(body.trades_created_ts),
@@ -53,10 +57,10 @@ class _Print(msgspec.Struct, gc=False):
     taker_side: str | None = None
 
 
-class PrintPage(msgspec.Struct, gc=False):
+class RawTradePage(msgspec.Struct, gc=False):
     """A page of prints.
 
-    >>> page = PrintPage.decode(b'''{"cursor": "", "trades": [{"trade_id": "t", "ticker": "A-B-1",
+    >>> page = RawTradePage.decode(b'''{"cursor": "", "trades": [{"trade_id": "t", "ticker": "A-B-1",
     ...     "count_fp": "7.50", "yes_price_dollars": "0.4300", "no_price_dollars": "0.5700",
     ...     "taker_side": "yes", "created_time": "2026-11-22T14:03:11.609997Z"}]}''')
     >>> page.columns()["taker_outcome_side"], page.columns()["count_fp"]
@@ -67,7 +71,7 @@ class PrintPage(msgspec.Struct, gc=False):
     cursor: str = ""
 
     @classmethod
-    def decode(cls, body: bytes) -> PrintPage:
+    def decode(cls, body: bytes) -> RawTradePage:
         """From the JSON of an answer.
 
         Raises:
@@ -91,4 +95,4 @@ class PrintPage(msgspec.Struct, gc=False):
         }
 
 
-_PAGE: Final = msgspec.json.Decoder(PrintPage)
+_PAGE: Final = msgspec.json.Decoder(RawTradePage)

@@ -18,7 +18,7 @@ from kalshilab.errors import ConfigError, UnitError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.rest.client import Rest, RestSettings, base_url, pages, segment
-from kalshilab.kalshi.rest.rate_limits import COSTS, Limits
+from kalshilab.kalshi.rest.rate_limits import COSTS, AccountLimits
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Balance, Fill, Order, Position, Settlement
 from kalshilab.units import PRICE, format_price, format_size, parse_money, parse_size
@@ -138,7 +138,7 @@ class DemoOrders:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         clock = clock or WallClock()
-        limits = None if settings.venue == "embedded" else Limits(clock)
+        limits = None if settings.venue == "embedded" else AccountLimits(clock)
         url = base_url(settings)
         # The host is checked before the key is even read.
         hosts.check(url.rstrip("/"), "orders")
@@ -237,7 +237,7 @@ class DemoOrders:
 
     async def balance(self) -> Balance:
         """Cash and marked value of positions."""
-        return (await self._rest.get("/portfolio/balance", wire.Balance)).to_model()
+        return (await self._rest.get("/portfolio/balance", wire.BalanceBody)).to_model()
 
     async def positions(self, *, ticker: str | None = None) -> Positions:
         """Open positions, signed: + YES, − NO."""

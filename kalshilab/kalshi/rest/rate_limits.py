@@ -7,13 +7,17 @@ a call costs tokens (10 by default).  A client that waits for its own copy of th
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from kalshilab.clock import Clock
+from kalshilab.lazy import renamed
 
-__all__ = ["COSTS", "TIERS", "Limits", "TokenBucket"]
+__all__ = ["COSTS", "TIERS", "AccountLimits", "TokenBucket"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
 class TokenBucket:
@@ -68,7 +72,7 @@ class TokenBucket:
             await self._clock.sleep((cost - self._tokens) / self.rate)
 
 
-class Tier(msgspec.Struct, frozen=True):
+class AccountTier(msgspec.Struct, frozen=True):
     """Tokens a second and the most held, for reads and writes."""
 
     read_rate: float
@@ -79,13 +83,13 @@ class Tier(msgspec.Struct, frozen=True):
 
 TIERS: Final = MappingProxyType(
     {
-        "basic": Tier(200, 600, 100, 100),
-        "advanced": Tier(300, 900, 300, 900),
-        "expert": Tier(600, 600, 600, 1800),
-        "premier": Tier(1200, 1200, 1200, 3600),
-        "paragon": Tier(2400, 2400, 2400, 7200),
-        "prime": Tier(4800, 4800, 4800, 14_400),
-        "prestige": Tier(12_000, 12_000, 9600, 28_800),
+        "basic": AccountTier(200, 600, 100, 100),
+        "advanced": AccountTier(300, 900, 300, 900),
+        "expert": AccountTier(600, 600, 600, 1800),
+        "premier": AccountTier(1200, 1200, 1200, 3600),
+        "paragon": AccountTier(2400, 2400, 2400, 7200),
+        "prime": AccountTier(4800, 4800, 4800, 14_400),
+        "prestige": AccountTier(12_000, 12_000, 9600, 28_800),
     }
 )
 """The exchange's tiers, October 2026."""
@@ -94,7 +98,7 @@ COSTS: Final = MappingProxyType({"default": 10, "cancel": 2, "get_order": 2})
 """Tokens a call costs."""
 
 
-class Limits:
+class AccountLimits:
     """The two buckets of an account."""
 
     def __init__(self, clock: Clock, tier: str = "basic") -> None:

@@ -12,7 +12,7 @@ from .client import backoff as backoff
 from .events import BookDelta as BookDelta
 from .events import BookSnapshot as BookSnapshot
 from .events import EventLifecycle as EventLifecycle
-from .events import Gap as Gap
+from .events import FeedGap as FeedGap
 from .events import Lifecycle as Lifecycle
 from .events import PositionUpdate as PositionUpdate
 from .events import Rejected as Rejected

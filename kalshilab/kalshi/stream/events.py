@@ -6,13 +6,17 @@ Instants are exchange time in microseconds.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+from kalshilab.lazy import renamed
 
 __all__ = [
     "BookDelta",
     "BookSnapshot",
     "EventLifecycle",
-    "Gap",
+    "FeedGap",
     "Lifecycle",
     "PositionUpdate",
     "Rejected",
@@ -20,12 +24,15 @@ __all__ = [
     "Ticker",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-class Event(msgspec.Struct, frozen=True, gc=False):
+
+class FeedEvent(msgspec.Struct, frozen=True, gc=False):
     """Base of what a handler gets, beside `Trade`, `Fill` and `Order` of `kalshilab.market.model`."""
 
 
-class BookSnapshot(Event, frozen=True):
+class BookSnapshot(FeedEvent, frozen=True):
     """All bids of a market, (price, size), each side in its own prices."""
 
     ticker: str
@@ -33,7 +40,7 @@ class BookSnapshot(Event, frozen=True):
     no: list[tuple[int, int]]
 
 
-class BookDelta(Event, frozen=True):
+class BookDelta(FeedEvent, frozen=True):
     """One level changed; `price` is that side's own price; `client_order_id` when we caused it."""
 
     ticker: str
@@ -44,7 +51,7 @@ class BookDelta(Event, frozen=True):
     client_order_id: str
 
 
-class Ticker(Event, frozen=True):
+class Ticker(FeedEvent, frozen=True):
     """Top of book and totals; YES prices."""
 
     ticker: str
@@ -56,7 +63,7 @@ class Ticker(Event, frozen=True):
     ts: int
 
 
-class PositionUpdate(Event, frozen=True):
+class PositionUpdate(FeedEvent, frozen=True):
     """Our position in one market; `size` signed."""
 
     ticker: str
@@ -66,7 +73,7 @@ class PositionUpdate(Event, frozen=True):
     fees: int
 
 
-class Lifecycle(Event, frozen=True):
+class Lifecycle(FeedEvent, frozen=True):
     """A step in a market's life.  `settlement` is YES' value in price units once determined, else None."""
 
     kind: str
@@ -79,7 +86,7 @@ class Lifecycle(Event, frozen=True):
     settlement: int | None
 
 
-class EventLifecycle(Event, frozen=True):
+class EventLifecycle(FeedEvent, frozen=True):
     """A new event."""
 
     event: str
@@ -87,14 +94,14 @@ class EventLifecycle(Event, frozen=True):
     title: str
 
 
-class Subscribed(Event, frozen=True):
+class Subscribed(FeedEvent, frozen=True):
     """The exchange confirmed a subscription."""
 
     channel: str
     sid: int
 
 
-class Rejected(Event, frozen=True):
+class Rejected(FeedEvent, frozen=True):
     """The exchange refused a command; `id` is the command's."""
 
     code: int
@@ -102,7 +109,7 @@ class Rejected(Event, frozen=True):
     id: int
 
 
-class Gap(Event, frozen=True):
+class FeedGap(FeedEvent, frozen=True):
     """Frames of a sid were lost: `expected` did not come, `got` did."""
 
     sid: int

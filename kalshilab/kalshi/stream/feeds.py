@@ -19,7 +19,7 @@ from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
-    Gap,
+    FeedGap,
     Lifecycle,
     PositionUpdate,
     Rejected,
@@ -113,7 +113,7 @@ class Feed(Generic[T]):
                 raise ProtocolError(f"reader of {self.channel} is {self._queue.maxsize} events behind")
             self._seen += 1
             self._queue.put_nowait(cast(T, event))
-        elif isinstance(event, Gap):
+        elif isinstance(event, FeedGap):
             self._gaps += 1
             self._breaks.append(self._seen)
         elif isinstance(event, Subscribed):

@@ -4,7 +4,7 @@ One `StreamProtocol` speaks for one connection.  It numbers commands, learns whi
 serves which channel, watches the sequence number of each sid, and turns frames into events in our units.
 
 A gap in a sequence means that something of that sid was lost.  For `orderbook_delta` every book of the sid is
-then wrong: the protocol says so (`Gap`), asks for snapshots, and drops deltas of a market until its snapshot
+then wrong: the protocol says so (`FeedGap`), asks for snapshots, and drops deltas of a market until its snapshot
 has come.  `ticker`, `fill`, `user_orders` and `market_positions` carry no sequence number, so a loss there
 cannot be seen here: hold them against REST.
 
@@ -25,7 +25,7 @@ from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
-    Gap,
+    FeedGap,
     Lifecycle,
     PositionUpdate,
     Rejected,
@@ -59,15 +59,15 @@ class _Delta(_Frame, tag="orderbook_delta"):
 
 
 class _Trade(_Frame, tag="trade"):
-    msg: wire.Trade = None  # type: ignore[assignment]
+    msg: wire.TradeMessage = None  # type: ignore[assignment]
 
 
 class _Ticker(_Frame, tag="ticker"):
-    msg: wire.Ticker = None  # type: ignore[assignment]
+    msg: wire.TickerMessage = None  # type: ignore[assignment]
 
 
 class _Fill(_Frame, tag="fill"):
-    msg: wire.Fill = None  # type: ignore[assignment]
+    msg: wire.FillMessage = None  # type: ignore[assignment]
 
 
 class _UserOrder(_Frame, tag="user_order"):
@@ -75,15 +75,15 @@ class _UserOrder(_Frame, tag="user_order"):
 
 
 class _Position(_Frame, tag="market_position"):
-    msg: wire.MarketPosition = None  # type: ignore[assignment]
+    msg: wire.MarketPositionMessage = None  # type: ignore[assignment]
 
 
 class _Lifecycle(_Frame, tag="market_lifecycle_v2"):
-    msg: wire.Lifecycle = None  # type: ignore[assignment]
+    msg: wire.LifecycleMessage = None  # type: ignore[assignment]
 
 
 class _EventLifecycle(_Frame, tag="event_lifecycle"):
-    msg: wire.EventLifecycle = None  # type: ignore[assignment]
+    msg: wire.EventLifecycleMessage = None  # type: ignore[assignment]
 
 
 class _Ack(msgspec.Struct):
@@ -345,7 +345,7 @@ class StreamProtocol:
 
     def _on_gap(self, subscription: Subscription, got: int) -> None:
         tickers = tuple(subscription.tickers)
-        self._emit(Gap(subscription.sid, subscription.channel, tickers, subscription.next_seq, got))
+        self._emit(FeedGap(subscription.sid, subscription.channel, tickers, subscription.next_seq, got))
         if subscription.channel == "orderbook_delta" and tickers:
             self.get_snapshot(tickers)
 

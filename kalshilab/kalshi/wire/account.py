@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from kalshilab.kalshi.wire.base import Wire, instant
+from kalshilab.lazy import renamed
 from kalshilab.market import model
 from kalshilab.units import PRICE, parse_money, parse_price, parse_size
 
 __all__ = [
-    "Balance",
+    "AccountLimitsBody",
+    "BalanceBody",
     "BucketLimit",
     "EndpointCost",
     "EndpointCosts",
     "EventPosition",
-    "Fill",
+    "FillBody",
     "FillPage",
-    "Limits",
-    "MarketPosition",
-    "Order",
+    "MarketPositionBody",
+    "OrderBody",
     "OrderPage",
     "OrderResponse",
     "PositionPage",
-    "Settlement",
+    "SettlementBody",
     "SettlementPage",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-class Balance(Wire, frozen=True, omit_defaults=False):
+
+class BalanceBody(Wire, frozen=True, omit_defaults=False):
     """Free cash in cents (cut off) and dollars, and the marked value of positions in cents."""
 
     balance: int
@@ -43,7 +49,7 @@ class Balance(Wire, frozen=True, omit_defaults=False):
         )
 
 
-class MarketPosition(Wire, frozen=True, omit_defaults=False):
+class MarketPositionBody(Wire, frozen=True, omit_defaults=False):
     """Our net position in one market."""
 
     ticker: str
@@ -77,12 +83,12 @@ class EventPosition(Wire, frozen=True, omit_defaults=False):
 
 
 class PositionPage(Wire, frozen=True, omit_defaults=False):
-    market_positions: list[MarketPosition]
+    market_positions: list[MarketPositionBody]
     event_positions: list[EventPosition] = []
     cursor: str = ""
 
 
-class Fill(Wire, frozen=True, omit_defaults=False):
+class FillBody(Wire, frozen=True, omit_defaults=False):
     """One match of one of our orders."""
 
     trade_id: str
@@ -119,11 +125,11 @@ class Fill(Wire, frozen=True, omit_defaults=False):
 
 
 class FillPage(Wire, frozen=True, omit_defaults=False):
-    fills: list[Fill]
+    fills: list[FillBody]
     cursor: str = ""
 
 
-class Settlement(Wire, frozen=True, omit_defaults=False):
+class SettlementBody(Wire, frozen=True, omit_defaults=False):
     """A payout; `revenue` and `value` are whole cents."""
 
     ticker: str
@@ -165,11 +171,11 @@ class Settlement(Wire, frozen=True, omit_defaults=False):
 
 
 class SettlementPage(Wire, frozen=True, omit_defaults=False):
-    settlements: list[Settlement]
+    settlements: list[SettlementBody]
     cursor: str = ""
 
 
-class Order(Wire, frozen=True):
+class OrderBody(Wire, frozen=True):
     """One of our orders."""
 
     order_id: str
@@ -218,11 +224,11 @@ class Order(Wire, frozen=True):
 
 
 class OrderResponse(Wire, frozen=True):
-    order: Order
+    order: OrderBody
 
 
 class OrderPage(Wire, frozen=True, omit_defaults=False):
-    orders: list[Order]
+    orders: list[OrderBody]
     cursor: str = ""
 
 
@@ -231,7 +237,7 @@ class BucketLimit(Wire, frozen=True, omit_defaults=False):
     bucket_capacity: int
 
 
-class Limits(Wire, frozen=True, omit_defaults=False):
+class AccountLimitsBody(Wire, frozen=True, omit_defaults=False):
     usage_tier: str
     read: BucketLimit
     write: BucketLimit

@@ -5,9 +5,14 @@ Where nothing traded in a period the live form leaves the prices out and the arc
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kalshilab.kalshi.wire.base import Wire
+from kalshilab.lazy import renamed
 
 __all__ = [
+    "CandlePrices",
+    "CandleQuotes",
     "Candlestick",
     "CandlestickList",
     "EventCandlesticks",
@@ -17,12 +22,13 @@ __all__ = [
     "HistoricalQuotes",
     "MarketCandlesticks",
     "MarketCandlesticksList",
-    "Prices",
-    "Quotes",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-class Quotes(Wire, frozen=True, omit_defaults=False):
+
+class CandleQuotes(Wire, frozen=True, omit_defaults=False):
     """Best bids or asks of a period, in dollars."""
 
     open_dollars: str
@@ -31,7 +37,7 @@ class Quotes(Wire, frozen=True, omit_defaults=False):
     close_dollars: str
 
 
-class Prices(Wire, frozen=True):
+class CandlePrices(Wire, frozen=True):
     """YES prices of a period's prints, in dollars; only `previous_dollars` where there were none."""
 
     open_dollars: str | None = None
@@ -46,9 +52,9 @@ class Candlestick(Wire, frozen=True, omit_defaults=False):
     """One period of a market; `end_period_ts` in seconds, which is part of it."""
 
     end_period_ts: int
-    yes_bid: Quotes
-    yes_ask: Quotes
-    price: Prices
+    yes_bid: CandleQuotes
+    yes_ask: CandleQuotes
+    price: CandlePrices
     volume_fp: str
     open_interest_fp: str
 

@@ -6,9 +6,12 @@ left out; requests may also say `null`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from kalshilab.kalshi.wire.base import Wire
+from kalshilab.lazy import renamed
 
 __all__ = [
     "AmendOrder",
@@ -29,13 +32,16 @@ __all__ = [
     "DecreaseOrderResponse",
     "GroupLimit",
     "ItemError",
-    "OrderGroup",
+    "OrderGroupBody",
     "OrderGroupList",
     "OrderGroupResponse",
     "QueuePosition",
     "QueuePositionList",
     "QueuePositionResponse",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
 class CreateOrder(Wire, frozen=True):
@@ -213,7 +219,7 @@ class GroupLimit(Wire, frozen=True):
     contracts_limit_fp: str | None = None
 
 
-class OrderGroup(Wire, frozen=True, omit_defaults=False):
+class OrderGroupBody(Wire, frozen=True, omit_defaults=False):
     id: str
     contracts_limit_fp: str
     is_auto_cancel_enabled: bool = True
@@ -221,7 +227,7 @@ class OrderGroup(Wire, frozen=True, omit_defaults=False):
 
 
 class OrderGroupList(Wire, frozen=True):
-    order_groups: list[OrderGroup]
+    order_groups: list[OrderGroupBody]
 
 
 class OrderGroupResponse(Wire, frozen=True, omit_defaults=False):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.wire.base import Wire, instant
+from kalshilab.lazy import renamed
 from kalshilab.market import model
 from kalshilab.units import PRICE, TickGrid, parse_price, parse_size
 
 __all__ = [
-    "Cutoff",
+    "CutoffBody",
     "ErrorBody",
-    "Event",
+    "EventBody",
     "EventFeeChange",
     "EventFeeChangePage",
     "EventPage",
     "EventResponse",
+    "ExchangeStatusBody",
     "MaintenanceWindow",
-    "Market",
+    "MarketBody",
     "MarketOrderbook",
     "MarketPage",
     "MarketResponse",
@@ -38,12 +40,14 @@ __all__ = [
     "SeriesResponse",
     "Session",
     "ShardStatus",
-    "Status",
-    "Trade",
+    "TradeBody",
     "TradePage",
     "UserDataTimestamp",
     "Week",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
 class PriceRange(Wire, frozen=True, omit_defaults=False):
@@ -54,7 +58,7 @@ class PriceRange(Wire, frozen=True, omit_defaults=False):
     step: str
 
 
-class Market(Wire, frozen=True):
+class MarketBody(Wire, frozen=True):
     """A market object."""
 
     ticker: str
@@ -137,15 +141,15 @@ def _settlement(result: str | None, value: str | None) -> int | None:
 
 
 class MarketResponse(Wire, frozen=True):
-    market: Market
+    market: MarketBody
 
 
 class MarketPage(Wire, frozen=True, omit_defaults=False):
-    markets: list[Market]
+    markets: list[MarketBody]
     cursor: str = ""
 
 
-class Event(Wire, frozen=True):
+class EventBody(Wire, frozen=True):
     """An event object; `markets` when asked for with nested markets."""
 
     event_ticker: str
@@ -156,7 +160,7 @@ class Event(Wire, frozen=True):
     mutually_exclusive: bool | None = None
     category: str = ""
     settlement_sources: list[dict[str, str]] | None = None
-    markets: list[Market] | None = None
+    markets: list[MarketBody] | None = None
     last_updated_ts: str | None = None
     fee_type_override: str | None = None
     fee_multiplier_override: float | None = None
@@ -164,12 +168,12 @@ class Event(Wire, frozen=True):
 
 
 class EventResponse(Wire, frozen=True):
-    event: Event
-    markets: list[Market] | None = None
+    event: EventBody
+    markets: list[MarketBody] | None = None
 
 
 class EventPage(Wire, frozen=True, omit_defaults=False):
-    events: list[Event]
+    events: list[EventBody]
     cursor: str = ""
     milestones: list[dict[str, str]] | UnsetType = UNSET
 
@@ -225,7 +229,7 @@ class OrderbookList(Wire, frozen=True):
     orderbooks: list[MarketOrderbook]
 
 
-class Trade(Wire, frozen=True, omit_defaults=False):
+class TradeBody(Wire, frozen=True, omit_defaults=False):
     """A public print."""
 
     trade_id: str
@@ -259,11 +263,11 @@ class Trade(Wire, frozen=True, omit_defaults=False):
 
 
 class TradePage(Wire, frozen=True, omit_defaults=False):
-    trades: list[Trade]
+    trades: list[TradeBody]
     cursor: str = ""
 
 
-class Cutoff(Wire, frozen=True):
+class CutoffBody(Wire, frozen=True):
     """Where the archive begins, for each kind of record."""
 
     market_settled_ts: str
@@ -292,7 +296,7 @@ class ShardStatus(Wire, frozen=True):
     intra_exchange_transfers_active: bool
 
 
-class Status(Wire, frozen=True):
+class ExchangeStatusBody(Wire, frozen=True):
     """Whether the exchange takes requests; what is absent is not known."""
 
     exchange_active: bool

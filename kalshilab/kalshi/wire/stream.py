@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from kalshilab.kalshi.wire.rest import PriceRange
+from kalshilab.lazy import renamed
 
 __all__ = [
-    "Command", "CommandParams", "EventFeeUpdate", "EventLifecycle", "Fill", "Lifecycle", "LifecycleMetadata", "MarketPosition",
-    "OrderGroupUpdate", "OrderbookDelta", "OrderbookSnapshot", "Ticker", "Trade", "UserOrder",
+    "Command", "CommandParams", "EventFeeUpdate", "EventLifecycleMessage", "FillMessage", "LifecycleMessage", "LifecycleMetadata", "MarketPositionMessage",
+    "OrderGroupUpdate", "OrderbookDelta", "OrderbookSnapshot", "TickerMessage", "TradeMessage", "UserOrder",
 ]  # fmt: skip
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-class Body(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Base of a message's `msg`: keyword fields, every field written."""
 
 
-class OrderbookSnapshot(Body, frozen=True, omit_defaults=True):
+class OrderbookSnapshot(Message, frozen=True, omit_defaults=True):
     """All levels of one market; an empty side is left out."""
 
     market_ticker: str
@@ -26,7 +32,7 @@ class OrderbookSnapshot(Body, frozen=True, omit_defaults=True):
     no_dollars_fp: list[tuple[str, str]] = []
 
 
-class OrderbookDelta(Body, frozen=True, omit_defaults=True):
+class OrderbookDelta(Message, frozen=True, omit_defaults=True):
     """One level changed by `delta_fp`; NO levels carry NO prices."""
 
     market_ticker: str
@@ -41,7 +47,7 @@ class OrderbookDelta(Body, frozen=True, omit_defaults=True):
     ts_ms: int = 0
 
 
-class Trade(Body, frozen=True):
+class TradeMessage(Message, frozen=True):
     """A public print."""
 
     market_ticker: str
@@ -59,7 +65,7 @@ class Trade(Body, frozen=True):
     """Microseconds; only the local exchange says it, so that a replayed tape keeps its own times."""
 
 
-class Ticker(Body, frozen=True):
+class TickerMessage(Message, frozen=True):
     """Top of book and totals of one market."""
 
     market_ticker: str
@@ -79,7 +85,7 @@ class Ticker(Body, frozen=True):
     time: str = ""
 
 
-class Fill(Body, frozen=True):
+class FillMessage(Message, frozen=True):
     """One match of one of our orders."""
 
     trade_id: str
@@ -102,7 +108,7 @@ class Fill(Body, frozen=True):
     subaccount: int = 0
 
 
-class UserOrder(Body, frozen=True):
+class UserOrder(Message, frozen=True):
     """The new state of one of our orders."""
 
     order_id: str
@@ -133,7 +139,7 @@ class UserOrder(Body, frozen=True):
     subaccount_number: int = 0
 
 
-class MarketPosition(Body, frozen=True):
+class MarketPositionMessage(Message, frozen=True):
     """Our new position in one market."""
 
     market_ticker: str
@@ -147,7 +153,7 @@ class MarketPosition(Body, frozen=True):
     subaccount: int = 0
 
 
-class OrderGroupUpdate(Body, frozen=True):
+class OrderGroupUpdate(Message, frozen=True):
     """What happened to an order group; its limit where that was set."""
 
     event_type: str
@@ -156,7 +162,7 @@ class OrderGroupUpdate(Body, frozen=True):
     ts_ms: int = 0
 
 
-class LifecycleMetadata(Body, frozen=True, omit_defaults=True):
+class LifecycleMetadata(Message, frozen=True, omit_defaults=True):
     """What a new market is about."""
 
     event_ticker: str | None = None
@@ -170,7 +176,7 @@ class LifecycleMetadata(Body, frozen=True, omit_defaults=True):
     expected_expiration_ts: int | None = None
 
 
-class Lifecycle(Body, frozen=True, omit_defaults=True):
+class LifecycleMessage(Message, frozen=True, omit_defaults=True):
     """A step in a market's life; which fields are there depends on `event_type`.  All `_ts` in seconds."""
 
     market_ticker: str
@@ -189,7 +195,7 @@ class Lifecycle(Body, frozen=True, omit_defaults=True):
     exchange_index: int | None = None
 
 
-class EventLifecycle(Body, frozen=True):
+class EventLifecycleMessage(Message, frozen=True):
     """A new event."""
 
     event_ticker: str
@@ -200,7 +206,7 @@ class EventLifecycle(Body, frozen=True):
     exchange_index: int = 0
 
 
-class EventFeeUpdate(Body, frozen=True):
+class EventFeeUpdate(Message, frozen=True):
     """An event's fee override; None where it was cleared."""
 
     event_ticker: str

@@ -22,7 +22,7 @@ from kalshilab.errors import (
 )
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.rest.client import READ_TRIES, MarketData, Rest, _error, pages
-from kalshilab.kalshi.rest.rate_limits import Limits
+from kalshilab.kalshi.rest.rate_limits import AccountLimits
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Trade
 
@@ -272,7 +272,7 @@ async def test_an_unsigned_client_sends_no_key() -> None:
 
 async def test_the_clients_own_buckets_are_used() -> None:
     clock = NoWait()
-    limits = Limits(clock)
+    limits = AccountLimits(clock)
     async with Rest(BASE, purpose="orders", clock=clock, limits=limits, transport=Script(ok())) as rest:
         await rest.get("/p", dict)
         await rest.post("/p", dict, BODY)

@@ -12,7 +12,7 @@ from kalshilab.clock import WallClock
 from kalshilab.config.settings import Settings
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.rest.client import MarketData
-from kalshilab.kalshi.rest.history import Cutoff, PrintPage
+from kalshilab.kalshi.rest.history import HistoricalCutoff, RawTradePage
 from kalshilab.market.model import Trade
 
 BASE = "http://127.0.0.1:9/trade-api/v2"
@@ -54,7 +54,9 @@ async def test_the_cutoff() -> None:
         }
     )
     async with client:
-        assert await client.cutoff() == Cutoff(trades=1_500_000, markets=2_000_000, orders=3_000_000)
+        assert await client.cutoff() == HistoricalCutoff(
+            trades=1_500_000, markets=2_000_000, orders=3_000_000
+        )
 
 
 @pytest.mark.parametrize("historical", [False, True])
@@ -108,7 +110,7 @@ async def test_historical_values() -> None:
 )  # fmt: skip
 async def test_what_is_no_page_is_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError):
-        PrintPage.decode(body)
+        RawTradePage.decode(body)
 
 
 async def test_a_cursor_that_comes_twice_is_no_endless_loop() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalshilab.clock import SimClock
-from kalshilab.kalshi.rest.rate_limits import COSTS, TIERS, Limits, TokenBucket
+from kalshilab.kalshi.rest.rate_limits import COSTS, TIERS, AccountLimits, TokenBucket
 
 
 @given(
@@ -128,7 +128,7 @@ def test_the_tiers_are_the_exchanges() -> None:
 
 
 def test_an_account_has_two_buckets_that_do_not_touch() -> None:
-    limits = Limits(SimClock())
+    limits = AccountLimits(SimClock())
     assert sum(limits.write.try_acquire(COSTS["default"]) for _ in range(20)) == 10
     assert limits.read.tokens == 600
-    assert Limits(SimClock(), "premier").write.capacity == 3600
+    assert AccountLimits(SimClock(), "premier").write.capacity == 3600

@@ -19,7 +19,7 @@ from kalshilab.clock import WallClock
 from kalshilab.errors import FeedLost, HostRefused, ProtocolError
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.stream.client import Connected, Disconnected, Stream, backoff
-from kalshilab.kalshi.stream.protocol import Gap, Rejected, Subscribed
+from kalshilab.kalshi.stream.protocol import FeedGap, Rejected, Subscribed
 from kalshilab.market.model import Trade
 
 PATH = "/trade-api/ws/v2"
@@ -160,7 +160,7 @@ async def test_events_arrive_in_order_and_are_counted() -> None:
             assert "open" in repr(stream)
     assert [type(e) for e in events[:2]] == [Connected, Subscribed] and events[0] == Connected(1)
     assert [t.trade_id for t in of(Trade, events)] == [str(n) for n in range(1, 501)]
-    assert not of(Gap, events) and stream.last_frame > 0
+    assert not of(FeedGap, events) and stream.last_frame > 0
 
 
 async def test_every_handshake_is_signed_afresh() -> None:
@@ -243,7 +243,7 @@ async def test_a_gap_makes_it_ask_for_snapshots() -> None:
         stream.add_markets("orderbook_delta", ["A"])
         async with streaming(stream, events.append):
             await until(lambda: len(server.commands[0]) == 2 if server.commands else False)
-    assert of(Gap, events) == [Gap(10, "orderbook_delta", ("A",), 2, 5)]
+    assert of(FeedGap, events) == [FeedGap(10, "orderbook_delta", ("A",), 2, 5)]
     assert server.commands[0][1]["params"] == {
         "sids": [10],
         "action": "get_snapshot",

@@ -19,7 +19,7 @@ from kalshilab.kalshi.stream.protocol import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
-    Gap,
+    FeedGap,
     Lifecycle,
     PositionUpdate,
     Rejected,
@@ -211,7 +211,7 @@ def test_gaps_are_told_and_books_asked_for_anew() -> None:
     assert [type(e) for e in talk.hear(**snapshot(1, 1, "A"))] == [BookSnapshot]
     assert [type(e) for e in talk.hear(**snapshot(1, 2, "B"))] == [BookSnapshot]
     assert len(talk.hear(**delta(1, 3))) == 1
-    assert talk.hear(**delta(1, 6)) == [Gap(1, "orderbook_delta", ("A", "B"), 4, 6)]
+    assert talk.hear(**delta(1, 6)) == [FeedGap(1, "orderbook_delta", ("A", "B"), 4, 6)]
     (ask,) = talk.commands()
     assert ask["params"] == {"sids": [1], "action": "get_snapshot", "market_tickers": ["A", "B"]}
     assert talk.hear(**delta(1, 7)) == [] and talk.hear(**delta(1, 8, "B")) == []
@@ -224,7 +224,7 @@ def test_a_gap_of_prints_is_told() -> None:
     trade = {"market_ticker": "M", "yes_price_dollars": "0.4", "count_fp": "1", "taker_side": "yes"}
     assert len(talk.hear(type="trade", sid=2, seq=1, msg=trade)) == 1
     gap, again = talk.hear(type="trade", sid=2, seq=3, msg=trade)
-    assert gap == Gap(2, "trade", (), 2, 3) and isinstance(again, Trade)
+    assert gap == FeedGap(2, "trade", (), 2, 3) and isinstance(again, Trade)
     assert talk.commands() == []
 
 
@@ -249,7 +249,7 @@ def test_a_gap_is_told_exactly_when_frames_are_missing(steps: list[tuple[int, bo
         if lost:
             continue
         frame = snapshot(sid, sent[sid]) if sid == 1 else {"type": "ok", "sid": sid, "seq": sent[sid]}
-        gaps = [e for e in talk.hear(**frame) if isinstance(e, Gap)]
+        gaps = [e for e in talk.hear(**frame) if isinstance(e, FeedGap)]
         assert [(g.sid, g.expected, g.got) for g in gaps] == (
             [(sid, due[sid], sent[sid])] if due[sid] != sent[sid] else []
         )
@@ -263,7 +263,7 @@ def test_a_gap_before_an_unknown_type_is_told() -> None:
     events += talk.hear(
         type="market_lifecycle_v2", sid=4, seq=6, msg={"market_ticker": "M", "event_type": "activated"}
     )
-    assert [type(e) for e in events].count(Gap) == 1
+    assert [type(e) for e in events].count(FeedGap) == 1
 
 
 class Venue:
@@ -317,7 +317,7 @@ def test_books_are_never_wrong_for_long_and_never_across_a_known_gap(data: st.Da
                 # Never a BookError: a delta is only handed out on a book that has missed nothing.
                 books[event.ticker].apply(event.side, event.price, event.delta)
                 assert event.ticker not in wrong
-            elif isinstance(event, Gap):
+            elif isinstance(event, FeedGap):
                 wrong.update(event.tickers)
 
     for frame in venue.answer(talk.sent[0]):
@@ -387,7 +387,7 @@ def test_every_recorded_frame_is_understood(shared: Path, name: str, count: int)
         protocol.receive(bytes(decode(line)["frame"]))
         frames += 1
     assert frames == count and protocol.unknown == 0
-    assert seen["BookSnapshot"] and seen["BookDelta"] > 200 and not seen["Gap"]
+    assert seen["BookSnapshot"] and seen["BookDelta"] > 200 and not seen["FeedGap"]
     for ticker, book in books.items():
         for side in ("yes", "no"):
             assert dict(book.levels(side)) == plain[ticker][side]

@@ -53,7 +53,7 @@ def test_a_market_in_our_units() -> None:
 def test_what_a_settled_market_is_worth(
     result: str | None, value: str | None, settlement: int | None
 ) -> None:
-    market = rest.Market(
+    market = rest.MarketBody(
         ticker="T", event_ticker="E", status="finalized", result=result, settlement_value_dollars=value
     )
     assert market.to_model().settlement == settlement
@@ -61,13 +61,13 @@ def test_what_a_settled_market_is_worth(
 
 def test_a_market_with_next_to_nothing_is_read() -> None:
     market = read(
-        '{"ticker":"T","event_ticker":"E","status":"initialized","brand_new":[1,{}]}', rest.Market
+        '{"ticker":"T","event_ticker":"E","status":"initialized","brand_new":[1,{}]}', rest.MarketBody
     ).to_model()
     assert (market.yes_bid, market.yes_ask, market.volume, market.close_ts) == (0, PRICE, 0, 0)
 
 
 def test_a_print_in_our_units() -> None:
-    trade = read(TRADE, rest.Trade).to_model()
+    trade = read(TRADE, rest.TradeBody).to_model()
     assert (trade.price, trade.size, trade.taker, trade.ts) == (4300, 750, "yes", 1_795_356_191_609_997)
 
 
@@ -83,30 +83,30 @@ def test_the_takers_outcome(fields: dict[str, str], taker: str) -> None:
     base = msgspec.json.decode(TRADE)
     for name in ("taker_outcome_side", "taker_side", "taker_book_side"):
         base.pop(name, None)
-    assert msgspec.convert(base | fields, rest.Trade).to_model().taker == taker
+    assert msgspec.convert(base | fields, rest.TradeBody).to_model().taker == taker
 
 
 @pytest.mark.parametrize("side", [None, "", "unknown", "YES"])
 def test_a_print_without_direction_is_not_guessed(side: str | None) -> None:
     base = msgspec.json.decode(TRADE) | {"taker_outcome_side": side, "taker_side": side}
     with pytest.raises(ProtocolError, match="taker side"):
-        msgspec.convert(base, rest.Trade).to_model()
+        msgspec.convert(base, rest.TradeBody).to_model()
 
 
 @given(st.integers(0, PRICE), st.integers(1, 10**12), st.integers(0, 10**12))
 def test_prices_sizes_and_fees_survive_the_wire(price: int, size: int, fee: int) -> None:
-    trade = rest.Trade(
+    trade = rest.TradeBody(
         trade_id="t", ticker="T", count_fp=format_size(size), yes_price_dollars=format_price(price),
         no_price_dollars=format_price(PRICE - price), created_time="2026-11-22T06:30:00Z", taker_outcome_side="no",
     )  # fmt: skip
-    model = read(msgspec.json.encode(trade).decode(), rest.Trade).to_model()
+    model = read(msgspec.json.encode(trade).decode(), rest.TradeBody).to_model()
     assert (model.price, model.size) == (price, size)
-    fill = rest.Fill(
+    fill = rest.FillBody(
         trade_id="t", order_id="o", ticker="T", book_side="ask", outcome_side="no", count_fp=format_size(size),
         yes_price_dollars=format_price(price), no_price_dollars=format_price(PRICE - price), is_taker=False,
         fee_cost=format_money(fee), created_time="2026-11-22T06:30:00.000001Z",
     )  # fmt: skip
-    got = read(msgspec.json.encode(fill).decode(), rest.Fill).to_model()
+    got = read(msgspec.json.encode(fill).decode(), rest.FillBody).to_model()
     assert (got.price, got.size, got.fee, got.ts % 1_000_000) == (price, size, fee, 1)
 
 
@@ -114,13 +114,13 @@ def test_prices_sizes_and_fees_survive_the_wire(price: int, size: int, fee: int)
 def test_a_price_that_is_none_is_refused(price: str) -> None:
     base = msgspec.json.decode(TRADE) | {"yes_price_dollars": price}
     with pytest.raises(UnitError):
-        msgspec.convert(base, rest.Trade).to_model()
+        msgspec.convert(base, rest.TradeBody).to_model()
 
 
 def test_a_number_where_a_string_belongs_is_refused() -> None:
     base = msgspec.json.decode(TRADE) | {"yes_price_dollars": 0.43}
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(base, rest.Trade)
+        msgspec.convert(base, rest.TradeBody)
 
 
 @pytest.mark.parametrize(
@@ -139,15 +139,16 @@ def test_a_time_that_is_none_is_refused(text: str) -> None:
 
 
 def test_a_balance_without_dollars_counts_its_cents() -> None:
-    balance = rest.Balance(balance=9801, portfolio_value=198, updated_ts=1)
+    balance = rest.BalanceBody(balance=9801, portfolio_value=198, updated_ts=1)
     assert balance.to_model().cash == 98_010_000
     full = read(
         '{"balance":9801,"balance_dollars":"98.0186","portfolio_value":198,"updated_ts":1781159348,'
         '"balance_breakdown":[{"exchange_index":0,"balance":"98.0186"}]}',
-        rest.Balance,
+        rest.BalanceBody,
     )
     assert (
-        full.to_model().cash == 98_018_600 and read(msgspec.json.encode(full).decode(), rest.Balance) == full
+        full.to_model().cash == 98_018_600
+        and read(msgspec.json.encode(full).decode(), rest.BalanceBody) == full
     )
 
 
@@ -183,7 +184,7 @@ def test_an_empty_book_is_two_empty_lists() -> None:
 
 
 def test_a_scalar_settlement_without_its_value_is_not_nothing() -> None:
-    settlement = rest.Settlement(
+    settlement = rest.SettlementBody(
         ticker="T", event_ticker="E", market_result="scalar", yes_count_fp="2.00", yes_total_cost_dollars="1.000000",
         no_count_fp="0.00", no_total_cost_dollars="0.000000", revenue=74, settled_time="2026-11-23T16:10:45Z", fee_cost="0",
     )  # fmt: skip
