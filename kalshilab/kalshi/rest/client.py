@@ -39,6 +39,7 @@ from kalshilab.kalshi.rest.transport import FAST_EXTRA, NoAnswer, NotSent, Reply
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
 from kalshilab.market.model import Market, Trade
+from kalshilab.retry import RetryPolicy
 from kalshilab.units import parse_price, parse_size
 
 __all__ = ["MarketData", "Rest", "RestSettings"]
@@ -46,7 +47,8 @@ __all__ = ["MarketData", "Rest", "RestSettings"]
 T = TypeVar("T")
 Query = Mapping[str, str | int | bool | None]
 
-READ_TRIES: Final = 4
+READ_RETRY: Final = RetryPolicy(attempts=4, first_wait_s=0.2, longest_wait_s=10.0, jitter=0.5)
+"""Retries of a read."""
 CONNECTING: Final = 5.0
 """Seconds to come by a connection."""
 ANSWERING: Final = 10.0
@@ -100,7 +102,10 @@ class _Httpx:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # An address that is none: that of a redirect, which is read although it is not followed.
             raise NoAnswer(str(error) or type(error).__name__) from None
-        return Reply(answer.status_code, answer.headers.get("location", ""), answer.content)
+        sent = answer.headers
+        return Reply(
+            answer.status_code, sent.get("location", ""), answer.content, sent.get("retry-after", "")
+        )
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -163,20 +168,17 @@ class Rest:
     async def get(
         self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["default"]
     ) -> T:
-        """Read, again if need be: after a lost connection, a 5xx or a 429, with growing, jittered waits."""
-        for attempt in range(READ_TRIES):
+        """Read; a lost connection, a 5xx or a 429 is retried (`READ_RETRY`)."""
+        attempt = 1
+        while True:
             try:
                 return await self._send("GET", path, into, query=query, cost=cost)
             except (ConnectionFailed, ApiError) as error:
-                passing = (
-                    isinstance(error, ConnectionFailed | RateLimited)
-                    or error.status == 0
-                    or error.status >= 500
-                )
-                if not passing or attempt == READ_TRIES - 1:
+                wait_s = READ_RETRY.wait_s("GET", attempt, error, draw=self._random.random())
+                if wait_s is None:
                     raise
-            await self._clock.sleep(0.2 * 2**attempt * (0.5 + self._random.random()))
-        raise AssertionError("unreachable")
+            await self._clock.sleep(wait_s)
+            attempt += 1
 
     async def post(
         self, path: str, into: type[T], body: msgspec.Struct, *, cost: int = COSTS["default"]
@@ -230,11 +232,13 @@ class Rest:
         return self._read(method, shown, reply, into)
 
     def _read(self, method: str, path: str, reply: Reply, into: type[T]) -> T:
-        status, target, content = reply
+        status, content = reply.status, reply.content
         if 300 <= status < 400:
-            raise HostRefused(hosts.shown(target or self._base), self.purpose, "redirects are not followed")
+            raise HostRefused(
+                hosts.shown(reply.location or self._base), self.purpose, "redirects are not followed"
+            )
         if status >= 400:
-            raise _error(method, path, status, content)
+            raise _error(method, path, status, content, _seconds(reply.retry_after))
         if not content and into is type(None):
             return None
         try:
@@ -266,25 +270,35 @@ class Rest:
         return f"Rest({self.host}, {self.purpose})"
 
 
-def _error(method: str, path: str, status: int, content: bytes) -> ApiError:
-    """The error of an answer, whichever of the exchange's four body shapes it has."""
+def _error(
+    method: str, path: str, status: int, content: bytes, retry_after_s: float | None = None
+) -> ApiError:
+    """Return the error of an answer; the exchange uses four shapes of error bodies."""
     try:
         body = msgspec.json.decode(content, type=wire.ErrorBody)
     except UNREADABLE:
         body = wire.ErrorBody(message=content[:200].decode("utf-8", "replace"))
     if status == 429:
-        return RateLimited(method, path)
+        return RateLimited(method, path, retry_after_s=retry_after_s)
     nested = body.error if isinstance(body.error, dict) else {}
-    code = _word(nested.get("code"), body.code, body.error if isinstance(body.error, str) else None)
-    message = _word(nested.get("message"), body.message, body.msg)
-    details = _word(nested.get("details"), body.details)
+    code = _first_text(nested.get("code"), body.code, body.error if isinstance(body.error, str) else None)
+    message = _first_text(nested.get("message"), body.message, body.msg)
+    details = _first_text(nested.get("details"), body.details)
     if status >= 500 and method != "GET":
         return OutcomeUnknown(method, path, status, message or code or "server error")
-    return ApiError(method, path, status, code, message, details, retryable=method == "GET" and status >= 500)
+    transient = method == "GET" and status >= 500
+    return ApiError(
+        method, path, status, code, message, details, retryable=transient, retry_after_s=retry_after_s
+    )
 
 
-def _word(*candidates: object) -> str:
-    """The first that says something, as text: the exchange does not keep to strings in its errors."""
+def _seconds(retry_after: str) -> float | None:
+    """Return the seconds of a `Retry-After` header; None where it is absent or a date."""
+    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+
+
+def _first_text(*candidates: object) -> str:
+    """Return the first candidate that is not empty, as text: error fields are not always strings."""
     return next((str(c) for c in candidates if c), "")
 
 

@@ -70,7 +70,10 @@ class FastHttp:
             async with session.request(
                 method, URL(url, encoded=True), headers=headers, data=content, allow_redirects=False
             ) as answer:
-                return Reply(answer.status, answer.headers.get("Location", ""), await answer.read())
+                sent = answer.headers
+                return Reply(
+                    answer.status, sent.get("Location", ""), await answer.read(), sent.get("Retry-After", "")
+                )
         except (ClientConnectorError, ConnectionTimeoutError) as error:
             raise NotSent(str(error) or type(error).__name__) from None
         except (ClientError, TimeoutError) as error:
