@@ -103,7 +103,7 @@ class ConfigError(KalshilabError):
         Args:
             name: the unknown name.
             choices: every known name.
-            near: the known names that resemble it, best first.
+            near: the known names that resemble it, best first; may be empty.
             source: as the attribute.
         """
         error = cls(name, None, f"one of {', '.join(choices)}", source)

@@ -94,7 +94,7 @@ class ShadowFeed:
         self._stream.subscribe(*CHANNELS)
         # What closes soon is the session's to leave out: it may hold it already.
         self._tracker = Tracker(settings.categories, settings.tickers, settings.max_markets)
-        self._interval = settings.discovery_interval
+        self._interval = settings.discovery_interval_s
         self.mirror: Final = Mirror()
         """The flow that an exchange plays."""
         self._books: dict[str, Book] = {}
