@@ -92,7 +92,11 @@ DRAWING = {
     ("kalshilab.edge.report.card", "notebook", ("_repr_html_",)),
 }
 OUTSIDE = {
-    "httpx": ("kalshilab.kalshi.rest.client", "kalshilab.kalshi.rest.orders"),
+    "httpx": (
+        "kalshilab.kalshi.rest.client",
+        "kalshilab.kalshi.rest.orders",
+        "kalshilab.kalshi.rest.transport_httpx",
+    ),
     "websockets": ("kalshilab.kalshi.stream.transport_websockets", "kalshilab.exchange."),
     "picows": ("kalshilab.kalshi.stream.transport_picows",),
     "aiohttp": ("kalshilab.kalshi.rest.transport_aiohttp",),

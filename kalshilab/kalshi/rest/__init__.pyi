@@ -1,9 +1,11 @@
+from . import api_errors as api_errors
 from . import client as client
 from . import history as history
 from . import orders as orders
 from . import rate_limits as rate_limits
 from . import transport as transport
 from . import transport_aiohttp as transport_aiohttp
+from . import transport_httpx as transport_httpx
 from .client import MarketData as MarketData
 from .client import Rest as Rest
 from .client import RestSettings as RestSettings
@@ -23,3 +25,4 @@ from .transport import NoAnswer as NoAnswer
 from .transport import NotSent as NotSent
 from .transport import Reply as Reply
 from .transport_aiohttp import FastHttp as FastHttp
+from .transport_httpx import HttpxHttp as HttpxHttp

@@ -6,9 +6,10 @@ may have.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Protocol
 
-__all__ = ["FAST_EXTRA", "NoAnswer", "NotSent", "Reply"]
+__all__ = ["FAST_EXTRA", "Http", "NoAnswer", "NotSent", "Reply"]
 
 FAST_EXTRA: Final = "False, unless the extra is installed: pip install 'kalshilab[fast]'"
 """The values allowed for `fast`, as an error states them where the packages are missing."""
@@ -36,3 +37,13 @@ class Reply(NamedTuple):
     location: str
     content: bytes
     retry_after: str = ""
+
+
+class Http(Protocol):
+    """An HTTP transport that follows no redirect, stores no cookie and ignores the environment's proxies."""
+
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, /
+    ) -> Reply: ...
+
+    async def aclose(self) -> None: ...
