@@ -125,6 +125,12 @@ class FeeAccumulator:
         return net - rebate
 
 
+def _check_units(what: str, value: object, rule: str, *, high: int | None = None) -> None:
+    # numpy's integers are accepted as well.
+    if not isinstance(value, Integral) or not 0 <= int(value) <= (int(value) if high is None else high):
+        raise UnitError(what, value, f"a whole number of {rule}")
+
+
 def fill_fee(
     price: int,
     size: int,
@@ -153,12 +159,8 @@ def fill_fee(
         ConfigError: the fee type has no known formula ("flat" is defined by tables), or `multiplier` or `grid` is
             invalid.
     """
-    if not isinstance(price, Integral) or not 0 <= price <= PRICE:
-        raise UnitError(
-            "price", price, f"a whole number of price units from 0 to {PRICE:,}, as from kl.cents"
-        )
-    if not isinstance(size, Integral) or size < 0:
-        raise UnitError("size", size, "a whole number of size units from 0, as from kl.contracts")
+    _check_units("price", price, f"price units from 0 to {PRICE:,}, as from kl.cents", high=PRICE)
+    _check_units("size", size, "size units from 0, as from kl.contracts")
     if grid not in _GRIDS:
         raise ConfigError("grid", grid, " or ".join(_GRIDS))
     return FeeAccumulator(grid).charge(price, size, taker=taker, multiplier=multiplier, fee_type=fee_type)

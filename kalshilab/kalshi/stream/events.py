@@ -1,16 +1,17 @@
-"""What a feed tells its handler, in our units.
+"""Events of the WebSocket stream, in our units.
 
-Beside these there are `Trade`, `Fill` and `Order` of `kalshilab.market.model`, which the stream and REST share.
-Instants are exchange time in microseconds.
+`Trade`, `Fill` and `Order` of `kalshilab.market.model` are events too; the stream shares them with REST.  Instants are
+exchange time in microseconds.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from kalshilab.lazy import renamed
+from kalshilab.market.model import Fill, Order, Trade
 
 __all__ = [
     "BookDelta",
@@ -19,6 +20,7 @@ __all__ = [
     "FeedGap",
     "Lifecycle",
     "PositionUpdate",
+    "ProtocolEvent",
     "Rejected",
     "Subscribed",
     "Ticker",
@@ -29,11 +31,11 @@ if not TYPE_CHECKING:
 
 
 class FeedEvent(msgspec.Struct, frozen=True, gc=False):
-    """Base of what a handler gets, beside `Trade`, `Fill` and `Order` of `kalshilab.market.model`."""
+    """Base of the events that are defined here."""
 
 
 class BookSnapshot(FeedEvent, frozen=True):
-    """All bids of a market, (price, size), each side in its own prices."""
+    """All bids of a market as (price, size); each side is in its own prices."""
 
     ticker: str
     yes: list[tuple[int, int]]
@@ -41,7 +43,7 @@ class BookSnapshot(FeedEvent, frozen=True):
 
 
 class BookDelta(FeedEvent, frozen=True):
-    """One level changed; `price` is that side's own price; `client_order_id` when we caused it."""
+    """Change of one level; `price` is in the side's own prices, `client_order_id` is ours if we caused it."""
 
     ticker: str
     side: str
@@ -52,7 +54,7 @@ class BookDelta(FeedEvent, frozen=True):
 
 
 class Ticker(FeedEvent, frozen=True):
-    """Top of book and totals; YES prices."""
+    """Top of the book and totals of a market, in YES prices."""
 
     ticker: str
     price: int
@@ -64,7 +66,7 @@ class Ticker(FeedEvent, frozen=True):
 
 
 class PositionUpdate(FeedEvent, frozen=True):
-    """Our position in one market; `size` signed."""
+    """The account's position in one market; `size` is signed (+ YES, − NO)."""
 
     ticker: str
     size: int
@@ -74,7 +76,7 @@ class PositionUpdate(FeedEvent, frozen=True):
 
 
 class Lifecycle(FeedEvent, frozen=True):
-    """A step in a market's life.  `settlement` is YES' value in price units once determined, else None."""
+    """A step in a market's lifecycle; `settlement` is the value of YES in price units once determined, else None."""
 
     kind: str
     ticker: str
@@ -87,7 +89,7 @@ class Lifecycle(FeedEvent, frozen=True):
 
 
 class EventLifecycle(FeedEvent, frozen=True):
-    """A new event."""
+    """A new event of the exchange, which groups markets."""
 
     event: str
     series: str
@@ -102,7 +104,7 @@ class Subscribed(FeedEvent, frozen=True):
 
 
 class Rejected(FeedEvent, frozen=True):
-    """The exchange refused a command; `id` is the command's."""
+    """The exchange refused the command with this `id`."""
 
     code: int
     message: str
@@ -110,10 +112,14 @@ class Rejected(FeedEvent, frozen=True):
 
 
 class FeedGap(FeedEvent, frozen=True):
-    """Frames of a sid were lost: `expected` did not come, `got` did."""
+    """Frames of a subscription were lost: sequence number `got` arrived instead of `expected`."""
 
     sid: int
     channel: str
     tickers: tuple[str, ...]
     expected: int
     got: int
+
+
+ProtocolEvent: TypeAlias = FeedEvent | Trade | Fill | Order
+"""Every event of the stream."""
