@@ -1,10 +1,10 @@
 """Lazy public names: each package lists its names in `__init__.pyi` and imports them on first use.
 
-The stub is the only list: type checkers read it, and `exports` reads it at run time with `lazy_loader`, so `dir()`,
-attribute access and completion agree in a fresh process, and `import kalshilab` stays fast.
+The stub is the only list: type checkers read it, and `exports` reads it at run time with `lazy_loader`.  `dir()`,
+attribute access and completion therefore agree in a new process, and `import kalshilab` stays fast.
 
-Modules that moved in version 0.2 remain importable under their old path, with a `DeprecationWarning`; `moved.py` has
-the table.
+Modules that moved and names that changed in version 0.2 still work, with a `DeprecationWarning`; `moved.py` has the
+tables.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def exports(package: str, file: str) -> tuple[Callable[[str], object], Callable[
         file: the package's `__file__`.
     """
     resolve, listing, names = lazy_loader.attach_stub(package, file)
-    # lazy_loader gives a package that holds a function and a module of one name a class of its own, which cloudpickle
-    # does not recognise as a module; a signal that refers to `kl.signals` must reach a worker.
+    # If a function and a module of a package have the same name, lazy_loader gives the package a special class, which
+    # cloudpickle does not recognise as a module; a signal that refers to `kl.signals` must reach a worker.
     if (kind := type(sys.modules[package])) is not ModuleType:
         copyreg.pickle(kind, _by_name)
 
@@ -64,7 +64,7 @@ def renamed(module: str) -> Callable[[str], object]:
 
 
 def _old_name(module: str, name: str) -> object:
-    """Return the object that had this name in version 0.1; the warning points at the caller of `__getattr__`."""
+    """Return the object that had this name in version 0.1, with a warning at the caller of `__getattr__`."""
     old = f"{module}.{name}"
     if (new := _renamed(old)) is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""REST bodies of candlesticks: the live form, and the archive's with names of its own.
+"""REST bodies of candlesticks, in the live form and in the archive's, which has other names.
 
-Where nothing traded in a period the live form leaves the prices out and the archive's has null.
+For a period without trades, the live form omits the prices and the archive's form has null.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if not TYPE_CHECKING:
 
 
 class CandleQuotes(Wire, frozen=True, omit_defaults=False):
-    """Best bids or asks of a period, in dollars."""
+    """Best bids or best asks of a period, in dollars."""
 
     open_dollars: str
     low_dollars: str
@@ -38,7 +38,7 @@ class CandleQuotes(Wire, frozen=True, omit_defaults=False):
 
 
 class CandlePrices(Wire, frozen=True):
-    """YES prices of a period's prints, in dollars; only `previous_dollars` where there were none."""
+    """YES prices of a period's trades, in dollars; only `previous_dollars` if there were no trades."""
 
     open_dollars: str | None = None
     low_dollars: str | None = None
@@ -49,7 +49,7 @@ class CandlePrices(Wire, frozen=True):
 
 
 class Candlestick(Wire, frozen=True, omit_defaults=False):
-    """One period of a market; `end_period_ts` in seconds, which is part of it."""
+    """One period of a market; it includes its end, `end_period_ts`, in seconds."""
 
     end_period_ts: int
     yes_bid: CandleQuotes
@@ -60,18 +60,22 @@ class Candlestick(Wire, frozen=True, omit_defaults=False):
 
 
 class CandlestickList(Wire, frozen=True, omit_defaults=False):
+    """Candlesticks of one market."""
+
     ticker: str
     candlesticks: list[Candlestick]
 
 
 class MarketCandlesticks(Wire, frozen=True, omit_defaults=False):
-    """One market's part of an answer about several."""
+    """Candlesticks of one market in an answer about several."""
 
     market_ticker: str
     candlesticks: list[Candlestick]
 
 
 class MarketCandlesticksList(Wire, frozen=True, omit_defaults=False):
+    """Candlesticks of several markets."""
+
     markets: list[MarketCandlesticks]
 
 
@@ -84,7 +88,7 @@ class EventCandlesticks(Wire, frozen=True, omit_defaults=False):
 
 
 class HistoricalQuotes(Wire, frozen=True, omit_defaults=False):
-    """As `Quotes`, in the archive's names."""
+    """Same as `CandleQuotes`, with the archive's names."""
 
     open: str
     low: str
@@ -93,7 +97,7 @@ class HistoricalQuotes(Wire, frozen=True, omit_defaults=False):
 
 
 class HistoricalPrices(Wire, frozen=True, omit_defaults=False):
-    """As `Prices`, in the archive's names."""
+    """Same as `CandlePrices`, with the archive's names."""
 
     open: str | None
     low: str | None
@@ -104,7 +108,7 @@ class HistoricalPrices(Wire, frozen=True, omit_defaults=False):
 
 
 class HistoricalCandlestick(Wire, frozen=True, omit_defaults=False):
-    """As `Candlestick`, in the archive's names."""
+    """Same as `Candlestick`, with the archive's names."""
 
     end_period_ts: int
     yes_bid: HistoricalQuotes
@@ -115,5 +119,7 @@ class HistoricalCandlestick(Wire, frozen=True, omit_defaults=False):
 
 
 class HistoricalCandlestickList(Wire, frozen=True, omit_defaults=False):
+    """Candlesticks of one archived market."""
+
     ticker: str
     candlesticks: list[HistoricalCandlestick]

@@ -1,4 +1,4 @@
-"""REST bodies, all of them under one name: `from kalshilab.kalshi.wire import rest as wire`."""
+"""All REST bodies in one module: `from kalshilab.kalshi.wire import rest as wire`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebSocket messages: the bodies (`msg`) of what the exchange sends, and the commands it takes."""
+"""WebSocket messages: the bodies (`msg`) that the exchange sends, and the commands that it accepts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,32 @@ from kalshilab.kalshi.wire.rest import PriceRange
 from kalshilab.lazy import renamed
 
 __all__ = [
-    "Command", "CommandParams", "EventFeeUpdate", "EventLifecycleMessage", "FillMessage", "LifecycleMessage", "LifecycleMetadata", "MarketPositionMessage",
-    "OrderGroupUpdate", "OrderbookDelta", "OrderbookSnapshot", "TickerMessage", "TradeMessage", "UserOrder",
-]  # fmt: skip
+    "Command",
+    "CommandParams",
+    "EventFeeUpdate",
+    "EventLifecycleMessage",
+    "FillMessage",
+    "LifecycleMessage",
+    "LifecycleMetadata",
+    "MarketPositionMessage",
+    "OrderGroupUpdate",
+    "OrderbookDelta",
+    "OrderbookSnapshot",
+    "TickerMessage",
+    "TradeMessage",
+    "UserOrder",
+]
 
 if not TYPE_CHECKING:
     __getattr__ = renamed(__name__)
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Base of a message's `msg`: keyword fields, every field written."""
+    """Base of the message bodies: keyword fields, all of which are encoded."""
 
 
 class OrderbookSnapshot(Message, frozen=True, omit_defaults=True):
-    """All levels of one market; an empty side is left out."""
+    """All levels of one market; an empty side is omitted."""
 
     market_ticker: str
     market_id: str = msgspec.field(default_factory=str)
@@ -33,7 +45,7 @@ class OrderbookSnapshot(Message, frozen=True, omit_defaults=True):
 
 
 class OrderbookDelta(Message, frozen=True, omit_defaults=True):
-    """One level changed by `delta_fp`; NO levels carry NO prices."""
+    """Change of one level by `delta_fp`; NO levels have NO prices."""
 
     market_ticker: str
     price_dollars: str
@@ -48,7 +60,7 @@ class OrderbookDelta(Message, frozen=True, omit_defaults=True):
 
 
 class TradeMessage(Message, frozen=True):
-    """A public print."""
+    """A public trade."""
 
     market_ticker: str
     yes_price_dollars: str
@@ -62,11 +74,11 @@ class TradeMessage(Message, frozen=True):
     ts: int = 0
     ts_ms: int = 0
     ts_us: int = 0
-    """Microseconds; only the local exchange says it, so that a replayed tape keeps its own times."""
+    """Microseconds; only the local exchange sends it, so that a replayed tape keeps its exact times."""
 
 
 class TickerMessage(Message, frozen=True):
-    """Top of book and totals of one market."""
+    """Top of the book and totals of one market."""
 
     market_ticker: str
     price_dollars: str = "0.0000"
@@ -86,7 +98,7 @@ class TickerMessage(Message, frozen=True):
 
 
 class FillMessage(Message, frozen=True):
-    """One match of one of our orders."""
+    """One fill of one of the account's orders."""
 
     trade_id: str
     order_id: str
@@ -109,7 +121,7 @@ class FillMessage(Message, frozen=True):
 
 
 class UserOrder(Message, frozen=True):
-    """The new state of one of our orders."""
+    """New state of one of the account's orders."""
 
     order_id: str
     ticker: str
@@ -140,7 +152,7 @@ class UserOrder(Message, frozen=True):
 
 
 class MarketPositionMessage(Message, frozen=True):
-    """Our new position in one market."""
+    """New position of the account in one market."""
 
     market_ticker: str
     position_fp: str
@@ -154,7 +166,7 @@ class MarketPositionMessage(Message, frozen=True):
 
 
 class OrderGroupUpdate(Message, frozen=True):
-    """What happened to an order group; its limit where that was set."""
+    """Change of an order group; it has the limit if that was set."""
 
     event_type: str
     order_group_id: str
@@ -163,7 +175,7 @@ class OrderGroupUpdate(Message, frozen=True):
 
 
 class LifecycleMetadata(Message, frozen=True, omit_defaults=True):
-    """What a new market is about."""
+    """Description of a new market."""
 
     event_ticker: str | None = None
     name: str | None = None
@@ -177,7 +189,7 @@ class LifecycleMetadata(Message, frozen=True, omit_defaults=True):
 
 
 class LifecycleMessage(Message, frozen=True, omit_defaults=True):
-    """A step in a market's life; which fields are there depends on `event_type`.  All `_ts` in seconds."""
+    """A step in a market's lifecycle; the fields depend on `event_type`, and every `_ts` is in seconds."""
 
     market_ticker: str
     event_type: str
@@ -196,7 +208,7 @@ class LifecycleMessage(Message, frozen=True, omit_defaults=True):
 
 
 class EventLifecycleMessage(Message, frozen=True):
-    """A new event."""
+    """A new event, which groups markets."""
 
     event_ticker: str
     title: str = ""
@@ -207,7 +219,7 @@ class EventLifecycleMessage(Message, frozen=True):
 
 
 class EventFeeUpdate(Message, frozen=True):
-    """An event's fee override; None where it was cleared."""
+    """Fee override of an event; None where it was cleared."""
 
     event_ticker: str
     fee_type_override: str | None = None
@@ -215,7 +227,7 @@ class EventFeeUpdate(Message, frozen=True):
 
 
 class CommandParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Parameters of a command; which apply depends on it."""
+    """Parameters of a command; each command uses some of them."""
 
     channels: list[str] | None = None
     market_ticker: str | None = None
@@ -231,7 +243,7 @@ class CommandParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client asks for.  `id` is echoed in the answer."""
+    """Command of a client; the answer repeats its `id`."""
 
     cmd: str
     id: int = 0

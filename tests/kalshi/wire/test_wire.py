@@ -89,7 +89,7 @@ def test_the_taker_is_read_from_the_newer_field_or_the_older_one(fields: dict[st
 @pytest.mark.parametrize("side", [None, "", "unknown", "YES"])
 def test_a_trade_without_a_taker_raises_protocol_error(side: str | None) -> None:
     base = msgspec.json.decode(TRADE) | {"taker_outcome_side": side, "taker_side": side}
-    with pytest.raises(ProtocolError, match="taker side"):
+    with pytest.raises(ProtocolError, match="must be yes or no"):
         msgspec.convert(base, rest.TradeBody).to_model()
 
 
@@ -134,7 +134,7 @@ def test_times_are_read_in_microseconds(text: str | None, us: int) -> None:
 
 @pytest.mark.parametrize("text", ["soon", "2026-11-22T06:30:00", "2026-13-01T00:00:00Z", "1795329000"])
 def test_an_invalid_time_is_rejected(text: str) -> None:
-    with pytest.raises(ProtocolError, match="not a time"):
+    with pytest.raises(ProtocolError, match="invalid time"):
         rest.instant(text)
 
 
