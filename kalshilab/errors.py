@@ -159,9 +159,9 @@ class TapeError(KalshilabError, ValueError):
     """Trade or market data does not match the schema.
 
     Attributes:
-        column: the invalid column, or None when the whole input is invalid.
-        row: the first invalid row (0-based, as the caller numbered them), or None.
-        value: the value of that row, or None.
+        column: the invalid column; None if the whole input is invalid.
+        row: the first invalid row (0-based, as the caller numbered them); None if unknown.
+        value: the value of that row; None if unknown.
         reason: the problem and what to do about it.
     """
 
@@ -182,7 +182,7 @@ class LakeError(KalshilabError):
 
     Attributes:
         path: the lake.
-        file: the damaged file, or None.
+        file: the damaged file; None if it is the whole lake.
         reason: the problem.
         run: the command that helps.
     """
@@ -247,7 +247,7 @@ class ApiError(KalshilabError):
         code: the exchange's error code ("insufficient_balance"), "" when the body has no code.
         message, details: the exchange's text.
         retryable: whether the same call may be sent again without the risk of doing it twice.
-        retry_after_s: seconds the exchange asked to wait (`Retry-After`), or None.
+        retry_after_s: seconds the exchange asked to wait (`Retry-After`); None if it did not ask.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ def install() -> None:
 
 
 def _target(name: str) -> str | None:
-    """Return the new path of a moved module, or None."""
+    """Return the new path of a module that moved, else None."""
     if not name.startswith("kalshilab."):
         return None
     from kalshilab.moved import MOVED
@@ -94,7 +94,7 @@ def _target(name: str) -> str | None:
 
 
 def _renamed(name: str) -> tuple[str, str] | None:
-    """Return the module and the name of a public name that changed, or None."""
+    """Return the new module and name of a public name that changed, else None."""
     from kalshilab.moved import RENAMED
 
     new = RENAMED.get(name.removeprefix("kalshilab."))
@@ -127,9 +127,9 @@ class _MovedLoader(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         warnings.warn(f"{spec.name} has moved; import {self._new} instead", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(self._new)
-        self._own = module.__spec__
+        self._spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system has put the old path's spec on the shared module: put its own back.
-        module.__spec__ = self._own
+        # The import system has set the old path's spec on the shared module; restore its original spec.
+        module.__spec__ = self._spec

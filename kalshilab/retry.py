@@ -48,14 +48,14 @@ class RetryPolicy:
     def wait_s(
         self, method: str, attempt: int, error: ApiError | ConnectionFailed, *, draw: float = 0.5
     ) -> float | None:
-        """Return the seconds to wait before the request is sent again, or None to raise the error.
+        """Return the seconds to wait before the request is sent again; None means: raise the error.
 
         >>> policy = RetryPolicy(attempts=3, first_wait_s=0.2, longest_wait_s=10)
         >>> refused = ConnectionFailed("http://x", "refused")
         >>> [policy.wait_s("GET", attempt, refused) for attempt in (1, 2, 3)]
         [0.2, 0.4, None]
-        >>> policy.wait_s("POST", 1, refused) is None
-        True
+        >>> [policy.wait_s(method, 1, refused) for method in ("POST", "DELETE")]
+        [None, None]
 
         Args:
             method: the HTTP method of the request.

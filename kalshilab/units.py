@@ -291,12 +291,12 @@ class TickGrid:
         return any(a <= price <= b and (price - a) % s == 0 for a, b, s in self.ranges)
 
     def floor(self, price: int) -> int:
-        """Return the highest valid price at or below `price`, or `lowest` if there is none."""
+        """Return the highest valid price at or below `price`, or `lowest` if all are higher."""
         price = max(self.lowest, min(self.highest, price))
         return max(a + (price - a) // s * s for a, b, s in self.ranges if a <= price <= b)
 
     def ceil(self, price: int) -> int:
-        """Return the lowest valid price at or above `price`, or `highest` if there is none."""
+        """Return the lowest valid price at or above `price`, or `highest` if all are lower."""
         price = max(self.lowest, min(self.highest, price))
         return min(a - (a - price) // s * s for a, b, s in self.ranges if a <= price <= b)
 

@@ -51,7 +51,7 @@ def test_every_package_has_a_stub() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_names_of_a_package_resolve_in_a_fresh_process(package: str) -> None:
-    """Each package in a process of its own: nothing that was imported before helps."""
+    """Check each package in a separate process, where earlier imports cannot help."""
     import json
 
     ((complete, missing),) = json.loads(fresh(RESOLVE, json.dumps([package]))).values()

@@ -24,8 +24,8 @@ class Book:
     >>> book.best_yes_bid, book.yes_ask, book.no_ask
     (4200, 4400, 5800)
     >>> book.apply("no", 5600, -1700)
-    >>> book.yes_ask is None
-    True
+    >>> book.yes_ask, book.levels("no")
+    (None, [])
     """
 
     __slots__ = ("_best", "_sizes")

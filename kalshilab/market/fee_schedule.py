@@ -152,7 +152,7 @@ class FeeSchedule:
         bare = pl.col("series").str.strip_prefix("KX")
         usual = pl.when(bare.is_in(INDEX_SERIES)).then(0.5).otherwise(1.0)
         # A table of markets has a multiplier of 1 for index series wherever the true one was unknown.
-        own = (
+        market_multiplier = (
             pl.when(bare.is_in(INDEX_SERIES) & (pl.col("fee_multiplier") == 1.0))
             .then(None)
             .otherwise("fee_multiplier")
@@ -160,7 +160,7 @@ class FeeSchedule:
         early = pl.when(pl.col("ts") < _HALVED).then(2.0).otherwise(1.0)
         return dated.select(
             pl.coalesce("_type", "fee_type", pl.lit("quadratic")).alias("fee_type"),
-            pl.coalesce("_multiplier", own * early, usual * early).alias("multiplier"),
+            pl.coalesce("_multiplier", market_multiplier * early, usual * early).alias("multiplier"),
             pl.when(pl.col("ts") < _FLAT_SINCE)
             .then(0)
             .when(pl.col("ts") < _FLAT_UNTIL)

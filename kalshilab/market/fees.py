@@ -107,7 +107,7 @@ class FeeAccumulator:
             price: YES price in price units.
             size: size units.
             taker: whether the fill took liquidity.
-            buy: whether YES is bought; if `cost` is None, the fill costs `price`, or a dollar less `price` for NO.
+            buy: whether YES is bought; without `cost`, the fill costs `price`, or a dollar less `price` for NO.
             multiplier: the fee multiplier of the event or series.
             fee_type: the fee type of the series.
             cost: cash paid before fees, in money units, where the fill is not a plain purchase; negative if cash is

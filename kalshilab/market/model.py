@@ -4,7 +4,7 @@ Prices are YES prices in 1/10,000 dollar, sizes 1/100 contract, money 1/1,000,00
 instants are microseconds since 1970 UTC.  An instant of 0 means "not known".
 
 Each market has one YES book: a *bid* buys YES and an *ask* sells YES, which is the same as buying NO at a dollar less
-the price.  A position is one signed number: + is YES, − is NO.
+the price.  A position is one signed number: positive for YES, negative for NO.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class Fill(msgspec.Struct, frozen=True, kw_only=True):
     """One fill of one of the account's orders.
 
-    `fee` is the fee of the whole fill.  `position` is the signed position after it, or None where the exchange does
-    not send it (REST).
+    `fee` is the fee of the whole fill.  `position` is the signed position after it; REST does not
+    send it, and it is then None.
     """
 
     trade_id: str

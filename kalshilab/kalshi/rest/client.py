@@ -14,7 +14,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -44,7 +44,16 @@ from kalshilab.units import parse_price, parse_size
 
 __all__ = ["MarketData", "Rest", "RestSettings"]
 
+
+class Page(Protocol):
+    """A page of a listing."""
+
+    @property
+    def cursor(self) -> str: ...
+
+
 T = TypeVar("T")
+P = TypeVar("P", bound=Page)
 Query = Mapping[str, str | int | bool | None]
 
 READ_RETRY: Final = RetryPolicy(attempts=4, first_wait_s=0.2, longest_wait_s=10.0, jitter=0.5)
@@ -352,7 +361,7 @@ class MarketData:
     async def open_markets(self, *, min_close_ts: int = 0) -> list[Market]:
         """Return the markets that are open now, the next to close first.
 
-        Series and category come from each market's event; the category is "" if the event has none.
+        Series and category come from each market's event; a missing category is "".
 
         Args:
             min_close_ts: only markets that close at this instant (microseconds) or later.
@@ -440,12 +449,12 @@ class MarketData:
         """Return every series with its category and its fee terms as of now."""
         return (await self._rest.get("/series", wire.SeriesList)).series
 
-    async def _pages(self, path: str, into: type[T], filters: Query, *, limit: int) -> AsyncIterator[T]:
+    async def _pages(self, path: str, into: type[P], filters: Query, *, limit: int) -> AsyncIterator[P]:
         async for page in pages(self._rest, path, into, filters, limit=limit):
             yield page
 
 
-async def pages(rest: Rest, path: str, into: type[T], filters: Query, *, limit: int) -> AsyncIterator[T]:
+async def pages(rest: Rest, path: str, into: type[P], filters: Query, *, limit: int) -> AsyncIterator[P]:
     """Yield the pages of a listing, following its cursor to the end.
 
     Args:
@@ -461,7 +470,7 @@ async def pages(rest: Rest, path: str, into: type[T], filters: Query, *, limit: 
     seen: set[str] = set()
     cursor: str | None = None
     while True:
-        page: Any = await rest.get(path, into, {"limit": limit, **filters, "cursor": cursor})
+        page = await rest.get(path, into, {"limit": limit, **filters, "cursor": cursor})
         yield page
         cursor = page.cursor
         if not cursor:

@@ -24,7 +24,7 @@ if not TYPE_CHECKING:
 
 Columns = dict[str, list[str | None]]
 """A page of trades as lists of equal length: `created_time`, `ticker`, `yes_price_dollars`, `count_fp`,
-`taker_outcome_side`, `trade_id`; only a taker may be None."""
+`taker_outcome_side`, `trade_id`; an unknown taker is a null (None)."""
 
 
 class HistoricalCutoff(msgspec.Struct, frozen=True):

@@ -242,7 +242,7 @@ class DemoOrders:
         ]
 
     async def find(self, client_order_id: str, ticker: str, /) -> Order | None:
-        """Return the order with this client order id, or None if the exchange lists no such order in the market."""
+        """Return the order with this client order id, else None.  The search covers one market."""
         query = {"ticker": ticker}
         async for page in pages(self._rest, "/portfolio/orders", wire.OrderPage, query, limit=1000):
             for order in page.orders:

@@ -72,7 +72,7 @@ class FastHttp:
             method: the HTTP method.
             url: the address, already percent-encoded.
             headers: the headers to add.
-            content: the body, or None.
+            content: the body; None sends no body.
 
         Raises:
             NotSent: as in `kalshilab.kalshi.rest.transport`.

@@ -17,7 +17,7 @@ class HttpxHttp:
     """HTTP client by httpx that sends each request once; no cookies, proxies or redirects.
 
     Args:
-        transport: an httpx transport for tests, or None.
+        transport: an httpx transport for tests; None uses the network.
         tls: how to verify the host's certificate; None for plain HTTP.
         max_connections: open connections at most; further requests wait for a free one.
         connect_timeout_s: seconds to obtain a connection.

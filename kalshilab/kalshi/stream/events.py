@@ -43,7 +43,7 @@ class BookSnapshot(FeedEvent, frozen=True):
 
 
 class BookDelta(FeedEvent, frozen=True):
-    """Change of one level; `price` is in the side's own prices, `client_order_id` is ours if we caused it."""
+    """Change of one level; `price` is in the side's own prices, `client_order_id` is set if an order of the account caused it."""
 
     ticker: str
     side: str

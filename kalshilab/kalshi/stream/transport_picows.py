@@ -81,7 +81,7 @@ class _FastSocket(WSListener):
         for waiting in (self._ended, *self._pongs):
             if not waiting.done():
                 waiting.set_exception(lost)
-                # Mark the exception as retrieved: there may be no waiter.
+                # Mark the exception as retrieved: nothing may be waiting.
                 waiting.exception()
         self._pongs.clear()
 

@@ -103,7 +103,7 @@ def closed_with(code: int | None, reason: str = "") -> str:
     """Describe the end of a connection.
 
     Args:
-        code: the close code, or None for a connection that was lost without one.
+        code: the close code; None for a connection that was lost without a close frame.
         reason: the reason of the side that closed it.
     """
     return "connection lost" if code is None else f"closed with code {code}{' ' + reason if reason else ''}"

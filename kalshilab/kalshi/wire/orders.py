@@ -1,7 +1,7 @@
 """REST bodies of order writes (V2) and of order groups.
 
-Prices are YES prices in dollars and counts are contracts, both as strings.  A field whose default is None may be
-omitted; requests may also contain `null`.
+Prices are YES prices in dollars and counts are contracts, both as strings.  An optional field may be
+omitted; in requests it may also be `null`.
 """
 
 from __future__ import annotations
