@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
+from kalshilab.config.secret import Secret
 from kalshilab.errors import CredentialsMissing, KeyUnusable
 
 __all__ = ["KeyKind", "Signer", "Verifier", "generate_key", "load_private_key", "signed_text"]
@@ -55,7 +56,7 @@ class HasCredentials(Protocol):
     @property
     def private_key_path(self) -> str | None: ...
     @property
-    def private_key(self) -> object | None: ...
+    def private_key(self) -> Secret | None: ...
 
 
 class Signer:
@@ -96,7 +97,7 @@ class Signer:
         if not settings.key_id or not (secret or settings.private_key_path):
             raise CredentialsMissing(settings.venue, ("KALSHI_API_KEY_ID", "KALSHI_PRIVATE_KEY_PATH"))
         if secret is not None:
-            return cls.from_pem(settings.key_id, str(secret.reveal()))  # type: ignore[attr-defined]
+            return cls.from_pem(settings.key_id, secret.reveal())
         assert settings.private_key_path is not None
         return cls.from_pem(settings.key_id, Path(settings.private_key_path))
 

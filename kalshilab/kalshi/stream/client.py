@@ -9,6 +9,7 @@ ever.  Silence is a failure too: a connection without data is pinged, and droppe
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol, Self
 from urllib.parse import urlsplit
@@ -46,10 +47,16 @@ class Connected(msgspec.Struct, frozen=True):
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """The connection was lost; the next attempt follows after `delay` seconds."""
+    """The connection was lost; the next attempt follows after `delay_s` seconds."""
 
     reason: str
-    delay: float
+    delay_s: float
+
+    @property
+    def delay(self) -> float:
+        """Old name of `delay_s`."""
+        warnings.warn("Disconnected.delay is now Disconnected.delay_s", DeprecationWarning, stacklevel=2)
+        return self.delay_s
 
 
 def backoff(failures: int) -> float:
@@ -215,9 +222,9 @@ class Stream:
             self.failures += 1
             if self._max_attempts is not None and self.failures >= self._max_attempts:
                 raise FeedLost(self._url, self.failures, reason)
-            delay = backoff(self.failures)
-            handler(Disconnected(reason, delay))
-            await self._clock.sleep(delay)
+            delay_s = backoff(self.failures)
+            handler(Disconnected(reason, delay_s))
+            await self._clock.sleep(delay_s)
 
     def _too_many_invalid(self) -> bool:
         """Count an invalid frame, and return whether there are too many."""

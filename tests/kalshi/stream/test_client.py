@@ -270,7 +270,7 @@ async def test_waits_grow_until_a_subscription_is_confirmed() -> None:
         stream.subscribe("trade")
         async with streaming(stream, events.append):
             await until(lambda: len(of(Subscribed, events)) == 3)
-    delays = [e.delay for e in of(Disconnected, events)]
+    delays = [e.delay_s for e in of(Disconnected, events)]
     assert delays == [1, 2, 4, 1, 2, 1]
     assert [s for s in clock.slept if s != 15] == delays
     assert stream.failures == 0
@@ -282,7 +282,7 @@ async def test_the_stream_gives_up_after_max_attempts() -> None:
     stream.subscribe("trade")
     with pytest.raises(FeedLost) as caught:
         await asyncio.wait_for(stream.run(events.append), 60)
-    assert clock.slept == [e.delay for e in events] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert clock.slept == [e.delay_s for e in events] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert caught.value.attempts == 9 and caught.value.reason and "127.0.0.1:9" in caught.value.url
 
 
@@ -448,3 +448,8 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
 def test_the_old_keyword_silence_works_and_warns() -> None:
     with pytest.warns(DeprecationWarning, match="the keyword 'silence' is now 'silence_s'"):
         assert Stream("ws://127.0.0.1:1", None, silence=5)._silence_s == 5  # type: ignore[call-arg]
+
+
+def test_the_old_field_delay_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="Disconnected.delay is now Disconnected.delay_s"):
+        assert Disconnected("lost", 2.0).delay == 2.0
