@@ -149,9 +149,9 @@ def test_a_signer_is_made_from_the_key_in_the_settings(kind: str, tmp_path: Path
     by_path = Settings(env={}, env_file=None, venue="demo", key_id="k", private_key_path=str(file))
     by_text = by_path.replace(private_key=text(kind), private_key_path="/no/such/file")
     assert Signer.from_settings(by_path).kind == Signer.from_settings(by_text).kind == kind
-    for gone in ({"key_id": None}, {"private_key_path": None}):
+    for missing in ({"key_id": None}, {"private_key_path": None}):
         with pytest.raises(CredentialsMissing):
-            Signer.from_settings(by_path.replace(**gone))
+            Signer.from_settings(by_path.replace(**missing))
 
 
 # Keys that cannot be used

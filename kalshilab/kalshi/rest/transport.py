@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 __all__ = ["FAST_EXTRA", "Http", "NoAnswer", "NotSent", "Reply"]
 
-FAST_EXTRA: Final = "False, unless the extra is installed: pip install 'kalshilab[fast]'"
+FAST_EXTRA: Final = "False without the packages of the extra 'fast' (pip install 'kalshilab[fast]')"
 """The values allowed for `fast`, as an error states them where the packages are missing."""
 
 

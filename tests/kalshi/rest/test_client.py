@@ -333,7 +333,7 @@ async def test_pages_are_followed_to_the_end(n: int, cursors: list[str]) -> None
 
 
 @pytest.mark.parametrize("cursors", [["a", "a"], ["a", "b", "a"]])
-async def test_a_cursor_that_comes_twice_is_an_error_not_a_loop(cursors: list[str]) -> None:
+async def test_a_repeated_cursor_raises_protocol_error(cursors: list[str]) -> None:
     answers = [ok(trades=[], cursor=c) for c in cursors]
     rest, script, _ = client(*answers)
     async with rest:
