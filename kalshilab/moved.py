@@ -1,4 +1,4 @@
-"""Names of version 0.1 and where they are now, relative to the package: modules that moved, names that changed."""
+"""The names of version 0.1 that have changed: modules that moved, and public names with a new spelling."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ MOVED: Final = {
     "trade.view": "trade.session.snapshot",
     "validate_command": "cli.validate",
 }
-"""Modules: old path to new path."""
+"""Modules that moved: old path to new path, both relative to `kalshilab`."""
 
 RENAMED: Final[dict[str, str]] = {
     "exchange.background_flow.Background": "exchange.background_flow:BackgroundFlow",
@@ -231,5 +231,50 @@ RENAMED: Final[dict[str, str]] = {
     "exchange.stream.MOST_MARKETS": "exchange.stream.subscriber:MAX_MARKETS",
     "exchange.stream.Source": "exchange.stream.hub:StreamSource",
     "exchange.stream.Subscription": "exchange.stream.subscriber:ChannelSubscription",
+    "kalshi.rest.Cutoff": "kalshi.rest.history:HistoricalCutoff",
+    "kalshi.rest.Limits": "kalshi.rest.rate_limits:AccountLimits",
+    "kalshi.rest.PrintPage": "kalshi.rest.history:RawTradePage",
+    "kalshi.rest.history.Cutoff": "kalshi.rest.history:HistoricalCutoff",
+    "kalshi.rest.history.PrintPage": "kalshi.rest.history:RawTradePage",
+    "kalshi.rest.rate_limits.Limits": "kalshi.rest.rate_limits:AccountLimits",
+    "kalshi.rest.rate_limits.Tier": "kalshi.rest.rate_limits:AccountTier",
+    "kalshi.stream.Gap": "kalshi.stream.events:FeedGap",
+    "kalshi.stream.OPENING": "kalshi.stream.transport_websockets:OPEN_TIMEOUT_S",
+    "kalshi.stream.events.Gap": "kalshi.stream.events:FeedGap",
+    "kalshi.stream.transport_websockets.OPENING": "kalshi.stream.transport_websockets:OPEN_TIMEOUT_S",
+    "kalshi.wire.account.Balance": "kalshi.wire.account:BalanceBody",
+    "kalshi.wire.account.Fill": "kalshi.wire.account:FillBody",
+    "kalshi.wire.account.Limits": "kalshi.wire.account:AccountLimitsBody",
+    "kalshi.wire.account.MarketPosition": "kalshi.wire.account:MarketPositionBody",
+    "kalshi.wire.account.Order": "kalshi.wire.account:OrderBody",
+    "kalshi.wire.account.Settlement": "kalshi.wire.account:SettlementBody",
+    "kalshi.wire.candles.Prices": "kalshi.wire.candles:CandlePrices",
+    "kalshi.wire.candles.Quotes": "kalshi.wire.candles:CandleQuotes",
+    "kalshi.wire.orders.OrderGroup": "kalshi.wire.orders:OrderGroupBody",
+    "kalshi.wire.public.Cutoff": "kalshi.wire.public:CutoffBody",
+    "kalshi.wire.public.Event": "kalshi.wire.public:EventBody",
+    "kalshi.wire.public.Market": "kalshi.wire.public:MarketBody",
+    "kalshi.wire.public.Status": "kalshi.wire.public:ExchangeStatusBody",
+    "kalshi.wire.public.Trade": "kalshi.wire.public:TradeBody",
+    "kalshi.wire.rest.Balance": "kalshi.wire.account:BalanceBody",
+    "kalshi.wire.rest.Cutoff": "kalshi.wire.public:CutoffBody",
+    "kalshi.wire.rest.Event": "kalshi.wire.public:EventBody",
+    "kalshi.wire.rest.Fill": "kalshi.wire.account:FillBody",
+    "kalshi.wire.rest.Limits": "kalshi.wire.account:AccountLimitsBody",
+    "kalshi.wire.rest.Market": "kalshi.wire.public:MarketBody",
+    "kalshi.wire.rest.MarketPosition": "kalshi.wire.account:MarketPositionBody",
+    "kalshi.wire.rest.Order": "kalshi.wire.account:OrderBody",
+    "kalshi.wire.rest.OrderGroup": "kalshi.wire.orders:OrderGroupBody",
+    "kalshi.wire.rest.Prices": "kalshi.wire.candles:CandlePrices",
+    "kalshi.wire.rest.Quotes": "kalshi.wire.candles:CandleQuotes",
+    "kalshi.wire.rest.Settlement": "kalshi.wire.account:SettlementBody",
+    "kalshi.wire.rest.Status": "kalshi.wire.public:ExchangeStatusBody",
+    "kalshi.wire.rest.Trade": "kalshi.wire.public:TradeBody",
+    "kalshi.wire.stream.EventLifecycle": "kalshi.wire.stream:EventLifecycleMessage",
+    "kalshi.wire.stream.Fill": "kalshi.wire.stream:FillMessage",
+    "kalshi.wire.stream.Lifecycle": "kalshi.wire.stream:LifecycleMessage",
+    "kalshi.wire.stream.MarketPosition": "kalshi.wire.stream:MarketPositionMessage",
+    "kalshi.wire.stream.Ticker": "kalshi.wire.stream:TickerMessage",
+    "kalshi.wire.stream.Trade": "kalshi.wire.stream:TradeMessage",
 }
 """Public names that changed: `room.OldName` or `room.module.OldName` to `room.module:NewName`."""

@@ -96,7 +96,7 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
         anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
         for name, value in parameters.items():
             if name not in takes and not anything:
-                raise SignalError(text, name, value, f"a parameter of it: {', '.join(takes)}")
+                raise SignalError(text, name, value, f"one of its parameters: {', '.join(takes)}")
         return found(**parameters)
     if parameters:
         raise UsageError(f"--set: {text} is made already, with its parameters; name its class or function")

@@ -152,7 +152,8 @@ class CustomSignal(CompiledSignal):
 
     def _answers(self) -> None:
         """That the step, if it compiled, says whether it fires at each of its ends: a text or 0.5 would be a fire,
-        and no `return` would be none, for ever."""
+        and no `return` would be none, for ever.
+        """
         for signature in self.inner.nopython_signatures:
             given = signature.return_type
             if not isinstance(given, types.Boolean | types.Integer):

@@ -246,7 +246,8 @@ def to_tape(
 
 def _newest_first(tape: pl.DataFrame) -> bool:
     """Whether no market's times go up from row to row, and some go down: then the later of one time stands first too,
-    and a sweep's last piece would be taken for its first."""
+    and a sweep's last piece would be taken for its first.
+    """
     step = pl.col("ts").diff().over("ticker").dt.total_microseconds()
     down, up = tape.select((step < 0).any().alias("down"), (step > 0).any().alias("up")).row(0)
     return bool(down and not up)

@@ -75,7 +75,8 @@ def with_codes(frame: pl.DataFrame) -> pl.DataFrame:
 
 def first_bad(frame: pl.DataFrame, bad: pl.Expr, column: str, reason: str, value: str | None = None) -> None:
     """Raise for the first row where `bad` is true; `row` in the error is its position in `frame`, or what the
-    column `_row` says."""
+    column `_row` says.
+    """
     if "_row" not in frame.columns:
         frame = frame.with_row_index("_row")
     hit = frame.filter(bad).head(1)

@@ -67,7 +67,7 @@ class Machine:
     ('INITIALIZING', False)
     >>> machine.to("READY", "too soon")
     Traceback (most recent call last):
-    kalshilab.errors.IllegalTransition: INITIALIZING -> READY: from INITIALIZING only ORDERBOOK_CONNECT, ERROR, SHUTDOWN
+    kalshilab.errors.IllegalTransition: INITIALIZING -> READY is not allowed; from INITIALIZING the session may enter: ORDERBOOK_CONNECT, ERROR, SHUTDOWN
     """
 
     def __init__(

@@ -74,7 +74,8 @@ class MarketRow(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A session at one moment.  Money in money units, prices and sizes in units, `now` exchange time and
     `started` machine time in microseconds, `elapsed` wall seconds, `progress` 0 to 1 of the tape or None.
-    `note` says why the strategy does nothing, and is empty when there is no such reason."""
+    `note` says why the strategy does nothing, and is empty when there is no such reason.
+    """
 
     run_id: str
     venue: str

@@ -317,13 +317,13 @@ def test_a_batch_that_is_none_is_refused() -> None:
         with pytest.raises(SignalError, match="of one length"):
             s.batch(**good | {name: array[:1]})
         for wrong in (array.astype(np.float32), np.zeros(4, array.dtype)[::2]):
-            with pytest.raises(SignalError, match=f"{name}=.*a contiguous array"):
+            with pytest.raises(SignalError, match=f"{name} must be a contiguous array"):
                 s.batch(**good | {name: wrong})
     assert s.state("A-B-1") is None
     for price in (-5, 20_000):
         with pytest.raises(SignalError, match="the YES price in 1/10,000 dollar, 0 to 10,000"):
             s.batch(**good | {"prices": np.full(len(good["prices"]), price, np.int16)})
-    with pytest.raises(SignalError, match="markets='list'"):
+    with pytest.raises(SignalError, match="markets must be .*got 'list'"):
         s.batch(**good | {"markets": good["markets"].tolist()})
     assert s.batch(**good) == []
     assert s.update("A-B-1", 1, 4000, 100, "yes").row == 2  # type: ignore[union-attr]

@@ -64,7 +64,7 @@ def in_order(rows: list[tuple[int, str, int, int, str]]) -> list[tuple[int, str,
 @given(prints)
 def test_todays_form(rows: list[tuple[int, str, int, int, str]]) -> None:
     objects = [
-        wire.Trade(
+        wire.TradeBody(
             trade_id=f"t{i}",
             ticker=ticker,
             count_fp=format_size(size),

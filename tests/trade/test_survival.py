@@ -141,7 +141,7 @@ async def _listen(settings: Settings, execution: Execution) -> None:
     signer = Signer.from_settings(settings)
     while True:
         stream = Stream(
-            settings.ws_url, signer, clock=Hurry(), max_attempts=5, silence=0.3, fast=settings.fast
+            settings.ws_url, signer, clock=Hurry(), max_attempts=5, silence_s=0.3, fast=settings.fast
         )
         stream.subscribe("fill", "user_orders", "trade")
         try:

@@ -56,7 +56,8 @@ Rearm = bool | Literal["stronger"]
 
 class RlmFire(Fire, frozen=True):
     """A fire of reverse line movement: the share of YES in the flow, and the fall of the YES price from the
-    anchor's, in price units (below zero for the mirror image)."""
+    anchor's, in price units (below zero for the mirror image).
+    """
 
     yes_ratio: float
     drop: int

@@ -110,7 +110,8 @@ def _unpacked(rule: np.dtype[Any]) -> Any:
 @cache
 def bounds() -> Any:
     """A compiled function of market codes and prices, of one length: the largest code, and a price outside a dollar
-    (0 where there is none).  Two of numpy's reductions take longer than a batch of live prints."""
+    (0 where there is none).  Two of numpy's reductions take longer than a batch of live prints.
+    """
     whole = numba.int64
     signature = numba.types.UniTuple(whole, 2)(vector(numba.uint32), vector(numba.int16))  # type: ignore[no-untyped-call]
 
@@ -208,7 +209,8 @@ def vector(of: Any, writable: bool = False) -> Any:
 @cache
 def one_of(step: Any, fields: np.dtype[Any], rule: np.dtype[Any]) -> Any:
     """The compiled call of a step for one print: `(address of the state, market, ts, price, size, taker_yes, address
-    of the rule) -> side`.  The state has room for the market: who calls sees to it."""
+    of the rule) -> side`.  The state has room for the market: who calls sees to it.
+    """
     unpack = _unpacked(rule)
     whole = numba.int64
     signature = whole(whole, whole, whole, whole, whole, numba.boolean, whole)

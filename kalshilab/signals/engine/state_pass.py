@@ -25,7 +25,8 @@ EVERY = 2**32
 
 class Columns(NamedTuple):
     """Prints as arrays of one length: market codes (UInt32), times (µs), YES prices, sizes, takers (0 YES, 1 NO).
-    Those a signal does not read are empty."""
+    Those a signal does not read are empty.
+    """
 
     market: Array
     ts: Array

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 import msgspec
 
 from kalshilab.clock import Clock
-from kalshilab.errors import ApiError, ConfigError, ConnectionFailed, RateLimited
+from kalshilab.errors import ApiError, ConfigError, ConnectionFailed
+from kalshilab.retry import RetryPolicy
 from kalshilab.tape.ingest.market_metadata import Filter, MarketListings, refresh_markets
 from kalshilab.tape.ingest.segments import Segment, commit_segments, in_thread, segments
 from kalshilab.tape.ingest.trade_pages import Gathered, Pages
@@ -46,8 +47,8 @@ HOUR: Final = 3600 * SECOND
 DAY: Final = 24 * HOUR
 SETTLE: Final = 60 * SECOND
 """How far behind the clock a listing is taken to be complete."""
-TRIES: Final = 8
-"""Times a window is begun again when the exchange cannot be reached: some two minutes of waiting in all."""
+RETRY: Final = RetryPolicy(attempts=8, first_wait_s=1.0, longest_wait_s=60.0)
+"""Retries of a window while the exchange cannot be reached: about two minutes in all."""
 TOGETHER: Final = 16
 """Markets of a series in one segment, and the days of a segment below."""
 SERIES_WINDOW: Final = 30 * DAY
@@ -257,15 +258,18 @@ class _Job:
 
     async def _stage(self, segment: Segment, tickers: Sequence[str | None]) -> None:
         """Ask for a segment's prints, all of them, and stage them."""
-        for attempt in range(TRIES):
+        attempt = 1
+        while True:
             pages = Pages()
             try:
                 await self._ask(pages, segment.since, segment.until, tickers)
                 break
             except (ConnectionFailed, ApiError) as error:
-                if attempt == TRIES - 1 or not _passing(error):
+                wait_s = RETRY.wait_s("GET", attempt, error)
+                if wait_s is None:
                     raise
-            await self._clock.sleep(min(2.0**attempt, 60.0))
+            await self._clock.sleep(wait_s)
+            attempt += 1
 
         def write() -> Gathered:
             found = pages.gather(segment.since, segment.until)
@@ -342,8 +346,3 @@ class _Job:
         rate = self._prints / (now - self._began) if now > self._began else 0.0
         remaining = (now - began) / done * (total - done) if done else None
         self._on_progress(DownloadProgress(phase, done, total, self._prints, rate, remaining))
-
-
-def _passing(error: ConnectionFailed | ApiError) -> bool:
-    """Whether it may be over in a while: not for what the exchange refused."""
-    return isinstance(error, ConnectionFailed | RateLimited) or error.status == 0 or error.status >= 500

@@ -44,7 +44,8 @@ class PrintFeed(Protocol):
 
 class RecordProgress(msgspec.Struct, frozen=True):
     """How a recording goes: prints on disk, how often prints may have been missed, the newest print's exchange
-    time (microseconds, 0 before the first), and why a commit waits for the next one, or ""."""
+    time (microseconds, 0 before the first), and why a commit waits for the next one, or "".
+    """
 
     prints: int
     breaks: int
@@ -54,7 +55,8 @@ class RecordProgress(msgspec.Struct, frozen=True):
 
 class Recorded(msgspec.Struct, frozen=True):
     """What a recorder did: `prints` heard; `added` new in the lake and `duplicates` it had, those of earlier
-    recordings that were left by a kill included; `torn` lines such a kill cut off; `breaks` interruptions."""
+    recordings that were left by a kill included; `torn` lines such a kill cut off; `breaks` interruptions.
+    """
 
     prints: int
     added: int

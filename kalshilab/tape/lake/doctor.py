@@ -48,7 +48,8 @@ DAY: Final = 86_400_000_000
 
 class Finding(msgspec.Struct, frozen=True):
     """Something about a lake: an "error" stops readers or would mislead them, a "warning" may mean missing
-    prints, a "note" does no harm.  `file` is None where no one file is meant."""
+    prints, a "note" does no harm.  `file` is None where no one file is meant.
+    """
 
     severity: Literal["error", "warning", "note"]
     file: Path | None

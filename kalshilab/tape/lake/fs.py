@@ -63,7 +63,8 @@ def write_frame(frame: pl.DataFrame, path: Path, *, note: str, row_group: int) -
 def plain_at(path: Path, column: str, width: int) -> tuple[int, ...]:
     """Where in a Parquet file the values of a column begin, row group by row group, if they are in one page each,
     `width` bytes a value, as `write_frame` writes times.  Who reads them compares them with what was written:
-    that they are in one page is the writer's doing, and the footer does not say so."""
+    that they are in one page is the writer's doing, and the footer does not say so.
+    """
     import pyarrow.parquet as pq
 
     footer = pq.read_metadata(path)

@@ -75,7 +75,8 @@ _TAPE_TEXT: Final = {name: str(dtype) for name, dtype in TAPE_SCHEMA.items()}
 
 class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Control totals of a file: the sums of three columns, the number of YES takers, and what the times of each
-    row group add up to (microseconds, modulo 2^64); these may be missing in lakes of before."""
+    row group add up to (microseconds, modulo 2^64); these may be missing in lakes of before.
+    """
 
     market: int
     price: int

@@ -36,7 +36,8 @@ SAYS: Final = ["ts", "ticker", "price", "size", "taker"]
 class Appended(msgspec.Struct, frozen=True):
     """What was done: of `rows` prints `added` are new in the lake and `duplicates` had come before, by their
     trade id or, where prints without ids are matched, by all they say; the files of `days` days changed;
-    `new_markets` got a code."""
+    `new_markets` got a code.
+    """
 
     rows: int
     added: int
@@ -150,7 +151,8 @@ def _unmatched(old: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
 
 def _named(old: pl.DataFrame, fresh: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, bool]:
     """The old prints, those without an id with that of a new one alike, one for one; the new ones without these; and
-    whether there were any."""
+    whether there were any.
+    """
     nth = pl.int_range(pl.len()).over(*SAYS).alias("_nth")
     old = old.with_row_index("_row")
     bare = old.filter(pl.col("trade_id").is_null()).select(*SAYS, "_row", nth)

@@ -1,5 +1,6 @@
 """Pieces of files: a tape is read in batches of about a million rows; a lake's files are cut at the borders of their
-row groups."""
+row groups.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +91,8 @@ def _is_whole(piece: Piece) -> bool:
 
 def _together(pieces: Sequence[Piece], columns: Sequence[str]) -> pl.DataFrame | None:
     """Whole files in one call, in one chunk: most of the time that a small file takes is the call's.  None if it is
-    not what was expected."""
+    not what was expected.
+    """
     paths = [piece.file.path for piece in pieces]
     try:
         frame = pl.scan_parquet(paths, hive_partitioning=False).select(columns).collect().rechunk()

@@ -23,7 +23,7 @@ from kalshilab.errors import (
 )
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.stream.client import Stream
-from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, EventLifecycle, Gap, Lifecycle
+from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, EventLifecycle, FeedGap, Lifecycle
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
 from kalshilab.signals import Fire, MarketState
@@ -80,7 +80,7 @@ class Follower:
             BookSnapshot: self.on_snapshot,
             Lifecycle: self.on_lifecycle,
             EventLifecycle: lambda event: None,
-            Gap: self.on_gap,
+            FeedGap: self.on_gap,
         }
 
     # Prints
@@ -153,7 +153,7 @@ class Follower:
         self._health.say(f"{ticker}: book dropped, {why}")
         self._stream.get_snapshot([ticker])
 
-    def on_gap(self, gap: Gap) -> None:
+    def on_gap(self, gap: FeedGap) -> None:
         """Frames were lost: books of that subscription are wrong until their snapshots come."""
         self._counts["gaps"] += 1
         self._health.say(f"{gap.channel}: frames lost")

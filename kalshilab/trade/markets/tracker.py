@@ -21,7 +21,8 @@ PENDING_LIMIT = 10_000
 
 class Tracked:
     """One market as the session follows it.  `status` runs looking → active → closed → determined → settled,
-    or ends at rejected."""
+    or ends at rejected.
+    """
 
     __slots__ = ("last_price", "market", "pending", "prints", "reason", "status", "ticker")
 
@@ -90,7 +91,8 @@ class Tracker:
 
     def accept(self, market: Market, now: int) -> bool:
         """Decide on a market that was looked up.  Accepted, it takes its place at once, but its prints are
-        still kept until `join`, so that they reach the signal in order."""
+        still kept until `join`, so that they reach the signal in order.
+        """
         tracked = self._markets.setdefault(market.ticker, Tracked(market.ticker))
         if tracked.status != "looking" or tracked.market is not None:
             return False

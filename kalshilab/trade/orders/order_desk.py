@@ -56,7 +56,7 @@ class Desk:
         self._limits = Limits.of(settings)
         per_minute = settings.attempts_per_minute
         self._bucket = TokenBucket(per_minute / 60, max(per_minute, 1.0), clock)
-        self._book_timeout = settings.orderbook_timeout
+        self._book_timeout = settings.orderbook_timeout_s
         self._turn = asyncio.Lock()
         self._entries: dict[str, Fire] = {}
         self._deferred: deque[Fire] = deque()

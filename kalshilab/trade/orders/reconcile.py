@@ -106,7 +106,8 @@ class Sync:
 
     async def settlements(self, *tickers: str) -> list[Settlement]:
         """Fetch and pay out the settlements of these markets, where we hold them, and of those that could not be
-        asked for before; what was paid."""
+        asked for before; what was paid.
+        """
         self._owed.update(tickers)
         paid = []
         for ticker in sorted(self._owed):

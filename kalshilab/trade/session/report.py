@@ -340,7 +340,8 @@ class Report:
     @property
     def signals(self) -> pl.DataFrame:
         """Every fire as the session saw it, in the columns and units of the signal's own `run`: what research
-        finds on the same tape can be held against it row by row."""
+        finds on the same tape can be held against it row by row.
+        """
         return self._frames["signals"]
 
     @property

@@ -196,7 +196,7 @@ class PaperSession:
             data=self._data, stream=self._stream, tracker=tracker, strategy=self._strategy, clock=self._clock,
             tasks=self._tasks, health=self._health, counts=self._counts, on_fire=self._on_fire,
             on_settled=lambda t: self._tasks.work(f"settlement {t}", self._pay_out(t)),
-            book_timeout=s.orderbook_timeout,
+            book_timeout=s.orderbook_timeout_s,
         )  # fmt: skip
         self._desk = Desk(
             s,
@@ -270,7 +270,7 @@ class PaperSession:
         if self.settings.discovery:
             await self._follower.discover()
             self._tasks.background(
-                "discovery", self._follower.keep_discovering(self._wall, self.settings.discovery_interval)
+                "discovery", self._follower.keep_discovering(self._wall, self.settings.discovery_interval_s)
             )
         self._sample()
         machine.to("READY", "all parts started")
@@ -448,7 +448,7 @@ class PaperSession:
     async def _sync_on(self) -> None:
         """Compare with the exchange at intervals, when nothing is under way that would show as a difference."""
         while True:
-            await self._wall.sleep(self.settings.sync_interval)
+            await self._wall.sleep(self.settings.sync_interval_s)
             await self._execution.idle()
             try:
                 await self._sync.fills()

@@ -89,11 +89,13 @@ class Bought:
 
     def __init__(self, settings: Settings, signal: Signal) -> None:
         self.signal: Signal | None = signal
-        self._tight, self._normal = cents(settings.tight_spread), cents(settings.normal_spread)
-        self._widest, self._high = cents(settings.max_spread), cents(settings.high_drop)
+        self._tight, self._normal = cents(settings.tight_spread_cents), cents(settings.normal_spread_cents)
+        self._widest, self._high = cents(settings.max_spread_cents), cents(settings.high_drop_cents)
         if not self._tight <= self._normal <= self._widest:
             raise ConfigError(
-                "max_spread", settings.max_spread, "tight_spread <= normal_spread <= max_spread"
+                "max_spread_cents",
+                settings.max_spread_cents,
+                "at least normal_spread_cents, which must be at least tight_spread_cents",
             )
         self._base = contracts(settings.contracts)
         self._allow_reentry = settings.allow_reentry
@@ -174,7 +176,7 @@ class WhaleFader(Bought):
             min_value=settings.whale_min_value,
             max_leverage=settings.whale_max_leverage,
             top=settings.whale_top,
-            window=settings.whale_window,
+            window=settings.whale_window_s,
         )
         super().__init__(settings, signal)
 

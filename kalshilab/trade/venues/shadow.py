@@ -38,7 +38,7 @@ from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
-    Gap,
+    FeedGap,
     Lifecycle,
     Rejected,
     Subscribed,
@@ -94,7 +94,7 @@ class ShadowFeed:
         self._stream.subscribe(*CHANNELS)
         # What closes soon is the session's to leave out: it may hold it already.
         self._tracker = Tracker(settings.categories, settings.tickers, settings.max_markets)
-        self._interval = settings.discovery_interval
+        self._interval = settings.discovery_interval_s
         self.mirror: Final = Mirror()
         """The flow that an exchange plays."""
         self._books: dict[str, Book] = {}
@@ -114,7 +114,7 @@ class ShadowFeed:
             BookSnapshot: self._on_snapshot,
             Lifecycle: self._on_lifecycle,
             EventLifecycle: lambda e: self.mirror.push_event(e.event, e.series, e.title),
-            Gap: self._on_gap,
+            FeedGap: self._on_gap,
             Connected: lambda e: None,
             Disconnected: self._on_disconnected,
             Subscribed: self._on_subscribed,
@@ -297,7 +297,7 @@ class ShadowFeed:
             if self._books.pop(ticker, None) is not None:
                 self.mirror.push_blind(ticker, self.now)
 
-    def _on_gap(self, gap: Gap) -> None:
+    def _on_gap(self, gap: FeedGap) -> None:
         self._health.say(f"{PART}: frames of {gap.channel} lost")
         if gap.channel == "orderbook_delta":
             self._blind(list(gap.tickers))

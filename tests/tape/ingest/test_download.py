@@ -251,7 +251,7 @@ async def test_prints_without_a_taker_are_counted(lake: Lake) -> None:
 
 PASSING = [
     ConnectionFailed("http://x", "no route"), RateLimited("GET", "/p"),
-    ApiError("GET", "/p", 0, "no_answer", "reset", retryable=True), ApiError("GET", "/p", 503, "", "busy"),
+    ApiError("GET", "/p", 0, "no_answer", "reset", retryable=True), ApiError("GET", "/p", 503, "", "busy", retryable=True),
 ]  # fmt: skip
 
 

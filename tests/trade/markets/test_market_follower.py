@@ -53,7 +53,7 @@ async def test_open_markets_are_discovered_and_their_later_prints_followed(setti
     async with serve(exchange, speed=1e-3) as venue:
         demo = settings.replace(
             venue="demo", rest_url=venue.rest, ws_url=venue.ws, key_id=venue.key_id,
-            private_key_path=str(venue.private_key_path), close_min_minutes=0, sync_interval=1, max_orders=1_000,
+            private_key_path=str(venue.private_key_path), close_min_minutes=0, sync_interval_s=1, max_orders=1_000,
         )  # fmt: skip
         async with PaperSession(demo) as session:
             running = asyncio.ensure_future(session.run())

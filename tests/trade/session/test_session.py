@@ -344,7 +344,9 @@ async def test_a_question_without_an_answer_ends_no_session(
 
         monkeypatch.setattr(client, name, answer)
 
-    async with PaperSession(quick.replace(speed=100_000.0, sync_interval=1, discovery_interval=1)) as session:
+    async with PaperSession(
+        quick.replace(speed=100_000.0, sync_interval_s=1, discovery_interval_s=1)
+    ) as session:
         task = asyncio.ensure_future(session.run())
         while session.snapshot().counts["fills"] < 3:
             await asyncio.sleep(0.02)

@@ -82,7 +82,7 @@ def books(draw: st.DrawFn) -> tuple[Book, Book, TickGrid]:
 def test_yes_and_no_are_mirror_images(given_books: tuple[Book, Book, TickGrid], drop: int) -> None:
     """What is bid for YES on a book is what is bid for NO, at the complement, on the book seen from the other side."""
     book, mirrored, grid = given_books
-    trading = strategy(max_spread=99)
+    trading = strategy(max_spread_cents=99)
     for_yes = trading.quote(msgspec.structs.replace(fire(drop), side="yes"), book, grid)
     for_no = trading.quote(fire(drop), mirrored, grid)
     assert isinstance(for_yes, Quote) and isinstance(for_no, Quote)
@@ -97,7 +97,7 @@ def test_an_order_is_valid_and_never_dearer_than_the_ask(
 ) -> None:
     book, _, grid = given_books
     fired = msgspec.structs.replace(fire(2_000 if eager else 0), side=side)
-    quote = strategy(max_spread=99).quote(fired, book, grid)
+    quote = strategy(max_spread_cents=99).quote(fired, book, grid)
     assert isinstance(quote, Quote)
     assert grid.valid(quote.price)
     spread = spread_of(book, side)
@@ -166,5 +166,5 @@ def test_the_signal_has_the_settings_parameters() -> None:
 
 def test_hold_and_bad_spreads() -> None:
     assert isinstance(make_strategy(Settings(env={}, env_file=None, strategy="hold")), Hold)
-    with pytest.raises(ConfigError, match="tight_spread <= normal_spread"):
-        strategy(tight_spread=5, normal_spread=4)
+    with pytest.raises(ConfigError, match="max_spread_cents must be at least normal_spread_cents"):
+        strategy(tight_spread_cents=5, normal_spread_cents=4)

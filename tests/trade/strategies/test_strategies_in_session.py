@@ -142,7 +142,7 @@ async def test_the_largest_whales_of_a_window_are_the_same_live(
             whale_min_value=20,
             whale_max_leverage=3,
             whale_top=2,
-            whale_window=600,
+            whale_window_s=600,
             **where,
         )
     )
@@ -208,7 +208,7 @@ async def test_a_signal_that_never_fires_has_its_columns_all_the_same(
     ("changes", "kind", "words"),
     [
         ({"strategy": "rl_model", "policy": "ideas:breaks"}, SessionError, "rl_model.*ZeroDivisionError"),
-        ({"strategy": "rl_model", "policy": "ideas:mumbles"}, SignalError, "perhaps.*hold, buy or sell"),
+        ({"strategy": "rl_model", "policy": "ideas:mumbles"}, SignalError, "hold, buy or sell.*perhaps"),
         ({"strategy": "custom", "signal": "ideas:Sideless"}, SignalError, 'says "yes" or "no"'),
     ],
 )
@@ -240,7 +240,7 @@ async def test_one_that_fails_on_the_way_ends_the_session_cleanly(
         ({"strategy": "rl_model", "policy": "ideas:not_a_signal"}, "act"),
         ({"strategy": "rl_model", "policy": "broken_ideas:answer"}, "without an error.*ZeroDivisionError"),
         ({"strategy": "yes_80_90", "yes8090_low": 95}, "low"),
-        ({"strategy": "whale_fade", "max_spread": 1}, "max_spread"),
+        ({"strategy": "whale_fade", "max_spread_cents": 1}, "max_spread_cents"),
     ],
 )
 def test_what_cannot_be_traded_is_refused_before_anything_is_opened(

@@ -165,7 +165,7 @@ async def test_books_are_the_worlds_again_after_a_fault(
     faults = Faults(schedule=[Fault(n * 30 * MINUTE, name) for n in range(1, 20)], seed=5)
     health = Health(WallClock())
     async with (
-        real(exchange, settings.replace(discovery_interval=1), faults=faults) as (named, pace, _),
+        real(exchange, settings.replace(discovery_interval_s=1), faults=faults) as (named, pace, _),
         ShadowFeed(named, health) as feed,
     ):
         mirrored = Exchange(flow=feed.mirror)
