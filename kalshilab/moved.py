@@ -7,7 +7,7 @@ from typing import Final
 __all__ = ["MOVED", "RENAMED"]
 
 MOVED: Final = {
-    "data_commands": "cli.data",
+    "data_commands": "cli.download",
     "edge.afresh": "edge.lookahead.fresh_copy",
     "edge.allocation": "edge.sizing.allocation",
     "edge.audit": "edge.lookahead.audit",
@@ -165,5 +165,7 @@ MOVED: Final = {
 }
 """Modules: old path to new path."""
 
-RENAMED: Final[dict[str, str]] = {}
+RENAMED: Final[dict[str, str]] = {
+    "trade.strategies.Limits": "trade.strategies.risk:RiskLimits",
+}
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""

@@ -20,6 +20,7 @@ __all__ = [
     "MarketRow",
     "PositionRow",
     "Snapshot",
+    "RunStatus",
     "Status",
     "close_status",
     "empty_snapshot",
@@ -123,7 +124,7 @@ def empty_snapshot(
     )  # fmt: skip
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a snapshot that `status.json` holds; money in whole cents."""
 
     run_id: str
@@ -144,9 +145,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
+Status = RunStatus
+"""The former name of `RunStatus`."""
+
+
 def write_status(path: Path, shot: Snapshot) -> None:
     """Replace the status file in one step: a reader sees the old one or the new one, never half."""
-    status = Status(
+    status = RunStatus(
         run_id=shot.run_id,
         venue=shot.venue,
         strategy=shot.strategy,
@@ -171,7 +176,7 @@ def close_status(path: Path, run_id: str, venue: str, strategy: str, stopped: st
     """Say of a run that is over why it ended, where its session could not: it was killed, or there never was one."""
     status = read_status(path)
     if status is None:
-        status = Status(
+        status = RunStatus(
             run_id=run_id, venue=venue, strategy=strategy, state="STARTUP", stopped="", finished=False, now=0,
             elapsed=0.0, progress=None, counts=dict.fromkeys(COUNTS, 0), cash_cents=0, pnl_cents=0, open_orders=0,
             open_positions=0, health={},
@@ -180,21 +185,21 @@ def close_status(path: Path, run_id: str, venue: str, strategy: str, stopped: st
         _put(path, msgspec.structs.replace(status, finished=True, stopped=status.stopped or stopped))
 
 
-def _put(path: Path, status: Status) -> None:
+def _put(path: Path, status: RunStatus) -> None:
     scratch = path.with_suffix(".tmp")
     scratch.write_bytes(msgspec.json.encode(status))
     # os.replace is atomic on one file system, which a sibling always is.
     os.replace(scratch, path)  # noqa: PTH105
 
 
-def read_status(path: Path) -> Status | None:
+def read_status(path: Path) -> RunStatus | None:
     """The last status written there; None before the first.
 
     Raises:
         SessionError: the file is not a status file.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
+        return msgspec.json.decode(path.read_bytes(), type=RunStatus)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:

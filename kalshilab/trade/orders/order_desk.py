@@ -23,7 +23,7 @@ from kalshilab.trade.orders.execution import Execution
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.orders.portfolio import Portfolio
 from kalshilab.trade.state_machine import Machine
-from kalshilab.trade.strategies.risk import Limits, refusal
+from kalshilab.trade.strategies.risk import RiskLimits, refusal
 from kalshilab.trade.strategies.strategies import Quote
 from kalshilab.units import show_cents, show_contracts
 
@@ -53,7 +53,7 @@ class Desk:
         self._run_id, self._follower, self._execution = run_id, follower, execution
         self._portfolio, self._machine, self._journal = portfolio, machine, journal
         self._clock, self._health, self._counts = clock, health, counts
-        self._limits = Limits.of(settings)
+        self._limits = RiskLimits.of(settings)
         per_minute = settings.attempts_per_minute
         self._bucket = TokenBucket(per_minute / 60, max(per_minute, 1.0), clock)
         self._book_timeout = settings.orderbook_timeout

@@ -15,10 +15,10 @@ from kalshilab.market.fees import fill_fee
 from kalshilab.market.model import Order, outcome_price
 from kalshilab.units import contracts, dollars
 
-__all__ = ["Limits", "refusal"]
+__all__ = ["Limits", "RiskLimits", "refusal"]
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class RiskLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a session may do.  Sizes in size units, money in money units."""
 
     max_orders: int
@@ -27,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     min_cash: int
 
     @classmethod
-    def of(cls, settings: Settings) -> Limits:
+    def of(cls, settings: Settings) -> RiskLimits:
         """The limits of these settings."""
         return cls(
             max_orders=settings.max_orders,
@@ -37,8 +37,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+Limits = RiskLimits
+"""The former name of `RiskLimits`."""
+
+
 def refusal(
-    limits: Limits,
+    limits: RiskLimits,
     *,
     ticker: str,
     side: str,
@@ -62,7 +66,7 @@ def refusal(
     Returns:
         "not ready", "low cash", "cash", "orders", "position" or "concurrent".
 
-    >>> limits = Limits(max_orders=10, max_position=10_000, max_concurrent=5, min_cash=100_000_000)
+    >>> limits = RiskLimits(max_orders=10, max_position=10_000, max_concurrent=5, min_cash=100_000_000)
     >>> refusal(limits, ticker="A", side="ask", price=6000, size=5000, may_trade=True, cash=99_990_000,
     ...         position=0, markets_held=(), orders=())
     'low cash'

@@ -8,10 +8,10 @@ import pytest
 
 from kalshilab.config.settings import Settings
 from kalshilab.market.model import Order
-from kalshilab.trade.strategies.risk import Limits, refusal
+from kalshilab.trade.strategies.risk import RiskLimits, refusal
 from kalshilab.units import dollars
 
-LIMITS = Limits(max_orders=3, max_position=10_000, max_concurrent=2, min_cash=dollars(100))
+LIMITS = RiskLimits(max_orders=3, max_position=10_000, max_concurrent=2, min_cash=dollars(100))
 
 
 def order(ticker: str = "A", side: str = "ask", remaining: int = 1_000, price: int = 6_000) -> Order:
@@ -50,7 +50,7 @@ def test_cost_and_fee_must_be_there() -> None:
         "100 NO at 99 cents, and seven cents of fee"
     )
     assert ask(size=10_000, price=100, cash=dollars("100.00"), orders=[]) is None
-    limits = Limits(max_orders=3, max_position=100_000, max_concurrent=2, min_cash=0)
+    limits = RiskLimits(max_orders=3, max_position=100_000, max_concurrent=2, min_cash=0)
     facts: dict[str, Any] = {
         "ticker": "A", "side": "bid", "price": 5_000, "size": 20_000, "may_trade": True, "position": 0,
         "markets_held": (), "orders": (),
@@ -93,5 +93,5 @@ def test_markets_at_once() -> None:
 
 
 def test_limits_of_settings() -> None:
-    limits = Limits.of(Settings(env={"MIN_TRADER_CASH": "10000"}, env_file=None))
-    assert limits == Limits(max_orders=100, max_position=100_000, max_concurrent=1_000, min_cash=dollars(100))
+    limits = RiskLimits.of(Settings(env={"MIN_TRADER_CASH": "10000"}, env_file=None))
+    assert limits == RiskLimits(max_orders=100, max_position=100_000, max_concurrent=1_000, min_cash=dollars(100))
