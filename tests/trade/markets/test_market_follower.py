@@ -74,9 +74,11 @@ async def test_open_markets_are_discovered_and_their_later_prints_followed(setti
     assert report.counts["account_differences"] == 0
     later = tape.slice(first, seen)
     known = with_codes(later.filter(pl.col("ticker").is_in(opened)))
-    want = rlm(known.select(tape.columns))
-    got = report.signals.unique("ticker", keep="first", maintain_order=True).filter(
-        pl.col("ticker").is_in(opened)
+    expected = rlm(known.select(tape.columns))
+    fires = (
+        report.raw("signals")
+        .unique("ticker", keep="first", maintain_order=True)
+        .filter(pl.col("ticker").is_in(opened))
     )
     columns = ["ticker", "n_trades", "yes_ratio", "drop", "first_price"]
-    assert got.select(columns).rows() == want.select(columns).rows()
+    assert fires.select(columns).rows() == expected.select(columns).rows()

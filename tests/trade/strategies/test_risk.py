@@ -94,4 +94,6 @@ def test_markets_at_once() -> None:
 
 def test_limits_of_settings() -> None:
     limits = RiskLimits.of(Settings(env={"MIN_TRADER_CASH": "10000"}, env_file=None))
-    assert limits == RiskLimits(max_orders=100, max_position=100_000, max_concurrent=1_000, min_cash=dollars(100))
+    assert limits == RiskLimits(
+        max_orders=100, max_position=100_000, max_concurrent=1_000, min_cash=dollars(100)
+    )

@@ -72,8 +72,8 @@ async def test_live_is_research_and_is_traded_on_the_sample(settings: Settings, 
     )
     expected = research(strategy).run(tape)
     assert expected.height > 20
-    assert report.signals.equals(expected)
-    assert report.signals.schema == expected.schema
+    assert report.raw("signals").equals(expected)
+    assert report.raw("signals").schema == expected.schema
     counts = report.counts
     assert report.error is None and counts["account_differences"] == counts["left_resting"] == 0
     assert counts["orders"] > 0 and counts["fills"] > 0
@@ -101,7 +101,10 @@ def assert_paid_out(report: Report) -> None:
         no=pl.col("size").filter(pl.col("outcome") == "no").sum(),
     )
     paid = report.settlements.join(spent, on="ticker", suffix="_spent").with_columns(
-        back=(pl.col("yes") * pl.col("settlement") + pl.col("no") * (100 - pl.col("settlement"))) / 100
+        back=pl.when(pl.col("outcome") == "yes")
+        .then(pl.col("yes") * pl.col("settlement") + pl.col("no") * (100 - pl.col("settlement")))
+        .otherwise(pl.col("yes") * (100 - pl.col("settlement")) + pl.col("no") * pl.col("settlement"))
+        / 100
     )
     assert paid.height == report.settlements.height > 0
     assert paid["revenue"].to_list() == pytest.approx(paid["back"].to_list(), abs=1e-6)
@@ -147,7 +150,7 @@ async def test_the_largest_whales_of_a_window_are_the_same_live(
         )
     )
     signal = signals.WhaleFade(min_value=20, max_leverage=3, top=2, window=600)
-    assert report.signals.equals(signal.run(tape))
+    assert report.raw("signals").equals(signal.run(tape))
     assert 0 < report.signals.height < signal.with_parameters(top=None).run(tape).height
 
 
@@ -189,7 +192,8 @@ async def test_columns_of_every_sort_are_kept(
     tape, where = few
     report = await run(settings.replace(strategy="custom", signal="ideas:rising", **where))
     expected = ideas.rising().run(tape)
-    assert report.signals.equals(expected) and report.signals.schema == expected.schema
+    fires = report.raw("signals")
+    assert fires.equals(expected) and fires.schema == expected.schema
     by_hand = await run(settings.replace(strategy="custom", signal="ideas:ByHand", **where))
     assert by_hand.signals.height > 0 and by_hand.counts["orders"] > 0
     assert by_hand.signals.select("row", "share", "count", "listed").row(0) == (7, 0.5, 3, "[1, 2]")
@@ -200,7 +204,7 @@ async def test_a_signal_that_never_fires_has_its_columns_all_the_same(
 ) -> None:
     report = await run(settings.replace(min_trades=10_000, **few[1]))
     assert report.signals.height == 0
-    assert report.signals.schema == signals.rlm(few[0]).schema
+    assert report.raw("signals").schema == signals.rlm(few[0]).schema
     assert Report.load(report.run_dir).signals.schema == report.signals.schema
 
 

@@ -123,7 +123,7 @@ async def test_fires_are_those_of_the_world_and_orders_never_reach_it(
     exchange = Exchange(tape, markets, balance=dollars(1))
     report = await shadowed(exchange, settings)
     assert report.error is None
-    assert report.signals.equals(rlm(tape, rearm=True))
+    assert report.raw("signals").equals(rlm(tape, rearm=True))
     assert report.counts["trades"] == tape.height
     assert report.counts["orders"] > 0 and report.counts["fills"] > 0 and report.counts["settlements"] > 0
     assert report.counts["account_differences"] == 0
@@ -131,7 +131,7 @@ async def test_fires_are_those_of_the_world_and_orders_never_reach_it(
         "the world has heard of nothing"
     )
     paid = markets["ticker", "settlement"].rows()
-    for ticker, settlement in report.settlements.select("ticker", "settlement").rows():
+    for ticker, settlement in report.raw("settlements").select("ticker", "settlement").rows():
         assert (ticker, round(settlement * 100)) in paid
 
 
