@@ -9,8 +9,8 @@ compares them with the same signal replayed on a recording of the same days.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from datetime import datetime
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import polars as pl

@@ -81,7 +81,7 @@ class Report:
         run_id: the name of the run.
         run_dir: the folder of the run.
         journal: the path of its journal.
-        error: the error that ended the run, or None; `check()` raises it.
+        error: the error that ended the run, or `None`; `check()` raises it.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""The limits every order passes before it is sent: a pure function of what is known at that moment.
+"""Risk limits that each order must pass before it is sent, as a pure function of the known state.
 
-A limit looks at the worst that can still happen: resting orders count as if they had filled, and a position
-limit looks at the side, so that buying NO on top of NO is seen to add.
+The limits assume the worst case: resting orders count as filled.  The position limit considers the side, so buying NO on
+top of NO adds to the position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ __all__ = ["Limits", "RiskLimits", "refusal"]
 
 
 class RiskLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session may do.  Sizes in size units, money in money units."""
+    """Limits of a session.
+
+    Attributes:
+        max_orders: resting orders.
+        max_position: position per market, in size units.
+        max_concurrent: markets with a position or a resting order.
+        min_cash: cash below which no order is sent, in money units; 0: no such limit.
+    """
 
     max_orders: int
     max_position: int
@@ -28,7 +35,7 @@ class RiskLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, settings: Settings) -> RiskLimits:
-        """The limits of these settings."""
+        """Return the limits that the settings give."""
         return cls(
             max_orders=settings.max_orders,
             max_position=contracts(settings.max_position),
@@ -54,14 +61,19 @@ def refusal(
     markets_held: Collection[str],
     orders: Collection[Order],
 ) -> str | None:
-    """Why this order must not be sent, or None if it may.
+    """Return the reason for which an order must not be sent, or `None` if it may be.
 
     Args:
-        price: YES price of the order.
-        cash: cash of the account, before what resting orders bind.
-        position: signed position in the market.
+        limits: the limits.
+        ticker: the market of the order.
+        side: "bid" or "ask".
+        price: YES price of the order, in price units.
+        size: size of the order, in size units.
+        may_trade: whether the session may place orders.
+        cash: cash of the account before the amount that resting orders reserve, in money units.
+        position: signed position in the market, in size units.
         markets_held: tickers with a position or a resting order.
-        orders: all our resting orders.
+        orders: all resting orders of the session.
 
     Returns:
         "not ready", "low cash", "cash", "orders", "position" or "concurrent".
@@ -73,8 +85,8 @@ def refusal(
     """
     if not may_trade:
         return "not ready"
-    bound = sum(outcome_price(o.price, o.outcome) * o.remaining for o in orders)
-    free = cash - bound
+    reserved = sum(outcome_price(o.price, o.outcome) * o.remaining for o in orders)
+    free = cash - reserved
     if limits.min_cash and free < limits.min_cash:
         return "low cash"
     outcome = "yes" if side == "bid" else "no"
