@@ -9,7 +9,8 @@ import argparse
 import asyncio
 import json
 import math
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from kalshilab.cli.interrupt import on_interrupt
 from kalshilab.cli.options import Subparsers, add_tape_options, hidden_alias, settings_from
@@ -149,17 +150,18 @@ def _make_exchange(options: argparse.Namespace, settings: Settings) -> Exchange:
     from kalshilab.trade.venues.venue import read_frames
     from kalshilab.units import dollars
 
-    account: dict[str, Any] = {
-        "seed": options.seed,
-        "balance": dollars(settings.balance),
-        "fills": FillModel(options.fills, options.haircut, round(options.latency_ms * 1000)),
-        "form": options.form,
-    }
+    make = partial(
+        Exchange,
+        seed=options.seed,
+        balance=dollars(settings.balance),
+        fills=FillModel(options.fills, options.haircut, round(options.latency_ms * 1000)),
+        form=options.form,
+    )
     if options.flow == "synthetic":
         if settings.tape is not None:
             raise ConfigError("flow", "synthetic", "tape, because --tape is given", "command line")
-        return Exchange(flow=Synthetic(options.seed), **account)
-    return Exchange(*read_frames(settings), **account)
+        return make(flow=Synthetic(options.seed))
+    return make(*read_frames(settings))
 
 
 async def _serve(

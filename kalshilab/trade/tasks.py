@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+
+from kalshilab.deprecation import renamed_keywords
 
 __all__ = ["Tasks", "first_of"]
 
 
-async def first_of(*waiters: Coroutine[Any, Any, object], timeout_s: float) -> bool:
+@renamed_keywords(timeout="timeout_s")
+async def first_of(*waiters: Awaitable[object], timeout_s: float) -> bool:
     """Wait until one of several coroutines is done, then cancel the others.
 
     Args:
-        waiters: the coroutines.
+        waiters: the coroutines or other awaitables.
         timeout_s: seconds to wait.
 
     Returns:
@@ -47,13 +49,13 @@ class Tasks:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def work(self, name: str, job: Coroutine[Any, Any, object]) -> None:
+    def work(self, name: str, job: Awaitable[object]) -> None:
         """Start a task that ends by itself; `working` counts it until then."""
         self.working += 1
         self._idle.clear()
         self._group.create_task(self._counted(name, job), name=name)
 
-    def background(self, name: str, job: Coroutine[Any, Any, object]) -> None:
+    def background(self, name: str, job: Awaitable[object]) -> None:
         """Start a task that `stop_background` will cancel."""
         task = self._group.create_task(self._guarded(name, job), name=name)
         self._background.add(task)
@@ -70,7 +72,7 @@ class Tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _counted(self, name: str, job: Coroutine[Any, Any, object]) -> None:
+    async def _counted(self, name: str, job: Awaitable[object]) -> None:
         try:
             await self._guarded(name, job)
         finally:
@@ -78,7 +80,7 @@ class Tasks:
             if not self.working:
                 self._idle.set()
 
-    async def _guarded(self, name: str, job: Coroutine[Any, Any, object]) -> None:
+    async def _guarded(self, name: str, job: Awaitable[object]) -> None:
         try:
             await job
         except Exception as error:  # noqa: BLE001 - passed on: the session stops cleanly and reports it

@@ -15,6 +15,7 @@ from heapq import nsmallest
 import msgspec
 
 from kalshilab.clock import Clock, isoformat
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import (
     BookError,
     KalshilabError,
@@ -56,6 +57,7 @@ class Follower:
         book_timeout_s: wall seconds to wait for the first book of a new market.
     """
 
+    @renamed_keywords(book_timeout="book_timeout_s")
     def __init__(
         self,
         *,
@@ -173,6 +175,7 @@ class Follower:
         """Drop all books: none is valid across a lost connection."""
         self.books.clear()
 
+    @renamed_keywords(timeout="timeout_s")
     async def book(self, ticker: str, timeout_s: float) -> Book | None:
         """Return the live book of a market, or `None` before its first snapshot.
 
@@ -303,12 +306,14 @@ class Follower:
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.tracker.rejected.most_common())
             self._health.log(f"discovery: no open market followed ({reasons})")
 
+    @renamed_keywords(interval="interval_s")
     async def keep_discovering(self, wall: Clock, interval_s: float) -> None:
         """Repeat the discovery every `interval_s` wall seconds, until cancelled."""
         while True:
             await wall.sleep(interval_s)
             await self.discover()
 
+    @renamed_keywords(most="limit")
     def rows(self, limit: int = 30) -> list[MarketRow]:
         """Return the tracked markets with the most prints, for display."""
         rows = []

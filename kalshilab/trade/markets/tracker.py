@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.market.model import Market, Trade
 
 __all__ = ["Tracked", "Tracker", "category_matches"]
@@ -51,6 +52,7 @@ class Tracker:
         close_min_us: markets that close within this many microseconds are rejected; 0: no such limit.
     """
 
+    @renamed_keywords(close_min="close_min_us")
     def __init__(
         self,
         categories: Iterable[str],

@@ -21,19 +21,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from kalshilab.config.settings import Settings
 from kalshilab.errors import ConfigError, KalshilabError, SignalError
 from kalshilab.market.book import Book
-from kalshilab.signals import Fire, PriceBand, Rlm, RlModel, Signal, WhaleFade
+from kalshilab.signals import (
+    Fire,
+    PriceBand,
+    PriceBandFire,
+    Rlm,
+    RlmFire,
+    RlModel,
+    Signal,
+    WhaleFade,
+    WhaleFire,
+)
 from kalshilab.signals.policy import load_object
 from kalshilab.trade.strategies.pricing import limit_price, order_at, spread_of
 from kalshilab.units import TickGrid, cents, contracts
 
 __all__ = ["Bought", "Hold", "PolicyStrategy", "Quote", "RlmNo", "Strategy", "WhaleFader", "Yes8090", "make_strategy"]  # fmt: skip
+
+
+F = TypeVar("F", bound=Fire)
 
 
 class Quote(msgspec.Struct, frozen=True):
@@ -74,7 +87,7 @@ class Hold:
         return "hold"
 
 
-class Bought:
+class Bought(Generic[F]):
     """A strategy that buys the side of each fire with a limit inside the spread, and holds it to settlement.
 
     Args:
@@ -99,19 +112,19 @@ class Bought:
         self._base = contracts(settings.contracts)
         self._allow_reentry = settings.allow_reentry
 
-    def size(self, fire: Any) -> int:
+    def size(self, fire: F) -> int:
         """Return the order size in size units."""
         return self._base
 
-    def eager(self, fire: Any) -> bool:
+    def eager(self, fire: F) -> bool:
         """Return whether the price may be nearer to the ask."""
         return False
 
-    def strength(self, fire: Any) -> tuple[float, ...]:
+    def strength(self, fire: F) -> tuple[float, ...]:
         """Return the strength components: a fire is stronger if any of them is larger; empty means never."""
         return ()
 
-    def quote(self, fire: Any, book: Book, grid: TickGrid) -> Quote | str:
+    def quote(self, fire: F, book: Book, grid: TickGrid) -> Quote | str:
         spread = spread_of(book, fire.side)
         if spread is None:
             return "one-sided book"
@@ -121,7 +134,7 @@ class Bought:
         price = limit_price(bid, ask, eager=self.eager(fire), tight=self._tight, normal=self._normal)
         return Quote(*order_at(fire.side, price, grid), self.size(fire))
 
-    def reentry(self, fire: Any, entry: Any | None) -> str | None:
+    def reentry(self, fire: F, entry: F | None) -> str | None:
         strength = self.strength(fire)
         if not self._allow_reentry or not strength:
             return "held"
@@ -132,7 +145,7 @@ class Bought:
         return None if stronger else "not stronger"
 
 
-class RlmNo(Bought):
+class RlmNo(Bought[RlmFire]):
     """Reverse line movement: most takers buy YES, yet YES has fallen; buy NO.
 
     A larger drop gives a more eager price and, by `size_tiers`, a larger size.  These tiers were made for a claimed edge
@@ -152,20 +165,20 @@ class RlmNo(Bought):
         super().__init__(settings, signal)
         self._tiers = tuple((cents(drop), factor) for drop, factor in settings.size_tiers)
 
-    def size(self, fire: Any) -> int:
+    def size(self, fire: RlmFire) -> int:
         """Return the size for the fire's drop, in whole contracts if the base is at least one contract."""
         factor = max((d, f) for d, f in self._tiers if d <= max(fire.drop, 0))[1]
         size = int(self._base * factor)
         return size - size % 100 if self._base >= 100 else size
 
-    def eager(self, fire: Any) -> bool:
-        return bool(fire.drop >= self._high)
+    def eager(self, fire: RlmFire) -> bool:
+        return fire.drop >= self._high
 
-    def strength(self, fire: Any) -> tuple[float, ...]:
+    def strength(self, fire: RlmFire) -> tuple[float, ...]:
         return fire.yes_ratio, fire.drop
 
 
-class WhaleFader(Bought):
+class WhaleFader(Bought[WhaleFire]):
     """Whale fade: after a large, low-leverage print, buy the opposite side (+5.79 cents claimed; audited without value)."""
 
     name = "whale_fade"
@@ -179,11 +192,11 @@ class WhaleFader(Bought):
         )
         super().__init__(settings, signal)
 
-    def strength(self, fire: Any) -> tuple[float, ...]:
+    def strength(self, fire: WhaleFire) -> tuple[float, ...]:
         return (fire.value,)
 
 
-class Yes8090(Bought):
+class Yes8090(Bought[PriceBandFire]):
     """Price band: buy YES between 80 and 90 cents, more in the inner band (+5.1 cents claimed; -6.2 audited)."""
 
     name = "yes_80_90"
@@ -197,12 +210,12 @@ class Yes8090(Bought):
             "B": contracts(settings.yes8090_contracts),
         }
 
-    def size(self, fire: Any) -> int:
+    def size(self, fire: PriceBandFire) -> int:
         """Return the size for the fire's tier."""
         return self._sizes[fire.tier]
 
 
-class PolicyStrategy(Bought):
+class PolicyStrategy(Bought[Fire]):
     """A strategy whose policy decides at each print; without a policy it places no orders."""
 
     name = "rl_model"
@@ -226,7 +239,7 @@ def _user_code(strategy: str, setting: str, text: str | None) -> Iterator[None]:
         raise SignalError(strategy, setting, text, rule) from error
 
 
-def _custom(settings: Settings) -> Bought:
+def _custom(settings: Settings) -> Bought[Fire]:
     if settings.signal is None:
         raise ConfigError("signal", None, '"module:name" of a signal, for strategy=custom')
     with _user_code("custom", "signal", settings.signal):

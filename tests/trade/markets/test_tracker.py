@@ -64,6 +64,12 @@ def test_a_market_is_rejected_with_a_reason(facts: dict[str, Any], reason: str) 
     assert tracker.active == 0
 
 
+def test_the_former_name_of_the_closing_limit_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="'close_min' is now 'close_min_us'"):
+        tracker = Tracker(["all"], close_min=600_000_000)  # type: ignore[call-arg]
+    assert tracker.close_min_us == 600_000_000
+
+
 def test_the_closing_limit_is_inclusive_and_ignores_unknown_times() -> None:
     tracker = Tracker(["all"], close_min_us=600_000_000)
     for n, close in enumerate((600_000_000, 0)):

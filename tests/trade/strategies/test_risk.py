@@ -92,6 +92,13 @@ def test_the_number_of_markets_is_limited() -> None:
     assert ask(markets_held=("X", "A")) is None
 
 
+def test_the_former_name_of_the_limits_warns() -> None:
+    from kalshilab.trade import strategies
+
+    with pytest.warns(DeprecationWarning, match="is now RiskLimits"):
+        assert strategies.Limits is RiskLimits
+
+
 def test_limits_are_read_from_settings() -> None:
     limits = RiskLimits.of(Settings(env={"MIN_TRADER_CASH": "10000"}, env_file=None))
     assert limits == RiskLimits(
