@@ -1,4 +1,4 @@
-"""The names of version 0.1 that have changed: modules that moved, and public names with a new spelling."""
+"""Names of version 0.1 and where they are now: modules that moved, public names that changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 __all__ = ["MOVED", "RENAMED"]
 
 MOVED: Final = {
-    "data_commands": "cli.data",
+    "data_commands": "cli.download",
     "edge.afresh": "edge.lookahead.fresh_copy",
     "edge.allocation": "edge.sizing.allocation",
     "edge.audit": "edge.lookahead.audit",
@@ -167,6 +167,9 @@ MOVED: Final = {
 
 RENAMED: Final[dict[str, str]] = {
     "exchange.background_flow.Background": "exchange.background_flow:BackgroundFlow",
+    "exchange.faults.Action": "exchange.faults.faults:RequestEffect",
+    "exchange.faults.Event": "exchange.faults.frame_faults:FrameEvent",
+    "exchange.faults.known": "exchange.faults.schedule:check_names",
     "exchange.flows.Flow": "exchange.flows.tape_flow:TapeFlow",
     "exchange.flows.Leg": "exchange.flows.synthetic_series:MarketInterval",
     "exchange.flows.Quotes": "exchange.flows.background_quotes:BackgroundQuotes",
@@ -187,6 +190,20 @@ RENAMED: Final[dict[str, str]] = {
     "exchange.orders.desk_host.Floor": "exchange.orders.desk_host:DeskHost",
     "exchange.orders.desk_host.Shown": "exchange.orders.desk_host:DisplayedBook",
     "exchange.orders.order_groups.WINDOW": "exchange.orders.order_groups:WINDOW_US",
+    "exchange.rest.Limits": "exchange.rest.rate_limits:RateLimiter",
+    "exchange.rest.MOST_CANCELLED": "exchange.rest.orders:MAX_CANCELLED",
+    "exchange.rest.RestSide": "exchange.rest.router:RestRouter",
+    "exchange.rest.Tier": "exchange.rest.rate_limits:RateTier",
+    "exchange.rest.missing": "exchange.rest.params:not_found",
+    "exchange.rest.place": "exchange.rest.params:cursor_position",
+    "exchange.rest.word": "exchange.rest.params:choice",
+    "exchange.server.Channel": "exchange.server.gateway:ClientStream",
+    "exchange.server.Front": "exchange.server.gateway:Gateway",
+    "exchange.server.LINGER": "exchange.server.websocket:LINGER_S",
+    "exchange.server.Link": "exchange.server.websocket:WebSocketConnection",
+    "exchange.server.Port": "exchange.server.http:HttpServer",
+    "exchange.server.Reply": "exchange.server.gateway:ReplyCallback",
+    "exchange.server.make_front": "exchange.server.gateway:make_gateway",
     "exchange.state.Ghost": "exchange.state.shadow_fills:ShadowOrder",
     "exchange.state.PrintLog": "exchange.state.trade_log:TradeLog",
     "exchange.state.PrintPage": "exchange.state.trade_log:TradeLogPage",
@@ -209,23 +226,6 @@ RENAMED: Final[dict[str, str]] = {
     "exchange.state.shadow_fills.Shadows": "exchange.state.shadow_fills:MarketShadows",
     "exchange.state.trade_log.PrintLog": "exchange.state.trade_log:TradeLog",
     "exchange.state.trade_log.PrintPage": "exchange.state.trade_log:TradeLogPage",
-    "exchange.faults.Action": "exchange.faults.faults:RequestEffect",
-    "exchange.faults.Event": "exchange.faults.frame_faults:FrameEvent",
-    "exchange.faults.known": "exchange.faults.schedule:check_names",
-    "exchange.rest.Limits": "exchange.rest.rate_limits:RateLimiter",
-    "exchange.rest.MOST_CANCELLED": "exchange.rest.orders:MAX_CANCELLED",
-    "exchange.rest.RestSide": "exchange.rest.router:RestRouter",
-    "exchange.rest.Tier": "exchange.rest.rate_limits:RateTier",
-    "exchange.rest.missing": "exchange.rest.params:not_found",
-    "exchange.rest.place": "exchange.rest.params:cursor_position",
-    "exchange.rest.word": "exchange.rest.params:choice",
-    "exchange.server.Channel": "exchange.server.gateway:ClientStream",
-    "exchange.server.Front": "exchange.server.gateway:Gateway",
-    "exchange.server.LINGER": "exchange.server.websocket:LINGER_S",
-    "exchange.server.Link": "exchange.server.websocket:WebSocketConnection",
-    "exchange.server.Port": "exchange.server.http:HttpServer",
-    "exchange.server.Reply": "exchange.server.gateway:ReplyCallback",
-    "exchange.server.make_front": "exchange.server.gateway:make_gateway",
     "exchange.stream.Connection": "exchange.stream.subscriber:StreamConnection",
     "exchange.stream.Desk": "exchange.stream.subscriber:StreamHost",
     "exchange.stream.MOST_MARKETS": "exchange.stream.subscriber:MAX_MARKETS",
@@ -276,5 +276,6 @@ RENAMED: Final[dict[str, str]] = {
     "kalshi.wire.stream.MarketPosition": "kalshi.wire.stream:MarketPositionMessage",
     "kalshi.wire.stream.Ticker": "kalshi.wire.stream:TickerMessage",
     "kalshi.wire.stream.Trade": "kalshi.wire.stream:TradeMessage",
+    "trade.strategies.Limits": "trade.strategies.risk:RiskLimits",
 }
 """Public names that changed: `room.OldName` or `room.module.OldName` to `room.module:NewName`."""

@@ -81,9 +81,7 @@ ROOMS = {
         "edge.report", "exchange", "exchange.faults", "kalshi", "kalshi.rest", "kalshi.stream", "notebook", "signals",
         "signals.engine", "tape", "tape.ingest", "tape.lake", "trade", "trade.session", "trade.strategies", "trade.venues",
     },
-    "__main__": {
-        "cli", "kalshi", "kalshi.rest", "notebook", "tape", "trade", "trade.session", "trade.strategies", "trade.venues",
-    },
+    "__main__": {"cli"},
 }  # fmt: skip
 # A result shows itself and loads what draws it only then.
 DRAWING = {
