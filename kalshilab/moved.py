@@ -165,5 +165,19 @@ MOVED: Final = {
 }
 """Modules: old path to new path."""
 
-RENAMED: Final[dict[str, str]] = {}
+RENAMED: Final[dict[str, str]] = {
+    "tape.Gap": "tape.lake.doctor:RecordingGap",
+    "tape.Report": "tape.normalise:NormalisationReport",
+    "tape.lake.Gap": "tape.lake.doctor:RecordingGap",
+    "tape.lake.Merged": "tape.lake.manifest:MergedSegment",
+    "tape.lake.Piece": "tape.lake.row_groups:FileSlice",
+    "tape.lake.Span": "tape.lake.intervals:Interval",
+    "tape.lake.Swap": "tape.lake.transaction:Transaction",
+    "tape.lake.TimesAt": "tape.lake.timestamps:TimestampReader",
+    "tape.lake.TimesAudit": "tape.lake.timestamps:TimestampAudit",
+    "tape.lake.Totals": "tape.lake.row_groups:Checksums",
+    "tape.lake.lie_at": "tape.lake.timestamps:timestamps_lie_at",
+    "tape.lake.read_piece": "tape.lake.row_groups:read_slice",
+    "tape.lake.read_pieces": "tape.lake.row_groups:read_slices",
+}
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""
