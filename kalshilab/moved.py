@@ -168,6 +168,8 @@ MOVED: Final = {
 RENAMED: Final[dict[str, str]] = {
     "tape.Gap": "tape.lake.doctor:RecordingGap",
     "tape.Report": "tape.normalise:NormalisationReport",
+    "tape.ingest.Harvest": "tape.ingest.recording:CommitCounts",
+    "tape.ingest.harvest": "tape.ingest.recording:commit_recordings",
     "tape.lake.Gap": "tape.lake.doctor:RecordingGap",
     "tape.lake.Merged": "tape.lake.manifest:MergedSegment",
     "tape.lake.Piece": "tape.lake.row_groups:FileSlice",

@@ -152,7 +152,7 @@ def _download(options: argparse.Namespace) -> int:
                 until,
                 series=_names(options.series),
                 clock=clock,
-                window=round(options.window * 1e6),
+                window_us=round(options.window * 1e6),
                 concurrency=options.concurrency,
                 on_progress=bar.show,
             )

@@ -240,7 +240,7 @@ def test_other_types_than_tables_are_refused() -> None:
         with pytest.raises(TapeError, match=f"data must be .*, got {type(value).__name__}"):
             to_tape(value)
     frame = pl.DataFrame([GOOD, GOOD]).to_pandas().astype(object)
-    with pytest.raises(TapeError, match="data must be .*, got Series"):
+    with pytest.raises(TapeError, match=r"data must be .*, got Series"):
         to_tape(frame["yes_price"])
     frame.loc[1, "yes_price"] = "43"
     with pytest.raises(TapeError, match=r"cannot read the pandas frame: .*'43'"):
