@@ -240,7 +240,7 @@ def to_tape(
         TapeError: see the table in the module's docstring; `column` and `row` locate the error.
     """
     if price_unit not in (None, "cents", "dollars"):
-        raise TapeError(f"price_unit must be 'cents', 'dollars' or None, got {price_unit!r}")
+        raise TapeError(f"price_unit must be 'cents' or 'dollars', got {price_unit!r}")
     frame = to_polars(data)
     if frame.schema == TAPE_SCHEMA:
         frame = frame.drop("market")

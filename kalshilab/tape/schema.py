@@ -22,7 +22,7 @@ the actual one; both are null where the source does not give them.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -50,7 +50,7 @@ DAY_US: Final = 24 * HOUR_US
 TIME: Final = pl.Datetime("us", "UTC")
 TAKER: Final = pl.Enum(["yes", "no"])
 
-_TAPE: Final[dict[str, Any]] = {
+_TAPE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "ts": TIME,
     "ticker": pl.String,
     "market": pl.UInt32,
@@ -62,7 +62,7 @@ _TAPE: Final[dict[str, Any]] = {
 TAPE_SCHEMA: Final = pl.Schema(_TAPE)
 """Columns and dtypes of a tape."""
 
-_MARKETS: Final[dict[str, Any]] = {
+_MARKETS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "ticker": pl.String,
     "event": pl.String,
     "series": pl.String,

@@ -198,7 +198,7 @@ def test_dollars_and_cents_are_never_guessed() -> None:
             with pytest.raises(TapeError, match="may be dollars or cents"):
                 to_tape(frame)
             assert quiet(frame, price_unit="dollars")["price"].to_list() == [4300, 10_000]
-    with pytest.raises(TapeError, match="price_unit must be 'cents', 'dollars' or None, got 'dollar'"):
+    with pytest.raises(TapeError, match="price_unit must be 'cents' or 'dollars', got 'dollar'"):
         to_tape(rows, price_unit="dollar")  # type: ignore[call-overload]
 
 

@@ -79,7 +79,7 @@ def archive_files(paths: Paths) -> list[Path]:
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         files = [p for p in inside if not path.is_dir() or not _is_skipped(p, path)]
         if not files:
-            raise TapeError(f"paths must contain files of trades, got {path}, which has none")
+            raise TapeError(f"paths must contain files of trades, got {path}")
         for file in files:
             if not file.name.lower().endswith(_ENDINGS):
                 raise TapeError(

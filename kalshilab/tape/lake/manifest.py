@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import polars as pl
@@ -56,7 +56,7 @@ NAME: Final = "manifest.json"
 COPY: Final = re.compile(r"manifest-(\d+)\.json")
 TABLE: Final = re.compile(r"markets-(\d+)\.parquet")
 
-_LISTING: Final[dict[str, Any]] = {
+_LISTING: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "market": pl.UInt32,
     "ticker": pl.String,
     "prints": pl.UInt64,

@@ -143,7 +143,7 @@ class TimestampReader:
             # Buffered, because a buffered file repeats short reads.
             with part.file.path.open("rb") as file:
                 file.seek(begin)
-                got = file.readinto(values.view(np.uint8))
+                got = file.readinto(values.view(np.uint8).data)
         except OSError as error:
             raise LakeError(self._lake, part.file.path, f"cannot be read ({short(error)})") from None
         if got != values.nbytes:
