@@ -41,7 +41,7 @@ BREAK: Final = "break"
 Item = Trade | Literal["break"]
 
 
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+class _RecordingLine(msgspec.Struct, omit_defaults=True, gc=False):
     """A line of a recording: its start, a break or a print."""
 
     kind: Literal["start", "break", "print"] = "print"
@@ -56,7 +56,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(_Line).decode
+_decode: Final = msgspec.json.Decoder(_RecordingLine).decode
 
 
 class Recording:
@@ -87,7 +87,7 @@ class Recording:
         for item in items:
             if isinstance(item, str):
                 self._run_begin = None
-                lines.append(_encode(_Line(kind="break")))
+                lines.append(_encode(_RecordingLine(kind="break")))
                 continue
             day = item.ts // DAY_US
             if self._file is None:
@@ -105,7 +105,7 @@ class Recording:
             self._run_end = max(self._run_end, item.ts)
             lines.append(
                 _encode(
-                    _Line(
+                    _RecordingLine(
                         ts=item.ts,
                         ticker=item.ticker,
                         price=item.price,
@@ -131,7 +131,7 @@ class Recording:
         # `commit_recordings` skips locked recordings: their recorder is still writing.
         lock(self._file)
         self._day = day
-        self._append([_encode(_Line(kind="start", whole=self._whole, since=since))])
+        self._append([_encode(_RecordingLine(kind="start", whole=self._whole, since=since))])
         sync_folder(self._folder)
 
     def _append(self, lines: Sequence[bytes]) -> None:
@@ -191,7 +191,7 @@ def commit_recordings(lake: Lake) -> CommitCounts:
 class _Chunk(NamedTuple):
     """Prints of one run; only a run's last chunk has the interval that the run covers, others have (0, 0)."""
 
-    prints: list[_Line]
+    prints: list[_RecordingLine]
     covered: tuple[int, int]
 
 
@@ -202,7 +202,7 @@ class _RecordingReader:
         self._path, self._file = path, file
         self.torn = 0
 
-    def _lines(self) -> Iterator[_Line]:
+    def _lines(self) -> Iterator[_RecordingLine]:
         for n, line in enumerate(self._file):
             try:
                 if not line.endswith(b"\n"):
@@ -218,7 +218,7 @@ class _RecordingReader:
 
     def chunks(self) -> Iterator[_Chunk]:
         """Yield the prints, run by run."""
-        prints: list[_Line] = []
+        prints: list[_RecordingLine] = []
         whole, begin, end = False, None, 0
         for line in self._lines():
             if line.kind == "start":
@@ -238,13 +238,13 @@ class _RecordingReader:
             yield _last_chunk(prints, begin, end, whole)
 
 
-def _last_chunk(prints: list[_Line], begin: int | None, end: int, whole: bool) -> _Chunk:
+def _last_chunk(prints: list[_RecordingLine], begin: int | None, end: int, whole: bool) -> _Chunk:
     if begin is None or not whole or end - MARGIN_US <= begin:
         return _Chunk(prints, (0, 0))
     return _Chunk(prints, (begin, end - MARGIN_US))
 
 
-def _tape(prints: list[_Line]) -> pl.DataFrame:
+def _tape(prints: list[_RecordingLine]) -> pl.DataFrame:
     frame = pl.DataFrame(
         {
             "ts": pl.Series([p.ts for p in prints], dtype=pl.Int64).cast(pl.Datetime("us")),

@@ -160,7 +160,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None if days == sorted(set(days)) else "does not have its days in order"
 
 
-class _Version(msgspec.Struct):
+class _VersionField(msgspec.Struct):
     version: int
 
 
@@ -189,7 +189,7 @@ def load(root: Path, name: str = NAME) -> Manifest:
     except OSError as error:
         raise LakeError(root, path, f"cannot be read ({error.strerror})") from None
     try:
-        version = msgspec.json.decode(data, type=_Version).version
+        version = msgspec.json.decode(data, type=_VersionField).version
         if version != VERSION:
             raise LakeError(
                 root,
