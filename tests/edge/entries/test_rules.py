@@ -176,7 +176,9 @@ def test_what_cannot_be_done_is_said() -> None:
         enter(fires.with_columns(ticker=pl.lit("Z-1")), tape, markets)
     with pytest.raises(EdgeError, match=r"Rlm is no frame of fires; a signal's run\(tape\) gives one"):
         enter(kl.signals.Rlm(), tape, markets)
-    with pytest.raises(TapeError, match=r"markets must be a polars DataFrame, got pandas.DataFrame; kalshilab.to_markets"):
+    with pytest.raises(
+        TapeError, match=r"markets must be a polars DataFrame, got pandas.DataFrame; kalshilab.to_markets"
+    ):
         enter(fires, tape, markets.to_pandas())
     assert enter(fires.lazy(), tape, markets).equals(enter(fires.to_pandas(), tape, markets))
     with pytest.raises(EdgeError, match="past the end"):
