@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
                 until,
                 series=split_names(options.series),
                 clock=clock,
-                window=round(options.window_s * 1e6),
+                window_us=round(options.window_s * 1e6),
                 concurrency=options.concurrency,
                 on_progress=bar.show,
             )

@@ -396,7 +396,9 @@ async def test_a_failed_request_is_repeated_and_ends_no_session(
 
         monkeypatch.setattr(client, name, request)
 
-    async with PaperSession(quick.replace(speed=100_000.0, sync_interval_s=1, discovery_interval_s=1)) as session:
+    async with PaperSession(
+        quick.replace(speed=100_000.0, sync_interval_s=1, discovery_interval_s=1)
+    ) as session:
         keep_lost_frames_while_disconnected(monkeypatch, session)
         task = asyncio.ensure_future(session.run())
         while session.snapshot().counts["fills"] < 3:
