@@ -83,7 +83,7 @@ def judge(
         rest = [criteria.unexamined(n, "nothing was bought and settled") for n in range(4, 9)]
         return Judgement(criteria=(line, *rest), measures=measures, inference=None, excess=None)
     resamples = resamples_for(trials, b)
-    inference = infer(entries, b=resamples, seed=seed, executor=executor)
+    inference = infer(entries, resamples=resamples, seed=seed, executor=executor)
     size = criteria.sample(
         events=inference.n_events, days=inference.n_days, losses=inference.n_losses, mde=inference.mde
     )

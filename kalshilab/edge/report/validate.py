@@ -205,7 +205,7 @@ def validate(
         frames["latency"] = ladder
         frames["placebos"] = audit.placebos(audit.variants(strategy), tape, markets, bought)
         dearer = perturbations.interval(bought(fires, ticks=1)).estimate
-        taken = capacity.tape_capacity(entries, tape, window=on.window, latency=on.latency)
+        taken = capacity.tape_capacity(entries, tape, window_s=on.window, latency_s=on.latency)
         minute = float(ladder.filter(pl.col("latency_s") == 60.0)["edge"][0])
         numbers |= {
             "one_tick_dearer": dearer,
@@ -332,7 +332,7 @@ def _sized(entries: pl.DataFrame, found: Inference, seed: int) -> dict[str, floa
     share = stake(found.edge, max(found.se_event, found.se_day), cost)
     if not share > 0:
         return {"stake": 0.0}
-    deep = drawdowns(entries, share, lower=found.lower, seed=seed).frame
+    deep = drawdowns(entries, share, lower_cents=found.lower, seed=seed).frame
     worst = deep.filter(pl.col("quantile") == 0.95).row(0, named=True)
     return {"stake": share, "drawdown": worst["drawdown"], "drawdown_at_lower": worst["at_lower"]}
 
@@ -375,7 +375,7 @@ def _frames(
         if judged.inference is not None and len(cells) >= 2:
             matrix, _ = event_matrix([c.entries for c in cells])
             if len(matrix):
-                stars = romano_wolf(matrix, b=499, seed=seed).rejected()
+                stars = romano_wolf(matrix, resamples=499, seed=seed).rejected()
         frames["heatmap"] = rows.with_columns(pl.Series("star", stars))
     return frames
 
