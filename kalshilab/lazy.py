@@ -20,11 +20,11 @@ from types import ModuleType
 
 import lazy_loader
 
-__all__ = ["exports", "install"]
+__all__ = ["exports", "install", "renamed"]
 
 
 def exports(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
-    """Return `__getattr__`, `__dir__` and `__all__` for a package whose stub lies beside `file`.
+    """Return `__getattr__`, `__dir__` and `__all__` for a package whose stub is beside `file`.
 
     Args:
         package: the package's `__name__`.
@@ -43,13 +43,34 @@ def exports(package: str, file: str) -> tuple[Callable[[str], object], Callable[
         if (new := _target(old)) is not None:
             warnings.warn(_moved(old, new), DeprecationWarning, stacklevel=2)
             return importlib.import_module(new)
-        if (renamed := _renamed(old)) is not None:
-            module, attribute = renamed
-            warnings.warn(f"{old} is now {attribute} of {module}", DeprecationWarning, stacklevel=2)
-            return getattr(importlib.import_module(module), attribute)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return _old_name(package, name)
 
     return __getattr__, listing, names
+
+
+def renamed(module: str) -> Callable[[str], object]:
+    """Return a `__getattr__` that resolves the old public names of a module, with a `DeprecationWarning`.
+
+    Assign it under `if not TYPE_CHECKING`, so that type checkers still report unknown names.
+
+    Args:
+        module: the module's `__name__`; `moved.RENAMED` lists its old names.
+    """
+
+    def __getattr__(name: str) -> object:
+        return _old_name(module, name)
+
+    return __getattr__
+
+
+def _old_name(module: str, name: str) -> object:
+    """Return the object that had this name in version 0.1; the warning points at the caller of `__getattr__`."""
+    old = f"{module}.{name}"
+    if (new := _renamed(old)) is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    home, attribute = new
+    warnings.warn(f"{old} is now {attribute} of {home}", DeprecationWarning, stacklevel=3)
+    return getattr(importlib.import_module(home), attribute)
 
 
 def _by_name(module: ModuleType) -> tuple[Callable[[str], ModuleType], tuple[str]]:
@@ -88,7 +109,7 @@ def _moved(old: str, new: str) -> str:
 
 
 class _MovedFinder(MetaPathFinder):
-    """Find a module by its path of before version 0.2."""
+    """Find a module by the path it had before version 0.2."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -165,5 +165,11 @@ MOVED: Final = {
 }
 """Modules: old path to new path."""
 
-RENAMED: Final[dict[str, str]] = {}
+RENAMED: Final[dict[str, str]] = {
+    "edge.live.Gap": "edge.live.replay_gap:ReplayGap",
+    "edge.live.monitor.Gap": "edge.live.replay_gap:ReplayGap",
+    "edge.live.replay_gap.Gap": "edge.live.replay_gap:ReplayGap",
+    "edge.prereg.Look": "edge.prereg.lockbox:LockboxLook",
+    "edge.prereg.lockbox.Look": "edge.prereg.lockbox:LockboxLook",
+}
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""

@@ -3,6 +3,7 @@ from . import hypothesis as hypothesis
 from . import lockbox as lockbox
 from . import registry as registry
 from .append_log import Ledger as Ledger
+from .append_log import Record as Record
 from .hypothesis import Terms as Terms
 from .hypothesis import hypothesis_of as hypothesis_of
 from .hypothesis import registered as registered
@@ -12,7 +13,7 @@ from .hypothesis import terms_of as terms_of
 from .hypothesis import trials_of as trials_of
 from .lockbox import BUDGET as BUDGET
 from .lockbox import Lockbox as Lockbox
-from .lockbox import Look as Look
+from .lockbox import LockboxLook as LockboxLook
 from .registry import Evaluation as Evaluation
 from .registry import Hypothesis as Hypothesis
 from .registry import Registry as Registry

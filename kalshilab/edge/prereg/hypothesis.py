@@ -1,7 +1,7 @@
-"""What is judged and on what terms, as something that can be registered before it is.
+"""Specifications of hypotheses: what `validate` will judge and on which terms, so that it can be registered first.
 
-A specification is the signal's name, parameters and code, the terms on which entries are made, the neighbouring
-settings, and the measure; its hash names it in the registry (`kalshilab.edge.prereg.registry`).
+A specification holds the name, parameters and code of the signal, the terms of entry, the neighbouring settings and
+the metric. Its hash identifies it in the registry (`kalshilab.edge.prereg.registry`).
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.canonical_json import canonical, hash_of
 from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
+from kalshilab.edge.prereg.append_log import Record
 from kalshilab.edge.prereg.registry import Hypothesis, Registry
 from kalshilab.errors import EdgeError, RegistryError
 from kalshilab.market.fee_schedule import FeeSchedule
@@ -32,47 +34,54 @@ __all__ = [
 
 
 JUDGED: Final = ("next_print", "book", "maker")
-"""Rules of entry whose prices can be had."""
+"""Entry rules whose prices are attainable."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """On what terms entries are made; part of what is registered."""
+    """Terms of entry; they are part of the registered specification."""
 
     rule: str = "next_print"
-    """"next_print"; with recorded books "book", or "maker"."""
+    """Entry rule: "next_print"; with recorded books also "book" or "maker"."""
     latency: float = 2.0
-    """Seconds from the fire until an order can be there."""
+    """Seconds from the signal until an order can arrive, at least 0."""
     window: float = 1800.0
-    """Seconds within which it has to be filled."""
+    """Seconds within which the order must be filled, at least 0."""
     contracts: int = 10
-    """Size of an order, for the fee's rounding."""
+    """Contracts per order, for the rounding of the fee."""
     per_event: int | None = None
-    """Entries of an event at most."""
+    """Largest number of entries per event; None: no limit."""
 
 
 @cache
 def session_registry() -> Registry:
-    """The registry of this process, in memory: what `validate` counts in when it is given none."""
+    """Return the registry of this process, in memory: `validate` uses it if no registry is given."""
     return Registry()
 
 
 def hypothesis_of(
-    signal: Any,
+    signal: object,
     *,
     id: str,
     family: str,
     mechanism: str,
     author: str,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Sequence[object]] | None = None,
     schedule: FeeSchedule | None = None,
-    **terms: Any,
+    **terms: object,
 ) -> Hypothesis:
-    """What `validate` judges when it is given the same signal, grid and terms; to be registered before it is.
+    """Return the hypothesis that `validate` judges for the same signal, grid, schedule and terms.
+
+    Register it before you validate it.
 
     Args:
-        id, family, mechanism, author: as of `kalshilab.edge.prereg.registry.Hypothesis`.
-        grid, schedule: neighbouring values of parameters and fees, as for `validate`.
-        terms: of `Terms`.
+        signal: a signal, or a function from a tape to fires, as for `validate`.
+        id: short name (`Hypothesis.id`).
+        family: family whose trials are counted together (`Hypothesis.family`).
+        mechanism: reason why the other side should lose money (`Hypothesis.mechanism`).
+        author: name of the author (`Hypothesis.author`).
+        grid: neighbouring values by parameter, as for `validate`.
+        schedule: fees, as for `validate`; None: the standard fees.
+        terms: fields of `Terms`.
 
     >>> import kalshilab as kl
     >>> idea = hypothesis_of(kl.signals.Rlm(), id="RLM_NO", family="rlm", mechanism="YES takers pay too much.", author="us")
@@ -84,33 +93,34 @@ def hypothesis_of(
     )
 
 
-def terms_of(given: Mapping[str, Any]) -> Terms:
-    """Terms of keywords.
+def terms_of(given: Mapping[str, object]) -> Terms:
+    """Return the terms of entry that keywords describe.
 
     Raises:
-        EdgeError: a keyword that is none, a value that is no such number, or a rule at whose prices nobody can buy.
+        EdgeError: a keyword is unknown, a value is out of range, or the prices of the rule are not attainable.
     """
     try:
         terms = Terms(**{name: plain(value) for name, value in given.items()})
     except TypeError:
         known = ", ".join(Terms.__struct_fields__)
         unknown = next(name for name in given if name not in Terms.__struct_fields__)
-        raise EdgeError(f"validate has no argument {unknown!r}; terms of entries are {known}") from None
-    for name, kind, words in (
-        ("latency", int | float, "seconds, from 0"), ("window", int | float, "seconds, from 0"),
-        ("contracts", int, "a whole number from 1"), ("per_event", int | None, "a whole number from 1, or None"),
+        raise EdgeError(f"validate has no argument {unknown!r}; the terms of entry are {known}") from None
+    for name, kind, least, rule in (
+        ("latency", int | float, 0, "seconds of at least 0"), ("window", int | float, 0, "seconds of at least 0"),
+        ("contracts", int, 1, "a whole number of at least 1"),
+        ("per_event", int | None, 1, "None or a whole number of at least 1"),
     ):  # fmt: skip
         value = getattr(terms, name)
-        least = 1 if "whole" in words else 0
         if (
             not isinstance(value, kind)
             or isinstance(value, bool)
             or (value is not None and not value >= least)
         ):
-            raise EdgeError(f"validate({name}={value!r}): {words}")
+            raise EdgeError(f"{name} must be {rule}, got {value!r}")
     if terms.rule not in JUDGED:
         raise EdgeError(
-            f"rule={terms.rule!r}: judged are {', '.join(JUDGED)}; others are for diagnosis, by kl.edge.enter"
+            f"rule must be one of {', '.join(JUDGED)}, got {terms.rule!r}; other rules are for diagnosis with "
+            "kl.edge.enter"
         )
     return terms
 
@@ -118,17 +128,17 @@ def terms_of(given: Mapping[str, Any]) -> Terms:
 def specification(
     strategy: Strategy,
     on: Terms,
-    grid: Mapping[str, Sequence[Any]] | None,
+    grid: Mapping[str, Sequence[object]] | None,
     schedule: FeeSchedule | None = None,
-) -> dict[str, Any]:
-    """The specification of a strategy, as plain values; fees of one's own are part of it.
+) -> Record:
+    """Return the specification of a strategy as plain values; custom fees are part of it.
 
     Raises:
-        EdgeError: a parameter of the grid without a list of values.
+        EdgeError: a parameter of the grid has no list of values.
     """
     for name, values in (grid or {}).items():
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise EdgeError(f"grid: {name} needs a list of values, not {values!r}")
+            raise EdgeError(f"grid: {name} must be a list of values, got {values!r}")
     fees = {} if schedule is None else {"fees": schedule.described()}
     return fees | {
         "signal": strategy.name, "parameters": strategy.parameters, "code": strategy.code,
@@ -138,30 +148,42 @@ def specification(
 
 
 def registered(
-    registry: Registry | str | Path | None, strategy: Strategy, spec: dict[str, Any]
+    registry: Registry | str | Path | None, strategy: Strategy, spec: Record
 ) -> tuple[Registry, str, str]:
-    """The registry, the hypothesis' hash in it, and its family."""
-    prereg = hash_of(spec)
+    """Return the registry, the hash of the hypothesis in it, and its family.
+
+    Args:
+        registry: a registry or its file; None: the registry of this process, in which the hypothesis is registered
+            if it is new.
+        strategy: the strategy that is judged.
+        spec: its specification (`specification`).
+
+    Raises:
+        RegistryError: the hypothesis is not in the given registry.
+    """
+    prereg_hash = hash_of(spec)
     if registry is None:
-        book = session_registry()
-        if not book.registered(prereg):
-            # A name of its own for each specification; trials are counted by family, which is the signal.
-            book.register(
-                Hypothesis(f"{strategy.name}-{prereg[:12]}", strategy.name, "not said", "this process", spec)
-            )
-        return book, prereg, book.hypothesis(prereg).family
-    book = registry if isinstance(registry, Registry) else Registry(registry)
-    if not book.registered(prereg):
+        session = session_registry()
+        if not session.registered(prereg_hash):
+            # Each specification gets a unique id; its family, by which trials are counted, is the signal.
+            unique_id = f"{strategy.name}-{prereg_hash[:12]}"
+            session.register(Hypothesis(unique_id, strategy.name, "not stated", "this process", spec))
+        return session, prereg_hash, session.hypothesis(prereg_hash).family
+    opened = registry if isinstance(registry, Registry) else Registry(registry)
+    if not opened.registered(prereg_hash):
         raise RegistryError(
-            f"{strategy.label} on these terms is not registered; before it is judged, "
-            "registry.register(kl.edge.hypothesis_of(signal, id=..., family=..., mechanism=..., author=..., and the same terms))"
+            f"{strategy.label} on these terms is not registered; before you validate it, call registry.register("
+            "kl.edge.hypothesis_of(signal, id=..., family=..., mechanism=..., author=..., and the same terms))"
         )
-    return book, prereg, book.hypothesis(prereg).family
+    return opened, prereg_hash, opened.hypothesis(prereg_hash).family
 
 
+@renamed_keywords(book="registry", prereg="prereg_hash", data="data_hash")
 def trials_of(
-    book: Registry, prereg: str, family: str, points: Sequence[Mapping[str, Any]], data: str
+    registry: Registry, prereg_hash: str, family: str, points: Sequence[Mapping[str, object]], data_hash: str
 ) -> int:
-    """Trials of the family, these points included."""
-    known = {canonical(e.trial.parameters) for e in book.evaluations(prereg) if e.data_hash == data}
-    return book.trials(family) + len({canonical(point) for point in points} - known)
+    """Return the number of trials of the family, these parameter points on these data included."""
+    known = {
+        canonical(e.trial.parameters) for e in registry.evaluations(prereg_hash) if e.data_hash == data_hash
+    }
+    return registry.trials(family) + len({canonical(point) for point in points} - known)
