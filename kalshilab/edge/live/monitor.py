@@ -187,8 +187,8 @@ class Cusum:
         return self._peak >= math.log(self.arl)
 
 
-class _Batch(NamedTuple):
-    """A closed batch; `place` modulo the number of streams is its stream."""
+class _ClosedBatch(NamedTuple):
+    """A batch that has closed; `place` modulo the number of streams is its stream."""
 
     closed: datetime
     entered: datetime
@@ -335,13 +335,13 @@ def _assign_streams(
     return placed, total
 
 
-def _closed_batches(tables: list[pl.DataFrame]) -> Iterator[_Batch]:
+def _closed_batches(tables: list[pl.DataFrame]) -> Iterator[_ClosedBatch]:
     for table in tables:
         for row in table.filter(pl.col("closed").is_not_null()).iter_rows(named=True):
-            yield _Batch(row["closed"], row["entered"], row["place"], row["low"], row["high"], row["n"])
+            yield _ClosedBatch(row["closed"], row["entered"], row["place"], row["low"], row["high"], row["n"])
 
 
-def _windows(scored: list[_Batch], total: int, window_days: int, alpha: float) -> pl.DataFrame:
+def _windows(scored: list[_ClosedBatch], total: int, window_days: int, alpha: float) -> pl.DataFrame:
     """Compute E0 for the batches entered within `window_days` days from the first of each month."""
     rows: list[tuple[date, date, int, float, date | None]] = []
     if scored:

@@ -2,8 +2,8 @@ from . import append_log as append_log
 from . import hypothesis as hypothesis
 from . import lockbox as lockbox
 from . import registry as registry
+from .append_log import JsonRecord as JsonRecord
 from .append_log import Ledger as Ledger
-from .append_log import Record as Record
 from .hypothesis import Terms as Terms
 from .hypothesis import hypothesis_of as hypothesis_of
 from .hypothesis import registered as registered

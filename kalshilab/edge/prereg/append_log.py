@@ -26,9 +26,9 @@ from kalshilab.edge.canonical_json import canonical
 from kalshilab.errors import RegistryError
 from kalshilab.tape.lake.fs import sync_folder
 
-__all__ = ["Ledger", "Record"]
+__all__ = ["JsonRecord", "Ledger"]
 
-Record = dict[str, Any]
+JsonRecord = dict[str, Any]
 """A record as decoded from JSON."""
 _START: Final = "0" * 64
 _HEAD: Final = len('{"prev":"","hash":"",') + 128
@@ -51,7 +51,7 @@ class Ledger:
         RegistryError: the file is damaged or was edited.
     """
 
-    def __init__(self, path: str | Path | None, fold: Callable[[Record, int], None]) -> None:
+    def __init__(self, path: str | Path | None, fold: Callable[[JsonRecord, int], None]) -> None:
         self.path = None if path is None else Path(path)
         self.lines = 0
         self._fold = fold
@@ -171,7 +171,7 @@ def _digest(head: str, text: str) -> str:
     return hashlib.sha256((head + text).encode()).hexdigest()
 
 
-def _record(line: bytes, head: str) -> Record | None:
+def _record(line: bytes, head: str) -> JsonRecord | None:
     """Return the record in a complete line; None if it does not follow the line with the hash `head`."""
     try:
         text = line.decode()

@@ -16,7 +16,7 @@ import msgspec
 from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.canonical_json import canonical, hash_of
 from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
-from kalshilab.edge.prereg.append_log import Record
+from kalshilab.edge.prereg.append_log import JsonRecord
 from kalshilab.edge.prereg.registry import Hypothesis, Registry
 from kalshilab.errors import EdgeError, RegistryError
 from kalshilab.market.fee_schedule import FeeSchedule
@@ -130,7 +130,7 @@ def specification(
     on: Terms,
     grid: Mapping[str, Sequence[object]] | None,
     schedule: FeeSchedule | None = None,
-) -> Record:
+) -> JsonRecord:
     """Return the specification of a strategy as plain values; custom fees are part of it.
 
     Raises:
@@ -148,7 +148,7 @@ def specification(
 
 
 def registered(
-    registry: Registry | str | Path | None, strategy: Strategy, spec: Record
+    registry: Registry | str | Path | None, strategy: Strategy, spec: JsonRecord
 ) -> tuple[Registry, str, str]:
     """Return the registry, the hash of the hypothesis in it, and its family.
 

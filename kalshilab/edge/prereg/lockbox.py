@@ -23,7 +23,7 @@ import polars as pl
 
 from kalshilab.clock import from_datetime, to_datetime
 from kalshilab.edge.canonical_json import hash_of
-from kalshilab.edge.prereg.append_log import Record
+from kalshilab.edge.prereg.append_log import JsonRecord
 from kalshilab.edge.prereg.registry import Registry
 from kalshilab.edge.robustness.walk_forward import Split, boundaries, embargo_of, spans, split
 from kalshilab.edge.schema import check_entries, settled
@@ -112,7 +112,7 @@ class Lockbox:
         """
         check_entries(entries)
 
-        def record(earlier: list[Record]) -> Record | None:
+        def record(earlier: list[JsonRecord]) -> JsonRecord | None:
             if any(b["kind"] == "boundary" for b in earlier):
                 return None
             boundary = self._requested_boundary
@@ -175,7 +175,7 @@ class Lockbox:
             )
         number = 0
 
-        def look(earlier: list[Record]) -> Record:
+        def look(earlier: list[JsonRecord]) -> JsonRecord:
             nonlocal number
             number = sum(b["kind"] == "look" for b in earlier) + 1
             if number > len(BUDGET):

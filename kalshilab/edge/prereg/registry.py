@@ -23,7 +23,7 @@ import polars as pl
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.edge.canonical_json import canonical, hash_of
-from kalshilab.edge.prereg.append_log import Ledger, Record
+from kalshilab.edge.prereg.append_log import JsonRecord, Ledger
 from kalshilab.edge.schema import ColumnType
 from kalshilab.edge.stats.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm
 from kalshilab.errors import RegistryError
@@ -59,7 +59,7 @@ class Hypothesis(msgspec.Struct, frozen=True):
     mechanism: str
     """Reason why the other side should lose this money, in one sentence."""
     author: str
-    spec: Record
+    spec: JsonRecord
     """Code hash, parameters, grid to be searched, universe, entry rule, costs, metric, data, boundary."""
 
     @property
@@ -71,7 +71,7 @@ class Hypothesis(msgspec.Struct, frozen=True):
 class Trial(msgspec.Struct, frozen=True):
     """Outcome of one parameter point, before it is recorded."""
 
-    parameters: Record
+    parameters: JsonRecord
     p: float | None
     """One-sided p-value before any adjustment; None (or NaN) if the point could not be tested."""
     edge: float | None
@@ -125,7 +125,7 @@ class Registry:
         self._ledger = Ledger(path, self._fold)
         self._hypotheses: dict[str, tuple[Hypothesis, int, int]] = {}
         self._evaluations: list[Evaluation] = []
-        self._lockbox_records: list[Record] = []
+        self._lockbox_records: list[JsonRecord] = []
         self._ledger.refresh()
 
     @property
@@ -148,7 +148,7 @@ class Registry:
                 )
         prereg = hypothesis.prereg_hash
 
-        def records() -> list[Record]:
+        def records() -> list[JsonRecord]:
             if prereg in self._hypotheses:
                 known = self._hypotheses[prereg][0]
                 if (known.id, known.family, known.mechanism) != (
@@ -236,7 +236,7 @@ class Registry:
             for trial in trials
         ]  # fmt: skip
 
-        def records() -> list[Record]:
+        def records() -> list[JsonRecord]:
             self._known(prereg_hash)
             return bodies
 
@@ -349,7 +349,7 @@ class Registry:
             frame = frame.with_columns(pl.Series(name, column).fill_nan(None))
         return frame.with_columns((pl.col("bh") <= EXPLORE).alias("explore"))
 
-    def boxes(self, family: str) -> list[Record]:
+    def boxes(self, family: str) -> list[JsonRecord]:
         """Return the records of a family's lockbox (`kalshilab.edge.prereg.lockbox`), in order."""
         self._ledger.refresh()
         return self._lockbox_of(family)
@@ -363,7 +363,7 @@ class Registry:
             if self._hypotheses[e.prereg_hash][0].family == family
         )
 
-    def box(self, family: str, make: Callable[[list[Record]], Record | None]) -> None:
+    def box(self, family: str, make: Callable[[list[JsonRecord]], JsonRecord | None]) -> None:
         """Add a record to a family's lockbox; no other writer can append between reading and writing.
 
         Args:
@@ -375,7 +375,7 @@ class Registry:
             RegistryError: the record is of another kind.
         """
 
-        def records() -> list[Record]:
+        def records() -> list[JsonRecord]:
             record = make(self._lockbox_of(family))
             if record is not None and record.get("kind") not in _LOCKBOX_KINDS:
                 raise RegistryError(
@@ -396,7 +396,7 @@ class Registry:
             f"<Registry {where}: {len(self._hypotheses)} hypotheses, {len(self._evaluations):,} evaluations>"
         )
 
-    def _lockbox_of(self, family: str) -> list[Record]:
+    def _lockbox_of(self, family: str) -> list[JsonRecord]:
         return [dict(record) for record in self._lockbox_records if record["family"] == family]
 
     def _known(self, prereg_hash: str) -> tuple[Hypothesis, int, int]:
@@ -407,10 +407,10 @@ class Registry:
             )
         return self._hypotheses[prereg_hash]
 
-    def _add(self, records: Callable[[], list[Record]]) -> None:
+    def _add(self, records: Callable[[], list[JsonRecord]]) -> None:
         self._ledger.add(lambda: [{**record, "time": self._clock.now()} for record in records()])
 
-    def _fold(self, record: Record, line: int) -> None:
+    def _fold(self, record: JsonRecord, line: int) -> None:
         kind = record["kind"]
         if kind == "hypothesis":
             fields = {name: record[name] for name in Hypothesis.__struct_fields__}
