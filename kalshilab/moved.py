@@ -166,6 +166,11 @@ MOVED: Final = {
 """Modules that moved: old path to new path, both relative to `kalshilab`."""
 
 RENAMED: Final[dict[str, str]] = {
+    "edge.live.Gap": "edge.live.replay_gap:ReplayGap",
+    "edge.live.monitor.Gap": "edge.live.replay_gap:ReplayGap",
+    "edge.live.replay_gap.Gap": "edge.live.replay_gap:ReplayGap",
+    "edge.prereg.Look": "edge.prereg.lockbox:LockboxLook",
+    "edge.prereg.lockbox.Look": "edge.prereg.lockbox:LockboxLook",
     "exchange.background_flow.Background": "exchange.background_flow:BackgroundFlow",
     "exchange.faults.Action": "exchange.faults.faults:RequestEffect",
     "exchange.faults.Event": "exchange.faults.frame_faults:FrameEvent",

@@ -42,7 +42,7 @@ def verdict() -> None:
         signal, pool = simulated_entries.entries(events, kind=kind, edge=4.0, seed=1)  # type: ignore[arg-type]
         judge(signal, pool, walk_forward=1.0)
         whole = timed(lambda signal=signal, pool=pool: judge(signal, pool, walk_forward=1.0))
-        floor = timed(lambda signal=signal: null_means(signal, b=1999))
+        floor = timed(lambda signal=signal: null_means(signal, resamples=1999))
         print(
             f"verdict on {events:,} {kind} events, B = 1,999: {whole:.2f} s, {whole / floor:.1f} x drawing the null ({floor:.3f} s)"
         )

@@ -99,7 +99,7 @@ def placebos(
             "n_events": len(means),
         }
         if len(means) > 1:
-            found = bootstrap(means, np.arange(len(means)), b=499)
+            found = bootstrap(means, np.arange(len(means)), resamples=499)
             row |= {"edge": found.estimate, "lower": found.lower, "upper": found.upper}
         own = rows[0]["edge"] if rows else row["edge"]
         within = None if own is None or row["edge"] is None else row["lower"] <= own <= row["upper"]

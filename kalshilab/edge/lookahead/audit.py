@@ -295,13 +295,13 @@ def outcome_resampling(entries: pl.DataFrame, *, resamples: int = 999, seed: int
     It tests the entries: a mid that is off its price by more than the costs say shows here.
 
     >>> from kalshilab.edge import simulated_entries
-    >>> outcome_resampling(simulated_entries.entries(300, spread=2.0, seed=1)[0], resamples=199).passed
+    >>> outcome_resampling(simulated_entries.entries(300, spread_cents=2.0, seed=1)[0], resamples=199).passed
     True
     """
     known = settled(entries)
     if not known["filled"].any():
         return Audit(name="outcome resampling", passed=True, detail="nothing was bought")
-    means = null_means(known, b=resamples, rho=intraclass(arrays_of(known)), seed=seed, null="mid")
+    means = null_means(known, resamples=resamples, rho=intraclass(arrays_of(known)), seed=seed, null="mid")
     costs = known.with_columns(c=pl.when("filled").then(pl.col("cost") - pl.col("mid")).otherwise(0.0))
     expected = -float(costs.group_by("event").agg(pl.col("c").mean())["c"].mean())  # type: ignore[arg-type]
     centre, se = float(means.mean()), float(means.std(ddof=1) / np.sqrt(resamples))

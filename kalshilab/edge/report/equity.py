@@ -57,7 +57,7 @@ def equity(entries: pl.DataFrame, *, lockbox: datetime | None = None, seed: int 
     fan = []
     for place in places.tolist():
         part = known.join(events.head(place).select("event"), on="event", how="semi", maintain_order="left")
-        sums = 100 * place * null_means(part, b=DRAWS, rho=rho, seed=seed)
+        sums = 100 * place * null_means(part, resamples=DRAWS, rho=rho, seed=seed)
         fan.append(np.quantile(sums, [0.05, 0.5, 0.95]))
     # Before the first event everything is nothing.
     at = events["_place"].to_numpy()

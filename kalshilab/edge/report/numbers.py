@@ -95,7 +95,7 @@ def sized_stake(entries: pl.DataFrame, found: Inference, seed: int) -> dict[str,
     share = stake(found.edge, max(found.se_event, found.se_day), cost)
     if not share > 0:
         return {"stake": 0.0}
-    deep = drawdowns(entries, share, lower=found.lower, seed=seed).frame
+    deep = drawdowns(entries, share, lower_cents=found.lower, seed=seed).frame
     worst = deep.filter(pl.col("quantile") == 0.95).row(0, named=True)
     return {"stake": share, "drawdown": worst["drawdown"], "drawdown_at_lower": worst["at_lower"]}
 
@@ -132,7 +132,7 @@ def frames_of(
         if judged.inference is not None and len(cells) >= 2:
             matrix, _ = event_matrix([c.entries for c in cells])
             if len(matrix):
-                stars = romano_wolf(matrix, b=499, seed=seed).rejected()
+                stars = romano_wolf(matrix, resamples=499, seed=seed).rejected()
         frames["heatmap"] = rows.with_columns(pl.Series("star", stars))
     return frames
 

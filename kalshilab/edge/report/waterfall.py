@@ -111,7 +111,7 @@ def waterfall(
         )
         if events.height < 2:
             return None
-        found = bootstrap(events["pnl"].to_numpy(), np.arange(events.height), b=DRAWS, seed=seed)
+        found = bootstrap(events["pnl"].to_numpy(), np.arange(events.height), resamples=DRAWS, seed=seed)
         return Interval(found.estimate, found.lower, found.upper, found.p, frame.height, events.height)
 
     if claim is not None:

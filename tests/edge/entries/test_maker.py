@@ -313,7 +313,9 @@ def edges_of(seed: int, n: int = 6_000) -> tuple[dict[str, Any], pl.DataFrame, p
     for book in maker.BOOKS:
         entries = maker.entries(rested, markets, book=book)
         assert entries.schema == ENTRIES_SCHEMA and entries["fee"].drop_nulls().max() == 0
-        found[book] = bootstrap(entries["pnl"].to_numpy(), entries["event"].to_numpy(), b=499, seed=seed)
+        found[book] = bootstrap(
+            entries["pnl"].to_numpy(), entries["event"].to_numpy(), resamples=499, seed=seed
+        )
     return found, rested, quotes, markets
 
 

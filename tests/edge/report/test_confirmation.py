@@ -54,7 +54,7 @@ def test_a_day_more_is_no_new_sample(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "r.jsonl")
     tried(registry, registry.register(named(FIRST, "A")), TAPE)
     late = registry.register(named(SECOND, "B"))
-    found = infer(SIGNAL, b=499)
+    found = infer(SIGNAL, resamples=499)
     fresh = kl.synth.martingale(n_markets=1_500, seed=4)[0]
     for tape, passed in (
         (TAPE.head(TAPE.height - 500), False),
@@ -111,5 +111,5 @@ def registry_of(signal: Any) -> Registry:
 def test_an_empty_family_has_nothing_to_open() -> None:
     registry = Registry()
     prereg = registry.register(named(FIRST, "A"))
-    with pytest.raises(EdgeError, match="no entries to set a lockbox by"):
+    with pytest.raises(EdgeError, match="must not be empty to set the boundary of a lockbox"):
         opened(Lockbox(registry, "f"), registry, SIGNAL.head(0), prereg, "d", (), seed=0)

@@ -270,7 +270,7 @@ def test_bad_input_is_said() -> None:
         kl.validate(
             RULE, tape, markets, grid={"flow_rate": [1]}, registry=registered(RULE, grid={"flow_rate": [1]})
         )
-    with pytest.raises(EdgeError, match="min_trades needs a list of values, not 15"):
+    with pytest.raises(EdgeError, match="min_trades must be a list of values, got 15"):
         kl.validate(RULE, tape, markets, grid={"min_trades": 15})  # type: ignore[dict-item]
     with pytest.raises(EdgeError, match="claim must be a number of cents, got '17'"):
         kl.validate(RULE, tape, markets, claim="17")  # type: ignore[arg-type]
