@@ -174,7 +174,7 @@ class SignalError(KalshilabError, ValueError):
 
     def __init__(self, signal: str, parameter: str, value: object, allowed: str) -> None:
         self.signal, self.parameter, self.value, self.allowed = signal, parameter, value, allowed
-        super().__init__(f"{signal}({parameter}={value!r}): allowed is {allowed}")
+        super().__init__(f"{signal}: {parameter} must be {allowed}, got {value!r}")
 
 
 class EdgeError(KalshilabError):
