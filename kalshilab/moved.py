@@ -165,5 +165,12 @@ MOVED: Final = {
 }
 """Modules: old path to new path."""
 
-RENAMED: Final[dict[str, str]] = {}
+RENAMED: Final[dict[str, str]] = {
+    "signals.engine.Cells": "signals.engine.sharding:PassGroup",
+    "signals.engine.Columns": "signals.engine.state_pass:PrintArrays",
+    "signals.engine.Found": "signals.engine.sharding:TimedFires",
+    "signals.engine.OneCell": "signals.engine.state_pass:SingleCellPass",
+    "signals.engine.Pass": "signals.engine.state_pass:StatePass",
+    "signals.engine.Sieve": "signals.engine.compiled_signal:CrossMarketFilter",
+}
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""

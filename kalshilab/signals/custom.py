@@ -54,7 +54,7 @@ from kalshilab.errors import SignalError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, plain
 from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, Array, Fields, compiled
 from kalshilab.signals.engine.model import Fire
-from kalshilab.signals.engine.rearming import RESERVED, rearming, state_fields
+from kalshilab.signals.engine.rearming import RESERVED, rearming_step, state_fields
 
 __all__ = ["CustomSignal", "Declaration", "signal"]
 
@@ -72,14 +72,14 @@ _RULES: Final = {bool: "True or False", int: "a whole number", float: "a number"
 class Declaration(msgspec.Struct, frozen=True):
     """The arguments of `signal`, from which another process makes the signal again."""
 
-    step: Callable[..., object]
+    step: Callable[..., int]
     state: dict[str, npt.DTypeLike]
     buy: str | None
 
 
 def signal(
     state: Mapping[str, npt.DTypeLike] | None = None, *, buy: str | None = "yes"
-) -> Callable[[Callable[..., object]], type[CustomSignal]]:
+) -> Callable[[Callable[..., int]], type[CustomSignal]]:
     """Make a signal class from a step; the module's documentation describes steps.
 
     Args:
@@ -110,7 +110,7 @@ def signal(
     if not isinstance(given, Mapping | None):
         raise SignalError("signal", "state", given, "a mapping of field names to types, {name: type}")
 
-    def make(step: Callable[..., object]) -> type[CustomSignal]:
+    def make(step: Callable[..., int]) -> type[CustomSignal]:
         return _class_of(Declaration(step, dict(state or {}), buy))
 
     return make
@@ -170,7 +170,7 @@ class CustomSignal(CompiledSignal):
         return {name: np.ascontiguousarray(seen[name]) for name in self.columns}
 
     def state(self, ticker: str) -> dict[str, int | float | bool] | None:
-        """Return the market's live fields, or None without a print since its reset."""
+        """Return the market's live fields, or `None` without a print since its reset."""
         s = self.live(ticker)
         return None if s is None else {name: s[name].item() for name in ("n", *self.declaration.state)}
 
@@ -193,9 +193,11 @@ def _class_of(declaration: Declaration) -> type[CustomSignal]:
     step, name = declaration.step, declaration.step.__name__
     defaults = _defaults_of(step, name)
     if declaration.buy not in _SIDES:
-        raise SignalError(name, "buy", declaration.buy, "'yes', 'no' or None")
+        raise SignalError(name, "buy", declaration.buy, "one of 'yes', 'no', None")
     if declaration.buy is not None and {"BUY_YES", "BUY_NO"} & set(step.__code__.co_names):
-        raise SignalError(name, "buy", declaration.buy, "None if the step itself returns the outcome to buy")
+        raise SignalError(
+            name, "buy", declaration.buy, "set to None if the step itself returns the outcome to buy"
+        )
     state = {field: _dtype_of(name, field, kind) for field, kind in declaration.state.items()}
     columns = {field: dtype for field, dtype in state.items() if not field.startswith("_")}
     inner = compiled(step)
@@ -207,7 +209,7 @@ def _class_of(declaration: Declaration) -> type[CustomSignal]:
         "defaults": defaults,
         "dtype": state_fields(state, n="i8"),
         "inner": inner,
-        "step": staticmethod(rearming(inner, state, _SIDES[declaration.buy], name)),
+        "step": staticmethod(rearming_step(inner, state, _SIDES[declaration.buy], name)),
         "reads": _reads(step),
         "columns": {field: pl.Series(np.zeros(0, dtype)).dtype for field, dtype in columns.items()},
         "fire": msgspec.defstruct(
@@ -217,7 +219,7 @@ def _class_of(declaration: Declaration) -> type[CustomSignal]:
     return type(name, (CustomSignal,), body)
 
 
-def _defaults_of(step: Callable[..., object], name: str) -> dict[str, Parameter]:
+def _defaults_of(step: Callable[..., int], name: str) -> dict[str, Parameter]:
     """Return a step's parameters and their defaults, after a check of its arguments."""
     arguments = list(inspect.signature(step).parameters.values())
     if [a.name for a in arguments[1:5]] != list(PRINT):
@@ -252,7 +254,7 @@ def _dtype_of(name: str, field: str, kind: npt.DTypeLike) -> np.dtype[Any]:
     return dtype
 
 
-def _reads(step: Callable[..., object]) -> tuple[str, ...]:
+def _reads(step: Callable[..., int]) -> tuple[str, ...]:
     """Return the columns that the step's text mentions."""
     used: set[object] = set()
     for instruction in dis.get_instructions(step):

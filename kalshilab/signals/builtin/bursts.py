@@ -34,7 +34,7 @@ from kalshilab.signals.engine.compiled_signal import (
 )
 from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, Record, compiled
 from kalshilab.signals.engine.model import Fire, Frame
-from kalshilab.signals.engine.rearming import rearming, state_fields
+from kalshilab.signals.engine.rearming import rearming_step, state_fields
 
 __all__ = ["Burst", "BurstFire", "Steam", "SteamFire", "burst", "burst_step", "steam", "steam_step"]
 
@@ -93,7 +93,7 @@ def _run_moves_price(
     return BUY_YES if taker_yes else BUY_NO
 
 
-steam_step = rearming(_run_moves_price, STEAM_STATE, None, "steam")
+steam_step = rearming_step(_run_moves_price, STEAM_STATE, None, "steam")
 
 
 class SteamFire(Fire, frozen=True):
@@ -150,7 +150,7 @@ class Steam(CompiledSignal):
         return {"move": np.ascontiguousarray(seen["move"])}
 
     def state(self, ticker: str) -> tuple[int, int] | None:
-        """Return the numbers of YES and NO takers so far, or None without a print since the reset."""
+        """Return the numbers of YES and NO takers so far, or `None` without a print since the reset."""
         s = self.live(ticker)
         return None if s is None else (int(s["seen_yes"]), int(s["seen_no"]))
 
@@ -249,7 +249,7 @@ class Burst(CompiledSignal):
         return {"ratio": seen["own"] / seen["n"]}
 
     def state(self, ticker: str) -> tuple[int, int] | None:
-        """Return the prints of the current window and those of `side` among them, or None without a print."""
+        """Return the prints of the current window and those of `side` among them, or `None` without a print."""
         s = self.live(ticker)
         return None if s is None else (int(s["n"]), int(s["own"]))
 

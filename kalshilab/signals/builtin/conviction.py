@@ -25,7 +25,7 @@ import polars as pl
 from kalshilab.signals.engine.compiled_signal import SHARE, CompiledSignal, flag_in, number_in, whole_in
 from kalshilab.signals.engine.kernel import BUY_NO, Array, Record, compiled
 from kalshilab.signals.engine.model import Fire, Frame
-from kalshilab.signals.engine.rearming import rearming, state_fields
+from kalshilab.signals.engine.rearming import rearming_step, state_fields
 
 __all__ = [
     "BuyBack", "BuyBackFire", "ConvictionFire", "ConvictionRatio", "DollarDirection", "DollarDirectionFire",
@@ -44,10 +44,12 @@ def _money_lags_prints(
     s.yes += taker_yes
     s.money += paid
     s.yes_money += paid * taker_yes
-    return s.n >= min_trades and s.money != 0 and s.yes / s.n - s.yes_money / s.money > min_gap
+    if s.n < min_trades or s.money == 0:
+        return False
+    return s.yes / s.n - s.yes_money / s.money > min_gap  # type: ignore[no-any-return]
 
 
-dollar_direction_step = rearming(_money_lags_prints, DOLLAR_STATE, BUY_NO, "dollar_direction")
+dollar_direction_step = rearming_step(_money_lags_prints, DOLLAR_STATE, BUY_NO, "dollar_direction")
 
 
 class DollarDirectionFire(Fire, frozen=True):
@@ -90,7 +92,7 @@ class DollarDirection(CompiledSignal):
         return {"yes_ratio": seen["yes"] / seen["n"], "dollar_ratio": seen["yes_money"] / seen["money"]}
 
     def state(self, ticker: str) -> tuple[int, int] | None:
-        """Return the money paid so far, in all and for YES, or None without a print since the reset."""
+        """Return the money paid so far, in all and for YES, or `None` without a print since the reset."""
         s = self.live(ticker)
         return None if s is None else (int(s["money"]), int(s["yes_money"]))
 
@@ -111,7 +113,7 @@ def _no_takers_are_larger(
     return (s.no_size / no) / (s.yes_size / s.yes) >= min_ratio  # type: ignore[no-any-return]
 
 
-conviction_ratio_step = rearming(_no_takers_are_larger, CONVICTION_STATE, BUY_NO, "conviction_ratio")
+conviction_ratio_step = rearming_step(_no_takers_are_larger, CONVICTION_STATE, BUY_NO, "conviction_ratio")
 
 
 class ConvictionFire(Fire, frozen=True):
@@ -154,7 +156,7 @@ class ConvictionRatio(CompiledSignal):
         return {"ratio": (seen["no_size"] / no) / (seen["yes_size"] / yes)}
 
     def state(self, ticker: str) -> tuple[int, int] | None:
-        """Return the size bought by YES and by NO takers, in 1/100 contract, or None without a print."""
+        """Return the size bought by YES and by NO takers, in 1/100 contract, or `None` without a print."""
         s = self.live(ticker)
         return None if s is None else (int(s["yes_size"]), int(s["no_size"]))
 
@@ -199,7 +201,7 @@ def _halves_turned(
     return False
 
 
-buy_back_step = rearming(_halves_turned, BUY_BACK_STATE, BUY_NO, "buy_back")
+buy_back_step = rearming_step(_halves_turned, BUY_BACK_STATE, BUY_NO, "buy_back")
 
 
 class BuyBackFire(Fire, frozen=True):
@@ -231,7 +233,9 @@ class BuyBack(CompiledSignal):
     name = "buy_back"
     step = staticmethod(buy_back_step)
     reads: ClassVar[tuple[str, ...]] = ("size", "taker")
-    columns: ClassVar[dict[str, Any]] = dict.fromkeys(("first_ratio", "second_ratio", "size_ratio"), pl.Float64)
+    columns: ClassVar[dict[str, Any]] = dict.fromkeys(
+        ("first_ratio", "second_ratio", "size_ratio"), pl.Float64
+    )
     fire = BuyBackFire
 
     def __init__(
@@ -255,7 +259,7 @@ class BuyBack(CompiledSignal):
         }
 
     def state(self, ticker: str) -> tuple[int, int] | None:
-        """Return the prints so far and the number at which the halves are compared next, or None without a print."""
+        """Return the prints so far and the number at which the halves are compared next, or `None` without a print."""
         s = self.live(ticker)
         return None if s is None else (int(s["n"]), int(s["due"]))
 

@@ -20,7 +20,7 @@ import polars as pl
 from kalshilab.signals.engine.compiled_signal import SHARE, CompiledSignal, flag_in, number_in, whole_in
 from kalshilab.signals.engine.kernel import BUY_NO, Array, Record, compiled
 from kalshilab.signals.engine.model import Fire, Frame
-from kalshilab.signals.engine.rearming import rearming, state_fields
+from kalshilab.signals.engine.rearming import rearming_step, state_fields
 
 __all__ = [
     "LeverageState",
@@ -61,7 +61,7 @@ def _leverage_is_steady(
     return np.sqrt(squares / (n - 1)) < max_std  # type: ignore[no-any-return]
 
 
-low_leverage_variance_step = rearming(_leverage_is_steady, STATE, BUY_NO, "low_leverage_variance")
+low_leverage_variance_step = rearming_step(_leverage_is_steady, STATE, BUY_NO, "low_leverage_variance")
 
 
 class LowLeverageVarianceFire(Fire, frozen=True):
@@ -121,7 +121,7 @@ class LowLeverageVariance(CompiledSignal):
         return {"std": np.sqrt(seen["squares"] / np.maximum(n - 1, 1)), "no_ratio": seen["no"] / n}
 
     def state(self, ticker: str) -> LeverageState | None:
-        """Return the market's live numbers, or None without a print since its reset."""
+        """Return the market's live numbers, or `None` without a print since its reset."""
         s = self.live(ticker)
         if s is None:
             return None

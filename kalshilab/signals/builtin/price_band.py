@@ -109,7 +109,7 @@ class PriceBand(CompiledSignal):
         return {"tier": np.where((price >= self._inner[0]) & (price <= self._inner[1]), "A", "B")}
 
     def state(self, ticker: str) -> int | None:
-        """Return the market's last YES price in 1/10,000 dollar, or None without a print since its reset."""
+        """Return the market's last YES price in 1/10,000 dollar, or `None` without a print since its reset."""
         s = self.live(ticker)
         return None if s is None else int(s["last"])
 

@@ -132,7 +132,7 @@ class Rlm(CompiledSignal):
             # The class variable holds the common case; this instance needs one more column.
             self.reads = ("price", "size", "taker")  # type: ignore[misc]
         stronger = rearm == "stronger"
-        self.step = rlm_step_of(by_contracts, stronger)  # type: ignore[misc]
+        self.step = rlm_step_of(by_contracts, stronger)  # type: ignore[method-assign,misc]
         self.by_contracts, self.once = by_contracts, not rearm
         rule = (
             self.buy_yes,
@@ -187,7 +187,7 @@ class Rlm(CompiledSignal):
         def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> RlmFire | None: ...
 
     def state(self, ticker: str) -> MarketState | None:
-        """Return the market's live numbers, or None without a print since its reset."""
+        """Return the market's live numbers, or `None` without a print since its reset."""
         s = self.live(ticker)
         if s is None:
             return None

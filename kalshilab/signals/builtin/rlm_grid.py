@@ -85,7 +85,8 @@ class RlmCells:
         """Process the next prints and return the fires of each of `cells`."""
         market, price = columns.market, columns.price
         parts: list[tuple[Array, Array, Array]] = []
-        start, end = 0, len(market)
+        start: int | np.int64 = 0
+        end = len(market)
         while start < end:
             began = start
             start, count = self._loop(
@@ -93,7 +94,9 @@ class RlmCells:
                 self._rows, self._cell, self._seen, self._buy_yes, *self._rules,
             )  # fmt: skip
             if count:
-                parts.append((self._rows[:count].copy(), self._cell[:count].copy(), self._seen[:count].copy()))
+                parts.append(
+                    (self._rows[:count].copy(), self._cell[:count].copy(), self._seen[:count].copy())
+                )
             if start < end and (count == 0 or start == began):
                 top = int(market[start:].max()) + 1
                 self.state = grown(self.state, min(top, self._high) - self._low)
@@ -143,7 +146,7 @@ def _loop_of(fields: Fields, by_contracts: bool) -> Loop:
         min_drops: npt.NDArray[np.int64],
         lows: npt.NDArray[np.int64],
         highs: npt.NDArray[np.int64],
-    ) -> tuple[int, int]:
+    ) -> tuple[np.int64, np.int64]:
         cells = len(thresholds)
         all_fired = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - cells)
         loosest = thresholds.min(), min_trades.min(), min_drops.min(), lows.min(), highs.max()
@@ -158,9 +161,9 @@ def _loop_of(fields: Fields, by_contracts: bool) -> Loop:
             if market >= room:
                 if market >= np.uint64(high - low):
                     continue
-                return np.int64(i), count
+                return np.int64(i), np.int64(count)
             if count + cells > len(rows):
-                return np.int64(i), count
+                return np.int64(i), np.int64(count)
             s = state[market]
             if s.done == all_fired:
                 continue
@@ -210,6 +213,6 @@ def _loop_of(fields: Fields, by_contracts: bool) -> Loop:
                     fire.flow = flow
                 count += 1
             s.done = done
-        return len(markets), count
+        return np.int64(len(markets)), np.int64(count)
 
     return loop

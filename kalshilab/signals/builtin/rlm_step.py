@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from functools import cache
+
 import numpy as np
 
 from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Fields, Record, Step, compiled
@@ -120,4 +121,4 @@ def rlm_step_of(by_contracts: bool, stronger: bool) -> Step:
         s.fired = 1
         return BUY_YES if buy_yes else BUY_NO
 
-    return rlm_step  # type: ignore[no-any-return]
+    return rlm_step

@@ -171,7 +171,7 @@ class _Whales(CompiledSignal):
         return None if self._top is None else WhaleQueue(self._top, self._window)
 
     def state(self, ticker: str) -> int | None:
-        """Return the number of the market's whales so far, or None without a print since its reset."""
+        """Return the number of the market's whales so far, or `None` without a print since its reset."""
         s = self.live(ticker)
         return None if s is None else int(s["whales"])
 

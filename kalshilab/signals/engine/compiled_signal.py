@@ -18,7 +18,14 @@ from kalshilab.errors import SignalError, TapeError, UnitError
 from kalshilab.signals.engine.kernel import BUY_YES, Array, Fields, Step, bounds, fresh_state, one_of
 from kalshilab.signals.engine.model import Fire, Frame, as_tape, like
 from kalshilab.signals.engine.sharding import Shard, frame_of, scan_shard
-from kalshilab.signals.engine.state_pass import CellPass, Fires, PrintArrays, SingleCellPass, StatePass, columns_of
+from kalshilab.signals.engine.state_pass import (
+    CellPass,
+    Fires,
+    PrintArrays,
+    SingleCellPass,
+    StatePass,
+    columns_of,
+)
 from kalshilab.tape.lake.source import Source
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import cents
@@ -90,7 +97,7 @@ class CompiledSignal:
         return {}
 
     def fire_filter(self) -> CrossMarketFilter | None:
-        """Return a fresh filter of its fires across markets; most signals have none and return None."""
+        """Return a fresh filter of its fires across markets; `None` for most signals."""
         return None
 
     def begin(self, *, low: int = 0, high: int | None = None, markets: int = 0) -> StatePass:
@@ -203,7 +210,7 @@ class CompiledSignal:
         return code
 
     def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
-        """Process one live print and return its fire, or None.
+        """Process one live print and return its fire, or `None`.
 
         Args:
             ticker: the market.
@@ -305,7 +312,7 @@ class CompiledSignal:
             self._pass.state[market] = fresh_state(1, self.fields)[0]
 
     def live(self, ticker: str) -> np.void | None:
-        """Return the market's live state as a record, or None without a print since its reset."""
+        """Return the market's live state as a record, or `None` without a print since its reset."""
         market = self._codes.get(ticker)
         if market is None or market >= len(self._pass.state) or not self._pass.state[market]["n"]:
             return None

@@ -37,7 +37,7 @@ Takers: TypeAlias = npt.NDArray[np.uint8]
 
 Step: TypeAlias = Callable[..., int]
 """A compiled step: `(state, ts, price, size, taker_yes, *rule) -> NOTHING, BUY_YES or BUY_NO`."""
-Loop: TypeAlias = Callable[..., tuple[int, int]]
+Loop: TypeAlias = Callable[..., tuple[np.int64, np.int64]]
 """A compiled loop, as `loop_of` returns it."""
 
 
@@ -45,7 +45,7 @@ class Record(Protocol):
     """The state of one market in compiled code: a record whose fields are attributes."""
 
     def __getattr__(self, name: str) -> Any: ...
-    def __setattr__(self, name: str, value: object) -> None: ...
+    def __setattr__(self, name: str, value: Any) -> None: ...
 
 
 NOTHING: Final = 0
@@ -78,7 +78,7 @@ def grown(state: Array, markets: int) -> Array:
     return bigger
 
 
-def _as_pointer(typing: object, address: object) -> tuple[object, Callable[..., object]]:
+def _as_pointer(typing: object, address: numba.types.Type) -> tuple[object, Callable[..., object]]:
     """Return the signature and the code generator that numba asks of an intrinsic function."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> object:
@@ -87,7 +87,7 @@ def _as_pointer(typing: object, address: object) -> tuple[object, Callable[..., 
     return numba.types.voidptr(address), generate
 
 
-def _as_hint(typing: object, address: object) -> tuple[object, Callable[..., object]]:
+def _as_hint(typing: object, address: numba.types.Type) -> tuple[object, Callable[..., object]]:
     """Return the same for an instruction that prefetches an address for writing; any address is safe."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: object, arguments: list[ir.Value]) -> object:
@@ -127,14 +127,14 @@ def _unpacked(rule: Fields) -> Callable[..., tuple[Any, ...]]:
     scope: dict[str, Any] = {}
     # Compiled code can name the fields of a record but not iterate over them.
     exec(f"def unpack(rule):\n    return ({fields},)\n", scope)
-    return compiled(scope["unpack"])  # type: ignore[no-any-return]
+    return compiled(scope["unpack"])
 
 
 @cache
 def bounds() -> Callable[[Codes, Prices], tuple[int, int]]:
     """Return a compiled function that checks market codes and prices, arrays of one length.
 
-    It returns the largest code, and a price outside 0 to one dollar (0 if there is none).  Two numpy reductions
+    It returns the largest code, and a price outside 0 to one dollar (0 if all are inside).  Two numpy reductions
     would take longer than a batch of live prints.
     """
     whole = numba.int64
@@ -197,7 +197,7 @@ def loop_of(step: Step, reads: tuple[str, ...], fields: Fields, rule: Fields) ->
         sides: Takers,
         seen_at: int,
         rule_at: int,
-    ) -> tuple[int, int]:
+    ) -> tuple[np.int64, np.int64]:
         state = _records(_pointer(state_at), places, fields)
         seen = _records(_pointer(seen_at), len(rows), fields)
         values = unpack(_records(_pointer(rule_at), 1, rule)[0])
@@ -225,7 +225,7 @@ def loop_of(step: Step, reads: tuple[str, ...], fields: Fields, rule: Fields) ->
                 count += np.uint64(1)
                 if count == full:
                     return np.int64(i + np.uint64(1)), np.int64(count)
-        return len(markets), np.int64(count)
+        return np.int64(len(markets)), np.int64(count)
 
     return loop
 
@@ -255,6 +255,6 @@ def one_of(step: Step, fields: Fields, rule: Fields) -> Callable[..., int]:
     def one(state_at: int, market: int, ts: int, price: int, size: int, taker_yes: bool, rule_at: int) -> int:
         state = _records(_pointer(state_at), market + 1, fields)
         values = unpack(_records(_pointer(rule_at), 1, rule)[0])
-        return step(state[market], ts, price, size, taker_yes, *values)  # type: ignore[no-any-return]
+        return step(state[market], ts, price, size, taker_yes, *values)
 
     return one

@@ -1,4 +1,4 @@
-"""What a signal is: the values it gives and the protocol it follows."""
+"""The protocol of a signal, its fires, and the check of its input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from kalshilab.errors import TapeError
@@ -18,28 +19,28 @@ from kalshilab.units import PRICE
 __all__ = ["Fire", "Frame", "Signal", "as_tape", "like"]
 
 Frame = TypeVar("Frame")
-"""A polars DataFrame or LazyFrame, or a pandas DataFrame: the same kind comes back.  Or a lake: a polars frame
-comes back."""
+"""A polars DataFrame or LazyFrame, or a pandas DataFrame, which returns a frame of the same kind; or a lake, which
+returns a polars frame."""
 
 
 class Fire(msgspec.Struct, frozen=True):
-    """A signal fired, as of the print that made it (inclusive).
-
-    `row` counts the prints the signal has seen, from 0: over a tape it is the row of the firing print.
-    `ts` is that print's exchange time in microseconds, `price` its YES price, `side` the outcome to buy,
-    `n_trades` the prints of the market counted for it.  Each signal adds its own fields.
-    """
+    """A fire of a signal, as of the print that triggered it (inclusive); each signal adds further fields."""
 
     row: int
+    """Prints that the signal had processed before, so that over a tape it is the row of the firing print."""
     ts: int
+    """Exchange time of the firing print in microseconds."""
     ticker: str
     side: str
+    """The outcome to buy, "yes" or "no"."""
     price: int
+    """YES price of the firing print in 1/10,000 dollar."""
     n_trades: int
+    """Prints of the market that the signal counted."""
 
 
 class Signal(Protocol):
-    """What validation, sessions and scans ask of a signal."""
+    """The methods of a signal that validation, sessions and scans use."""
 
     @property
     def name(self) -> str:
@@ -48,35 +49,35 @@ class Signal(Protocol):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters it was made with, in the units people type."""
+        """Its parameters, in the units people type."""
         ...
 
     def run(self, tape: Frame) -> Frame:
-        """All fires over a tape, from fresh state; live state is not touched."""
+        """Return all fires over a tape, from fresh state; live state is not touched."""
         ...
 
     def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
-        """Take one print (integers in our units, `ts` in microseconds); a fire if it made one."""
+        """Process one print (price in 1/10,000 dollar, size in 1/100 contract) and return its fire, or `None`."""
         ...
 
     def reset(self, ticker: str | None = None) -> None:
-        """Forget one market, or all."""
+        """Clear the state of one market, or of all."""
         ...
 
-    def state(self, ticker: str) -> Any | None:
-        """The live numbers of a market for display, or None if no print of it was seen."""
+    def state(self, ticker: str) -> object | None:
+        """Return the live numbers of a market for display, or `None` without a print."""
         ...
 
 
 def as_tape(data: Any, reads: Sequence[str] = ("price", "size", "taker")) -> pl.DataFrame:
-    """The columns a signal reads, from a tape of any frame kind, with market codes.
+    """Return the columns that a signal reads, with market codes, from a tape as any kind of frame.
 
-    Of a lazy frame only these columns are computed.  Without `market`, codes are made of the tickers.
+    Of a lazy frame, only these columns are computed.  Without a column `market`, codes are derived from the tickers.
 
     Raises:
-        TapeError: not a tape: a column is missing, of another type, or has nulls; a price or size out of range; a
-            market whose times go back; codes that do not stand for one ticker each, as in two tapes put
-            together.  `kalshilab.to_tape` makes one.
+        TapeError: the frame is not a tape.  A column is missing, has another type, or has nulls; a price or size is out
+            of range; the times of a market go back; or a code stands for several tickers, as after concatenating two
+            tapes.  `kalshilab.to_tape` makes a tape.
     """
     if isinstance(data, pl.LazyFrame | pl.DataFrame):
         have = data.collect_schema()
@@ -100,16 +101,16 @@ def as_tape(data: Any, reads: Sequence[str] = ("price", "size", "taker")) -> pl.
     chosen = data.select(*needed, *(["market"] if "market" in have else []))
     frame = chosen.collect() if isinstance(chosen, pl.LazyFrame) else chosen
     if "taker" in reads and frame.schema["taker"] != TAKER:
-        # A tape that went through pandas comes back with its words as text.
+        # A round trip through pandas turns the enum into strings.
         try:
             frame = frame.with_columns(pl.col("taker").cast(pl.String).cast(TAKER))
         except pl.exceptions.InvalidOperationError:
             raise TapeError(
-                "is not yes or no everywhere; kalshilab.to_tape drops the rest", column="taker"
+                "must be yes or no in each row; kalshilab.to_tape drops other rows", column="taker"
             ) from None
     for name in frame.columns:
         if frame[name].null_count():
-            raise TapeError("has nulls; kalshilab.to_tape says where", column=name)
+            raise TapeError("has nulls; kalshilab.to_tape reports the rows", column=name)
     if not frame.height:
         return frame if "market" in frame.columns else with_codes(frame)
     for name, low, high, reason in _RANGES:
@@ -120,49 +121,53 @@ def as_tape(data: Any, reads: Sequence[str] = ("price", "size", "taker")) -> pl.
 
 _RANGES: Final = (
     ("price", 0, PRICE, "is outside 0 to 10,000 price units"),
-    ("size", 1, 2**32 - 1, "is no size in 1/100 contract"),
-    ("market", 0, 2**32 - 1, "is no market code"),
+    ("size", 1, 2**32 - 1, "is not a size in 1/100 contract"),
+    ("market", 0, 2**32 - 1, "is not a market code"),
 )
 
 
 def _coded(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with dense codes that stand for one ticker each: its own, if it has such."""
+    """Return the frame with dense market codes, one per ticker; existing codes are checked and kept."""
     if "market" not in frame.columns:
         return with_codes(frame)
     market = frame["market"].to_numpy()
     top = int(market.max())
     if top > 2 * frame.height + 65_536:
-        # Few prints of a lake with many markets: a state for each code would be mostly for nothing.
+        # Few prints of a lake with many markets: most of the states would stay empty.
         return with_codes(frame)
-    # Two tapes put together have codes that mean two things, and a signal would take two markets for one.
-    # Hashes of names are compared, which costs less than the names.
-    of_code = np.zeros(top + 1, np.uint64)
-    alike = _named(market.astype(np.uint32, copy=False), frame["ticker"].hash().to_numpy(), of_code)
-    known = pl.Series(of_code[of_code != 0])
-    if not alike or known.n_unique() != len(known):
+    # In a concatenation of two tapes a code can stand for two tickers, and a signal would merge two markets.
+    # Hashes are compared because comparing the tickers costs more.
+    hash_of_code = np.zeros(top + 1, np.uint64)
+    consistent = _consistent(
+        market.astype(np.uint32, copy=False), frame["ticker"].hash().to_numpy(), hash_of_code
+    )
+    known = pl.Series(hash_of_code[hash_of_code != 0])
+    if not consistent or known.n_unique() != len(known):
         raise TapeError(
-            "does not stand for one ticker each, as in two tapes put together; leave the column out, or "
-            "kalshilab.to_tape assigns codes",
+            "must stand for one ticker each, which fails for two concatenated tapes; drop the column, or let "
+            "kalshilab.to_tape assign codes",
             column="market",
         )
     return frame
 
 
 @compiled
-def _named(market: Any, hashes: Any, of_code: Any) -> bool:
-    """Note the hash of each code's name; whether every print has that of its code."""
+def _consistent(
+    market: npt.NDArray[np.uint32], hashes: npt.NDArray[np.uint64], hash_of_code: npt.NDArray[np.uint64]
+) -> bool:
+    """Record the hash of each code's ticker and return whether every print has the hash of its code."""
     for i in range(len(market)):
-        own = hashes[i] | np.uint64(1)
-        noted = of_code[market[i]]
-        if noted == 0:
-            of_code[market[i]] = own
-        elif noted != own:
+        ticker_hash = hashes[i] | np.uint64(1)
+        recorded = hash_of_code[market[i]]
+        if recorded == 0:
+            hash_of_code[market[i]] = ticker_hash
+        elif recorded != ticker_hash:
             return False
     return True
 
 
 def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame, if no market's times go back: a signal would see later prints first."""
+    """Return the frame if no market's times go back, which would show a signal later prints first."""
     ts = frame["ts"].to_physical()
     if ts.is_sorted():
         return frame
@@ -181,7 +186,7 @@ def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def like(fires: pl.DataFrame, data: Any) -> Any:
-    """`fires` as the kind of frame that `data` is."""
+    """Convert `fires` to the kind of frame that `data` is."""
     if isinstance(data, pl.LazyFrame):
         return fires.lazy()
     if isinstance(data, pl.DataFrame):

@@ -1,6 +1,6 @@
 """Counting and re-arming around a rule: the part of a step that most signals share.
 
-A rule takes a market's state and one print and returns whether the signal fires.  `rearming` makes a step of it, which
+A rule takes a market's state and one print and returns whether the signal fires.  `rearming_step` makes a step of it, which
 counts prints in `s.n` and does one of three things after a fire:
 
 ====================== ====================================================================================
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from kalshilab.errors import SignalError
 from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Fields, Record, Step, compiled
 
-__all__ = ["RESERVED", "rearming", "state_fields"]
+__all__ = ["RESERVED", "rearming_step", "state_fields"]
 
 RESERVED: Final = ("n", "fired__")
 """Fields that every state has: the prints counted, and whether the market has fired."""
@@ -41,13 +41,13 @@ def state_fields(state: Mapping[str, npt.DTypeLike], n: npt.DTypeLike = "i4") ->
     return np.dtype([("n", n), *state.items(), ("fired__", "u1")], align=True)
 
 
-def rearming(rule: Step, clears: Iterable[str], side: int | None, name: str) -> Step:
+def rearming_step(rule: Step, clears: Iterable[str], side: int | None, name: str) -> Step:
     """Make a compiled step of a compiled rule.
 
     The step takes `rearm` before the parameters of the rule.
 
     Args:
-        rule: `(s, ts, price, size, taker_yes, *parameters)` -> whether the signal fires, or, if `side` is None, the
+        rule: `(s, ts, price, size, taker_yes, *parameters)` -> whether the signal fires, or, if `side` is `None`, the
             outcome to buy.
         clears: the fields to set to zero when a market starts anew.
         side: the outcome that a fire buys, `BUY_YES` or `BUY_NO`; None: the rule returns it.
@@ -76,7 +76,7 @@ def rearming(rule: Step, clears: Iterable[str], side: int | None, name: str) -> 
             return int(answer)
         return NOTHING
 
-    return compiled(step)  # type: ignore[no-any-return]
+    return compiled(step)
 
 
 def _clearing(fields: tuple[str, ...]) -> Step:
@@ -85,4 +85,4 @@ def _clearing(fields: tuple[str, ...]) -> Step:
     scope: dict[str, Any] = {}
     # Compiled code can name the fields of a record but not iterate over them; the names were checked before.
     exec(f"def clear(s):\n{lines}", scope)
-    return compiled(scope["clear"])  # type: ignore[no-any-return]
+    return compiled(scope["clear"])

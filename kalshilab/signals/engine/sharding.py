@@ -45,7 +45,7 @@ class Scannable(Protocol):
         ...
 
     def fire_filter(self) -> Any:
-        """Return a fresh filter of its fires across markets, or None."""
+        """Return a fresh filter of its fires across markets, or `None`."""
         ...
 
     def as_frame(self, fires: Fires, ts: pl.Series, tickers: pl.Series, fire_filter: Any) -> pl.DataFrame:

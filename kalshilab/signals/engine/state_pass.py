@@ -171,7 +171,8 @@ class StatePass:
         """Process the next prints and yield their fires, a buffer at a time; empty buffers are skipped."""
         market, ts, price, size, taker = columns
         rows, sides = self._rows, self._sides
-        start, end = 0, len(market)
+        start: int | np.int64 = 0
+        end = len(market)
         while start < end:
             start, count = self._loop(
                 self.state_at, self.room, market, self._low, self._high, ts, price, size, taker, start, rows, sides,

@@ -1,4 +1,4 @@
-"""What is given to a signal is a tape, of whatever kind of frame, or it is refused before anything fires."""
+"""A signal accepts a tape as any kind of frame, and rejects other input before anything fires."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kalshilab.tape.schema import TAPE_SCHEMA, TIME, check_tape
 TAPE = kl.sample()[0].head(2_000)
 
 
-def naught(name: str) -> pl.DataFrame:
+def with_null(name: str) -> pl.DataFrame:
     return TAPE.with_columns(
         pl.when(pl.int_range(pl.len()) == 7).then(None).otherwise(pl.col(name)).alias(name)
     )
@@ -29,7 +29,7 @@ def naught(name: str) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("bad", "column", "words"),
     [
-        *((naught(name), name, "has nulls") for name in ("ts", "ticker", "market", "price", "size", "taker")),
+        *((with_null(name), name, "has nulls") for name in ("ts", "ticker", "market", "price", "size", "taker")),
         *((TAPE.drop(name), name, "is missing") for name in ("ts", "ticker", "price", "size", "taker")),
         (TAPE.with_columns(pl.col("price") / 100), "price", "not price units"),
         (TAPE.with_columns(pl.col("size") / 100), "size", "not size units"),
@@ -37,26 +37,26 @@ def naught(name: str) -> pl.DataFrame:
         (TAPE.with_columns(pl.col("ts").dt.epoch("us")), "ts", "not a time"),
         (TAPE.with_columns(pl.lit(10_001, pl.Int16).alias("price")), "price", "outside 0 to 10,000"),
         (TAPE.with_columns(pl.lit(100_000).alias("price")), "price", "outside 0 to 10,000"),
-        (TAPE.with_columns(pl.lit(0, pl.UInt32).alias("size")), "size", "is no size"),
-        (TAPE.with_columns(pl.lit(-5).alias("size")), "size", "is no size"),
-        (TAPE.with_columns(pl.lit(-1).alias("market")), "market", "is no market code"),
-        (TAPE.with_columns(pl.lit("unknown").alias("taker")), "taker", "not yes or no"),
+        (TAPE.with_columns(pl.lit(0, pl.UInt32).alias("size")), "size", "is not a size"),
+        (TAPE.with_columns(pl.lit(-5).alias("size")), "size", "is not a size"),
+        (TAPE.with_columns(pl.lit(-1).alias("market")), "market", "is not a market code"),
+        (TAPE.with_columns(pl.lit("unknown").alias("taker")), "taker", "yes or no in each row"),
         (TAPE.with_columns(pl.lit(0, pl.UInt32).alias("market")), "market", "one ticker each"),
         (TAPE.with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).alias("market")), "market", "one ticker each"),
         (TAPE.reverse(), "ts", "goes back in time"),
     ],
 )  # fmt: skip
-def test_what_is_no_tape_is_refused(bad: pl.DataFrame, column: str, words: str) -> None:
+def test_a_frame_that_is_not_a_tape_is_rejected(bad: pl.DataFrame, column: str, words: str) -> None:
     for data in (bad, bad.lazy()):
         with pytest.raises(TapeError, match=words) as caught:
             signals.WhaleFade().run(data)
         assert caught.value.column == column
 
 
-def test_two_tapes_put_together_are_not_taken_for_one() -> None:
+def test_concatenated_tapes_with_conflicting_codes_are_rejected() -> None:
     parts = [kl.to_tape(TAPE.filter(pl.col("market") == m)) for m in (0, 1)]
     both = pl.concat(parts)
-    with pytest.raises(TapeError, match="two tapes put together"):
+    with pytest.raises(TapeError, match="two concatenated tapes"):
         signals.rlm(both)
     fires = signals.rlm(both.drop("market"), min_trades=2, min_drop=0, yes_threshold=0.2)
     alone = [signals.rlm(p, min_trades=2, min_drop=0, yes_threshold=0.2) for p in parts]
@@ -67,7 +67,7 @@ def test_two_tapes_put_together_are_not_taken_for_one() -> None:
         )
 
 
-def test_codes_of_a_large_lake_take_no_memory() -> None:
+def test_large_market_codes_are_replaced_by_dense_ones() -> None:
     far = TAPE.with_columns(pl.col("market") + 4_000_000_000)
     assert signals.rlm(far, min_trades=5).equals(signals.rlm(TAPE, min_trades=5))
     assert as_tape(far)["market"].to_list() == TAPE["market"].to_list()
@@ -79,20 +79,20 @@ def test_codes_of_a_large_lake_take_no_memory() -> None:
     codes=st.lists(st.integers(0, 3), min_size=30, max_size=30),
     times=st.lists(st.integers(0, 3), min_size=30, max_size=30),
 )
-def test_it_refuses_what_the_full_check_refuses(
+def test_as_tape_rejects_the_codes_and_times_that_check_tape_rejects(
     rows: list[Print], codes: list[int], times: list[int]
 ) -> None:
-    """Codes that mean two things, and a market's times that go back; whatever else `check_tape` sees is well here."""
+    """Vary only the two faults at issue: codes with several tickers, and times of a market that go back."""
     tape = tape_of(rows)
     n = tape.height
     coded = tape.with_columns(pl.Series("market", codes[:n], dtype=pl.UInt32)).select(TAPE_SCHEMA.names())
-    assert _refused(as_tape, coded) == _refused(check_tape, coded)
+    assert _rejects(as_tape, coded) == _rejects(check_tape, coded)
     mixed = tape.with_columns(pl.Series("ts", times[:n], dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME))  # fmt: skip
-    alone = [_refused(check_tape, part) for _, part in mixed.group_by("market")]
-    assert _refused(as_tape, mixed) == any(alone)
+    alone = [_rejects(check_tape, part) for _, part in mixed.group_by("market")]
+    assert _rejects(as_tape, mixed) == any(alone)
 
 
-def _refused(check: Any, tape: pl.DataFrame) -> bool:
+def _rejects(check: Any, tape: pl.DataFrame) -> bool:
     try:
         check(tape)
     except TapeError:
@@ -100,7 +100,7 @@ def _refused(check: Any, tape: pl.DataFrame) -> bool:
     return False
 
 
-def test_kinds_of_columns_that_are_well() -> None:
+def test_equivalent_column_types_produce_the_same_fires() -> None:
     whole = signals.WhaleFollow(top=5).run(TAPE)
     for same in (
         TAPE.with_columns(pl.col("ticker").cast(pl.Categorical)),
