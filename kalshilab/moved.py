@@ -171,6 +171,6 @@ RENAMED: Final[dict[str, str]] = {
     "signals.engine.Found": "signals.engine.sharding:TimedFires",
     "signals.engine.OneCell": "signals.engine.state_pass:SingleCellPass",
     "signals.engine.Pass": "signals.engine.state_pass:StatePass",
-    "signals.engine.Sieve": "signals.engine.compiled_signal:CrossMarketFilter",
+    "signals.engine.Sieve": "signals.engine.state_pass:CrossMarketFilter",
 }
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""

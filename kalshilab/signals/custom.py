@@ -53,7 +53,7 @@ from numba.core.errors import NumbaError, UnsupportedBytecodeError
 from kalshilab.errors import SignalError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, plain
 from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, Array, Fields, compiled
-from kalshilab.signals.engine.model import Fire
+from kalshilab.signals.engine.model import Fire, Parameters
 from kalshilab.signals.engine.rearming import RESERVED, rearming_step, state_fields
 
 __all__ = ["CustomSignal", "Declaration", "signal"]
@@ -174,12 +174,12 @@ class CustomSignal(CompiledSignal):
         s = self.live(ticker)
         return None if s is None else {name: s[name].item() for name in ("n", *self.declaration.state)}
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # By value, so that a step defined in a notebook reaches a worker process.
         return _rebuilt, (cloudpickle.dumps(self.declaration), self.parameters)
 
 
-def _rebuilt(declaration: bytes, parameters: dict[str, Any]) -> CustomSignal:
+def _rebuilt(declaration: bytes, parameters: Parameters) -> CustomSignal:
     return _class_from(declaration)(**parameters)
 
 
@@ -201,7 +201,7 @@ def _class_of(declaration: Declaration) -> type[CustomSignal]:
     state = {field: _dtype_of(name, field, kind) for field, kind in declaration.state.items()}
     columns = {field: dtype for field, dtype in state.items() if not field.startswith("_")}
     inner = compiled(step)
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "__doc__": step.__doc__ or f"The custom signal {name}.",
         "__module__": step.__module__,
         "name": name,
@@ -239,7 +239,7 @@ def _defaults_of(step: Callable[..., int], name: str) -> dict[str, Parameter]:
     return {a.name: a.default for a in arguments[5:]}
 
 
-def _dtype_of(name: str, field: str, kind: npt.DTypeLike) -> np.dtype[Any]:
+def _dtype_of(name: str, field: str, kind: npt.DTypeLike) -> np.dtype[np.generic]:
     """Return the dtype of a declared field, after a check of its name and type."""
     try:
         dtype = np.dtype(_KINDS.get(kind, kind))

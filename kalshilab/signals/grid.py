@@ -18,7 +18,7 @@ import polars as pl
 
 from kalshilab.errors import UsageError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, plain
-from kalshilab.signals.engine.model import like
+from kalshilab.signals.engine.model import Parameters, like
 from kalshilab.signals.scan import scan_cells
 from kalshilab.tape.lake.source import Source
 
@@ -26,8 +26,8 @@ __all__ = ["cells_of", "grid"]
 
 
 def cells_of(
-    kind: Callable[..., CompiledSignal], parameters: dict[str, Any]
-) -> tuple[list[dict[str, Any]], list[CompiledSignal]]:
+    kind: Callable[..., CompiledSignal], parameters: Parameters
+) -> tuple[list[Parameters], list[CompiledSignal]]:
     """Return the settings of a grid's cells (varied parameters only) and their signals.
 
     A parameter varies if it is given as a list, a range, an array or a series; the last one varies fastest.

@@ -28,7 +28,7 @@ import polars as pl
 
 from kalshilab.errors import SignalError
 from kalshilab.signals.engine.compiled_signal import SIDE, out_of_range, wholes
-from kalshilab.signals.engine.model import Fire, Frame, as_tape, like
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, as_tape, like
 from kalshilab.tape.lake.source import Source, batches
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import PRICE
@@ -113,7 +113,7 @@ class RlModel:
     name = "rl_model"
 
     def __init__(self, policy: object = None) -> None:
-        self.parameters: dict[str, Any] = {"policy": policy}
+        self.parameters: Parameters = {"policy": policy}
         loaded = load_object(self.name, "policy", policy) if isinstance(policy, str) else policy
         if isinstance(loaded, type):
             loaded = loaded()
@@ -199,7 +199,7 @@ class RlModel:
         fresh.reset()
         fires = [fire for row in _rows(tape) if (fire := fresh.update(*row)) is not None]
         fresh.reset()
-        schema: dict[str, Any] = {
+        schema: Dtypes = {
             "row": pl.UInt64, "ts": pl.Int64, "ticker": pl.String, "side": TAKER, "price": pl.Int16,
             "n_trades": pl.UInt32, "yes_ratio": pl.Float64, "first_price": pl.Int16,
         }  # fmt: skip
@@ -226,7 +226,7 @@ class RlModel:
         return f"RlModel(policy={self.parameters['policy']!r})"
 
 
-def _rows(tape: Any) -> Iterator[tuple[Any, ...]]:
+def _rows(tape: Any) -> Iterator[tuple[str, int, int, int, str]]:
     """Yield the prints of a tape of any kind as the arguments of `update`."""
     if isinstance(tape, Source):
         tickers = tape.tickers.cast(pl.String)
@@ -267,7 +267,7 @@ def load_object(signal: str, name: str, text: str) -> Any:
     if not (module and colon and attribute):
         raise SignalError(signal, name, text, "of the form 'module:name'")
     try:
-        loaded: Any = importlib.import_module(module)
+        loaded: object = importlib.import_module(module)
         for part in attribute.split("."):
             loaded = getattr(loaded, part)
     except ImportError as error:

@@ -15,7 +15,7 @@ Neither has an audited value.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from kalshilab.signals.engine.compiled_signal import (
     whole_in,
 )
 from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, Record, compiled
-from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
 from kalshilab.signals.engine.rearming import rearming_step, state_fields
 
 __all__ = ["Burst", "BurstFire", "Steam", "SteamFire", "burst", "burst_step", "steam", "steam_step"]
@@ -123,7 +123,7 @@ class Steam(CompiledSignal):
     name = "steam"
     step = staticmethod(steam_step)
     reads: ClassVar[tuple[str, ...]] = ("ts", "price", "taker")
-    columns: ClassVar[dict[str, Any]] = {"move": pl.Int16}
+    columns: ClassVar[Dtypes] = {"move": pl.Int16}
     fire = SteamFire
 
     def __init__(
@@ -218,7 +218,7 @@ class Burst(CompiledSignal):
     name = "burst"
     step = staticmethod(burst_step)
     reads: ClassVar[tuple[str, ...]] = ("ts", "taker")
-    columns: ClassVar[dict[str, Any]] = {"ratio": pl.Float64}
+    columns: ClassVar[Dtypes] = {"ratio": pl.Float64}
     fire = BurstFire
 
     def __init__(

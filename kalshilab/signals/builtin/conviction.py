@@ -18,13 +18,13 @@ them has an audited value; on fair markets the system's method for the last one 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import polars as pl
 
 from kalshilab.signals.engine.compiled_signal import SHARE, CompiledSignal, flag_in, number_in, whole_in
 from kalshilab.signals.engine.kernel import BUY_NO, Array, Record, compiled
-from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
 from kalshilab.signals.engine.rearming import rearming_step, state_fields
 
 __all__ = [
@@ -79,7 +79,7 @@ class DollarDirection(CompiledSignal):
     name = "dollar_direction"
     step = staticmethod(dollar_direction_step)
     reads: ClassVar[tuple[str, ...]] = ("price", "size", "taker")
-    columns: ClassVar[dict[str, Any]] = {"yes_ratio": pl.Float64, "dollar_ratio": pl.Float64}
+    columns: ClassVar[Dtypes] = {"yes_ratio": pl.Float64, "dollar_ratio": pl.Float64}
     fire = DollarDirectionFire
 
     def __init__(self, min_gap: float = 0.20, min_trades: int = 10, rearm: bool = False) -> None:
@@ -142,7 +142,7 @@ class ConvictionRatio(CompiledSignal):
     name = "conviction_ratio"
     step = staticmethod(conviction_ratio_step)
     reads: ClassVar[tuple[str, ...]] = ("size", "taker")
-    columns: ClassVar[dict[str, Any]] = {"ratio": pl.Float64}
+    columns: ClassVar[Dtypes] = {"ratio": pl.Float64}
     fire = ConvictionFire
 
     def __init__(self, min_ratio: float = 2.0, min_trades: int = 10, rearm: bool = False) -> None:
@@ -233,9 +233,7 @@ class BuyBack(CompiledSignal):
     name = "buy_back"
     step = staticmethod(buy_back_step)
     reads: ClassVar[tuple[str, ...]] = ("size", "taker")
-    columns: ClassVar[dict[str, Any]] = dict.fromkeys(
-        ("first_ratio", "second_ratio", "size_ratio"), pl.Float64
-    )
+    columns: ClassVar[Dtypes] = dict.fromkeys(("first_ratio", "second_ratio", "size_ratio"), pl.Float64)
     fire = BuyBackFire
 
     def __init__(

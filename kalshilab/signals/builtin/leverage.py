@@ -11,7 +11,7 @@ the same method shows +9.0.  The deviation as of the print has no such bias.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ import polars as pl
 
 from kalshilab.signals.engine.compiled_signal import SHARE, CompiledSignal, flag_in, number_in, whole_in
 from kalshilab.signals.engine.kernel import BUY_NO, Array, Record, compiled
-from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
 from kalshilab.signals.engine.rearming import rearming_step, state_fields
 
 __all__ = [
@@ -101,7 +101,7 @@ class LowLeverageVariance(CompiledSignal):
     name = "low_leverage_variance"
     step = staticmethod(low_leverage_variance_step)
     reads: ClassVar[tuple[str, ...]] = ("price", "taker")
-    columns: ClassVar[dict[str, Any]] = {"std": pl.Float64, "no_ratio": pl.Float64}
+    columns: ClassVar[Dtypes] = {"std": pl.Float64, "no_ratio": pl.Float64}
     fire = LowLeverageVarianceFire
 
     def __init__(

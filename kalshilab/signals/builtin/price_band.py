@@ -10,7 +10,7 @@ was -6.2 (1,382 markets), before fee and spread.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ import polars as pl
 from kalshilab.errors import SignalError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, cents_in, flag_in, side_in
 from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, Record, compiled
-from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
 from kalshilab.units import PRICE
 
 __all__ = ["PriceBand", "PriceBandFire", "price_band", "price_band_step"]
@@ -78,7 +78,7 @@ class PriceBand(CompiledSignal):
     name = "price_band"
     step = staticmethod(price_band_step)
     reads: ClassVar[tuple[str, ...]] = ("price",)
-    columns: ClassVar[dict[str, Any]] = {"tier": TIER}
+    columns: ClassVar[Dtypes] = {"tier": TIER}
     fire = PriceBandFire
 
     def __init__(

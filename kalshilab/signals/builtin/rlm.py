@@ -29,7 +29,7 @@ markets of like price (`kalshilab.edge.report.claims`).  This module never uses 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import msgspec
 import polars as pl
@@ -47,7 +47,7 @@ from kalshilab.signals.engine.compiled_signal import (
     whole_in,
 )
 from kalshilab.signals.engine.kernel import Array
-from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
 from kalshilab.signals.engine.state_pass import CellPass, SingleCellPass
 
 __all__ = ["MarketState", "Rearm", "Rlm", "RlmFire", "rlm"]
@@ -104,7 +104,7 @@ class Rlm(CompiledSignal):
 
     name = "rlm"
     reads: ClassVar[tuple[str, ...]] = ("price", "taker")
-    columns: ClassVar[dict[str, Any]] = {"yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16}
+    columns: ClassVar[Dtypes] = {"yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16}
     fire = RlmFire
 
     def __init__(
@@ -151,7 +151,7 @@ class Rlm(CompiledSignal):
 
     @classmethod
     def begin_cells(
-        cls, signals: Sequence[Rlm], *, low: int = 0, high: int | None = None, markets: int = 0
+        cls, signals: Sequence[Self], *, low: int = 0, high: int | None = None, markets: int = 0
     ) -> list[CellPass]:
         """Return fresh passes for the cells of a grid; cells that fire once per market share their state.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numba
 import numpy as np
@@ -28,6 +28,7 @@ from kalshilab.signals.engine.kernel import (
     Array,
     Fields,
     Loop,
+    Rule,
     fetch_soon,
     fresh_state,
     grown,
@@ -62,7 +63,7 @@ class RlmCells:
     def __init__(
         self,
         cells: Sequence[int],
-        rules: Sequence[tuple[Any, ...]],
+        rules: Sequence[Rule],
         by_contracts: bool,
         *,
         low: int,

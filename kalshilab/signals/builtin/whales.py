@@ -17,7 +17,7 @@ included.  There is no audited value.  Following whales lost by the system's own
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ import polars as pl
 from kalshilab.errors import SignalError, UnitError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, flag_in, number_in, whole_in
 from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, Record, compiled
-from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
 from kalshilab.units import dollars
 
 __all__ = ["WhaleFade", "WhaleFire", "WhaleFollow", "WhaleQueue", "whale_fade", "whale_follow", "whale_step"]
@@ -132,7 +132,7 @@ class _Whales(CompiledSignal):
 
     step = staticmethod(whale_step)
     reads: ClassVar[tuple[str, ...]] = ("price", "size", "taker")
-    columns: ClassVar[dict[str, Any]] = {"value": pl.Int64, "whales": pl.UInt32}
+    columns: ClassVar[Dtypes] = {"value": pl.Int64, "whales": pl.UInt32}
     fire = WhaleFire
     fade: ClassVar[bool]
 

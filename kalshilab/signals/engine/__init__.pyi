@@ -5,7 +5,6 @@ from . import rearming as rearming
 from . import sharding as sharding
 from . import state_pass as state_pass
 from .compiled_signal import CompiledSignal as CompiledSignal
-from .compiled_signal import CrossMarketFilter as CrossMarketFilter
 from .compiled_signal import cents_in as cents_in
 from .compiled_signal import flag_in as flag_in
 from .compiled_signal import number_in as number_in
@@ -22,6 +21,7 @@ from .kernel import Array as Array
 from .kernel import Fields as Fields
 from .kernel import Loop as Loop
 from .kernel import Record as Record
+from .kernel import Rule as Rule
 from .kernel import Step as Step
 from .kernel import address_of as address_of
 from .kernel import bounds as bounds
@@ -33,8 +33,10 @@ from .kernel import loop_of as loop_of
 from .kernel import one_of as one_of
 from .kernel import packed as packed
 from .kernel import vector as vector
+from .model import Dtypes as Dtypes
 from .model import Fire as Fire
 from .model import Frame as Frame
+from .model import Parameters as Parameters
 from .model import Signal as Signal
 from .model import as_tape as as_tape
 from .model import like as like
@@ -50,6 +52,7 @@ from .sharding import frame_of as frame_of
 from .sharding import scan_shard as scan_shard
 from .sharding import shards_of as shards_of
 from .state_pass import CellPass as CellPass
+from .state_pass import CrossMarketFilter as CrossMarketFilter
 from .state_pass import Fires as Fires
 from .state_pass import PrintArrays as PrintArrays
 from .state_pass import SingleCellPass as SingleCellPass

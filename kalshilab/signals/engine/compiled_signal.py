@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import index
-from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, SupportsIndex, TypeVar
 
 import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, TapeError, UnitError
-from kalshilab.signals.engine.kernel import BUY_YES, Array, Fields, Step, bounds, fresh_state, one_of
-from kalshilab.signals.engine.model import Fire, Frame, as_tape, like
+from kalshilab.signals.engine.kernel import BUY_YES, Array, Fields, Rule, Step, bounds, fresh_state, one_of
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, as_tape, like
 from kalshilab.signals.engine.sharding import Shard, frame_of, scan_shard
 from kalshilab.signals.engine.state_pass import (
     CellPass,
+    CrossMarketFilter,
     Fires,
     PrintArrays,
     SingleCellPass,
@@ -30,7 +31,7 @@ from kalshilab.tape.lake.source import Source
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import cents
 
-__all__ = ["CompiledSignal", "CrossMarketFilter", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
+__all__ = ["CompiledSignal", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
 
 Kind = TypeVar("Kind")
 _SIDES = pl.Series(["yes", "no"], dtype=TAKER)
@@ -39,19 +40,6 @@ _WORDS = ("", "yes", "no")
 _ARRAYS = ("markets", "ts", "prices", "sizes", "takers")
 _TYPES = ("uint32", "int64", "int16", "uint32", "uint8")
 """Names and dtypes of the arrays that `batch` takes, in its order."""
-
-
-class CrossMarketFilter(Protocol):
-    """A stateful filter of fires across markets: it decides by the fires it has seen before."""
-
-    def keep(self, ts: Array, seen: Array) -> Array:
-        """Return a mask of the fires to keep.
-
-        Args:
-            ts: times of the fires in microseconds, in the order of the tape.
-            seen: the states of their markets at the fires.
-        """
-        ...
 
 
 class CompiledSignal:
@@ -70,13 +58,11 @@ class CompiledSignal:
     step: ClassVar[Step]
     reads: ClassVar[tuple[str, ...]]
     """Columns that the step reads, a subset of `kernel.COLUMNS`."""
-    columns: ClassVar[dict[str, Any]]
+    columns: ClassVar[Dtypes]
     """The signal's additional columns and their dtypes, as `own` returns them."""
     fire: ClassVar[type[Fire]]
 
-    def __init__(
-        self, rule: tuple[bool | int | float, ...], parameters: dict[str, Any], fields: Fields
-    ) -> None:
+    def __init__(self, rule: Rule, parameters: Parameters, fields: Fields) -> None:
         self.rule, self.fields = rule, fields
         self.parameters = {name: plain(value) for name, value in parameters.items()}
         self._codes: dict[str, int] = {}
@@ -106,7 +92,7 @@ class CompiledSignal:
 
     @classmethod
     def begin_cells(
-        cls, signals: Sequence[Any], *, low: int = 0, high: int | None = None, markets: int = 0
+        cls, signals: Sequence[Self], *, low: int = 0, high: int | None = None, markets: int = 0
     ) -> list[CellPass]:
         """Return fresh passes for the cells of a grid, `signals` of this class.
 
@@ -321,7 +307,7 @@ class CompiledSignal:
 
     # Copies
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # A signal is pickled as its parameters, without its live state.
         return _made_with, (type(self), self.parameters)
 
@@ -334,7 +320,7 @@ class CompiledSignal:
         return _made_with(type(self), {**self.parameters, **changed})
 
 
-def _made_with(kind: type[Kind], parameters: dict[str, Any]) -> Kind:
+def _made_with(kind: type[Kind], parameters: Parameters) -> Kind:
     return kind(**parameters)
 
 
@@ -347,7 +333,7 @@ _PRINT_NUMBERS: Final = {
 }
 
 
-def wholes(signal: str, **numbers: Any) -> list[int]:
+def wholes(signal: str, **numbers: SupportsIndex) -> list[int]:
     """Return the numbers of a live print as Python integers.
 
     Raises:
@@ -377,7 +363,7 @@ def _mistyped(signal: str, columns: PrintArrays) -> SignalError:
     return SignalError(signal, "batch", "five arrays", "arrays of one dimension")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Convert a numpy scalar to the Python number or truth value; return other values unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
@@ -406,7 +392,7 @@ def whole_in(signal: str, name: str, value: object, low: int = 1) -> int:
     return int(number)
 
 
-def cents_in(signal: str, name: str, value: Any) -> int:
+def cents_in(signal: str, name: str, value: object) -> int:
     """Convert a parameter in cents, 0 to 100, to price units.
 
     Raises:

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from kalshilab.units import PRICE
 
-__all__ = ["AHEAD", "BUY_NO", "BUY_YES", "COLUMNS", "NOTHING", "Array", "Fields", "Loop", "Record", "Step", "address_of", "bounds", "compiled", "fetch_soon", "fresh_state", "grown", "loop_of", "one_of", "packed", "vector"]  # fmt: skip
+__all__ = ["AHEAD", "BUY_NO", "BUY_YES", "COLUMNS", "NOTHING", "Array", "Fields", "Loop", "Record", "Rule", "Step", "address_of", "bounds", "compiled", "fetch_soon", "fresh_state", "grown", "loop_of", "one_of", "packed", "vector"]  # fmt: skip
 
 Array: TypeAlias = npt.NDArray[Any]
 Fields: TypeAlias = np.dtype[np.void]
@@ -35,6 +35,8 @@ Prices: TypeAlias = npt.NDArray[np.int16]
 Sizes: TypeAlias = npt.NDArray[np.uint32]
 Takers: TypeAlias = npt.NDArray[np.uint8]
 
+Rule: TypeAlias = tuple[bool | int | float, ...]
+"""Parameters of a signal as its step takes them."""
 Step: TypeAlias = Callable[..., int]
 """A compiled step: `(state, ts, price, size, taker_yes, *rule) -> NOTHING, BUY_YES or BUY_NO`."""
 Loop: TypeAlias = Callable[..., tuple[np.int64, np.int64]]
@@ -113,7 +115,7 @@ def address_of(array: Array) -> int:
     return int(array.ctypes.data)
 
 
-def packed(rule: tuple[bool | int | float, ...]) -> Array:
+def packed(rule: Rule) -> Array:
     """Return a rule as one record, whose address compiled code takes."""
     kinds = {bool: "?", int: "i8", float: "f8"}
     dtype = np.dtype([(f"r{at}", kinds[type(value)]) for at, value in enumerate(rule)], align=True)
@@ -121,10 +123,10 @@ def packed(rule: tuple[bool | int | float, ...]) -> Array:
 
 
 @cache
-def _unpacked(rule: Fields) -> Callable[..., tuple[Any, ...]]:
+def _unpacked(rule: Fields) -> Callable[..., Rule]:
     """Return a compiled function that returns the fields of a packed rule as a tuple."""
     fields = ", ".join(f"rule.{name}" for name in rule.names or ())
-    scope: dict[str, Any] = {}
+    scope: dict[str, Callable[..., Rule]] = {}
     # Compiled code can name the fields of a record but not iterate over them.
     exec(f"def unpack(rule):\n    return ({fields},)\n", scope)
     return compiled(scope["unpack"])
@@ -230,7 +232,7 @@ def loop_of(step: Step, reads: tuple[str, ...], fields: Fields, rule: Fields) ->
     return loop
 
 
-def vector(of: object, writable: bool = False) -> Any:
+def vector(of: numba.types.Type, writable: bool = False) -> numba.types.Array:
     """Return the numba type of a contiguous one-dimensional array.
 
     Args:

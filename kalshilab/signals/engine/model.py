@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -16,11 +16,17 @@ from kalshilab.signals.engine.kernel import compiled
 from kalshilab.tape.schema import TAKER, first_bad, with_codes
 from kalshilab.units import PRICE
 
-__all__ = ["Fire", "Frame", "Signal", "as_tape", "like"]
+__all__ = ["Dtypes", "Fire", "Frame", "Parameters", "Signal", "as_tape", "like"]
 
 Frame = TypeVar("Frame")
 """A polars DataFrame or LazyFrame, or a pandas DataFrame, which returns a frame of the same kind; or a lake, which
 returns a polars frame."""
+
+
+Parameters: TypeAlias = dict[str, Any]
+"""Parameters of a signal by name, in the units that people type."""
+Dtypes: TypeAlias = dict[str, pl.DataType | type[pl.DataType]]
+"""Columns of a frame by name."""
 
 
 class Fire(msgspec.Struct, frozen=True):
@@ -48,7 +54,7 @@ class Signal(Protocol):
         ...
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Parameters:
         """Its parameters, in the units people type."""
         ...
 

@@ -17,7 +17,7 @@ counts prints in `s.n` and does one of three things after a fire:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +82,7 @@ def rearming_step(rule: Step, clears: Iterable[str], side: int | None, name: str
 def _clearing(fields: tuple[str, ...]) -> Step:
     """Return a compiled function that sets fields of a record to zero."""
     lines = "".join(f"    s.{field} = 0\n" for field in fields) or "    pass\n"
-    scope: dict[str, Any] = {}
+    scope: dict[str, Step] = {}
     # Compiled code can name the fields of a record but not iterate over them; the names were checked before.
     exec(f"def clear(s):\n{lines}", scope)
     return compiled(scope["clear"])

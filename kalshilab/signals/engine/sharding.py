@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from kalshilab.signals.engine.kernel import Array, Fields
-from kalshilab.signals.engine.state_pass import CellPass, Fires, PrintArrays, chunks_of
+from kalshilab.signals.engine.state_pass import CellPass, CrossMarketFilter, Fires, PrintArrays, chunks_of
 from kalshilab.tape.lake.source import Source, batches
 
 __all__ = ["THREADS", "PassGroup", "Scannable", "Shard", "TimedFires", "frame_of", "scan_shard", "shards_of"]
@@ -39,16 +39,18 @@ class Scannable(Protocol):
 
     @classmethod
     def begin_cells(
-        cls, signals: Sequence[Any], *, low: int, high: int | None, markets: int
+        cls, signals: Sequence[Self], *, low: int, high: int | None, markets: int
     ) -> list[CellPass]:
         """Return fresh passes for signals of this class."""
         ...
 
-    def fire_filter(self) -> Any:
+    def fire_filter(self) -> CrossMarketFilter | None:
         """Return a fresh filter of its fires across markets, or `None`."""
         ...
 
-    def as_frame(self, fires: Fires, ts: pl.Series, tickers: pl.Series, fire_filter: Any) -> pl.DataFrame:
+    def as_frame(
+        self, fires: Fires, ts: pl.Series, tickers: pl.Series, fire_filter: CrossMarketFilter | None
+    ) -> pl.DataFrame:
         """Return fires as a frame."""
         ...
 

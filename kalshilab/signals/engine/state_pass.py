@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ import polars as pl
 from kalshilab.signals.engine.kernel import (
     Array,
     Fields,
+    Rule,
     Step,
     address_of,
     fresh_state,
@@ -24,7 +25,16 @@ from kalshilab.signals.engine.kernel import (
     packed,
 )
 
-__all__ = ["CellPass", "Fires", "PrintArrays", "SingleCellPass", "StatePass", "chunks_of", "columns_of"]
+__all__ = [
+    "CellPass",
+    "CrossMarketFilter",
+    "Fires",
+    "PrintArrays",
+    "SingleCellPass",
+    "StatePass",
+    "chunks_of",
+    "columns_of",
+]
 
 BUFFER = 16_384
 """Capacity of the compiled loop's buffers, in fires."""
@@ -117,6 +127,19 @@ def _values(name: str, column: pl.Series) -> Array:
     return column.cast(pl.Int16 if name == "price" else pl.UInt32).to_numpy()
 
 
+class CrossMarketFilter(Protocol):
+    """A stateful filter of fires across markets: it decides by the fires it has seen before."""
+
+    def keep(self, ts: Array, seen: Array) -> Array:
+        """Return a mask of the fires to keep.
+
+        Args:
+            ts: times of the fires in microseconds, in the order of the tape.
+            seen: the states of their markets at the fires.
+        """
+        ...
+
+
 class StatePass:
     """The states of a step on their way through a tape.
 
@@ -135,7 +158,7 @@ class StatePass:
         step: Step,
         reads: tuple[str, ...],
         fields: Fields,
-        rule: tuple[Any, ...],
+        rule: Rule,
         *,
         low: int = 0,
         high: int | None = None,
