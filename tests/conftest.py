@@ -5,13 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import is_hypothesis_test
 from hypothesis import settings as hypothesis_settings
 
-# A busy machine is slow, not wrong: no example has a time limit of its own.
-hypothesis_settings.register_profile("kalshilab", deadline=None)
-hypothesis_settings.load_profile("kalshilab")
+# A slow machine must not fail a test, so no example has a deadline. The suite draws the same examples in every run; a
+# soak (`-m soak`) runs the property tests too, and draws new examples each time.
+hypothesis_settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis_settings.register_profile("soak", deadline=None, derandomize=False, print_blob=True)
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the examples of the property tests."""
+    hypothesis_settings.load_profile("soak" if _is_soak(config) else "suite")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Include the property tests in a soak."""
+    if _is_soak(config):
+        for item in items:
+            if is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker(pytest.mark.soak)
+
+
+def _is_soak(config: pytest.Config) -> bool:
+    """Return True if the marker expression selects soak tests."""
+    expression = str(config.getoption("-m"))
+    return "soak" in expression and "not soak" not in expression
 
 
 @pytest.fixture(scope="session")

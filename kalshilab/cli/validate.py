@@ -135,7 +135,7 @@ def _validate(options: argparse.Namespace) -> int:
             claim=options.claim,
             seed=options.seed,
             contracts=options.contracts,
-            latency=options.latency,
+            latency_s=options.latency,
             grid=grid or None,
             trials=options.trials,
             registry=options.registry,

@@ -13,6 +13,7 @@ from .entries import maker as maker
 from .entries.pnl import measure as measure
 from .entries.rules import enter as enter
 from .entries.rules import enter_counted as enter_counted
+from .entries.terms import EntryTerms as EntryTerms
 from .live.monitor import monitor as monitor
 from .live.replay_gap import replay_gap as replay_gap
 from .lookahead import audit as audit

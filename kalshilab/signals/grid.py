@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable
 from concurrent.futures import Executor
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ import polars as pl
 
 from kalshilab.errors import UsageError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, plain
-from kalshilab.signals.engine.model import Parameters, like
+from kalshilab.signals.engine.model import Frame, Parameters, like
 from kalshilab.signals.scan import scan_cells
-from kalshilab.tape.lake.source import Source
 
 __all__ = ["cells_of", "grid"]
 
@@ -51,13 +49,13 @@ def cells_of(
 
 
 def grid(
-    tape: Any,
+    tape: Frame,
     kind: Callable[..., CompiledSignal],
     executor: Executor | int | None = None,
     *,
     shards: int | None = None,
     **parameters: Any,
-) -> Any:
+) -> Frame:
     """Return the fires of a signal at every combination of some parameters' values.
 
     Args:
@@ -99,7 +97,7 @@ def grid(
         for setting, frame in zip(settings, frames, strict=True)
     ]
     whole = pl.concat(labelled, how="vertical_relaxed")
-    return whole if isinstance(tape, str | Path | Source) else like(whole, tape)
+    return like(whole, tape)
 
 
 def _several(value: object) -> bool:

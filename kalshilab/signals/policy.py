@@ -28,9 +28,10 @@ import polars as pl
 
 from kalshilab.errors import SignalError
 from kalshilab.signals.engine.compiled_signal import SIDE, out_of_range, wholes
-from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, as_tape, like
-from kalshilab.tape.lake.source import Source, batches
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, like
+from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.schema import TAKER, TIME
+from kalshilab.tape.tape import COLUMNS, Tape
 from kalshilab.units import PRICE
 
 __all__ = ["Action", "Observation", "Policy", "RlModel", "RlModelFire", "load_object", "rl_model"]
@@ -188,11 +189,10 @@ class RlModel:
             LakeError: the lake is damaged.
             SignalError: the policy returns neither hold, buy nor sell.
         """
-        fires = self.fires(tape)
-        return fires if isinstance(tape, Source) else like(fires, tape)  # type: ignore[return-value]
+        return like(self.fires(tape_of(tape)), tape)
 
-    def fires(self, tape: Any) -> pl.DataFrame:
-        """Return the fires of `run` as a polars frame, for a tape of any kind."""
+    def fires(self, tape: Tape) -> pl.DataFrame:
+        """Return all fires over an opened tape, as `run` does, as a polars frame."""
         if self._act is None:
             warnings.warn(f"rl_model: {NO_POLICY}", stacklevel=3)
         fresh = type(self)(self._policy)
@@ -226,18 +226,12 @@ class RlModel:
         return f"RlModel(policy={self.parameters['policy']!r})"
 
 
-def _rows(tape: Any) -> Iterator[tuple[str, int, int, int, str]]:
-    """Yield the prints of a tape of any kind as the arguments of `update`."""
-    if isinstance(tape, Source):
-        tickers = tape.tickers.cast(pl.String)
-        frames: Iterator[pl.DataFrame] = (
-            batch.frame.with_columns(tickers.gather(batch.frame["market"]).alias("ticker"))
-            for batch in batches(tape, ["market", "ts", "price", "size", "taker"])
-        )
-    else:
-        frames = iter([as_tape(tape, ("ts", "price", "size", "taker"))])
-    for frame in frames:
-        plain = frame.with_columns(pl.col("ts").dt.epoch("us"), pl.col("ticker", "taker").cast(pl.String))
+def _rows(tape: Tape) -> Iterator[tuple[str, int, int, int, str]]:
+    """Yield the prints of a tape as the arguments of `update`."""
+    tickers = tape.tickers.cast(pl.String)
+    for batch in tape.batches(("market", *COLUMNS)):
+        plain = batch.frame.with_columns(tickers.gather(batch.frame["market"]).alias("ticker"))
+        plain = plain.with_columns(pl.col("ts").dt.epoch("us"), pl.col("ticker", "taker").cast(pl.String))
         yield from plain.select("ticker", "ts", "price", "size", "taker").iter_rows()
 
 

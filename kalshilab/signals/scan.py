@@ -28,7 +28,6 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -37,7 +36,7 @@ import polars as pl
 
 from kalshilab.errors import LakeError, UsageError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal
-from kalshilab.signals.engine.model import as_tape, like
+from kalshilab.signals.engine.model import Frame, like
 from kalshilab.signals.engine.sharding import (
     THREADS,
     PassGroup,
@@ -49,8 +48,9 @@ from kalshilab.signals.engine.sharding import (
 )
 from kalshilab.signals.engine.state_pass import Fires, PrintArrays, columns_of
 from kalshilab.signals.policy import RlModel
-from kalshilab.tape.lake.lake import scan_tape
-from kalshilab.tape.lake.source import Source, check_unaudited
+from kalshilab.tape.lake.opening import scan_tape, tape_of
+from kalshilab.tape.lake.source import StoredTape, check_unaudited
+from kalshilab.tape.tape import TapeLike, frame_in_memory
 
 __all__ = ["scan", "scan_cells", "spawn_pool", "workers_of"]
 
@@ -70,12 +70,12 @@ def spawn_pool(processes: int | None = None) -> Iterator[Executor]:
 
 
 def scan(
-    source: Any,
+    source: Frame,
     signal: CompiledSignal | RlModel,
     executor: Executor | int | None = None,
     *,
     shards: int | None = None,
-) -> Any:
+) -> Frame:
     """Return all fires of a signal over a lake of any size, in the order of the tape, as its `run` returns them.
 
     Args:
@@ -97,12 +97,11 @@ def scan(
         TapeError: the source is not a tape.
         UsageError: `executor` or `shards` is below 1, or `signal` is not a signal.
     """
-    fires = scan_cells(source, [signal], executor, shards)[0]
-    return fires if isinstance(source, str | Path | Source) else like(fires, source)
+    return like(scan_cells(source, [signal], executor, shards)[0], source)
 
 
 def scan_cells(
-    source: Any,
+    source: TapeLike,
     signals: Sequence[Any],
     executor: Executor | int | None = None,
     shards: int | None = None,
@@ -126,31 +125,31 @@ def scan_cells(
     if shards is not None and shards < 1:
         raise UsageError(f"shards must be >= 1, got {shards}")
     count = shards or (1 if executor is None else workers_of(executor))
-    if isinstance(source, str | Path):
-        source = scan_tape(source)
     if isinstance(signals[0], RlModel):
-        return [signal.fires(source) for signal in signals]
-    if not isinstance(source, Source):
-        return _scan_frame(source, signals, executor, count)
+        tape = tape_of(source)
+        return [signal.fires(tape) for signal in signals]
+    tape = tape_of(source, tuple(dict.fromkeys(name for signal in signals for name in signal.reads)))
+    if not isinstance(tape, StoredTape):
+        return _scan_frame(frame_in_memory(tape), signals, executor, count)
     groups = [range(len(signals))] if executor is None or shards else _groups(signals, count)
     count = -(-count // len(groups))
-    plan = [Shard(0, len(source.tickers))] if count == 1 else shards_of(source, count)
+    plan = [Shard(0, len(tape.tickers))] if count == 1 else shards_of(tape, count)
     units = [(cells, shard) for cells in groups for shard in plan]
     if executor is None:
-        results = [scan_shard(source, signals, shard) for shard in plan]
+        results = [scan_shard(tape, signals, shard) for shard in plan]
     else:
-        where = (str(source.path), getattr(source, "generation", None))
+        where = (str(tape.path), getattr(tape, "generation", None))
         tasks = [
             executor.submit(_task, cloudpickle.dumps((where, [signals[c] for c in cells], shard)))
             for cells, shard in units
         ]
         results = [task.result() for task in tasks]
-        check_unaudited(source, source.files)
+        check_unaudited(tape, tape.files)
     by_cell: list[list[TimedFires]] = [[] for _ in signals]
     for (cells, _), result in zip(units, results, strict=True):
         for cell, fires in zip(cells, result, strict=True):
             by_cell[cell].append(fires)
-    return [frame_of(source, signal, parts) for signal, parts in zip(signals, by_cell, strict=True)]
+    return [frame_of(tape, signal, parts) for signal, parts in zip(signals, by_cell, strict=True)]
 
 
 def _task(payload: bytes) -> list[TimedFires]:
@@ -182,11 +181,10 @@ def workers_of(executor: Executor) -> int:
 
 
 def _scan_frame(
-    data: Any, signals: Sequence[CompiledSignal], executor: Executor | None, count: int
+    frame: pl.DataFrame, signals: Sequence[CompiledSignal], executor: Executor | None, count: int
 ) -> list[pl.DataFrame]:
     """Scan a tape in memory as `scan_cells` does; each worker gets the columns of its markets."""
     reads = tuple(dict.fromkeys(name for signal in signals for name in signal.reads))
-    frame = as_tape(data, reads)
     columns = columns_of(frame, reads)
     top = int(columns.market.max()) + 1 if len(columns.market) else 0
     edges = sorted({top * k // count for k in range(count + 1)})

@@ -8,9 +8,10 @@ from .lake.doctor import Gap as Gap
 from .lake.doctor import doctor as doctor
 from .lake.doctor import repair as repair
 from .lake.lake import Lake as Lake
-from .lake.lake import scan_tape as scan_tape
 from .lake.manifest import DayFile as DayFile
 from .lake.merge import Appended as Appended
+from .lake.opening import scan_tape as scan_tape
+from .lake.opening import tape_of as tape_of
 from .lake.tapefile import TapeFile as TapeFile
 from .normalise import DroppedRows as DroppedRows
 from .normalise import Report as Report
@@ -22,3 +23,6 @@ from .schema import TAPE_SCHEMA as TAPE_SCHEMA
 from .schema import check_markets as check_markets
 from .schema import check_tape as check_tape
 from .sweeps import merge_sweeps as merge_sweeps
+from .tape import FrameTape as FrameTape
+from .tape import Tape as Tape
+from .tape import TapeLike as TapeLike

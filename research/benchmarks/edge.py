@@ -24,7 +24,7 @@ from kalshilab.edge.report.statistical_verdict import judge
 from kalshilab.edge.stats import simulated_entries
 from kalshilab.edge.stats.martingale import null_means
 from kalshilab.signals.scan import spawn_pool
-from kalshilab.tape.lake.lake import Lake, scan_tape
+from kalshilab.tape import Lake, scan_tape
 
 
 def timed(work: Any, times: int = 3) -> float:

@@ -25,7 +25,7 @@ import polars as pl
 
 from kalshilab import signals
 from kalshilab.signals.engine.state_pass import columns_of
-from kalshilab.tape.lake.lake import Lake, scan_tape
+from kalshilab.tape import Lake, scan_tape
 from kalshilab.tape.lake.source import batches
 from kalshilab.tape.schema import TAKER, TAPE_SCHEMA
 

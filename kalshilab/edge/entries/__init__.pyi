@@ -28,7 +28,6 @@ from .next_print import READS as READS
 from .next_print import Found as Found
 from .next_print import Wanted as Wanted
 from .next_print import first_later as first_later
-from .next_print import lots as lots
 from .pnl import Measures as Measures
 from .pnl import Role as Role
 from .pnl import measure as measure
@@ -36,9 +35,12 @@ from .pnl import refee as refee
 from .pnl import sizes as sizes
 from .queue_position import events_of as events_of
 from .queue_position import rested_in as rested_in
-from .rules import RULES as RULES
 from .rules import Left as Left
-from .rules import Rule as Rule
 from .rules import enter as enter
 from .rules import enter_counted as enter_counted
 from .rules import half_spread_of as half_spread_of
+from .rules import made as made
+from .terms import RULES as RULES
+from .terms import EntryTerms as EntryTerms
+from .terms import Rule as Rule
+from .terms import terms_of as terms_of

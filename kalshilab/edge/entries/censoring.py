@@ -10,13 +10,15 @@ out, and counted).
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import polars as pl
 
 from kalshilab.edge.schema import check_entries
 from kalshilab.errors import EdgeError
+from kalshilab.tape.lake.opening import tape_of
+from kalshilab.tape.tape import TapeLike
 from kalshilab.units import PRICE
 
 __all__ = ["Cohort", "censor", "marked"]
@@ -106,7 +108,7 @@ def censor(
     return kept, _cohort(kept, cut, longest, entries.height - kept.height)
 
 
-def marked(entries: pl.DataFrame, tape: Any, half_spread: float) -> pl.DataFrame:
+def marked(entries: pl.DataFrame, tape: TapeLike, half_spread: float) -> pl.DataFrame:
     """The entries with those that are not settled valued at what they could be sold for at the last print.
 
     Args:
@@ -122,7 +124,8 @@ def marked(entries: pl.DataFrame, tape: Any, half_spread: float) -> pl.DataFrame
     price, spread = pl.col("price").cast(pl.Float64) / PRICE, half_spread / 50
     bought = pl.col("taker").cast(pl.String) == "yes"
     last = (
-        tape.lazy()
+        tape_of(tape, ("ts", "price", "taker"))
+        .lazy()
         .select(pl.col("ticker").cast(pl.String), "price", "taker")
         .filter(pl.col("ticker").is_in(tickers.implode()))
         .group_by("ticker", maintain_order=True)

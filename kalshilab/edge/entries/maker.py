@@ -16,8 +16,8 @@ book         filled
 What fills a quote late is what the informed sell (Glosten & Milgrom 1985): being last in the queue selects bad fills,
 and "touch" does not know it.  A maker's edge is real only if "through" has it.
 
-**Timing.**  An order is live `latency` after it was sent, stands behind what the book shows then (changes of that
-instant included), and can be filled by later prints until it is cancelled, which takes `cancel_latency` more: an
+**Timing.**  An order is live `latency_s` after it was sent, stands behind what the book shows then (changes of that
+instant included), and can be filled by later prints until it is cancelled, which takes `cancel_latency_s` more: an
 order left standing when the event begins is filled by those who watch it.  An order that would take at once is
 refused (post only); so is one where no book was recorded, or before the time of an earlier one of ours on its side
 of the market is over, filled or not.  Prints of one instant count before changes of the book.
@@ -36,13 +36,16 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.entries.book_taker import check_quotes, mids, tops
 from kalshilab.edge.entries.queue_position import events_of, rested_in
 from kalshilab.edge.schema import ENTRIES_SCHEMA
 from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import EdgeError
 from kalshilab.market.fee_schedule import FeeSchedule
+from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.schema import TAKER, TIME, check_markets
+from kalshilab.tape.tape import TapeLike
 from kalshilab.units import PRICE, SIZE
 
 __all__ = ["BOOKS", "RESTED_SCHEMA", "BookName", "Selection", "entries", "joining", "markouts", "rest", "selection"]  # fmt: skip
@@ -93,15 +96,16 @@ def joining(fires: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+@renamed_keywords(life="life_s", latency="latency_s", cancel_latency="cancel_latency_s")
 def rest(
     orders: pl.DataFrame,
-    tape: Any,
+    tape: TapeLike,
     quotes: pl.DataFrame,
     *,
     contracts: int = 10,
-    life: float = 600.0,
-    latency: float = 0.5,
-    cancel_latency: float = 0.5,
+    life_s: float = 600.0,
+    latency_s: float = 0.5,
+    cancel_latency_s: float = 0.5,
 ) -> pl.DataFrame:
     """What became of resting orders, in each of the four books.
 
@@ -111,8 +115,8 @@ def rest(
         tape: prints, as a frame or a lake, of which only the orders' markets are kept.
         quotes: `kalshilab.edge.entries.book_taker`.
         contracts: size of each order.
-        life: seconds after it is live at which its cancellation is sent.
-        latency, cancel_latency: seconds until the exchange has the order, and its cancellation.
+        life_s: seconds after it is live at which its cancellation is sent.
+        latency_s, cancel_latency_s: seconds until the exchange has the order, and its cancellation.
 
     Returns:
         `RESTED_SCHEMA`, in the order of the orders and of `BOOKS`.
@@ -121,9 +125,10 @@ def rest(
         EdgeError: no contract, times below 0, these are no quotes, a price that is none.
         TapeError: not a tape.
     """
-    if not (contracts >= 1 and life > 0 and latency >= 0 and cancel_latency >= 0):
+    if not (contracts >= 1 and life_s > 0 and latency_s >= 0 and cancel_latency_s >= 0):
         raise EdgeError(
-            f"rest({contracts=}, {life=}, {latency=}, {cancel_latency=}): a contract at least, seconds"
+            "contracts must be >= 1, life_s > 0 and the latencies >= 0, got "
+            f"{contracts=}, {life_s=}, {latency_s=}, {cancel_latency_s=}"
         )
     if orders.height and not orders["price"].is_between(1, PRICE - 1).all():
         raise EdgeError(f"orders: YES prices are from 1 to {PRICE - 1:,} of 1/10,000 dollar")
@@ -133,7 +138,7 @@ def rest(
     yes_price = orders["price"].cast(pl.Int64).to_numpy()
     price = np.where(no, PRICE - yes_price, yes_price)
     sent = orders["ts"].dt.epoch("us").to_numpy()
-    live = sent + round(latency * 1e6)
+    live = sent + round(latency_s * 1e6)
     mid = mids(best, orders["ticker"], sent)
     lined = (
         orders.select("ticker")
@@ -142,7 +147,7 @@ def rest(
         .with_columns(pl.Series("live", live))
         .sort("group", "live", "order")
     )
-    events = events_of(tape, quotes, groups)
+    events = events_of(tape_of(tape), quotes, groups)
     n = orders.height
     posted, ahead = np.zeros(n, np.bool_), np.zeros(n)
     filled, first = np.zeros((n, len(BOOKS)), np.int64), np.zeros((n, len(BOOKS)), np.int64)
@@ -152,7 +157,7 @@ def rest(
             np.searchsorted(events["group"].to_numpy(), every), events["ts"].to_numpy(), events["kind"].to_numpy(),
             events["side"].to_numpy(), events["price"].to_numpy(), events["size"].to_numpy(),
             np.searchsorted(lined["group"].to_numpy(), every), lined["order"].cast(pl.Int64).to_numpy(), live,
-            live + round((life + cancel_latency) * 1e6), no.astype(np.int64), price, contracts * SIZE,
+            live + round((life_s + cancel_latency_s) * 1e6), no.astype(np.int64), price, contracts * SIZE,
             posted, ahead, filled, first,
         )  # fmt: skip
     books = len(BOOKS)
@@ -172,7 +177,7 @@ def rest(
 
 def entries(
     rested: pl.DataFrame,
-    markets: Any,
+    markets: pl.DataFrame,
     *,
     book: BookName = "through",
     schedule: FeeSchedule | None = None,
@@ -247,7 +252,7 @@ class Selection(msgspec.Struct, frozen=True):
         return self.filled - self.quoted
 
 
-def selection(rested: pl.DataFrame, markets: Any, *, book: BookName = "through") -> Selection:
+def selection(rested: pl.DataFrame, markets: pl.DataFrame, *, book: BookName = "through") -> Selection:
     """Adverse selection at settlement, E[V − A | filled] − E[V − A | quoted]; quotes of unsettled markets are left out.
 
     Raises:
@@ -265,14 +270,15 @@ def selection(rested: pl.DataFrame, markets: Any, *, book: BookName = "through")
     return Selection(mean[0], mean[1], len(got), len(every))
 
 
+@renamed_keywords(b="resamples")
 def markouts(
     rested: pl.DataFrame,
     quotes: pl.DataFrame,
-    markets: Any,
+    markets: pl.DataFrame,
     *,
     book: BookName = "through",
     horizons: Sequence[float] = HORIZONS,
-    b: int = 999,
+    resamples: int = 999,
     seed: int | np.random.Generator = 0,
 ) -> pl.DataFrame:
     """Where the mid went after quotes, filled and unfilled (see the module), and what they settled at.
@@ -281,7 +287,7 @@ def markouts(
         rested: of `rest`.
         quotes, markets: as there; a market that has settled is at its value.
         horizons: seconds.
-        b, seed: of the bootstrap over events.
+        resamples, seed: of the bootstrap over events.
 
     Returns:
         `horizon_s` (null: settlement), `group`, `markout, lower, upper` (cents a contract in our favour, mean over
@@ -315,7 +321,7 @@ def markouts(
                 continue
             events = table["event"].filter(pl.Series(known))
             weight = 1.0 / events.to_frame().select(pl.len().over("event")).to_series().to_numpy()
-            found = bootstrap(gain[known], events.to_numpy(), weight, b, rng)
+            found = bootstrap(gain[known], events.to_numpy(), weight, resamples, rng)
             bounds = [v if math.isfinite(v) else None for v in (found.lower, found.upper)]
             rows.append((horizon, group, found.estimate, *bounds, int(known.sum())))
     schema = {

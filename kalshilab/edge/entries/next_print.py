@@ -10,7 +10,6 @@ Nothing is sorted or grouped, and a lake goes through batch by batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,10 +18,9 @@ import polars as pl
 
 from kalshilab.errors import EdgeError
 from kalshilab.signals.engine.kernel import compiled
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.lake.source import Source, batches
+from kalshilab.tape.tape import Tape
 
-__all__ = ["READS", "Found", "Wanted", "first_later", "lots"]
+__all__ = ["READS", "Found", "Wanted", "first_later"]
 
 READS: Final = ("ts", "price", "taker")
 Ints = npt.NDArray[np.int64]
@@ -53,16 +51,7 @@ class Found(NamedTuple):
     """Whether the firing print itself was a NO taker's."""
 
 
-def lots(tape: Any) -> Iterator[tuple[int, pl.DataFrame]]:
-    """A tape in pieces, each with the row of its first print; a frame is one piece."""
-    if isinstance(tape, Source):
-        for batch in batches(tape, ("market", *READS)):
-            yield batch.first_row, batch.frame
-    else:
-        yield 0, as_tape(tape, READS)
-
-
-def first_later(wanted: Wanted, tape: Any) -> Found:
+def first_later(wanted: Wanted, tape: Tape) -> Found:
     """For each fire the first print of its market, later than `start` and by `stop`, whose taker bought its side.
 
     Raises:
@@ -70,11 +59,7 @@ def first_later(wanted: Wanted, tape: Any) -> Found:
     """
     n = len(wanted.row)
     found = Found(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.bool_))
-    if isinstance(tape, Source):
-        names = pl.DataFrame({"ticker": tape.tickers.cast(pl.String)}).with_row_index("market")
-    else:
-        tape = as_tape(tape, READS)
-        names = tape.select("market", pl.col("ticker").cast(pl.String)).unique("market")
+    names = pl.DataFrame({"ticker": tape.tickers.cast(pl.String)}).with_row_index("market").drop_nulls()
     codes = pl.DataFrame({"ticker": wanted.ticker}).join(
         names, on="ticker", how="left", maintain_order="left"
     )["market"]
@@ -88,7 +73,7 @@ def first_later(wanted: Wanted, tape: Any) -> Found:
     head = np.full(int(names["market"].max()) + 1, -1, np.int64)  # type: ignore[arg-type]
     after = np.full(n, -1, np.int64)
     done = 0
-    for first, frame in lots(tape):
+    for first, frame in tape.batches(("market", *READS)):
         done = _pass(
             frame["market"].to_numpy(), frame["ts"].dt.epoch("us").to_numpy(), frame["price"].to_numpy(),
             frame["taker"].to_physical().cast(pl.UInt8).to_numpy(), first, done,

@@ -17,9 +17,8 @@ import numpy as np
 import polars as pl
 
 from kalshilab.signals.engine.kernel import compiled
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.lake.source import Source, batches
 from kalshilab.tape.schema import TAPE_SCHEMA
+from kalshilab.tape.tape import Tape
 from kalshilab.units import PRICE
 
 __all__ = ["events_of", "rested_in"]
@@ -31,23 +30,20 @@ END: Final = 2**63 - 1
 """Later than every event."""
 
 
-def events_of(tape: Any, quotes: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
+def events_of(tape: Tape, quotes: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
     """Prints (kind 0) and changes of books (1) of the orders' markets, market by market in the order of time.
 
     `side` 0 is that of YES bids; a print is on the side of the bids it hit, at their own price.
     """
-    if isinstance(tape, Source):
-        names = tape.tickers.cast(pl.String)
-        wanted = names.is_in(groups["ticker"].implode())
-        parts = [
-            batch.frame.with_columns(ticker=names.gather(batch.frame["market"]))
-            .filter(wanted.gather(batch.frame["market"]))
-            .select("ticker", *READS)
-            for batch in batches(tape, ("market", *READS))
-        ]
-        prints = pl.concat(parts or [pl.DataFrame(schema=TAPE_SCHEMA).select("ticker", *READS)])
-    else:
-        prints = as_tape(tape, READS).select(pl.col("ticker").cast(pl.String), *READS)
+    names = tape.tickers.cast(pl.String)
+    wanted = names.is_in(groups["ticker"].implode())
+    parts = [
+        batch.frame.with_columns(ticker=names.gather(batch.frame["market"]))
+        .filter(wanted.gather(batch.frame["market"]))
+        .select("ticker", *READS)
+        for batch in tape.batches(("market", *READS))
+    ]
+    prints = pl.concat(parts or [pl.DataFrame(schema=TAPE_SCHEMA).select("ticker", *READS)])
     by_no = pl.col("taker").cast(pl.String) == "no"
     price = pl.col("price").cast(pl.Int64)
     hits = prints.select(

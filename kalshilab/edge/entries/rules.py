@@ -34,19 +34,19 @@ import polars as pl
 from kalshilab.edge.entries import maker
 from kalshilab.edge.entries.book_taker import asked, mids, tops
 from kalshilab.edge.entries.next_print import READS, Found, Wanted, first_later
+from kalshilab.edge.entries.terms import RULES, EntryTerms, Rule, terms_of
 from kalshilab.edge.schema import ENTRIES_SCHEMA
 from kalshilab.errors import EdgeError, UnitError
 from kalshilab.market.fee_schedule import FeeSchedule
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.frame_checks import polars_frame
+from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.schema import TAKER, TIME, check_markets
+from kalshilab.tape.tape import COLUMNS, FrameLike, Tape, TapeLike
 from kalshilab.units import PRICE, TickGrid, cents
 
-__all__ = ["RULES", "Left", "Rule", "enter", "enter_counted", "half_spread_of"]
+__all__ = ["RULES", "Left", "Rule", "enter", "enter_counted", "half_spread_of", "made"]
 
-Rule = Literal["print", "mid", "next_print", "book", "maker"]
 Role = Literal["taker", "maker"]
-RULES: Final = ("print", "mid", "next_print", "book", "maker")
 KNOWN: Final = (200, 9800)
 """YES prices at which the outcome is all but known, and beyond."""
 NEAR: Final = 60
@@ -73,150 +73,149 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     """After the first `per_event` of their event."""
 
 
-def half_spread_of(tape: Any) -> float:
-    """Half the spread, in cents: the median of |difference| / 2 between consecutive prints of a market, of opposite
-    takers, at most 60 seconds apart; 1 where there are none.  Of a lake its first two million prints are looked at."""
-    if isinstance(tape, Source):
-        tape = tape.lazy().head(SEEN).select("market", "ticker", *READS).collect()  # type: ignore[attr-defined]
-    frame = as_tape(tape, READS)
-    ts, price, taker = (pl.col(name) - pl.col(name).shift(1).over("market") if name != "taker" else
-                        pl.col(name) != pl.col(name).shift(1).over("market") for name in READS)  # fmt: skip
+def half_spread_of(tape: TapeLike) -> float:
+    """Estimate half the spread, in cents.
+
+    The estimate is the median of |difference| / 2 between consecutive prints of a market by opposite takers, at most
+    60 seconds apart; 1 cent if there are no such prints. The first two million prints of stored data are used.
+
+    Raises:
+        TapeError: the data are not a tape.
+    """
+    frame = tape_of(tape, READS).excerpt(SEEN).frame
+    ts, price, taker = (
+        pl.col(name) != pl.col(name).shift(1).over("market")
+        if name == "taker"
+        else pl.col(name) - pl.col(name).shift(1).over("market")
+        for name in READS
+    )
     near = frame.lazy().select(ts=ts, price=price.abs(), taker=taker)
-    found: Any = (
+    median = (
         near.filter("taker", pl.col("ts") <= pl.duration(seconds=NEAR))
         .select(pl.col("price").median())
         .collect()
         .item()
     )
-    return FALLBACK if found is None else float(found) / 200
+    return FALLBACK if median is None else float(median) / 200
 
 
-def enter(fires: Any, tape: Any, markets: Any, **how: Any) -> pl.DataFrame:
-    """As `enter_counted`, the entries alone.
+def enter(
+    fires: FrameLike,
+    tape: TapeLike,
+    markets: pl.DataFrame,
+    terms: EntryTerms | None = None,
+    **changes: object,
+) -> pl.DataFrame:
+    """Return the entries that could have been made of fires.
+
+    Arguments and errors are those of `enter_counted`.
 
     >>> import kalshilab as kl
     >>> tape, markets = kl.sample()
-    >>> entries = enter(kl.signals.rlm(tape, min_trades=15), tape, markets, latency=2)
+    >>> entries = enter(kl.signals.rlm(tape, min_trades=15), tape, markets, latency_s=2)
     >>> entries.columns[:5]
     ['fire', 'ts', 'ticker', 'event', 'series']
     """
-    return enter_counted(fires, tape, markets, **how)[0]
+    on = terms_of("enter", terms, changes)
+    return made(fires, tape_of(tape, _reads(on)), check_markets(markets), on)[0]
 
 
 def enter_counted(
-    fires: Any,
-    tape: Any,
-    markets: Any,
-    *,
-    rule: Rule = "next_print",
-    latency: float = 2.0,
-    window: float = 1800.0,
-    contracts: int = 10,
-    schedule: FeeSchedule | None = None,
-    half_spread: float | None = None,
-    books: pl.DataFrame | None = None,
-    limit: float | None = None,
-    ticks: int = 0,
-    per_market: int | None = 1,
-    per_event: int | None = None,
-    exclusive: bool | Collection[str] | None = None,
-    both_sides: bool = False,
-    extremes: bool = False,
+    fires: FrameLike,
+    tape: TapeLike,
+    markets: pl.DataFrame,
+    terms: EntryTerms | None = None,
+    **changes: object,
 ) -> tuple[pl.DataFrame, Left]:
-    """Entries made of fires, and what was left out.
+    """Return the entries that could have been made of fires, and how many fires were left out.
 
     Args:
-        fires: as a signal's `run` gives them: `row, ts, ticker, side, price`.
+        fires: as a signal's `run` returns them: `row, ts, ticker, side, price`.
         tape: the tape they fired on: a frame, a lake or a tape file, which is read once.
-        markets: `kl.to_markets`.
-        rule: see the module.
-        latency: seconds after the fire before which nothing can be bought (a print at just that time cannot).
-        window: seconds after that within which the print has to come (inclusive), or that a quote rests; a book is
-            asked once.
-        contracts: size of an order, for the rounding of its fee.
-        schedule: fees by date; None: `FeeSchedule()`.
-        half_spread: cents, for `mid`; None: `half_spread_of(tape)`.
-        books: recorded quotes, for rule="book" and "maker" (`kalshilab.edge.entries.book_taker`).
-        limit: for rule="book": cents that our side may cost above the firing print's price; None: anything.
-        ticks: so many steps of the market's grid dearer (whole cents where its grid is not known).
-        per_market, per_event: the first so many fires; None: all.
-        exclusive: events of which at most one market settles YES: their tickers, or True for all.
-        both_sides: keep fires of both sides of an event.
-        extremes: keep fires where the outcome is all but known: at 98 cents and more, 2 and less, or after the
-            expected close.
+        markets: the markets table (`kl.to_markets`).
+        terms: the terms of entry; None: `EntryTerms()`.
+        changes: fields of `EntryTerms` that differ from `terms`.
 
     Returns:
-        `kalshilab.edge.ENTRIES_SCHEMA`, a row a fire that was kept, in the order of the tape.
+        `kalshilab.edge.ENTRIES_SCHEMA`, one row per fire that was kept, in the order of the tape.
 
     Raises:
-        EdgeError: no frame of fires, an unknown rule, no events in `exclusive`, times or a spread below 0, a fire in a
-            market that is not on the tape.
-        TapeError: the tape or the markets are not what they should be.
+        EdgeError: `fires` is not a frame of fires; a term is unknown or out of range; `exclusive` names no event; a
+            fire is in a market that is not on the tape.
+        TapeError: the tape or the markets table is malformed.
     """
-    if rule not in RULES:
-        raise EdgeError(f"rule={rule!r}; one of {', '.join(RULES)}")
-    if not (latency >= 0 and window > 0 and contracts >= 1 and ticks >= 0):
-        raise EdgeError(
-            f"enter({latency=}, {window=}, {contracts=}, {ticks=}): seconds, at least one contract"
-        )
-    if half_spread is not None and not 0 <= half_spread < 50:
-        raise EdgeError(f"enter({half_spread=}): cents, from 0 on")
-    if exclusive is not None and not isinstance(exclusive, bool):
-        known = set(check_markets(markets)["event"])
-        if isinstance(exclusive, str) or (exclusive and known.isdisjoint(exclusive)):
-            raise EdgeError(f"exclusive={exclusive!r:.60}: tickers of events are asked for, or True for all")
-    kept, left = _kept(fires, check_markets(markets), per_market, per_event, both_sides, extremes)
+    on = terms_of("enter_counted", terms, changes)
+    return made(fires, tape_of(tape, _reads(on)), check_markets(markets), on)
+
+
+def _reads(terms: EntryTerms) -> tuple[str, ...]:
+    """Return the columns of the tape that a rule reads: a queue needs sizes."""
+    return COLUMNS if terms.rule == "maker" else READS
+
+
+def made(fires: FrameLike, tape: Tape, markets: pl.DataFrame, terms: EntryTerms) -> tuple[pl.DataFrame, Left]:
+    """Make entries of fires on an opened tape and a checked markets table; `enter_counted` for callers inside."""
+    _check_exclusive(terms.exclusive, markets)
+    kept, left = _kept(fires, markets, terms)
     fired = kept["ts"].dt.epoch("us").to_numpy()
-    start = fired + round(latency * 1e6)
+    start = fired + round(terms.latency_s * 1e6)
     no = (kept["side"].cast(pl.String) == "no").to_numpy()
     row = kept["row"].cast(pl.Int64).to_numpy()
-    later = first_later(Wanted(row, kept["ticker"], no, start, start + round(window * 1e6)), tape)
+    stop = start + round(terms.window_s * 1e6)
+    later = first_later(Wanted(row, kept["ticker"], no, start, stop), tape)
     price = kept["price"].cast(pl.Int64).to_numpy()
-    spread = cents(half_spread_of(tape)) if half_spread is None else round(half_spread * 100)
+    half = terms.half_spread_cents
+    spread = cents(half_spread_of(tape)) if half is None else round(half * 100)
     # A YES taker printed the ask, a NO taker the bid.
     mid = np.clip(price + np.where(later.taker_no, spread, -spread), 1, PRICE - 1)
-    if rule in ("book", "maker"):
+    books = terms.books
+    if terms.rule in ("book", "maker"):
         if books is None:
             raise EdgeError(
-                f'rule="{rule}" needs books=, recorded quotes (kalshilab.edge.entries.book_taker)'
+                f'rule="{terms.rule}" needs books=, recorded quotes (kalshilab.edge.entries.book_taker)'
             )
         shown = mids(tops(books), kept["ticker"], fired)
         mid = np.where(np.isnan(shown), mid, shown)
-    if rule == "maker":
-        at, paid, got = _rested(kept, tape, books, contracts=contracts, life=window, latency=latency)
-    elif rule == "book":
+    if terms.rule == "maker":
+        at, paid, got = _rested(kept, tape, books, terms)
+    elif terms.rule == "book":
         assert books is not None
         ours = np.where(no, PRICE - price, price)
+        limit = terms.limit_cents
         most = np.full(len(ours), PRICE) if limit is None else ours + round(limit * 100)
-        at, paid, got = asked(kept.select("ticker", "side"), start, books, contracts=contracts, limit=most)
+        wanted = kept.select("ticker", "side")
+        at, paid, got = asked(wanted, start, books, contracts=terms.contracts, limit=most)
     else:
-        at, paid = _paid(rule, later, fired, price, mid, no)
-        got = np.where(paid > 0, contracts, 0)
+        at, paid = _paid(terms.rule, later, fired, price, mid, no)
+        got = np.where(paid > 0, terms.contracts, 0)
     filled = got > 0
-    paid = _dearer(paid, ticks, kept["price_structure"])
-    role: Role = "maker" if rule == "maker" else "taker"
-    fees = (
-        np.zeros(len(paid)) if rule == "mid" else _fees(kept, at, paid, got, schedule or FeeSchedule(), role)
-    )
-    return _entries(
-        kept, later, filled, at, paid / PRICE, fees, np.where(no, PRICE - mid, mid) / PRICE, exclusive
-    ), left
+    paid = _dearer(paid, terms.ticks, kept["price_structure"])
+    role: Role = "maker" if terms.rule == "maker" else "taker"
+    if terms.rule == "mid":
+        fees = np.zeros(len(paid))
+    else:
+        fees = _fees(kept, at, paid, got, terms.schedule or FeeSchedule(), role)
+    ours_mid = np.where(no, PRICE - mid, mid) / PRICE
+    return _entries(kept, later, filled, at, paid / PRICE, fees, ours_mid, terms.exclusive), left
 
 
-def _kept(
-    fires: Any,
-    markets: pl.DataFrame,
-    per_market: int | None,
-    per_event: int | None,
-    both: bool,
-    extremes: bool,
-) -> tuple[pl.DataFrame, Left]:
-    """The fires that count, with what is known of their markets."""
-    if isinstance(fires, pl.LazyFrame):
-        fires = fires.collect()
-    elif not isinstance(fires, pl.DataFrame) and type(fires).__module__.partition(".")[0] != "pandas":
-        raise EdgeError(f"{type(fires).__name__} is no frame of fires; a signal's run(tape) gives one")
-    frame = fires if isinstance(fires, pl.DataFrame) else pl.from_pandas(fires)
+def _check_exclusive(exclusive: bool | Collection[str] | None, markets: pl.DataFrame) -> None:
+    """Raise `EdgeError` unless `exclusive` names events of the markets table."""
+    if exclusive is None or isinstance(exclusive, bool):
+        return
+    if isinstance(exclusive, str) or (exclusive and set(markets["event"]).isdisjoint(exclusive)):
+        raise EdgeError(
+            f"exclusive must be a set of event tickers, or True for all events, got {exclusive!r:.60}"
+        )
+
+
+def _kept(fires: FrameLike, markets: pl.DataFrame, terms: EntryTerms) -> tuple[pl.DataFrame, Left]:
+    """Return the fires that count, joined with the facts of their markets, and how many were left out."""
+    frame = polars_frame(fires)
+    if frame is None:
+        raise EdgeError(
+            f"fires must be a DataFrame as returned by signal.run(tape), got {type(fires).__name__}"
+        )
     facts = markets.select(
         "ticker", "event", "series", "category", "settlement", "settled_ts", "fee_multiplier", "fee_type",
         "price_structure", "expected_close_ts",
@@ -228,9 +227,10 @@ def _kept(
     matched = typed.join(facts, on="ticker", how="inner", maintain_order="left")
     early = (pl.col("ts") <= pl.col("expected_close_ts")).fill_null(True)
     inside = (pl.col("price") > KNOWN[0]) & (pl.col("price") < KNOWN[1])
-    open_ = matched if extremes else matched.filter(inside & early)
+    open_ = matched if terms.extremes else matched.filter(inside & early)
+    per_market, per_event = terms.per_market, terms.per_event
     once = open_ if per_market is None else open_.filter(pl.int_range(pl.len()).over("ticker") < per_market)
-    sided = once if both else once.filter(pl.col("side") == pl.col("side").first().over("event"))
+    sided = once if terms.both_sides else once.filter(pl.col("side") == pl.col("side").first().over("event"))
     capped = sided if per_event is None else sided.filter(pl.int_range(pl.len()).over("event") < per_event)
     steps = [frame.height, matched.height, open_.height, once.height, sided.height, capped.height]
     gone = [before - after for before, after in pairwise(steps)]
@@ -288,12 +288,18 @@ def _raised(paid: float, structure: str | None, ticks: int) -> float:
 
 
 def _rested(
-    kept: pl.DataFrame, tape: Any, books: pl.DataFrame | None, *, contracts: int, life: float, latency: float
+    kept: pl.DataFrame, tape: Tape, books: pl.DataFrame | None, terms: EntryTerms
 ) -> tuple[Array, Array, Array]:
     """When and at what price of our side quotes that joined the bid were filled, and with how many contracts."""
     assert books is not None
+    quotes = maker.joining(kept, books)
     rested = maker.rest(
-        maker.joining(kept, books), tape, books, contracts=contracts, life=life, latency=latency
+        quotes,
+        tape,
+        books,
+        contracts=terms.contracts,
+        life_s=terms.window_s,
+        latency_s=terms.latency_s,
     )
     own = rested.filter(pl.col("book") == maker.BOOKS[0], pl.col("contracts") > 0)
     found = kept.select(fire="row").join(
@@ -329,7 +335,7 @@ def _entries(
     paid: Array,
     fees: Array,
     mid: Array,
-    exclusive: Any,
+    exclusive: bool | Collection[str] | None,
 ) -> pl.DataFrame:
     no = pl.col("side").cast(pl.String) == "no"
     dollars = pl.col("settlement").cast(pl.Float64) / PRICE

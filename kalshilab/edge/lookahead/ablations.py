@@ -16,6 +16,8 @@ from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
 from kalshilab.edge.schema import event_means
 from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import SignalError
+from kalshilab.tape.lake.opening import tape_of
+from kalshilab.tape.tape import Tape, TapeLike
 
 __all__ = ["placebos", "variants"]
 
@@ -41,7 +43,7 @@ def variants(strategy: Any) -> dict[str, Any]:
         if own.get("side") in ("yes", "no"):
             _add_variant(found, "mirrored", one.signal, {"side": "no" if own["side"] == "yes" else "yes"})
 
-    def other(tape: Any, markets: pl.DataFrame | None) -> pl.DataFrame:
+    def other(tape: Tape, markets: pl.DataFrame | None) -> pl.DataFrame:
         word = pl.col("side").cast(pl.String)
         fires = one.fires(tape, markets)
         return fires.with_columns(
@@ -63,7 +65,7 @@ def _add_variant(found: dict[str, Any], name: str, signal: Any, *changes: dict[s
 
 def placebos(
     strategies: Mapping[str, Any],
-    tape: Any,
+    tape: TapeLike,
     markets: pl.DataFrame,
     enter: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> pl.DataFrame:
@@ -84,9 +86,10 @@ def placebos(
     >>> found.columns
     ['name', 'edge', 'lower', 'upper', 'n_events', 'inert']
     """
+    opened = tape_of(tape)
     rows: list[dict[str, Any]] = []
     for name, strategy in strategies.items():
-        fires = strategy_of(strategy).anew().fires(tape, point_in_time(markets))
+        fires = strategy_of(strategy).anew().fires(opened, point_in_time(markets))
         means = event_means(enter(fires))
         row: dict[str, Any] = {
             "name": name,

@@ -28,6 +28,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.lookahead.ablations import placebos, variants
 from kalshilab.edge.lookahead.captured_data import brought, dated
 from kalshilab.edge.lookahead.captured_tables import KNOWN
@@ -38,8 +39,8 @@ from kalshilab.edge.lookahead.whole_life import last_print_edge, whole_life_edge
 from kalshilab.edge.schema import arrays_of, settled
 from kalshilab.edge.stats.martingale import intraclass, null_means
 from kalshilab.errors import EdgeError, KalshilabError, TapeError
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.schema import with_codes
+from kalshilab.tape.lake.opening import tape_of
+from kalshilab.tape.tape import FrameTape, Tape, TapeLike
 from kalshilab.units import PRICE
 
 __all__ = [
@@ -57,6 +58,8 @@ __all__ = [
     "whole_life_edge",
 ]
 
+EXCERPT: Final = 1_000_000
+"""Prints of stored data on which the audits run."""
 ERRORS: Final = 3.0
 """Standard errors beyond which an edge on a fair market is a leak."""
 AGAIN: Final = 2.0
@@ -81,19 +84,21 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def every(
-    strategy: Any, tape: Any, markets: pl.DataFrame, *, seed: int = 0, seeds: int = 20, cuts: int = 50
+    strategy: Any, tape: TapeLike, markets: pl.DataFrame, *, seed: int = 0, seeds: int = 20, cuts: int = 50
 ) -> tuple[Audit, ...]:
     """The first four audits of the table above, in its order; each is tried whatever the others found."""
-    one = strategy_of(strategy)
+    one, own = strategy_of(strategy), _in_memory(tape)
     return (
-        settlement_facts(one, tape, markets),
-        prefix_invariance(one, tape, markets=markets, cuts=cuts, seed=seed),
-        future_scramble(one, tape, markets=markets, cuts=max(1, 2 * cuts // 5), seed=seed),
-        null_replay(one, tape, markets, seeds=seeds, seed=seed),
+        settlement_facts(one, own, markets),
+        prefix_invariance(one, own, markets=markets, cuts=cuts, seed=seed),
+        future_scramble(one, own, markets=markets, cuts=max(1, 2 * cuts // 5), seed=seed),
+        null_replay(one, own, markets, seeds=seeds, seed=seed),
     )
 
 
-def settlement_facts(strategy: Any, tape: Any = None, markets: pl.DataFrame | None = None) -> Audit:
+def settlement_facts(
+    strategy: Any, tape: TapeLike | None = None, markets: pl.DataFrame | None = None
+) -> Audit:
     """Does its text name settlement facts, does it bring what has no time, and does it fire at prices that were printed?
 
     A signal is a step over prints and knows no markets; functions are searched, those they call included.  With a
@@ -108,21 +113,21 @@ def settlement_facts(strategy: Any, tape: Any = None, markets: pl.DataFrame | No
     one = strategy_of(strategy)
     name = "settlement facts"
     facts = () if one.signal is not None else named_facts(one.function)
-    fires, refused = (None, "") if tape is None else fires_of(one, tape, markets)
+    own = None if tape is None else _in_memory(tape)
+    fires, refused = (None, "") if own is None else fires_of(one, own, markets)
     if facts:
         what = f"{one.name} names {', '.join(facts)}, which nobody knows while a market trades"
         return _refusal(name, what, fires)
-    if tape is not None:
+    if own is not None:
         if fires is None:
             return Audit(name=name, passed=False, detail=refused)
-        own = as_tape(tape, ("ts", "price"))
-        more = None if one.held_by is None else brought(one.held_by, own, markets)
+        more = None if one.held_by is None else brought(one.held_by, own.frame, markets)
         if more is not None:
             named = fires.filter(pl.col("ticker").is_in(list(more.tickers)))
             return _refusal(name, f"{one.name} {more.what}", named if named.height else fires)
-        past = fires.filter(pl.col("row") >= own.height)
+        past = fires.filter(pl.col("row") >= own.rows)
         if past.is_empty():
-            at = own.select("ts", pl.col("ticker").cast(pl.String), "price")[fires["row"]]
+            at = own.frame.select("ts", pl.col("ticker").cast(pl.String), "price")[fires["row"]]
             differs = pl.any_horizontal(*(fires[c] != at[c] for c in ("ts", "ticker", "price")))
             past = fires.filter(pl.select(differs).to_series()) if fires.height else fires
         if past.height:
@@ -142,7 +147,7 @@ def _refusal(name: str, what: str, fires: pl.DataFrame | None) -> Audit:
 
 
 def prefix_invariance(
-    strategy: Any, tape: Any, *, markets: pl.DataFrame | None = None, cuts: int = 50, seed: int = 0
+    strategy: Any, tape: TapeLike, *, markets: pl.DataFrame | None = None, cuts: int = 50, seed: int = 0
 ) -> Audit:
     """Are the fires of a tape that ends at T those that the whole tape has up to T?
 
@@ -169,7 +174,7 @@ def prefix_invariance(
 
 
 def future_scramble(
-    strategy: Any, tape: Any, *, markets: pl.DataFrame | None = None, cuts: int = 20, seed: int = 0
+    strategy: Any, tape: TapeLike, *, markets: pl.DataFrame | None = None, cuts: int = 20, seed: int = 0
 ) -> Audit:
     """Do fires up to T stay as they are when all prints after T are replaced by noise?
 
@@ -185,7 +190,7 @@ def future_scramble(
 
 def null_replay(
     strategy: Any,
-    tape: Any,
+    tape: TapeLike,
     markets: pl.DataFrame,
     *,
     seeds: int = 20,
@@ -212,7 +217,7 @@ def null_replay(
     True
     """
     one = strategy_of(strategy)
-    stage = Stage(_frame(tape), markets)
+    stage = Stage(_in_memory(tape), markets)
     found, refused = _earned(one, stage, range(seed, seed + seeds), entry)
     if found is None:
         return Audit(name="null replay", passed=False, detail=refused)
@@ -258,7 +263,7 @@ def _earned(one: Strategy, stage: Stage, seeds: range, entry: Any) -> tuple[_Ear
     fired, variance = 0, 0.0
     for number in seeds:
         made = stage.world(number)
-        fires, refused = fires_of(one, made.tape, made.markets)
+        fires, refused = fires_of(one, FrameTape(made.tape), made.markets)
         if fires is None:
             return None, refused
         if entry is None:
@@ -283,36 +288,38 @@ def _earned(one: Strategy, stage: Stage, seeds: range, entry: Any) -> tuple[_Ear
     return _Earned(float(pooled.sum()) / fired, se, fair, fired, len(pooled), frame), ""
 
 
-def outcome_resampling(entries: pl.DataFrame, *, b: int = 999, seed: int = 0) -> Audit:
+@renamed_keywords(b="resamples")
+def outcome_resampling(entries: pl.DataFrame, *, resamples: int = 999, seed: int = 0) -> Audit:
     """Do the entries centre on minus their costs when their outcomes are drawn from their own mids?
 
     It tests the entries: a mid that is off its price by more than the costs say shows here.
 
     >>> from kalshilab.edge import simulated_entries
-    >>> outcome_resampling(simulated_entries.entries(300, spread=2.0, seed=1)[0], b=199).passed
+    >>> outcome_resampling(simulated_entries.entries(300, spread=2.0, seed=1)[0], resamples=199).passed
     True
     """
     known = settled(entries)
     if not known["filled"].any():
         return Audit(name="outcome resampling", passed=True, detail="nothing was bought")
-    means = null_means(known, b=b, rho=intraclass(arrays_of(known)), seed=seed, null="mid")
+    means = null_means(known, b=resamples, rho=intraclass(arrays_of(known)), seed=seed, null="mid")
     costs = known.with_columns(c=pl.when("filled").then(pl.col("cost") - pl.col("mid")).otherwise(0.0))
     expected = -float(costs.group_by("event").agg(pl.col("c").mean())["c"].mean())  # type: ignore[arg-type]
-    centre, se = float(means.mean()), float(means.std(ddof=1) / np.sqrt(b))
+    centre, se = float(means.mean()), float(means.std(ddof=1) / np.sqrt(resamples))
     detail = f"centre {100 * centre:+.2f} c, costs {-100 * expected:.2f} c"
     return Audit(
         name="outcome resampling", passed=bool(abs(centre - expected) <= 4 * se + 1e-12), detail=detail
     )
 
 
-def _frame(tape: Any) -> pl.DataFrame:
+def _in_memory(tape: TapeLike) -> FrameTape:
+    """Return a tape in memory; a frame keeps columns that only the strategy knows."""
     if isinstance(tape, pl.DataFrame):
-        return tape if "market" in tape.columns else with_codes(tape)
-    return as_tape(tape, ("ts", "price", "size", "taker"))
+        return FrameTape.whole(tape)
+    return tape_of(tape).excerpt(EXCERPT)
 
 
 def fires_of(
-    one: Strategy, tape: Any, markets: pl.DataFrame | None, until: datetime | None = None
+    one: Strategy, tape: Tape, markets: pl.DataFrame | None, until: datetime | None = None
 ) -> tuple[pl.DataFrame | None, str]:
     """Its fires, or why there are none: a strategy that asks for what it must not have fails by asking.
 
@@ -343,47 +350,48 @@ def _cut_tables(one: Strategy) -> str:
 def _against(
     name: str,
     strategy: Any,
-    tape: Any,
+    tape: TapeLike,
     markets: pl.DataFrame | None,
     cuts: int,
     seed: int,
-    change: Callable[[pl.DataFrame, int, np.random.Generator], pl.DataFrame],
+    change: Callable[[FrameTape, int, np.random.Generator], FrameTape],
     done: str,
 ) -> Audit:
-    one, own = strategy_of(strategy), _frame(tape)
-    if not own["ts"].is_sorted():
+    one, own = strategy_of(strategy), _in_memory(tape)
+    ts = own.frame["ts"]
+    if not ts.is_sorted():
         # Sorted by market, say, its first half is no earlier half.
         raise TapeError("goes back in time; sort by ts or use kalshilab.to_tape", column="ts")
     whole, refused = fires_of(one, own, markets)
     if whole is None:
         return Audit(name=name, passed=False, detail=refused)
     rng = np.random.default_rng(seed)
-    for end in _ends(own, cuts, rng):
+    for end in _ends(ts, cuts, rng):
         before = whole.filter(pl.col("row") < end).select(*FIRES)
-        found, refused = fires_of(one, change(own, end, rng), markets, own["ts"][end - 1])
+        found, refused = fires_of(one, change(own, end, rng), markets, ts[end - 1])
         if found is None:
             return Audit(name=name, passed=False, detail=refused)
         after = found.filter(pl.col("row") < end).select(*FIRES)
         if not before.equals(after):
             row = _first_difference(before, after)
-            when = own["ts"][end - 1]
+            when = ts[end - 1]
             detail = f"with all after {when:%Y-%m-%d %H:%M:%S} {done}, the fire at row {row['row']} ({row['ticker']}) differs"
             detail += _cut_tables(one)
             return Audit(name=name, passed=False, detail=detail, first_row=row)
     return Audit(name=name, passed=True, detail=f"the same fires at {cuts} cuts")
 
 
-def _ends(own: pl.DataFrame, cuts: int, rng: np.random.Generator) -> Iterator[int]:
-    """Numbers of rows up to and with an instant, at random instants."""
-    if own.is_empty():
+def _ends(times: pl.Series, cuts: int, rng: np.random.Generator) -> Iterator[int]:
+    """Yield numbers of rows up to and including an instant, at random instants."""
+    if times.is_empty():
         return
-    ts = own["ts"].dt.epoch("us").to_numpy()
+    ts = times.dt.epoch("us").to_numpy()
     for row in rng.integers(0, len(ts), cuts).tolist():
         yield int(np.searchsorted(ts, ts[row], side="right"))
 
 
-def _scrambled(own: pl.DataFrame, end: int, rng: np.random.Generator) -> pl.DataFrame:
-    after = own.slice(end)
+def _scrambled(own: FrameTape, end: int, rng: np.random.Generator) -> FrameTape:
+    after = own.frame.slice(end)
     n = after.height
     other = rng.permutation(n)
     noise = after.with_columns(
@@ -392,7 +400,7 @@ def _scrambled(own: pl.DataFrame, end: int, rng: np.random.Generator) -> pl.Data
         taker=after["taker"].gather(rng.permutation(n)),
         size=after["size"].gather(rng.permutation(n)),
     )
-    return pl.concat([own.head(end), noise])
+    return own.with_future(end, noise)
 
 
 def _first_difference(before: pl.DataFrame, after: pl.DataFrame) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.signals.engine.model import as_tape
 from kalshilab.tape.schema import check_markets
 from kalshilab.tape.synth import Recipe, revealed
+from kalshilab.tape.tape import FrameLike, FrameTape
 from kalshilab.units import PRICE
 
 __all__ = ["Replay", "Stage", "replay"]
@@ -42,9 +42,9 @@ class Stage:
         spread: cents between the price a YES taker prints and the one a NO taker does.
     """
 
-    def __init__(self, tape: pl.DataFrame, markets: pl.DataFrame, *, spread: float = 2.0) -> None:
-        self._tape, self._markets, self._half = tape, check_markets(markets), spread / 200
-        own = as_tape(tape, ("ts", "price", "size", "taker"))
+    def __init__(self, tape: FrameTape, markets: pl.DataFrame, *, spread: float = 2.0) -> None:
+        self._tape, self._markets, self._half = tape.frame, check_markets(markets), spread / 200
+        own = tape.frame
         market = own["market"].to_numpy()
         self._order = np.argsort(market, kind="stable")
         codes, first, self._at = np.unique(market[self._order], return_index=True, return_inverse=True)
@@ -82,7 +82,7 @@ class Stage:
         return Replay(self._tape.with_columns(pl.Series("price", price)), table, fair)
 
 
-def replay(tape: pl.DataFrame, markets: pl.DataFrame, *, seed: int = 0, spread: float = 2.0) -> Replay:
+def replay(tape: FrameLike, markets: pl.DataFrame, *, seed: int = 0, spread: float = 2.0) -> Replay:
     """One fair world on a tape: `Stage(tape, markets, spread=spread).world(seed)`.
 
     >>> import kalshilab as kl
@@ -90,4 +90,4 @@ def replay(tape: pl.DataFrame, markets: pl.DataFrame, *, seed: int = 0, spread: 
     >>> made.tape["ts"].equals(kl.sample()[0]["ts"]), len(made.mid) == made.tape.height
     (True, True)
     """
-    return Stage(tape, markets, spread=spread).world(seed)
+    return Stage(FrameTape.whole(tape), markets, spread=spread).world(seed)

@@ -21,9 +21,9 @@ from kalshilab.edge.canonical_json import canonical
 from kalshilab.edge.lookahead.fresh_copy import anew
 from kalshilab.errors import EdgeError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal
-from kalshilab.signals.scan import scan
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.frame_checks import polars_frame
 from kalshilab.tape.schema import TAKER, TIME
+from kalshilab.tape.tape import Tape, frame_in_memory
 
 __all__ = ["FIRES", "Strategy", "strategy_of"]
 
@@ -38,8 +38,8 @@ class Strategy(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
     code: str
     """SHA-256 of its source text: the same name with another text is another strategy."""
-    run: Callable[[Any, pl.DataFrame | None], Any]
-    """`(tape, markets) -> fires`, of the tape's kind of frame."""
+    run: Callable[[Tape, pl.DataFrame | None], object]
+    """`(tape, markets) -> fires`, a frame of any kind."""
     signal: Any = None
     """The signal itself, where it is one."""
     function: Any = None
@@ -58,32 +58,31 @@ class Strategy(msgspec.Struct, frozen=True):
             return self
         return strategy_of(anew(self.held_by, until))
 
-    def fires(self, tape: Any, markets: pl.DataFrame | None = None) -> pl.DataFrame:
-        """Its fires over a tape, by row.
+    def fires(self, tape: Tape, markets: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Return its fires over a tape, by row.
 
         Raises:
-            EdgeError: what it returned are no fires, or it cannot read a lake.
+            EdgeError: it is a function of frames and the tape is not in memory, or it did not return fires.
         """
-        if isinstance(tape, Source) and self.function is not None:
+        if self.function is not None and not tape.in_memory:
             raise EdgeError(
-                f"{self.name} is a function of frames and cannot read a lake; give it lake.read(since, until), or write "
+                f"{self.name} is a function of frames and cannot read a lake; pass lake.read(since, until), or write "
                 "it as a @kalshilab.signal"
             )
-        scanned = isinstance(tape, Source) and self.signal is not None
-        found = scan(tape, self.signal) if scanned else self.run(tape, markets)
-        if isinstance(found, pl.LazyFrame):
-            found = found.collect()
-        elif not isinstance(found, pl.DataFrame):
-            if type(found).__module__.partition(".")[0] != "pandas":
-                raise EdgeError(f"{self.name} returned {type(found).__name__}, not a frame of fires")
-            found = pl.from_pandas(found)
+        return self._typed(self.run(tape, markets))
+
+    def _typed(self, found: object) -> pl.DataFrame:
+        """Return fires with the dtypes of `FIRES`, by row."""
+        frame = polars_frame(found)
+        if frame is None:
+            raise EdgeError(f"{self.name} returned {type(found).__name__}, not a frame of fires")
         for column in FIRES:
-            if column not in found.columns:
+            if column not in frame.columns:
                 raise EdgeError(
                     f"{self.name}: its fires have no column {column!r}; fires have row, ts, ticker, side and price"
                 )
         try:
-            typed = found.with_columns(
+            typed = frame.with_columns(
                 pl.col("side").cast(pl.String).cast(TAKER),
                 *(pl.col(name).cast(dtype) for name, dtype in FIRES.items() if name != "side"),
             )
@@ -110,21 +109,33 @@ def strategy_of(thing: Any) -> Strategy:
         parameters = {k: v for k, v in thing.parameters.items() if _plain(v)}
         step = getattr(getattr(thing, "declaration", None), "step", None)
         return Strategy(
-            thing.name, parameters, _code(thing), lambda tape, _: thing.run(tape), thing, held_by=step
+            thing.name, parameters, _code(thing), lambda tape, _: thing.fires(tape), thing, held_by=step
         )
     if callable(getattr(thing, "run", None)) and not isinstance(thing, type):
         parameters = {k: v for k, v in getattr(thing, "parameters", {}).items() if _plain(v)}
         name = str(getattr(thing, "name", type(thing).__name__))
-        run = thing.run if _takes(thing.run) > 1 else lambda tape, _: thing.run(tape)
-        return Strategy(name, parameters, _text(type(thing)), run, function=type(thing).run, held_by=thing)
+        return Strategy(
+            name,
+            parameters,
+            _text(type(thing)),
+            _on_frames(thing.run),
+            function=type(thing).run,
+            held_by=thing,
+        )
     if callable(thing) and not isinstance(thing, type):
         name = getattr(getattr(thing, "func", thing), "__name__", type(thing).__name__)
-        run = thing if _takes(thing) > 1 else lambda tape, _: thing(tape)
-        return Strategy(name, {}, _text(thing), run, function=thing, held_by=thing)
+        return Strategy(name, {}, _text(thing), _on_frames(thing), function=thing, held_by=thing)
     shown = repr(thing) if isinstance(thing, type) else type(thing).__name__
     raise EdgeError(
         f"{shown} is neither a signal nor a function of a tape; make the signal first, as kl.signals.Rlm()"
     )
+
+
+def _on_frames(function: Callable[..., object]) -> Callable[[Tape, pl.DataFrame | None], object]:
+    """Return a function of a tape and markets that calls `function` with frames, with the markets if it takes them."""
+    if _takes(function) > 1:
+        return lambda tape, markets: function(frame_in_memory(tape), markets)
+    return lambda tape, _: function(frame_in_memory(tape))
 
 
 def _takes(function: Callable[..., Any]) -> int:

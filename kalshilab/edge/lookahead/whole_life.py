@@ -30,13 +30,14 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import EdgeError
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.schema import check_markets
+from kalshilab.tape.tape import Tape, TapeLike
 from kalshilab.units import PRICE, cents
 
 __all__ = ["Checklist", "WholeLife", "checklist", "last_print_edge", "whole_life_edge"]
 
+READS: Final = ("ts", "price", "taker")
 BUCKET: Final = 5
 """Cents of NO price."""
 IN_BASELINE: Final = 20
@@ -95,7 +96,11 @@ class Checklist(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def whole_life_edge(
-    tape: Any, markets: Any, yes_threshold: float = 0.70, min_trades: int = 5, min_drop: float = 0
+    tape: TapeLike,
+    markets: pl.DataFrame,
+    yes_threshold: float = 0.70,
+    min_trades: int = 5,
+    min_drop: float = 0,
 ) -> WholeLife:
     """The edge of reverse line movement as published: filter and entry over the whole life.
 
@@ -116,22 +121,26 @@ def whole_life_edge(
     Raises:
         EdgeError: no market is settled.
     """
-    return _judged(_lives(tape, markets), yes_threshold, min_trades, min_drop, "mean")
+    return _judged(_lives(tape_of(tape, READS), markets), yes_threshold, min_trades, min_drop, "mean")
 
 
 def last_print_edge(
-    tape: Any, markets: Any, yes_threshold: float = 0.70, min_trades: int = 5, min_drop: float = 0
+    tape: TapeLike,
+    markets: pl.DataFrame,
+    yes_threshold: float = 0.70,
+    min_trades: int = 5,
+    min_drop: float = 0,
 ) -> WholeLife:
     """The same filter, entered at the last print: the filter still looks ahead, the price no more.
 
     .. warning:: Looks ahead; see the module.
     """
-    return _judged(_lives(tape, markets), yes_threshold, min_trades, min_drop, "last")
+    return _judged(_lives(tape_of(tape, READS), markets), yes_threshold, min_trades, min_drop, "last")
 
 
 def checklist(
-    tape: Any,
-    markets: Any,
+    tape: TapeLike,
+    markets: pl.DataFrame,
     yes_threshold: float = 0.70,
     min_trades: int = 5,
     min_drop: float = 0,
@@ -139,7 +148,7 @@ def checklist(
     seed: int = 0,
 ) -> Checklist:
     """The published system's checks on the forbidden method.  Fair markets pass them."""
-    lives = _lives(tape, markets)
+    lives = _lives(tape_of(tape, READS), markets)
     found = _judged(lives, yes_threshold, min_trades, min_drop, "mean")
     kept = lives.filter(_filter(yes_threshold, min_trades, min_drop)).sort("begun")
     profit = (kept["won"] - kept["mean"]).to_numpy()
@@ -156,13 +165,13 @@ def checklist(
     )
 
 
-def _lives(tape: Any, markets: Any) -> pl.DataFrame:
+def _lives(tape: Tape, markets: pl.DataFrame) -> pl.DataFrame:
     """A row a settled market: `n, share` (of YES takers), `first, last` (YES, dollars), `mean, last_no` (NO,
     dollars), `won` (what NO paid), `begun`."""
     facts = check_markets(markets).filter(pl.col("settlement").is_not_null())
     if facts.is_empty():
         raise EdgeError("no market is settled: there is nothing to judge, however it is judged")
-    prints = tape.lazy() if isinstance(tape, Source) else as_tape(tape, ("ts", "price", "taker")).lazy()  # type: ignore[attr-defined]
+    prints = tape.lazy()
     price = pl.col("price").cast(pl.Float64) / PRICE
     lives = (
         prints.group_by(pl.col("ticker").cast(pl.String), maintain_order=True)

@@ -3,12 +3,11 @@ from . import hypothesis as hypothesis
 from . import lockbox as lockbox
 from . import registry as registry
 from .append_log import Ledger as Ledger
-from .hypothesis import Terms as Terms
 from .hypothesis import hypothesis_of as hypothesis_of
+from .hypothesis import judged_terms as judged_terms
 from .hypothesis import registered as registered
 from .hypothesis import session_registry as session_registry
 from .hypothesis import specification as specification
-from .hypothesis import terms_of as terms_of
 from .hypothesis import trials_of as trials_of
 from .lockbox import BUDGET as BUDGET
 from .lockbox import Lockbox as Lockbox

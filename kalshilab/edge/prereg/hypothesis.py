@@ -11,43 +11,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from kalshilab.edge.canonical_json import canonical, hash_of
+from kalshilab.edge.entries.terms import EntryTerms, terms_of
 from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
 from kalshilab.edge.prereg.registry import Hypothesis, Registry
 from kalshilab.errors import EdgeError, RegistryError
-from kalshilab.market.fee_schedule import FeeSchedule
-from kalshilab.signals.engine.compiled_signal import plain
 
 __all__ = [
-    "Terms",
     "hypothesis_of",
+    "judged_terms",
     "registered",
     "session_registry",
     "specification",
-    "terms_of",
     "trials_of",
 ]
 
 
 JUDGED: Final = ("next_print", "book", "maker")
-"""Rules of entry whose prices can be had."""
-
-
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """On what terms entries are made; part of what is registered."""
-
-    rule: str = "next_print"
-    """"next_print"; with recorded books "book", or "maker"."""
-    latency: float = 2.0
-    """Seconds from the fire until an order can be there."""
-    window: float = 1800.0
-    """Seconds within which it has to be filled."""
-    contracts: int = 10
-    """Size of an order, for the fee's rounding."""
-    per_event: int | None = None
-    """Entries of an event at most."""
+"""Rules of entry whose prices can be obtained."""
 
 
 @cache
@@ -63,65 +44,48 @@ def hypothesis_of(
     family: str,
     mechanism: str,
     author: str,
-    grid: Mapping[str, Sequence[Any]] | None = None,
-    schedule: FeeSchedule | None = None,
-    **terms: Any,
+    grid: Mapping[str, Sequence[object]] | None = None,
+    terms: EntryTerms | None = None,
+    **changes: object,
 ) -> Hypothesis:
     """What `validate` judges when it is given the same signal, grid and terms; to be registered before it is.
 
     Args:
         id, family, mechanism, author: as of `kalshilab.edge.prereg.registry.Hypothesis`.
-        grid, schedule: neighbouring values of parameters and fees, as for `validate`.
-        terms: of `Terms`.
+        grid: neighbouring values of parameters, as for `validate`.
+        terms, changes: the terms of entry, as for `validate`.
 
     >>> import kalshilab as kl
     >>> idea = hypothesis_of(kl.signals.Rlm(), id="RLM_NO", family="rlm", mechanism="YES takers pay too much.", author="us")
     >>> idea.spec["signal"], idea.spec["terms"]["latency"]
     ('rlm', 2.0)
     """
-    return Hypothesis(
-        id, family, mechanism, author, specification(strategy_of(signal), terms_of(terms), grid, schedule)
-    )
+    on = judged_terms(terms_of("hypothesis_of", terms, changes))
+    return Hypothesis(id, family, mechanism, author, specification(strategy_of(signal), on, grid))
 
 
-def terms_of(given: Mapping[str, Any]) -> Terms:
-    """Terms of keywords.
+def judged_terms(terms: EntryTerms) -> EntryTerms:
+    """Return terms on which a verdict can be given.
 
     Raises:
-        EdgeError: a keyword that is none, a value that is no such number, or a rule at whose prices nobody can buy.
+        EdgeError: nobody can trade at the prices of the rule.
     """
-    try:
-        terms = Terms(**{name: plain(value) for name, value in given.items()})
-    except TypeError:
-        known = ", ".join(Terms.__struct_fields__)
-        unknown = next(name for name in given if name not in Terms.__struct_fields__)
-        raise EdgeError(f"validate has no argument {unknown!r}; terms of entries are {known}") from None
-    for name, kind, words in (
-        ("latency", int | float, "seconds, from 0"), ("window", int | float, "seconds, from 0"),
-        ("contracts", int, "a whole number from 1"), ("per_event", int | None, "a whole number from 1, or None"),
-    ):  # fmt: skip
-        value = getattr(terms, name)
-        least = 1 if "whole" in words else 0
-        if (
-            not isinstance(value, kind)
-            or isinstance(value, bool)
-            or (value is not None and not value >= least)
-        ):
-            raise EdgeError(f"validate({name}={value!r}): {words}")
     if terms.rule not in JUDGED:
         raise EdgeError(
-            f"rule={terms.rule!r}: judged are {', '.join(JUDGED)}; others are for diagnosis, by kl.edge.enter"
+            f"rule must be one of {', '.join(JUDGED)}, got {terms.rule!r}; the other rules are for diagnosis, "
+            "with kl.edge.enter"
         )
     return terms
 
 
 def specification(
     strategy: Strategy,
-    on: Terms,
-    grid: Mapping[str, Sequence[Any]] | None,
-    schedule: FeeSchedule | None = None,
+    on: EntryTerms,
+    grid: Mapping[str, Sequence[object]] | None,
 ) -> dict[str, Any]:
-    """The specification of a strategy, as plain values; fees of one's own are part of it.
+    """Return the specification of a strategy as plain values, with the fee schedule if one is given.
+
+    The keys are those of version 0.1: they are hashed, and registered hypotheses keep their hash.
 
     Raises:
         EdgeError: a parameter of the grid without a list of values.
@@ -129,10 +93,17 @@ def specification(
     for name, values in (grid or {}).items():
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise EdgeError(f"grid: {name} needs a list of values, not {values!r}")
-    fees = {} if schedule is None else {"fees": schedule.described()}
+    fees = {} if on.schedule is None else {"fees": on.schedule.described()}
+    terms = {
+        "rule": on.rule,
+        "latency": on.latency_s,
+        "window": on.window_s,
+        "contracts": on.contracts,
+        "per_event": on.per_event,
+    }
     return fees | {
         "signal": strategy.name, "parameters": strategy.parameters, "code": strategy.code,
-        "terms": msgspec.structs.asdict(on), "grid": None if grid is None else {k: list(v) for k, v in grid.items()},
+        "terms": terms, "grid": None if grid is None else {k: list(v) for k, v in grid.items()},
         "metric": "mean over events of the event's mean net profit, cents a contract",
     }  # fmt: skip
 

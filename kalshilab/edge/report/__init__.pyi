@@ -5,6 +5,7 @@ from . import criteria as criteria
 from . import data_quality as data_quality
 from . import equity as equity
 from . import inputs as inputs
+from . import numbers as numbers
 from . import statistical_verdict as statistical_verdict
 from . import validate as validate
 from . import waterfall as waterfall
@@ -42,8 +43,8 @@ from .data_quality import History as History
 from .data_quality import first_prints as first_prints
 from .data_quality import history_of as history_of
 from .data_quality import last_known as last_known
-from .inputs import excerpt as excerpt
-from .inputs import in_memory as in_memory
+from .inputs import Inputs as Inputs
+from .inputs import loaded_tape as loaded_tape
 from .inputs import tables as tables
 from .inputs import with_horizon as with_horizon
 from .statistical_verdict import Judgement as Judgement

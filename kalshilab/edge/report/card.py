@@ -71,6 +71,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The frames behind the figures, `entries` (what was judged) and `pool` (what it was compared with)."""
     grid: tuple[str, ...] = ()
     """The parameters that vary in `frames["heatmap"]`."""
+    trials_from: str = ""
+    """Where the number of trials comes from: this process's registry, a registry file, or `trials=`."""
 
     @property
     def waterfall(self) -> pl.DataFrame:
@@ -193,6 +195,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             "spec": self.spec,
             "data": self.data,
             "seed": self.seed,
+            "trials_from": self.trials_from,
             "version": self.version,
             "frames": {name: self.frames[name].to_dicts() for name in short if name in self.frames},
         }

@@ -20,8 +20,7 @@ from kalshilab.edge.report import criteria
 from kalshilab.edge.schema import Criterion
 from kalshilab.edge.stats.inference import Inference, infer
 from kalshilab.signals.engine.kernel import compiled
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.lake.source import Source, batches
+from kalshilab.tape.tape import Tape
 
 __all__ = ["confirmed", "data_of", "opened", "sketch_of"]
 
@@ -30,44 +29,35 @@ SKETCH: Final = 32
 """Prints by which data are recognised."""
 
 
-def data_of(tape: Any, markets: pl.DataFrame) -> dict[str, Any]:
+def data_of(tape: Tape, markets: pl.DataFrame) -> dict[str, Any]:
     """What was judged on: a hash of the prints and outcomes, and how many."""
     digest = hashlib.sha256()
-    if isinstance(tape, Source):
-        for file in tape.files:
-            digest.update(str(getattr(file, "sha256", None) or (file.path.name, file.rows)).encode())
-        rows, first, last = tape.rows, None, None
-    else:
-        for name in ("ts", "price", "size", "market"):
-            digest.update(np.ascontiguousarray(tape[name].to_physical().to_numpy()).tobytes())
-        digest.update(tape["taker"].to_physical().to_numpy().tobytes())
-        rows = tape.height
-        first, last = (tape["ts"].min(), tape["ts"].max()) if rows else (None, None)
+    tape.update_digest(digest)
+    first, last = tape.ends() or (None, None)
     outcomes = markets.select("ticker", "event", "settlement").sort("ticker")
     digest.update(outcomes.write_csv().encode())
     return {
         "hash": digest.hexdigest(),
-        "prints": rows,
+        "prints": tape.rows,
         "markets": markets.height,
         "first": first,
         "last": last,
     }
 
 
-def sketch_of(tape: Any) -> tuple[int, ...]:
+def sketch_of(tape: Tape) -> tuple[int, ...]:
     """Prints of a tape or lake by which it is recognised, as numbers: the 32 smallest of all prints' hashes.
 
     Two sets of data that share a tenth of their prints share some of these numbers, all but surely; two that share
     none, none (bottom-k sketches: Cohen & Kaplan 2007, "Summarizing data using bottom-k sketches").
 
     >>> import kalshilab as kl
-    >>> tape, _ = kl.sample()
-    >>> len(set(sketch_of(tape)) & set(sketch_of(tape.head(tape.height - 100)))) > 20
+    >>> tape = kl.tape.FrameTape.of(kl.sample()[0])
+    >>> len(set(sketch_of(tape)) & set(sketch_of(tape.head(tape.rows - 100)))) > 20
     True
     """
     least = np.zeros(0, np.uint64)
-    frames = (b.frame for b in batches(tape, READ)) if isinstance(tape, Source) else (as_tape(tape, READ),)
-    for frame in frames:
+    for _, frame in tape.batches(READ):
         ts = frame["ts"].dt.epoch("us").to_numpy()
         found = np.zeros(len(ts), np.uint64)
         _hashed(ts, frame["price"].to_numpy(), frame["size"].to_numpy(), found)

@@ -7,6 +7,7 @@ its prints: a day without any may be a quiet day, and is called no more than tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,8 +16,7 @@ import polars as pl
 
 from kalshilab.clock import isoformat
 from kalshilab.edge.schema import DAY
-from kalshilab.tape.lake.lake import Lake
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.tape import Tape
 
 __all__ = ["History", "first_prints", "history_of", "last_known"]
 
@@ -33,34 +33,35 @@ class History(msgspec.Struct, frozen=True):
     """What to know of them, in sentences; empty where there is nothing."""
 
 
-def history_of(tape: Any, markets: pl.DataFrame) -> History:
+def history_of(tape: Tape, markets: pl.DataFrame) -> History:
     """What a tape or a lake and its markets say of themselves.  Days are UTC days.
 
     >>> import kalshilab as kl
-    >>> history_of(*kl.sample()).span
+    >>> tape, markets = kl.sample()
+    >>> history_of(kl.tape.FrameTape.of(tape), markets).span
     '0 of 6 days without prints'
     """
-    span, said = _gaps(tape) if isinstance(tape, Lake) else _quiet_days(tape)
+    gaps = tape.unverified()
+    span, said = _quiet_days(tape) if gaps is None else _gaps(tape, gaps)
     return History(span, "; ".join(filter(None, (said, _events(markets)))))
 
 
-def _gaps(lake: Lake) -> tuple[str, str]:
-    files, gaps = lake.files, lake.gaps()
-    days = files[-1].last_ts // DAY - files[0].first_ts // DAY + 1 if files else 0
+def _gaps(tape: Tape, gaps: Sequence[tuple[int, int, str]]) -> tuple[str, str]:
+    ends = tape.ends()
+    days = 0 if ends is None else (ends[1].date() - ends[0].date()).days + 1
     if not gaps:
         return f"no gaps known in {_days(days)}", ""
-    longest = max(gaps, key=lambda gap: gap.until - gap.since)
-    missing = sum(gap.until - gap.since for gap in gaps)
+    since, until, reason = max(gaps, key=lambda gap: gap[1] - gap[0])
+    missing = sum(until - since for since, until, _ in gaps)
     counted = f"{len(gaps):,} gap{'s' if len(gaps) != 1 else ''}"
     span = f"{counted} ({_length(missing)}) in {_days(days)}"
-    since, until = isoformat(longest.since), isoformat(longest.until)
     return span, (
-        f"the lake may lack prints in {counted}, the longest from {since} to {until} ({longest.reason}); "
+        f"the lake may lack prints in {counted}, the longest from {isoformat(since)} to {isoformat(until)} ({reason}); "
         "kalshilab doctor names them"
     )
 
 
-def _quiet_days(tape: Any) -> tuple[str, str]:
+def _quiet_days(tape: Tape) -> tuple[str, str]:
     dates = tape.lazy().select(pl.col("ts").dt.date().unique().sort()).collect()["ts"]
     if dates.is_empty():
         return "no prints", ""
@@ -100,20 +101,14 @@ def _length(microseconds: int) -> str:
     return f"{microseconds / 3_600_000_000:,.1f} hours"
 
 
-def last_known(tape: Any, markets: pl.DataFrame) -> datetime:
+def last_known(tape: Tape, markets: pl.DataFrame) -> datetime:
     """Until when outcomes are known: the last print or settlement."""
     last: Any = tape.lazy().select(pl.col("ts").max()).collect().item()
     settled: Any = markets["settled_ts"].max()
     return last if settled is None else max(last, settled)  # type: ignore[no-any-return]
 
 
-def first_prints(tape: Any, markets: pl.DataFrame) -> pl.DataFrame:
+def first_prints(tape: Tape, markets: pl.DataFrame) -> pl.DataFrame:
     """When each event was first traded: `event, ts`."""
-    if isinstance(tape, Source):
-        first = tape.listing.select(pl.col("ticker").cast(pl.String), ts="first_ts")
-    else:
-        first = (
-            tape.group_by("ticker").agg(pl.col("ts").first()).with_columns(pl.col("ticker").cast(pl.String))
-        )
-    known = first.join(markets.select("ticker", "event"), on="ticker", how="inner")
+    known = tape.first_prints().join(markets.select("ticker", "event"), on="ticker", how="inner")
     return known.group_by("event").agg(pl.col("ts").min())

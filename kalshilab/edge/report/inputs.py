@@ -1,79 +1,114 @@
-"""What a verdict rests on: a tape or a lake, and the markets beside it."""
+"""Load and check the inputs of `validate`: the tape, and the markets beside it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import polars as pl
 
+from kalshilab.edge.lookahead.audit import EXCERPT
+from kalshilab.edge.report.confirmation import data_of, sketch_of
+from kalshilab.edge.report.data_quality import History, first_prints, history_of
 from kalshilab.errors import EdgeError
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.lake.lake import Lake, scan_tape
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.lake.lake import Lake
+from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.normalise import to_markets
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets, check_tape
+from kalshilab.tape.tape import FrameTape, Tape, TapeLike
 
-__all__ = ["excerpt", "in_memory", "tables", "with_horizon"]
+__all__ = ["Inputs", "load", "loaded_tape", "tables", "with_horizon"]
 
-EXCERPT: Final = 1_000_000
-"""Prints of a lake on which the audits are run; one that has no more of them is judged in memory."""
+_INTEGERS: Final = ("ts", "market", "price", "size")
 
 
-def tables(tape: Any, markets: Any) -> tuple[Any, pl.DataFrame]:
-    """A source or a polars frame, and the markets beside it.
+class Inputs(msgspec.Struct, frozen=True, eq=False):
+    """The data of a validation, checked once."""
+
+    tape: Tape
+    markets: pl.DataFrame
+    """The markets table (`kalshilab.tape.MARKETS_SCHEMA`)."""
+    history: History
+    """Span and gaps of the tape as it was given, and how its markets are grouped into events."""
+    data: dict[str, Any]
+    """Hash, rows, markets and span of the data, as the registry records them."""
+    sketch: tuple[int, ...]
+    """Hashes of prints by which overlapping data are recognised."""
+    begun: pl.DataFrame
+    """The first print of each event: `event, ts`."""
+
+
+def load(tape: TapeLike, markets: object, *, keep_stored: bool = False) -> Inputs:
+    """Open the tape and the markets of a validation.
+
+    Args:
+        tape: trades of any kind.
+        markets: the markets table, in any layout that `kl.to_markets` reads; None: the one stored in the lake.
+        keep_stored: leave a small lake on disk; a strategy that is a function must then be refused by its kind.
 
     Raises:
-        EdgeError: no markets, or no prints.
-        TapeError, LakeError: they are not what they should be.
+        EdgeError: there are no markets, or no prints.
+        TapeError, LakeError: the tape, the markets or the lake is malformed.
     """
-    if isinstance(tape, str | Path):
-        tape = scan_tape(tape)
+    opened, table = tables(tape, markets)
+    # A lake knows its gaps; its prints alone do not.
+    history, data = history_of(opened, table), data_of(opened, table)
+    read = opened if keep_stored else loaded_tape(opened)
+    return Inputs(read, table, history, data, sketch_of(read), first_prints(read, table))
+
+
+def tables(tape: TapeLike, markets: object) -> tuple[Tape, pl.DataFrame]:
+    """Return the opened tape and the checked markets table.
+
+    Raises:
+        EdgeError: there are no markets, or no prints.
+        TapeError, LakeError: they are malformed.
+    """
+    opened = tape_of(tape)
     if markets is None:
-        markets = getattr(tape, "markets", None)
+        markets = opened.markets
         if markets is None:
-            raise EdgeError("a tape without its markets: give markets=, kl.to_markets(...)")
-    if not isinstance(markets, pl.DataFrame):
-        markets = to_markets(markets)
-    if not isinstance(tape, Source):
-        frame = as_tape(tape, ("ts", "price", "size", "taker"))
-        # Whole numbers of another width, and times of another unit or zone, are the same numbers and instants: what a
-        # signal runs on is judged.
-        same = {name: TAPE_SCHEMA[name] for name in ("ts", "market", "price", "size")}
-        tape = check_tape(
-            frame.with_columns(
-                *(pl.col(name).cast(dtype) for name, dtype in same.items()),
-                pl.lit(None, pl.String).alias("trade_id"),
-            ).select(TAPE_SCHEMA.names())
-        )
-    if not (tape.rows if isinstance(tape, Source) else tape.height):
+            raise EdgeError(
+                "markets must be given beside a tape that stores none; pass markets=kl.to_markets(...)"
+            )
+    table = markets if isinstance(markets, pl.DataFrame) else to_markets(markets)
+    if isinstance(opened, FrameTape):
+        opened = _exact(opened)
+    if not opened.rows:
         raise EdgeError(
-            "the tape has no prints: was it filtered by a ticker or a time that it does not have?"
+            "the tape has no prints; was it filtered by a ticker or a time that it does not have?"
         )
-    return tape, check_markets(markets)
+    return opened, check_markets(table)
 
 
-def in_memory(tape: Any) -> Any:
-    """A lake that fits into memory many times over as a frame, every byte of it compared with its hash; else the tape.
+def _exact(tape: FrameTape) -> FrameTape:
+    """Return a tape with the dtypes of `TAPE_SCHEMA`, so that a hash of it identifies the data.
+
+    Whole numbers of another width, and times of another unit or zone, are the same numbers and instants: the verdict
+    is about the values that a signal runs on.
+    """
+    frame = tape.frame.with_columns(*(pl.col(name).cast(TAPE_SCHEMA[name]) for name in _INTEGERS))
+    return FrameTape(
+        check_tape(frame.with_columns(pl.lit(None, pl.String).alias("trade_id")).select(TAPE_SCHEMA.names()))
+    )
+
+
+def loaded_tape(tape: Tape) -> Tape:
+    """Return a small lake as a tape in memory, every byte compared with its hash; any other tape as it is.
 
     A validation goes over a tape two dozen times, and a lake of many short days is slow to open.
     """
-    return tape.read() if isinstance(tape, Lake) and tape.rows <= EXCERPT else tape
+    return FrameTape(tape.read()) if isinstance(tape, Lake) and tape.rows <= EXCERPT else tape
 
 
 def with_horizon(entries: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
-    """The entries with `horizon`: days from the fire to the close that was expected, for the baseline; none of it where
-    the markets do not say."""
+    """Add `horizon`, the days from the fire to the expected close, which the price baseline uses.
+
+    The column is left out where no market has an expected close.
+    """
     if markets["expected_close_ts"].null_count() == markets.height:
         return entries
     days = (pl.col("expected_close_ts") - pl.col("ts")).dt.total_microseconds() / 8.64e10
     closes = markets.select("ticker", "expected_close_ts")
     joined = entries.join(closes, on="ticker", how="left", maintain_order="left")
     return joined.with_columns(days.alias("horizon")).drop("expected_close_ts")
-
-
-def excerpt(tape: Any, markets: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What the audits are run on: the tape, or of a lake the days that hold its first million prints."""
-    if isinstance(tape, Source):
-        tape = tape.lazy().head(EXCERPT).collect()  # type: ignore[attr-defined]
-    return tape, markets

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import polars as pl
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.entries.pnl import Measures, measure
 from kalshilab.edge.report import criteria
 from kalshilab.edge.robustness.perturbations import blocks, concentration
@@ -43,18 +44,19 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
         return criteria.verdict_of(self.criteria)
 
 
-def resamples_for(trials: int, b: int) -> int:
-    """Resamples enough to reject at so many trials: at least `b`, and twice what just suffices."""
-    return min(MOST, max(b, 2 * fewest_b(trials)))
+def resamples_for(trials: int, resamples: int) -> int:
+    """Return a number of resamples that can reject at so many trials: at least `resamples`, and twice the minimum."""
+    return min(MOST, max(resamples, 2 * fewest_b(trials)))
 
 
+@renamed_keywords(b="resamples")
 def judge(
     entries: pl.DataFrame,
     pool: pl.DataFrame | None,
     *,
     trials: int = 1,
     walk_forward: float | None = None,
-    b: int = 1999,
+    resamples: int = 1999,
     seed: int = 0,
     executor: Executor | None = None,
 ) -> Judgement:
@@ -65,11 +67,11 @@ def judge(
         pool: entries by the same rule without the signal, to compare prices with; None: line 6 is not examined.
         trials: hypotheses tried in the family, this one included.
         walk_forward: pooled edge in cents of the folds of a walk-forward, if there was one.
-        b: resamples, at least.
+        resamples: minimum number of resamples.
         executor: who draws them; None: this process.
 
     >>> from kalshilab.edge import simulated_entries
-    >>> judge(*simulated_entries.entries(1_000, edge=5.0, seed=1), b=199, walk_forward=4.0).verdict
+    >>> judge(*simulated_entries.entries(1_000, edge=5.0, seed=1), resamples=199, walk_forward=4.0).verdict
     'VALID'
 
     Raises:
@@ -82,8 +84,8 @@ def judge(
         line = criteria.sample(events=0, days=0, losses=0, mde=float("inf"))
         rest = [criteria.unexamined(n, "nothing was bought and settled") for n in range(4, 9)]
         return Judgement(criteria=(line, *rest), measures=measures, inference=None, excess=None)
-    resamples = resamples_for(trials, b)
-    inference = infer(entries, b=resamples, seed=seed, executor=executor)
+    drawn = resamples_for(trials, resamples)
+    inference = infer(entries, b=drawn, seed=seed, executor=executor)
     size = criteria.sample(
         events=inference.n_events, days=inference.n_days, losses=inference.n_losses, mde=inference.mde
     )
@@ -98,7 +100,7 @@ def judge(
         size,
         criteria.direction(inference.lower, inference.upper),
         criteria.net_edge(
-            p=inference.p, trials=trials, lower=inference.lower, mde=inference.mde, resamples=resamples
+            p=inference.p, trials=trials, lower=inference.lower, mde=inference.mde, resamples=drawn
         ),
         criteria.unexamined(6, "no pool to compare prices with")
         if compared is None

@@ -1,20 +1,22 @@
 """From a signal and a tape to a report card.
 
-What is judged is the signal as it stands: its fires as of their print, bought by the entry rule at a price that
-could be paid, after fees, each market once.  Everything that could flatter it is looked for: audits for look-ahead,
-outcomes not known yet, too small a sample, what the price alone earns, a few lucky events, a lucky month, one lucky
-setting, a price that nobody would have got, the number of tries.
+The signal is judged as it stands: its fires as of the print that triggered them, bought by the entry rule at a price
+that could be paid, after fees, each market once. Whatever could flatter it is examined: look-ahead, outcomes not yet
+known, too small a sample, what the price alone earns, a few lucky events, a lucky month, one lucky setting, a price
+that nobody would have got, and the number of trials.
 
-**Trials.**  Every validation is written into a registry.  Without one of your own that is the registry of this
-process (`kalshilab.edge.prereg.hypothesis.session_registry`): it counts what was tried here, and knows nothing of before.
-With `registry=` the hypothesis must have been registered (`hypothesis_of`), and an unregistered one is refused.  Each
-cell of a `grid=` is a trial too.  The steps to each side that line 9 looks at without one are not: they are there to
-see whether the edge stands on a single setting, and whoever goes over to one of them validates it, and is counted.
+**Trials.** Every validation is recorded in a registry, and the p-value is multiplied by the number of trials *m* of its
+family. Without `registry=` that is the registry of this process
+(`kalshilab.edge.prereg.hypothesis.session_registry`), which counts what was tried since the process started. So the same
+call with the same seed gives the same card only at the same registry state; the card's header states *m* and where it
+comes from. With `registry=` the hypothesis must have been registered (`hypothesis_of`); an unregistered one is refused.
+Each cell of `grid=` is a trial. The steps to each side that line 9 examines without `grid=` are not trials: they show
+whether the edge depends on a single setting, and adopting one of them takes a validation of its own, which is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime
 from importlib.metadata import version
@@ -25,91 +27,88 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.canonical_json import canonical
-from kalshilab.edge.entries import maker
 from kalshilab.edge.entries.censoring import Cohort, censor, marked
-from kalshilab.edge.entries.pnl import Role, measure, sizes
-from kalshilab.edge.entries.rules import Left, enter_counted, half_spread_of
+from kalshilab.edge.entries.pnl import measure
+from kalshilab.edge.entries.rules import Left, half_spread_of, made
+from kalshilab.edge.entries.terms import EntryTerms, terms_of
 from kalshilab.edge.lookahead import audit
 from kalshilab.edge.lookahead.strategy import FIRES, Strategy, strategy_of
-from kalshilab.edge.prereg.hypothesis import Terms, registered, specification, terms_of, trials_of
+from kalshilab.edge.prereg.hypothesis import judged_terms, registered, specification, trials_of
 from kalshilab.edge.prereg.lockbox import Lockbox
 from kalshilab.edge.prereg.registry import Registry, Trial
-from kalshilab.edge.report import criteria
+from kalshilab.edge.report import criteria, numbers
 from kalshilab.edge.report.card import Card
-from kalshilab.edge.report.confirmation import confirmed, data_of, opened, sketch_of
-from kalshilab.edge.report.data_quality import first_prints, history_of, last_known
+from kalshilab.edge.report.confirmation import confirmed, opened
+from kalshilab.edge.report.data_quality import last_known
 from kalshilab.edge.report.equity import equity
-from kalshilab.edge.report.inputs import excerpt, in_memory, tables, with_horizon
+from kalshilab.edge.report.inputs import Inputs, load, with_horizon
 from kalshilab.edge.report.statistical_verdict import Judgement, judge
-from kalshilab.edge.report.waterfall import waterfall
 from kalshilab.edge.robustness import perturbations, price_matching
 from kalshilab.edge.robustness.walk_forward import walk_forward
-from kalshilab.edge.schema import Criterion, event_means
+from kalshilab.edge.schema import Criterion
 from kalshilab.edge.sizing import capacity
-from kalshilab.edge.sizing.kelly import drawdowns, stake
 from kalshilab.edge.stats.inference import Inference
-from kalshilab.edge.stats.multiplicity import deflated_sharpe, event_matrix, pbo, romano_wolf
 from kalshilab.errors import EdgeError
-from kalshilab.market.fee_schedule import FeeSchedule
 from kalshilab.signals.engine.compiled_signal import CompiledSignal
+from kalshilab.tape.tape import TapeLike
 
 __all__ = ["validate"]
 
-VARIANTS: Final = 10
-"""Settings from which on overfitting can be measured."""
+Grid = Mapping[str, Sequence[object]]
+_MEASURED: Final = ("n", "edge", "lower", "upper", "p", "star")
+_MINUTE_S: Final = 60.0
+_AUDIT_RESAMPLES: Final = 499
+_PARTICIPATION: Final = 0.10
 
 
+@renamed_keywords(b="resamples")
 def validate(
-    signal: Any,
-    tape: Any,
-    markets: Any = None,
+    signal: object,
+    tape: TapeLike,
+    markets: object = None,
     *,
+    terms: EntryTerms | None = None,
     claim: float | None = None,
     seed: int = 0,
-    b: int = 1999,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    resamples: int = 1999,
+    grid: Grid | None = None,
     trials: int | None = None,
     registry: Registry | str | Path | None = None,
     lockbox: bool = False,
-    exclusive: Any = None,
-    schedule: Any = None,
-    half_spread: float | None = None,
-    books: Any = None,
     cash_rate: float = 0.04,
     data_end: datetime | None = None,
     audits: bool = True,
     executor: Executor | None = None,
     notebook: str | None = None,
-    **terms: Any,
+    **changes: object,
 ) -> Card:
-    """Judge a signal: a report card with a verdict, the lines it follows from, and every number behind them.
+    """Judge a signal: return a report card with a verdict, the lines it follows from, and every number behind them.
 
     Args:
         signal: a signal (`kalshilab.signals`, `@kalshilab.signal`), or a function `tape -> fires` or
-            `(tape, markets) -> fires`, which gets whole frames and is audited for what it looks at.
-        tape: a tape of any frame kind, a lake, or the path of one.
-        markets: the markets (`kl.to_markets`); None: the lake's own.
-        claim: the edge somebody claimed for it, in cents; drawn, never used.
-        seed: the same seed gives the same card.
-        b: resamples, at least; more where the number of trials asks for more.
-        grid: neighbouring values of parameters, `{"min_trades": [15, 25, 40]}`; None: a step to each side of each.
-        trials: hypotheses tried in all, where more were than the registry counts for the family, this one included;
-            never fewer.
-        registry: a registry, or its file; None: this process's (see the module).
-        lockbox: take the confirmation from the last 30 % of event time, and spend a look for it, if nothing else
-            has failed.  It is set for the family with the first such call; from then on no validation of the family
-            sees what is inside, but for those looks.
-        exclusive: events of which at most one market settles YES: a set of tickers, or True for all.
-        schedule: fees by series and date; None: `kalshilab.market.fee_schedule`'s.
-        half_spread: cents; None: estimated from the tape.
-        books: quotes for rule="book" and rule="maker".
-        cash_rate: what cash earns in a year, as a fraction.
-        data_end: until when outcomes are known; None: the last print or settlement.
-        audits: False leaves the audits for look-ahead out; no verdict then stands above PROVISIONAL.
-        executor: where neighbouring settings are scanned and resamples drawn; None: here.  The card is the same.
-        notebook: its name, for the registry.
-        terms: of `Terms`: rule, latency, window (seconds), contracts, per_event.
+            `(tape, markets) -> fires`, which is called with whole frames and audited for look-ahead.
+        tape: a frame of any kind, a lake, a tape file, or the path of one.
+        markets: the markets (`kl.to_markets`); None: those stored in the lake.
+        terms: the terms of entry; None: `kalshilab.edge.EntryTerms()`.
+        claim: the edge that was claimed for the signal, in cents per contract; drawn, never used.
+        seed: seed of everything random. The same seed and registry state give the same card.
+        resamples: minimum number of resamples; more are drawn where the number of trials requires it.
+        grid: neighbouring values of parameters, `{"min_trades": [15, 25, 40]}`; None: one step to each side of each.
+        trials: number of hypotheses tried in all, this one included, where it exceeds the registry's count for the
+            family; a smaller number has no effect.
+        registry: a registry, or its file; None: this process's registry (see the module).
+        lockbox: take the confirmation from the last 30 % of event time, and spend one look for it if nothing else has
+            failed. The first such call sets the lockbox of the family; from then on no validation of the family sees
+            what is inside, except by these looks.
+        cash_rate: yearly return of cash, as a fraction.
+        data_end: time up to which outcomes are known, inclusive; None: the last print or settlement.
+        audits: False omits the audits for look-ahead; the verdict then never exceeds PROVISIONAL.
+        executor: where neighbouring settings are scanned and resamples drawn; None: this process. The card is the
+            same.
+        notebook: name of the notebook, for the registry.
+        changes: fields of `EntryTerms` that differ from `terms`, such as `latency_s=5`.
 
     >>> import kalshilab as kl
     >>> card = validate(kl.signals.Rlm(), *kl.sample(), claim=17.38)  # of it +0.43 is left, after the fee
@@ -117,141 +116,219 @@ def validate(
     'INSUFFICIENT'
 
     Raises:
-        EdgeError: neither a signal nor a function; a tape without prints; a market without an event; terms that do not
-            exist, or that are none; what a function raised.
+        EdgeError: `signal` is neither a signal nor a function; the tape has no prints; a market has no event; a term is
+            unknown or out of range; the function raised an error.
         RegistryError: the hypothesis is not registered in `registry`.
-        TapeError, LakeError: the tape, the markets or the lake are not what they should be.
+        TapeError, LakeError: the tape, the markets or the lake is malformed.
     """
-    strategy, on = strategy_of(signal), terms_of(terms)
-    if not isinstance(claim, int | float | None):
-        raise EdgeError(f"claim={claim!r}: a number of cents is asked for")
-    tape, markets = tables(tape, markets)
-    # A lake knows of its gaps; its prints alone do not.
-    history = history_of(tape, markets)
-    spec, data = specification(strategy, on, grid, schedule), data_of(tape, markets)
-    if strategy.signal is not None:
-        tape = in_memory(tape)
-    sketch = sketch_of(tape)
-    book, prereg, family = registered(registry, strategy, spec)
-    begun = first_prints(tape, markets)
-    box = Lockbox(book, family, first_prints=begun)
-    fixed = {
-        **msgspec.structs.asdict(on), "exclusive": exclusive, "schedule": schedule, "books": books,
-        "half_spread": half_spread_of(tape) if half_spread is None else half_spread,
-    }  # fmt: skip
-
-    def bought(fires: pl.DataFrame, **other: Any) -> pl.DataFrame:
-        every = enter_counted(fires, tape, markets, **{**fixed, **other})[0]
-        known = every if cohort is None or cohort.cut is None else every.filter(pl.col("ts") <= cohort.cut)
-        return box.outside(known)
-
-    found_fires, refused = audit.fires_of(strategy, tape, markets)
-    fires = pl.DataFrame(schema=FIRES) if found_fires is None else found_fires
-    cohort: Cohort | None = None
-    every, left = enter_counted(fires, tape, markets, **fixed)
-    whole, cohort = censor(every, data_end=data_end or last_known(tape, markets))
-    if lockbox and whole.height:
-        box.split(whole)
-    entries = box.outside(whole)
-    if found_fires is None:
-        audited: tuple[audit.Audit, ...] = (
-            audit.Audit(name="settlement facts", passed=False, detail=refused),
-        )
-    else:
-        audited = audit.every(strategy, *excerpt(tape, markets), seed=seed) if audits else ()
-        if audited and entries["filled"].any():
-            audited = (*audited, audit.outcome_resampling(entries, b=499, seed=seed))
-    cells = _cells(strategy, grid, tape, bought, executor)
-    pool = price_matching.pool(tape, fires, bought, seed=seed) if fires.height else None
-    points = [strategy.parameters, *(c.parameters for c in cells[1:] if grid is not None)]
-    m = max(trials or 1, trials_of(book, prereg, family, points, data["hash"]))
-    near = None if pool is None else with_horizon(pool, markets)
+    strategy = strategy_of(signal)
+    on = judged_terms(terms_of("validate", terms, changes, stacklevel=4))
+    if isinstance(claim, bool) or not isinstance(claim, int | float | None):
+        raise EdgeError(f"claim must be a number of cents, got {claim!r}")
+    inputs = load(tape, markets, keep_stored=strategy.signal is None)
+    case = _register(registry, strategy, on, grid, inputs)
+    if on.half_spread_cents is None:
+        on = on.but(half_spread_cents=half_spread_of(inputs.tape))
+    sample = _enter(strategy, inputs, on, case.box, data_end, lockbox=lockbox)
+    audited = _audit(strategy, inputs, sample, seed) if audits or sample.refused else ()
+    neighbours = _neighbours(strategy, grid, inputs, sample.enter, executor)
+    pool = _price_pool(inputs, sample, seed)
+    m, counted = _count_trials(case, strategy, neighbours, grid, inputs, trials)
     judged = judge(
-        with_horizon(entries, markets),
-        near,
+        with_horizon(sample.entries, inputs.markets),
+        None if pool is None else with_horizon(pool, inputs.markets),
         trials=m,
-        walk_forward=_walked(cells, begun),
-        b=b,
+        walk_forward=_walked(neighbours, inputs.begun),
+        resamples=resamples,
         seed=seed,
         executor=executor,
     )
-    found = judged.inference
-    enough = found is not None and bool(judged.criteria[0].passed)
-    book.evaluated_all(prereg, _trials(points, cells, found, enough), data["hash"], notebook, sketch=sketch)
-    lines = [
-        criteria.look_ahead(audited),
-        criteria.data(
-            fill_rate=judged.measures.fill_rate,
-            censored=cohort.share,
-            unmatched=left.unmatched,
-            span=history.span,
-            detail="; ".join(filter(None, (cohort.detail, history.detail))),
-        ),
-        *judged.criteria,
-    ]
-    frames = _frames(strategy, entries, pool, cells, tape, markets, claim, judged, seed)
+    enough = judged.inference is not None and bool(judged.criteria[0].passed)
+    points = _points(strategy, neighbours, grid)
+    records = _trials(points, neighbours, judged.inference, enough)
+    case.book.evaluated_all(case.prereg, records, inputs.data["hash"], notebook, sketch=inputs.sketch)
+    lines = [criteria.look_ahead(audited), _data_line(inputs, sample, judged), *judged.criteria]
+    frames = numbers.frames_of(
+        strategy, sample.entries, pool, neighbours, inputs.tape, inputs.markets, claim, judged, seed
+    )
     if not enough and "heatmap" in frames:
-        # Of too small a sample there is no p-value to admire, nor of its neighbours.
+        # The p-values of too small a sample would mislead, and so would those of its neighbours.
         frames["heatmap"] = frames["heatmap"].with_columns(p=pl.lit(None, pl.Float64), star=pl.lit(False))
-    numbers = _numbers(judged, left, cohort, m, entries, markets, on, schedule) | _gap(frames["waterfall"])
+    measured = numbers.numbers_of(judged, sample.left, sample.cohort, m, sample.entries, inputs.markets, on)
+    measured |= numbers.look_ahead_gap(frames["waterfall"])
     if on.rule == "maker":
-        frames["markouts"], chosen = _quoted(entries, tape, markets, books, on, schedule, seed)
-        numbers |= chosen
+        frames["markouts"], quoted = numbers.resting_quotes(
+            sample.entries, inputs.tape, inputs.markets, on, seed
+        )
+        measured |= quoted
     boundary = None
-    if found is None or not judged.criteria[0].passed:
+    if not enough or judged.inference is None:
         lines += [criteria.unexamined(n, "the sample is too small") for n in range(9, 13)]
     else:
-        ladder = perturbations.latency(fires, bought)
-        frames["latency"] = ladder
-        frames["placebos"] = audit.placebos(audit.variants(strategy), tape, markets, bought)
-        dearer = perturbations.interval(bought(fires, ticks=1)).estimate
-        taken = capacity.tape_capacity(entries, tape, window=on.window, latency=on.latency)
-        minute = float(ladder.filter(pl.col("latency_s") == 60.0)["edge"][0])
-        numbers |= {
-            "one_tick_dearer": dearer,
-            "after_a_minute": minute,
-            "dollars_a_day": taken.dollars_a_day(0.10),
-            "deflated_sharpe": _deflated(cells, entries, found, m),
-            **_sized(entries, found, seed),
-        }
-        lines += [
-            criteria.robustness(*_overfit(cells)),
-            criteria.execution(at_tick=dearer, at_minute=minute, half_life=perturbations.half_life(ladder)),
-            _economics(judged, cash_rate, taken.dollars_a_day(0.10)),
-        ]
-        failed = next((line for line in lines if line.passed is False), None)
-        if lockbox and failed is not None:
-            # A look is spent for good; what fails without it needs none.
-            line = criteria.unexamined(12, f"the lockbox stays shut: {failed.name} failed")
-        elif lockbox:
-            line, boundary = opened(box, book, whole, prereg, data["hash"], sketch, seed)
-        else:
-            line = confirmed(book, prereg, family, data["hash"], sketch, found, m, ours=registry is None)
+        stressed = _stress(strategy, inputs, on, sample, neighbours, judged, m, cash_rate, seed)
+        lines, frames, measured = (
+            lines + stressed.lines,
+            frames | stressed.frames,
+            measured | stressed.numbers,
+        )
+        line, boundary = _confirm(case, inputs, sample, judged.inference, lines, m, lockbox, seed)
         lines.append(line)
-    numbers["net_marked"] = measure(marked(entries, tape, fixed["half_spread"])).edge
-    frames["equity"] = equity(entries if boundary is None else whole, lockbox=boundary, seed=seed)
+    half = on.half_spread_cents
+    assert half is not None
+    measured["net_marked"] = measure(marked(sample.entries, inputs.tape, half)).edge
+    shown = sample.entries if boundary is None else sample.whole
+    frames["equity"] = equity(shown, lockbox=boundary, seed=seed)
     verdict = criteria.verdict_of(lines)
+    varied = tuple(c for c in frames["heatmap"].columns if c not in _MEASURED) if "heatmap" in frames else ()
     return Card(
-        name=strategy.label, verdict=verdict, header=_header(strategy, claim, verdict, numbers, m), criteria=tuple(lines),
-        claim=claim, numbers=numbers, spec={**spec, "hash": prereg}, data=data, seed=seed,
-        version=version("kalshilab"), frames=frames,
-        grid=tuple(c for c in frames["heatmap"].columns if c not in _MEASURED) if "heatmap" in frames else (),
-    )  # fmt: skip
+        name=strategy.label,
+        verdict=verdict,
+        header=numbers.header_of(strategy, claim, verdict, measured, m, counted),
+        criteria=tuple(lines),
+        claim=claim,
+        numbers=measured,
+        spec={**case.spec, "hash": case.prereg},
+        data=inputs.data,
+        seed=seed,
+        version=version("kalshilab"),
+        frames=frames,
+        grid=varied,
+        trials_from=counted,
+    )
 
 
-_MEASURED: Final = ("n", "edge", "lower", "upper", "p", "star")
+# Stages, in the order in which `validate` runs them
 
 
-def _cells(strategy: Strategy, grid: Any, tape: Any, bought: Any, executor: Any) -> list[perturbations.Cell]:
+class _Case(msgspec.Struct, frozen=True, eq=False):
+    """The hypothesis in its registry."""
+
+    book: Registry
+    shared: bool
+    """Whether the registry is that of this process."""
+    prereg: str
+    family: str
+    spec: dict[str, Any]
+    box: Lockbox
+
+
+def _register(
+    registry: Registry | str | Path | None,
+    strategy: Strategy,
+    on: EntryTerms,
+    grid: Grid | None,
+    inputs: Inputs,
+) -> _Case:
+    """Find the hypothesis in its registry and the lockbox of its family."""
+    spec = specification(strategy, on, grid)
+    book, prereg, family = registered(registry, strategy, spec)
+    box = Lockbox(book, family, first_prints=inputs.begun)
+    return _Case(book, registry is None, prereg, family, spec, box)
+
+
+class _Sample(msgspec.Struct, frozen=True, eq=False):
+    """Fires and the entries made of them."""
+
+    fires: pl.DataFrame
+    refused: str
+    """Why there are no fires, where the strategy asked for what it must not have."""
+    left: Left
+    cohort: Cohort
+    whole: pl.DataFrame
+    """Entries of the cohorts whose outcomes are known, those in the lockbox included."""
+    entries: pl.DataFrame
+    """The entries that are judged."""
+    enter: Callable[..., pl.DataFrame]
+    """`(fires, **changes) -> entries` on the same terms, cohorts and side of the lockbox."""
+
+
+def _enter(
+    strategy: Strategy,
+    inputs: Inputs,
+    on: EntryTerms,
+    box: Lockbox,
+    data_end: datetime | None,
+    *,
+    lockbox: bool,
+) -> _Sample:
+    """Run the strategy and make entries of its fires."""
+    found, refused = audit.fires_of(strategy, inputs.tape, inputs.markets)
+    fires = pl.DataFrame(schema=FIRES) if found is None else found
+    every, left = made(fires, inputs.tape, inputs.markets, on)
+    whole, cohort = censor(every, data_end=data_end or last_known(inputs.tape, inputs.markets))
+    if lockbox and whole.height:
+        box.split(whole)
+
+    def enter(fires: pl.DataFrame, **changes: object) -> pl.DataFrame:
+        entries = made(fires, inputs.tape, inputs.markets, on.but(**changes))[0]
+        known = entries if cohort.cut is None else entries.filter(pl.col("ts") <= cohort.cut)
+        return box.outside(known)
+
+    return _Sample(fires, refused, left, cohort, whole, box.outside(whole), enter)
+
+
+def _audit(strategy: Strategy, inputs: Inputs, sample: _Sample, seed: int) -> tuple[audit.Audit, ...]:
+    """Run the audits for look-ahead."""
+    if sample.refused:
+        return (audit.Audit(name="settlement facts", passed=False, detail=sample.refused),)
+    found = audit.every(strategy, inputs.tape, inputs.markets, seed=seed)
+    if not sample.entries["filled"].any():
+        return found
+    resampled = audit.outcome_resampling(sample.entries, resamples=_AUDIT_RESAMPLES, seed=seed)
+    return (*found, resampled)
+
+
+def _neighbours(
+    strategy: Strategy,
+    grid: Grid | None,
+    inputs: Inputs,
+    enter: Callable[..., pl.DataFrame],
+    executor: Executor | None,
+) -> list[perturbations.Cell]:
+    """Return the entries of the signal and of its neighbouring settings, the signal first; empty for a function."""
     if not isinstance(strategy.signal, CompiledSignal):
         if grid is not None:
-            raise EdgeError(f"grid= varies the parameters of a signal; {strategy.name} is a function")
+            raise EdgeError(
+                f"grid must be None for a function: it varies the parameters of a signal, and {strategy.name} has none"
+            )
         return []
-    return perturbations.grid(strategy.signal, tape, bought, grid, executor)
+    return perturbations.grid(strategy.signal, inputs.tape, enter, grid, executor)
+
+
+def _price_pool(inputs: Inputs, sample: _Sample, seed: int) -> pl.DataFrame | None:
+    """Return entries without the signal, to compare prices with; None if the signal never fired."""
+    if not sample.fires.height:
+        return None
+    return price_matching.pool(inputs.tape, sample.fires, sample.enter, seed=seed)
+
+
+def _points(
+    strategy: Strategy, neighbours: Sequence[perturbations.Cell], grid: Grid | None
+) -> list[Mapping[str, Any]]:
+    """Return the settings that count as trials: the signal's own, and each cell of a grid."""
+    return [strategy.parameters, *(c.parameters for c in neighbours[1:] if grid is not None)]
+
+
+def _count_trials(
+    case: _Case,
+    strategy: Strategy,
+    neighbours: Sequence[perturbations.Cell],
+    grid: Grid | None,
+    inputs: Inputs,
+    trials: int | None,
+) -> tuple[int, str]:
+    """Return the number of trials of the family, this validation's included, and where it comes from."""
+    points = _points(strategy, neighbours, grid)
+    before = case.book.trials(case.family)
+    counted = trials_of(case.book, case.prereg, case.family, points, inputs.data["hash"])
+    if trials is not None and trials > counted:
+        return trials, "given by trials="
+    where = "this process" if case.shared else "the registry"
+    return counted, f"{where} counted {before:,} of family {case.family} before"
 
 
 def _walked(cells: Sequence[perturbations.Cell], begun: pl.DataFrame) -> float | None:
-    """The pooled edge of the folds of a walk-forward over the cells; None where there are too few events."""
+    """Return the pooled edge of a walk-forward over the cells, in cents; None where there are too few events."""
     if not cells:
         return None
     by_text = {canonical(c.parameters): c.entries for c in cells}
@@ -270,184 +347,106 @@ def _trials(
     found: Inference | None,
     enough: bool,
 ) -> list[Trial]:
-    """What is written down: of the rule itself and of each cell of a grid; p-values only of samples large enough."""
-    own = Trial(dict(points[0]), None, None, None) if found is None else Trial(
-        dict(points[0]), found.p if enough else None, found.edge, found.n_eff
-    )  # fmt: skip
+    """Return the trials to record, the signal's own first, with p-values only where the sample is large enough."""
+    own = dict(points[0])
+    if found is None:
+        first = Trial(own, None, None, None)
+    else:
+        first = Trial(own, found.p if enough else None, found.edge, found.n_eff)
     others = []
     for cell in cells[1 : len(points)]:
         seen = perturbations.interval(cell.entries)
         others.append(Trial(dict(cell.parameters), seen.p if enough else None, seen.estimate, None))
-    return [own, *others]
+    return [first, *others]
 
 
-def _as_of_fire(entries: pl.DataFrame) -> float | None:
-    """What the firing prints' own prices would have earned, in cents, over events; None of nothing settled."""
-    known = entries.filter(pl.col("value").is_not_null())
-    each = known.group_by("event").agg((pl.col("value") - pl.col("fired_at")).mean().alias("e")).sort("event")
-    return 100 * float(each["e"].to_numpy().mean()) if each.height else None
+def _data_line(inputs: Inputs, sample: _Sample, judged: Judgement) -> Criterion:
+    """Return line 2: what is known of the data."""
+    return criteria.data(
+        fill_rate=judged.measures.fill_rate,
+        censored=sample.cohort.share,
+        unmatched=sample.left.unmatched,
+        span=inputs.history.span,
+        detail=_joined((sample.cohort.detail, inputs.history.detail)),
+    )
 
 
-def _deflated(
-    cells: Sequence[perturbations.Cell], entries: pl.DataFrame, found: Inference, trials: int
-) -> float | None:
-    """Whether the Sharpe ratio of events is more than the best of so many tries would show; None if it cannot be said."""
-    own = event_means(entries)
-    others = [event_means(cell.entries) for cell in cells]
-    ratios = [x.mean() / x.std(ddof=1) for x in (own, *others[1:]) if len(x) > 1 and x.std(ddof=1) > 0]
-    if len(own) < 2 or not own.std() > 0:
-        return None
-    return deflated_sharpe(own, ratios, trials=max(trials, len(ratios)), n_eff=found.n_eff)
+def _joined(sentences: Iterable[str]) -> str:
+    return "; ".join(filter(None, sentences))
 
 
-def _gap(steps: pl.DataFrame) -> dict[str, float]:
-    """By how many cents, and standard errors, the whole life shows more than the moment of the fire."""
-    known = {row["step"]: row for row in steps.iter_rows(named=True)}
-    whole, fired = known.get("whole life"), known.get("as of the fire")
-    if whole is None or fired is None:
-        return {}
-    errors = [(row["upper"] - row["lower"]) / 3.92 for row in (whole, fired) if row["lower"] is not None]
-    se = float(np.hypot(*errors)) if len(errors) == 2 else errors[0]
-    return {"look_ahead_gap": whole["edge"] - fired["edge"], "look_ahead_gap_se": se}
+class _Stressed(msgspec.Struct, frozen=True, eq=False):
+    """Lines 9 to 11 with the frames and numbers behind them."""
+
+    lines: list[Criterion]
+    frames: dict[str, pl.DataFrame]
+    numbers: dict[str, Any]
 
 
-def _overfit(cells: Sequence[perturbations.Cell]) -> tuple[float | None, int, float | None, float]:
-    """Share of neighbours with a positive edge, how many, PBO and how often the best of one half loses in the other."""
-    others = [perturbations.interval(c.entries).estimate for c in cells[1:]]
-    known = [edge for edge in others if np.isfinite(edge)]
-    share = sum(edge > 0 for edge in known) / len(known) if known else None
-    if len(cells) < VARIANTS:
-        return share, len(known), None, 1.0
-    matrix, _ = event_matrix([c.entries for c in cells])
-    if len(matrix) < 16:
-        return share, len(known), None, 1.0
-    found = pbo(matrix)
-    return share, len(known), found.pbo, found.loss
-
-
-def _sized(entries: pl.DataFrame, found: Inference, seed: int) -> dict[str, float]:
-    """What to lay out for a bet: a quarter of Kelly's share at the shrunken edge's lower 80 % bound, capped; and how
-    deep the bankroll falls with it in the worst of twenty records, as it was and with the edge at its lower bound."""
-    cost = float(entries.filter("filled")["cost"].mean())  # type: ignore[arg-type]
-    share = stake(found.edge, max(found.se_event, found.se_day), cost)
-    if not share > 0:
-        return {"stake": 0.0}
-    deep = drawdowns(entries, share, lower=found.lower, seed=seed).frame
-    worst = deep.filter(pl.col("quantile") == 0.95).row(0, named=True)
-    return {"stake": share, "drawdown": worst["drawdown"], "drawdown_at_lower": worst["at_lower"]}
+def _stress(
+    strategy: Strategy,
+    inputs: Inputs,
+    on: EntryTerms,
+    sample: _Sample,
+    neighbours: Sequence[perturbations.Cell],
+    judged: Judgement,
+    m: int,
+    cash_rate: float,
+    seed: int,
+) -> _Stressed:
+    """Change settings, prices, latency and size, and see what is left of the edge."""
+    found = judged.inference
+    assert found is not None
+    ladder = perturbations.latency(sample.fires, sample.enter)
+    placebos = audit.placebos(audit.variants(strategy), inputs.tape, inputs.markets, sample.enter)
+    dearer = perturbations.interval(sample.enter(sample.fires, ticks=1)).estimate
+    taken = capacity.tape_capacity(
+        sample.entries, inputs.tape, window_s=on.window_s, latency_s=on.latency_s
+    ).dollars_a_day(_PARTICIPATION)
+    minute = float(ladder.filter(pl.col("latency_s") == _MINUTE_S)["edge"][0])
+    lines = [
+        criteria.robustness(*numbers.overfit(neighbours)),
+        criteria.execution(at_tick=dearer, at_minute=minute, half_life=perturbations.half_life(ladder)),
+        _economics(judged, cash_rate, taken),
+    ]
+    measured = {
+        "one_tick_dearer": dearer,
+        "after_a_minute": minute,
+        "dollars_a_day": taken,
+        "deflated_sharpe": numbers.deflated(neighbours, sample.entries, found, m),
+        **numbers.sized_stake(sample.entries, found, seed),
+    }
+    return _Stressed(lines, {"latency": ladder, "placebos": placebos}, measured)
 
 
 def _economics(judged: Judgement, cash_rate: float, a_day: float) -> Criterion:
+    """Return line 11: return on the capital bound, against cash."""
     if not np.isfinite(judged.measures.annualised):
-        return criteria.unexamined(11, "settlement times are not known: nor is how long the capital is bound")
+        return criteria.unexamined(
+            11, "settlement times are unknown, and so is how long the capital is bound"
+        )
     return criteria.economics(annualised=judged.measures.annualised, cash_rate=cash_rate, dollars_a_day=a_day)
 
 
-def _frames(
-    strategy: Strategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[perturbations.Cell], tape: Any,
-    markets: pl.DataFrame, claim: float | None, judged: Judgement, seed: int,
-) -> dict[str, pl.DataFrame]:  # fmt: skip
-    others = entries.head(0) if pool is None else pool
-    matched = judged.excess
-    frames = {
-        "entries": entries,
-        "pool": others,
-        "waterfall": waterfall(
-            strategy,
-            entries,
-            tape,
-            markets,
-            claim=claim,
-            excess=None if matched is None else matched.edge,
-            seed=seed,
-        ),
-        "calibration": price_matching.calibration(entries, others, seed=seed),
-        "buckets": price_matching.buckets(entries, others, seed=seed)[0]
-        if matched is None
-        else matched.buckets,
-        "concentration": perturbations.concentration(entries).curve,
-        "categories": perturbations.by_category(entries),
-        "blocks": perturbations.blocks(entries).frame,
-    }
-    if len(cells) > 1:
-        rows = perturbations.summary(cells)
-        stars = np.zeros(len(cells), np.bool_)
-        if judged.inference is not None and len(cells) >= 2:
-            matrix, _ = event_matrix([c.entries for c in cells])
-            if len(matrix):
-                stars = romano_wolf(matrix, b=499, seed=seed).rejected()
-        frames["heatmap"] = rows.with_columns(pl.Series("star", stars))
-    return frames
+def _confirm(
+    case: _Case,
+    inputs: Inputs,
+    sample: _Sample,
+    found: Inference,
+    lines: Sequence[Criterion],
+    m: int,
+    lockbox: bool,
+    seed: int,
+) -> tuple[Criterion, datetime | None]:
+    """Return line 12, and the beginning of the lockbox if it was opened.
 
-
-def _quoted(
-    entries: pl.DataFrame, tape: Any, markets: pl.DataFrame, books: pl.DataFrame, on: Terms,
-    schedule: FeeSchedule | None, seed: int,
-) -> tuple[pl.DataFrame, dict[str, float]]:  # fmt: skip
-    """Of quotes: the markouts, what being filled says of them, and what the optimistic book would have shown."""
-    quotes = maker.joining(entries.rename({"fire": "row"}), books)
-    rested = maker.rest(quotes, tape, books, contracts=on.contracts, life=on.window, latency=on.latency)
-    touch = maker.entries(rested, markets, book="touch", schedule=schedule)
-    return maker.markouts(rested, books, markets, seed=seed), {
-        "adverse_selection": maker.selection(rested, markets).gap,
-        "net_at_touch": perturbations.interval(touch).estimate,
-    }
-
-
-def _numbers(
-    judged: Judgement, left: Left, cohort: Cohort, trials: int, entries: pl.DataFrame, markets: pl.DataFrame,
-    on: Terms, schedule: FeeSchedule | None,
-) -> dict[str, Any]:  # fmt: skip
-    m, found = judged.measures, judged.inference
-    enough = bool(judged.criteria[0].passed)
-    role: Role = "maker" if on.rule == "maker" else "taker"
-    sized = sizes(entries, markets, schedule=schedule, role=role) if m.n_filled else {}
-    return {
-        "fires": left.fires,
-        "kept": cohort.kept,
-        "filled": m.n_filled,
-        "fill_rate": m.fill_rate,
-        "events": m.n_events,
-        "days": m.n_days,
-        "losses": m.n_losses,
-        "win_rate": m.win_rate,
-        "break_even": m.break_even,
-        "as_of_fire": _as_of_fire(entries),
-        "gross": m.gross,
-        "net": m.edge,
-        "lower": None if found is None else found.lower,
-        "upper": None if found is None else found.upper,
-        # Of too small a sample there is no p-value to admire.
-        "p": found.p if found is not None and enough else None,
-        "p_adjusted": min(1.0, found.p * trials) if found is not None and enough else None,
-        "mde": None if found is None else found.mde_at(trials),
-        "n_eff": None if found is None else found.n_eff,
-        "trials": trials,
-        "per_fire": m.edge_per_fire,
-        "return_on_cost": m.edge_per_dollar,
-        "annualised": m.annualised,
-        "excess": None if judged.excess is None else judged.excess.edge.estimate,
-        "excess_bucketed": None if judged.excess is None else judged.excess.bucketed.estimate,
-        "censored": cohort.share,
-        **{f"net_at_{size}": edge for size, edge in sized.items()},
-    }
-
-
-def _header(
-    strategy: Strategy, claim: float | None, verdict: str, numbers: dict[str, Any], trials: int
-) -> str:
-    """The card in one sentence."""
-    said = [] if claim is None else [f"claimed {claim:+.1f} c"]
-    if numbers["as_of_fire"] is not None:
-        said.append(f"as of the fire {numbers['as_of_fire']:+.1f} c")
-    if numbers["filled"]:
-        said.append(f"{numbers['per_fire']:+.1f} c a contract bought")
-        between = "" if numbers["lower"] is None else f" [{numbers['lower']:+.1f}, {numbers['upper']:+.1f}]"
-        said.append(f"net {numbers['net']:+.1f} c a fire{between}")
-    else:
-        said.append(f"{numbers['fires']:,} fires, none bought and settled")
-    said.append(verdict)
-    said.append(f"m = {trials:,} trial{'s' if trials != 1 else ''}")
-    if numbers["mde"] is not None and np.isfinite(numbers["mde"]):
-        said.append(f"this sample cannot detect less than {numbers['mde']:.1f} c")
-    return f"{strategy.name.upper()}: {'; '.join(said)}."
+    A look is spent for good, so none is spent where another line has failed already.
+    """
+    data, sketch = inputs.data["hash"], inputs.sketch
+    failed = next((line for line in lines if line.passed is False), None)
+    if lockbox and failed is not None:
+        return criteria.unexamined(12, f"the lockbox stays shut: {failed.name} failed"), None
+    if lockbox:
+        return opened(case.box, case.book, sample.whole, case.prereg, data, sketch, seed)
+    line = confirmed(case.book, case.prereg, case.family, data, sketch, found, m, ours=case.shared)
+    return line, None

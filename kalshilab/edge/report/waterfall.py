@@ -29,7 +29,7 @@ from kalshilab.edge.report.claims import WATERFALL_SCHEMA
 from kalshilab.edge.schema import Interval, settled
 from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.signals.builtin.rlm import Rlm
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.tape import Tape
 from kalshilab.units import PRICE
 
 __all__ = ["life_mean", "waterfall"]
@@ -39,7 +39,7 @@ GAP: Final = 3.0
 """Standard errors from which on a gap between the whole life and the fire is told."""
 
 
-def life_mean(entries: pl.DataFrame, tape: Any) -> pl.Series:
+def life_mean(entries: pl.DataFrame, tape: Tape) -> pl.Series:
     """Our side's mean price over all prints of each entry's market, later ones included, in dollars.
 
     .. warning:: Looks ahead.  For the waterfall only.
@@ -73,7 +73,7 @@ def _flagged(rows: list[dict[str, Any]]) -> None:
 def waterfall(
     strategy: Strategy,
     entries: pl.DataFrame,
-    tape: Any,
+    tape: Tape,
     markets: pl.DataFrame,
     *,
     claim: float | None,
@@ -126,7 +126,7 @@ def waterfall(
             }
         )
     rule = strategy.signal
-    if isinstance(rule, Rlm) and rule.parameters.get("side", "no") == "no" and not isinstance(tape, Source):
+    if isinstance(rule, Rlm) and rule.parameters.get("side", "no") == "no" and tape.in_memory:
         parameters = {k: rule.parameters[k] for k in ("yes_threshold", "min_trades", "min_drop")}
         whole = whole_life_edge(tape, markets, **parameters)
         if whole.n:

@@ -19,6 +19,7 @@ from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import EdgeError, SignalError
 from kalshilab.signals.grid import cells_of
 from kalshilab.signals.scan import scan_cells
+from kalshilab.tape.tape import TapeLike
 
 __all__ = [
     "LADDER",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 Enter = Callable[..., pl.DataFrame]
-"""Entries of fires; takes `latency=` and `ticks=` too."""
+"""Entries of fires; accepts `latency_s=` and `ticks=` too."""
 LADDER: Final = (0.0, 2.0, 60.0, 300.0, 1800.0, 3600.0, 86_400.0)
 """Latencies in seconds: at once, two seconds, a minute, five, half an hour, an hour, a day."""
 DRAWS: Final = 399
@@ -155,7 +156,7 @@ def latency(
     """
     rows = []
     for seconds in ladder:
-        entries = enter(fires, latency=seconds)
+        entries = enter(fires, latency_s=seconds)
         if keep is not None:
             entries = entries.join(keep.select("fire"), on="fire", how="semi", maintain_order="left")
         found = interval(entries)
@@ -205,7 +206,7 @@ def neighbours(signal: Any) -> list[Any]:
 
 def grid(
     signal: Any,
-    tape: Any,
+    tape: TapeLike,
     enter: Enter,
     varied: Mapping[str, Sequence[Any]] | None = None,
     executor: Executor | int | None = None,

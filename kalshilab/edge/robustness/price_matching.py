@@ -27,12 +27,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from kalshilab.edge.entries.next_print import lots
+from kalshilab.deprecation import renamed_keywords
+from kalshilab.edge.entries.next_print import READS
 from kalshilab.edge.schema import Interval, check_entries, codes_of, settled
 from kalshilab.signals.engine.kernel import compiled
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.schema import TAKER
+from kalshilab.tape.tape import TapeLike
 
 __all__ = ["Excess", "buckets", "calibration", "excess", "pool"]
 
@@ -68,7 +69,7 @@ class Excess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pool(
-    tape: Any, fires: pl.DataFrame, enter: Callable[[pl.DataFrame], pl.DataFrame], *, seed: int = 0
+    tape: TapeLike, fires: pl.DataFrame, enter: Callable[[pl.DataFrame], pl.DataFrame], *, seed: int = 0
 ) -> pl.DataFrame:
     """Entries by the same rule at one random print of every market of the tape.
 
@@ -78,20 +79,11 @@ def pool(
         enter: makes entries of fires, on the signal's terms.
         seed: of the prints drawn; the same for every way of reading the tape.
     """
-    if isinstance(tape, Source):
-        names = tape.tickers.cast(pl.String)
-    else:
-        tape = as_tape(tape, ("ts", "price", "taker"))
-        codes = tape.select("market", pl.col("ticker").cast(pl.String)).unique("market").sort("market")
-        if codes.height != int(codes["market"].max() or 0) + 1:
-            full = pl.DataFrame(
-                {"market": range(int(codes["market"].max()) + 1)}, schema={"market": pl.UInt32}
-            )
-            codes = full.join(codes, on="market", how="left", maintain_order="left")
-        names = codes["ticker"]
+    opened = tape_of(tape, READS)
+    names = opened.tickers.cast(pl.String)
     best = np.full(len(names), -1.0)
     row, ts, price = (np.zeros(len(names), np.int64) for _ in range(3))
-    for first, frame in lots(tape):
+    for first, frame in opened.batches(("market", *READS)):
         _draw(
             frame["market"].to_numpy(), frame["ts"].dt.epoch("us").to_numpy(), frame["price"].to_numpy(), first, seed,
             best, row, ts, price,
@@ -128,19 +120,20 @@ def _draw(
             best[m], row[m], ts[m], price[m] = u, first + i, times[i], prices[i]
 
 
-def excess(signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 999, seed: int = 0) -> Excess | None:
+@renamed_keywords(b="resamples")
+def excess(signal: pl.DataFrame, pool: pl.DataFrame, *, resamples: int = 999, seed: int = 0) -> Excess | None:
     """The excess of a signal's fills over a pool's.
 
     Args:
         signal, pool: `kalshilab.edge.ENTRIES_SCHEMA`; what was not filled or is not settled is left out.
-        b: resamples of the studentised bootstrap over events.
+        resamples: of the studentised bootstrap over events.
         seed: of the resamples.
 
     Returns:
         None where there is too little to compare: fewer than 50 fills in the pool, or 2 events in the signal.
 
     >>> from kalshilab.edge import simulated_entries
-    >>> found = excess(*simulated_entries.entries(1_000, edge=5.0, seed=1), b=199)
+    >>> found = excess(*simulated_entries.entries(1_000, edge=5.0, seed=1), resamples=199)
     >>> round(found.edge.estimate), bool(found.lower975 > 0)
     (5, True)
 
@@ -175,16 +168,17 @@ def excess(signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 999, seed: int 
     weight = 1.0 / (count[mine] * events)
     moved = shift @ (weight[:, None] * slope).sum(0)
     influence = np.where(has, (mean - estimate) / events, 0.0) - moved
-    smooth, lower = _interval(estimate, influence, b, seed, ours.height, events)
-    frame, bucketed, positive, compared = buckets(ours, others, b=b, seed=seed)
+    smooth, lower = _interval(estimate, influence, resamples, seed, ours.height, events)
+    frame, bucketed, positive, compared = buckets(ours, others, resamples=resamples, seed=seed)
     return Excess(
         edge=smooth, lower975=lower, bucketed=bucketed, buckets=frame, buckets_positive=positive,
         buckets_compared=compared, n_pool=others.height,
     )  # fmt: skip
 
 
+@renamed_keywords(b="resamples")
 def buckets(
-    signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 499, seed: int = 0
+    signal: pl.DataFrame, pool: pl.DataFrame, *, resamples: int = 499, seed: int = 0
 ) -> tuple[pl.DataFrame, Interval, int, int]:
     """The excess by buckets of 5 cents of the price: frame, the mean over the signal's fills in compared buckets, how
     many buckets are positive, and how many were compared (20 fills in the pool, 5 in the signal)."""
@@ -196,7 +190,7 @@ def buckets(
     )  # fmt: skip
     rows = []
     for (start,), part in sorted(ours.group_by(low.alias("low"))):
-        found = _mean_interval(part, pl.col("pnl"), b, seed)
+        found = _mean_interval(part, pl.col("pnl"), resamples, seed)
         rows.append(
             {
                 "low": start,
@@ -228,20 +222,23 @@ def buckets(
     columns = ("low", "high", "n", "edge", "lower", "upper", "baseline_edge", "baseline_n", "excess")
     return (
         frame.select(columns),
-        _mean_interval(compared, over, b, seed),
+        _mean_interval(compared, over, resamples, seed),
         int((good["excess"] > 0).sum()),
         good.height,
     )
 
 
-def calibration(signal: pl.DataFrame, pool: pl.DataFrame, *, b: int = 299, seed: int = 0) -> pl.DataFrame:
+@renamed_keywords(b="resamples")
+def calibration(
+    signal: pl.DataFrame, pool: pl.DataFrame, *, resamples: int = 299, seed: int = 0
+) -> pl.DataFrame:
     """How often contracts paid at their prices: `price` (mean of the bucket, cents), `source` (signal, baseline),
     `win, lower, upper` (percent, 95 % over events), `n`, `break_even` (mean cost, cents)."""
     low = (pl.col("price") * 100 / WIDTH + 1e-9).floor().cast(pl.Int64) * WIDTH
     rows = []
     for source, entries in (("signal", signal), ("baseline", pool)):
         for (_,), part in sorted(_fills(entries).group_by(low.alias("low"))):
-            won = _mean_interval(part, pl.col("value"), b, seed)
+            won = _mean_interval(part, pl.col("value"), resamples, seed)
             mean: Any = part.select(pl.col("price").mean() * 100, pl.col("cost").mean() * 100).row(0)
             rows.append(
                 (
@@ -350,7 +347,7 @@ def _fit(x: Floats, y: Floats, penalty_from: int) -> tuple[Floats, Floats, Float
 
 
 def _interval(
-    estimate: float, influence: Floats, b: int, seed: int, n: int, events: int
+    estimate: float, influence: Floats, resamples: int, seed: int, n: int, events: int
 ) -> tuple[Interval, float]:
     """Studentised bootstrap over clusters of a sum of influences: the interval and the one-sided 97.5 % bound, cents."""
     felt = influence[influence != 0]
@@ -359,25 +356,25 @@ def _interval(
         return Interval(100 * estimate, -np.inf, np.inf, 1.0, n, events), float("-inf")
     rng = np.random.default_rng(seed)
     se = float(np.sqrt(g / (g - 1) * (felt**2).sum()))
-    t = np.empty(b)
-    for i in range(b):
+    t = np.empty(resamples)
+    for i in range(resamples):
         drawn = felt[rng.integers(0, g, g)]
         spread = np.sqrt(((drawn - drawn.mean()) ** 2).sum())
         t[i] = (drawn.sum() - felt.sum()) / spread if spread > 0 else 0.0
     high, low = np.quantile(t, [0.975, 0.025])
-    p = float((1 + (t >= estimate / se).sum()) / (b + 1))
+    p = float((1 + (t >= estimate / se).sum()) / (resamples + 1))
     bound = 100 * (estimate - high * se)
     return Interval(100 * estimate, bound, 100 * (estimate - low * se), p, n, events), bound
 
 
-def _mean_interval(part: pl.DataFrame, what: pl.Expr, b: int, seed: int) -> Interval:
+def _mean_interval(part: pl.DataFrame, what: pl.Expr, resamples: int, seed: int) -> Interval:
     """The event-weighted mean of an expression, in cents, with its interval over events."""
     means = part.group_by("event", maintain_order=True).agg(what.mean().alias("v"))["v"].to_numpy()
     if len(means) < 2:
         alone = float(100 * means.mean()) if len(means) else float("nan")
         return Interval(alone, float("nan"), float("nan"), 1.0, part.height, len(means))
     estimate = float(means.mean())
-    return _interval(estimate, (means - estimate) / len(means), b, seed, part.height, len(means))[0]
+    return _interval(estimate, (means - estimate) / len(means), resamples, seed, part.height, len(means))[0]
 
 
 def _logit(p: Floats) -> Floats:

@@ -18,18 +18,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.schema import DAY, check_entries
 from kalshilab.errors import EdgeError
 from kalshilab.market.fees import trade_fee
-from kalshilab.signals.engine.model import as_tape
-from kalshilab.tape.lake.source import Source, batches
+from kalshilab.tape.lake.opening import tape_of
+from kalshilab.tape.tape import Tape, TapeLike
 from kalshilab.units import PRICE, SIZE
 
 __all__ = ["BookCapacity", "TapeCapacity", "book_capacity", "taker_fee", "tape_capacity"]
@@ -184,12 +185,13 @@ class TapeCapacity(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+@renamed_keywords(window="window_s", latency="latency_s")
 def tape_capacity(
     entries: pl.DataFrame,
-    tape: Any,
+    tape: TapeLike,
     *,
-    window: float = 1800.0,
-    latency: float = 2.0,
+    window_s: float = 1800.0,
+    latency_s: float = 2.0,
     participation: Sequence[float] = (0.05, 0.10, 0.20),
     fee: Fee = taker_fee,
 ) -> TapeCapacity:
@@ -198,8 +200,8 @@ def tape_capacity(
     Args:
         entries: `kalshilab.edge.ENTRIES_SCHEMA`.
         tape: the tape they fired on: a frame, or a lake or tape file, which is read once and piece by piece.
-        window: seconds; prints later than fire + latency and not later than fire + latency + window count.
-        latency: seconds.
+        window_s: seconds; prints later than fire + latency and not later than fire + latency + window count.
+        latency_s: seconds.
         participation: shares of that volume.
         fee: dollars a contract at prices in dollars.
 
@@ -210,15 +212,15 @@ def tape_capacity(
     """
     check_entries(entries)
     shares = np.asarray(participation, np.float64)
-    if not (len(shares) and ((shares > 0) & (shares <= 1)).all() and window > 0 and latency >= 0):
+    if not (len(shares) and ((shares > 0) & (shares <= 1)).all() and window_s > 0 and latency_s >= 0):
         raise EdgeError(
-            f"tape_capacity({participation=}, {window=}, {latency=}): shares above 0, at most 1; seconds"
+            f"tape_capacity({participation=}, {window_s=}, {latency_s=}): shares above 0, at most 1; seconds"
         )
     # A fire without a fill counts as one; if its market has not settled, nothing is bought at it here.
     known = entries.filter(pl.col("value").is_not_null() | ~pl.col("filled"))
-    begin = known["ts"].dt.epoch("us") + round(latency * 1e6)
-    spans = known.select("ticker", "side", begin=begin, stop=begin + round(window * 1e6))
-    first, last, bought, paid, opening = _bought(spans, tape)
+    begin = known["ts"].dt.epoch("us") + round(latency_s * 1e6)
+    spans = known.select("ticker", "side", begin=begin, stop=begin + round(window_s * 1e6))
+    first, last, bought, paid, opening = _bought(spans, tape_of(tape))
     value = known["value"].to_numpy()
     size = np.where(np.isnan(value), 0.0, bought[last] - bought[first])
     value = np.where(np.isnan(value), 0.0, value)
@@ -280,12 +282,12 @@ def tape_capacity(
         fires=fires,
         unsettled=len(entries) - fires,
         days=days,
-        window=window,
+        window=window_s,
     )
 
 
 def _bought(
-    spans: pl.DataFrame, tape: Any
+    spans: pl.DataFrame, tape: Tape
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats, Floats, Floats]:
     """For each span the positions of its prints in running totals of contracts and dollars, and its first price.
 
@@ -325,7 +327,7 @@ def _bought(
     return first, last, np.r_[0.0, np.cumsum(size)], np.r_[0.0, np.cumsum(size * price)], opening
 
 
-def _prints(tape: Any) -> Iterator[pl.DataFrame]:
+def _prints(tape: Tape) -> Iterator[pl.DataFrame]:
     """The tape piece by piece: `ticker, side, at` (microseconds), `price` (dollars of the taker's side), `size`."""
     side = pl.col("taker").alias("side")
     price = (
@@ -339,10 +341,7 @@ def _prints(tape: Any) -> Iterator[pl.DataFrame]:
         price.alias("price"),
         pl.col("size") / SIZE,
     )
-    if not isinstance(tape, Source):
-        yield as_tape(tape, ("ts", "price", "size", "taker")).select(columns)
-        return
     tickers = tape.tickers.cast(pl.String)
-    for batch in batches(tape, _COLUMNS):
+    for batch in tape.batches(_COLUMNS):
         named = batch.frame.with_columns(ticker=tickers.gather(batch.frame["market"]))
         yield named.select(columns)

@@ -38,7 +38,6 @@ from .model import Fire as Fire
 from .model import Frame as Frame
 from .model import Parameters as Parameters
 from .model import Signal as Signal
-from .model import as_tape as as_tape
 from .model import like as like
 from .rearming import RESERVED as RESERVED
 from .rearming import rearming_step as rearming_step

@@ -16,7 +16,7 @@ import polars as pl
 
 from kalshilab.errors import SignalError, TapeError, UnitError
 from kalshilab.signals.engine.kernel import BUY_YES, Array, Fields, Rule, Step, bounds, fresh_state, one_of
-from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, as_tape, like
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, like
 from kalshilab.signals.engine.sharding import Shard, frame_of, scan_shard
 from kalshilab.signals.engine.state_pass import (
     CellPass,
@@ -27,13 +27,17 @@ from kalshilab.signals.engine.state_pass import (
     StatePass,
     columns_of,
 )
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.frame_checks import checked_columns
+from kalshilab.tape.lake.opening import tape_of
+from kalshilab.tape.lake.source import StoredTape
 from kalshilab.tape.schema import TAKER, TIME
+from kalshilab.tape.tape import FrameLike, Tape, frame_in_memory
 from kalshilab.units import cents
 
 __all__ = ["CompiledSignal", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
 
 Kind = TypeVar("Kind")
+FrameT = TypeVar("FrameT", bound=FrameLike)
 _SIDES = pl.Series(["yes", "no"], dtype=TAKER)
 _WORDS = ("", "yes", "no")
 """Outcome to buy, by the answer of a step."""
@@ -112,21 +116,25 @@ class CompiledSignal:
         those of the signal.  Live state is not touched.
 
         Args:
-            tape: a polars or pandas frame, a lazy frame, or a `Lake`, which is read piece by piece and returns a
-                polars frame.
+            tape: a polars or pandas frame, a lazy frame, or a tape of any size (a `Lake`, a `TapeFile` or the path of
+                one), which is read piece by piece and returns a polars frame.
 
         Raises:
             TapeError: `tape` is not a tape; `kalshilab.to_tape` makes one.
             LakeError: the lake is damaged.
         """
-        if isinstance(tape, Source):
-            whole = Shard(0, len(tape.tickers))
-            return frame_of(tape, self, scan_shard(tape, [self], whole))  # type: ignore[return-value]
-        frame = as_tape(tape, self.reads)
-        fires = self.begin().push(columns_of(frame, self.reads))
-        return like(self.framed(frame, fires, fires.row, self.fire_filter()), tape)  # type: ignore[no-any-return]
+        return like(self.fires(tape_of(tape, self.reads)), tape)
 
-    def feed(self, tape: Frame) -> Frame:
+    def fires(self, tape: Tape) -> pl.DataFrame:
+        """Return all fires over an opened tape, as `run` does, as a polars frame."""
+        if isinstance(tape, StoredTape):
+            whole = Shard(0, len(tape.tickers))
+            return frame_of(tape, self, scan_shard(tape, [self], whole))
+        frame = frame_in_memory(tape)
+        fires = self.begin().push(columns_of(frame, self.reads))
+        return self.framed(frame, fires, fires.row, self.fire_filter())
+
+    def feed(self, tape: FrameT) -> FrameT:
         """Process the next prints from the live state and return their fires as a frame.
 
         Tapes fed one after the other produce the fires of the whole tape, and `update` can continue after `feed`.
@@ -135,7 +143,7 @@ class CompiledSignal:
         Raises:
             TapeError: `tape` is not a tape.
         """
-        frame = as_tape(tape, self.reads)
+        frame = checked_columns(tape, self.reads)
         columns = columns_of(frame, self.reads)
         markets = frame.select("market", pl.col("ticker").cast(pl.String)).unique("market")
         codes = np.zeros(int(columns.market.max()) + 1 if len(columns.market) else 0, np.uint32)
@@ -143,7 +151,7 @@ class CompiledSignal:
         first = self._count
         fires = self._pass.push(columns._replace(market=codes[columns.market]), first)
         self._count = first + frame.height
-        return like(self.framed(frame, fires, fires.row - first, self._filter), tape)  # type: ignore[no-any-return]
+        return like(self.framed(frame, fires, fires.row - first, self._filter), tape)
 
     def framed(
         self, frame: pl.DataFrame, fires: Fires, at: Array, fire_filter: CrossMarketFilter | None

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, Protocol, Self, TypeAlias
+from typing import Final, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from kalshilab.signals.engine.kernel import Array, Fields
 from kalshilab.signals.engine.state_pass import CellPass, CrossMarketFilter, Fires, PrintArrays, chunks_of
-from kalshilab.tape.lake.source import Source, batches
+from kalshilab.tape.lake.manifest import DayFile
+from kalshilab.tape.lake.source import StoredTape, batches
 
 __all__ = ["THREADS", "PassGroup", "Scannable", "Shard", "TimedFires", "frame_of", "scan_shard", "shards_of"]
 
@@ -109,7 +110,7 @@ class PassGroup:
 
 
 def scan_shard(
-    source: Source, signals: Sequence[Scannable], shard: Shard, threads: int = THREADS
+    source: StoredTape, signals: Sequence[Scannable], shard: Shard, threads: int = THREADS
 ) -> list[TimedFires]:
     """Return the fires of a shard's markets and their times, for each signal."""
     group = PassGroup(signals, shard, len(source.tickers), threads)
@@ -145,7 +146,7 @@ def _joined(signal: Scannable, parts: list[tuple[Fires, _LateTimes]]) -> TimedFi
     return TimedFires(Fires.joined(all_fires), np.concatenate(all_times))
 
 
-def frame_of(source: Source, signal: Scannable, shards: Sequence[TimedFires]) -> pl.DataFrame:
+def frame_of(source: StoredTape, signal: Scannable, shards: Sequence[TimedFires]) -> pl.DataFrame:
     """Return the fires of all shards as one frame, in the order of the tape."""
     fires, ts = Fires.joined([s.fires for s in shards]), np.concatenate([s.ts for s in shards])
     order = fires.tape_order()
@@ -155,7 +156,7 @@ def frame_of(source: Source, signal: Scannable, shards: Sequence[TimedFires]) ->
     return signal.as_frame(fires, times, tickers.gather(fires.market), signal.fire_filter())
 
 
-def shards_of(source: Source, count: int) -> list[Shard]:
+def shards_of(source: StoredTape, count: int) -> list[Shard]:
     """Divide the markets into at most `count` contiguous ranges of codes with about equal numbers of prints."""
     prints = source.listing["prints"].cast(pl.Int64).fill_null(0).to_numpy()
     total = np.concatenate([[0], np.cumsum(prints)])
@@ -164,7 +165,7 @@ def shards_of(source: Source, count: int) -> list[Shard]:
     return [Shard(low, high) for low, high in pairwise(edges)] or [Shard(0, 0)]
 
 
-def days_of(source: Source, shard: Shard) -> list[Any]:
+def days_of(source: StoredTape, shard: Shard) -> list[DayFile]:
     """Return the files between the first and the last print of the shard's markets."""
     listing = source.listing.slice(shard.low, shard.high - shard.low)
     begin, end = listing.select(

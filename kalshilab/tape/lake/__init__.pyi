@@ -32,7 +32,6 @@ from .fs import write_frame as write_frame
 from .intervals import Span as Span
 from .intervals import uncovered as uncovered
 from .lake import Lake as Lake
-from .lake import scan_tape as scan_tape
 from .manifest import COPY as COPY
 from .manifest import LISTING_SCHEMA as LISTING_SCHEMA
 from .manifest import DayEntry as DayEntry
@@ -51,6 +50,8 @@ from .merge import Appended as Appended
 from .merge import count as count
 from .merge import merge_into as merge_into
 from .merge import recount as recount
+from .opening import scan_tape as scan_tape
+from .opening import tape_of as tape_of
 from .row_groups import ROW_GROUP as ROW_GROUP
 from .row_groups import Piece as Piece
 from .row_groups import plan as plan
@@ -58,7 +59,7 @@ from .row_groups import read_piece as read_piece
 from .row_groups import read_pieces as read_pieces
 from .source import BATCH as BATCH
 from .source import Batch as Batch
-from .source import Source as Source
+from .source import StoredTape as StoredTape
 from .source import batches as batches
 from .source import check_unaudited as check_unaudited
 from .staging import Incoming as Incoming

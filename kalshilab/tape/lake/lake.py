@@ -43,15 +43,15 @@ from kalshilab.tape.lake.manifest import (
     read_listing,
 )
 from kalshilab.tape.lake.merge import Appended, merge_into
+from kalshilab.tape.lake.source import StoredTape
 from kalshilab.tape.lake.staging import Incoming, path_of, staged, write_segment
-from kalshilab.tape.lake.tapefile import TapeFile
 from kalshilab.tape.lake.transaction import Swap
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA
 
-__all__ = ["Lake", "scan_tape"]
+__all__ = ["Lake"]
 
 
-class Lake:
+class Lake(StoredTape):
     """A folder of prints by day; `open` one that is there, `create` one or open it.
 
     What it says is as of its generation: the one it was opened at, or its own last change.
@@ -401,6 +401,10 @@ class Lake:
         """Stretches of which it is not known whether anything is missing: see `kalshilab.tape.lake.doctor.gaps`."""
         return doctor.gaps(self._manifest)
 
+    def unverified(self) -> Sequence[tuple[int, int, str]]:
+        """Return the stretches of `gaps` as `(since, until, reason)`."""
+        return [(gap.since, gap.until, gap.reason) for gap in self.gaps()]
+
     def doctor(self, deep: bool = True) -> list[Finding]:
         """Everything that is wrong with the lake or worth knowing: see `kalshilab.tape.lake.doctor.doctor`."""
         return doctor.doctor(self._path, deep)
@@ -424,31 +428,3 @@ def _instant(name: str, value: object) -> int:
         return index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TapeError(f"{name}={value!r}: microseconds or a datetime") from None
-
-
-def scan_tape(path: str | Path) -> Lake | TapeFile:
-    """A tape of any size, not loaded: a lake's folder, or a single Parquet file with the columns of a tape.
-
-    Both have `files`, `tickers`, `listing`, `rows`, `check_file` and `lazy`; signals take both.
-
-    >>> import tempfile
-    >>> import kalshilab as kl
-    >>> tape, markets = kl.sample()
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     done = Lake.create(folder).append(tape, markets)
-    ...     source = scan_tape(folder)
-    ...     print(source.rows == tape.height, kl.signals.scan(source, kl.signals.Rlm()).equals(kl.signals.rlm(tape)))
-    True True
-
-    Raises:
-        LakeError: the lake cannot be read.
-        TapeError: there is nothing there, or something else.
-    """
-    found = Path(path).absolute()
-    if found.is_dir():
-        return Lake.open(found)
-    if not found.exists():
-        raise TapeError(
-            f"{path} does not exist; kalshilab download --out {path} or kalshilab import makes a lake"
-        )
-    return TapeFile(found)

@@ -10,20 +10,26 @@ decodes without complaint into something else is found out.
 
 from __future__ import annotations
 
+import hashlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, NamedTuple, TypeVar
 
 import polars as pl
 
+from kalshilab.clock import to_datetime
 from kalshilab.errors import LakeError
+from kalshilab.tape.lake.manifest import DayFile
 from kalshilab.tape.lake.row_groups import ROW_GROUP, Piece, plan, read_pieces
 from kalshilab.tape.lake.timestamps import TimesAt, TimesAudit
+from kalshilab.tape.tape import FrameTape, TapeBatch
 
-__all__ = ["BATCH", "Batch", "Source", "batches", "check_unaudited"]
+__all__ = ["BATCH", "Batch", "StoredTape", "batches", "check_unaudited"]
 
 T = TypeVar("T")
 
@@ -34,33 +40,96 @@ AHEAD: Final = 2
 """Batches read ahead."""
 
 
-@runtime_checkable
-class Source(Protocol):
-    """What is read: a `Lake`, or a single file behind the same face."""
+class StoredTape(ABC):
+    """Base of the tapes that are read from disk: `Lake` and `TapeFile`."""
+
+    in_memory = False
 
     @property
-    def path(self) -> Path: ...
-    @property
-    def files(self) -> Sequence[Any]:
-        """`DayFile`s in the order of time."""
-        ...
+    @abstractmethod
+    def path(self) -> Path:
+        """The folder or the file, absolute."""
 
     @property
-    def rows(self) -> int: ...
+    @abstractmethod
+    def files(self) -> Sequence[DayFile]:
+        """The files in the order of time."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Number of prints."""
+
+    @property
+    @abstractmethod
+    def listing(self) -> pl.DataFrame:
+        """One row per market, by code, with at least `ticker`, `prints`, `first_ts` and `last_ts`."""
+
+    @abstractmethod
+    def check_origin(self, file: DayFile) -> None:
+        """Check size and origin of a file; its rows, types and totals are compared while it is read.
+
+        Raises:
+            LakeError: the file is not the one that was written.
+        """
+
+    @abstractmethod
+    def lazy(self) -> pl.LazyFrame:
+        """Return the prints as a lazy frame, in order, after a quick check of the files.
+
+        Raises:
+            LakeError: a file is missing, or is not the one that was written.
+        """
+
     @property
     def tickers(self) -> pl.Series:
-        """Tickers by market code."""
-        ...
+        """Tickers by market code; null for a code without prints."""
+        return self.listing["ticker"]
 
     @property
-    def listing(self) -> pl.DataFrame:
-        """A row a market, by code, with at least `prints`, `first_ts` and `last_ts`."""
-        ...
+    def markets(self) -> pl.DataFrame | None:
+        """The markets table stored beside the prints, or None if there is none."""
+        return None
 
-    def check_origin(self, file: Any) -> None:
-        """Raise `LakeError` if the file is not the one that was written, as far as that is seen at a glance: rows,
-        types and totals of what is read are compared by who reads."""
-        ...
+    def batches(self, columns: Sequence[str]) -> Iterator[TapeBatch]:
+        """Iterate over the prints in order, read ahead by a thread, with the columns given.
+
+        Raises:
+            LakeError: as for the function `batches`.
+        """
+        for batch in batches(self, columns):
+            yield TapeBatch(batch.first_row, batch.frame)
+
+    def excerpt(self, rows: int) -> FrameTape:
+        """Return the first `rows` prints in memory."""
+        return FrameTape(self.lazy().head(rows).collect())
+
+    def prefix(self, until: datetime) -> FrameTape:
+        """Return the prints up to `until`, inclusive, in memory."""
+        return FrameTape(self.lazy().filter(pl.col("ts") <= until).collect())
+
+    def with_future(self, end: int, future: pl.DataFrame) -> FrameTape:
+        """Return the first `end` prints followed by `future`, in memory."""
+        return self.excerpt(end).with_future(end, future)
+
+    def first_prints(self) -> pl.DataFrame:
+        """Return the time of each market's first print: `ticker, ts`."""
+        return self.listing.select(pl.col("ticker").cast(pl.String), ts="first_ts")
+
+    def ends(self) -> tuple[datetime, datetime] | None:
+        """Return the times of the first and the last print, or None for an empty tape."""
+        if not self.files:
+            return None
+        return to_datetime(self.files[0].first_ts), to_datetime(self.files[-1].last_ts)
+
+    def unverified(self) -> Sequence[tuple[int, int, str]] | None:
+        """Return the stretches that may lack prints: `(since, until, reason)` in microseconds; None if unknown."""
+        return None
+
+    def update_digest(self, digest: hashlib._Hash) -> None:
+        """Feed a hash with the hashes of the files; with the name and rows of a file that has none."""
+        for file in self.files:
+            digest.update(str(file.sha256 or (file.path.name, file.rows)).encode())
 
 
 class Batch(NamedTuple):
@@ -79,10 +148,10 @@ class Batch(NamedTuple):
 
 
 def batches(
-    source: Source,
+    source: StoredTape,
     columns: Sequence[str],
     *,
-    files: Sequence[Any] | None = None,
+    files: Sequence[DayFile] | None = None,
     rows: int = BATCH,
 ) -> Iterator[Batch]:
     """The rows of a source (or of some of its files) in order, read ahead by a thread.
@@ -126,7 +195,7 @@ def batches(
     check_unaudited(source, files)
 
 
-def check_unaudited(source: Source, files: Sequence[Any]) -> None:
+def check_unaudited(source: StoredTape, files: Sequence[DayFile]) -> None:
     """Called once all of the files was read: no totals would find that one without them was changed meanwhile.
 
     Raises:
@@ -137,14 +206,14 @@ def check_unaudited(source: Source, files: Sequence[Any]) -> None:
             source.check_origin(file)
 
 
-def _read(source: Source, pieces: list[Piece], columns: tuple[str, ...]) -> pl.DataFrame:
+def _read(source: StoredTape, pieces: list[Piece], columns: tuple[str, ...]) -> pl.DataFrame:
     for piece in pieces:
         if piece.offset == 0:
             source.check_origin(piece.file)
     return _named(source, pieces, lambda: read_pieces(source.path, pieces, columns))
 
 
-def _named(source: Source, pieces: Sequence[Piece], read: Callable[[], T]) -> T:
+def _named(source: StoredTape, pieces: Sequence[Piece], read: Callable[[], T]) -> T:
     """What `read` returns.  Where it fails because a file went away under it, it says why the file did: a lake that is
     changed meanwhile is not damaged."""
     try:

@@ -10,20 +10,20 @@ import polars as pl
 from kalshilab.errors import LakeError, TapeError
 from kalshilab.tape.lake import fs
 from kalshilab.tape.lake.manifest import DayFile
-from kalshilab.tape.lake.source import batches
+from kalshilab.tape.lake.source import StoredTape, batches
 from kalshilab.tape.schema import TAPE_SCHEMA, TIME
 
 __all__ = ["TapeFile"]
 
 MOST_CODES: Final = 1 << 27
-"""Market codes above this are not dense codes."""
+"""Market codes above this are not dense."""
 
 
-class TapeFile:
-    """A tape in one Parquet file, of any size: `files` has the one, without control totals.
+class TapeFile(StoredTape):
+    """A tape in one Parquet file of any size; `files` holds that file, without control totals.
 
-    The file must not change while it is read; one that does is found by its size and time.  Market codes are
-    its own; they are checked, with the order of time, when `listing` or `tickers` is first asked for, which
+    The file must not change while it is read; a change is detected by its size and modification time. The file's own
+    market codes are used. They and the order of time are checked when `listing` or `tickers` is first accessed, which
     reads three columns once.
 
     >>> import tempfile
@@ -35,7 +35,7 @@ class TapeFile:
     True True
 
     Raises:
-        TapeError: not a Parquet file, or without the columns of a tape.
+        TapeError: the file is not Parquet, or lacks columns of a tape.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -78,26 +78,26 @@ class TapeFile:
 
     @property
     def files(self) -> tuple[DayFile, ...]:
-        """The file; none if it has no rows."""
+        """The file; empty if it has no rows."""
         return self._files
 
     @property
     def rows(self) -> int:
-        """Prints."""
+        """Number of prints."""
         return sum(file.rows for file in self._files)
 
     @property
     def tickers(self) -> pl.Series:
-        """Tickers by market code; null for codes that do not occur."""
+        """Tickers by market code; null for a code without prints."""
         return self.listing["ticker"]
 
     @property
     def listing(self) -> pl.DataFrame:
-        """A row a market, by code: `market`, `ticker`, `prints`, `first_ts`, `last_ts`.
+        """One row per market, by code: `market`, `ticker`, `prints`, `first_ts`, `last_ts`.
 
         Raises:
             TapeError: times go back, a code stands for two tickers, or codes are not dense.
-            LakeError: the file was changed.
+            LakeError: the file has changed.
         """
         if self._listing is None:
             self._listing = self._read()
@@ -141,10 +141,10 @@ class TapeFile:
         return joined.with_columns(pl.col("prints").fill_null(0)).select(*_COLUMNS)
 
     def check_file(self, file: DayFile) -> None:
-        """Raise if the file is not the one that was opened.
+        """Check that the file is the one that was opened.
 
         Raises:
-            LakeError: it is missing or was changed.
+            LakeError: the file is missing or has changed.
         """
         try:
             stat = file.path.stat()
@@ -158,10 +158,10 @@ class TapeFile:
     check_origin = check_file
 
     def lazy(self) -> pl.LazyFrame:
-        """The tape as a lazy frame, after `check_file`.
+        """Return the tape as a lazy frame, after `check_file`.
 
         Raises:
-            LakeError: the file is missing or was changed.
+            LakeError: the file is missing or has changed.
         """
         for file in self._files:
             self.check_file(file)

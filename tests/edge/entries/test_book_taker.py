@@ -167,7 +167,7 @@ def test_entries_from_a_book() -> None:
     assert large["price"] == pytest.approx((5 * 0.41 + 20 * 0.42) / 25)
     assert large["fee"] == pytest.approx(fill_fee(round(large["price"] * PRICE), 2500) / 25e6)
     # The firing print's NO costs 40 cents: a cent more buys half, nothing more buys nothing.
-    near = [enter(fires, tape, markets, rule="book", books=log.frame(), limit=c) for c in (0.0, 1.0)]
+    near = [enter(fires, tape, markets, rule="book", books=log.frame(), limit_cents=c) for c in (0.0, 1.0)]
     assert [n["filled"][0] for n in near] == [False, True] and near[1]["price"][0] == pytest.approx(0.41)
 
 
@@ -266,7 +266,7 @@ def test_entries_on_the_exchange_in_a_box(box: tuple[pl.DataFrame, pl.DataFrame,
     rested = maker.rest(maker.joining(fires, quotes), tape, quotes, contracts=5)
     filled = [rested.filter(pl.col("book") == b)["contracts"].sum() for b in maker.BOOKS]
     assert filled == sorted(filled) and filled[-1] > 0
-    marks = maker.markouts(rested, quotes, markets, book="touch", b=199)
+    marks = maker.markouts(rested, quotes, markets, book="touch", resamples=199)
     assert set(marks["group"]) == {"filled", "unfilled"} and marks["horizon_s"].null_count() > 0
 
 
@@ -275,8 +275,10 @@ def test_makers_entries_are_those_of_the_hardest_book(
 ) -> None:
     tape, markets, quotes = box
     fires = kl.signals.rlm(tape, min_trades=15, min_drop=2)
-    found = enter(fires, tape, markets, rule="maker", books=quotes, contracts=5, latency=0.5, window=600.0)
-    rested = maker.rest(maker.joining(fires, quotes), tape, quotes, contracts=5, life=600.0, latency=0.5)
+    found = enter(
+        fires, tape, markets, rule="maker", books=quotes, contracts=5, latency_s=0.5, window_s=600.0
+    )
+    rested = maker.rest(maker.joining(fires, quotes), tape, quotes, contracts=5, life_s=600.0, latency_s=0.5)
     own = maker.entries(rested, markets).join(found.select("fire"), on="fire", how="semi")
     joined = found.filter("filled").join(own, on="fire", suffix="_m")
     assert 0 < joined.height == own["filled"].sum() < found.height
@@ -296,7 +298,7 @@ def test_makers_entries_are_those_of_the_hardest_book(
 def test_a_card_of_a_maker(box: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]) -> None:
     tape, markets, quotes = box
     signal = kl.signals.Rlm(min_trades=15, min_drop=2)
-    card = kl.validate(signal, tape, markets, rule="maker", books=quotes, audits=False, latency=0.5)
+    card = kl.validate(signal, tape, markets, rule="maker", books=quotes, audits=False, latency_s=0.5)
     assert card.verdict == "INSUFFICIENT" and 0 < card.numbers["filled"] < card.numbers["kept"]
     assert set(card.frames["markouts"]["group"]) <= {"filled", "unfilled"}
     assert card.figure("markouts").data

@@ -25,7 +25,7 @@ from kalshilab.units import PRICE
 
 T = "A-1"
 START = int(BEGIN.timestamp() * 1e6)
-AT_ONCE: dict[str, Any] = {"latency": 0, "cancel_latency": 0, "contracts": 2}
+AT_ONCE: dict[str, Any] = {"latency_s": 0, "cancel_latency_s": 0, "contracts": 2}
 
 
 def at(seconds: float) -> int:
@@ -117,10 +117,10 @@ def test_when_an_order_is_there() -> None:
         found = maker.rest(orders_of((sent, "yes", 58)), tape, quotes, contracts=2, **how)["first_ts"][0]
         return None if found is None else (found - BEGIN).total_seconds()
 
-    assert first(0, latency=0) == 1 and first(0, latency=1) == 3 and first(1, latency=0) == 3
+    assert first(0, latency_s=0) == 1 and first(0, latency_s=1) == 3 and first(1, latency_s=0) == 3
     # Cancelled after five seconds, or a little later.
-    assert first(5.5, latency=0.5, life=4.5, cancel_latency=0.49) is None
-    assert first(5.5, latency=0.5, life=4.5, cancel_latency=0.5) == 11
+    assert first(5.5, latency_s=0.5, life_s=4.5, cancel_latency_s=0.49) is None
+    assert first(5.5, latency_s=0.5, life_s=4.5, cancel_latency_s=0.5) == 11
 
 
 def test_what_is_not_posted() -> None:
@@ -128,12 +128,12 @@ def test_what_is_not_posted() -> None:
     log = book_log()
     log.lost(at(50), T)
     sent = orders_of((-1, "yes", 58), (0, "yes", 62), (1, "yes", 58), (2, "yes", 57), (3, "no", 62), (60, "yes", 58))  # fmt: skip
-    found = maker.rest(sent, tape, log.frame(), life=40, **AT_ONCE).filter(pl.col("book") == "through")
+    found = maker.rest(sent, tape, log.frame(), life_s=40, **AT_ONCE).filter(pl.col("book") == "through")
     # No book yet; it would take; posted; one is there; the other side is free; the book is lost.
     assert found["posted"].to_list() == [False, False, True, False, True, False]
     assert found["contracts"].to_list() == [0, 0, 2, 0, 0, 0]
     # After the time of the one before, the next.
-    again = maker.rest(orders_of((1, "yes", 58), (9, "yes", 58)), tape, log.frame(), life=7.9, **AT_ONCE)
+    again = maker.rest(orders_of((1, "yes", 58), (9, "yes", 58)), tape, log.frame(), life_s=7.9, **AT_ONCE)
     assert again["posted"].all()
 
 
@@ -187,7 +187,7 @@ def test_books_are_in_order_and_as_a_plain_loop_has_them(
     tape, quotes = made(rows)
     wanted = sorted(wanted)
     sent = orders_of(*((s, side, 10 * p) for s, side, p in wanted))
-    found = maker.rest(sent, tape, quotes, life=8, latency=1, cancel_latency=0, contracts=2)
+    found = maker.rest(sent, tape, quotes, life_s=8, latency_s=1, cancel_latency_s=0, contracts=2)
     by = [found.filter(pl.col("book") == b) for b in maker.BOOKS]
     for hard, easy in pairwise(by):
         assert (hard["contracts"] <= easy["contracts"]).all()
@@ -307,7 +307,7 @@ def informed(n: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFram
 def edges_of(seed: int, n: int = 6_000) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """The edge in each book as bootstrapped over events, and what it was measured on."""
     orders, tape, quotes, markets = informed(n, seed)
-    rested = maker.rest(orders, tape, quotes, contracts=1, latency=0.5, life=3000)
+    rested = maker.rest(orders, tape, quotes, contracts=1, latency_s=0.5, life_s=3000)
     assert rested["posted"].all()
     found = {}
     for book in maker.BOOKS:
@@ -328,10 +328,10 @@ def test_t17_the_queue_knows_what_touch_does_not() -> None:
     gaps = {b: maker.selection(rested, markets, book=b).gap for b in maker.BOOKS}
     assert gaps["through"] < gaps["queue"] < gaps["touch"]
     # After an hour all is revealed but the outcome: with the noise of outcomes gone, the queue's edge is nothing.
-    hour = maker.markouts(rested, quotes, markets, book="queue", horizons=(3600,), b=199)
+    hour = maker.markouts(rested, quotes, markets, book="queue", horizons=(3600,), resamples=199)
     queue = hour.filter(pl.col("group") == "filled", pl.col("horizon_s") == 3600).row(0, named=True)
     assert queue["lower"] < 0 < queue["upper"] and queue["upper"] - queue["lower"] < 0.6
-    marks = maker.markouts(rested, quotes, markets, book="through", b=199)
+    marks = maker.markouts(rested, quotes, markets, book="through", resamples=199)
     assert marks.columns == ["horizon_s", "group", "markout", "lower", "upper", "n"]
     soon = dict(marks.filter(pl.col("horizon_s") == 60).select("group", "markout").rows())
     # Filled by the informed: half a spread earned, the jump lost; unfilled, the market had run away.
@@ -384,7 +384,7 @@ def test_makers_fees_and_what_became_of_it() -> None:
 
 def test_what_cannot_be_done_is_said() -> None:
     tape, quotes = tape_of([(1, T, 58, "no")]), book_log().frame()
-    for how in ({"contracts": 0}, {"life": 0}, {"latency": -1}, {"cancel_latency": -1}):
+    for how in ({"contracts": 0}, {"life_s": 0}, {"latency_s": -1}, {"cancel_latency_s": -1}):
         with pytest.raises(EdgeError):
             maker.rest(orders_of((0, "yes", 58)), tape, quotes, **how)  # type: ignore[arg-type]
     with pytest.raises(EdgeError, match="prices"):

@@ -23,7 +23,7 @@ from kalshilab.tape.lake.lake import Lake
 def test_no_is_bought_from_a_later_no_taker() -> None:
     tape = tape_of([(0, "A-1", 60, "yes"), (1, "A-1", 59, "no"), (3, "B-1", 20, "no"), (4, "A-1", 61, "yes"), (5, "A-1", 58, "no")])  # fmt: skip
     entry = enter(
-        fires_of(tape, [(0, "no")]), tape, markets_of({"A-1": "no", "B-1": "no"}), half_spread=1
+        fires_of(tape, [(0, "no")]), tape, markets_of({"A-1": "no", "B-1": "no"}), half_spread_cents=1
     ).row(0, named=True)
     assert entry["fired_at"] == pytest.approx(0.40) and entry["mid"] == pytest.approx(0.41)
     # The print after one second is within the latency of two, the YES taker's is not ours.
@@ -42,8 +42,8 @@ def test_no_fill_no_profit() -> None:
     entry = enter(fires_of(tape, [(0, "no")]), tape, markets).row(0, named=True)
     assert not entry["filled"] and entry["pnl"] == 0 and entry["price"] is None and entry["entry_ts"] is None
     # After the latency, not at it; within the window, its end included.
-    assert enter(fires_of(tape, [(0, "no")]), tape, markets, latency=1.999)["filled"].all()
-    assert enter(fires_of(tape, [(0, "no")]), tape, markets, window=1801)["filled"].all()
+    assert enter(fires_of(tape, [(0, "no")]), tape, markets, latency_s=1.999)["filled"].all()
+    assert enter(fires_of(tape, [(0, "no")]), tape, markets, window_s=1801)["filled"].all()
 
 
 def test_after_the_expected_close_the_outcome_may_be_known() -> None:
@@ -65,7 +65,7 @@ def test_what_a_contract_paid() -> None:
     found = enter(fires, tape, markets)
     assert found["value"].to_list() == [1.0, 0.0, pytest.approx(0.58), None]
     assert found["pnl"].is_null().to_list() == [False, False, False, True]
-    assert enter(fires, tape, markets, rule="mid", half_spread=1)["price"].to_list() == pytest.approx(
+    assert enter(fires, tape, markets, rule="mid", half_spread_cents=1)["price"].to_list() == pytest.approx(
         [0.51, 0.51, 0.49, 0.49]
     )
     assert enter(fires, tape, markets, rule="mid")["fee"].to_list() == [0.0] * 4
@@ -127,8 +127,8 @@ def test_it_is_what_a_plain_loop_finds(
     some = data.draw(st.lists(st.tuples(st.integers(0, len(rows) - 1), st.sampled_from(["yes", "no"])), max_size=12, unique_by=lambda f: f[0]))  # fmt: skip
     fires = fires_of(tape, sorted(some))
     found = enter(
-        fires, tape, markets_of({"A-1": "yes", "A-2": "no", "B-1": None}), latency=latency, window=window,
-        per_market=None, both_sides=True, half_spread=1,
+        fires, tape, markets_of({"A-1": "yes", "A-2": "no", "B-1": None}), latency_s=latency, window_s=window,
+        per_market=None, both_sides=True, half_spread_cents=1,
     )  # fmt: skip
     assert found.schema == ENTRIES_SCHEMA and found.height == len(some)
     plain = tape.rows(named=True)
@@ -165,16 +165,18 @@ def test_what_cannot_be_done_is_said() -> None:
     tape = tape_of([(0, "A-1", 50, "yes")])
     markets = markets_of({"A-1": "yes", "Z-1": "no"})
     fires = fires_of(tape, [(0, "no")])
-    for bad in ({"rule": "last"}, {"latency": -1}, {"window": 0}, {"contracts": 0}, {"rule": "book"},
-                {"half_spread": -1.0}, {"half_spread": float("nan")}):  # fmt: skip
+    for bad in ({"rule": "last"}, {"latency_s": -1}, {"window_s": 0}, {"contracts": 0}, {"rule": "book"},
+                {"half_spread_cents": -1.0}, {"half_spread_cents": float("nan")}):  # fmt: skip
         with pytest.raises(EdgeError):
             enter(fires, tape, markets, **bad)
     for names in ("all", {"A-1"}, ["B"]):
-        with pytest.raises(EdgeError, match=r"exclusive=.*tickers of events"):
+        with pytest.raises(EdgeError, match=r"exclusive must be a set of event tickers"):
             enter(fires, tape, markets, exclusive=names)
     with pytest.raises(EdgeError, match="no print on this tape"):
         enter(fires.with_columns(ticker=pl.lit("Z-1")), tape, markets)
-    with pytest.raises(EdgeError, match=r"Rlm is no frame of fires; a signal's run\(tape\) gives one"):
+    with pytest.raises(
+        EdgeError, match=r"fires must be a DataFrame as returned by signal.run\(tape\), got Rlm"
+    ):
         enter(kl.signals.Rlm(), tape, markets)
     with pytest.raises(TapeError, match=r"pandas.DataFrame is no polars DataFrame; kalshilab.to_markets"):
         enter(fires, tape, markets.to_pandas())

@@ -17,6 +17,7 @@ from kalshilab.edge.lookahead.settlement_facts import named_facts, point_in_time
 from kalshilab.edge.lookahead.whole_life import whole_life_edge
 from kalshilab.edge.robustness.perturbations import interval
 from kalshilab.errors import EdgeError, TapeError
+from kalshilab.tape.tape import FrameTape
 
 S = kl.signals
 TAPE, MARKETS = kl.synth.martingale(n_markets=700, seed=11)
@@ -92,7 +93,7 @@ def leak_and_edge(seed: int, markets: int) -> tuple[float, float, float]:
     rule = S.Rlm(yes_threshold=0.70, min_trades=25, min_drop=5, max_price=65)
     tape, table = kl.synth.martingale(n_markets=markets, seed=seed, edge=3.0)
     whole = whole_life_edge(tape, table, 0.70, 25, 5)
-    honest = interval(enter(rule.run(tape), tape, table, rule="mid", extremes=True, half_spread=1.0))
+    honest = interval(enter(rule.run(tape), tape, table, rule="mid", extremes=True, half_spread_cents=1.0))
     return whole.edge, honest.estimate, (honest.upper - honest.lower) / 3.92
 
 
@@ -217,7 +218,7 @@ def test_placebos_name_what_is_inert() -> None:
 
 def test_a_fair_world_keeps_everything_but_prices_and_outcomes() -> None:
     tape, markets = kl.sample()
-    stage = Stage(tape, markets)
+    stage = Stage(FrameTape(tape), markets)
     one, again, other = stage.world(1), replay(tape, markets, seed=1), stage.world(2)
     assert (
         one.tape.equals(again.tape) and one.markets.equals(again.markets) and not one.tape.equals(other.tape)

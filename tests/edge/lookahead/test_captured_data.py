@@ -205,7 +205,7 @@ def test_the_future_is_found_wherever_it_is_kept(name: str) -> None:
 
 
 def test_the_verdict_says_it_with_the_first_row() -> None:
-    found = kl.validate(features, TAPE, MARKETS, b=99)
+    found = kl.validate(features, TAPE, MARKETS, resamples=99)
     assert found.verdict == "INVALID_LOOKAHEAD"
     assert "its first fire is at row" in found.criterion(1).detail
 

@@ -10,14 +10,16 @@ import pytest
 import kalshilab as kl
 from kalshilab.edge.lookahead.strategy import FIRES, Strategy, strategy_of
 from kalshilab.errors import EdgeError
+from kalshilab.tape.tape import FrameTape
 
 TAPE, MARKETS = kl.sample()
+IN_MEMORY = FrameTape.of(TAPE)
 
 
 def test_a_signal_keeps_its_name_parameters_and_code() -> None:
     one = strategy_of(kl.signals.Rlm(min_trades=15))
     assert one.name == "rlm" and one.parameters["min_trades"] == 15 and "min_trades=15" in one.label
-    assert one.fires(TAPE).select(*FIRES).equals(kl.signals.rlm(TAPE, min_trades=15).select(*FIRES))
+    assert one.fires(IN_MEMORY).select(*FIRES).equals(kl.signals.rlm(TAPE, min_trades=15).select(*FIRES))
     assert strategy_of(one) is one
     assert strategy_of(kl.signals.Rlm()).code == one.code != strategy_of(kl.signals.Burst()).code
 
@@ -41,9 +43,12 @@ def test_functions_of_one_and_of_two_arguments() -> None:
         seen.append(markets)
         return kl.signals.rlm(tape).to_pandas()
 
-    assert strategy_of(both).fires(TAPE, MARKETS).height == kl.signals.rlm(TAPE).height and seen[0] is MARKETS
+    assert (
+        strategy_of(both).fires(IN_MEMORY, MARKETS).height == kl.signals.rlm(TAPE).height
+        and seen[0] is MARKETS
+    )
     lazy = strategy_of(lambda tape: kl.signals.rlm(tape.lazy()))
-    assert lazy.fires(TAPE).height == kl.signals.rlm(TAPE).height
+    assert lazy.fires(IN_MEMORY).height == kl.signals.rlm(TAPE).height
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_functions_of_one_and_of_two_arguments() -> None:
 )
 def test_fires_that_are_none_are_refused(returned: Any, said: str) -> None:
     with pytest.raises(EdgeError, match=said):
-        strategy_of(lambda tape: returned).fires(TAPE)
+        strategy_of(lambda tape: returned).fires(IN_MEMORY)
 
 
 def test_what_is_no_strategy_is_refused() -> None:

@@ -24,7 +24,7 @@ def worlds(sets: int, markets: int, first: int = 1) -> list[tuple[pl.DataFrame, 
 def as_of(tape: pl.DataFrame, markets: pl.DataFrame, rule: str) -> tuple[float, float, int]:
     """Edge of the first fires of the published parameters as of the fire, its standard error, and how many."""
     fires = kl.signals.rlm(tape, yes_threshold=0.70, min_trades=5, min_drop=1)
-    entries = enter(fires, tape, markets, rule=rule, extremes=True, half_spread=1.0)
+    entries = enter(fires, tape, markets, rule=rule, extremes=True, half_spread_cents=1.0)
     found = interval(entries)
     return found.estimate, (found.upper - found.lower) / 3.92, found.n
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 import kalshilab as kl
+from kalshilab.edge.entries.terms import EntryTerms
 from kalshilab.edge.lookahead.strategy import strategy_of
 from kalshilab.edge.prereg.hypothesis import (
     hypothesis_of,
+    judged_terms,
     registered,
     session_registry,
     specification,
-    terms_of,
     trials_of,
 )
 from kalshilab.edge.prereg.registry import Registry
@@ -27,29 +27,29 @@ def test_what_differs_is_another_hypothesis() -> None:
     assert hypothesis_of(kl.signals.Rlm(min_trades=15), id="B", **SAID).prereg_hash == one
     others = [
         hypothesis_of(kl.signals.Rlm(min_trades=16), id="A", **SAID),
-        hypothesis_of(RULE, id="A", latency=60.0, **SAID),
+        hypothesis_of(RULE, id="A", latency_s=60.0, **SAID),
         hypothesis_of(RULE, id="A", contracts=100, **SAID),
         hypothesis_of(RULE, id="A", grid={"min_trades": [10, 15]}, **SAID),
     ]
     assert len({one, *(h.prereg_hash for h in others)}) == 5
 
 
-def test_terms_are_named() -> None:
-    assert terms_of({"latency": 60.0}).latency == 60.0
-    with pytest.raises(EdgeError, match="'delay'"):
-        terms_of({"delay": 1})
-    for name, value in (
-        ("latency", "2"), ("latency", -1), ("latency", float("nan")), ("window", None), ("contracts", 2.5), ("contracts", 0),
-        ("contracts", True), ("per_event", 0), ("per_event", "1"),
-    ):  # fmt: skip
-        with pytest.raises(EdgeError, match=rf"validate\({name}="):
-            terms_of({name: value})
-    assert terms_of({"per_event": None, "contracts": np.int64(5), "latency": np.float32(1)}).contracts == 5
+def test_terms_at_whose_prices_nobody_can_trade_are_refused() -> None:
+    assert judged_terms(EntryTerms(rule="book")).rule == "book"
+    for rule in ("print", "mid"):
+        with pytest.raises(EdgeError, match="the other rules are for diagnosis"):
+            judged_terms(EntryTerms(rule=rule))  # type: ignore[arg-type]
+
+
+def test_the_hash_of_a_hypothesis_is_that_of_version_0_1() -> None:
+    """Registered hypotheses must keep their hash: the keys of their terms do not follow the new names."""
+    spec = specification(strategy_of(RULE), EntryTerms(), None)
+    assert list(spec["terms"]) == ["rule", "latency", "window", "contracts", "per_event"]
 
 
 def test_the_registry_of_this_process_takes_everything_once() -> None:
     strategy = strategy_of(kl.signals.Steam(min_trades=6))
-    spec = specification(strategy, terms_of({}), None)
+    spec = specification(strategy, EntryTerms(), None)
     book, prereg, family = registered(None, strategy, spec)
     assert book is session_registry() and family == "steam" and registered(None, strategy, spec)[1] == prereg
     before = trials_of(book, prereg, family, [strategy.parameters], "data")
@@ -60,7 +60,7 @@ def test_the_registry_of_this_process_takes_everything_once() -> None:
 
 def test_a_registry_of_ones_own_refuses_what_it_does_not_know() -> None:
     strategy = strategy_of(RULE)
-    spec = specification(strategy, terms_of({}), None)
+    spec = specification(strategy, EntryTerms(), None)
     mine = Registry()
     with pytest.raises(RegistryError, match="is not registered"):
         registered(mine, strategy, spec)

@@ -17,6 +17,7 @@ from kalshilab.edge.stats import simulated_entries
 from kalshilab.edge.stats.inference import infer
 from kalshilab.errors import EdgeError
 from kalshilab.tape.lake.lake import Lake
+from kalshilab.tape.tape import FrameTape
 
 TAPE, MARKETS = kl.synth.martingale(n_markets=1_500, seed=3)
 FIRST, SECOND = kl.signals.Rlm(min_trades=8), kl.signals.Rlm(min_trades=12)
@@ -29,21 +30,24 @@ def named(signal: Any, name: str) -> Any:
 
 def tried(registry: Registry, prereg: str, tape: pl.DataFrame) -> None:
     trials = [Trial({}, 0.5, 0.0, None)]
-    registry.evaluated_all(prereg, trials, data_of(tape, MARKETS)["hash"], sketch=sketch_of(tape))
+    registry.evaluated_all(
+        prereg, trials, data_of(FrameTape.of(tape), MARKETS)["hash"], sketch=sketch_of(FrameTape.of(tape))
+    )
 
 
 def test_a_sketch_tells_what_data_share() -> None:
     half, other = TAPE.head(TAPE.height // 2), kl.synth.martingale(n_markets=1_500, seed=4)[0]
-    assert sketch_of(TAPE) == sketch_of(TAPE.to_pandas()) and len(sketch_of(TAPE)) == 32
-    assert 5 < len(set(sketch_of(TAPE)) & set(sketch_of(half))) < 27
-    assert not set(sketch_of(TAPE)) & set(sketch_of(other))
-    assert sketch_of(TAPE.head(0)) == () and len(sketch_of(TAPE.head(1))) == 1
+    sketch = sketch_of(FrameTape.of(TAPE))
+    assert sketch == sketch_of(FrameTape.of(TAPE.to_pandas())) and len(sketch) == 32
+    assert 5 < len(set(sketch) & set(sketch_of(FrameTape.of(half)))) < 27
+    assert not set(sketch) & set(sketch_of(FrameTape.of(other)))
+    assert sketch_of(FrameTape(TAPE.head(0))) == () and len(sketch_of(FrameTape(TAPE.head(1)))) == 1
 
 
 def test_a_lake_has_the_sketch_of_its_prints(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.append(TAPE, MARKETS)
-    assert sketch_of(lake) == sketch_of(lake.read()) == sketch_of(TAPE)
+    assert sketch_of(lake) == sketch_of(FrameTape(lake.read())) == sketch_of(FrameTape(TAPE))
 
 
 def test_a_day_more_is_no_new_sample(tmp_path: Path) -> None:
@@ -58,8 +62,8 @@ def test_a_day_more_is_no_new_sample(tmp_path: Path) -> None:
         (fresh, True),
     ):
         again = Registry(tmp_path / "r.jsonl")
-        hash_ = data_of(tape, MARKETS)["hash"]
-        line = confirmed(again, late, "f", hash_, sketch_of(tape), found, 1, ours=False)
+        hash_ = data_of(FrameTape(tape), MARKETS)["hash"]
+        line = confirmed(again, late, "f", hash_, sketch_of(FrameTape(tape)), found, 1, ours=False)
         assert line.passed is passed, line
         assert passed or "or on a part of them" in line.detail
 
@@ -74,8 +78,8 @@ def test_a_lockbox_whose_inside_was_seen_confirms_nothing() -> None:
         box.split(SIGNAL)
         if not before:
             tried(registry, prereg, TAPE)
-        hash_ = data_of(TAPE, MARKETS)["hash"]
-        line, boundary = opened(box, registry, SIGNAL, prereg, hash_, sketch_of(TAPE), seed=0)
+        hash_ = data_of(FrameTape(TAPE), MARKETS)["hash"]
+        line, boundary = opened(box, registry, SIGNAL, prereg, hash_, sketch_of(FrameTape(TAPE)), seed=0)
         assert line.passed is not before and (boundary is None) is before
         assert len(box.looks()) == (not before), "what cannot confirm spends no look"
         assert not before or "before its lockbox was set" in line.detail
@@ -86,9 +90,9 @@ def test_once_it_is_set_no_validation_sees_the_inside() -> None:
     tape, markets = kl.synth.martingale(n_markets=9_000, seed=1)
     rule = kl.signals.Rlm(yes_threshold=0.65, min_trades=8, min_drop=2)
     registry.register(named(rule, "A"))
-    whole = kl.validate(rule, tape, markets, registry=registry_of(rule), b=199)
-    shut = kl.validate(rule, tape, markets, registry=registry, lockbox=True, b=199)
-    after = kl.validate(rule, tape, markets, registry=registry, b=199)
+    whole = kl.validate(rule, tape, markets, registry=registry_of(rule), resamples=199)
+    shut = kl.validate(rule, tape, markets, registry=registry, lockbox=True, resamples=199)
+    after = kl.validate(rule, tape, markets, registry=registry, resamples=199)
     begins = Lockbox(registry, "f").split(whole.entries)[1]
     for card in (shut, after):
         assert card.entries["ts"].max() < begins < whole.entries["ts"].max()  # type: ignore[operator]

@@ -11,6 +11,7 @@ import polars as pl
 import kalshilab as kl
 from kalshilab.edge.report.data_quality import history_of
 from kalshilab.tape import Lake
+from kalshilab.tape.tape import FrameTape
 
 TAPE, MARKETS = kl.sample()
 WITHOUT = TAPE.filter(~pl.col("ts").dt.date().is_in([date(2025, 6, 3), date(2025, 6, 4)]))
@@ -21,12 +22,12 @@ FIRST = 20_240 * DAY
 
 def test_days_without_prints_are_called_that(tmp_path: Path) -> None:
     WITHOUT.write_parquet(tmp_path / "tape.parquet")
-    for tape in (WITHOUT, kl.scan_tape(tmp_path / "tape.parquet")):
+    for tape in (FrameTape(WITHOUT), kl.scan_tape(tmp_path / "tape.parquet")):
         found = history_of(tape, MARKETS)
         assert found.span == "2 of 6 days without prints"
         assert found.detail.startswith("2 days without prints, the first 2025-06-03")
-    assert history_of(TAPE, MARKETS).detail == ""
-    assert history_of(TAPE.head(0), MARKETS).span == "no prints"
+    assert history_of(FrameTape(TAPE), MARKETS).detail == ""
+    assert history_of(FrameTape(TAPE.head(0)), MARKETS).span == "no prints"
 
 
 def test_a_lake_says_what_it_knows_of_gaps(tmp_path: Path) -> None:
@@ -56,9 +57,9 @@ def test_an_event_for_each_market_is_remarked() -> None:
     ladder = kl.synth.martingale(n_markets=40, seed=1, kind="ladder")[1]
     numbered = ladder.with_columns(event=pl.format("E{}", pl.int_range(pl.len())))
     for markets in (again, ladder.with_columns(event="ticker"), numbered):
-        assert words in history_of(TAPE, markets).detail
+        assert words in history_of(FrameTape(TAPE), markets).detail
     for markets in (MARKETS, ladder, again.head(5), kl.synth.martingale(n_markets=40, seed=1)[1]):
-        assert not history_of(TAPE, markets).detail
+        assert not history_of(FrameTape(TAPE), markets).detail
 
 
 def test_line_2_reports_it_and_passes() -> None:

@@ -13,6 +13,7 @@ import kalshilab as kl
 from kalshilab.edge.report import inputs
 from kalshilab.errors import EdgeError
 from kalshilab.tape.lake.lake import Lake
+from kalshilab.tape.tape import FrameTape
 
 TAPE, MARKETS = kl.synth.martingale(n_markets=60, seed=4)
 
@@ -28,20 +29,21 @@ def test_a_lake_brings_its_own_markets(lake: Lake) -> None:
     for given in (lake, str(lake.path), lake.path):
         tape, markets = inputs.tables(given, None)
         assert tape.rows == TAPE.height and markets.height == MARKETS.height
-    with pytest.raises(EdgeError, match="give markets="):
+    with pytest.raises(EdgeError, match="pass markets="):
         inputs.tables(TAPE, None)
     frame, markets = inputs.tables(TAPE.to_pandas(), MARKETS.to_pandas())
-    assert frame["price"].to_list() == TAPE["price"].to_list() and markets.height == MARKETS.height
+    assert frame.frame["price"].to_list() == TAPE["price"].to_list() and markets.height == MARKETS.height
 
 
 def test_a_small_lake_is_read_once_and_a_large_one_is_not(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert inputs.in_memory(lake).height == TAPE.height and inputs.in_memory(TAPE) is TAPE
+    frame = FrameTape.of(TAPE)
+    assert inputs.loaded_tape(lake).in_memory and inputs.loaded_tape(frame) is frame
     monkeypatch.setattr(inputs, "EXCERPT", TAPE.height - 1)
-    assert inputs.in_memory(lake) is lake
-    assert inputs.excerpt(lake, MARKETS)[0].height == TAPE.height - 1
-    assert inputs.excerpt(TAPE, MARKETS)[0] is TAPE
+    assert inputs.loaded_tape(lake) is lake
+    assert lake.excerpt(TAPE.height - 1).rows == TAPE.height - 1
+    assert frame.excerpt(1) is frame
 
 
 def test_the_horizon_is_the_expected_close_s() -> None:
@@ -69,11 +71,11 @@ WIDE = TAPE.with_columns(
 )
 def test_what_a_signal_runs_on_is_judged(same: Any) -> None:
     own, _ = inputs.tables(same, MARKETS)
-    assert own.drop("trade_id").equals(TAPE.drop("trade_id"))
+    assert own.frame.drop("trade_id").equals(TAPE.drop("trade_id"))
 
 
 def test_a_filtered_tape_keeps_its_codes_and_an_empty_one_is_refused_in_words() -> None:
     part = TAPE.filter(pl.col("market") % 3 == 2)
-    assert inputs.tables(part, MARKETS)[0]["market"].equals(part["market"])
-    with pytest.raises(EdgeError, match="has no prints: was it filtered"):
+    assert inputs.tables(part, MARKETS)[0].frame["market"].equals(part["market"])
+    with pytest.raises(EdgeError, match="has no prints; was it filtered"):
         kl.validate(kl.signals.Rlm(), TAPE.filter(pl.col("ticker") == "NONE"), MARKETS)

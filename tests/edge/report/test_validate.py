@@ -16,6 +16,9 @@ from kalshilab.edge.prereg.registry import Registry
 from kalshilab.edge.report.card import FIGURES, Card
 from kalshilab.errors import EdgeError, RegistryError, TapeError
 from kalshilab.market.fee_schedule import FeeSchedule
+from kalshilab.signals.engine import compiled_signal
+from kalshilab.tape import frame_checks
+from kalshilab.tape import tape as tape_module
 from kalshilab.tape.lake.lake import Lake
 
 RULE = kl.signals.Rlm(yes_threshold=0.65, min_trades=8, min_drop=2)
@@ -28,7 +31,7 @@ def fair() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 @pytest.fixture(scope="module")
 def card(fair: tuple[pl.DataFrame, pl.DataFrame]) -> Card:
-    return kl.validate(RULE, *fair, claim=17.38, registry=registered(RULE), b=499)
+    return kl.validate(RULE, *fair, claim=17.38, registry=registered(RULE), resamples=499)
 
 
 def registered(*signals: Any, **more: Any) -> Registry:
@@ -68,7 +71,7 @@ def test_a_planted_edge_is_valid() -> None:
 
 def test_the_same_call_gives_the_same_card(card: Card, fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     with ThreadPoolExecutor(2) as pool:
-        again = kl.validate(RULE, *fair, claim=17.38, registry=registered(RULE), b=499, executor=pool)
+        again = kl.validate(RULE, *fair, claim=17.38, registry=registered(RULE), resamples=499, executor=pool)
     assert again.to_json() == card.to_json()
     assert again == card and hash(again) == hash(card) and again != kl.validate(RULE, *kl.sample()) != 5
 
@@ -168,9 +171,9 @@ def test_a_lake_gives_the_same_verdict(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.append(tape, markets)
     stored = lake.read()
-    frame = kl.validate(RULE, stored, lake.markets, registry=registered(RULE), b=199)
+    frame = kl.validate(RULE, stored, lake.markets, registry=registered(RULE), resamples=199)
     for source in (lake, str(lake.path)):
-        found = kl.validate(RULE, source, registry=registered(RULE), b=199)
+        found = kl.validate(RULE, source, registry=registered(RULE), resamples=199)
         # A lake's whole life is that of the fired markets alone.
         told, beside = ({k: v for k, v in c.numbers.items() if "gap" not in k} for c in (found, frame))
         assert told == beside and found.verdict == frame.verdict
@@ -183,11 +186,11 @@ def test_a_lake_gives_the_same_verdict(tmp_path: Path) -> None:
 
 def test_pandas_and_callables_are_taken(fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     tape, markets = fair[0].head(40_000), fair[1]
-    one = kl.validate(lambda t: RULE.run(t), tape, markets, registry=None, b=199)
+    one = kl.validate(lambda t: RULE.run(t), tape, markets, registry=None, resamples=199)
     assert (
         one.criterion(9).passed is None and "give grid=" in one.criterion(9).detail
     ) or one.verdict == "INSUFFICIENT"
-    other = kl.validate(RULE, tape.to_pandas(), markets.to_pandas(), registry=registered(RULE), b=199)
+    other = kl.validate(RULE, tape.to_pandas(), markets.to_pandas(), registry=registered(RULE), resamples=199)
     assert other.numbers["net"] == pytest.approx(one.numbers["net"])
 
 
@@ -202,15 +205,17 @@ def test_the_registry_is_asked_and_told(fair: tuple[pl.DataFrame, pl.DataFrame],
         registry.register(
             hypothesis_of(signal, id=name, family="f", mechanism="m", author="us", contracts=10)
         )
-    first = kl.validate(RULE, tape, markets, registry=path, b=199)
+    first = kl.validate(RULE, tape, markets, registry=path, resamples=199)
     assert first.numbers["trials"] == 1 and Registry(path).trials("f") == 1
-    assert kl.validate(RULE, tape, markets, registry=path, b=199).numbers["trials"] == 1
-    assert kl.validate(other, tape, markets, registry=path, b=199).numbers["trials"] == 2
+    assert kl.validate(RULE, tape, markets, registry=path, resamples=199).numbers["trials"] == 1
+    assert kl.validate(other, tape, markets, registry=path, resamples=199).numbers["trials"] == 2
     # Other terms are another hypothesis.
     with pytest.raises(RegistryError):
-        kl.validate(RULE, tape, markets, registry=path, latency=60.0)
-    assert kl.validate(RULE, tape, markets, registry=path, trials=4212, b=199).numbers["trials"] == 4212
-    assert kl.validate(RULE, tape, markets, registry=path, trials=1, b=199).numbers["trials"] == 2, (
+        kl.validate(RULE, tape, markets, registry=path, latency_s=60.0)
+    assert (
+        kl.validate(RULE, tape, markets, registry=path, trials=4212, resamples=199).numbers["trials"] == 4212
+    )
+    assert kl.validate(RULE, tape, markets, registry=path, trials=1, resamples=199).numbers["trials"] == 2, (
         "never fewer"
     )
     # Fees of one's own are other terms too.
@@ -218,15 +223,17 @@ def test_the_registry_is_asked_and_told(fair: tuple[pl.DataFrame, pl.DataFrame],
     with pytest.raises(RegistryError):
         kl.validate(RULE, tape, markets, registry=path, schedule=free)
     registry.register(hypothesis_of(RULE, id="C", family="f", mechanism="m", author="us", schedule=free))
-    assert kl.validate(RULE, tape, markets, registry=path, schedule=free, b=199).numbers["trials"] == 3
+    assert (
+        kl.validate(RULE, tape, markets, registry=path, schedule=free, resamples=199).numbers["trials"] == 3
+    )
 
 
 def test_each_cell_of_a_grid_is_a_trial(fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     grid = {"min_trades": [8, 12], "min_drop": [2, 4]}
     registry = registered(RULE, grid=grid)
-    found = kl.validate(RULE, *fair, registry=registry, grid=grid, b=199)
+    found = kl.validate(RULE, *fair, registry=registry, grid=grid, resamples=199)
     assert found.numbers["trials"] == 4 and registry.trials("f") == 4
-    assert kl.validate(RULE, *fair, registry=registry, grid=grid, b=199).numbers["trials"] == 4
+    assert kl.validate(RULE, *fair, registry=registry, grid=grid, resamples=199).numbers["trials"] == 4
     assert "m = 4 trials" in found.header
 
 
@@ -234,14 +241,14 @@ def test_a_lockbox_is_opened_on_request_and_only_for_what_passes(
     fair: tuple[pl.DataFrame, pl.DataFrame],
 ) -> None:
     often = kl.signals.Rlm(yes_threshold=0.6, min_trades=4, min_drop=1)
-    shut = kl.validate(often, *fair, registry=registered(often), lockbox=True, b=199)
+    shut = kl.validate(often, *fair, registry=registered(often), lockbox=True, resamples=199)
     assert shut.criterion(12).passed is None and "stays shut" in shut.criterion(12).detail
     assert not shut.frames["equity"]["lockbox"].any()
     rule = kl.signals.Rlm()
     planted = kl.synth.martingale(n_markets=40_000, seed=1, edge=15.0)
     registry = registered(rule)
     for look, budget in ((1, "0.03"), (2, "0.015")):
-        found = kl.validate(rule, *planted, registry=registry, lockbox=True, b=199)
+        found = kl.validate(rule, *planted, registry=registry, lockbox=True, resamples=199)
         assert found.verdict == "VALID", found.criteria
         assert (
             f"look {look}" in found.criterion(12).value and found.criterion(12).detail == f"budget {budget}"
@@ -255,7 +262,7 @@ def test_bad_input_is_said() -> None:
         kl.validate(RULE, tape, markets, delay=3)
     with pytest.raises(EdgeError, match="neither a signal nor a function"):
         kl.validate(kl.signals.Rlm, tape, markets)
-    with pytest.raises(EdgeError, match="without its markets"):
+    with pytest.raises(EdgeError, match="markets must be given beside a tape"):
         kl.validate(RULE, tape)
     with pytest.raises(TapeError, match="pass event= to"):
         kl.validate(RULE, tape, markets.with_columns(event=pl.lit(None, pl.String)))
@@ -265,7 +272,7 @@ def test_bad_input_is_said() -> None:
         )
     with pytest.raises(EdgeError, match="min_trades needs a list of values, not 15"):
         kl.validate(RULE, tape, markets, grid={"min_trades": 15})  # type: ignore[dict-item]
-    with pytest.raises(EdgeError, match="claim='17'"):
+    with pytest.raises(EdgeError, match="claim must be a number of cents, got '17'"):
         kl.validate(RULE, tape, markets, claim="17")  # type: ignore[arg-type]
     with pytest.raises(EdgeError, match=r"^DataFrame is neither"):
         kl.validate(tape, RULE, markets)
@@ -284,6 +291,36 @@ def test_unsettled_markets_are_counted_and_cap_the_verdict() -> None:
             for c in ("result", "settlement", "settled_ts")
         ]
     )
-    found = kl.validate(RULE, tape, open_, registry=registered(RULE), b=199)
+    found = kl.validate(RULE, tape, open_, registry=registered(RULE), resamples=199)
     assert not found.criterion(2).passed and found.numbers["censored"] > 0.1
     assert "fires without an outcome" in found.criterion(2).detail
+
+
+def test_what_a_tape_is_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`validate` checks a frame when it opens it; audits, entries and stress tests reuse the opened tape."""
+    tape, markets = kl.sample()
+    checks: list[int] = []
+    check = frame_checks.checked_columns
+
+    def counted(data: Any, columns: Any) -> pl.DataFrame:
+        checks.append(1)
+        return check(data, columns)
+
+    for module in (frame_checks, tape_module, compiled_signal):
+        monkeypatch.setattr(module, "checked_columns", counted)
+    kl.validate(kl.signals.Rlm(min_trades=15), tape, markets)
+    assert len(checks) == 1
+
+
+def test_the_card_names_its_trials_and_where_they_come_from(tmp_path: Path) -> None:
+    tape, markets = kl.sample()
+    rule = kl.signals.ConvictionRatio()
+    first = kl.validate(rule, tape, markets, audits=False)
+    kl.validate(rule.with_parameters(min_trades=77), tape, markets, audits=False)
+    again = kl.validate(rule, tape, markets, audits=False)
+    assert "this process counted" in first.header and "of family conviction_ratio before" in first.header
+    assert first.trials_from in first.header and first.trials_from in first.to_json()
+    assert again.numbers["trials"] == first.numbers["trials"] + 1 and again.trials_from != first.trials_from
+    own = kl.validate(rule, tape, markets, audits=False, registry=registered(rule))
+    assert own.trials_from == "the registry counted 0 of family f before", own.trials_from
+    assert kl.validate(rule, tape, markets, audits=False, trials=500).trials_from == "given by trials="

@@ -11,6 +11,7 @@ from kalshilab.edge.entries.rules import enter
 from kalshilab.edge.lookahead.strategy import strategy_of
 from kalshilab.edge.report.claims import WATERFALL_SCHEMA
 from kalshilab.edge.report.waterfall import life_mean, waterfall
+from kalshilab.tape.tape import FrameTape
 
 from ..entries.test_rules import fires_of, markets_of, tape_of
 
@@ -19,7 +20,7 @@ def test_the_steps_of_a_rule() -> None:
     tape, markets = kl.synth.martingale(n_markets=4_000, seed=2)
     signal = kl.signals.Rlm(min_trades=8, min_drop=2)
     entries = enter(signal.run(tape), tape, markets)
-    frame = waterfall(strategy_of(signal), entries, tape, markets, claim=17.38, excess=None)
+    frame = waterfall(strategy_of(signal), entries, FrameTape(tape), markets, claim=17.38, excess=None)
     assert frame.schema == WATERFALL_SCHEMA
     assert frame["step"].to_list() == [
         "claimed",
@@ -40,7 +41,12 @@ def test_a_rule_without_a_published_method_has_its_life_mean() -> None:
     tape, markets = kl.synth.martingale(n_markets=2_000, seed=3)
     signal = kl.signals.WhaleFade()
     frame = waterfall(
-        strategy_of(signal), enter(signal.run(tape), tape, markets), tape, markets, claim=None, excess=None
+        strategy_of(signal),
+        enter(signal.run(tape), tape, markets),
+        FrameTape(tape),
+        markets,
+        claim=None,
+        excess=None,
     )
     assert frame["step"][0] == "whole life" and "looks ahead" in frame["note"][0]
 
@@ -48,15 +54,20 @@ def test_a_rule_without_a_published_method_has_its_life_mean() -> None:
 def test_life_mean_by_hand() -> None:
     tape = tape_of([(0, "A-1", 60, "yes"), (1, "A-1", 40, "no"), (2, "A-1", 50, "no"), (3, "B-1", 10, "yes")])
     entries = enter(fires_of(tape, [(0, "no")]), tape, markets_of({"A-1": "no"}))
-    assert life_mean(entries, tape).to_list() == pytest.approx([0.5])
+    assert life_mean(entries, FrameTape.of(tape)).to_list() == pytest.approx([0.5])
     yes = entries.with_columns(side=pl.lit("yes").cast(entries.schema["side"]))
-    assert life_mean(yes, tape).to_list() == pytest.approx([0.5])
+    assert life_mean(yes, FrameTape.of(tape)).to_list() == pytest.approx([0.5])
 
 
 def test_nothing_bought_nothing_drawn() -> None:
     tape, markets = kl.sample()
     signal = kl.signals.Rlm(min_trades=10_000)
     frame = waterfall(
-        strategy_of(signal), enter(signal.run(tape), tape, markets), tape, markets, claim=1.0, excess=None
+        strategy_of(signal),
+        enter(signal.run(tape), tape, markets),
+        FrameTape(tape),
+        markets,
+        claim=1.0,
+        excess=None,
     )
     assert frame["step"].to_list() == ["claimed"]

@@ -23,7 +23,7 @@ def rate(sets: int, events: int, **world: float) -> tuple[float, float, float]:
     edges = []
     for seed in range(sets):
         signal, pool = simulated_entries.entries(events, seed=seed, **world)  # type: ignore[arg-type]
-        found = price_matching.excess(signal, pool, b=199, seed=seed)
+        found = price_matching.excess(signal, pool, resamples=199, seed=seed)
         assert found is not None
         smooth += found.lower975 > 0
         bucket += found.bucketed.lower > 0
@@ -79,7 +79,9 @@ def test_one_step_is_near_a_refit_without_the_event() -> None:
 def test_its_error_is_its_spread() -> None:
     """The interval is as wide as the estimate varies from one data set to the next."""
     found = [
-        price_matching.excess(*simulated_entries.entries(600, seed=s, edge=0.0, net=False), b=199, seed=s)
+        price_matching.excess(
+            *simulated_entries.entries(600, seed=s, edge=0.0, net=False), resamples=199, seed=s
+        )
         for s in range(60)
     ]
     spread = np.std([f.edge.estimate for f in found if f])

@@ -167,7 +167,7 @@ def test_an_edge_that_decays_halves() -> None:
 def test_fires_of_one_market_may_overlap_and_unsettled_ones_are_left_out() -> None:
     tape = prints((10, "A", 30, 10, "no"), (20, "A", 30, 20, "no"), (40, "A", 30, 40, "no"))
     both = tape_capacity(
-        fires((0, "A", "no", 1.0), (15, "A", "no", 1.0), (5, "A", "no", None)), tape, window=25, fee=free
+        fires((0, "A", "no", 1.0), (15, "A", "no", 1.0), (5, "A", "no", None)), tape, window_s=25, fee=free
     )
     # The first has 10 and 20, the second 20 and 40.
     assert (
@@ -205,7 +205,9 @@ def fair(n: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
 def test_a_fair_market_costs_the_spread_and_the_fee_at_any_size() -> None:
     found = np.array(
         [
-            tape_capacity(entries, tape, window=86_400.0 * 30).frame.select("edge", "edge_spread").to_numpy()
+            tape_capacity(entries, tape, window_s=86_400.0 * 30)
+            .frame.select("edge", "edge_spread")
+            .to_numpy()
             for tape, entries in (fair(3000, seed) for seed in range(6))
         ]
     )
@@ -217,17 +219,17 @@ def test_a_lake_gives_what_the_frame_gives(world: tuple[pl.DataFrame, pl.DataFra
     tape, entries = world
     lake = Lake.create(tmp_path / "lake")
     lake.append(tape)
-    of_frame = tape_capacity(entries, tape, window=86_400.0)
-    of_lake = tape_capacity(entries, lake, window=86_400.0)
+    of_frame = tape_capacity(entries, tape, window_s=86_400.0)
+    of_lake = tape_capacity(entries, lake, window_s=86_400.0)
     assert of_frame.frame.to_numpy() == pytest.approx(of_lake.frame.to_numpy())
-    assert of_frame.frame.equals(tape_capacity(entries, tape.to_pandas(), window=86_400.0).frame)
+    assert of_frame.frame.equals(tape_capacity(entries, tape.to_pandas(), window_s=86_400.0).frame)
 
 
 def test_the_sample_goes_through() -> None:
     tape, _ = kl.sample()
     first = tape.unique("ticker", keep="first", maintain_order=True)["ticker"].to_list()[:20]
     at = (tape["ts"][0] - START).total_seconds()
-    got = tape_capacity(fires(*[(at, ticker, "no", 1.0) for ticker in first]), tape, window=86_400.0 * 365)
+    got = tape_capacity(fires(*[(at, ticker, "no", 1.0) for ticker in first]), tape, window_s=86_400.0 * 365)
     ours = tape.filter(
         pl.col("ticker").is_in(first),
         pl.col("taker") == "no",
@@ -247,7 +249,7 @@ def test_the_sample_goes_through() -> None:
         lambda: book_capacity([0.7], [1], 0.8, haircut=1),
         lambda: tape_capacity(fires(), prints(), participation=()),
         lambda: tape_capacity(fires(), prints(), participation=(0,)),
-        lambda: tape_capacity(fires(), prints(), window=0),
+        lambda: tape_capacity(fires(), prints(), window_s=0),
         lambda: tape_capacity(fires().drop("ts"), prints()),
         lambda: tape_capacity(fires((0, "A", "no", 1.0)), prints((5, "A", 30, 1, "no"))).dollars_a_day(0.3),
     ],

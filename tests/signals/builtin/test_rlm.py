@@ -173,10 +173,10 @@ def test_input_that_is_not_a_tape_is_rejected() -> None:
         with pytest.raises(TapeError) as caught:
             rlm(bad)
         assert caught.value.column == column
-    with pytest.raises(TapeError, match="list is not a tape"):
+    with pytest.raises(TapeError, match="must be a frame, a lake or a path, got list"):
         rlm([1, 2])
-    with pytest.raises(TapeError, match=r"'lake' is a path; kalshilab.scan_tape opens"):
-        rlm("lake")
+    with pytest.raises(TapeError, match=r"no-such-lake does not exist; make a lake with"):
+        rlm("no-such-lake")
     with pytest.raises(SignalError, match="taker"):
         Rlm().update("A-B-1", 1, 5000, 100, "unknown")
 

@@ -26,7 +26,7 @@ from kalshilab.tape.lake.manifest import (
     read_day,
     read_listing,
 )
-from kalshilab.tape.lake.source import Source
+from kalshilab.tape.tape import Tape
 
 TAPE, MARKETS = sample()
 
@@ -177,7 +177,7 @@ def test_totals_are_of_the_columns(lake: Lake) -> None:
         instants = day["ts"].dt.epoch("us")
         assert (file.first_ts, file.last_ts) == (instants.min(), instants.max())
         assert file.path.parent.name == f"day={file.day}" and day["ts"].dt.date().cast(str).unique().to_list() == [file.day]  # fmt: skip
-    assert isinstance(lake, Source)
+    assert isinstance(lake, Tape)
 
 
 def test_the_folder_is_part_of_the_promise(lake: Lake) -> None:

@@ -15,7 +15,7 @@ import kalshilab as kl
 from kalshilab.errors import LakeError
 from kalshilab.tape.lake.checksums import total_of
 from kalshilab.tape.lake.manifest import Totals
-from kalshilab.tape.lake.source import Source, batches
+from kalshilab.tape.lake.source import batches
 
 COLUMNS = ["market", "price", "size", "taker"]
 
@@ -65,7 +65,6 @@ def test_totals_are_sums(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lengths", [[], [1], [100], [30, 1, 1, 64, 200], [5] * 20])
 def test_batches_are_the_tape(tmp_path: Path, lengths: list[int], rows: int) -> None:
     source = Days(tmp_path, lengths)
-    assert isinstance(source, Source)
     got = list(batches(source, COLUMNS, rows=rows))
     assert pl.concat([source.tape.head(0).select(COLUMNS), *(b.frame for b in got)]).equals(
         source.tape.select(COLUMNS)

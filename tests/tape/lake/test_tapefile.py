@@ -16,7 +16,8 @@ from made_tapes import prints, tape_of
 from kalshilab import signals
 from kalshilab.errors import LakeError, TapeError
 from kalshilab.tape import Lake, sample, scan_tape
-from kalshilab.tape.lake.source import Source, batches
+from kalshilab.tape.lake.source import batches
+from kalshilab.tape.tape import Tape
 from kalshilab.tape.lake.tapefile import TapeFile
 
 TAPE, _ = sample()
@@ -35,7 +36,7 @@ def test_it_says_what_a_lake_says(rows: Any) -> None:
         source = TapeFile(written(tape, Path(folder)))
         lake = Lake.create(Path(folder, "lake"))
         lake.append(tape)
-        assert isinstance(source, Source)
+        assert isinstance(source, Tape)
         assert source.lazy().collect().equals(tape)
         assert source.rows == lake.rows == tape.height
         columns = ["market", "ticker", "prints", "first_ts", "last_ts"]

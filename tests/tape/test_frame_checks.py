@@ -1,4 +1,4 @@
-"""A signal accepts a tape as any kind of frame, and rejects other input before anything fires."""
+"""A frame given to a signal is checked before anything fires, whatever its kind."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from made_tapes import Print, prints, tape_of
 import kalshilab as kl
 from kalshilab import signals
 from kalshilab.errors import TapeError
-from kalshilab.signals.engine.model import as_tape
+from kalshilab.tape.frame_checks import checked_columns
 from kalshilab.tape.schema import TAPE_SCHEMA, TIME, check_tape
+from kalshilab.tape.tape import FrameTape
 
 TAPE = kl.sample()[0].head(2_000)
+READS = ("price", "size", "taker")
 
 
 def with_null(name: str) -> pl.DataFrame:
@@ -40,23 +42,23 @@ def with_null(name: str) -> pl.DataFrame:
         (TAPE.with_columns(pl.lit(0, pl.UInt32).alias("size")), "size", "is not a size"),
         (TAPE.with_columns(pl.lit(-5).alias("size")), "size", "is not a size"),
         (TAPE.with_columns(pl.lit(-1).alias("market")), "market", "is not a market code"),
-        (TAPE.with_columns(pl.lit("unknown").alias("taker")), "taker", "yes or no in each row"),
+        (TAPE.with_columns(pl.lit("unknown").alias("taker")), "taker", "must be yes or no"),
         (TAPE.with_columns(pl.lit(0, pl.UInt32).alias("market")), "market", "one ticker each"),
         (TAPE.with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).alias("market")), "market", "one ticker each"),
         (TAPE.reverse(), "ts", "goes back in time"),
     ],
 )  # fmt: skip
-def test_a_frame_that_is_not_a_tape_is_rejected(bad: pl.DataFrame, column: str, words: str) -> None:
+def test_a_frame_that_is_not_a_tape_is_refused(bad: pl.DataFrame, column: str, words: str) -> None:
     for data in (bad, bad.lazy()):
         with pytest.raises(TapeError, match=words) as caught:
             signals.WhaleFade().run(data)
         assert caught.value.column == column
 
 
-def test_concatenated_tapes_with_conflicting_codes_are_rejected() -> None:
+def test_the_codes_of_two_concatenated_tapes_are_refused() -> None:
     parts = [kl.to_tape(TAPE.filter(pl.col("market") == m)) for m in (0, 1)]
     both = pl.concat(parts)
-    with pytest.raises(TapeError, match="two concatenated tapes"):
+    with pytest.raises(TapeError, match="two tapes concatenated"):
         signals.rlm(both)
     fires = signals.rlm(both.drop("market"), min_trades=2, min_drop=0, yes_threshold=0.2)
     alone = [signals.rlm(p, min_trades=2, min_drop=0, yes_threshold=0.2) for p in parts]
@@ -67,10 +69,10 @@ def test_concatenated_tapes_with_conflicting_codes_are_rejected() -> None:
         )
 
 
-def test_large_market_codes_are_replaced_by_dense_ones() -> None:
+def test_the_codes_of_an_excerpt_of_a_large_lake_are_replaced() -> None:
     far = TAPE.with_columns(pl.col("market") + 4_000_000_000)
     assert signals.rlm(far, min_trades=5).equals(signals.rlm(TAPE, min_trades=5))
-    assert as_tape(far)["market"].to_list() == TAPE["market"].to_list()
+    assert checked_columns(far, READS)["market"].to_list() == TAPE["market"].to_list()
 
 
 @settings(max_examples=200)
@@ -79,20 +81,20 @@ def test_large_market_codes_are_replaced_by_dense_ones() -> None:
     codes=st.lists(st.integers(0, 3), min_size=30, max_size=30),
     times=st.lists(st.integers(0, 3), min_size=30, max_size=30),
 )
-def test_as_tape_rejects_the_codes_and_times_that_check_tape_rejects(
+def test_it_refuses_the_codes_and_times_that_the_full_check_refuses(
     rows: list[Print], codes: list[int], times: list[int]
 ) -> None:
-    """Vary only the two faults at issue: codes with several tickers, and times of a market that go back."""
+    """Ambiguous codes and times that go back; the generated tapes are valid in every other respect."""
     tape = tape_of(rows)
     n = tape.height
     coded = tape.with_columns(pl.Series("market", codes[:n], dtype=pl.UInt32)).select(TAPE_SCHEMA.names())
-    assert _rejects(as_tape, coded) == _rejects(check_tape, coded)
+    assert _refused(lambda frame: checked_columns(frame, READS), coded) == _refused(check_tape, coded)
     mixed = tape.with_columns(pl.Series("ts", times[:n], dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME))  # fmt: skip
-    alone = [_rejects(check_tape, part) for _, part in mixed.group_by("market")]
-    assert _rejects(as_tape, mixed) == any(alone)
+    alone = [_refused(check_tape, part) for _, part in mixed.group_by("market")]
+    assert _refused(lambda frame: checked_columns(frame, READS), mixed) == any(alone)
 
 
-def _rejects(check: Any, tape: pl.DataFrame) -> bool:
+def _refused(check: Any, tape: pl.DataFrame) -> bool:
     try:
         check(tape)
     except TapeError:
@@ -100,7 +102,7 @@ def _rejects(check: Any, tape: pl.DataFrame) -> bool:
     return False
 
 
-def test_equivalent_column_types_produce_the_same_fires() -> None:
+def test_other_kinds_of_columns_give_the_same_fires() -> None:
     whole = signals.WhaleFollow(top=5).run(TAPE)
     for same in (
         TAPE.with_columns(pl.col("ticker").cast(pl.Categorical)),
@@ -112,3 +114,10 @@ def test_equivalent_column_types_produce_the_same_fires() -> None:
         assert signals.WhaleFollow(top=5).run(same).equals(whole)
     own = signals.WhaleFollow(top=5).run(TAPE.to_pandas())
     assert np.array_equal(own["row"], whole["row"])
+
+
+def test_a_checked_frame_keeps_its_other_columns() -> None:
+    noted = TAPE.with_columns(note=pl.lit("x"))
+    assert FrameTape.whole(noted).frame.columns == noted.columns
+    assert FrameTape.of(noted).frame.columns == ["ts", "ticker", "price", "size", "taker", "market"]
+    assert FrameTape.whole(noted.lazy()).frame.columns == FrameTape.of(noted).frame.columns
