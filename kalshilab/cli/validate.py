@@ -86,7 +86,8 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
     if ":" in text:
         found = load_object("validate", "signal", text)
     else:
-        classes = [c for c in vars(signals).values() if isinstance(c, type) and issubclass(c, CompiledSignal)]
+        public = (getattr(signals, name) for name in signals.__all__)
+        classes = [c for c in public if isinstance(c, type) and issubclass(c, CompiledSignal)]
         named = {c.name: c for c in classes if hasattr(c, "name")}
         if text not in named:
             raise UsageError(f"--signal {text}: {', '.join(sorted(named))}, or MODULE:NAME of one's own")
@@ -96,7 +97,7 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
         anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
         for name, value in parameters.items():
             if name not in takes and not anything:
-                raise SignalError(text, name, value, f"a parameter of it: {', '.join(takes)}")
+                raise SignalError(text, name, value, f"one of its parameters {', '.join(takes)}")
         return found(**parameters)
     if parameters:
         raise UsageError(f"--set: {text} is made already, with its parameters; name its class or function")

@@ -55,7 +55,7 @@ def test_a_lake_and_a_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     [
         (["--signal", "nonsense"], "nonsense"),
         (["--set", "min_trades"], "NAME=VALUE"),
-        (["--set", "flow_rate=3"], "allowed is a parameter of it"),
+        (["--set", "flow_rate=3"], "flow_rate must be one of its parameters"),
         (["--lake", "nowhere"], "nowhere"),
         (["--processes", "0"], "at least 1"),
         (["--runs", "nowhere"], "no finished run"),
