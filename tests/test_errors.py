@@ -76,7 +76,7 @@ EXAMPLES: list[tuple[errors.KalshilabError, dict[str, object], list[str]]] = [
     (
         errors.SignalError("rlm", "min_trades", 0, "1 or more"),
         {"signal": "rlm", "parameter": "min_trades", "value": 0, "allowed": "1 or more"},
-        ["rlm(min_trades=0)", "1 or more"],
+        ["rlm: min_trades must be 1 or more, got 0"],
     ),
     (
         errors.HostRefused("https://evil.com", "orders", "not on the list"),
