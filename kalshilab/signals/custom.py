@@ -158,7 +158,7 @@ class CustomSignal(CompiledSignal):
     def _check_returns(self) -> None:
         """Check that a compiled step returns whether it fires at each of its ends.
 
-        Otherwise a string or 0.5 would count as a fire, and a missing `return` as no fire, for ever.
+        Otherwise a string or 0.5 would count as a fire, and a step without `return` would never fire.
         """
         for signature in self.inner.nopython_signatures:
             returned = signature.return_type

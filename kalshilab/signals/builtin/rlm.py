@@ -21,8 +21,8 @@ The anchor is the first print since tracking began or since the signal re-armed.
 `side="yes"` is the mirror image: most prints buy NO, but YES has risen; the signal buys YES.
 
 The name and the rule are those of a published trading system.  Its whole-life version of this signal (last price, mean
-price, final counts) claims +17.38 cents, a figure that comes from looking ahead and appears on fair markets too.  In the
-system's own report as of the firing print, +0.43 is left after the fee and before the spread, and -1.15 against
+price, final counts) claims +17.38 cents, a figure that comes from looking ahead and appears on fair markets too.  In
+the system's own report as of the firing print, +0.43 is left after the fee and before the spread, and -1.15 against
 markets of like price (`kalshilab.edge.report.claims`).  This module never uses data later than the print.
 """
 

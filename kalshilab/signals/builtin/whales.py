@@ -1,8 +1,8 @@
 """Whales: single prints whose taker paid a large amount at low leverage.
 
 A taker pays the price of the outcome bought times the contracts.  The leverage of the print is the possible win per
-dollar paid, (a dollar − price) / price.  A print fires if the payment is at least `min_value` dollars and the leverage
-is below `max_leverage` (2.0 is a price above 33⅓ cents).  `WhaleFade` looks at YES buyers and buys NO; `WhaleFollow`
+dollar paid, (a dollar − price) / price.  A print fires if the payment is at least `min_value` dollars and the
+leverage is below `max_leverage` (2.0 is a price above 33⅓ cents).  `WhaleFade` looks at YES buyers and buys NO; `WhaleFollow`
 looks at buyers of either outcome and buys the same outcome.
 
 By default every such print fires, as a live desk would see them; with `rearm=False` only the first one of a market.

@@ -1,7 +1,7 @@
 """Counting and re-arming around a rule: the part of a step that most signals share.
 
-A rule takes a market's state and one print and returns whether the signal fires.  `rearming_step` makes a step of it, which
-counts prints in `s.n` and does one of three things after a fire:
+A rule takes a market's state and one print and returns whether the signal fires.  `rearming_step` makes it a step.  The
+step counts prints in `s.n` and, after a fire, does one of three things:
 
 ====================== ====================================================================================
 `rearm` (in the rule)  after a fire
@@ -42,7 +42,7 @@ def state_fields(state: Mapping[str, npt.DTypeLike], n: npt.DTypeLike = "i4") ->
 
 
 def rearming_step(rule: Step, clears: Iterable[str], side: int | None, name: str) -> Step:
-    """Make a compiled step of a compiled rule.
+    """Make a compiled step from a compiled rule.
 
     The step takes `rearm` before the parameters of the rule.
 
