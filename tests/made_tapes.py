@@ -1,5 +1,6 @@
 """Tapes for tests: arbitrary prints with ties in time, a few markets, prices on and off the cent; and busy markets
-in which takers lean to YES, so that sessions over them trade."""
+in which takers lean to YES, so that sessions over them trade.
+"""
 
 from __future__ import annotations
 

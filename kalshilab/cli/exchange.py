@@ -121,7 +121,7 @@ def _open(options: argparse.Namespace) -> int:
     if options.faults:
         pace = 1.0 if settings.speed == "max" else max(settings.speed, 1e-3)
         every = max(round((60.0 if options.fault_every is None else options.fault_every) * pace * 1e6), 1)
-        faults = Faults.named(options.faults, options.seed, every=every)
+        faults = Faults.named(options.faults, options.seed, every_us=every)
     warm_up = options.warm_up
     if warm_up is None:
         warm_up = WARM_UP[options.flow] if settings.tape is None else 0.0

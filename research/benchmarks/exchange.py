@@ -98,7 +98,7 @@ def memory() -> float:
 
 async def serving(each: int, hold: bool, speed: float | str, key: Any) -> None:
     """Serve until standard input ends; the first line says where."""
-    exchange = Exchange(*made_tape(each), balance=kl.dollars(100_000_000))
+    exchange = Exchange(*made_tape(each), balance_money_units=kl.dollars(100_000_000))
     while len(exchange.listings) < MARKETS or exchange.prints_played < MARKETS:
         exchange.step()
     options: dict[str, Any] = {"pace": Gate()} if hold else {"speed": speed}

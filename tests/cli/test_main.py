@@ -109,7 +109,7 @@ def test_sigterm_in_mid_run_leaves_nothing_resting(tmp_path: Path) -> None:
         (["exchange", "--warm-up", "-1"], "--warm-up -1:"),
         (["exchange", "--warm-up", "nan"], "--warm-up nan:"),
         (["exchange", "--latency", "inf"], "--latency inf:"),
-        (["exchange", "--faults", "gremlins"], "no fault is called 'gremlins'"),
+        (["exchange", "--faults", "gremlins"], "unknown fault 'gremlins'"),
         (["exchange", "--tape", "here.parquet", "--markets", "here.parquet"], "not a Parquet file"),
         (["watch", "nothing"], "nothing: no such run; there is none in runs"),
         (["live", "--tape", "here.parquet", "--markets", "here.parquet"], "here.parquet: not a Parquet file"),

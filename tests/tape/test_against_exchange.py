@@ -1,5 +1,6 @@
 """Download and recorder against the exchange in a box on loopback: killed, cut off and overtaken by the archive,
-the lake ends up as the exchange's tape."""
+the lake ends up as the exchange's tape.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def played(**options: Any) -> Exchange:
 @pytest.fixture(scope="module")
 def over() -> Exchange:
     """The sample, all of it over, half of it archived."""
-    return played(archive_after=3 * DAY)
+    return played(archive_after_us=3 * DAY)
 
 
 async def test_the_lake_is_the_tape(over: Exchange, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ async def test_one_series(over: Exchange, tmp_path: Path) -> None:
 
 
 async def test_the_archive_overtakes_a_download(tmp_path: Path) -> None:
-    ex = Exchange(TAPE, MARKETS, archive_after=DAY)
+    ex = Exchange(TAPE, MARKETS, archive_after_us=DAY)
     while (ts := ex.next_ts()) is not None and ts < SINCE + 4 * DAY:
         ex.step()
     lake, before = Lake.create(tmp_path / "lake"), ex.cutoff
@@ -253,7 +254,7 @@ async def wait(condition: Any) -> None:
 
 
 async def test_a_recorder_whose_connection_drops(tmp_path: Path) -> None:
-    gate, ex = Gate(), Exchange(TAPE, MARKETS, archive_after=2 * DAY)
+    gate, ex = Gate(), Exchange(TAPE, MARKETS, archive_after_us=2 * DAY)
     lake, stop = Lake.create(tmp_path / "lake"), asyncio.Event()
     async with serve(ex, pace=gate, key_kind="ed25519") as venue:
         relay = Relay(venue.ws)

@@ -102,7 +102,7 @@ def wanted(exchange: Exchange, draw: random.Random, n: int) -> Intent:
 async def live_through(seed: int, folder: Path, orders: int = 16) -> tuple[Counter[str], set[str]]:
     """One random schedule of all faults; the outcomes, and the faults that struck.  Every other one is `fast`."""
     draw, clock = random.Random(seed), SimClock(5)
-    faults = Faults(schedule=random_schedule(seed, 30, over=3_600_000_000))
+    faults = Faults(schedule=random_schedule(seed, 30, over_us=3_600_000_000))
     async with (
         faulty_venue(faults, prints=40, seed=seed, fast=seed % 2 == 1) as (served, steps, settings),
         DemoOrders(settings, clock=Hurry()) as client,
@@ -240,8 +240,8 @@ asyncio.run(main())
 
 async def restarts(kills: int, orders: int, folder: Path) -> None:
     """Kill a desk again and again and let it go on with the same journal, until all its orders are placed."""
-    faults = Faults(["answer_lost_before", "answer_lost_after", "error_5xx_after"], 4, every=0)
-    faults = Faults(schedule=random_schedule(4, kills, names=faults.names, over=1))
+    faults = Faults(["answer_lost_before", "answer_lost_after", "error_5xx_after"], 4, every_us=0)
+    faults = Faults(schedule=random_schedule(4, kills, names=faults.names, over_us=1))
     async with faulty_venue(faults, prints=40) as (served, _, settings):
         listing = next(x for x in served.exchange.listings if x.book.best_ask() and x.status == "active")
         access = {n: getattr(settings, n) for n in ("rest_url", "ws_url", "key_id", "private_key_path")}

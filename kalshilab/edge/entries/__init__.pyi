@@ -6,7 +6,7 @@ from . import pnl as pnl
 from . import queue_position as queue_position
 from . import rules as rules
 from .book_taker import QUOTES_SCHEMA as QUOTES_SCHEMA
-from .book_taker import Asked as Asked
+from .book_taker import BookFills as BookFills
 from .book_taker import QuoteLog as QuoteLog
 from .book_taker import asked as asked
 from .book_taker import check_quotes as check_quotes

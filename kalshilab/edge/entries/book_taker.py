@@ -1,35 +1,36 @@
-"""Entries from a recorded book (E4): what a taker's order would have found, level by level.
+"""Entries from a recorded order book (E4): walk the levels that a taker's order would have met.
 
-**Quotes** are a book's changes, one row a level that changed:
+**Quotes** are the changes of a book, one row per level that changed:
 
 ========== ================= ==================================================================
 column     dtype             meaning
 ========== ================= ==================================================================
-ts         Datetime[us, UTC] when it changed; rows of one instant stand in the exchange's order
+ts         Datetime[us, UTC] time of the change; rows of one instant keep the exchange's order
 ticker     String            market
-side       Enum[yes, no]     whose bids; an ask is the other side's bid seen from across
-price      Int16             of that side, 1/10,000 dollar, 1 to 9,999
-size       UInt32            what is bid there from now on, 1/100 contract; 0: nothing
+side       Enum[yes, no]     side of the bid; an ask is a bid for the other side
+price      Int16             price of that side, 1/10,000 dollar, 1 to 9,999
+size       UInt32            size bid at that price from then on, 1/100 contract; 0: the level is empty
 ========== ================= ==================================================================
 
-`QuoteLog` makes them of the snapshots and changes a feed brings.  When a feed loses touch, `QuoteLog.lost` empties
-the market's book, so that nothing is bought from a book that may be gone.
+`QuoteLog` builds them from the snapshots and changes of a feed. When a feed disconnects, `QuoteLog.lost` empties the
+market's book, so that nothing is bought from a book that may no longer exist.
 
-**The walk.**  An order of q contracts that arrives at τ + latency takes our side's asks, `1 − bid` of the other side,
-cheapest first, from the book as of that instant (its own changes included), until it has q, the limit is passed or
-the book ends; the rest is dropped (immediate or cancel).  Three things keep it modest: of what a level displays only
-a part is taken to be there still (`haircut`), in whole contracts; what we took before from a level stays gone until
-the level itself is; and a book that was not recorded yet sells nothing.
+**The walk.** An order of q contracts that arrives at τ + latency takes our side's asks, `1 − bid` of the other side,
+cheapest first. It uses the book as of that instant, inclusive of changes at that instant, until it has q contracts, the
+limit is reached or the book is exhausted; the rest is cancelled (immediate or cancel). Three rules keep it conservative:
+only part of the displayed size is assumed available (`haircut`), in whole contracts; size taken earlier from a level
+stays taken until the level itself disappears; and a book without a snapshot offers nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from polars._typing import PolarsDataType
 
 from kalshilab.errors import EdgeError
 from kalshilab.market.book import Book
@@ -37,9 +38,9 @@ from kalshilab.signals.engine.kernel import compiled
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.units import PRICE, SIZE
 
-__all__ = ["QUOTES_SCHEMA", "Asked", "QuoteLog", "asked", "check_quotes", "mids", "tops"]
+__all__ = ["QUOTES_SCHEMA", "BookFills", "QuoteLog", "asked", "check_quotes", "mids", "tops"]
 
-_QUOTES: Final[dict[str, Any]] = {
+_QUOTES: Final[dict[str, PolarsDataType]] = {
     "ts": TIME,
     "ticker": pl.String,
     "side": TAKER,
@@ -51,14 +52,15 @@ QUOTES_SCHEMA: Final = pl.Schema(_QUOTES)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 Level = tuple[int, int]
 
 
 class QuoteLog:
-    """Makes quotes of what a book feed brings, market by market.
+    """A log of quotes, built from the messages of a book feed.
 
-    Times are microseconds.  A message that is older than the one before it of its market counts as of that one: the
-    order in which the exchange sent them is what holds.
+    Times are in microseconds. A message older than its market's previous one is logged at the time of that one: the order
+    in which the exchange sent messages prevails.
 
     >>> log = QuoteLog()
     >>> log.snapshot(1_000_000, "KXA-1", yes=[(4100, 1000)], no=[(5600, 1700), (5500, 300)])
@@ -73,10 +75,16 @@ class QuoteLog:
         self._rows: list[tuple[int, str, str, int, int]] = []
 
     def snapshot(self, ts: int, ticker: str, yes: Iterable[Level], no: Iterable[Level]) -> None:
-        """The whole book: (price, size) of each side's bids, in its own prices; only differences are logged.
+        """Log the differences between a snapshot and the book so far.
+
+        Args:
+            ts: exchange time in microseconds.
+            ticker: market.
+            yes: (price, size) of each YES bid, in 1/10,000 dollar and 1/100 contract.
+            no: (price, size) of each NO bid, in NO prices.
 
         Raises:
-            BookError: a size or a price that cannot be.
+            BookError: a price or size is out of range.
         """
         fresh = Book()
         fresh.load(yes, no)
@@ -89,20 +97,20 @@ class QuoteLog:
         self._books[ticker] = fresh
 
     def change(self, ts: int, ticker: str, side: str, price: int, delta: int) -> None:
-        """One level of `side`'s bids grew or shrank by `delta`.
+        """Log a change of one level of `side`'s bids by `delta`, in 1/100 contract.
 
         Raises:
-            BookError: the level would fall below zero: a message was lost.
-            EdgeError: no snapshot of this market yet.
+            BookError: the level would fall below zero, so a message is missing.
+            EdgeError: the market has no snapshot yet.
         """
         book = self._books.get(ticker)
         if book is None:
-            raise EdgeError(f"{ticker}: a change before the first snapshot of its book")
+            raise EdgeError(f"{ticker}: a book change must follow a snapshot; call snapshot() first")
         book.apply(side, price, delta)
         self._rows.append((self._at(ts, ticker), ticker, side, price, book.size_at(side, price)))
 
     def lost(self, ts: int, ticker: str) -> None:
-        """Nothing is known of this book from now on, until its next snapshot."""
+        """Mark a book as unknown from `ts` on, until its next snapshot."""
         if ticker in self._books:
             self.snapshot(ts, ticker, (), ())
             del self._books[ticker]
@@ -112,7 +120,7 @@ class QuoteLog:
         return self._last[ticker]
 
     def frame(self) -> pl.DataFrame:
-        """All that was logged, in the order of time."""
+        """Return the logged quotes in the order of time (`QUOTES_SCHEMA`)."""
         rows = pl.DataFrame(
             self._rows,
             {"ts": pl.Int64, "ticker": pl.String, "side": TAKER, "price": pl.Int16, "size": pl.UInt32},
@@ -125,37 +133,37 @@ class QuoteLog:
 
 
 def check_quotes(quotes: pl.DataFrame) -> pl.DataFrame:
-    """The frame itself, if it holds quotes.
+    """Return the frame if it holds quotes.
 
     Raises:
-        EdgeError: a column is missing or of another dtype, a value is null, a price is none, time runs backwards.
+        EdgeError: a column is missing or of another dtype, a value is null, a price is out of range, or times go back.
     """
     for name, dtype in QUOTES_SCHEMA.items():
         if quotes.schema.get(name) != dtype:
             raise EdgeError(
-                f"quotes: column {name} is {quotes.schema.get(name, 'missing')}, not {dtype}; "
-                "kalshilab.edge.entries.book_taker.QuoteLog makes quotes of a feed"
+                f"quotes: column {name} must be {dtype}, got {quotes.schema.get(name, 'missing')}; "
+                "kalshilab.edge.entries.book_taker.QuoteLog builds quotes from a feed"
             )
         if quotes[name].null_count():
-            raise EdgeError(f"quotes: null in {name}")
+            raise EdgeError(f"quotes: column {name} must not have nulls")
     if quotes.height and not quotes["price"].is_between(1, PRICE - 1).all():
-        raise EdgeError(f"quotes: prices are from 1 to {PRICE - 1:,} of 1/10,000 dollar")
+        raise EdgeError(f"quotes: price must be from 1 to {PRICE - 1:,} in 1/10,000 dollar")
     if not quotes["ts"].is_sorted():
         raise EdgeError(
-            "quotes: not in the order of time; sort by ts, keeping the order of rows of one instant"
+            "quotes: ts must not decrease; sort by ts and keep the order of rows with the same ts"
         )
     return quotes
 
 
-class Asked(NamedTuple):
-    """What orders got: arrays of one length; zeros where nothing was got."""
+class BookFills(NamedTuple):
+    """Fills of orders: arrays of one length, zeros where an order got nothing."""
 
     ts: Ints
-    """When they arrived, microseconds."""
+    """Arrival time of the order in microseconds."""
     price: Floats
-    """Mean price of our side over what was bought, price units."""
+    """Mean price of our side over the contracts bought, in 1/10,000 dollar."""
     contracts: Ints
-    """How many were bought; what was not is dropped."""
+    """Contracts bought; the rest of the order is cancelled."""
 
 
 def asked(
@@ -166,16 +174,16 @@ def asked(
     contracts: int = 10,
     haircut: float = 0.5,
     limit: npt.ArrayLike = PRICE,
-) -> Asked:
-    """What orders find in the recorded books, each changed by what the ones before it took.
+) -> BookFills:
+    """Fill orders from the recorded books; each order finds what earlier ones left.
 
     Args:
-        fires: `ticker, side`: what is to be bought.
-        start: when each order arrives, in microseconds; changes at that instant have happened.
-        quotes: see the module.
-        contracts: wanted.
-        haircut: share of what is displayed that is not counted on.
-        limit: our side's highest price, in price units; one for all, or one each.
+        fires: `ticker, side` to buy.
+        start: arrival time of each order in microseconds, inclusive of book changes at that time.
+        quotes: `QUOTES_SCHEMA`.
+        contracts: size of each order in contracts.
+        haircut: fraction of the displayed size assumed unavailable, from 0 to below 1.
+        limit: highest price of our side in 1/10,000 dollar, one for all orders or one each.
 
     >>> log = QuoteLog()
     >>> log.snapshot(0, "KXA-1", yes=[(4100, 1000), (4000, 5000)], no=[])
@@ -185,10 +193,10 @@ def asked(
     ([5950.0], [10])
 
     Raises:
-        EdgeError: these are no quotes; no contract; a share that is none.
+        EdgeError: `quotes` are malformed, or `contracts` or `haircut` is out of range.
     """
     if contracts < 1 or not 0 <= haircut < 1:
-        raise EdgeError(f"asked({contracts=}, {haircut=}): a contract at least, a share below 1")
+        raise EdgeError(f"contracts must be >= 1 and haircut from 0 to below 1, got {contracts=}, {haircut=}")
     across = pl.when(pl.col("side").cast(pl.String) == "yes").then(pl.lit("no")).otherwise(pl.lit("yes"))
     keys = fires.select("ticker", across.alias("side")).with_row_index("fire")
     books = check_quotes(quotes).with_columns(pl.col("side").cast(pl.String))
@@ -210,15 +218,18 @@ def asked(
             orders["limit"].cast(pl.Float64).to_numpy(), orders["fire"].to_numpy(),
             contracts, 1.0 - haircut, price, got,
         )  # fmt: skip
-    return Asked(np.where(got > 0, start, 0), price, got)
+    return BookFills(np.where(got > 0, start, 0), price, got)
 
 
 def tops(quotes: pl.DataFrame) -> pl.DataFrame:
-    """Best bid and ask over time: `ts, ticker, yes_bid, yes_ask` (YES price units, null where there is none), a row
-    an instant at which one of them changed, after all changes of that instant; a market's first instant is one.
+    """Return the best bid and ask over time.
+
+    Returns:
+        `ts, ticker, yes_bid, yes_ask` (1/10,000 dollar of YES, null on an empty side), one row per instant at which
+        one of them changed, after all changes of that instant, and one for a market's first instant.
 
     Raises:
-        EdgeError: these are no quotes.
+        EdgeError: `quotes` are malformed.
     """
     books = check_quotes(quotes)
     groups = books.select("ticker").unique(maintain_order=True).with_row_index("group")
@@ -244,11 +255,15 @@ def tops(quotes: pl.DataFrame) -> pl.DataFrame:
 
 
 def mids(best: pl.DataFrame, tickers: pl.Series, ts: Ints) -> Floats:
-    """The YES mid as of instants (their own changes included), in price units; NaN without both sides.
+    """Return the YES mid as of some times, inclusive of changes at those times.
 
     Args:
         best: `tops(quotes)`.
-        tickers, ts: of each instant, the market and microseconds.
+        tickers: market of each time.
+        ts: times in microseconds.
+
+    Returns:
+        Mids in 1/10,000 dollar; NaN where a side of the book is empty.
     """
     wanted = pl.DataFrame({"ticker": tickers, "ts": pl.Series(ts).cast(TIME)}).with_row_index("wanted")
     found = (
@@ -261,16 +276,16 @@ def mids(best: pl.DataFrame, tickers: pl.Series, ts: Ints) -> Floats:
 
 
 def _edges(group: pl.Series, groups: int) -> Ints:
-    """Where each group begins in a sorted column of groups, and where the last one ends."""
+    """Return the position at which each group begins in a sorted column of groups, and the end of the last one."""
     return np.searchsorted(group.to_numpy(), np.arange(groups + 1)).astype(np.int64)
 
 
 @compiled
 def _walk(
-    edges: Any, ts: Any, price: Any, size: Any, order_edges: Any, start: Any, limit: Any, fire: Any,
-    want: int, part: float, paid: Any, got: Any,
+    edges: Ints, ts: Ints, price: Ints, size: Ints, order_edges: Ints, start: Ints, limit: Floats, fire: Ints,
+    want: int, part: float, paid: Floats, got: Ints,
 ) -> None:  # fmt: skip
-    """Orders of each group in the order of time against its bids; `paid` and `got` are by fire."""
+    """Match the orders of each group, in the order of time, against its bids; write `paid` and `got` by fire."""
     shown, taken = np.zeros(PRICE + 1, np.int64), np.zeros(PRICE + 1, np.int64)
     for g in range(len(edges) - 1):
         shown[:], taken[:] = 0, 0
@@ -279,33 +294,33 @@ def _walk(
             while i < edges[g + 1] and ts[i] <= start[j]:
                 p = price[i]
                 shown[p] = size[i]
-                # What is no longer shown cannot be what we took: others are gone with it.
+                # Size that is no longer displayed cannot be what we took: other orders have left.
                 taken[p] = min(taken[p], size[i])
                 best = max(best, p) if size[i] > 0 else best
                 i += 1
             while best > 0 and shown[best] == 0:
                 best -= 1
-            p, held, cash = best, 0, 0.0
-            while p > 0 and held < want and PRICE - p <= limit[j]:
+            p, bought, cash = best, 0, 0.0
+            while p > 0 and bought < want and PRICE - p <= limit[j]:
                 have = int((shown[p] - taken[p]) * part) // SIZE
-                some = min(have, want - held)
-                held += some
+                some = min(have, want - bought)
+                bought += some
                 cash += some * (PRICE - p)
                 taken[p] += some * SIZE
                 p -= 1
-            if held > 0:
-                paid[fire[j]] = cash / held
-                got[fire[j]] = held
+            if bought > 0:
+                paid[fire[j]] = cash / bought
+                got[fire[j]] = bought
 
 
 @compiled
-def _best(edges: Any, ts: Any, side: Any, price: Any, size: Any, bids: Any, keep: Any) -> None:
-    """The best bids of both sides after each change, and which changes end an instant that moved them."""
+def _best(edges: Ints, ts: Ints, side: Ints, price: Ints, size: Ints, bids: Ints, keep: Flags) -> None:
+    """Write the best bids of both sides after each change, and mark the changes that end an instant that moved them."""
     shown = np.zeros((2, PRICE + 1), np.int64)
     for g in range(len(edges) - 1):
         shown[:] = 0
         best = np.zeros(2, np.int64)
-        said = np.full(2, -1)  # Nothing yet, which is not the same as that there is nothing.
+        last = np.full(2, -1)  # -1: no instant has ended yet; 0 would be an empty side.
         for i in range(edges[g], edges[g + 1]):
             s, p = side[i], price[i]
             shown[s, p] = size[i]
@@ -314,7 +329,7 @@ def _best(edges: Any, ts: Any, side: Any, price: Any, size: Any, bids: Any, keep
             while best[s] > 0 and shown[s, best[s]] == 0:
                 best[s] -= 1
             bids[i, 0], bids[i, 1] = best[0], best[1]
-            over = i + 1 == edges[g + 1] or ts[i + 1] > ts[i]
-            if over and (best[0] != said[0] or best[1] != said[1]):
+            ends = i + 1 == edges[g + 1] or ts[i + 1] > ts[i]
+            if ends and (best[0] != last[0] or best[1] != last[1]):
                 keep[i] = True
-                said[0], said[1] = best[0], best[1]
+                last[0], last[1] = best[0], best[1]

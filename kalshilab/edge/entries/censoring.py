@@ -1,10 +1,9 @@
-"""Whose outcomes are known: cohorts by the day of their fire, never by the day of settlement.
+"""Right-censoring: keep the fires whose outcomes must be known by now, by the time of the fire.
 
-A market "by date X" settles YES early and NO late.  A sample of what *is* settled therefore leans to YES, the more
-so the nearer to the end of the data: in a fair world with a constant hazard, by some 10 cents for the last two
-months.  The cure is to keep fires by when they fired: those old enough that every market of their age has been
-settled, whatever became of it (right-censoring by design: Kaplan & Meier 1958 weight what is cut; here it is left
-out, and counted).
+A market "by date X" settles YES early and NO late. A sample of *settled* markets therefore leans to YES, and more so
+near the end of the data: in a fair world with a constant hazard, by about 10 cents for the last two months. So fires
+are selected by their own time, never by that of settlement: only fires old enough that every market of their age has
+settled are kept. Kaplan & Meier (1958) weight censored observations; here they are left out and counted.
 """
 
 from __future__ import annotations
@@ -28,61 +27,63 @@ MOST: Final = 0.02
 
 
 class Cohort(msgspec.Struct, frozen=True, kw_only=True):
-    """Which fires are judged."""
+    """The fires that are judged, and how many were left out."""
 
     cut: datetime | None
-    """Fires up to this instant are kept; None: all."""
+    """Time up to which fires are kept, inclusive; None: all."""
     horizon: timedelta | None
-    """The longest time from a fire to settlement that was waited for."""
+    """Longest time allowed from a fire to its settlement."""
     kept: int
+    """Number of fires kept."""
     dropped: int
-    """Younger fires, left out whatever became of them."""
+    """Number of younger fires, left out whether settled or not."""
     unsettled: int
-    """Kept fires whose outcome is not known all the same."""
+    """Number of kept fires without an outcome."""
     undated: int
-    """Kept fires that are settled at a time that is not known."""
+    """Number of kept fires with an outcome but without a settlement time."""
 
     @property
     def uncut(self) -> bool:
-        """Whether fires are open and nothing says how long a settlement takes: what settled early is all there is, and
-        of the rest nobody knows how much there will be."""
+        """Whether fires are open and no settlement has a time, so that no cohort can be cut.
+
+        The settled fires may then be only those that settled early.
+        """
         return self.horizon is None and self.unsettled > 0
 
     @property
     def share(self) -> float:
-        """Of the kept fires, the share whose outcome is not known; all of them where no cohort could be cut."""
+        """Fraction of the kept fires without an outcome; 1 where no cohort could be cut."""
         if self.uncut:
             return 1.0
         return self.unsettled / self.kept if self.kept else 0.0
 
     @property
     def detail(self) -> str:
-        """What was done, in a sentence; empty when nothing was."""
-        said = []
+        """Summary of the censoring in one sentence; empty if nothing was left out."""
+        parts = []
         if self.dropped and self.cut is not None:
-            said.append(
+            parts.append(
                 f"{self.dropped:,} fires after {self.cut:%Y-%m-%d} left out: not all of their age are settled"
             )
         if self.unsettled:
-            said.append(f"{self.unsettled:,} fires without an outcome")
+            parts.append(f"{self.unsettled:,} fires without an outcome")
         if self.undated:
-            said.append(f"{self.undated:,} settled at an unknown time")
+            parts.append(f"{self.undated:,} settled at an unknown time")
         if self.uncut:
-            said.append("no cohort could be cut: the markets table says of no settlement when it was")
-        return "; ".join(said)
+            parts.append("no cohort could be cut: the markets table has no settlement times")
+        return "; ".join(parts)
 
 
 def censor(
     entries: pl.DataFrame, *, data_end: datetime, horizon: timedelta | None = None
 ) -> tuple[pl.DataFrame, Cohort]:
-    """The entries of the cohorts that are old enough to be known.
+    """Return the entries old enough for their outcome to be known, and a summary of the others.
 
     Args:
         entries: `kalshilab.edge.ENTRIES_SCHEMA`.
-        data_end: until when outcomes are known; an instant without a time zone is UTC.
-        horizon: the longest a market may take from a fire to settlement.  None: where every fire is settled, nothing
-            needs to be left out; else the longest time that a settled one took, so that whatever is still open would
-            have to be slower than all that were seen.
+        data_end: time up to which outcomes are known, inclusive; UTC if it has no time zone.
+        horizon: longest time from a fire to its settlement. None: the longest time among settled fires, so that a
+            market still open would be slower than all those observed; if every fire is settled, nothing is left out.
 
     >>> from kalshilab.edge import simulated_entries
     >>> entries, _ = simulated_entries.entries(100, seed=1)
@@ -91,11 +92,11 @@ def censor(
     (100, 0.0)
 
     Raises:
-        EdgeError: these are no entries, or `data_end` is no instant.
+        EdgeError: `entries` lacks columns of entries, or `data_end` is not a datetime.
     """
     check_entries(entries)
     if not isinstance(data_end, datetime):
-        raise EdgeError(f"data_end={data_end!r}: an instant is asked for, a datetime")
+        raise EdgeError(f"data_end must be a datetime, got {data_end!r}")
     if data_end.tzinfo is None:
         data_end = data_end.replace(tzinfo=UTC)
     open_ = pl.col("value").is_null()
@@ -108,20 +109,21 @@ def censor(
     return kept, _cohort(kept, cut, longest, entries.height - kept.height)
 
 
-def marked(entries: pl.DataFrame, tape: TapeLike, half_spread: float) -> pl.DataFrame:
-    """The entries with those that are not settled valued at what they could be sold for at the last print.
+def marked(entries: pl.DataFrame, tape: TapeLike, half_spread_cents: float) -> pl.DataFrame:
+    """Return the entries with unsettled ones marked to market: valued at the bid of our side at the last print.
+
+    That bid is the price of the last print if its taker sold our side, else that price less the spread.
 
     Args:
         entries: `kalshilab.edge.ENTRIES_SCHEMA`.
-        tape: a frame or a lake, whose last print of each market tells the bid of our side: where its taker sold it
-            that print's price, else a spread below.
-        half_spread: cents.
+        tape: the tape, of any kind.
+        half_spread_cents: half the spread in cents.
     """
     open_ = pl.col("value").is_null() & pl.col("filled")
     tickers = check_entries(entries).filter(open_)["ticker"].unique()
     if tickers.is_empty():
         return entries
-    price, spread = pl.col("price").cast(pl.Float64) / PRICE, half_spread / 50
+    price, spread = pl.col("price").cast(pl.Float64) / PRICE, half_spread_cents / 50
     bought = pl.col("taker").cast(pl.String) == "yes"
     last = (
         tape_of(tape, ("ts", "price", "taker"))

@@ -1,40 +1,41 @@
-"""Resting orders (E5): when a maker's quote would have been filled, and what that says about the fill.
+"""Resting orders (E5): simulate when a maker's quote would have been filled, and measure adverse selection.
 
-A quote joins the back of its price level.  Whether it is reached depends on what stood before it, which a recorded
-book shows only in part; so every order is kept in four books at once, from the hardest to the easiest:
+A quote joins the back of the queue at its price level. Its fill depends on the size ahead of it, which a recorded book
+shows only in part. So every order is simulated in four books at once, from the hardest to the easiest:
 
 ============ =============================================================================================
 book         filled
 ============ =============================================================================================
-"through"    when the market goes through its price: a print beyond it, or the other side's quote at it
-"queue"      also when prints at its price have used up what was displayed there as it arrived (those who
-             cancel all stood behind it)
-"pro_rata"   the same, where those who cancel stood before and behind it in proportion
+"through"    when the market trades through its price: a print beyond it, or the other side's quote at it
+"queue"      also when prints at its price have consumed the size displayed there on arrival (all
+             cancellations are assumed to come from behind it)
+"pro_rata"   like "queue", with cancellations ahead of it and behind it in proportion
 "touch"      at the first print at its price
 ============ =============================================================================================
 
-What fills a quote late is what the informed sell (Glosten & Milgrom 1985): being last in the queue selects bad fills,
-and "touch" does not know it.  A maker's edge is real only if "through" has it.
+The last orders in a queue are filled by informed traders (Glosten & Milgrom 1985): queue position selects bad fills,
+and "touch" ignores it. A maker's edge is real only if it holds in "through".
 
-**Timing.**  An order is live `latency_s` after it was sent, stands behind what the book shows then (changes of that
-instant included), and can be filled by later prints until it is cancelled, which takes `cancel_latency_s` more: an
-order left standing when the event begins is filled by those who watch it.  An order that would take at once is
-refused (post only); so is one where no book was recorded, or before the time of an earlier one of ours on its side
-of the market is over, filled or not.  Prints of one instant count before changes of the book.
+**Timing.** An order is live `latency_s` after it was sent. It joins the queue behind the size displayed then, inclusive
+of changes at that instant, and later prints can fill it until it is cancelled. Cancelling takes another
+`cancel_latency_s`: traders who watch the event fill an order still resting when the event begins. An order is rejected if it
+would take (post only), if no book was recorded, or while an earlier order of ours rests on its side of the market,
+filled or not. Prints at one instant count before book changes at that instant.
 
-**Markouts**: the mid of our side, some time after the fill, less our price; for quotes that were not filled, after
-they went live.  Filled below unfilled is adverse selection.
+**Markouts**: the mid of our side some time after the fill, less our price; for unfilled quotes, after they went live.
+Filled markouts below unfilled ones show adverse selection.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
 import polars as pl
+from polars._typing import PolarsDataType
 
 from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.entries.book_taker import check_quotes, mids, tops
@@ -54,9 +55,9 @@ BookName = Literal["through", "queue", "pro_rata", "touch"]
 BOOKS: Final = ("through", "queue", "pro_rata", "touch")
 """From pessimistic to optimistic."""
 HORIZONS: Final = (10.0, 60.0, 300.0, 3600.0)
-"""Seconds after which the mid is looked at, before settlement."""
+"""Seconds after which the mid is measured, beside settlement."""
 
-_RESTED: Final[dict[str, Any]] = {
+_RESTED: Final[dict[str, PolarsDataType]] = {
     "fire": pl.UInt64,
     "ts": TIME,
     "ticker": pl.String,
@@ -71,20 +72,22 @@ _RESTED: Final[dict[str, Any]] = {
     "first_ts": TIME,
 }
 RESTED_SCHEMA: Final = pl.Schema(_RESTED)
-"""What became of orders, a row an order and book: `fire, ts, ticker, side` of the order; `price` and `mid` (as of `ts`)
-in dollars of our side, the mid null without both sides; `live_ts`; whether it was `posted`; contracts `ahead` when it
-was; `contracts` filled, and when the first of them was (null: none)."""
+"""Outcomes of orders, one row per order and book.
+
+`fire, ts, ticker, side` identify the order. `price` and `mid` (as of `ts`) are dollars of our side; the mid is null if a
+side of the book is empty. `live_ts` is when the order went live, `posted` whether it was accepted, `ahead` the contracts
+ahead of it then, `contracts` the contracts filled, and `first_ts` the time of the first fill (null without a fill)."""
 
 
 def joining(fires: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:
-    """Fires as orders that join the best bid of their side, as of the fire; those without a bid to join are left out.
+    """Return orders that join the best bid of their side as of the fire; fires without a bid are left out.
 
     Args:
         fires: `row, ts, ticker, side`.
-        quotes: `kalshilab.edge.entries.book_taker`.
+        quotes: `kalshilab.edge.entries.book_taker.QUOTES_SCHEMA`.
 
     Returns:
-        `row, ts, ticker, side, price`, the price in YES price units.
+        `row, ts, ticker, side, price`, the YES price in 1/10,000 dollar.
     """
     placed = fires.sort("ts").join_asof(
         tops(quotes).sort("ts", maintain_order=True), on="ts", by="ticker", check_sortedness=False
@@ -107,23 +110,24 @@ def rest(
     latency_s: float = 0.5,
     cancel_latency_s: float = 0.5,
 ) -> pl.DataFrame:
-    """What became of resting orders, in each of the four books.
+    """Simulate resting orders in each of the four books.
 
     Args:
-        orders: `row, ts, ticker, side, price`: bids for `side`, sent at `ts`, at a YES price (as `joining` makes
-            them; NO is bid for at a dollar less it).
-        tape: prints, as a frame or a lake, of which only the orders' markets are kept.
-        quotes: `kalshilab.edge.entries.book_taker`.
-        contracts: size of each order.
-        life_s: seconds after it is live at which its cancellation is sent.
-        latency_s, cancel_latency_s: seconds until the exchange has the order, and its cancellation.
+        orders: `row, ts, ticker, side, price`: bids for `side`, sent at `ts`, at a YES price, as `joining` returns them
+            (NO is bid at a dollar less that price).
+        tape: trades of any kind; only the orders' markets are kept in memory.
+        quotes: `kalshilab.edge.entries.book_taker.QUOTES_SCHEMA`.
+        contracts: size of each order in contracts.
+        life_s: seconds from going live until the cancellation is sent.
+        latency_s: seconds until the exchange receives the order.
+        cancel_latency_s: seconds until the exchange receives the cancellation.
 
     Returns:
         `RESTED_SCHEMA`, in the order of the orders and of `BOOKS`.
 
     Raises:
-        EdgeError: no contract, times below 0, these are no quotes, a price that is none.
-        TapeError: not a tape.
+        EdgeError: a number is out of range, or the quotes are malformed.
+        TapeError: the tape is malformed.
     """
     if not (contracts >= 1 and life_s > 0 and latency_s >= 0 and cancel_latency_s >= 0):
         raise EdgeError(
@@ -131,7 +135,7 @@ def rest(
             f"{contracts=}, {life_s=}, {latency_s=}, {cancel_latency_s=}"
         )
     if orders.height and not orders["price"].is_between(1, PRICE - 1).all():
-        raise EdgeError(f"orders: YES prices are from 1 to {PRICE - 1:,} of 1/10,000 dollar")
+        raise EdgeError(f"orders: price must be from 1 to {PRICE - 1:,} in 1/10,000 dollar of YES")
     best = tops(check_quotes(quotes))
     groups = orders.select("ticker").unique(maintain_order=True).with_row_index("group")
     no = (orders["side"].cast(pl.String) == "no").to_numpy()
@@ -183,27 +187,34 @@ def entries(
     schedule: FeeSchedule | None = None,
     exclusive: bool | Collection[str] | None = None,
 ) -> pl.DataFrame:
-    """What became of the orders in one of the books, as entries with makers' fees.
+    """Return the orders of one of the books as entries with maker fees.
 
-    An order that got any contract is filled, at the fee of as many (whole ones, at least one).  `fired_at` is our
-    quote; `mid` too, where the book had one side only.
+    An order counts as filled if it got any contract; its fee is that of the whole contracts it got, at least one.
+    `fired_at` is our quote, and so is `mid` where the book had one side only.
+
+    Args:
+        rested: `RESTED_SCHEMA`, as `rest` returns it.
+        markets: the markets table (`kl.to_markets`).
+        book: the book to use.
+        schedule: fees by date; None: `FeeSchedule()`.
+        exclusive: events of which at most one market settles YES: their tickers, or True for all.
 
     Returns:
         `kalshilab.edge.ENTRIES_SCHEMA`; orders that were not posted are fires without a fill.
 
     Raises:
-        EdgeError: no such book; an order in a market that is not in the table.
+        EdgeError: the book is unknown, or an order's market is not in the table.
     """
     if book not in BOOKS:
-        raise EdgeError(f"book={book!r}; one of {', '.join(BOOKS)}")
+        raise EdgeError(f"book must be one of {', '.join(BOOKS)}, got {book!r}")
     facts = check_markets(markets).select(
         "ticker", "event", "series", "category", "settlement", "settled_ts", "fee_multiplier", "fee_type"
     )
     own = rested.filter(pl.col("book") == book)
     joined = own.join(facts, on="ticker", how="left", maintain_order="left")
-    lost = own.join(facts, on="ticker", how="anti")
-    if lost.height:
-        raise EdgeError(f"{lost['ticker'][0]} is not in the table of markets")
+    unknown = own.join(facts, on="ticker", how="anti")
+    if unknown.height:
+        raise EdgeError(f"markets must contain every order's market, got none for {unknown['ticker'][0]}")
     filled = (own["contracts"] > 0).to_numpy()
     whole = np.maximum(own["contracts"].to_numpy().astype(np.int64), 1)
     prices = own["price"].to_numpy()
@@ -237,23 +248,27 @@ def entries(
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """What being filled says of a quote: mean of value less price, in cents a contract."""
+    """Adverse selection: mean value less price of quotes, in cents per contract."""
 
     filled: float
-    """Over the quotes that were filled."""
+    """Mean over the filled quotes."""
     quoted: float
-    """Over all that were posted."""
+    """Mean over all posted quotes."""
     n_filled: int
+    """Number of filled quotes."""
     n_quoted: int
+    """Number of posted quotes."""
 
     @property
     def gap(self) -> float:
-        """Filled less quoted; below zero the fills are the bad ones."""
+        """Filled less quoted, in cents; negative under adverse selection."""
         return self.filled - self.quoted
 
 
 def selection(rested: pl.DataFrame, markets: pl.DataFrame, *, book: BookName = "through") -> Selection:
-    """Adverse selection at settlement, E[V − A | filled] − E[V − A | quoted]; quotes of unsettled markets are left out.
+    """Measure adverse selection at settlement, E[V − A | filled] − E[V − A | quoted].
+
+    Quotes of unsettled markets are left out. Arguments are those of `entries`.
 
     Raises:
         EdgeError: as for `entries`.
@@ -281,21 +296,24 @@ def markouts(
     resamples: int = 999,
     seed: int | np.random.Generator = 0,
 ) -> pl.DataFrame:
-    """Where the mid went after quotes, filled and unfilled (see the module), and what they settled at.
+    """Return the markouts of filled and unfilled quotes, at some horizons and at settlement.
 
     Args:
-        rested: of `rest`.
-        quotes, markets: as there; a market that has settled is at its value.
-        horizons: seconds.
-        resamples, seed: of the bootstrap over events.
+        rested: `RESTED_SCHEMA`, as `rest` returns it.
+        quotes: the quotes given to `rest`.
+        markets: the markets table; a settled market is valued at its settlement.
+        book: the book that decides which quotes were filled.
+        horizons: seconds after the fill, or after going live for unfilled quotes.
+        resamples: number of resamples of the bootstrap over events.
+        seed: seed of the resamples.
 
     Returns:
-        `horizon_s` (null: settlement), `group`, `markout, lower, upper` (cents a contract in our favour, mean over
-        events, 95 %; the bounds null where one event alone cannot tell), `n` quotes.  Quotes whose mid is not known
-        at a horizon are left out there.
+        `horizon_s` (null: settlement), `group`, `markout, lower, upper` (cents per contract in our favour, the mean over
+        events with its 95 % interval; the bounds are null for a single event), `n` quotes. Quotes without a mid at a
+        horizon are left out there.
 
     Raises:
-        EdgeError: no such book, these are no quotes.
+        EdgeError: the book is unknown, or the quotes are malformed.
     """
     rng = np.random.default_rng(seed)
     best = tops(quotes)
@@ -303,7 +321,7 @@ def markouts(
     own = rested.filter(pl.col("book") == book)
     posted, filled = own["posted"].to_numpy(), table["filled"].to_numpy()
     begin = own.select(pl.coalesce("first_ts", "live_ts").dt.epoch("us")).to_series().to_numpy()
-    over = table["settled_ts"].dt.epoch("us").fill_null(np.iinfo(np.int64).max).to_numpy()
+    settled_at = table["settled_ts"].dt.epoch("us").fill_null(np.iinfo(np.int64).max).to_numpy()
     value = table["value"].cast(pl.Float64).fill_null(math.nan).to_numpy()
     no = (own["side"].cast(pl.String) == "no").to_numpy()
     rows = []
@@ -313,7 +331,7 @@ def markouts(
         else:
             at = begin + round(horizon * 1e6)
             mid = mids(best, own["ticker"], at) / PRICE
-            later = np.where(over <= at, value, np.where(no, 1 - mid, mid))
+            later = np.where(settled_at <= at, value, np.where(no, 1 - mid, mid))
         gain = later - own["price"].to_numpy()
         for group, some in (("filled", posted & filled), ("unfilled", posted & ~filled)):
             known = some & ~np.isnan(gain)

@@ -1,16 +1,16 @@
-"""The first print after a fire at which somebody else bought our side: one compiled pass over the tape.
+"""Find the next print at which a taker bought our side, in one compiled pass over the tape.
 
-A YES taker prints the YES ask, whose complement is the NO *bid*; so a NO buyer is filled at the next print of a NO
-taker, never at the print that fired.  That print comes at a stopping time, so on a fair market it earns nothing
-before fees, missed fills counted (optional stopping: Doob 1953).
+A YES taker prints the YES ask, whose complement is the NO *bid*. So a NO buyer is filled at the next print of a NO
+taker, never at the print that fired. That print comes at a stopping time, so on a fair market the entry earns nothing
+before fees, with missed fills counted (optional stopping: Doob 1953).
 
-Fires wait in a list for each market; a print fills those that wait for its side, and those whose time is over leave.
-Nothing is sorted or grouped, and a lake goes through batch by batch.
+Fires wait in a linked list per market. A print fills the fires that wait for its side; fires whose window has ended
+leave the list. Nothing is sorted or grouped, and a lake is read batch by batch.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,39 +23,46 @@ from kalshilab.tape.tape import Tape
 __all__ = ["READS", "Found", "Wanted", "first_later"]
 
 READS: Final = ("ts", "price", "taker")
+"""Columns of the tape that are read, beside `market`."""
 Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 class Wanted(NamedTuple):
-    """Fires to be filled, in the order of their rows: all arrays of one length."""
+    """Fires to fill, in the order of their rows; arrays of one length."""
 
     row: Ints
-    """Of the firing print."""
+    """Row of the firing print."""
     ticker: pl.Series
-    no: npt.NDArray[np.bool_]
-    """Whether NO is to be bought."""
+    """Market of the fire."""
+    no: Flags
+    """True to buy NO, False to buy YES."""
     start: Ints
-    """Microseconds: a print has to come later than this."""
+    """Time after which a print can fill, exclusive, in microseconds."""
     stop: Ints
-    """And not later than this."""
+    """Time until which a print can fill, inclusive, in microseconds."""
 
 
 class Found(NamedTuple):
-    """What came: arrays as of `Wanted`; 0 where nothing did."""
+    """Prints found for fires: arrays in the order of `Wanted`, 0 where there was no print."""
 
     ts: Ints
-    """Microseconds."""
+    """Time of the print in microseconds."""
     price: Ints
-    """YES price units."""
-    taker_no: npt.NDArray[np.bool_]
-    """Whether the firing print itself was a NO taker's."""
+    """YES price of the print in 1/10,000 dollar."""
+    taker_no: Flags
+    """True where the taker of the firing print bought NO."""
 
 
 def first_later(wanted: Wanted, tape: Tape) -> Found:
-    """For each fire the first print of its market, later than `start` and by `stop`, whose taker bought its side.
+    """Return, for each fire, the first print in its window whose taker bought its side.
+
+    Args:
+        wanted: the fires and their windows.
+        tape: the tape the fires came from.
 
     Raises:
-        EdgeError: a fire in a market that is not on the tape, or at a row past its end.
+        EdgeError: a fire is in a market that is not on the tape, or at a row past its end.
     """
     n = len(wanted.row)
     found = Found(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.bool_))
@@ -65,7 +72,8 @@ def first_later(wanted: Wanted, tape: Tape) -> Found:
     )["market"]
     if codes.null_count():
         raise EdgeError(
-            f"a fire in {wanted.ticker.filter(codes.is_null())[0]}, of which there is no print on this tape"
+            f"fires must come from this tape, got a fire in {wanted.ticker.filter(codes.is_null())[0]}, "
+            "which has no print on it"
         )
     if not n:
         return found
@@ -80,16 +88,19 @@ def first_later(wanted: Wanted, tape: Tape) -> Found:
             wanted.row, code, wanted.no, wanted.start, wanted.stop, head, after, *found,
         )  # fmt: skip
     if done < n:
-        raise EdgeError(f"a fire at row {wanted.row[done]}, past the end of this tape")
+        raise EdgeError(f"fires must come from this tape, got a fire at row {wanted.row[done]}, past its end")
     return found
 
 
 @compiled
 def _pass(
-    market: Any, ts: Any, price: Any, taker: Any, first: int, done: int,
-    row: Any, code: Any, no: Any, start: Any, stop: Any, head: Any, after: Any, at: Any, paid: Any, taker_no: Any,
+    market: Ints, ts: Ints, price: Ints, taker: Ints, first: int, done: int,
+    row: Ints, code: Ints, no: Flags, start: Ints, stop: Ints, head: Ints, after: Ints, at: Ints, paid: Ints, taker_no: Flags,
 ) -> int:  # fmt: skip
-    """Go over consecutive prints, the first of row `first`; `done` fires stand before it.  Returns those by its end."""
+    """Process consecutive prints, the first of them at row `first`, and return the number of fires seen so far.
+
+    `done` is the number of fires before the first print.
+    """
     for i in range(len(market)):
         m = market[i]
         if m < len(head) and head[m] >= 0:

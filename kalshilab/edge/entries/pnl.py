@@ -1,16 +1,15 @@
-"""What entries earned: edge in cents, return on cost, and what the capital earned while it was bound.
+"""Profit of entries: edge in cents, return on cost, and return on the capital while it is tied up.
 
-The profit of a contract held to settlement is π = V − A − φ: its value (not always 0 or 1), less its price, less its
-fee.  **Edge** is the mean of π in cents a contract, never a percentage.  It is weighted three ways, which agree on an
-edge worth the name:
+The profit of a contract held to settlement is π = V − A − φ: its value (not always 0 or 1) less its price less its fee.
+**Edge** is the mean of π in cents per contract, never a percentage. It is weighted in three ways, which agree in sign on
+a robust edge:
 
-* per event: the mean over events of the event's mean, a fire without a fill counting as nothing.  This is the one
-  that is judged;
-* per fire: the mean over fires that were filled;
+* per event: the mean over events of the event's mean, where a fire without a fill counts as 0. This edge is judged;
+* per fire: the mean over filled fires;
 * per dollar: Σπ / Σc, the ratio of sums (return on cost).
 
-**Capital-time**: a dollar is bound from the fill until the cash comes, which is settlement, not close.  Profit per
-dollar-day is Σπ / Σ(c·h); a year has 365 of them, simple interest.
+**Capital-time**: a dollar is tied up from the fill until the cash arrives, at settlement rather than at the close.
+Profit per dollar-day is Σπ / Σ(c·h); a year has 365 days, with simple interest.
 """
 
 from __future__ import annotations
@@ -33,37 +32,40 @@ YEAR: Final = 365.0
 
 
 class Measures(msgspec.Struct, frozen=True, kw_only=True):
-    """What was earned.  Edges are cents a contract; what is a mean of nothing is NaN."""
+    """Profit of entries. Edges are in cents per contract; the mean of an empty sample is NaN."""
 
     n_fires: int
-    """Fires that were taken up."""
+    """Number of fires."""
     n_filled: int
+    """Number of fires with a fill."""
     fill_rate: float
+    """Fraction of fires with a fill."""
     n_settled: int
-    """Fires whose profit is known, those without a fill included."""
+    """Number of fires whose profit is known, including those without a fill."""
     n_events: int
-    """Events with a settled fill."""
+    """Number of events with a settled fill."""
     n_days: int
-    """Days (UTC) with a settled fill."""
+    """Number of days (UTC) with a settled fill."""
     n_losses: int
-    """Settled fills that lost."""
+    """Number of settled fills with a loss."""
     win_rate: float
-    """Mean value of a filled contract, in percent: the share that won, where all pay 0 or 1."""
+    """Mean value of a filled contract in percent: the share that won, if all pay 0 or 1."""
     break_even: float
-    """Mean cost in cents: the win rate that earns nothing."""
+    """Mean cost in cents, which is the win rate in percent with zero profit."""
     mean_price: float
     """Mean price in cents, before fees."""
     gross: float
-    """As `edge`, before fees."""
+    """Like `edge`, before fees."""
     edge: float
-    """Mean over events of the event's mean profit: what is judged."""
+    """Mean over events of the event's mean profit; this is judged."""
     edge_per_fire: float
-    """Mean over filled fires."""
+    """Mean profit over filled fires."""
     edge_per_dollar: float
-    """Profit over cost, ratio of sums: a fraction."""
+    """Profit over cost as a ratio of sums, a fraction."""
     hold_days: float
-    """Mean time the capital is bound, in days; NaN where settlement times are not known."""
+    """Mean time the capital is tied up, in days; NaN where settlement times are unknown."""
     per_dollar_day: float
+    """Profit per dollar and day, a fraction."""
     annualised: float
     """`per_dollar_day` times 365, a fraction."""
 
@@ -74,7 +76,7 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(entries: pl.DataFrame) -> Measures:
-    """The measures of entries; what is unsettled counts only as a fire.
+    """Measure the profit of entries; an unsettled entry counts only as a fire.
 
     >>> from kalshilab.edge import simulated_entries
     >>> entries, _ = simulated_entries.entries(500, edge=5.0, seed=3)
@@ -83,7 +85,7 @@ def measure(entries: pl.DataFrame) -> Measures:
     (500, True)
 
     Raises:
-        EdgeError: these are no entries.
+        EdgeError: `entries` lacks columns of entries.
     """
     known = settled(check_entries(entries))
     filled = known.filter("filled")
@@ -127,11 +129,14 @@ def refee(
     *,
     role: Role = "taker",
 ) -> pl.DataFrame:
-    """The same fills in orders of another size: fees, costs and profits anew.
+    """Return the same fills in orders of another size, with fees, costs and profits recomputed.
 
     Args:
-        markets: for the fee type and multiplier of each.
-        role: whether the fills took liquidity or made it, for the fee.
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`.
+        contracts: size of each order in contracts.
+        markets: the markets table, for fee types and multipliers.
+        schedule: fees by date; None: `FeeSchedule()`.
+        role: "taker" or "maker", for the fee.
     """
     terms = check_entries(entries).join(
         markets.select("ticker", "fee_type", "fee_multiplier"), on="ticker", how="left", maintain_order="left"
@@ -149,7 +154,7 @@ def refee(
 def sizes(
     entries: pl.DataFrame, markets: pl.DataFrame, *, schedule: FeeSchedule | None = None, role: Role = "taker"
 ) -> dict[int, float]:
-    """The edge in cents in orders of 1, 10 and 100 contracts: small orders pay for the rounding of their fees."""
+    """Return the edge in cents for orders of 1, 10 and 100 contracts; small orders pay for the rounding of their fees."""
     return {c: measure(refee(entries, c, markets, schedule, role=role)).edge for c in (1, 10, 100)}
 
 

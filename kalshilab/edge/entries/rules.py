@@ -316,7 +316,8 @@ def _rested(
 
 def _fees(kept: pl.DataFrame, at: Array, paid: Array, got: Array, schedule: FeeSchedule, role: Role) -> Array:
     """Fees a contract of orders that got so many; over several levels at their mean price, which is not less
-    (the fee is concave in the price)."""
+    (the fee is concave in the price).
+    """
     terms = kept.select("series", "fee_type", "fee_multiplier", pl.Series("ts", at).cast(TIME))
     fees = np.zeros(len(paid))
     for contracts in np.unique(got[got > 0]).tolist():

@@ -167,7 +167,8 @@ def checklist(
 
 def _lives(tape: Tape, markets: pl.DataFrame) -> pl.DataFrame:
     """A row a settled market: `n, share` (of YES takers), `first, last` (YES, dollars), `mean, last_no` (NO,
-    dollars), `won` (what NO paid), `begun`."""
+    dollars), `won` (what NO paid), `begun`.
+    """
     facts = check_markets(markets).filter(pl.col("settlement").is_not_null())
     if facts.is_empty():
         raise EdgeError("no market is settled: there is nothing to judge, however it is judged")

@@ -163,7 +163,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     def summary(self) -> dict[str, Any]:
         """The numbers that a notebook records: verdict, first failing line, edges in cents rounded to a
-        thousandth, counts."""
+        thousandth, counts.
+        """
         failed = next((c for c in self.criteria if c.passed is False), None)
         kept = {
             "verdict": self.verdict,

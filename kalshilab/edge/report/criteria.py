@@ -131,7 +131,8 @@ def look_ahead(audits: Sequence[Audited]) -> Criterion:
 
 def data(*, fill_rate: float, censored: float, unmatched: int, span: str = "", detail: str = "") -> Criterion:
     """Line 2: shares of fires filled and censored, and fires in markets that are not in the table; `span` is what the
-    history says of its days and gaps, reported and no reason to fail."""
+    history says of its days and gaps, reported and no reason to fail.
+    """
     value = f"{fill_rate:.0%} filled, {censored:.1%} censored, {unmatched:,} without a market"
     value += f"; {span}" if span else ""
     return _line(2, value, censored <= CENSORED and not unmatched, detail)
@@ -169,7 +170,8 @@ def concentration(
     *, top_share: float, without_top: float, without: Mapping[str, float], estimands: Mapping[str, float]
 ) -> Criterion:
     """Line 7: share of P&L of the best event, edges in cents without the best 1 % and without each category
-    (empty: only one), and the edge under each weighting."""
+    (empty: only one), and the edge under each weighting.
+    """
     worst = min(without, key=lambda name: without[name], default=None)
     positive = {value > 0 for value in estimands.values()}
     passed = (
@@ -187,7 +189,8 @@ def concentration(
 
 def time(edges: Sequence[float], walk_forward: float | None) -> Criterion:
     """Line 8: edges in cents of consecutive blocks of at least 30 days (at most 4), and the pooled edge of the
-    folds of a walk-forward, None where there were too few."""
+    folds of a walk-forward, None where there were too few.
+    """
     if len(edges) < 2:
         return _line(8, f"{len(edges)} block of 30 days", False, "needs at least two blocks of 30 days")
     good = sum(e > 0 for e in edges)

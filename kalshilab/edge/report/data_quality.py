@@ -78,7 +78,8 @@ def _quiet_days(tape: Tape) -> tuple[str, str]:
 
 def _events(markets: pl.DataFrame) -> str:
     """A sentence where each market is an event of its own although that may not be so: where the event is only the
-    ticker again, or several tickers begin as those of one event do."""
+    ticker again, or several tickers begin as those of one event do.
+    """
     known = markets.select("ticker", "event").drop_nulls()
     if known.height <= FEW or known["event"].n_unique() < known.height:
         return ""

@@ -71,7 +71,8 @@ def look_ahead_gap(steps: pl.DataFrame) -> dict[str, float]:
 
 def overfit(cells: Sequence[perturbations.Cell]) -> tuple[float | None, int, float | None, float]:
     """Return the share of neighbours with a positive edge, their number, the PBO, and how often the best setting of one
-    half loses in the other."""
+    half loses in the other.
+    """
     others = [perturbations.interval(c.entries).estimate for c in cells[1:]]
     known = [edge for edge in others if np.isfinite(edge)]
     share = sum(edge > 0 for edge in known) / len(known) if known else None

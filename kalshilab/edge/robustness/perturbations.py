@@ -171,7 +171,8 @@ def latency(
 
 def half_life(ladder: pl.DataFrame) -> float | None:
     """The latency, in seconds, at which half of the edge at the shortest one is gone; None if it never is, or there is
-    none to lose.  Between two steps of the ladder it is interpolated on log(1 + seconds)."""
+    none to lose.  Between two steps of the ladder it is interpolated on log(1 + seconds).
+    """
     edges, seconds = ladder["edge"].to_numpy(), ladder["latency_s"].to_numpy()
     if not len(edges) or not edges[0] > 0:
         return None

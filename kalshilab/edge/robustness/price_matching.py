@@ -181,7 +181,8 @@ def buckets(
     signal: pl.DataFrame, pool: pl.DataFrame, *, resamples: int = 499, seed: int = 0
 ) -> tuple[pl.DataFrame, Interval, int, int]:
     """The excess by buckets of 5 cents of the price: frame, the mean over the signal's fills in compared buckets, how
-    many buckets are positive, and how many were compared (20 fills in the pool, 5 in the signal)."""
+    many buckets are positive, and how many were compared (20 fills in the pool, 5 in the signal).
+    """
     ours, others = _fills(signal), _fills(pool)
     low = (pl.col("price") * 100 / WIDTH + 1e-9).floor().cast(pl.Int64) * WIDTH
     base = others.group_by(low.alias("low")).agg(
@@ -233,7 +234,8 @@ def calibration(
     signal: pl.DataFrame, pool: pl.DataFrame, *, resamples: int = 299, seed: int = 0
 ) -> pl.DataFrame:
     """How often contracts paid at their prices: `price` (mean of the bucket, cents), `source` (signal, baseline),
-    `win, lower, upper` (percent, 95 % over events), `n`, `break_even` (mean cost, cents)."""
+    `win, lower, upper` (percent, 95 % over events), `n`, `break_even` (mean cost, cents).
+    """
     low = (pl.col("price") * 100 / WIDTH + 1e-9).floor().cast(pl.Int64) * WIDTH
     rows = []
     for source, entries in (("signal", signal), ("baseline", pool)):

@@ -169,14 +169,21 @@ async def open_venue(settings: Settings, health: Health) -> AsyncIterator[VenueL
     if settings.venue == "embedded":
         tape, markets = read_frames(settings)
         exchange = Exchange(
-            tape, markets, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False
+            tape,
+            markets,
+            seed=settings.seed,
+            balance_money_units=dollars(settings.balance),
+            echo_trades=False,
         )
         async with _own(settings, exchange, prints=tape.height) as link:
             yield link
     elif settings.venue == "shadow":
         async with ShadowFeed(settings, health) as feed:
             exchange = Exchange(
-                flow=feed.mirror, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False
+                flow=feed.mirror,
+                seed=settings.seed,
+                balance_money_units=dollars(settings.balance),
+                echo_trades=False,
             )
             async with _own(settings.replace(speed="max"), exchange, feed=feed) as link:
                 yield link

@@ -184,7 +184,7 @@ def test_a_log_of_a_feed() -> None:
         (6, "yes", 4100, 150), (9, "yes", 4200, 0), (9, "yes", 4100, 0),
     ]  # fmt: skip
     assert check_quotes(log.frame()).schema == QUOTES_SCHEMA and "7 changes" in repr(log)
-    with pytest.raises(EdgeError, match="before the first snapshot"):
+    with pytest.raises(EdgeError, match="must follow a snapshot"):
         log.change(11, T, "yes", 4100, 50)
     log.snapshot(12, T, yes=[(4100, 100)], no=[])
     with pytest.raises(BookError):

@@ -387,11 +387,11 @@ def test_what_cannot_be_done_is_said() -> None:
     for how in ({"contracts": 0}, {"life_s": 0}, {"latency_s": -1}, {"cancel_latency_s": -1}):
         with pytest.raises(EdgeError):
             maker.rest(orders_of((0, "yes", 58)), tape, quotes, **how)  # type: ignore[arg-type]
-    with pytest.raises(EdgeError, match="prices"):
+    with pytest.raises(EdgeError, match="price must be"):
         maker.rest(orders_of((0, "yes", 0)), tape, quotes)
     rested = maker.rest(orders_of((0, "yes", 58)), tape, quotes)
     with pytest.raises(EdgeError, match="one of through"):
         maker.entries(rested, markets_of({T: "yes"}), book="front")  # type: ignore[arg-type]
-    with pytest.raises(EdgeError, match="not in the table"):
+    with pytest.raises(EdgeError, match="markets must contain every order's market"):
         maker.entries(rested, markets_of({"B-1": "yes"}))
     assert maker.rest(orders_of(), tape, quotes).schema == maker.RESTED_SCHEMA

@@ -172,7 +172,7 @@ def test_what_cannot_be_done_is_said() -> None:
     for names in ("all", {"A-1"}, ["B"]):
         with pytest.raises(EdgeError, match=r"exclusive must be a set of event tickers"):
             enter(fires, tape, markets, exclusive=names)
-    with pytest.raises(EdgeError, match="no print on this tape"):
+    with pytest.raises(EdgeError, match="has no print on it"):
         enter(fires.with_columns(ticker=pl.lit("Z-1")), tape, markets)
     with pytest.raises(
         EdgeError, match=r"fires must be a DataFrame as returned by signal.run\(tape\), got Rlm"
@@ -181,6 +181,6 @@ def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(TapeError, match=r"pandas.DataFrame is no polars DataFrame; kalshilab.to_markets"):
         enter(fires, tape, markets.to_pandas())
     assert enter(fires.lazy(), tape, markets).equals(enter(fires.to_pandas(), tape, markets))
-    with pytest.raises(EdgeError, match="past the end"):
+    with pytest.raises(EdgeError, match="past its end"):
         enter(fires.with_columns(row=pl.lit(7)), tape, markets)
     assert enter(fires.head(0), tape, markets).is_empty()

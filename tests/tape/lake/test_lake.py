@@ -135,7 +135,8 @@ def test_any_split_any_overlap_any_order(rows: Any, cuts: list[int], staged: boo
 )
 def test_pieces_that_overlap_anywhere(rows: Any, cuts: list[int], back: list[int], staged: bool) -> None:
     """Each piece begins some rows before the end of the last, in the middle of an instant or not: as one page
-    after the other is fetched.  Codes are those of the whole from the first piece on."""
+    after the other is fetched.  Codes are those of the whole from the first piece on.
+    """
     whole = with_ids(tape_of(rows))
     edges = sorted({0, whole.height, *(min(c, whole.height) for c in cuts)})
     with tempfile.TemporaryDirectory() as folder:

@@ -17,8 +17,8 @@ from kalshilab import signals
 from kalshilab.errors import LakeError, TapeError
 from kalshilab.tape import Lake, sample, scan_tape
 from kalshilab.tape.lake.source import batches
-from kalshilab.tape.tape import Tape
 from kalshilab.tape.lake.tapefile import TapeFile
+from kalshilab.tape.tape import Tape
 
 TAPE, _ = sample()
 

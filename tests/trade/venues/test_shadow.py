@@ -120,7 +120,7 @@ async def test_fires_are_those_of_the_world_and_orders_never_reach_it(
     world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings
 ) -> None:
     tape, markets = world
-    exchange = Exchange(tape, markets, balance=dollars(1))
+    exchange = Exchange(tape, markets, balance_money_units=dollars(1))
     report = await shadowed(exchange, settings)
     assert report.error is None
     assert report.signals.equals(rlm(tape, rearm=True))
