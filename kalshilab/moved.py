@@ -166,14 +166,6 @@ MOVED: Final = {
 """Modules: old path to new path."""
 
 RENAMED: Final[dict[str, str]] = {
-    "signals.engine.Cells": "signals.engine.sharding:PassGroup",
-    "signals.engine.Columns": "signals.engine.state_pass:PrintArrays",
-    "signals.engine.Found": "signals.engine.sharding:TimedFires",
-    "signals.engine.OneCell": "signals.engine.state_pass:SingleCellPass",
-    "signals.engine.Pass": "signals.engine.state_pass:StatePass",
-    "signals.engine.Sieve": "signals.engine.state_pass:CrossMarketFilter",
-}
-"""Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""
     "exchange.background_flow.Background": "exchange.background_flow:BackgroundFlow",
     "exchange.flows.Flow": "exchange.flows.tape_flow:TapeFlow",
     "exchange.flows.Leg": "exchange.flows.synthetic_series:MarketInterval",
@@ -239,5 +231,17 @@ RENAMED: Final[dict[str, str]] = {
     "exchange.stream.MOST_MARKETS": "exchange.stream.subscriber:MAX_MARKETS",
     "exchange.stream.Source": "exchange.stream.hub:StreamSource",
     "exchange.stream.Subscription": "exchange.stream.subscriber:ChannelSubscription",
+    "signals.engine.Cells": "signals.engine.sharding:PassGroup",
+    "signals.engine.Columns": "signals.engine.state_pass:PrintArrays",
+    "signals.engine.Found": "signals.engine.sharding:TimedFires",
+    "signals.engine.OneCell": "signals.engine.state_pass:SingleCellPass",
+    "signals.engine.Pass": "signals.engine.state_pass:StatePass",
+    "signals.engine.Sieve": "signals.engine.state_pass:CrossMarketFilter",
+    "signals.engine.compiled_signal.Sieve": "signals.engine.state_pass:CrossMarketFilter",
+    "signals.engine.sharding.Cells": "signals.engine.sharding:PassGroup",
+    "signals.engine.sharding.Found": "signals.engine.sharding:TimedFires",
+    "signals.engine.state_pass.Columns": "signals.engine.state_pass:PrintArrays",
+    "signals.engine.state_pass.OneCell": "signals.engine.state_pass:SingleCellPass",
+    "signals.engine.state_pass.Pass": "signals.engine.state_pass:StatePass",
 }
 """Public names that changed: `room.OldName` or `room.module.OldName` to `room.module:NewName`."""

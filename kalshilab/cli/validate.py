@@ -86,7 +86,7 @@ def signal_of(text: str, parameters: dict[str, Any]) -> Any:
     if ":" in text:
         found = load_object("validate", "signal", text)
     else:
-        public = (getattr(signals, name) for name in signals.__all__)
+        public = (getattr(signals, name) for name in dir(signals))
         classes = [c for c in public if isinstance(c, type) and issubclass(c, CompiledSignal)]
         named = {c.name: c for c in classes if hasattr(c, "name")}
         if text not in named:

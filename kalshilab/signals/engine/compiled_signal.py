@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import index
-from typing import Any, ClassVar, Final, Self, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, SupportsIndex, TypeVar
 
 import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, TapeError, UnitError
+from kalshilab.lazy import renamed
 from kalshilab.signals.engine.kernel import BUY_YES, Array, Fields, Rule, Step, bounds, fresh_state, one_of
 from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, like
 from kalshilab.signals.engine.sharding import Shard, frame_of, scan_shard
@@ -35,6 +36,9 @@ from kalshilab.tape.tape import FrameLike, Tape, frame_in_memory
 from kalshilab.units import cents
 
 __all__ = ["CompiledSignal", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 Kind = TypeVar("Kind")
 FrameT = TypeVar("FrameT", bound=FrameLike)

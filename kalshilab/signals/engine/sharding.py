@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Final, NamedTuple, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 import polars as pl
 
+from kalshilab.lazy import renamed
 from kalshilab.signals.engine.kernel import Array, Fields
 from kalshilab.signals.engine.state_pass import CellPass, CrossMarketFilter, Fires, PrintArrays, chunks_of
 from kalshilab.tape.lake.manifest import DayFile
 from kalshilab.tape.lake.source import StoredTape, batches
 
 __all__ = ["THREADS", "PassGroup", "Scannable", "Shard", "TimedFires", "frame_of", "scan_shard", "shards_of"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 THREADS: Final = 2
 """Threads that share the cells of a grid in one process."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 
+from kalshilab.lazy import renamed
 from kalshilab.signals.engine.kernel import (
     Array,
     Fields,
@@ -35,6 +36,9 @@ __all__ = [
     "chunks_of",
     "columns_of",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 BUFFER = 16_384
 """Capacity of the compiled loop's buffers, in fires."""
