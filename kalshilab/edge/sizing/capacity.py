@@ -30,6 +30,7 @@ from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.schema import DAY, Floats, Integers, check_entries
 from kalshilab.errors import EdgeError
 from kalshilab.market.fees import trade_fee
+from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.tape import Tape, TapeLike
 from kalshilab.units import PRICE, SIZE
 
