@@ -165,5 +165,10 @@ MOVED: Final = {
 }
 """Modules: old path to new path."""
 
-RENAMED: Final[dict[str, str]] = {}
+RENAMED: Final[dict[str, str]] = {
+    "notebook.research.Judged": "notebook.research.tables:CardSummary",
+    "notebook.research.MOST": "notebook.research.tables:MAX_ROWS",
+    "notebook.research.Shown": "notebook.research.card_html:CardView",
+    "notebook.session.Watched": "notebook.session.dashboard:WatchedSession",
+}
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""
