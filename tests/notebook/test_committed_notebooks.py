@@ -124,9 +124,9 @@ def test_every_live_parameter_reaches_the_settings() -> None:
 def test_papermill_reads_the_live_parameters() -> None:
     from papermill.inspection import inspect_notebook
 
-    found = inspect_notebook(str(FOLDER / "live_paper.ipynb"))
-    assert tuple(found) == SETTERS
-    assert all(p["help"] and p["inferred_type_name"] != "None" for p in found.values())
+    parameters = inspect_notebook(str(FOLDER / "live_paper.ipynb"))
+    assert tuple(parameters) == SETTERS
+    assert all(p["help"] and p["inferred_type_name"] != "None" for p in parameters.values())
 
 
 def test_live_awaits_in_one_cell_and_raises_the_failure_of_the_run_last() -> None:

@@ -29,9 +29,9 @@ HEAD = "venue = None\nminutes = None\ncategories = None"
 
 
 def notebook(path: Path, *cells: str) -> Path:
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (HEAD, *cells)])
-    made.cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(made, path)
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (HEAD, *cells)])
+    book.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(book, path)
     return path
 
 

@@ -206,11 +206,11 @@ def price_path(
     return figure, frame
 
 
-def _with_decisions(signals: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
+def _with_decisions(signals: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
     """Join each signal with the last decision that came after it and before the market's next signal."""
     numbered = signals.sort("ts", maintain_order=True).with_row_index("_fire")
     last = (
-        made.select("ts", "ticker", "action", "reason")
+        decided.select("ts", "ticker", "action", "reason")
         .sort("ts", maintain_order=True)
         .join_asof(
             numbered.select("ts", "ticker", "_fire"),

@@ -45,11 +45,11 @@ def lines(*, upper: float = 2.4, audited: bool = True) -> tuple[Criterion, ...]:
 
 
 def shown(**changes: Any) -> Shown:
-    found = changes.pop("criteria", lines())
+    shown_lines = changes.pop("criteria", lines())
     card = Shown(
-        verdict=criteria.verdict_of(found),
+        verdict=criteria.verdict_of(shown_lines),
         header="RLM_NO: claimed +17.4 c; net +0.4 c",
-        criteria=found,
+        criteria=shown_lines,
         claim=17.38,
         waterfall=claims.load().waterfall("rlm_no"),
     )
@@ -133,8 +133,8 @@ def test_claim_and_waterfall_are_shown_with_the_verdict() -> None:
 
 def bars(html: str) -> list[tuple[float, float]]:
     """Return the start and the width of each bar in pixels."""
-    found = re.findall(r"margin-left:([\d.]+)px;width:([\d.]+)px;height:10px", html)
-    return [(float(x), float(w)) for x, w in found]
+    places = re.findall(r"margin-left:([\d.]+)px;width:([\d.]+)px;height:10px", html)
+    return [(float(x), float(w)) for x, w in places]
 
 
 def test_bars_stay_in_their_column_and_end_at_the_edge() -> None:

@@ -17,11 +17,11 @@ from kalshilab.notebook.research.tables import MAX_ROWS, board, claimed, table
 class Judged:
     """A card with a fixed summary."""
 
-    def __init__(self, name: str, **found: Any) -> None:
-        self.name, self.verdict, self._found = name, "UNPROVEN", found
+    def __init__(self, name: str, **summary: Any) -> None:
+        self.name, self.verdict, self._summary = name, "UNPROVEN", summary
 
     def summary(self) -> dict[str, Any]:
-        return self._found
+        return self._summary
 
 
 def test_a_table_shows_every_row_in_full() -> None:
@@ -68,8 +68,8 @@ def test_a_board_has_one_row_per_card_and_null_for_a_missing_number() -> None:
             Judged("rlm", failed="5 net edge", fires=9, filled=4, events=4, net=-1.234, lower=-3.0, upper=0.5, mde=2.0),
             Judged("steam", failed="3 sample", fires=0, filled=0, events=0, net=None, lower=None, upper=None, mde=None),
     ]  # fmt: skip
-    found = board(cards).frame
-    assert board({"mine": cards[0]}).frame.row(0)[1:] == found.row(0)[1:]
-    assert found["95 %"].to_list() == ["[-3.00, +0.50]", ""]
-    assert found["net"].to_list() == [-1.234, None] and found["first line that fails"][1] == "3 sample"
-    assert found.schema["detectable"] == pl.Float64
+    frame = board(cards).frame
+    assert board({"mine": cards[0]}).frame.row(0)[1:] == frame.row(0)[1:]
+    assert frame["95 %"].to_list() == ["[-3.00, +0.50]", ""]
+    assert frame["net"].to_list() == [-1.234, None] and frame["first line that fails"][1] == "3 sample"
+    assert frame.schema["detectable"] == pl.Float64
