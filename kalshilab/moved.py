@@ -128,7 +128,7 @@ MOVED: Final = {
     "tape.checkup": "tape.lake.doctor",
     "tape.commit": "tape.lake.merge",
     "tape.download": "tape.ingest.download",
-    "tape.durable": "tape.lake.fs",
+    "tape.durable": "tape.lake.parquet",
     "tape.incoming": "tape.lake.staging",
     "tape.manifest": "tape.lake.manifest",
     "tape.metadata": "tape.ingest.market_metadata",

@@ -1,4 +1,4 @@
-"""A frame given to a signal is checked before anything fires, whatever its kind."""
+"""A frame of any kind is checked before a signal fires on it."""
 
 from __future__ import annotations
 

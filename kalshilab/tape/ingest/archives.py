@@ -29,9 +29,9 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import TapeError
-from kalshilab.tape.lake.fs import short
 from kalshilab.tape.lake.lake import Lake
 from kalshilab.tape.lake.merge import Appended
+from kalshilab.tape.lake.parquet import short
 from kalshilab.tape.normalise import TRADE_COLUMNS, DroppedRows, NormalisationReport, to_tape
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets
 

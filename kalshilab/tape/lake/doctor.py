@@ -18,9 +18,9 @@ from typing import Literal
 import msgspec
 import polars as pl
 
+from kalshilab import fs
 from kalshilab.clock import isoformat
 from kalshilab.errors import LakeError, TapeError
-from kalshilab.tape.lake import fs
 from kalshilab.tape.lake.intervals import merge, uncovered
 from kalshilab.tape.lake.manifest import (
     COPY,
@@ -277,7 +277,7 @@ def repair(path: str | Path) -> list[str]:
     root = Path(path).absolute()
     if not root.is_dir():
         load(root)
-    lock = fs.Lock(root / ".lock")
+    lock = fs.FileLock(root / ".lock")
     claim(root, lock)
     try:
         return repair_held(root)
@@ -393,7 +393,3 @@ def _quarantine(root: Path, path: Path, name: str) -> Path | None:
     path.rename(new)
     fs.sync_folder(folder)
     return new.relative_to(root)
-
-
-# The name that `lake.py` imports.
-Gap = RecordingGap

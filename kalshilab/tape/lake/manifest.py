@@ -30,8 +30,9 @@ from typing import Final
 import msgspec
 import polars as pl
 
+from kalshilab import fs
 from kalshilab.errors import LakeError
-from kalshilab.tape.lake import fs
+from kalshilab.tape.lake import parquet
 from kalshilab.tape.lake.row_groups import Checksums, DayFile
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, TIME
 
@@ -240,13 +241,13 @@ def check_origin(root: Path, file: DayFile, generation: int) -> None:
             ) from None
         raise LakeError(root, file.path, "is missing") from None
     except OSError as error:
-        raise LakeError(root, file.path, f"cannot be read ({fs.short(error)})") from None
+        raise LakeError(root, file.path, f"cannot be read ({parquet.short(error)})") from None
     if size != file.bytes:
         raise LakeError(root, file.path, f"has {size:,} bytes where {file.bytes:,} were written")
     try:
-        note = fs.note_of(file.path)
-    except fs.UNREADABLE as error:
-        raise LakeError(root, file.path, f"cannot be read ({fs.short(error)})") from None
+        note = parquet.note_of(file.path)
+    except parquet.UNREADABLE as error:
+        raise LakeError(root, file.path, f"cannot be read ({parquet.short(error)})") from None
     own = file.path.relative_to(root).as_posix()
     if note != own:
         raise LakeError(
@@ -269,8 +270,8 @@ def check_file(root: Path, file: DayFile, generation: int) -> None:
     try:
         schema = pl.read_parquet_schema(file.path)
         rows = pl.scan_parquet(file.path, hive_partitioning=False).select(pl.len()).collect().item()
-    except fs.UNREADABLE as error:
-        raise LakeError(root, file.path, f"cannot be read ({fs.short(error)})") from None
+    except parquet.UNREADABLE as error:
+        raise LakeError(root, file.path, f"cannot be read ({parquet.short(error)})") from None
     if dict(schema) != dict(TAPE_SCHEMA):
         other = [f"{n} {t}" for n, t in schema.items() if TAPE_SCHEMA.get(n) != t]
         missing = [f"no {n}" for n in TAPE_SCHEMA if n not in schema]
@@ -292,11 +293,11 @@ def read_day(root: Path, file: DayFile, generation: int) -> pl.DataFrame:
     """
     check_file(root, file, generation)
     try:
-        if fs.digest(file.path) != file.sha256:
+        if parquet.digest(file.path) != file.sha256:
             raise LakeError(root, file.path, "does not have the hash it was written with")
         return pl.read_parquet(file.path, hive_partitioning=False).rechunk()
-    except fs.UNREADABLE as error:
-        raise LakeError(root, file.path, f"cannot be read ({fs.short(error)})") from None
+    except parquet.UNREADABLE as error:
+        raise LakeError(root, file.path, f"cannot be read ({parquet.short(error)})") from None
 
 
 def read_listing(root: Path, entry: TableEntry) -> pl.DataFrame:
@@ -309,19 +310,19 @@ def read_listing(root: Path, entry: TableEntry) -> pl.DataFrame:
     try:
         if (size := path.stat().st_size) != entry.bytes:
             raise LakeError(root, path, f"has {size:,} bytes where {entry.bytes:,} were written")
-        if fs.digest(path) != entry.sha256:
+        if parquet.digest(path) != entry.sha256:
             raise LakeError(root, path, "does not have the hash it was written with")
         listing = pl.read_parquet(path).rechunk()
     except FileNotFoundError:
         raise LakeError(root, path, "is missing") from None
-    except fs.UNREADABLE as error:
-        raise LakeError(root, path, f"cannot be read ({fs.short(error)})") from None
+    except parquet.UNREADABLE as error:
+        raise LakeError(root, path, f"cannot be read ({parquet.short(error)})") from None
     if listing.schema != LISTING_SCHEMA or listing.height != entry.rows:
         raise LakeError(root, path, "does not have the columns and rows it was written with")
     return listing
 
 
-def claim(root: Path, lock: fs.Lock) -> None:
+def claim(root: Path, lock: fs.FileLock) -> None:
     """Acquire the lock of a lake.
 
     Raises:
@@ -334,7 +335,3 @@ def claim(root: Path, lock: fs.Lock) -> None:
             f"process {lock.holder()} is writing to this lake; only one process at a time may",
             run="the same again when it has ended",
         )
-
-
-# The name that `test_source.py` imports.
-Totals = Checksums

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from kalshilab.errors import LakeError
-from kalshilab.tape.lake.fs import UNREADABLE, short
+from kalshilab.tape.lake.parquet import UNREADABLE, short
 from kalshilab.tape.schema import TAPE_SCHEMA
 
 __all__ = ["ROW_GROUP", "Checksums", "DayFile", "FileSlice", "plan", "read_slice", "read_slices"]
@@ -182,8 +182,3 @@ def _read_files(parts: Sequence[FileSlice], columns: Sequence[str]) -> pl.DataFr
 def _mistyped(frame: pl.DataFrame) -> str:
     """List the columns whose type is not a tape's, as text."""
     return ", ".join(f"{n} {t}" for n, t in frame.schema.items() if t != TAPE_SCHEMA[n])
-
-
-# Names of version 0.1.
-Piece = FileSlice
-read_pieces = read_slices

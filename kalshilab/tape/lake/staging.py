@@ -22,9 +22,10 @@ from typing import Final, NamedTuple
 import msgspec
 import polars as pl
 
+from kalshilab import fs
 from kalshilab.errors import ConfigError, LakeError
 from kalshilab.fs import locked
-from kalshilab.tape.lake import fs
+from kalshilab.tape.lake import parquet
 from kalshilab.tape.lake.manifest import Manifest, MergedSegment
 from kalshilab.tape.schema import TAPE_SCHEMA, check_tape
 
@@ -129,7 +130,7 @@ class Incoming(NamedTuple):
         """
         path = path_of(root, name)
         try:
-            note = msgspec.json.decode(fs.note_of(path), type=SegmentNote)
+            note = msgspec.json.decode(parquet.note_of(path), type=SegmentNote)
             if note != note.sealed():
                 raise LakeError(
                     root, path, "has a note that does not match its seal: it was edited or damaged"
@@ -137,11 +138,11 @@ class Incoming(NamedTuple):
             lazy = pl.scan_parquet(path, hive_partitioning=False)
             if lazy.collect_schema() != TAPE_SCHEMA:
                 raise LakeError(root, path, "has another schema than it was staged with")
-            return cls(note, lazy, path, fs.digest(path))
+            return cls(note, lazy, path, parquet.digest(path))
         except FileNotFoundError:
             raise LakeError(root, path, "is missing: no segment of this name is staged") from None
-        except fs.UNREADABLE as error:
-            raise LakeError(root, path, f"cannot be read ({fs.short(error)})") from None
+        except parquet.UNREADABLE as error:
+            raise LakeError(root, path, f"cannot be read ({parquet.short(error)})") from None
         except msgspec.DecodeError:
             raise LakeError(root, path, "was not staged by kalshilab") from None
 
@@ -182,8 +183,8 @@ class Incoming(NamedTuple):
         """
         try:
             return lazy.collect()
-        except fs.UNREADABLE as error:
-            raise LakeError(root, self.path, f"cannot be read ({fs.short(error)})") from None
+        except parquet.UNREADABLE as error:
+            raise LakeError(root, self.path, f"cannot be read ({parquet.short(error)})") from None
 
 
 def path_of(root: Path, name: str) -> Path:
@@ -219,7 +220,7 @@ def write_segment(root: Path, name: str, tape: pl.DataFrame) -> None:
             for part in note.days
         )
         note = msgspec.structs.replace(note, days=days).sealed()
-        fs.write_frame(frame, temporary, note=msgspec.json.encode(note).decode(), row_group=ROW_GROUP)
+        parquet.write_frame(frame, temporary, note=msgspec.json.encode(note).decode(), row_group=ROW_GROUP)
         with _incoming_lock(root):
             fs.publish(temporary, path)
     except BaseException:
@@ -239,7 +240,7 @@ def staged(root: Path, manifest: Manifest) -> list[str]:
     """List the names of the segments that are not merged yet, in order."""
     merged = {m.name: m.sha256 for m in manifest.merged}
     found = (p for p in sorted((root / "incoming").glob("*.parquet")) if _NAME.fullmatch(p.stem))
-    return [p.stem for p in found if p.stem not in merged or fs.digest(p) != merged[p.stem]]
+    return [p.stem for p in found if p.stem not in merged or parquet.digest(p) != merged[p.stem]]
 
 
 def discard(root: Path, segments: Iterable[MergedSegment]) -> tuple[MergedSegment, ...]:
@@ -255,7 +256,7 @@ def discard(root: Path, segments: Iterable[MergedSegment]) -> tuple[MergedSegmen
         for segment in segments:
             path = path_of(root, segment.name)
             try:
-                if path.exists() and fs.digest(path) == segment.sha256:
+                if path.exists() and parquet.digest(path) == segment.sha256:
                     path.unlink()
             except OSError:
                 remaining.append(segment)

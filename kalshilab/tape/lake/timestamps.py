@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from kalshilab.errors import LakeError
-from kalshilab.tape.lake.fs import short
+from kalshilab.tape.lake.parquet import short
 from kalshilab.tape.lake.row_groups import ROW_GROUP, DayFile, FileSlice, read_slice
 
 __all__ = ["TIME_BYTES", "TimestampAudit", "TimestampReader", "timestamps_lie_at"]
@@ -164,8 +164,3 @@ def timestamps_lie_at(path: Path, offsets: Sequence[int], times: Microseconds) -
         if begin < 0 or not np.array_equal(np.fromfile(path, STORED, len(own), offset=begin), own):
             return False
     return len(offsets) == -(-len(times) // ROW_GROUP)
-
-
-# Names of version 0.1.
-TimesAt = TimestampReader
-TimesAudit = TimestampAudit

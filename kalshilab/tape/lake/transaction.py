@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from kalshilab.tape.lake import fs
+from kalshilab import fs
+from kalshilab.tape.lake import parquet
 from kalshilab.tape.lake.manifest import COPY, NAME, TABLE, DayEntry, Manifest, TableEntry
 from kalshilab.tape.lake.row_groups import ROW_GROUP, Checksums
 from kalshilab.tape.lake.timestamps import TIME_BYTES, timestamps_lie_at
@@ -47,8 +48,8 @@ class Transaction:
         path = self._write(file, frame)
         times = frame["ts"].dt.epoch("us")
         first, last = times.gather([0, -1])
-        size, digest, totals = path.stat().st_size, fs.digest(path), Checksums.of(frame)
-        offsets = fs.plain_at(path, "ts", TIME_BYTES)
+        size, digest, totals = path.stat().st_size, parquet.digest(path), Checksums.of(frame)
+        offsets = parquet.plain_at(path, "ts", TIME_BYTES)
         # If another version of the Parquet library arranges pages differently, only speed is lost.
         offsets = offsets if timestamps_lie_at(path, offsets, times.to_numpy()) else ()
         return DayEntry(day, file, frame.height, size, digest, first, last, totals, offsets)
@@ -57,13 +58,13 @@ class Transaction:
         """Write the markets file and return the manifest's entry for it."""
         file = f"markets-{self.generation}.parquet"
         path = self._write(file, listing)
-        return TableEntry(file, listing.height, path.stat().st_size, fs.digest(path))
+        return TableEntry(file, listing.height, path.stat().st_size, parquet.digest(path))
 
     def _write(self, file: str, frame: pl.DataFrame) -> Path:
         path = self.root / file
         temporary = path.with_name(path.name + fs.TEMPORARY)
         self._pending.append((temporary, path))
-        fs.write_frame(frame, temporary, note=file, row_group=ROW_GROUP)
+        parquet.write_frame(frame, temporary, note=file, row_group=ROW_GROUP)
         return temporary
 
     def commit(self, manifest: Manifest) -> Manifest:
@@ -111,7 +112,3 @@ def remove(files: Sequence[Path]) -> None:
             path.unlink()
             if path.parent.name.startswith("day=") and not any(path.parent.iterdir()):
                 path.parent.rmdir()
-
-
-# The name that `lake.py` imports.
-Swap = Transaction

@@ -17,7 +17,7 @@ import pytest
 from kalshilab import signals
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, doctor, repair, sample
-from kalshilab.tape.lake import fs
+from kalshilab.tape.lake import parquet
 
 TAPE, MARKETS = sample()
 DAY_US = 86_400_000_000
@@ -84,13 +84,13 @@ def changed_schema(lake: Lake) -> Path:
 def other_rows(lake: Lake) -> Path:
     """Change one price, but not the rows, the size or the footer: only checksums and the hash detect it."""
     path, size = lake.files[2].path, lake.files[2].bytes
-    frame, note = pl.read_parquet(path, hive_partitioning=False), fs.note_of(path)
+    frame, note = pl.read_parquet(path, hive_partitioning=False), parquet.note_of(path)
     for row in range(frame.height - 1):
         old, new = frame["price"][row], frame["price"][row + 1]
         if old == new:
             continue
         price = frame["price"].clone().scatter(row, new)
-        fs.write_frame(frame.with_columns(price), path, note=note, row_group=1 << 18)
+        parquet.write_frame(frame.with_columns(price), path, note=note, row_group=1 << 18)
         if path.stat().st_size == size:
             lake.check_file(lake.files[2])
             return path

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, sample
-from kalshilab.tape.lake.fs import short
 from kalshilab.tape.lake.manifest import (
     DayEntry,
     Manifest,
@@ -25,6 +24,7 @@ from kalshilab.tape.lake.manifest import (
     read_day,
     read_listing,
 )
+from kalshilab.tape.lake.parquet import short
 from kalshilab.tape.lake.row_groups import Checksums
 from kalshilab.tape.tape import Tape
 

@@ -14,7 +14,7 @@ import pytest
 import kalshilab as kl
 from kalshilab.errors import LakeError
 from kalshilab.tape.lake.checksums import total_of
-from kalshilab.tape.lake.manifest import Totals
+from kalshilab.tape.lake.row_groups import Checksums
 from kalshilab.tape.lake.source import batches
 
 COLUMNS = ["market", "price", "size", "taker"]
@@ -24,7 +24,7 @@ def totals(tape: pl.DataFrame) -> Any:
     physical = tape.with_columns(pl.col("taker").to_physical())
     sums = {name: total_of(name, physical[name].to_numpy()) for name in COLUMNS}
     return SimpleNamespace(
-        **{name: sums[name] for name in COLUMNS[:3]}, yes=sums["taker"], ts=Totals.of(tape).ts
+        **{name: sums[name] for name in COLUMNS[:3]}, yes=sums["taker"], ts=Checksums.of(tape).ts
     )
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import kalshilab as kl
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake
-from kalshilab.tape.lake import fs, timestamps
+from kalshilab.tape.lake import parquet, timestamps
 from kalshilab.tape.lake.manifest import load
 from kalshilab.tape.lake.row_groups import FileSlice, plan, read_slice
 from kalshilab.tape.lake.timestamps import TIME_BYTES, TimestampAudit, TimestampReader, timestamps_lie_at
@@ -154,18 +154,18 @@ def test_nulls_are_detected_in_a_lake_without_timestamp_checksums(tmp_path: Path
 
 def test_offsets_are_verified_before_they_are_recorded(lake: Lake, tmp_path: Path) -> None:
     file = lake.files[0]
-    assert fs.plain_at(file.path, "ts", TIME_BYTES) == file.times_at
+    assert parquet.plain_at(file.path, "ts", TIME_BYTES) == file.times_at
     own = TIMES[: file.rows]
     assert timestamps_lie_at(file.path, file.times_at, own)
     assert not timestamps_lie_at(file.path, file.times_at[:-1], own)
     assert not timestamps_lie_at(file.path, [at + 8 for at in file.times_at], own)
     other = tmp_path / "packed.parquet"
     TAPE.write_parquet(other, row_group_size=GROUP)
-    assert not timestamps_lie_at(other, fs.plain_at(other, "ts", TIME_BYTES), TIMES)
+    assert not timestamps_lie_at(other, parquet.plain_at(other, "ts", TIME_BYTES), TIMES)
 
 
 def test_a_lake_without_offsets_gives_the_same_fires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fs, "plain_at", lambda *a: (4,))
+    monkeypatch.setattr(parquet, "plain_at", lambda *a: (4,))
     lake = Lake.create(tmp_path / "lake")
     lake.append(TAPE)
     assert not lake.files[0].times_at

@@ -1,7 +1,4 @@
-"""Parquet files of a lake: written durably, with a note in the footer and timestamps in place.
-
-Durable writes and locks themselves are in `kalshilab.fs`, whose names are available here too.
-"""
+"""Parquet files of a lake: written durably, with a note in the footer and timestamps in place."""
 
 from __future__ import annotations
 
@@ -11,12 +8,9 @@ from typing import Final
 
 import polars as pl
 
-from kalshilab.fs import TEMPORARY, publish, sync_folder, sync_path, write_bytes, write_durably
-from kalshilab.fs import FileLock as Lock
-from kalshilab.fs import locked as held
+from kalshilab.fs import sync_path
 
-__all__ = ["NOTE", "TEMPORARY", "UNREADABLE", "Lock", "digest", "held", "note_of", "plain_at", "publish", "short",
-           "sync_folder", "write_bytes", "write_durably", "write_frame"]  # fmt: skip
+__all__ = ["NOTE", "UNREADABLE", "digest", "note_of", "plain_at", "short", "write_frame"]
 
 NOTE: Final = "kalshilab"
 """Key of the note in a Parquet footer."""
