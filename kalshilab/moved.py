@@ -169,6 +169,10 @@ RENAMED: Final[dict[str, str]] = {
     "notebook.research.Judged": "notebook.research.tables:CardSummary",
     "notebook.research.MOST": "notebook.research.tables:MAX_ROWS",
     "notebook.research.Shown": "notebook.research.card_html:CardView",
+    "notebook.research.card_html.Shown": "notebook.research.card_html:CardView",
+    "notebook.research.tables.Judged": "notebook.research.tables:CardSummary",
+    "notebook.research.tables.MOST": "notebook.research.tables:MAX_ROWS",
     "notebook.session.Watched": "notebook.session.dashboard:WatchedSession",
+    "notebook.session.dashboard.Watched": "notebook.session.dashboard:WatchedSession",
 }
 """Public names of packages: `tape.OldName` to `tape.lake.doctor:NewName`."""
