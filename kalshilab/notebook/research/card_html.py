@@ -11,15 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import Final, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 import polars as pl
 
 from kalshilab.edge.report.criteria import LABELS
 from kalshilab.edge.schema import Criterion
+from kalshilab.lazy import renamed
 from kalshilab.notebook.research.layout import colour_of
 from kalshilab.notebook.research.tables import LEFT, RIGHT
 from kalshilab.notebook.session.plots import GREY
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 __all__ = ["LIVE", "STYLE", "CardView", "card_html"]
 

@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import polars as pl
 
 from kalshilab.edge.report import claims as published
 from kalshilab.edge.report.claims import Claims
+from kalshilab.lazy import renamed
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 __all__ = ["LEFT", "MAX_ROWS", "RIGHT", "CardSummary", "Table", "board", "claimed", "table"]
 

@@ -29,12 +29,15 @@ from IPython.display import HTML, display
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
+from kalshilab.lazy import renamed
 from kalshilab.notebook.session import panels
 from kalshilab.trade.status import Snapshot
 from kalshilab.units import MONEY
 
 if TYPE_CHECKING:
     from plotly.graph_objects import FigureWidget
+else:
+    __getattr__ = renamed(__name__)
 
 __all__ = ["Dashboard", "EquityLine", "WatchedSession", "is_interactive"]
 
