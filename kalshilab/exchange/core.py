@@ -280,7 +280,7 @@ class Exchange:
                 "trade",
                 b"trade",
                 ticker,
-                wire.Trade(
+                wire.TradeMessage(
                     trade_id=trade_id,
                     market_ticker=ticker,
                     yes_price_dollars=format_price(price),
@@ -335,7 +335,7 @@ class Exchange:
             (x.facts.ticker for x in self.listings if serialize.market_id(x.facts.ticker) == market_id), None
         )
 
-    def ticker_body(self, ticker: str) -> wire.Ticker | None:
+    def ticker_body(self, ticker: str) -> wire.TickerMessage | None:
         """Return the ticker message of a listed market; None for an unlisted one."""
         listing = self.listings.get(ticker)
         if listing is None:
@@ -343,10 +343,10 @@ class Exchange:
         book = listing.book
         return self._ticker(listing, _top(listing, book.best_bid(), book.best_ask()))
 
-    def _ticker(self, listing: Listing, top: Top) -> wire.Ticker:
+    def _ticker(self, listing: Listing, top: Top) -> wire.TickerMessage:
         ticker = listing.facts.ticker
         bid, bid_size, ask, ask_size = top
-        return wire.Ticker(
+        return wire.TickerMessage(
             market_ticker=ticker,
             market_id=serialize.market_id(ticker),
             price_dollars=format_price(listing.last_price),

@@ -159,7 +159,7 @@ class MarketLifecycle:
                 _channel(facts.ticker),
                 b"event_lifecycle",
                 facts.ticker,
-                wire.EventLifecycle(
+                wire.EventLifecycleMessage(
                     event_ticker=facts.event,
                     title=facts.title,
                     series_ticker=facts.series,
@@ -435,7 +435,7 @@ class MarketLifecycle:
 
     def _publish(self, listing: Listing, kind: str, **facts: object) -> None:
         ticker, listing.updated = listing.facts.ticker, self._ex.now
-        body = wire.Lifecycle(market_ticker=ticker, event_type=kind, **facts)  # type: ignore[arg-type]
+        body = wire.LifecycleMessage(market_ticker=ticker, event_type=kind, **facts)  # type: ignore[arg-type]
         channel = _channel(ticker)
         self._ex.hub.publish(channel, channel.encode(), ticker, body)
 

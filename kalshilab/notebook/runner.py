@@ -51,7 +51,7 @@ PARAMETERS: Final = (
 
 THROUGH_ENVIRONMENT: Final = (
     "tape", "markets", "result_column", "signal", "policy", "whale_min_value", "whale_max_leverage", "whale_top",
-    "whale_window", "yes8090_low", "yes8090_high", "yes8090_contracts", "yes8090_tier_a_contracts",
+    "whale_window_s", "yes8090_low", "yes8090_high", "yes8090_contracts", "yes8090_tier_a_contracts",
 )  # fmt: skip
 """Settings that reach it through the environment alone."""
 
@@ -182,7 +182,8 @@ class LiveRun:
 
     def _manager(self) -> type[AsyncKernelManager]:
         """A kernel manager that starts this interpreter with this run's environment, whatever is installed
-        under the name "python3"."""
+        under the name "python3".
+        """
         environment = {
             RUN_VARIABLE: self.run_id,
             "KALSHILAB_OUT": str(self.run_dir.parent),

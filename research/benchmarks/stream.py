@@ -26,7 +26,7 @@ from websockets.asyncio.client import connect
 
 import kalshilab as kl
 from kalshilab.exchange.server.websocket import framed
-from kalshilab.kalshi.rest.history import PrintPage
+from kalshilab.kalshi.rest.history import RawTradePage
 from kalshilab.kalshi.stream.client import Stream
 from kalshilab.kalshi.stream.events import BookDelta, Subscribed
 from kalshilab.kalshi.stream.protocol import StreamProtocol
@@ -220,7 +220,7 @@ def page() -> None:
     ]
 
     def ours() -> int:
-        columns = [PrintPage.decode(body).columns() for body in bodies]
+        columns = [RawTradePage.decode(body).columns() for body in bodies]
         whole = {name: [v for c in reversed(columns) for v in reversed(c[name])] for name in columns[0]}
         return kl.to_tape(pl.DataFrame(whole)).height
 

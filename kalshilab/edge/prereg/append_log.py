@@ -11,7 +11,6 @@ write; whoever adds has seen all that stands before.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from typing import Any, Final
 
 from kalshilab.edge.canonical_json import canonical
 from kalshilab.errors import RegistryError
-from kalshilab.tape.lake.fs import sync_folder
+from kalshilab.fs import lock, sync, sync_folder, write_all
 
 __all__ = ["Ledger"]
 
@@ -75,17 +74,17 @@ class Ledger:
                 torn = self._read(file)
                 if torn:
                     # Nothing is rewritten.  If the fragment was whole but for its end of line, it counts now.
-                    _write(file, b"\n")
+                    write_all(file, b"\n")
                     if _record(torn + b"\n", self._head) is None:
                         note = {
                             "kind": "torn",
                             "bytes": len(torn),
                             "sha256": hashlib.sha256(torn).hexdigest(),
                         }
-                        _write(file, self._sealed([note]))
+                        write_all(file, self._sealed([note]))
                     self._read(file)
-                _write(file, self._sealed(records()))
-                os.fsync(file)
+                write_all(file, self._sealed(records()))
+                sync(file)
                 self._read(file)
             if fresh:
                 sync_folder(self.path.parent)
@@ -183,12 +182,7 @@ def _opened(path: Path, *, write: bool) -> Iterator[int]:
     """A file, locked against other writers, and for a writer against readers too."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND if write else os.O_RDONLY, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
+        lock(file, shared=not write)
         yield file
     finally:
         os.close(file)
-
-
-def _write(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]

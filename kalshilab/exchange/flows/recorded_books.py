@@ -143,7 +143,7 @@ def _frame(head: _Head, received_us: int) -> BookFrame | None:
     if head.type == "orderbook_delta":
         d = _delta(head.msg)
         if d.side not in ("yes", "no"):
-            raise UnitError("side", d.side, "is neither yes nor no")
+            raise UnitError("side", d.side, "yes or no")
         ts = d.ts_ms * 1000 or received_us
         return delta_frame(ts, d.market_ticker, d.side, parse_price(d.price_dollars), parse_size(d.delta_fp))
     if head.type == "orderbook_snapshot":

@@ -79,7 +79,7 @@ def _with_nothing_required(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
 
 def _digits(what: str, text: str) -> str:
     if len(text) > MOST_DIGITS:
-        raise UnitError(what, text[:MOST_DIGITS], "has too many digits")
+        raise UnitError(what, text[:MOST_DIGITS], f"a number of at most {MOST_DIGITS} digits")
     return text
 
 

@@ -191,7 +191,7 @@ def live(c: Candle) -> wire.Candlestick:
         end_period_ts=c.end // 1_000_000,
         yes_bid=_quotes(c.bid),
         yes_ask=_quotes(c.ask),
-        price=wire.Prices(
+        price=wire.CandlePrices(
             open_dollars=first,
             low_dollars=low,
             high_dollars=high,
@@ -229,9 +229,9 @@ def _prices(c: Candle) -> list[str | None]:
     return [format_price(p) for p in (*c.price, c.mean)] if c.volume else [None] * 5
 
 
-def _quotes(ohlc: list[int]) -> wire.Quotes:
+def _quotes(ohlc: list[int]) -> wire.CandleQuotes:
     first, low, high, close = map(format_price, ohlc)
-    return wire.Quotes(open_dollars=first, low_dollars=low, high_dollars=high, close_dollars=close)
+    return wire.CandleQuotes(open_dollars=first, low_dollars=low, high_dollars=high, close_dollars=close)
 
 
 def _historical_quotes(ohlc: list[int]) -> wire.HistoricalQuotes:

@@ -103,7 +103,7 @@ class PublicRoutes:
             intra_exchange_transfers_active=up,
         )
         return ok(
-            wire.Status(
+            wire.ExchangeStatusBody(
                 exchange_active=up,
                 trading_active=trading,
                 intra_exchange_transfers_active=up,
@@ -206,11 +206,11 @@ class PublicRoutes:
         beside = [] if nested else [self._market_routes.body(x) for x in markets]
         return ok(wire.EventResponse(event=event, markets=beside))
 
-    def _event_body(self, event: str, markets: list[Listing] | None) -> wire.Event:
+    def _event_body(self, event: str, markets: list[Listing] | None) -> wire.EventBody:
         everything = self._ex.listings.of_event(event)
         f = everything[0].facts
         fee_type, multiplier = self._ex.desk.tariff.overridden(event)
-        return wire.Event(
+        return wire.EventBody(
             event_ticker=event,
             series_ticker=f.series,
             title=f.title or event,

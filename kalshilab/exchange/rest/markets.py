@@ -119,7 +119,7 @@ class MarketRoutes:
             raise Refused(404, "not_found", message="market not found")
         return listing
 
-    def body(self, x: Listing) -> wire.Market:
+    def body(self, x: Listing) -> wire.MarketBody:
         """Return a market object, with its quotes and its volume of 24 hours ago."""
         then = self._ex.candles.as_of(x.facts.ticker, self._ex.now - DAY)
         waived = self._ex.desk.tariff.waived_until(x.facts.ticker)
@@ -249,7 +249,7 @@ class MarketRoutes:
     def _cutoff(self) -> Answer:
         at = isoformat(self._ex.cutoff)
         # Orders are never archived: all of them are live, from the beginning of time.
-        return ok(wire.Cutoff(market_settled_ts=at, trades_created_ts=at, orders_updated_ts=isoformat(0)))
+        return ok(wire.CutoffBody(market_settled_ts=at, trades_created_ts=at, orders_updated_ts=isoformat(0)))
 
     def _trades(self, query: Mapping[str, str], *, historical: bool = False) -> Answer:
         """Return prints, newest first; `min_ts` and `max_ts` are whole seconds, both inclusive."""

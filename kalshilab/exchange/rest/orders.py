@@ -237,8 +237,8 @@ class OrderRoutes:
         return Answer(200, b"{}")
 
     @staticmethod
-    def _group(group: OrderGroup) -> wire.OrderGroup:
-        return wire.OrderGroup(id=group.group_id, contracts_limit_fp=format_size(group.limit))
+    def _group(group: OrderGroup) -> wire.OrderGroupBody:
+        return wire.OrderGroupBody(id=group.group_id, contracts_limit_fp=format_size(group.limit))
 
     def _create_group(self, body: wire.CreateGroup) -> Answer:
         desk = self._ex.desk

@@ -128,7 +128,7 @@ class PortfolioRoutes:
         ex = self._ex
         cash, value = (ex.account.cash, ex.account.value(ex.marks())) if here else (0, 0)
         return ok(
-            wire.Balance(
+            wire.BalanceBody(
                 balance=cash // 10_000,
                 balance_dollars=format_money(cash),
                 portfolio_value=value // 10_000,

@@ -179,7 +179,7 @@ class RateLimiter:
         """Charge a request as `charge` does, counting the items of its body."""
         return self.charge(request.method, request.path, batch_size(request))
 
-    def body(self) -> wire.Limits:
+    def body(self) -> wire.AccountLimitsBody:
         """Return the body of `GET /account/limits`."""
         return account_limits(self.tier)
 
@@ -220,11 +220,11 @@ def batch_size(request: Request) -> int:
         return 1
 
 
-def account_limits(tier: str) -> wire.Limits:
+def account_limits(tier: str) -> wire.AccountLimitsBody:
     """Return the body of `GET /account/limits`; a tier above the first is a permanent grant."""
     t = TIERS[tier]
     granted = {"exchange_instance": "event_contract", "level": tier, "source": "manual"}
-    return wire.Limits(
+    return wire.AccountLimitsBody(
         usage_tier=tier,
         read=wire.BucketLimit(refill_rate=t.read_rate, bucket_capacity=t.read_capacity),
         write=wire.BucketLimit(refill_rate=t.write_rate, bucket_capacity=t.write_capacity),

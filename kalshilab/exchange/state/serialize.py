@@ -45,7 +45,7 @@ def price_ranges(listing: Listing) -> list[rest.PriceRange]:
     ]
 
 
-def market(x: Listing, waived_until: int = 0) -> rest.Market:
+def market(x: Listing, waived_until: int = 0) -> rest.MarketBody:
     """Return a market object as of now.
 
     Args:
@@ -56,7 +56,7 @@ def market(x: Listing, waived_until: int = 0) -> rest.Market:
     bid, ask = x.book.best_bid(), x.book.best_ask()
     settled = x.status == "finalized"
     known = x.status in DETERMINED
-    return rest.Market(
+    return rest.MarketBody(
         ticker=f.ticker,
         event_ticker=f.event,
         market_type="scalar" if f.result == "scalar" and known else "binary",
@@ -140,9 +140,9 @@ def _order_facts(o: RestingOrder, user_id: str) -> Fields:
     }
 
 
-def order(o: RestingOrder, user_id: str) -> rest.Order:
+def order(o: RestingOrder, user_id: str) -> rest.OrderBody:
     """Return one of the account's orders."""
-    return rest.Order(
+    return rest.OrderBody(
         **_order_facts(o, user_id),
         type="limit",
         no_price_dollars=format_price(PRICE - o.price),
@@ -182,9 +182,9 @@ def _fill_facts(r: FillRecord) -> Fields:
     }
 
 
-def fill(r: FillRecord) -> rest.Fill:
+def fill(r: FillRecord) -> rest.FillBody:
     """Return a fill as REST has it."""
-    return rest.Fill(
+    return rest.FillBody(
         **_fill_facts(r),
         fill_id=r.trade_id,
         ticker=r.ticker,
@@ -193,9 +193,9 @@ def fill(r: FillRecord) -> rest.Fill:
     )
 
 
-def fill_message(r: FillRecord) -> stream.Fill:
+def fill_message(r: FillRecord) -> stream.FillMessage:
     """Return a fill for the `fill` channel."""
-    return stream.Fill(
+    return stream.FillMessage(
         **_fill_facts(r),
         client_order_id=r.order.client_order_id,
         purchased_side=OUTCOME[r.order.side],
@@ -213,9 +213,9 @@ def _position_facts(h: Holding) -> Fields:
     }
 
 
-def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.MarketPosition:
+def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.MarketPositionBody:
     """Return a position as REST has it."""
-    return rest.MarketPosition(
+    return rest.MarketPositionBody(
         **_position_facts(h),
         ticker=ticker,
         total_traded_dollars=format_money(traded),
@@ -224,9 +224,9 @@ def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.Marke
     )
 
 
-def position_message(ticker: str, h: Holding, volume: int, user_id: str) -> stream.MarketPosition:
+def position_message(ticker: str, h: Holding, volume: int, user_id: str) -> stream.MarketPositionMessage:
     """Return a position for the `market_positions` channel."""
-    return stream.MarketPosition(
+    return stream.MarketPositionMessage(
         **_position_facts(h),
         user_id=user_id,
         market_ticker=ticker,
@@ -250,10 +250,10 @@ def event_position(event: str, account: Account, tickers: Iterable[str]) -> rest
     )
 
 
-def settlement(r: SettlementRecord) -> rest.Settlement:
+def settlement(r: SettlementRecord) -> rest.SettlementBody:
     """Return a payout as REST has it; `revenue` and `value` are in whole cents, as on the exchange."""
     yes, no = max(r.size, 0), max(-r.size, 0)
-    return rest.Settlement(
+    return rest.SettlementBody(
         ticker=r.ticker,
         event_ticker=r.event,
         market_result=r.result,
@@ -268,9 +268,9 @@ def settlement(r: SettlementRecord) -> rest.Settlement:
     )
 
 
-def trade(t: Trade) -> rest.Trade:
+def trade(t: Trade) -> rest.TradeBody:
     """Return a public print as REST has it."""
-    return rest.Trade(
+    return rest.TradeBody(
         trade_id=t.trade_id,
         ticker=t.ticker,
         count_fp=format_size(t.size),

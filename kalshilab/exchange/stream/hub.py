@@ -36,7 +36,7 @@ class StreamSource(Protocol):
         """Return a market's book; None for an unknown market."""
         ...
 
-    def ticker_body(self, ticker: str) -> wire.Ticker | None:
+    def ticker_body(self, ticker: str) -> wire.TickerMessage | None:
         """Return a market's top of book; None for an unknown market."""
         ...
 

@@ -275,7 +275,8 @@ class Dashboard:
 
 def _stopper(session: Watched) -> Callable[[Any], None]:
     """The stop button's callback.  It holds the session and nothing of the dashboard: it may run in a thread
-    of its own, where no widget may be touched."""
+    of its own, where no widget may be touched.
+    """
     return lambda _: session.request_stop("stop button")
 
 

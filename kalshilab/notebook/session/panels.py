@@ -368,7 +368,8 @@ def system(shot: Snapshot, settings: Settings) -> str:
 
 def console(shot: Snapshot, settings: Settings, failure: str = "") -> str:
     """The last lines the session wrote, newest first, stamped with machine time (UTC).  `failure` is the
-    dashboard's own and comes first."""
+    dashboard's own and comes first.
+    """
     lines = [f"{to_datetime(at):%H:%M:%S} {text}" for at, text in shot.messages[-LINES:][::-1]]
     if failure:
         lines.insert(0, failure)

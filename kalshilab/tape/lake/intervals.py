@@ -1,22 +1,23 @@
-"""Stretches of time, [since, until) in microseconds: what several cover together, and what none does."""
+"""Half-open time intervals [since, until) in microseconds: union and complement."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["Span", "merge", "uncovered"]
+__all__ = ["Interval", "merge", "uncovered"]
 
-Span = tuple[int, int]
+Interval = tuple[int, int]
+"""(since, until), microseconds; `until` is not part of the interval."""
 
 
-def merge(spans: Iterable[Span]) -> list[Span]:
-    """Stretches [since, until) merged, in order.
+def merge(intervals: Iterable[Interval]) -> list[Interval]:
+    """Return the union of intervals, disjoint and in order; empty intervals are discarded.
 
     >>> merge([(5, 7), (0, 3), (3, 4), (9, 9)])
     [(0, 4), (5, 7)]
     """
-    merged: list[Span] = []
-    for since, until in sorted(s for s in spans if s[0] < s[1]):
+    merged: list[Interval] = []
+    for since, until in sorted(i for i in intervals if i[0] < i[1]):
         if merged and since <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(until, merged[-1][1])
         else:
@@ -24,16 +25,16 @@ def merge(spans: Iterable[Span]) -> list[Span]:
     return merged
 
 
-def uncovered(since: int, until: int, covered: Iterable[Span]) -> list[Span]:
-    """What of [since, until) is in none of the stretches.
+def uncovered(since: int, until: int, covered: Iterable[Interval]) -> list[Interval]:
+    """Return the parts of [since, until) that no interval covers.
 
     >>> uncovered(0, 10, [(2, 4), (4, 5), (8, 20)])
     [(0, 2), (5, 8)]
     """
-    left, at = [], since
+    parts, at = [], since
     for low, high in merge(covered):
         if high > at and low < until:
             if low > at:
-                left.append((at, low))
+                parts.append((at, low))
             at = high
-    return [*left, (at, until)] if at < until else left
+    return [*parts, (at, until)] if at < until else parts

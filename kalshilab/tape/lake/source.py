@@ -143,7 +143,8 @@ class Batch(NamedTuple):
     def times(self, at: Any) -> Future[Any]:
         """The exchange times, in microseconds, of the rows at these rising positions of the batch; for when
         only few rows' times are wanted.  The reading thread reads them when it has read ahead; they are there
-        when the batches have come to their end."""
+        when the batches have come to their end.
+        """
         return self.later(self.pieces, at)
 
 
@@ -215,7 +216,8 @@ def _read(source: StoredTape, pieces: list[Piece], columns: tuple[str, ...]) -> 
 
 def _named(source: StoredTape, pieces: Sequence[Piece], read: Callable[[], T]) -> T:
     """What `read` returns.  Where it fails because a file went away under it, it says why the file did: a lake that is
-    changed meanwhile is not damaged."""
+    changed meanwhile is not damaged.
+    """
     try:
         return read()
     except LakeError:

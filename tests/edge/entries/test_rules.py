@@ -178,7 +178,9 @@ def test_what_cannot_be_done_is_said() -> None:
         EdgeError, match=r"fires must be a DataFrame as returned by signal.run\(tape\), got Rlm"
     ):
         enter(kl.signals.Rlm(), tape, markets)
-    with pytest.raises(TapeError, match=r"pandas.DataFrame is no polars DataFrame; kalshilab.to_markets"):
+    with pytest.raises(
+        TapeError, match=r"markets must be a polars DataFrame, got pandas.DataFrame; kalshilab.to_markets"
+    ):
         enter(fires, tape, markets.to_pandas())
     assert enter(fires.lazy(), tape, markets).equals(enter(fires.to_pandas(), tape, markets))
     with pytest.raises(EdgeError, match="past its end"):

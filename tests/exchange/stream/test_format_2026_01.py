@@ -207,7 +207,7 @@ def test_messages_of_january_2026_have_whole_numbers_and_no_sending_time(day: Da
     [
         (
             "trade",
-            wire.Trade(market_ticker="M", yes_price_dollars="0.4400", no_price_dollars="0.5600", count_fp="4.00", taker_side="yes", ts=1769000000, trade_id="t"),
+            wire.TradeMessage(market_ticker="M", yes_price_dollars="0.4400", no_price_dollars="0.5600", count_fp="4.00", taker_side="yes", ts=1769000000, trade_id="t"),
             {"market_ticker": "M", "yes_price": 44, "yes_price_dollars": "0.440", "no_price": 56, "no_price_dollars": "0.560", "count": 4, "taker_side": "yes", "ts": 1769000000},
         ),
         (
@@ -217,7 +217,7 @@ def test_messages_of_january_2026_have_whole_numbers_and_no_sending_time(day: Da
         ),
         (
             "market_position",
-            wire.MarketPosition(market_ticker="M", position_fp="4.00", position_cost_dollars="1.7600", realized_pnl_dollars="0.0000", fees_paid_dollars="0.0690", volume_fp="4.00", user_id="u"),
+            wire.MarketPositionMessage(market_ticker="M", position_fp="4.00", position_cost_dollars="1.7600", realized_pnl_dollars="0.0000", fees_paid_dollars="0.0690", volume_fp="4.00", user_id="u"),
             {"user_id": "u", "market_ticker": "M", "position": 4, "position_cost": 17600, "realized_pnl": 0, "fees_paid": 690, "volume": 4},
         ),
         ("user_order", wire.OrderGroupUpdate(event_type="created", order_group_id="g"), None),

@@ -345,7 +345,7 @@ def test_one_writer_in_one_process(lake: Lake) -> None:
             lambda: other.put_markets(MARKETS),
             other.repair,
         ):
-            with pytest.raises(LakeError, match="is writing to this lake, and one at a time may"):
+            with pytest.raises(LakeError, match="is writing to this lake; only one process at a time may"):
                 refused()
         lake.append(TAPE.head(5))
         other.stage("beside", TAPE.head(5))
@@ -412,7 +412,7 @@ def test_a_lake_that_is_changed_under_a_scan_is_not_called_damaged(tmp_path: Pat
     batch = next(reading)
     lake.append(TAPE.slice(500))
     assert not reader.files[0].path.exists()
-    with pytest.raises(LakeError, match="the same again: the lake was changed meanwhile"):
+    with pytest.raises(LakeError, match="the same again: the lake has changed since it was opened"):
         if when == "while its rows are read":
             list(reading)
         else:

@@ -135,7 +135,7 @@ def test_a_file_that_adds_up_to_something_else_is_named(tmp_path: Path, column: 
 def test_times_that_are_not_those_written_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
 ) -> None:
-    for module in ("timestamps", "manifest"):
+    for module in ("timestamps", "row_groups"):
         monkeypatch.setattr(f"kalshilab.tape.lake.{module}.ROW_GROUP", group)
     source = Days(tmp_path, [50, 50])
     assert len(source.files[0].totals.ts) == -(-50 // group)
