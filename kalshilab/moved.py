@@ -288,6 +288,7 @@ RENAMED: Final[dict[str, str]] = {
     "notebook.research.tables.Judged": "notebook.research.tables:CardSummary",
     "notebook.research.tables.MOST": "notebook.research.tables:MAX_ROWS",
     "notebook.session.Watched": "notebook.session.dashboard:WatchedSession",
+    "notebook.session.dashboard.Watched": "notebook.session.dashboard:WatchedSession",
     "signals.engine.Cells": "signals.engine.sharding:PassGroup",
     "signals.engine.Columns": "signals.engine.state_pass:PrintArrays",
     "signals.engine.Found": "signals.engine.sharding:TimedFires",
@@ -316,6 +317,5 @@ RENAMED: Final[dict[str, str]] = {
     "tape.lake.read_piece": "tape.lake.row_groups:read_slice",
     "tape.lake.read_pieces": "tape.lake.row_groups:read_slices",
     "trade.strategies.Limits": "trade.strategies.risk:RiskLimits",
-    "notebook.session.dashboard.Watched": "notebook.session.dashboard:WatchedSession",
 }
 """Public names that changed: `room.OldName` or `room.module.OldName` to `room.module:NewName`."""
