@@ -1,4 +1,4 @@
-"""Reader of `.env` files."""
+"""SettingReader of `.env` files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Readers of settings: each converts a keyword or the text of a variable, and states what it accepts.
 
-A `Reader` raises `ValueError` for a value that it does not accept; `kalshilab.config.settings` turns that into a
+A `SettingReader` raises `ValueError` for a value that it does not accept; `kalshilab.config.settings` turns that into a
 `ConfigError` with the variable, the value and where it came from.
 """
 
@@ -15,12 +15,12 @@ from typing import Final, Literal, SupportsFloat
 from kalshilab.config.secret import Secret
 
 __all__ = [
-    "FLAG", "NAMES", "SECRET", "SPEED", "TEXT", "TIERS", "Reader", "choice", "empty_or", "number", "optional", "whole",
+    "FLAG", "NAMES", "SECRET", "SPEED", "TEXT", "TIERS", "SettingReader", "choice", "empty_or", "number", "optional", "whole",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class SettingReader:
     """A conversion of a setting's value.
 
     Attributes:
@@ -32,7 +32,7 @@ class Reader:
     convert: Callable[[object], object]
 
 
-def number(low: float, high: float, unit: str = "", *, scale: float = 1) -> Reader:
+def number(low: float, high: float, unit: str = "", *, scale: float = 1) -> SettingReader:
     """Return a reader of numbers from `low` to `high`.
 
     Args:
@@ -50,10 +50,10 @@ def number(low: float, high: float, unit: str = "", *, scale: float = 1) -> Read
             raise ValueError
         return converted
 
-    return Reader(f"a number{_of(unit)} from {low:,.10g} to {high:,.10g}", convert)
+    return SettingReader(f"a number{_of(unit)} from {low:,.10g} to {high:,.10g}", convert)
 
 
-def whole(low: float, high: float, unit: str = "") -> Reader:
+def whole(low: float, high: float, unit: str = "") -> SettingReader:
     """Return a reader of whole numbers from `low` to `high`, inclusive."""
 
     def convert(value: object) -> int:
@@ -62,7 +62,7 @@ def whole(low: float, high: float, unit: str = "") -> Reader:
             raise ValueError
         return int(exact)
 
-    return Reader(f"a whole number{_of(unit)} from {low:,.10g} to {high:,.10g}", convert)
+    return SettingReader(f"a whole number{_of(unit)} from {low:,.10g} to {high:,.10g}", convert)
 
 
 def _of(unit: str) -> str:
@@ -78,22 +78,22 @@ def _decimal(value: object) -> Decimal:
         raise ValueError from None
 
 
-def optional(reader: Reader) -> Reader:
+def optional(reader: SettingReader) -> SettingReader:
     """Return a reader that accepts None and an empty text as None, and else what `reader` accepts."""
 
     def convert(value: object) -> object:
         empty = value is None or (isinstance(value, str) and not value)
         return None if empty else reader.convert(value)
 
-    return Reader(reader.allowed, convert)
+    return SettingReader(reader.allowed, convert)
 
 
-def empty_or(reader: Reader) -> Reader:
+def empty_or(reader: SettingReader) -> SettingReader:
     """Return a reader that accepts an empty text as an empty tuple, and else what `reader` accepts."""
-    return Reader(reader.allowed, lambda value: () if value in ("", ()) else reader.convert(value))
+    return SettingReader(reader.allowed, lambda value: () if value in ("", ()) else reader.convert(value))
 
 
-def choice(*options: str) -> Reader:
+def choice(*options: str) -> SettingReader:
     """Return a reader that accepts one of `options`."""
 
     def convert(value: object) -> object:
@@ -101,7 +101,7 @@ def choice(*options: str) -> Reader:
             raise ValueError
         return value
 
-    return Reader("one of " + ", ".join(options), convert)
+    return SettingReader("one of " + ", ".join(options), convert)
 
 
 def _flag(value: object) -> bool:
@@ -166,9 +166,9 @@ def _tiers(value: object) -> tuple[tuple[float, float], ...]:
     return tiers
 
 
-FLAG: Final = Reader("true or false", _flag)
-TEXT: Final = Reader("a text that is not empty", _text)
-SECRET: Final = Reader("a private key as PEM text or bare base64", _secret)
-NAMES: Final = Reader('names separated by commas, or "all"', _names)
-SPEED: Final = Reader('"max" or a number above 0 and at most 1,000,000,000', _speed)
-TIERS: Final = Reader('ascending pairs of drop in cents and factor, as in "0:1,10:1.5,20:2"', _tiers)
+FLAG: Final = SettingReader("true or false", _flag)
+TEXT: Final = SettingReader("a text that is not empty", _text)
+SECRET: Final = SettingReader("a private key as PEM text or bare base64", _secret)
+NAMES: Final = SettingReader('names separated by commas, or "all"', _names)
+SPEED: Final = SettingReader('"max" or a number above 0 and at most 1,000,000,000', _speed)
+TIERS: Final = SettingReader('ascending pairs of drop in cents and factor, as in "0:1,10:1.5,20:2"', _tiers)

@@ -28,7 +28,7 @@ from kalshilab.config.readers import (
     SPEED,
     TEXT,
     TIERS,
-    Reader,
+    SettingReader,
     choice,
     empty_or,
     number,
@@ -79,8 +79,8 @@ _PROCESS_NAMES = {"KALSHILAB_HOME", "KALSHILAB_RUN"}
 
 def _setting(
     default: object,
-    reader: Reader,
-    *older: str | tuple[str, Reader],
+    reader: SettingReader,
+    *older: str | tuple[str, SettingReader],
     was: str = "",
     doc: str,
 ) -> Any:
@@ -450,9 +450,9 @@ def _masked(name: str, value: object) -> str:
     return repr(value)
 
 
-def _variables(f: Field[Any]) -> list[tuple[str, Reader]]:
+def _variables(f: Field[Any]) -> list[tuple[str, SettingReader]]:
     """Return the variables that set a field, newest name first, each with its reader."""
-    reader: Reader = f.metadata["reader"]
+    reader: SettingReader = f.metadata["reader"]
     own = [f.name, f.metadata["was"]] if f.metadata["was"] else [f.name]
     pairs = [(f"KALSHILAB_{name.upper()}", reader) for name in own]
     pairs += [(o, reader) if isinstance(o, str) else o for o in f.metadata["older"]]
@@ -469,7 +469,7 @@ def _resolve(f: Field[Any], given: Mapping[str, object], layers: Sequence[_Layer
     return f.default
 
 
-def _read(f: Field[Any], reader: Reader, name: str, value: object, source: str) -> object:
+def _read(f: Field[Any], reader: SettingReader, name: str, value: object, source: str) -> object:
     try:
         return reader.convert(value)
     except (TypeError, ValueError):

@@ -1,4 +1,5 @@
 from . import ingest as ingest
+from . import intervals as intervals
 from . import lake as lake
 from . import normalise as normalise
 from . import schema as schema

@@ -135,7 +135,12 @@ def enter_counted(
         tape: the tape they fired on: a frame, a lake or a tape file, which is read once.
         markets: the markets table (`kl.to_markets`).
         terms: the terms of entry; None: `EntryTerms()`.
-        changes: fields of `EntryTerms` that differ from `terms`.
+        changes: fields of `EntryTerms` that differ from `terms`; the most used ones are
+            rule: "next_print", "book", "maker", "mid" or "print";
+            latency_s: seconds from a fire until an order can trade;
+            window_s: seconds after the latency within which the print must come, or during which a quote rests;
+            contracts: size of an order in contracts;
+            half_spread_cents: half the spread in cents; None: estimated from the tape.
 
     Returns:
         `kalshilab.edge.ENTRIES_SCHEMA`, one row per fire that was kept, in the order of the tape.

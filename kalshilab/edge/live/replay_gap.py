@@ -92,7 +92,7 @@ def replay_gap(
     both = pairs.filter("filled", "filled_r")
     shortfall = (both["price"] - both["price_r"]).to_numpy()
     price = _interval(shortfall, both["event"])
-    spread = float(shortfall.std(ddof=1)) if len(shortfall) > 1 else 0.0
+    deviation = float(shortfall.std(ddof=1)) if len(shortfall) > 1 else 0.0
     missed = pairs.filter(~pl.col("filled"), "filled_r", pl.col("pnl_r").is_not_null())
     fires = len(pairs) + len(only_paper) + len(only_replay)
     residual = None
@@ -105,7 +105,7 @@ def replay_gap(
         matched=len(pairs),
         matched_share=len(pairs) / fires if fires else math.nan,
         price=price,
-        trades_for_a_cent=_pairs_for_a_cent(spread) if spread > 0 else None,
+        trades_for_a_cent=_pairs_for_a_cent(deviation) if deviation > 0 else None,
         unfilled=len(pairs.filter(~pl.col("filled"), "filled_r")),
         unfilled_edge=100 * float(missed["pnl_r"].to_numpy().mean()) if len(missed) else math.nan,
         residual=residual,
@@ -191,6 +191,6 @@ def _interval(values: Floats, events: pl.Series) -> Interval:
     return Interval(100 * mean, 100 * (mean - half_width), 100 * (mean + half_width), p, n, groups)
 
 
-def _pairs_for_a_cent(spread: float) -> int:
+def _pairs_for_a_cent(deviation: float) -> int:
     z = float(stats.norm.ppf(0.95) + stats.norm.ppf(0.80))
-    return math.ceil((z * spread / _CENT) ** 2)
+    return math.ceil((z * deviation / _CENT) ** 2)

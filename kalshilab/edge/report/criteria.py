@@ -216,9 +216,9 @@ def robustness(share: float | None, cells: int, pbo: float | None, loss: float =
     return _line(9, value, share >= NEIGHBOURS and (pbo is None or pbo <= OVERFIT or loss <= LOSS))
 
 
-def execution(*, at_tick: float, at_minute: float, half_life: float | None) -> Criterion:
+def execution(*, at_tick: float, at_minute: float, half_life_s: float | None) -> Criterion:
     """Line 10: edges in cents one tick dearer and a minute later, and the latency in seconds that halves it."""
-    lasting = "no half-life within a day" if half_life is None else f"half-life {half_life:,.0f} s"
+    lasting = "no half-life within a day" if half_life_s is None else f"half-life {half_life_s:,.0f} s"
     return _line(
         10, f"{at_tick:+.2f} c one tick dearer, {at_minute:+.2f} c after a minute, {lasting}", at_tick > 0
     )

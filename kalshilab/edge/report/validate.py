@@ -406,7 +406,7 @@ def _stress(
     minute = float(ladder.filter(pl.col("latency_s") == _MINUTE_S)["edge"][0])
     lines = [
         criteria.robustness(*numbers.overfit(neighbours)),
-        criteria.execution(at_tick=dearer, at_minute=minute, half_life=perturbations.half_life(ladder)),
+        criteria.execution(at_tick=dearer, at_minute=minute, half_life_s=perturbations.half_life(ladder)),
         _economics(judged, cash_rate, taken),
     ]
     measured = {

@@ -42,10 +42,10 @@ class BackgroundQuotes:
 
     Args:
         grid: the market's price grid.
-        spread: price units between best bid and best ask until prints show a bounce.
+        spread_price_units: difference between best bid and best ask until prints show a bounce.
         depth: levels on each side.
 
-    >>> quotes = BackgroundQuotes(TickGrid.named("linear_cent"), spread=200, depth=2)
+    >>> quotes = BackgroundQuotes(TickGrid.named("linear_cent"), 200, depth=2)
     >>> quotes.around(4_500, "yes")
     ({4300: 4000, 4200: 4000}, {4500: 8000, 4600: 4000})
     >>> quotes.learn(4_500, 1_000, "yes")
@@ -60,9 +60,9 @@ class BackgroundQuotes:
         "_spread", "_step",
     )  # fmt: skip
 
-    def __init__(self, grid: TickGrid, spread: int, depth: int) -> None:
+    def __init__(self, grid: TickGrid, spread_price_units: int, depth: int) -> None:
         self._grid, self._depth = grid, depth
-        self._spread = float(spread)
+        self._spread = float(spread_price_units)
         self._step = max(100, grid.lowest)
         self._mean = FIRST_SIZE
         self._bid = self._ask = self._last = self._size = 0

@@ -5,7 +5,7 @@ a print, or a change of the best bid or ask.  Its quotes open with the quotes th
 began.  Minutes are built from events; hours and days are built from minutes, and end at whole hours and days
 of UTC.  The current, unfinished period is included up to now.
 
-Memory is bounded: finished candles are rows of 58 bytes in one log an interval.  When a log exceeds its
+Memory is bounded: finished candles are rows of 58 bytes in one log an minutes.  When a log exceeds its
 limit, it forgets its oldest eighth.  Prints do not carry open interest; it is estimated as half of the
 volume, here as everywhere in the exchange.
 
@@ -30,7 +30,7 @@ MINUTE: Final = 60_000_000
 INTERVALS: Final = (1, 60, 1440)
 """The candle lengths in minutes."""
 CANDLES_KEPT: Final = MappingProxyType({1: 400_000, 60: 100_000, 1440: 50_000})
-"""Finished candles remembered, by interval: about 32 MB."""
+"""Finished candles remembered, by minutes: about 32 MB."""
 
 _ROW: Final = Struct("<q13hqqq")
 _WIDTH: Final = _ROW.size
@@ -156,7 +156,7 @@ def _join(ohlc: list[int], later: list[int]) -> None:
 
 
 class CandleLog:
-    """Finished candles of one interval, of all markets, in the order in which they were finished."""
+    """Finished candles of one minutes, of all markets, in the order in which they were finished."""
 
     __slots__ = ("_base", "_limit", "_next", "_own", "_rows")
 
@@ -225,9 +225,9 @@ class _Track:
         self.day: Candle | None = None
 
 
-def _end_of(moment: int, interval: int) -> int:
+def _end_of(moment: int, minutes: int) -> int:
     """Return the end of the period that contains a moment."""
-    length = interval * MINUTE
+    length = minutes * MINUTE
     return -(-moment // length) * length
 
 
@@ -235,7 +235,7 @@ class Candles:
     """Candles of all markets.
 
     Args:
-        kept: finished candles remembered, by interval in minutes.
+        kept: finished candles remembered, by minutes in minutes.
 
     >>> candles = Candles()
     >>> candles.quoted("A", 30_000_000, bid=3_900, ask=4_100)
@@ -256,7 +256,7 @@ class Candles:
 
     def __init__(self, kept: dict[int, int] | MappingProxyType[int, int] = CANDLES_KEPT) -> None:
         if min(kept[i] for i in INTERVALS) < 8:
-            raise ExchangeError(f"kept must be >= 8 for each interval, got {dict(kept)}")
+            raise ExchangeError(f"kept must be >= 8 for each minutes, got {dict(kept)}")
         self._logs = {i: CandleLog(kept[i]) for i in INTERVALS}
         self._minutes = self._logs[1]
         self._tracks: dict[str, _Track] = {}
@@ -307,50 +307,50 @@ class Candles:
         minute.restart(track.until, track.bid, track.ask, track.last)
         return minute
 
-    def _lengthen(self, ticker: str, long: Candle | None, minute: Candle, interval: int) -> Candle:
+    def _lengthen(self, ticker: str, long: Candle | None, minute: Candle, minutes: int) -> Candle:
         """Return the hour or day of a finished minute, with the minute included."""
         if long is not None:
             if minute.end <= long.end:
                 long.absorb(minute)
                 return long
-            self._logs[interval].append(ticker, long)
-        return minute.ending(_end_of(minute.end, interval))
+            self._logs[minutes].append(ticker, long)
+        return minute.ending(_end_of(minute.end, minutes))
 
     # Queries
 
-    def between(self, ticker: str, interval: int, low: int, high: int) -> list[Candle]:
+    def between(self, ticker: str, minutes: int, low: int, high: int) -> list[Candle]:
         """Return a market's candles whose end is in [low, high], in order of time.
 
         Args:
             ticker: the market.
-            interval: minutes, one of `INTERVALS`.
+            minutes: minutes, one of `INTERVALS`.
             low: first end, in microseconds of exchange time.
             high: last end, inclusive.
         """
-        finished = self._logs[interval].between(ticker, low, high)
-        return finished + [c for c in self._unfinished(ticker, interval) if low <= c.end <= high]
+        finished = self._logs[minutes].between(ticker, low, high)
+        return finished + [c for c in self._unfinished(ticker, minutes) if low <= c.end <= high]
 
-    def before(self, ticker: str, interval: int, moment: int) -> Candle | None:
+    def before(self, ticker: str, minutes: int, moment: int) -> Candle | None:
         """Return a market's last candle that ends before `moment`; None without one."""
-        unfinished = [c for c in self._unfinished(ticker, interval) if c.end < moment]
-        return unfinished[-1] if unfinished else self._logs[interval].before(ticker, moment)
+        unfinished = [c for c in self._unfinished(ticker, minutes) if c.end < moment]
+        return unfinished[-1] if unfinished else self._logs[minutes].before(ticker, moment)
 
     def as_of(self, ticker: str, moment: int) -> Candle | None:
-        """Return the last candle that had ended at a moment, of the shortest interval that reaches it."""
-        candidates = (self.before(ticker, interval, moment + 1) for interval in INTERVALS)
+        """Return the last candle that had ended at a moment, of the shortest minutes that reaches it."""
+        candidates = (self.before(ticker, minutes, moment + 1) for minutes in INTERVALS)
         return next((c for c in candidates if c is not None), None)
 
-    def _unfinished(self, ticker: str, interval: int) -> list[Candle]:
+    def _unfinished(self, ticker: str, minutes: int) -> list[Candle]:
         """Return the candles not yet logged: the current one and, for hours and days, one before at most."""
         track = self._tracks.get(ticker)
         if track is None or track.minute is None:
             return []
         minute = track.minute
-        if interval == 1:
+        if minutes == 1:
             return [minute.ending(minute.end)]
-        long = track.hour if interval == 60 else track.day
+        long = track.hour if minutes == 60 else track.day
         if long is None or long.end < minute.end:
-            present = minute.ending(_end_of(minute.end, interval))
+            present = minute.ending(_end_of(minute.end, minutes))
             return [present] if long is None else [long.ending(long.end), present]
         long = long.ending(long.end)
         long.absorb(minute)

@@ -35,7 +35,7 @@ from kalshilab.retry import RetryPolicy
 from kalshilab.tape.ingest.market_metadata import Filter, MarketListings, refresh_markets
 from kalshilab.tape.ingest.segments import Segment, commit_segments, in_thread, segments
 from kalshilab.tape.ingest.trade_pages import Gathered, Pages
-from kalshilab.tape.lake.intervals import Interval, uncovered
+from kalshilab.tape.intervals import Interval, uncovered
 from kalshilab.tape.schema import DAY_US, HOUR_US, SECOND_US
 
 if TYPE_CHECKING:

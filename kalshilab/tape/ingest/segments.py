@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
-from kalshilab.tape.lake.intervals import Interval, merge
+from kalshilab.tape.intervals import Interval, merge
 from kalshilab.tape.lake.lake import Lake
 from kalshilab.tape.lake.merge import Appended
 

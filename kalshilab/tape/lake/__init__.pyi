@@ -1,6 +1,5 @@
 from . import checksums as checksums
 from . import doctor as doctor
-from . import intervals as intervals
 from . import lake as lake
 from . import manifest as manifest
 from . import merge as merge
@@ -16,8 +15,6 @@ from .doctor import Finding as Finding
 from .doctor import RecordingGap as RecordingGap
 from .doctor import gaps as gaps
 from .doctor import repair as repair
-from .intervals import Interval as Interval
-from .intervals import uncovered as uncovered
 from .lake import Lake as Lake
 from .manifest import COPY as COPY
 from .manifest import LISTING_SCHEMA as LISTING_SCHEMA

@@ -21,7 +21,7 @@ import polars as pl
 from kalshilab import fs
 from kalshilab.clock import isoformat
 from kalshilab.errors import LakeError, TapeError
-from kalshilab.tape.lake.intervals import merge, uncovered
+from kalshilab.tape.intervals import merge, uncovered
 from kalshilab.tape.lake.manifest import (
     COPY,
     LISTING_SCHEMA,

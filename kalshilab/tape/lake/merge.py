@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import polars as pl
 
-from kalshilab.tape.lake.intervals import merge
+from kalshilab.tape.intervals import merge
 from kalshilab.tape.lake.manifest import LISTING_SCHEMA, Manifest, MergedSegment, read_day
 from kalshilab.tape.lake.staging import Incoming, abandoned, discard
 from kalshilab.tape.lake.transaction import Transaction, remove

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.tape.lake.intervals import merge, uncovered
+from kalshilab.tape.intervals import merge, uncovered
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=8)
 
