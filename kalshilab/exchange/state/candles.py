@@ -5,7 +5,7 @@ a print, or a change of the best bid or ask.  Its quotes open with the quotes th
 began.  Minutes are built from events; hours and days are built from minutes, and end at whole hours and days
 of UTC.  The current, unfinished period is included up to now.
 
-Memory is bounded: finished candles are rows of 58 bytes in one log an minutes.  When a log exceeds its
+Memory is bounded: finished candles are rows of 58 bytes in one log per interval.  When a log exceeds its
 limit, it forgets its oldest eighth.  Prints do not carry open interest; it is estimated as half of the
 volume, here as everywhere in the exchange.
 
@@ -30,7 +30,7 @@ MINUTE: Final = 60_000_000
 INTERVALS: Final = (1, 60, 1440)
 """The candle lengths in minutes."""
 CANDLES_KEPT: Final = MappingProxyType({1: 400_000, 60: 100_000, 1440: 50_000})
-"""Finished candles remembered, by minutes: about 32 MB."""
+"""Finished candles remembered, by length in minutes: about 32 MB."""
 
 _ROW: Final = Struct("<q13hqqq")
 _WIDTH: Final = _ROW.size
@@ -156,7 +156,7 @@ def _join(ohlc: list[int], later: list[int]) -> None:
 
 
 class CandleLog:
-    """Finished candles of one minutes, of all markets, in the order in which they were finished."""
+    """Finished candles of one length, of all markets, in the order in which they were finished."""
 
     __slots__ = ("_base", "_limit", "_next", "_own", "_rows")
 
@@ -235,7 +235,7 @@ class Candles:
     """Candles of all markets.
 
     Args:
-        kept: finished candles remembered, by minutes in minutes.
+        kept: finished candles remembered, by length in minutes.
 
     >>> candles = Candles()
     >>> candles.quoted("A", 30_000_000, bid=3_900, ask=4_100)
@@ -256,7 +256,7 @@ class Candles:
 
     def __init__(self, kept: dict[int, int] | MappingProxyType[int, int] = CANDLES_KEPT) -> None:
         if min(kept[i] for i in INTERVALS) < 8:
-            raise ExchangeError(f"kept must be >= 8 for each minutes, got {dict(kept)}")
+            raise ExchangeError(f"kept must be >= 8 for each length, got {dict(kept)}")
         self._logs = {i: CandleLog(kept[i]) for i in INTERVALS}
         self._minutes = self._logs[1]
         self._tracks: dict[str, _Track] = {}
@@ -323,7 +323,7 @@ class Candles:
 
         Args:
             ticker: the market.
-            minutes: minutes, one of `INTERVALS`.
+            minutes: length of a candle in minutes, one of `INTERVALS`.
             low: first end, in microseconds of exchange time.
             high: last end, inclusive.
         """
@@ -336,7 +336,7 @@ class Candles:
         return unfinished[-1] if unfinished else self._logs[minutes].before(ticker, moment)
 
     def as_of(self, ticker: str, moment: int) -> Candle | None:
-        """Return the last candle that had ended at a moment, of the shortest minutes that reaches it."""
+        """Return the last candle that had ended at a moment, of the shortest length that reaches it."""
         candidates = (self.before(ticker, minutes, moment + 1) for minutes in INTERVALS)
         return next((c for c in candidates if c is not None), None)
 
