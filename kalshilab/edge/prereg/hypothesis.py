@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from kalshilab.edge.canonical_json import canonical, hash_of
 from kalshilab.edge.entries.terms import EntryTerms, terms_of
-from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
+from kalshilab.edge.lookahead.strategy import AuditedStrategy, strategy_of
 from kalshilab.edge.prereg.registry import Hypothesis, Registry
 from kalshilab.errors import EdgeError, RegistryError
 
@@ -79,7 +79,7 @@ def judged_terms(terms: EntryTerms) -> EntryTerms:
 
 
 def specification(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     on: EntryTerms,
     grid: Mapping[str, Sequence[object]] | None,
 ) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def specification(
 
 
 def registered(
-    registry: Registry | str | Path | None, strategy: Strategy, spec: dict[str, Any]
+    registry: Registry | str | Path | None, strategy: AuditedStrategy, spec: dict[str, Any]
 ) -> tuple[Registry, str, str]:
     """The registry, the hypothesis' hash in it, and its family."""
     prereg = hash_of(spec)
