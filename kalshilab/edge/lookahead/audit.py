@@ -10,7 +10,7 @@ audit                  it fails if
                        (`kalshilab.edge.lookahead.captured_data`), or it fires at prices that were not printed
 `prefix_invariance`    the fires of a tape that ends at T differ from those of the whole tape up to T
 `future_scramble`      the fires up to T change when all prints after T are replaced by noise
-`null_replay`          the strategy has an edge on its own tape with fair prices (`kalshilab.edge.lookahead.fair_tape`)
+`null_replay`          the strategy has an edge on the same tape with fair prices (`kalshilab.edge.lookahead.fair_tape`)
 `outcome_resampling`   with outcomes drawn from the entries' own prices, the mean profit differs from minus the costs
 ====================== ============================================================================================
 
@@ -209,7 +209,7 @@ def future_scramble(
 ) -> Audit:
     """Check that fires up to T do not change when all prints after T are replaced by noise.
 
-    Times stay. After T the tickers, takers and sizes are shuffled, and prices are drawn uniformly from 1 to 99 cents.
+    Times do not change. After T the tickers, takers and sizes are shuffled, and prices are drawn uniformly from 1 to 99 cents.
 
     Args:
         strategy: as for `prefix_invariance`.
@@ -234,7 +234,7 @@ def null_replay(
     seed: int = 0,
     entry: EntryRule | None = None,
 ) -> Audit:
-    """Check that a strategy has no edge on its own tape with fair prices and outcomes.
+    """Check that a strategy has no edge on the same tape with fair prices and outcomes.
 
     The audit fails if the mean profit per fire (the first fire of each market) is more than three standard errors from 0,
     and the same number of other fair worlds confirms it beyond two. Standard errors are over the events of all worlds, and

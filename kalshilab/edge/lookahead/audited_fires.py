@@ -19,7 +19,7 @@ __all__ = ["fires_of", "truncation_note"]
 def fires_of(
     audited: AuditedStrategy, tape: Tape, markets: pl.DataFrame | None, until: datetime | None = None
 ) -> tuple[pl.DataFrame | None, str]:
-    """Return a strategy's fires, or None and the reason if it asks for a column that it must not have.
+    """Return a strategy's fires and an empty text; None and the reason if it asks for a withheld column.
 
     The strategy runs as a clone in the state before its first call.
 

@@ -83,7 +83,7 @@ class _Identifiers(NamedTuple):
 def forbidden_capture(
     thing: object, tape: pl.DataFrame, markets: pl.DataFrame | None = None
 ) -> ForbiddenCapture | None:
-    """Return the first captured value that a strategy must not use, or None if there is no such value.
+    """Return the first captured value that a strategy must not use; None if all captured values are allowed.
 
     Args:
         thing: a function, or an object with a method `run`.
@@ -95,8 +95,7 @@ def forbidden_capture(
     >>> winners = set(markets.filter(pl.col("result") == "no")["ticker"])
     >>> forbidden_capture(lambda tape: kl.signals.rlm(tape).filter(pl.col("ticker").is_in(winners)), tape).reason
     'captures winners, which names 152 markets without a time and may contain later data; add a column of times, ...'
-    >>> forbidden_capture(lambda tape: kl.signals.rlm(tape), tape) is None
-    True
+    >>> forbidden_capture(lambda tape: kl.signals.rlm(tape), tape)
     """
     known = _identifiers(tape, markets)
     for capture in reachable(thing):
@@ -134,7 +133,7 @@ def _identifiers(tape: pl.DataFrame, markets: pl.DataFrame | None) -> _Identifie
 
 
 def _check(capture: Capture, known: _Identifiers) -> ForbiddenCapture | None:
-    """Return why a captured value must not be used, or None if it may."""
+    """Return the objection to a captured value; None if it is allowed."""
     name, value = capture
     if isinstance(value, DataReader):
         return ForbiddenCapture(
@@ -147,7 +146,8 @@ def _check(capture: Capture, known: _Identifiers) -> ForbiddenCapture | None:
     facts = [c for c in SETTLEMENT_FACTS if c in columns]
     if facts and named:
         return ForbiddenCapture(
-            f"captures {name} with {', '.join(facts)}, which is unknown while a market trades", named
+            f"captures {name} with the settlement facts {', '.join(facts)}, which are unknown while a market trades",
+            named,
         )
     if (
         len(named) > MAX_UNDATED_MARKETS
@@ -162,7 +162,7 @@ def _check(capture: Capture, known: _Identifiers) -> ForbiddenCapture | None:
 
 
 def _check_numbers(name: str, value: object, known: _Identifiers) -> ForbiddenCapture | None:
-    """Return why captured numbers must not be used, or None if they may."""
+    """Return the objection to captured numbers; None if they are allowed."""
     numbers = numbers_in(value)
     if numbers is None or len(numbers) < MIN_NUMBERS:
         return None

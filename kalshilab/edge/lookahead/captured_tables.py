@@ -39,7 +39,7 @@ _DAY: Final = timedelta(days=1)
 
 PandasTable: TypeAlias = "pd.DataFrame | pd.Series[Any] | pd.Index[Any]"
 Array: TypeAlias = npt.NDArray[Any]
-"""Elements of any dtype: captured arrays are whatever the user made."""
+"""Array of any dtype, because the user created it."""
 Table: TypeAlias = "pl.DataFrame | pl.LazyFrame | pl.Series | Array | PandasTable"
 
 

@@ -142,7 +142,7 @@ class FairProfit(msgspec.Struct, frozen=True):
 def fair_profit(
     audited: AuditedStrategy, worlds: FairWorlds, seeds: range, entry: EntryRule | None
 ) -> tuple[FairProfit | None, str]:
-    """Return the profit of a strategy in fair worlds, or None and the reason why it must not have its fires.
+    """Return the profit of a strategy in fair worlds; None and the reason if it asks for a withheld column.
 
     Args:
         audited: the strategy.

@@ -54,8 +54,7 @@ def withheld_column(error: Exception, markets: pl.DataFrame | None) -> str | Non
 
     >>> withheld_column(pl.exceptions.ColumnNotFoundError('"result" not found'), None)
     '"result" not found'
-    >>> withheld_column(pl.exceptions.ColumnNotFoundError('"reslut" not found'), None) is None
-    True
+    >>> withheld_column(pl.exceptions.ColumnNotFoundError('"reslut" not found'), markets=None)
     """
     if not isinstance(error, pl.exceptions.ColumnNotFoundError):
         return None

@@ -178,7 +178,7 @@ def _required_arguments(function: Callable[..., object]) -> int:
 
 
 def _declared_step(signal: CompiledSignal) -> object:
-    """Return the step function of a `@kalshilab.signal`, or None for a built-in signal."""
+    """Return the step function of a `@kalshilab.signal`; None for a built-in signal."""
     return getattr(getattr(signal, "declaration", None), "step", None)
 
 
