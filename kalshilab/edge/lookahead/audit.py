@@ -209,7 +209,8 @@ def future_scramble(
 ) -> Audit:
     """Check that fires up to T do not change when all prints after T are replaced by noise.
 
-    Times do not change. After T the tickers, takers and sizes are shuffled, and prices are drawn uniformly from 1 to 99 cents.
+    Times do not change. After T the tickers, takers and sizes are shuffled, and prices are drawn uniformly from 1 to 99
+    cents.
 
     Args:
         strategy: as for `prefix_invariance`.

@@ -91,7 +91,7 @@ def production(tape: pl.DataFrame) -> pl.DataFrame:
 
 
 def leak_and_edge(seed: int, markets: int) -> tuple[float, float, float]:
-    """Return the whole-life edge of rule D (T7), its edge as of the fire and that edge's standard error, where 3 cents are planted."""
+    """Return rule D's whole-life edge, its edge as of the fire and the latter's standard error, with 3 cents planted."""
     rule = S.Rlm(yes_threshold=0.70, min_trades=25, min_drop=5, max_price=65)
     tape, table = kl.synth.martingale(n_markets=markets, seed=seed, edge=3.0)
     whole = whole_life_edge(tape, table, 0.70, 25, 5)
