@@ -14,7 +14,7 @@ from typing import Final
 from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.canonical_json import canonical, hash_of
 from kalshilab.edge.entries.terms import EntryTerms, terms_of
-from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
+from kalshilab.edge.lookahead.strategy import AuditedStrategy, strategy_of
 from kalshilab.edge.prereg.append_log import JsonRecord
 from kalshilab.edge.prereg.registry import Hypothesis, Registry
 from kalshilab.errors import EdgeError, RegistryError
@@ -83,7 +83,7 @@ def judged_terms(terms: EntryTerms) -> EntryTerms:
 
 
 def specification(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     on: EntryTerms,
     grid: Mapping[str, Sequence[object]] | None,
 ) -> JsonRecord:
@@ -113,7 +113,7 @@ def specification(
 
 
 def registered(
-    registry: Registry | str | Path | None, strategy: Strategy, spec: JsonRecord
+    registry: Registry | str | Path | None, strategy: AuditedStrategy, spec: JsonRecord
 ) -> tuple[Registry, str, str]:
     """Return the registry, the hash of the hypothesis in it, and its family.
 

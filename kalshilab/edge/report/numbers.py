@@ -13,7 +13,7 @@ from kalshilab.edge.entries.censoring import Cohort
 from kalshilab.edge.entries.pnl import Role, sizes
 from kalshilab.edge.entries.rules import Left
 from kalshilab.edge.entries.terms import EntryTerms
-from kalshilab.edge.lookahead.strategy import Strategy
+from kalshilab.edge.lookahead.strategy import AuditedStrategy
 from kalshilab.edge.report.statistical_verdict import Judgement
 from kalshilab.edge.report.waterfall import waterfall
 from kalshilab.edge.robustness import perturbations, price_matching
@@ -101,7 +101,7 @@ def sized_stake(entries: pl.DataFrame, found: Inference, seed: int) -> dict[str,
 
 
 def frames_of(
-    strategy: Strategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[perturbations.Cell], tape: Tape,
+    strategy: AuditedStrategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[perturbations.Cell], tape: Tape,
     markets: pl.DataFrame, claim: float | None, judged: Judgement, seed: int,
 ) -> dict[str, pl.DataFrame]:  # fmt: skip
     others = entries.head(0) if pool is None else pool
@@ -194,7 +194,7 @@ def numbers_of(
 
 
 def header_of(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     claim: float | None,
     verdict: str,
     numbers: Mapping[str, Any],

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.lookahead.strategy import Strategy
+from kalshilab.edge.lookahead.strategy import AuditedStrategy
 from kalshilab.edge.lookahead.whole_life import whole_life_edge
 from kalshilab.edge.report.claims import WATERFALL_SCHEMA
 from kalshilab.edge.schema import Interval, settled
@@ -71,7 +71,7 @@ def _flagged(rows: list[dict[str, Any]]) -> None:
 
 
 def waterfall(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     entries: pl.DataFrame,
     tape: Tape,
     markets: pl.DataFrame,
