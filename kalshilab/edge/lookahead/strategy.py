@@ -32,6 +32,23 @@ if not TYPE_CHECKING:
 
 __all__ = ["FIRES", "AuditedStrategy", "strategy_of"]
 
+BUILTIN_CODE: Final = {
+    f"kalshilab.signals.{name}": code
+    for name, code in {
+        "builtin.bursts.Burst": "a1cc8b5b197b9eb408a3ebe9295a9c8853f68af8666ad6e5f48cc65e6454d8e7",
+        "builtin.bursts.Steam": "8bad9a2a55315d2b535035554e001563938e6d873a9a62023ca9bce930d404a6",
+        "builtin.conviction.BuyBack": "c2461eb7a31cb5c1c190626f744f93dee7dbb7346cee0b6cfaa56601534a8b60",
+        "builtin.conviction.ConvictionRatio": "99d6bfd34dc43457e79487d10c0590d07b766b3f40be67cff88bac134d3f0165",
+        "builtin.conviction.DollarDirection": "90e9fbd8f8df483ade17dae2f823c41b7488bde1d39db28bd1a92fa4136d331d",
+        "builtin.leverage.LowLeverageVariance": "aef1694738aa94d947c37b211e62778ebfcbcfefac15ce954733ce1130393516",
+        "builtin.price_band.PriceBand": "8a59ec17bf5c656b64d7d6ca6a7906fe048d5668a0a98fe82cf37ccca89d6818",
+        "builtin.rlm.Rlm": "06d4dbd931c9589594a3c85d7e4cc1e92d8fe3d685bf0087343232e83e310744",
+        "builtin.whales.WhaleFade": "f8ed69888595189adcf537b16320d79d1bd0808480af746f66d2b472c947a46c",
+        "builtin.whales.WhaleFollow": "f3cf7985635c2d6e2994ecd794ef8197d3e0fd7072daef57887b0f55e2d6c43a",
+        "policy.RlModel": "a9f004f5e8134ee0d3f79285ac7a8eb131c1209fac79dd4588a35a08ca5a3406",
+    }.items()
+}
+"""SHA-256 of the built-in signals' source in version 0.1, by class. Replace an entry when a signal's rule changes."""
 FIRES: Final[dict[str, PolarsDataType]] = {
     "row": pl.UInt64,
     "ts": TIME,
@@ -188,7 +205,13 @@ def _signal_hash(signal: CompiledSignal) -> str:
 
 
 def _source_hash(thing: object) -> str:
-    """Return the SHA-256 of a source text, or of the bytecode where the text is not available."""
+    """Return the SHA-256 of a source text, or of the bytecode where the text is not available.
+
+    A built-in signal has a fixed hash: its text may change in words, and registered hypotheses must keep theirs.
+    """
+    fixed = BUILTIN_CODE.get(f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}")
+    if fixed is not None:
+        return fixed
     try:
         text = inspect.getsource(thing)  # type: ignore[arg-type]
     except (OSError, TypeError):

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import kalshilab as kl
-from kalshilab.edge.lookahead.strategy import FIRES, AuditedStrategy, strategy_of
+from kalshilab.edge.lookahead.strategy import BUILTIN_CODE, FIRES, AuditedStrategy, strategy_of
 from kalshilab.errors import EdgeError
 from kalshilab.tape.lake.lake import Lake
 from kalshilab.tape.tape import FrameTape
@@ -103,3 +103,22 @@ def test_names_of_version_0_1_still_work_and_warn(module: str, old: str) -> None
     home = importlib.import_module(f"kalshilab.edge.lookahead.{module}")
     with pytest.warns(DeprecationWarning, match=f"{module}.{old} is now"):
         assert getattr(home, old) is not None
+
+
+def test_every_built_in_signal_has_a_fixed_code_hash() -> None:
+    """Registered hypotheses keep their hash when the words of a built-in signal change."""
+    public = [getattr(kl.signals, name) for name in kl.signals.__all__]
+    built_in = {
+        f"{c.__module__}.{c.__qualname__}"
+        for c in public
+        if isinstance(c, type) and hasattr(c, "run") and isinstance(getattr(c, "name", None), str)
+    }
+    assert built_in == BUILTIN_CODE.keys()
+    assert strategy_of(kl.signals.Rlm()).code.startswith("06d4dbd9")
+
+
+def test_a_subclass_of_a_built_in_signal_has_a_code_hash_of_its_text() -> None:
+    class Own(kl.signals.Rlm):
+        """A rule that differs in its text."""
+
+    assert strategy_of(Own()).code != strategy_of(kl.signals.Rlm()).code
