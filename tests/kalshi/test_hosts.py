@@ -140,7 +140,7 @@ def settings(url: str, key: str, **more: object) -> Settings:
     return Settings(env={}, env_file=None, venue="demo", rest_url=url, key_id="k", private_key=key, **more)
 
 
-def test_the_list_of_spellings_is_long_enough() -> None:
+def test_at_least_a_hundred_distinct_addresses_are_refused() -> None:
     assert len(set(REFUSED)) == len(REFUSED) >= 100
 
 
