@@ -262,7 +262,7 @@ def test_each_venue_has_its_default_addresses() -> None:
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Answers every request with one response and records it."""
+    """A transport that answers every request with one response and records it."""
 
     def __init__(self, status: int = 200, location: str = "", body: bytes = b"{}") -> None:
         self.seen: list[httpx.Request] = []
