@@ -80,7 +80,7 @@ def test_each_fill_model_fills_a_queued_order_by_its_rule() -> None:
     assert got(maker.rest(orders_of((0, "yes", 58)), some, book_log().frame(), **AT_ONCE)) == [0, 1, 1, 2]
 
 
-def test_cancellations_advance_the_order_pro_rata_only_in_that_model() -> None:
+def test_cancellations_move_the_order_up_only_in_the_pro_rata_model() -> None:
     log = book_log(size=600)
     # Three contracts trade, and two of the other three are cancelled: behind us in "queue", ahead of us in "pro_rata".
     log.change(at(1), T, "yes", 5800, -300)
@@ -322,7 +322,8 @@ def edges_of(seed: int, n: int = 6_000) -> tuple[dict[str, Any], pl.DataFrame, p
 
 def test_t17_the_queue_model_finds_a_zero_edge_where_touch_finds_a_false_one() -> None:
     worlds = [edges_of(seed) for seed in range(5)]
-    # The true edge is zero: "queue" contains it, "through" never exceeds it, and "touch" always does.
+    # The true edge is zero.  The interval of "queue" contains it, that of "through" is never above it, and that of
+    # "touch" always is.
     assert sum(found["queue"].lower < 0 < found["queue"].upper for found, *_ in worlds) >= 3
     assert all(found["through"].lower <= 0 for found, *_ in worlds)
     assert all(found["touch"].lower > 0 for found, *_ in worlds)
