@@ -131,7 +131,7 @@ def count(events: list[Any], kind: type) -> int:
 
 
 @pytest.mark.parametrize("name", AT_FRAMES)
-async def test_the_feed_recovers_from(name: str) -> None:
+async def test_the_feed_recovers_from_each_fault(name: str) -> None:
     faults = Faults(schedule=[Fault(0, name), Fault(1_000_000, name), Fault(2_000_000, name)])
     async with (
         faulty_venue(faults) as (_, steps, settings),

@@ -53,12 +53,12 @@ def run(seed: int, bundle: int, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_same_bytes_however_the_steps_are_bundled(seed: int) -> None:
+def test_the_bytes_do_not_depend_on_how_steps_are_bundled(seed: int) -> None:
     once = run(seed, 1000)
     assert len(once) > 100_000
     assert run(seed, 1000) == once
     assert run(seed, 7) == once
 
 
-def test_other_calls_give_other_bytes() -> None:
+def test_different_calls_give_different_bytes() -> None:
     assert run(0, 1000) != run(1, 1000)

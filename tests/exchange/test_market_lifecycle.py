@@ -52,7 +52,7 @@ def status(day: Day, ticker: str) -> str:
     return str(body["market"]["status"])
 
 
-def test_every_transition_and_its_messages(day: Day) -> None:
+def test_each_transition_sets_the_status_and_sends_its_messages(day: Day) -> None:
     ticker, life = busy(day), day.ex.life
     life.pause(ticker)
     assert status(day, ticker) == "inactive"

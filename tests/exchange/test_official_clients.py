@@ -68,7 +68,7 @@ def order(market: Any, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-async def test_public_reads(name: str) -> None:
+async def test_official_clients_read_public_data(name: str) -> None:
     async with day(name, "--warm-up", "36") as client:
         assert (await done(client.get_exchange_status())).trading_active
         assert (await done(client.get_exchange_schedule())).schedule
@@ -97,7 +97,7 @@ async def test_public_reads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-async def test_orders_and_groups(name: str) -> None:
+async def test_official_clients_manage_orders_and_groups(name: str) -> None:
     errors = pytest.importorskip(name).exceptions
     async with day(name, "--warm-up", "36") as client:
         market = await busy_market(client)
@@ -146,7 +146,7 @@ async def test_orders_and_groups(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-async def test_a_fill_and_a_settlement(name: str) -> None:
+async def test_official_clients_receive_a_fill_and_a_settlement(name: str) -> None:
     async with day(name, "--speed", "4000", "--warm-up", "36") as client:
         market = await busy_market(client)
         made = await done(

@@ -1,4 +1,4 @@
-"""Keywords and names of before version 0.2 still work, with a `DeprecationWarning`."""
+"""Keywords and names used before version 0.2 still work, with a `DeprecationWarning`."""
 
 from __future__ import annotations
 

@@ -58,13 +58,13 @@ def open_market(client: Any) -> Any:
     return next(m for m in markets if float(m.yes_bid_dollars) > 0.10 and float(m.yes_ask_dollars) < 0.90)
 
 
-def test_lists_markets_and_reads_a_book(client: Any) -> None:
+def test_pykalshi_lists_markets_and_reads_a_book(client: Any) -> None:
     market = open_market(client)
     book = market.get_orderbook()
     assert float(book.best_yes_bid) == pytest.approx(float(market.yes_bid_dollars))
 
 
-def test_places_and_cancels_an_order(client: Any) -> None:
+def test_pykalshi_places_and_cancels_an_order(client: Any) -> None:
     market = open_market(client)
     before = client.portfolio.get_balance().balance
     order = client.portfolio.place_order(
@@ -77,7 +77,7 @@ def test_places_and_cancels_an_order(client: Any) -> None:
     assert client.portfolio.get_balance().balance == before
 
 
-def test_removed_paths_are_gone(client: Any) -> None:
+def test_a_removed_path_is_answered_410(client: Any) -> None:
     with pytest.raises(pykalshi.KalshiAPIError) as caught:
         client.post(
             "/portfolio/orders", {"ticker": "X", "action": "buy", "side": "yes", "count": 1, "yes_price": 50}
@@ -95,7 +95,7 @@ def until(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
     return value
 
 
-def test_public_reads(client: Any) -> None:
+def test_pykalshi_reads_public_data(client: Any) -> None:
     assert client.exchange.is_trading()
     assert client.exchange.get_schedule()
     client.exchange.get_user_data_timestamp()
@@ -113,7 +113,7 @@ def test_public_reads(client: Any) -> None:
     assert client.history.get_cutoff()
 
 
-def test_amend_decrease_queue_and_batches(client: Any) -> None:
+def test_pykalshi_amends_and_decreases_orders_and_sends_batches(client: Any) -> None:
     market = open_market(client)
     order = client.portfolio.place_order(
         market.ticker, pykalshi.Action.BUY, pykalshi.Side.YES, count_fp="5.00", yes_price_dollars="0.0100"
@@ -137,7 +137,7 @@ def test_amend_decrease_queue_and_batches(client: Any) -> None:
     assert not client.portfolio.get_orders(status=pykalshi.OrderStatus.RESTING)
 
 
-def test_an_order_group(client: Any) -> None:
+def test_pykalshi_manages_an_order_group(client: Any) -> None:
     group = client.portfolio.create_order_group("10.00")
     name = group.order_group_id if hasattr(group, "order_group_id") else group.id
     client.portfolio.place_order(
@@ -153,7 +153,7 @@ def test_an_order_group(client: Any) -> None:
     assert client.portfolio.get_order_groups()
 
 
-def test_a_stream_a_fill_and_a_settlement() -> None:
+def test_pykalshi_streams_a_fill_and_receives_a_settlement() -> None:
     with exchange("--speed", "4000", "--warm-up", "36") as (client, venue):
         feed = client.feed()
         feed._ws_url = venue["ws"]

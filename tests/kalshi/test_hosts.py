@@ -140,7 +140,7 @@ def settings(url: str, key: str, **more: object) -> Settings:
     return Settings(env={}, env_file=None, venue="demo", rest_url=url, key_id="k", private_key=key, **more)
 
 
-def test_the_list_of_spellings_is_long_enough() -> None:
+def test_at_least_a_hundred_distinct_addresses_are_refused() -> None:
     assert len(set(REFUSED)) == len(REFUSED) >= 100
 
 
@@ -262,7 +262,7 @@ def test_each_venue_has_its_default_addresses() -> None:
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Answers every request with one response and records it."""
+    """A transport that answers every request with one response and records it."""
 
     def __init__(self, status: int = 200, location: str = "", body: bytes = b"{}") -> None:
         self.seen: list[httpx.Request] = []

@@ -45,7 +45,7 @@ def test_the_path_pattern_matches_paths_and_nothing_else() -> None:
         assert not PATH.search(text), text
 
 
-def test_the_first_notebooks_exist() -> None:
+def test_the_start_and_the_live_notebook_exist() -> None:
     assert {"00_start_here.ipynb", "live_paper.ipynb"} <= {p.name for p in NOTEBOOKS}
 
 
@@ -93,7 +93,9 @@ class TestEveryNotebook:
 
 
 @pytest.mark.parametrize("name", ["00_start_here", "paper_and_verdict"])
-def test_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs_from_top_to_bottom_without_an_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import papermill
 
     monkeypatch.chdir(tmp_path)
@@ -129,7 +131,7 @@ def test_papermill_reads_the_live_parameters() -> None:
     assert all(p["help"] and p["inferred_type_name"] != "None" for p in parameters.values())
 
 
-def test_live_awaits_in_one_cell_and_raises_the_failure_of_the_run_last() -> None:
+def test_the_live_notebook_awaits_in_one_cell_and_raises_a_failure_of_the_run_last() -> None:
     cells = code_cells(FOLDER / "live_paper.ipynb")
     assert (FOLDER / "live_paper.ipynb").stat().st_size < 30_000
     awaiting = [c for c in cells if re.search(r"\bawait\b|\basync with\b", source(c))]

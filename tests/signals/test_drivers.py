@@ -81,7 +81,7 @@ def swept(seed: int) -> list[Print]:
     return rows
 
 
-def test_t14_a_thousand_tapes_stream_as_they_scan() -> None:
+def test_t14_live_fires_on_a_thousand_tapes_equal_those_of_run() -> None:
     fired = tied = 0
     for seed in range(1_000):
         tape, signal = tape_of(swept(seed)), fresh(MADE[seed % len(MADE)])
@@ -119,7 +119,7 @@ def _with_rows(parts: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, in
 @every_signal
 @settings(max_examples=25)
 @given(rows=prints(), cuts=cut_lists, kinds=st.lists(st.integers(0, 2), min_size=7, max_size=7))
-def test_live_drivers_may_take_turns(
+def test_alternating_live_drivers_produce_the_fires_of_run(
     signal: Any, rows: list[Print], cuts: list[int], kinds: list[int]
 ) -> None:
     tape = tape_of(rows)
@@ -169,7 +169,7 @@ def test_later_rows_never_change_earlier_fires(
 
 
 @every_signal
-def test_a_pickled_signal_leaves_its_live_state_behind(signal: Any) -> None:
+def test_a_pickled_signal_has_no_live_state(signal: Any) -> None:
     tape = kl.sample()[0].head(4_000)
     used = fresh(signal)
     used.feed(tape.head(2_000))
@@ -182,7 +182,7 @@ def test_a_pickled_signal_leaves_its_live_state_behind(signal: Any) -> None:
 
 
 @every_signal
-def test_a_reset_market_starts_anew(signal: Any) -> None:
+def test_a_reset_market_has_no_state_and_fires_again(signal: Any) -> None:
     tape = kl.sample()[0].head(3_000)
     s = fresh(signal)
     before = s.feed(tape).drop("row")

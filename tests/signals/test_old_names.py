@@ -1,4 +1,4 @@
-"""Class names of before version 0.2 still work, with a `DeprecationWarning`."""
+"""Class names used before version 0.2 still work, with a `DeprecationWarning`."""
 
 from __future__ import annotations
 

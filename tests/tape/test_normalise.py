@@ -235,7 +235,7 @@ def test_an_empty_table_becomes_an_empty_tape() -> None:
     assert to_tape(frame).schema == TAPE_SCHEMA
 
 
-def test_other_types_than_tables_are_refused() -> None:
+def test_types_other_than_tables_are_refused() -> None:
     for value in ("text", 5, {"ticker": ["A"]}, [1, 2]):
         with pytest.raises(TapeError, match=f"data must be .*, got {type(value).__name__}"):
             to_tape(value)

@@ -51,7 +51,7 @@ def test_merging_equals_a_plain_loop(rows: list[tuple[int, str, int, int, str]])
     assert merge_sweeps(merged).equals(merged)
 
 
-def test_other_frames_than_tapes_are_refused() -> None:
+def test_frames_other_than_tapes_are_refused() -> None:
     with pytest.raises(TapeError):
         merge_sweeps(pl.DataFrame({"ts": [1]}))
 

@@ -70,7 +70,7 @@ class ByHand:
 
 
 class ByHandFire(kl.signals.Fire, frozen=True):
-    """A fire with own fields of several types."""
+    """A fire with additional fields of several types."""
 
     share: Any
     count: Any

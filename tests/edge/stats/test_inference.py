@@ -100,7 +100,7 @@ def test_t8_naive_tests_reject_too_often_on_ladders() -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", FAIR)
-def test_t8_sizes_of_all_methods(name: str) -> None:
+def test_t8_the_sizes_of_all_methods_are_as_documented(name: str) -> None:
     rate = sizes(name, 400, 399)
     print(f"\nT8 {name}: " + ", ".join(f"{method} {r:.3f}" for method, r in rate.items()))
     assert rate["reported"] <= 0.075

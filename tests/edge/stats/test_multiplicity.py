@@ -36,7 +36,7 @@ P_VALUES = hnp.arrays(float, st.integers(1, 40), elements=st.floats(0, 1))
 # ---------------------------------------------------------------- expected maxima
 
 
-def test_t12_expected_maximum_of_rules_without_an_edge() -> None:
+def test_t12_the_expected_maximum_of_rules_without_an_edge_has_its_reference_values() -> None:
     assert round(expected_max(117), 2) == 2.59
     assert round(expected_max(4212), 2) == 3.64
     assert expected_max(1) == 0.0
@@ -51,7 +51,7 @@ def test_expected_max_is_near_the_mean_of_simulated_maxima(m: int) -> None:
     assert expected_max(m) == pytest.approx(maxima.mean(), abs=0.06)
 
 
-def test_enough_resamples_to_reject() -> None:
+def test_the_fewest_resamples_are_just_enough_to_reject() -> None:
     assert bonferroni_b(1) == 1999 and bonferroni_b(117) == 46_800 and bonferroni_b(117, 0.1) == 23_400
     assert fewest_b(117) == 2339 and fewest_b(1) == 19
     for m in (1, 2, 36, 117, 4212):

@@ -24,7 +24,7 @@ EVENTS = (200, 500, 1_000, 2_000, 5_000, 10_000)
         (0.90, ("5.3", "3.3", "2.4", "1.7", "1.1", ".75")),
     ],
 )
-def test_t12_minimum_detectable_edges(cost: float, row: tuple[str, ...]) -> None:
+def test_t12_minimum_detectable_edges_equal_the_reference_table(cost: float, row: tuple[str, ...]) -> None:
     for n, written in zip(EVENTS, row, strict=True):
         digits = len(written.split(".")[1])
         assert round(power.mde(cost, n), digits) == float(written)

@@ -230,7 +230,7 @@ async def test_fills_are_delayed_on_the_socket_but_not_over_rest() -> None:
 # On loopback: requests
 
 
-async def test_an_answer_lost_before_the_order_arrived() -> None:
+async def test_an_order_with_answer_lost_before_does_not_arrive() -> None:
     async with venue(once("answer_lost_before")) as (client, _):
         with pytest.raises(httpx.RemoteProtocolError):
             await client.order("c1")
@@ -238,7 +238,7 @@ async def test_an_answer_lost_before_the_order_arrived() -> None:
         assert (await client.order("c1")).status_code == 201
 
 
-async def test_an_answer_lost_after_the_order_was_accepted() -> None:
+async def test_an_order_with_answer_lost_after_is_accepted_once() -> None:
     async with venue(once("answer_lost_after")) as (client, _):
         with pytest.raises(httpx.RemoteProtocolError):
             await client.order("c1")
@@ -248,7 +248,7 @@ async def test_an_answer_lost_after_the_order_was_accepted() -> None:
 
 
 @pytest.mark.parametrize(("name", "there"), [("error_5xx_before", []), ("error_5xx_after", ["c1"])])
-async def test_a_503_with_and_without_effect(name: str, there: list[str]) -> None:
+async def test_a_503_is_answered_with_and_without_accepting_the_order(name: str, there: list[str]) -> None:
     async with venue(once(name)) as (client, _):
         assert (await client.call("GET", "/portfolio/balance")).status_code == 200, "reads are not affected"
         refused = await client.order("c1")

@@ -30,7 +30,7 @@ def frame(n: int, sid: int = 1, kind: str = "trade") -> bytes:
 
 
 def passed(name: str, n: int = 6) -> list[bytes | FrameEvent]:
-    """Return what becomes of `n` frames while this fault strikes once."""
+    """Return the frames delivered after `n` frames were sent while this fault struck once."""
     faults = once(name)
     faults.attach(opened())
     return FrameFaults(faults, 0).frames([frame(i) for i in range(1, n + 1)], 0)

@@ -228,7 +228,7 @@ def stripped(value: Any, named: tuple[str, ...]) -> Any:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_accepted_request(name: str) -> None:
+def test_each_accepted_request_has_its_status_and_body(name: str) -> None:
     row = ROWS[name]
     bench = Bench()
     status, answer = row.call(bench)

@@ -146,7 +146,9 @@ def test_the_boundary_decides_when_a_group_triggers(boundary: Any, fills: int) -
     st.lists(st.tuples(st.integers(0, 20 * SECOND), st.integers(1, 5_000)), max_size=40),
     st.integers(1, 20_000),
 )
-def test_the_window_equals_its_definition(steps: list[tuple[int, int]], limit: int) -> None:
+def test_a_group_triggers_when_the_fills_of_its_window_reach_the_limit(
+    steps: list[tuple[int, int]], limit: int
+) -> None:
     groups = OrderGroups(lambda _: None)
     group = groups.create("g", limit, 0)
     fills: list[tuple[int, int]] = []

@@ -92,7 +92,7 @@ def test_a_fill_or_kill_that_would_self_trade_is_immediate_or_cancel(
     assert (status, answer["fill_count"], answer["remaining_count"]) == (201, filled, "0.00")
 
 
-def test_a_fill_or_kill_filled_before_our_order_stays_one(bench: Bench) -> None:
+def test_a_fill_or_kill_that_fills_before_reaching_our_order_is_filled_completely(bench: Bench) -> None:
     bench.made(side="ask", price="0.4500", count="1.00")
     _, answer = bench.make(price="0.4500", count="4.00", time_in_force="fill_or_kill")
     assert (answer["fill_count"], bench.one(answer["order_id"])["status"]) == ("4.00", "executed")

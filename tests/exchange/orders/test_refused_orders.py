@@ -299,7 +299,7 @@ ROWS: dict[str, Row] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_row_of_the_table_of_errors(name: str) -> None:
+def test_each_refused_request_has_its_status_code_and_details(name: str) -> None:
     row = ROWS[name]
     bench = Bench(balance_money_units=dollars(10_000))
     status, answer = row.call(bench)
@@ -401,7 +401,7 @@ def test_cancels_are_accepted_while_trading_is_paused() -> None:
     assert bench.one(other)["status"] == "canceled"
 
 
-def test_a_batch_response_has_one_item_an_order_in_order() -> None:
+def test_a_batch_response_lists_one_item_per_order_in_order() -> None:
     bench = Bench()
     good = {
         "ticker": bench.ticker, "side": "bid", "count": "4.00", "price": "0.4400",

@@ -48,7 +48,7 @@ def test_the_walk_covers_most_of_the_contract(contract: Any) -> None:
 
 
 class Walker:
-    """Builds requests: mostly known names and values within the schema, and sometimes invalid ones."""
+    """A generator of requests: mostly known names and values within the schema, and sometimes invalid ones."""
 
     def __init__(self, day: Day, document: dict[str, Any], seed: int) -> None:
         self.day, self.document, self.random = day, document, random.Random(seed)

@@ -54,7 +54,7 @@ def kinds(frames: list[Any]) -> list[str]:
     return [json.loads(frame)["type"] for frame in frames]
 
 
-def test_a_client_gets_its_frames_and_is_forgotten_when_it_closes() -> None:
+def test_a_client_receives_its_frames_and_is_removed_when_it_closes() -> None:
     gateway = make_gateway(opened(), {"k": PUBLIC})
     notified: list[int] = []
     stream = ClientStream(gateway, lambda: notified.append(stream.waiting))
@@ -78,7 +78,7 @@ def test_a_handshake_needs_the_right_path_and_a_signature() -> None:
         assert refusal is not None and refusal.status == status and b"error" in refusal.body
 
 
-def test_connections_die_by_faults_after_the_order_was_accepted() -> None:
+def test_faults_drop_connections_after_the_order_was_accepted() -> None:
     faults = Faults(schedule=[Fault(0, "answer_lost_after"), Fault(0, "disconnect")])
     gateway = make_gateway(opened(), {"k": PUBLIC}, faults=faults)
     assert order(gateway, "c1") == [None]

@@ -52,7 +52,7 @@ def test_a_print_fills_through_then_at_the_price_behind_the_queue() -> None:
     assert b.printed(4_500, 5, "yes") == [], "a print below our price"
 
 
-def test_later_background_queues_behind() -> None:
+def test_background_size_added_later_queues_behind_our_order() -> None:
     mine = order("bid", 4_400, 10)
     b = book({4_400: 20}, {4_600: 5}, mine)
     b.requote({4_400: 500}, {4_600: 5})

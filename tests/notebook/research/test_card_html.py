@@ -93,7 +93,7 @@ def read(html: str) -> Reader:
     return reader
 
 
-def test_the_thirteen_lines_stand_in_order_with_their_marks() -> None:
+def test_the_thirteen_lines_are_in_order_with_their_marks() -> None:
     rows = [row for row in read(card_html(shown())).rows if row and row[0].isdigit()]
     assert [row[0] for row in rows] == [str(k) for k in range(1, 14)]
     assert [row[2] for row in rows] == ["✓", "✗", "✓", "✓", "✗", *"––––––––"]

@@ -225,7 +225,7 @@ def test_vectorised_live_and_reference_agree(
     assert getattr(signals, signal.name)(tape, **parameters).equals(fires)
 
 
-def test_additional_columns_of_each_family() -> None:
+def test_additional_columns_of_each_family_equal_manual_values() -> None:
     tape = tape_of(
         [
             (1, "A-B-1", 8_000, 100, "yes"),

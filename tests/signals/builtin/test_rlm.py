@@ -86,7 +86,7 @@ def test_vectorised_live_and_reference_agree(rows: list[Print], chosen: dict[str
 
 @settings(max_examples=100)
 @given(prints(120), parameters)
-def test_run_does_not_touch_live_state(rows: list[Print], chosen: dict[str, Any]) -> None:
+def test_run_does_not_change_live_state(rows: list[Print], chosen: dict[str, Any]) -> None:
     tape = tape_of(rows)
     disturbed, quiet = Rlm(**chosen), Rlm(**chosen)
     half = tape.height // 2
@@ -137,7 +137,7 @@ def test_after_a_fire_the_next_print_is_the_anchor() -> None:
     assert rlm(tape, min_trades=2, min_drop=5).height == 1
 
 
-def test_fires_come_as_the_kind_of_frame_of_the_tape() -> None:
+def test_fires_have_the_frame_type_of_the_tape() -> None:
     tape = tape_of([(1, "A-B-1", p, 100, "yes") for p in (5000, 4500)])
     fires = rlm(tape, min_trades=2)
     assert isinstance(rlm(tape.lazy(), min_trades=2), pl.LazyFrame)

@@ -15,7 +15,7 @@ from kalshilab.tape.schema import with_codes
 from kalshilab.trade.session.session import PaperSession
 
 
-async def test_without_a_closing_limit_markets_of_another_time_are_followed(
+async def test_without_a_closing_limit_markets_past_their_close_are_followed(
     settings: Settings,
 ) -> None:
     """By this machine's clock, every market of the sample has closed."""

@@ -194,7 +194,7 @@ async def test_without_a_policy_the_session_holds_and_reports_the_reason(
     assert start["why"] == shot.note
 
 
-async def test_own_columns_of_every_type_are_kept(
+async def test_columns_of_custom_signals_keep_their_types(
     settings: Settings, few: tuple[pl.DataFrame, dict[str, str]]
 ) -> None:
     import ideas
