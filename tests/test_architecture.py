@@ -159,11 +159,11 @@ def room(module: str) -> str:
 PACKAGED = [m for m in FILES if m != "kalshilab.__init__"]
 
 
-def test_the_rooms_are_the_ones_listed() -> None:
+def test_every_package_is_in_the_import_table() -> None:
     assert {room(m) for m in PACKAGED} == ROOMS.keys()
 
 
-def test_the_list_of_rooms_reads_upwards() -> None:
+def test_packages_are_listed_after_those_they_import() -> None:
     seen: set[str] = set()
     for name, below in ROOMS.items():
         assert below <= seen, f"{name} is listed before {sorted(below - seen)}"
@@ -186,14 +186,14 @@ def test_imports_point_down(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [m for m in PACKAGED if part(m) == "exchange"])
-def test_the_exchange_knows_of_the_client_only_wire_and_keys(module: str) -> None:
+def test_the_exchange_imports_only_wire_and_auth_of_the_client(module: str) -> None:
     for found in imports(module):
         if found.module.startswith("kalshilab.kalshi"):
             assert found.module.startswith(("kalshilab.kalshi.wire", "kalshilab.kalshi.auth")), found
 
 
 @pytest.mark.parametrize("module", PACKAGED)
-def test_outside_packages_have_one_home(module: str) -> None:
+def test_third_party_packages_are_imported_only_in_their_listed_modules(module: str) -> None:
     for found in imports(module):
         homes = OUTSIDE.get(found.module.split(".")[0])
         if homes is not None:
@@ -247,7 +247,7 @@ def test_a_file_is_at_most_five_hundred_lines(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_a_module_says_what_it_is_and_holds_no_print(module: str) -> None:
+def test_a_module_has_a_docstring_and_no_print(module: str) -> None:
     tree = TREES[module]
     assert ast.get_docstring(tree)
     calls = [
@@ -322,7 +322,7 @@ def test_a_number_with_a_unit_names_it(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_nothing_is_swallowed(module: str) -> None:
+def test_no_exception_is_silently_ignored(module: str) -> None:
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"{module}, line {node.lineno}: bare except"
@@ -364,7 +364,7 @@ def test_a_name_the_design_fixes_is_public(name: str) -> None:
 
 
 @pytest.mark.parametrize("module", PACKAGED)
-def test_all_lists_what_is_there(module: str) -> None:
+def test_every_name_in_all_is_defined(module: str) -> None:
     tree = TREES[module]
     listed = [
         ast.literal_eval(n.value)
@@ -428,7 +428,7 @@ def test_research_has_no_network() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_no_module_needs_itself() -> None:
+def test_imports_have_no_cycle() -> None:
     """Imports go one way within a part too, those in functions included."""
     graph = {
         module: {

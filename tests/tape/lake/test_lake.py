@@ -336,7 +336,7 @@ def test_a_second_process_is_refused_until_the_writing_one_ends(lake: Lake) -> N
         assert plain(lake.lazy()).equals(plain(TAPE)), "reading needs no lock"
         other.stdin.write("\n")
         other.stdin.flush()
-        other.wait(20)
+        other.wait(120)
     assert lake.append(TAPE).added == 0
 
 
