@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import textwrap
 from dataclasses import Field, fields
-from typing import TYPE_CHECKING, Any, get_type_hints
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 __all__ = ["document"]
+
+
+class DataclassInstance(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 def document(cls: type[DataclassInstance]) -> None:

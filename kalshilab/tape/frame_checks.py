@@ -47,7 +47,7 @@ def checked_frame(data: FrameLike, columns: Sequence[str]) -> pl.DataFrame:
 def checked_columns(data: FrameLike, columns: Sequence[str]) -> pl.DataFrame:
     """Check and return `ts`, `ticker`, `price`, `market` and the columns given.
 
-    Only these columns of a lazy frame are computed. Market codes are assigned where there are none.
+    Only these columns of a lazy frame are computed. Market codes are assigned where they are missing.
 
     Raises:
         TapeError: `data` is not a frame; a column is missing, of another type, or has nulls; a price or size is out of

@@ -2,7 +2,7 @@
 
 A market "by date X" settles YES early and NO late. A sample of *settled* markets therefore leans to YES, and more so
 near the end of the data: in a fair world with a constant hazard, by about 10 cents for the last two months. So fires
-are selected by their own time, never by that of settlement: only fires old enough that every market of their age has
+are selected by the time of the fire, never by that of settlement: only fires old enough that every market of their age has
 settled are kept. Kaplan & Meier (1958) weight censored observations; here they are left out and counted.
 """
 

@@ -19,7 +19,7 @@ and "touch" ignores it. A maker's edge is real only if it holds in "through".
 **Timing.** An order is live `latency_s` after it was sent. It joins the queue behind the size displayed then, inclusive
 of changes at that instant, and later prints can fill it until it is cancelled. Cancelling takes another
 `cancel_latency_s`: traders who watch the event fill an order still resting when the event begins. An order is rejected if it
-would take (post only), if no book was recorded, or while an earlier order of ours rests on its side of the market,
+would take (post only), if no book was recorded, or while our earlier order rests on its side of the market,
 filled or not. Prints at one instant count before book changes at that instant.
 
 **Markouts**: the mid of our side some time after the fill, less our price; for unfilled quotes, after they went live.

@@ -76,7 +76,7 @@ def rested_in(
     edges: Ints, ts: Ints, kind: Ints, side: Ints, price: Ints, size: Ints, lines: Ints, order: Ints, live: Ints, stop: Ints,
     own_side: Ints, own_price: Ints, want: int, posted: Flags, ahead: Floats, filled: Ints, first: Ints,
 ) -> None:  # fmt: skip
-    """Process the markets' events one by one, with at most one order of ours per side."""
+    """Process the markets' events one by one, with at most one simulated order per side."""
     shown, unseen = np.zeros((2, PRICE + 1), np.int64), np.zeros((2, PRICE + 1), np.int64)
     for g in range(len(edges) - 1):
         shown[:], unseen[:] = 0, 0

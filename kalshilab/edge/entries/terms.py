@@ -27,7 +27,7 @@ _HALF_DOLLAR: Final = 50
 
 
 class EntryTerms(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """How fires are turned into entries; `enter` and `validate` accept one, or its fields as keywords.
+    """Terms on which fires become entries; `enter` and `validate` accept one, or its fields as keywords.
 
     >>> EntryTerms(latency_s=5).window_s
     1800.0
@@ -41,7 +41,7 @@ class EntryTerms(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """
 
     rule: Rule = "next_print"
-    """How a price is found; `kalshilab.edge.entries.rules` describes the rules."""
+    """Entry rule, which sets the price; `kalshilab.edge.entries.rules` describes the rules."""
     latency_s: float = 2.0
     """Seconds from a fire until an order can trade, exclusive: a print at exactly that time cannot fill it."""
     window_s: float = 1800.0
