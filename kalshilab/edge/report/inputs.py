@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import polars as pl
 
 from kalshilab.edge.lookahead.audit import EXCERPT
-from kalshilab.edge.report.confirmation import data_of, sketch_of
+from kalshilab.edge.report.confirmation import DataIdentity, data_of, sketch_of
 from kalshilab.edge.report.data_quality import History, first_prints, history_of
 from kalshilab.errors import EdgeError
 from kalshilab.tape.lake.lake import Lake
@@ -30,7 +30,7 @@ class Inputs(msgspec.Struct, frozen=True, eq=False):
     """The markets table (`kalshilab.tape.MARKETS_SCHEMA`)."""
     history: History
     """Span and gaps of the tape as it was given, and how its markets are grouped into events."""
-    data: dict[str, Any]
+    data: DataIdentity
     """Hash, rows, markets and span of the data, as the registry records them."""
     sketch: tuple[int, ...]
     """Hashes of prints by which overlapping data are recognised."""

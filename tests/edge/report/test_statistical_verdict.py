@@ -1,4 +1,4 @@
-"""How often worlds without an edge pass, and how often a planted one is found (lines 3 to 8 of the card)."""
+"""Lines 3 to 8: how often worlds without an edge pass, and how often a planted edge is found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NULL = {"edge": 0.0, "net": False}
 def verdicts(
     sets: int, events: int, *, trials: int = 1, b: int = 299, first: int = 0, **world: Any
 ) -> Counter[str]:
-    """Verdicts over so many data sets of a world."""
+    """Return the verdicts over `sets` data sets of a world."""
     found: Counter[str] = Counter()
     for seed in range(first, first + sets):
         signal, pool = simulated_entries.entries(events, seed=seed, **world)
@@ -55,7 +55,7 @@ def test_t4_a_planted_edge_is_found() -> None:
     assert verdicts(12, 2000, edge=5.0)["VALID"] >= 9
 
 
-def test_too_few_events_give_no_number_to_admire() -> None:
+def test_too_few_events_give_no_p_value() -> None:
     signal, pool = simulated_entries.entries(150, edge=7.0, seed=1)
     found = judge(signal, pool)
     assert found.verdict == "INSUFFICIENT" and found.inference is not None and found.excess is None
