@@ -113,7 +113,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
         The paper trades are compared with the lower end of the validated interval. If they refute the edge, or show
         that it decays, this becomes the verdict of a VALID or PROVISIONAL card. If they confirm the edge, this becomes
-        the verdict of a VALID card only: paper trades alone do not make up for another line.
+        the verdict of a VALID card only: paper trades alone cannot make up for a line that failed.
 
         Args:
             entries: entries of all paper trades from the first day on (`kl.paper_entries`), or the state that

@@ -69,7 +69,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     id: str
     """Identifier, such as `rlm_no`."""
     name: str
-    """Name in sentences."""
+    """Name as shown to readers."""
     rule: str
     """The bet in one line."""
     claimed: float
@@ -223,7 +223,7 @@ class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def waterfall(self, name: str) -> pl.DataFrame:
         """Return the steps from a claim to its audited value (`WATERFALL_SCHEMA`).
 
-        Claims without published steps have two of them: the claimed and the audited value, null if not measured.
+        A claim without published steps has two: the claimed and the audited value, null if it was not measured.
 
         >>> load().waterfall("rlm_no")["edge"].to_list()
         [17.38, 3.02, 1.97, 0.43, -1.15]

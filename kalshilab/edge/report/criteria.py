@@ -211,7 +211,7 @@ def concentration(
     """Return line 7 on the concentration of the profit.
 
     Args:
-        top_share: fraction of the profit from the best event.
+        top_share: fraction of the profit from the best event; infinite if the total is not positive.
         without_top: edge in cents without the best 1 % of the events.
         without: edge in cents without each category; empty if there is only one.
         estimands: edge in cents under each weighting.
@@ -224,7 +224,8 @@ def concentration(
         and all(e > 0 for e in without.values())
         and len(positive) == 1
     )
-    value = f"top event {top_share:.1%}, without top 1 % {without_top:+.2f} c"
+    top = f"top event {top_share:.1%}" if math.isfinite(top_share) else "no profit in total"
+    value = f"{top}, without top 1 % {without_top:+.2f} c"
     if worst is not None:
         value += f", without {worst} {without[worst]:+.2f} c"
     detail = "" if len(positive) == 1 else ", ".join(f"{k} {v:+.2f} c" for k, v in estimands.items())
@@ -292,7 +293,8 @@ def economics(*, annualised: float, cash_rate: float, dollars_a_day: float) -> C
         cash_rate: yearly return of cash, as a fraction.
         dollars_a_day: profit per day in dollars at 10 % of the traded volume.
     """
-    value = f"{annualised:+.1%} per year against {cash_rate:.1%}, ${dollars_a_day:,.2f} per day at 10 % of the volume"
+    dollars = f"{'-' if dollars_a_day < 0 else ''}${abs(dollars_a_day):,.2f}"
+    value = f"{annualised:+.1%} per year against {cash_rate:.1%}, {dollars} per day at 10 % of the volume"
     return _line(11, value, annualised > cash_rate)
 
 

@@ -72,7 +72,7 @@ class Fold(msgspec.Struct, frozen=True):
     number: int
     """Number of the fold, from 1."""
     stop: datetime | None
-    """Time at which the next fold's boundary lies, exclusive for the test; None for the last fold."""
+    """End of the test, exclusive: the boundary of the next fold; None for the last fold."""
     split: Split
     """Training and test entries."""
 

@@ -77,5 +77,5 @@ def test_equivalent_tapes_are_converted_to_the_same_dtypes(same: Any) -> None:
 def test_a_filtered_tape_keeps_its_codes_and_an_empty_one_is_rejected() -> None:
     part = TAPE.filter(pl.col("market") % 3 == 2)
     assert inputs.tables(part, MARKETS)[0].frame["market"].equals(part["market"])
-    with pytest.raises(EdgeError, match="has no prints; was it filtered"):
+    with pytest.raises(EdgeError, match="tape must have prints, got an empty one; was it filtered"):
         kl.validate(kl.signals.Rlm(), TAPE.filter(pl.col("ticker") == "NONE"), MARKETS)
