@@ -1,4 +1,4 @@
-"""Lines 3 to 8: how often worlds without an edge pass, and how often a planted edge is found."""
+"""How often worlds without an edge pass, and how often a planted one is found (lines 3 to 8 of the card)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NULL = {"edge": 0.0, "net": False}
 def verdicts(
     sets: int, events: int, *, trials: int = 1, b: int = 299, first: int = 0, **world: Any
 ) -> Counter[str]:
-    """Return the verdicts over `sets` data sets of a world."""
+    """Verdicts over so many data sets of a world."""
     found: Counter[str] = Counter()
     for seed in range(first, first + sets):
         signal, pool = simulated_entries.entries(events, seed=seed, **world)
@@ -55,7 +55,7 @@ def test_t4_a_planted_edge_is_found() -> None:
     assert verdicts(12, 2000, edge=5.0)["VALID"] >= 9
 
 
-def test_too_few_events_give_no_p_value() -> None:
+def test_too_few_events_give_no_number_to_admire() -> None:
     signal, pool = simulated_entries.entries(150, edge=7.0, seed=1)
     found = judge(signal, pool)
     assert found.verdict == "INSUFFICIENT" and found.inference is not None and found.excess is None
@@ -71,7 +71,7 @@ def test_a_market_without_an_event_is_an_error() -> None:
         judge(signal.with_columns(event=pl.lit(None, pl.String)), pool)
 
 
-def test_more_trials_require_more_resamples_and_a_larger_edge() -> None:
+def test_trials_ask_for_more_resamples_and_more_edge() -> None:
     assert resamples_for(1, 1999) == 1999 and resamples_for(117, 299) >= 2339
     signal, pool = simulated_entries.entries(800, edge=5.0, seed=3)
     alone, many = (judge(signal, pool, trials=m, walk_forward=1.0) for m in (1, 4000))
@@ -131,9 +131,9 @@ def test_t4_at_full_size(events: int, share: float, more: dict[str, Any]) -> Non
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_t5_a_price_bias_does_not_pass_for_a_signal_at_full_size() -> None:
+def test_t5_the_price_is_no_signal_at_full_size() -> None:
     found = verdicts(200, 2000, edge=0.0, net=False, flb=6.0, fee=True)
     print("T5", dict(found))
-    # The rate of the smooth baseline is at most 5 %, with three binomial standard errors of tolerance.
+    # 5 % is asked for of the smooth baseline; three binomial standard errors above it is no more 5 %.
     assert found["VALID"] <= (0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5) * 200
     assert found["VALID"] <= 0.10 * 200 and found.most_common(1)[0][0] == "PRICE_PROXY"
