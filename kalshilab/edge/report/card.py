@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import polars as pl
@@ -20,9 +20,6 @@ from kalshilab.edge.report.confirmation import DataIdentity
 from kalshilab.edge.report.criteria import verdict_live
 from kalshilab.edge.schema import Criterion
 from kalshilab.errors import EdgeError
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 __all__ = ["FIGURES", "Card"]
 
@@ -88,7 +85,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Entries that were judged (`kalshilab.edge.ENTRIES_SCHEMA`)."""
         return self.frames["entries"]
 
-    def figure(self, name: str = "waterfall") -> Figure:
+    def figure(self, name: str = "waterfall") -> Any:
         """Return one of `FIGURES` as a `plotly.graph_objects.Figure`.
 
         Raises:
@@ -105,8 +102,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         frame = self.frames[name]
         if name == "live":
             return edge_plots.live(frame, (self.numbers["lower"], self.numbers["upper"]))[0]
-        figure: Figure = getattr(edge_plots, name)(frame)[0]
-        return figure
+        return getattr(edge_plots, name)(frame)[0]
 
     def with_live(self, entries: pl.DataFrame | LiveState, **how: Any) -> Card:
         """Return the card with line 13, which compares paper trades with the validated edge.
