@@ -180,7 +180,11 @@ def alone(text: str, claim: claims.Claim, near: int | None) -> list[str]:
     """Return the places of a claimed figure without its audited value within `near` characters."""
     pattern = written(claim.claimed) + ("" if claim.id in DISTINCT else r" (?:c|cents)\b")
     left = ALL.audited(claim.id)
-    other = written(left[0]) if left else "no value|untested|not audited|fair markets|nobody has measured"
+    other = (
+        written(left[0])
+        if left
+        else "no value|no audited value|untested|not audited|fair markets|nobody has measured"
+    )
     if left and left[0] == 0.43:
         other += r"|(?<![\d.])0\.4(?!\d)"
     places = []
