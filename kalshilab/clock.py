@@ -1,10 +1,10 @@
-"""Time: the only place that reads a clock.
+"""Clocks: the only module that reads the time.
 
-Whatever depends on time takes a `Clock`.  `WallClock` is the machine's; `SimClock` moves only when it is
-told to, so a session over a recorded tape lives in the tape's time and a test never waits.
+Code that depends on time takes a `Clock`.  `WallClock` is the machine's clock.  `SimClock` moves only when it is
+advanced, so a session over a recorded tape runs in the tape's time and a test never waits.
 
-All instants are `int` microseconds since 1970-01-01 UTC (`now`), never naive datetimes.  `monotonic` is for
-measuring durations and never goes back.
+An instant is an `int` of microseconds since 1970-01-01 UTC (`now`), never a naive datetime.  `monotonic` measures
+durations and never goes back.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @runtime_checkable
 class Clock(Protocol):
-    """What a part of kalshilab may ask of time."""
+    """A source of time."""
 
     def now(self) -> int:
-        """Microseconds since 1970-01-01 UTC."""
+        """Return microseconds since 1970-01-01 UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start, never going back."""
+        """Return seconds from an arbitrary start; they never decrease."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return when `seconds` of this clock have passed."""
+        """Wait until `seconds` of this clock have passed."""
         ...
 
 
@@ -55,15 +55,18 @@ class WallClock:
 
 
 class SimClock:
-    """A clock that stands still until `advance` moves it; sleepers wake as it passes them.
+    """A clock that stands still until `advance` moves it and wakes the sleepers it passes.
 
     >>> clock = SimClock(1_000_000)
     >>> clock.advance(2_500_000)
     >>> clock.now(), clock.monotonic()
     (2500000, 1.5)
 
-    It never goes back: an earlier instant leaves it where it is, because frames of different subscriptions
-    may arrive slightly out of order.
+    It never goes back: `advance` to an earlier instant has no effect, because frames of different subscriptions may
+    arrive slightly out of order.
+
+    Args:
+        start: the first instant, in microseconds.
     """
 
     def __init__(self, start: int = 0) -> None:
@@ -78,7 +81,7 @@ class SimClock:
         return (self._now - self._start) / 1e6
 
     def advance(self, to: int) -> None:
-        """Move to the instant `to` (microseconds) if it is later, waking whoever slept until then."""
+        """Move to the instant `to` (microseconds) if it is later, and wake the sleepers that are due."""
         if to <= self._now:
             return
         self._now = to
@@ -100,7 +103,7 @@ class SimClock:
 
 
 def to_datetime(us: int) -> datetime:
-    """Microseconds since the epoch to an aware UTC datetime.
+    """Convert microseconds since the epoch to an aware UTC datetime.
 
     >>> to_datetime(1_000_000).isoformat()
     '1970-01-01T00:00:01+00:00'
@@ -109,19 +112,22 @@ def to_datetime(us: int) -> datetime:
 
 
 def from_datetime(moment: datetime) -> int:
-    """An aware datetime to microseconds since the epoch.
+    """Convert an aware datetime to microseconds since the epoch.
 
     >>> from_datetime(to_datetime(1_700_000_000_123_456))
     1700000000123456
+
+    Raises:
+        ValueError: the datetime has no time zone.
     """
     if moment.tzinfo is None:
-        raise ValueError(f"{moment!r} has no time zone")
+        raise ValueError(f"moment must have a time zone, got {moment!r}")
     delta = moment - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def isoformat(us: int) -> str:
-    """RFC 3339 in UTC with microseconds, as the exchange writes it.
+    """Format an instant as RFC 3339 in UTC with microseconds, as the exchange does.
 
     >>> isoformat(1_795_329_000_900_000)
     '2026-11-22T06:30:00.900000Z'

@@ -36,8 +36,7 @@ def renamed_keywords(**renames: str) -> Callable[[Callable[P, R]], Callable[P, R
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        def rename(kwargs: dict[str, object], stacklevel: int) -> None:
             for old in renames.keys() & kwargs.keys():
                 new = renames[old]
                 if new in kwargs:
@@ -45,11 +44,24 @@ def renamed_keywords(**renames: str) -> Callable[[Callable[P, R]], Callable[P, R
                 warnings.warn(
                     f"{function.__qualname__.removesuffix('.__init__')}(): the keyword {old!r} is now {new!r}",
                     DeprecationWarning,
-                    stacklevel=2,
+                    stacklevel=stacklevel,
                 )
                 kwargs[new] = kwargs.pop(old)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            rename(kwargs, 3)
             return function(*args, **kwargs)
 
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def call_async(*args: P.args, **kwargs: P.kwargs) -> object:
+                rename(kwargs, 3)
+                return await function(*args, **kwargs)
+
+            call_async.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+            return call_async  # type: ignore[return-value]
         call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         return call
 

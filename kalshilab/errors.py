@@ -1,39 +1,39 @@
-"""Every error kalshilab raises, in one tree.
+"""The errors of kalshilab, in one tree.
 
-An error carries the facts as attributes and builds its sentence from them; the sentence says what to do
-next.  Catch `KalshilabError` to catch all of them::
+An error holds the facts as attributes and builds its sentence from them: `<argument> must be <rule>, got <value>`,
+followed by what to do where that is not obvious.  Catch `KalshilabError` to catch all of them::
 
     KalshilabError
     ├── ConfigError                a setting is unknown, malformed or out of range
     │   ├── EnvFileError           a line of a .env file cannot be read
     │   └── CredentialsMissing     a venue needs a key that was not given
-    ├── UnitError                  a price, size or amount is not a number the exchange knows
-    ├── TapeError                  trade data or market data is not what the schema says
-    ├── LakeError                  a lake is damaged, locked, or none at all
-    ├── SignalError                a signal parameter is out of range or of the wrong kind
-    ├── EdgeError                  an edge cannot be judged as asked
-    │   └── RegistryError          a hypothesis is not registered, a registry is damaged, or a lockbox is spent
-    ├── HostRefused                a host is not allowed for what was asked of it
+    ├── UnitError                  a price, size or amount does not fit the exchange's units
+    ├── TapeError                  trade or market data does not match the schema
+    ├── LakeError                  a lake is damaged, locked or missing
+    ├── SignalError                a signal parameter is out of range or of the wrong type
+    ├── EdgeError                  an edge cannot be evaluated as requested
+    │   └── RegistryError          a hypothesis is not registered, a registry is damaged, or a lockbox is used up
+    ├── HostRefused                a host is not allowed for this purpose
     ├── KeyUnusable                a private key cannot be parsed or is of an unknown kind
     ├── ApiError                   the exchange answered a REST call with an error
     │   ├── RateLimited            429
     │   └── OutcomeUnknown         a write got no answer, or a 5xx: it may or may not have happened
-    ├── ConnectionFailed           a host could not be reached at all
-    ├── StreamError                the WebSocket feed
-    │   ├── ProtocolError          a frame that cannot be understood
+    ├── ConnectionFailed           a host could not be reached
+    ├── StreamError                a WebSocket feed failed
+    │   ├── ProtocolError          a frame or an answer cannot be parsed
     │   ├── SequenceGap            frames of one subscription were lost
     │   └── FeedLost               the feed gave up reconnecting
-    ├── BookError                  an order book was asked for something impossible
+    ├── BookError                  an order book update is impossible
     ├── ExchangeError              the local exchange was misconfigured or misused
-    ├── SessionError               a paper session
+    ├── SessionError               a paper session cannot continue
     │   ├── IllegalTransition      a state change the session does not allow
     │   └── JournalError           the journal is damaged, locked or of another version
-    └── UsageError                 a command line that cannot be carried out
+    └── UsageError                 a command line cannot be executed
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 __all__ = [
     "ApiError",
@@ -66,14 +66,16 @@ __all__ = [
 
 
 class KalshilabError(Exception):
-    """Base of every error raised by kalshilab.  Facts and sentence survive pickling, as between processes."""
+    """Base of every error raised by kalshilab; facts and sentence survive pickling between processes."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The constructors take facts, not the sentence that Exception would hand them.
+    def __reduce__(self) -> tuple[object, ...]:
+        # The constructors take facts; Exception would pass them the sentence.
         return _restored, (type(self), self.args, self.__dict__)
 
 
-def _restored(kind: type[KalshilabError], args: tuple[Any, ...], facts: dict[str, Any]) -> KalshilabError:
+def _restored(
+    kind: type[KalshilabError], args: tuple[object, ...], facts: dict[str, object]
+) -> KalshilabError:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(facts)
@@ -81,22 +83,44 @@ def _restored(kind: type[KalshilabError], args: tuple[Any, ...], facts: dict[str
 
 
 class ConfigError(KalshilabError):
-    """A setting is unknown, malformed or out of range.
+    """A setting or an argument is unknown, malformed or out of range.
 
     Attributes:
         name: the setting, under the name the user wrote (an environment variable or a keyword).
-        value: what was given; never a secret.
-        allowed: what would have been accepted, as a phrase.
-        source: where it came from: "keyword", "environment", or "FILE, line N".
+        value: the value given; never a secret.
+        allowed: the accepted values, as a phrase that follows "must be".
+        source: the origin: "keyword", "argument", "environment", or "FILE, line N".
     """
 
     def __init__(self, name: str, value: object, allowed: str, source: str = "keyword") -> None:
         self.name, self.value, self.allowed, self.source = name, value, allowed, source
-        super().__init__(f"{name}={value!r} ({source}): allowed is {allowed}")
+        super().__init__(f"{name} must be {allowed}, got {value!r}{_origin(source)}")
+
+    @classmethod
+    def unknown(cls, name: str, choices: Sequence[str], near: Sequence[str], source: str) -> ConfigError:
+        """Return the error for an unknown setting; its value is not kept, because it may be a secret.
+
+        Args:
+            name: the unknown name.
+            choices: every known name.
+            near: the known names that resemble it, best first; may be empty.
+            source: as the attribute.
+        """
+        error = cls(name, None, f"one of {', '.join(choices)}", source)
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(choices)}"
+        )
+        error.args = (f"unknown setting {name!r}{_origin(source)}; {hint}",)
+        return error
+
+
+def _origin(source: str) -> str:
+    """Return the origin of a value in parentheses; a caller does not need to read that it passed the value."""
+    return "" if source in {"keyword", "argument"} else f" ({source})"
 
 
 class EnvFileError(ConfigError):
-    """A line of a .env file cannot be read.  The line's text is not repeated: it may hold a secret."""
+    """A line of a .env file cannot be parsed; its text is not repeated, because it may hold a secret."""
 
     def __init__(self, path: object, line: int, reason: str) -> None:
         self.path, self.line, self.reason = path, line, reason
@@ -112,33 +136,33 @@ class CredentialsMissing(ConfigError):
         self.name, self.value, self.allowed, self.source = missing[0], None, "a value", "nowhere"
         KalshilabError.__init__(
             self,
-            f"venue {venue!r} needs {' and '.join(missing)}: set them in the environment or in .env; "
-            "--venue embedded (the local exchange) needs none",
+            f"venue {venue!r} needs {' and '.join(missing)}; set them in the environment or in .env, "
+            "or use --venue embedded (the local exchange), which needs no key",
         )
 
 
 class UnitError(KalshilabError, ValueError):
-    """A price, size or amount is not a number the exchange knows.
+    """A price, size or amount does not fit the exchange's units.
 
     Attributes:
-        what: "price", "size" or "money".
-        value: what was given.
-        rule: the rule it breaks.
+        what: the quantity: "price", "size", "money", or the name of a field.
+        value: the value given.
+        rule: the accepted values, as a phrase that follows "must be".
     """
 
     def __init__(self, what: str, value: object, rule: str) -> None:
         self.what, self.value, self.rule = what, value, rule
-        super().__init__(f"{what} {value!r}: {rule}")
+        super().__init__(f"{what} must be {rule}, got {value!r}")
 
 
 class TapeError(KalshilabError, ValueError):
-    """Trade data or market data is not what the schema says.
+    """Trade or market data does not match the schema.
 
     Attributes:
-        column: the column at fault, or None when the whole input is.
-        row: the first bad row (0-based, as the caller numbered them), or None.
-        value: the value found there, or None.
-        reason: what is wrong and what to do.
+        column: the invalid column; None if the whole input is invalid.
+        row: the first invalid row (0-based, as the caller numbered them); None if unknown.
+        value: the value of that row; None if unknown.
+        reason: the problem and what to do about it.
     """
 
     def __init__(
@@ -154,12 +178,12 @@ class TapeError(KalshilabError, ValueError):
 
 
 class LakeError(KalshilabError):
-    """A lake is damaged, locked, or none at all; nothing was left out silently.
+    """A lake is damaged, locked or missing; no data was skipped silently.
 
     Attributes:
         path: the lake.
-        file: the file at fault, or None.
-        reason: what is wrong.
+        file: the damaged file; None if it is the whole lake.
+        reason: the problem.
         run: the command that helps.
     """
 
@@ -170,26 +194,33 @@ class LakeError(KalshilabError):
 
 
 class SignalError(KalshilabError, ValueError):
-    """A signal parameter is out of range or of the wrong kind.  Raised before any data is read."""
+    """A signal parameter is out of range or of the wrong type; raised before any data is read.
+
+    Attributes:
+        signal: the name of the signal.
+        parameter: the name of the parameter.
+        value: the value given.
+        allowed: the accepted values, as a phrase that follows "must be".
+    """
 
     def __init__(self, signal: str, parameter: str, value: object, allowed: str) -> None:
         self.signal, self.parameter, self.value, self.allowed = signal, parameter, value, allowed
-        super().__init__(f"{signal}({parameter}={value!r}): allowed is {allowed}")
+        super().__init__(f"{signal}: {parameter} must be {allowed}, got {value!r}")
 
 
 class EdgeError(KalshilabError):
-    """An edge cannot be judged as asked; the sentence says what is missing and how to give it."""
+    """An edge cannot be evaluated as requested; the sentence names the missing input and how to give it."""
 
 
 class RegistryError(EdgeError):
-    """A hypothesis is not registered, a registry is damaged, or a lockbox is spent."""
+    """A hypothesis is not registered, a registry is damaged, or a lockbox is used up."""
 
 
 class HostRefused(KalshilabError):
-    """A host is not on the list allowed for what was asked of it; nothing was sent.
+    """A host is not on the list allowed for this purpose; nothing was sent.
 
     Attributes:
-        url: what was asked for, without user info.
+        url: the refused address, without user info.
         purpose: "orders" or "data".
         reason: the rule it breaks.
     """
@@ -200,7 +231,7 @@ class HostRefused(KalshilabError):
 
 
 class KeyUnusable(KalshilabError):
-    """A private key cannot be parsed or is of an unknown kind.  Never repeats key material."""
+    """A private key cannot be parsed or is of an unknown kind; the error never repeats key material."""
 
     def __init__(self, origin: str, reason: str) -> None:
         self.origin, self.reason = origin, reason
@@ -213,9 +244,10 @@ class ApiError(KalshilabError):
     Attributes:
         method, path: the call, without query string and host.
         status: HTTP status; 0 when there was no answer.
-        code: the exchange's error code ("insufficient_balance"), "" when the body named none.
-        message, details: the exchange's own words.
+        code: the exchange's error code ("insufficient_balance"), "" when the body has no code.
+        message, details: the exchange's text.
         retryable: whether the same call may be sent again without the risk of doing it twice.
+        retry_after_s: seconds the exchange asked to wait (`Retry-After`); None if it did not ask.
     """
 
     def __init__(
@@ -228,22 +260,26 @@ class ApiError(KalshilabError):
         details: str = "",
         *,
         retryable: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         self.method, self.path, self.status = method, path, status
-        self.code, self.message, self.details, self.retryable = code, message, details, retryable
+        self.code, self.message, self.details = code, message, details
+        self.retryable, self.retry_after_s = retryable, retry_after_s
         words = ": ".join(w for w in (code, message if message != code else "", details) if w)
         super().__init__(f"{method} {path} -> {status or 'no answer'}{' ' + words if words else ''}")
 
 
 class RateLimited(ApiError):
-    """429: the token bucket of the account is empty.  Nothing happened; wait and send again."""
+    """The account's token bucket is empty (429); nothing happened, so wait and send again."""
 
-    def __init__(self, method: str, path: str) -> None:
-        super().__init__(method, path, 429, "too_many_requests", "slow down", retryable=True)
+    def __init__(self, method: str, path: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(
+            method, path, 429, "too_many_requests", "slow down", retryable=True, retry_after_s=retry_after_s
+        )
 
 
 class OutcomeUnknown(ApiError):
-    """A write got no answer, or a 5xx: it may or may not have happened.  Look it up, never resend blindly."""
+    """A write got no answer, or a 5xx: it may or may not have happened; look it up, never resend it blindly."""
 
     def __init__(self, method: str, path: str, status: int, reason: str) -> None:
         super().__init__(method, path, status, "outcome_unknown", reason)
@@ -254,7 +290,7 @@ class ConnectionFailed(KalshilabError):
 
     Attributes:
         url: scheme, host and port.
-        reason: the system's words.
+        reason: the text of the system's error.
     """
 
     def __init__(self, url: str, reason: str) -> None:
@@ -263,11 +299,11 @@ class ConnectionFailed(KalshilabError):
 
 
 class StreamError(KalshilabError):
-    """Something is wrong with a WebSocket feed."""
+    """A WebSocket feed failed."""
 
 
 class ProtocolError(StreamError):
-    """A frame that cannot be understood.  `excerpt` holds its first 120 characters."""
+    """A frame or an answer cannot be parsed; `excerpt` holds its first 120 characters."""
 
     def __init__(self, reason: str, frame: bytes | str = b"") -> None:
         text = frame.decode("utf-8", "replace") if isinstance(frame, bytes) else frame
@@ -276,7 +312,7 @@ class ProtocolError(StreamError):
 
 
 class SequenceGap(StreamError):
-    """Frames of one subscription were lost; every book of that sid is out of date until a snapshot."""
+    """Frames of one subscription were lost; its books are stale until the next snapshot."""
 
     def __init__(self, sid: int, expected: int, got: int) -> None:
         self.sid, self.expected, self.got = sid, expected, got
@@ -292,7 +328,7 @@ class FeedLost(StreamError):
 
 
 class BookError(KalshilabError, ValueError):
-    """An order book was asked for something impossible, such as a level below zero."""
+    """An order book update is impossible, such as a level below zero."""
 
 
 class ExchangeError(KalshilabError):
@@ -300,7 +336,7 @@ class ExchangeError(KalshilabError):
 
 
 class SessionError(KalshilabError):
-    """A paper session cannot go on."""
+    """A paper session cannot continue."""
 
 
 class IllegalTransition(SessionError):
@@ -308,7 +344,10 @@ class IllegalTransition(SessionError):
 
     def __init__(self, current: str, wanted: str, allowed: tuple[str, ...]) -> None:
         self.current, self.wanted, self.allowed = current, wanted, allowed
-        super().__init__(f"{current} -> {wanted}: from {current} only {', '.join(allowed) or 'nothing'}")
+        super().__init__(
+            f"{current} -> {wanted} is not allowed; from {current} the session may enter: "
+            f"{', '.join(allowed) or 'no other state'}"
+        )
 
 
 class JournalError(SessionError):
@@ -316,4 +355,4 @@ class JournalError(SessionError):
 
 
 class UsageError(KalshilabError):
-    """A command line that cannot be carried out: one sentence, exit code 2."""
+    """A command line cannot be executed: one sentence, exit code 2."""

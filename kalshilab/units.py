@@ -1,7 +1,6 @@
-"""Prices, sizes and money as integers, and the borders where they become words.
+"""Prices, sizes and money as integers, and their conversion at the border.
 
-Inside kalshilab every quantity is an `int` in the smallest step the exchange knows, so that sums are exact
-and comparisons mean what they say:
+Inside kalshilab every quantity is an `int` in the exchange's smallest step, so sums and comparisons are exact:
 
 ======== ======================= ======================================
 quantity one unit                example
@@ -11,10 +10,10 @@ size     1/100 contract          7.5 contracts are 750
 money    1/1,000,000 dollar      one price unit times one size unit
 ======== ======================= ======================================
 
-`price * size` *is* money: no rounding takes place until a fee does.  Strings of the exchange's REST and
-WebSocket bodies ("0.4350", "7.50") are parsed once, at the border, by `parse_price`, `parse_size` and
-`parse_money`; what people type (cents, contracts, dollars) goes through `cents`, `contracts` and `dollars`.
-None of them rounds: a number that does not fit the unit is a `UnitError`.
+`price * size` *is* money: nothing is rounded before fees.  The strings of REST and WebSocket bodies ("0.4350",
+"7.50") are parsed once, at the border, by `parse_price`, `parse_size` and `parse_money`.  Numbers that people type
+(cents, contracts, dollars) go through `cents`, `contracts` and `dollars`.  None of them rounds: a number that does
+not fit the unit raises `UnitError`.
 """
 
 from __future__ import annotations
@@ -57,20 +56,20 @@ Number = int | float | str | Decimal
 
 def _exact(what: str, value: Number, scale: int, unit: str) -> int:
     if isinstance(value, bool):
-        raise UnitError(what, value, f"is not a number of {unit}")
+        raise UnitError(what, value, f"a number of {unit}")
     try:
-        # str() first: 0.1 means the decimal the user typed, not its binary neighbour.
+        # str() first: 0.1 is the decimal that the user typed, not the nearest binary fraction.
         number = Decimal(str(value)) * scale
         whole = int(number)
     except (InvalidOperation, ValueError, OverflowError):
-        raise UnitError(what, value, f"is not a number of {unit}") from None
+        raise UnitError(what, value, f"a number of {unit}") from None
     if number != whole:
-        raise UnitError(what, value, f"is finer than 1/{scale} of {unit}")
+        raise UnitError(what, value, f"a multiple of 1/{scale} {unit.removesuffix('s')}")
     return whole
 
 
 def cents(value: Number) -> int:
-    """Cents to price units, exactly.
+    """Convert cents to price units, exactly.
 
     >>> cents(5), cents("43.5"), cents(0.1)
     (500, 4350, 10)
@@ -82,7 +81,7 @@ def cents(value: Number) -> int:
 
 
 def contracts(value: Number) -> int:
-    """Contracts to size units, exactly.
+    """Convert contracts to size units, exactly.
 
     >>> contracts(10), contracts(0.01)
     (1000, 1)
@@ -94,7 +93,7 @@ def contracts(value: Number) -> int:
 
 
 def dollars(value: Number) -> int:
-    """Dollars to money units, exactly.
+    """Convert dollars to money units, exactly.
 
     >>> dollars(100), dollars("0.0175")
     (100000000, 17500)
@@ -106,21 +105,21 @@ def dollars(value: Number) -> int:
 
 
 def _parse(what: str, text: str, places: int) -> int:
-    """A decimal string with at most `places` significant decimals; trailing zeros beyond are fine."""
-    # The exchange sends one fixed form ("0.4300"); int() on its digits is several times faster than Decimal.
+    """Parse a decimal string with at most `places` significant decimals; more trailing zeros are accepted."""
+    # The exchange always sends the form "0.4300"; int() of the digits is several times faster than Decimal.
     head, dot, tail = text.partition(".")
     body = head[1:] if head[:1] == "-" else head
     if not (body.isascii() and body.isdigit()) or (dot and tail and not (tail.isascii() and tail.isdigit())):
-        raise UnitError(what, text, "is not a decimal number")
+        raise UnitError(what, text, "a decimal number")
     if len(tail) > places:
         if tail[places:].strip("0"):
-            raise UnitError(what, text, f"has more than {places} decimals")
+            raise UnitError(what, text, f"a number with at most {places} decimals")
         tail = tail[:places]
     return int(head + tail.ljust(places, "0"))
 
 
 def parse_price(text: str) -> int:
-    """The exchange's dollar string of a price to price units, 0 to 10,000 inclusive.
+    """Convert the exchange's dollar string of a price to price units, 0 to 10,000 inclusive.
 
     >>> parse_price("0.4350"), parse_price("1.0000"), parse_price("0.43")
     (4350, 10000, 4300)
@@ -130,12 +129,12 @@ def parse_price(text: str) -> int:
     """
     price = _parse("price", text, 4)
     if not 0 <= price <= PRICE:
-        raise UnitError("price", text, "is outside 0 to 1 dollar")
+        raise UnitError("price", text, "from 0 to 1 dollar")
     return price
 
 
 def parse_size(text: str) -> int:
-    """The exchange's contract-count string (signed, as in `position_fp`) to size units.
+    """Convert the exchange's contract count (signed, as in `position_fp`) to size units.
 
     >>> parse_size("7.50"), parse_size("-3.00"), parse_size("10")
     (750, -300, 1000)
@@ -147,7 +146,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_money(text: str) -> int:
-    """The exchange's dollar string of an amount to money units.
+    """Convert the exchange's dollar string of an amount to money units.
 
     >>> parse_money("0.069000"), parse_money("-2.5")
     (69000, -2500000)
@@ -162,14 +161,14 @@ _PRICE_TEXT = tuple(f"{p / PRICE:.4f}" for p in range(PRICE + 1))
 
 
 def format_price(price: int) -> str:
-    """Price units to the exchange's form.
+    """Convert price units to the exchange's form.
 
     >>> format_price(4350)
     '0.4350'
     """
     if 0 <= price <= PRICE:
         return _PRICE_TEXT[price]
-    raise UnitError("price", price, "is outside 0 to 10,000 price units")
+    raise UnitError("price", price, "from 0 to 10,000 price units")
 
 
 def _fixed(value: int, places: int) -> str:
@@ -179,7 +178,7 @@ def _fixed(value: int, places: int) -> str:
 
 @lru_cache(maxsize=16_384)
 def format_size(size: int) -> str:
-    """Size units to the exchange's form.
+    """Convert size units to the exchange's form.
 
     >>> format_size(750), format_size(-1)
     ('7.50', '-0.01')
@@ -188,7 +187,7 @@ def format_size(size: int) -> str:
 
 
 def format_money(money: int) -> str:
-    """Money units to the exchange's six-decimal form.
+    """Convert money units to the exchange's six-decimal form.
 
     >>> format_money(69000)
     '0.069000'
@@ -197,7 +196,7 @@ def format_money(money: int) -> str:
 
 
 def show_cents(price: int) -> str:
-    """Price units for people.
+    """Format price units in cents, for people.
 
     >>> show_cents(4350), show_cents(4300)
     ('43.5¢', '43¢')
@@ -208,7 +207,7 @@ def show_cents(price: int) -> str:
 
 
 def show_contracts(size: int) -> str:
-    """Size units for people.
+    """Format size units in contracts, for people.
 
     >>> show_contracts(750), show_contracts(5000)
     ('7.5', '50')
@@ -218,7 +217,7 @@ def show_contracts(size: int) -> str:
 
 
 def show_dollars(money: int) -> str:
-    """Money units for people, to the cent, halves away from zero.
+    """Format money units in dollars, for people: rounded to the cent, halves away from zero.
 
     >>> show_dollars(123_450_000), show_dollars(-69_000)
     ('$123.45', '-$0.07')
@@ -232,9 +231,9 @@ def show_dollars(money: int) -> str:
 class TickGrid:
     """The prices a market accepts, from its `price_ranges`.
 
-    Each range is `(start, end, step)` in price units, both ends inclusive; ranges ascend and touch.  The
-    exchange takes no order at 0 or at a dollar, so the grid's lowest price is its first step and its highest
-    one step below the end.
+    Each range is `(start, end, step)` in price units, both ends inclusive; the ranges ascend and touch.  The
+    exchange accepts no order at 0 or at a dollar: the lowest price is the first step, and the highest is one step
+    below the end.
 
     >>> grid = TickGrid.named("tapered_deci_cent")
     >>> grid.valid(955), grid.valid(4350), grid.floor(4350), grid.ceil(4350)
@@ -249,27 +248,27 @@ class TickGrid:
         edge = self.ranges[0][0] if self.ranges else -1
         for start, end, step in self.ranges:
             if start != edge or end <= start or step <= 0 or (end - start) % step:
-                raise UnitError("price", self.ranges, "is not a list of touching (start, end, step) ranges")
+                raise UnitError("price_ranges", self.ranges, "touching (start, end, step) ranges")
             edge = end
         if not self.ranges or self.ranges[0][0] != 0 or edge != PRICE:
-            raise UnitError("price", self.ranges, "does not cover 0 to 1 dollar")
+            raise UnitError("price_ranges", self.ranges, "ranges that cover 0 to 1 dollar")
 
     @classmethod
     def parse(cls, ranges: Iterable[tuple[str, str, str]]) -> TickGrid:
-        """From the dollar strings of a market's `price_ranges`."""
+        """Return the grid of a market's `price_ranges`, given as dollar strings."""
         return cls(tuple((parse_price(a), parse_price(b), parse_price(c)) for a, b, c in ranges))
 
     @classmethod
     def named(cls, structure: str) -> TickGrid:
-        """The grid of a `price_level_structure` name.
+        """Return the grid of a `price_level_structure` name.
 
         Raises:
-            UnitError: a name this version does not know; read the market's `price_ranges` instead.
+            UnitError: this version does not know the name; read the market's `price_ranges` instead.
         """
         try:
             return _STRUCTURES[structure]
         except KeyError:
-            raise UnitError("price", structure, f"is not one of {', '.join(_STRUCTURES)}") from None
+            raise UnitError("price_level_structure", structure, f"one of {', '.join(_STRUCTURES)}") from None
 
     @property
     def lowest(self) -> int:
@@ -282,22 +281,22 @@ class TickGrid:
         return PRICE - self.ranges[-1][2]
 
     def step(self, price: int) -> int:
-        """The step of the range that holds `price`; at a border, the finer of the two."""
+        """Return the step of the range that contains `price`; at a border, the finer of the two."""
         return min(s for a, b, s in self.ranges if a <= price <= b)
 
     def valid(self, price: int) -> bool:
-        """Whether an order may have this price."""
+        """Return whether an order may have this price."""
         if not self.lowest <= price <= self.highest:
             return False
         return any(a <= price <= b and (price - a) % s == 0 for a, b, s in self.ranges)
 
     def floor(self, price: int) -> int:
-        """The highest valid price at or below `price`; `lowest` if there is none."""
+        """Return the highest valid price at or below `price`, or `lowest` if all are higher."""
         price = max(self.lowest, min(self.highest, price))
         return max(a + (price - a) // s * s for a, b, s in self.ranges if a <= price <= b)
 
     def ceil(self, price: int) -> int:
-        """The lowest valid price at or above `price`; `highest` if there is none."""
+        """Return the lowest valid price at or above `price`, or `highest` if all are lower."""
         price = max(self.lowest, min(self.highest, price))
         return min(a - (a - price) // s * s for a, b, s in self.ranges if a <= price <= b)
 
@@ -311,7 +310,7 @@ _STRUCTURES = {
     "linear_cent": TickGrid(((0, PRICE, 100),)),
     "deci_cent": TickGrid(((0, PRICE, 10),)),
     "tapered_deci_cent": _edged(100, 10, 1000),
-    # Kalshi's names: finer at the edges, where a cent is a large part of the price.
+    # Kalshi's names: the grid is finer at the edges, where a cent is a large part of the price.
     **{
         f"center_{c}_edge_{e}_cent": _edged(
             _STEPS[c], _STEPS[e], 100 if (c, e) == ("deci", "centi") else 1000

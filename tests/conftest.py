@@ -38,7 +38,7 @@ def _is_soak(config: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Recorded data and the exchange's machine-readable contract, beside the project where they exist."""
+    """Return the folder of recorded data and of the exchange's specifications; skip the test without it."""
     if not SHARED.is_dir():
         pytest.skip("the folder of recorded data and specifications is not here")
     return SHARED

@@ -1,4 +1,4 @@
-"""A served exchange that things go wrong with, a clock that does not wait, and a tape played step by step."""
+"""A served exchange with faults, a fast clock, and a tape played step by step."""
 
 from __future__ import annotations
 
@@ -21,21 +21,26 @@ class Hurry(WallClock):
 
 
 class Steps:
-    """A pace that plays as many steps as it is told to."""
+    """A pace that plays a given number of steps.
+
+    Attributes:
+        asked: number of steps that the tape has asked to play.
+    """
 
     def __init__(self) -> None:
-        self._leave = asyncio.Semaphore(0)
+        self._permits = asyncio.Semaphore(0)
         self.asked = 0
 
     async def step(self, ts: int) -> None:
         self.asked += 1
-        await self._leave.acquire()
+        await self._permits.acquire()
 
     async def play(self, n: int) -> None:
+        """Play `n` steps and return when the tape asks for the next one."""
         until = self.asked + n
         for _ in range(n):
-            self._leave.release()
-        async with asyncio.timeout(10):
+            self._permits.release()
+        async with asyncio.timeout(60):
             while self.asked < until:
                 await asyncio.sleep(0)
 
@@ -44,7 +49,7 @@ class Steps:
 async def faulty_venue(
     faults: Faults, *, prints: int = 3, seed: int = 0, fast: bool = False
 ) -> AsyncIterator[tuple[Venue, Steps, Settings]]:
-    """The sample, served from its `prints`-th print on; its pace, and the settings of a client."""
+    """Serve the sample from its `prints`-th print on; yield the venue, its pace and a client's settings."""
     exchange = Exchange(*sample(), seed=seed)
     while exchange.prints_played < prints:
         exchange.step()

@@ -1,4 +1,4 @@
-"""Tapes, markets and fires of a few rows, written out."""
+"""Small tapes, markets and fires, written out row by row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEGIN = datetime(2025, 6, 1, tzinfo=UTC)
 
 
 def tape_of(rows: list[tuple[float, str, int, str]]) -> pl.DataFrame:
-    """A tape of (seconds, ticker, YES cents, taker)."""
+    """Return a tape of rows (seconds, ticker, YES price in cents, taker)."""
     frame = pl.DataFrame(rows, schema=["s", "ticker", "price", "taker_side"], orient="row")
     return kl.to_tape(
         frame.select(
@@ -26,7 +26,7 @@ def tape_of(rows: list[tuple[float, str, int, str]]) -> pl.DataFrame:
 
 
 def markets_of(results: dict[str, str | None], **more: Any) -> pl.DataFrame:
-    """Markets with these results; those named A-1, A-2 are of event A."""
+    """Return markets with these results by ticker; A-1 and A-2 belong to event A."""
     names = list(results)
     value = {"yes": 10_000, "no": 0, "scalar": 4_200, None: None}
     table = pl.DataFrame(

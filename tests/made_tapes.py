@@ -1,5 +1,8 @@
-"""Tapes for tests: arbitrary prints with ties in time, a few markets, prices on and off the cent; and busy markets
-in which takers lean to YES, so that sessions over them trade."""
+"""Tapes for tests.
+
+Arbitrary prints have ties in time, a few markets, and prices on and off the cent.  In the markets of `leaning`, takers
+lean to YES, so that sessions over them trade.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,29 @@ from kalshilab.tape.schema import TAKER, TAPE_SCHEMA, TIME, with_codes
 from kalshilab.tape.synth import Recipe, make
 
 Print = tuple[int, str, int, int, str]
-"""Gap in microseconds to the print before, ticker, YES price, size, taker."""
+"""Microseconds since the previous print, ticker, YES price, size, taker."""
 Past = list[tuple[int, int, int, str]]
 """A market's prints so far: time, price, size, taker."""
 
-START = 1_700_000_000_000_000
-
+START_US = 1_700_000_000_000_000
 
 TICKERS = ["A-B-1", "A-B-2", "C-D-1"]
 TAKERS = ["yes", "yes", "no"]
 ROUND_SIZES = [100, 200, 1_000, 2_000, 20_000]
 
 
-def prints(most: int = 100, gaps: tuple[int, ...] = (0, 1, 500_000, 30_000_000)) -> st.SearchStrategy[Any]:
-    """Lists of prints; times tie, as they do in sweeps, and round prices and sizes come often: a rule's bounds are
-    round, and an error is most often at a bound.
+def prints(
+    most: int = 100, gaps: tuple[int, ...] = (0, 1, 500_000, 30_000_000)
+) -> st.SearchStrategy[list[Print]]:
+    """Return a strategy for lists of prints.
 
-    Half are drawn print by print, which makes short ones (five prints on average) that shrink to what matters; half
-    are made from a seed, of any length up to `most`, because most rules need many prints to fire at all.
+    Times tie, as they do in sweeps.  Round prices and sizes are frequent, because the bounds of a rule are round and
+    most errors are at a bound.  Half of the lists are drawn print by print: they are short (five prints on average) and
+    shrink well.  The other half is generated from a seed, because most rules need many prints to fire.
+
+    Args:
+        most: the maximum number of prints.
+        gaps: microseconds between consecutive prints, to choose from.
     """
     short = st.lists(
         st.tuples(
@@ -66,7 +74,7 @@ def _from_seed(seed: int, count: int, gaps: tuple[int, ...]) -> list[Print]:
 
 
 def leaning(markets: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """So many markets of a few days with some sixty prints each, three of four by takers of YES."""
+    """Generate markets of a few days, each with about sixty prints, three quarters of them by YES takers."""
     recipe = Recipe(
         prints_log_median=float(np.log(60)),
         prints_log_sd=0.4,
@@ -78,8 +86,8 @@ def leaning(markets: int) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def tape_of(rows: list[Print]) -> pl.DataFrame:
-    """A tape of prints."""
-    ts, out = START, []
+    """Return a tape of prints."""
+    ts, out = START_US, []
     for gap, *rest in rows:
         ts += gap
         out.append((ts, *rest))
@@ -92,25 +100,25 @@ def tape_of(rows: list[Print]) -> pl.DataFrame:
 
 
 def plain_rows(tape: pl.DataFrame) -> list[tuple[str, int, int, int, str]]:
-    """The tape as the arguments of `update`."""
+    """Return the tape's rows as arguments of `update`."""
     plain = tape.with_columns(pl.col("ts").dt.epoch("us"), pl.col("taker").cast(pl.String))
     return plain.select("ticker", "ts", "price", "size", "taker").rows()
 
 
 def live(signal: Any, tape: pl.DataFrame) -> list[tuple[Any, ...]]:
-    """The fires of a signal fed print by print, as rows."""
+    """Feed a signal print by print and return its fires as rows."""
     fires = [fire for row in plain_rows(tape) if (fire := signal.update(*row)) is not None]
     return [tuple(getattr(fire, name) for name in type(fire).__struct_fields__) for fire in fires]
 
 
 def as_rows(fires: pl.DataFrame) -> list[tuple[Any, ...]]:
-    """A frame of fires as rows of plain values, times in microseconds."""
+    """Return a frame of fires as rows of plain values, with times in microseconds."""
     return fires.with_columns(pl.col("ts").dt.epoch("us"), pl.col(pl.Enum).cast(pl.String)).rows()
 
 
 def by_market(tape: pl.DataFrame) -> Iterator[tuple[int, Past]]:
-    """Each row with its market's prints up to and including it."""
-    past: dict[str, Past] = {}
+    """Yield each row with its market's prints up to and including it."""
+    history: dict[str, Past] = {}
     for row, (ticker, *rest) in enumerate(plain_rows(tape)):
-        past.setdefault(ticker, []).append(tuple(rest))
-        yield row, past[ticker]
+        history.setdefault(ticker, []).append(tuple(rest))
+        yield row, history[ticker]

@@ -1,4 +1,4 @@
-"""One open market with a book set by hand, and a client that says what it wants of it."""
+"""One open market with a fixed book, and a client that orders in it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ ASKS = {4_400: 400, 4_500: 1_000}
 
 
 class Bench(Day):
-    """An exchange that stands still at a moment when one market is as wanted.
+    """An exchange paused at a moment when one market is open.
 
     Args:
-        structure: of the market's grid.
-        fee_type: of the market.
+        structure: price structure of the market.
+        fee_type: fee type of the market.
+        options: keyword arguments of the `Exchange`.
     """
 
     def __init__(
@@ -39,18 +40,18 @@ class Bench(Day):
     def call(
         self, method: str, path: str, body: dict[str, Any] | None = None, **query: str
     ) -> tuple[int, Any]:
-        """As a day's, but an empty object is a body too."""
+        """Send a request like a `Day`, but send an empty object as a body too."""
         return self.send(
             method, path, tuple(query.items()), b"" if body is None else json.dumps(body).encode()
         )
 
     def set_book(self, bids: dict[int, int] | None = None, asks: dict[int, int] | None = None) -> None:
-        """Make the background this; who rests in its way is filled."""
+        """Replace the background; resting orders that it crosses are filled."""
         self.listing.book.clear()
         self.listing.book.requote(dict(BIDS if bids is None else bids), dict(ASKS if asks is None else asks))
 
     def make(self, **changes: Any) -> tuple[int, Any]:
-        """Create an order: a bid for 10 at 0.40 unless told otherwise; None leaves a field out."""
+        """Create an order, by default a bid for 10 at 0.40; None leaves a field out."""
         self.orders += 1
         body = {
             "ticker": self.ticker, "side": "bid", "count": "10.00", "price": "0.4000",
@@ -60,19 +61,19 @@ class Bench(Day):
         return self.call("POST", self.path, {k: v for k, v in body.items() if v is not None})
 
     def made(self, **changes: Any) -> str:
-        """Create an order that is taken; its id."""
+        """Create an order that is accepted; return its id."""
         status, answer = self.make(**changes)
         assert status == 201, answer
         return str(answer["order_id"])
 
     def one(self, order_id: str) -> dict[str, Any]:
-        """An order as it is read."""
+        """Return an order as read over REST."""
         status, answer = self.call("GET", f"/portfolio/orders/{order_id}")
         assert status == 200
         return dict(answer["order"])
 
     def amend(self, order_id: str, **changes: Any) -> tuple[int, Any]:
-        """Amend: the order as it stands, but for the changes."""
+        """Amend an order; fields not given stay as they are."""
         o = self.one(order_id)
         total = float(o["fill_count_fp"]) + float(o["remaining_count_fp"])
         body = {
@@ -88,14 +89,14 @@ class Bench(Day):
         return self.call("DELETE", f"{self.path}/{order_id}", **query)
 
     def group(self, limit: str = "10.00") -> str:
-        """A new order group's id."""
+        """Create an order group; return its id."""
         status, answer = self.call("POST", "/portfolio/order_groups/create", {"contracts_limit_fp": limit})
         assert status == 201, answer
         return str(answer["order_group_id"])
 
-    def prints(self, price: int, size: int, taker: str, after: int = 0) -> None:
-        """A print on the tape `after` microseconds from now, and what it does to those who rest."""
-        self.ex.now += after
+    def prints(self, price: int, size: int, taker: str, after_us: int = 0) -> None:
+        """Play a print `after_us` microseconds from now, with its fills."""
+        self.ex.now += after_us
         for order, filled in self.listing.book.printed(price, size, taker):
             self.ex.desk.fill(
                 self.listing, order, order.price, filled, is_taker=False, trade_id=self.ex.new_id()
@@ -103,12 +104,12 @@ class Bench(Day):
         self.ex.desk.settle_groups()
 
     def queue(self, order_id: str) -> str:
-        """What stands before an order."""
+        """Return the queue position of an order."""
         status, answer = self.call("GET", f"/portfolio/orders/{order_id}/queue_position")
         assert status == 200
         return str(answer["queue_position_fp"])
 
-    def heard(self, kind: str) -> list[dict[str, Any]]:
-        """What the connection has heard of one kind so far, in order."""
+    def received(self, kind: str) -> list[dict[str, Any]]:
+        """Return the messages of one type received so far, in order."""
         self.frames += self.connection.take()
         return [f["msg"] for f in map(json.loads, self.frames) if f["type"] == kind]

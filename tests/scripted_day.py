@@ -1,4 +1,4 @@
-"""An exchange without a server, a client that signs, and a connection that hears."""
+"""An exchange without a server, a signing client, and a stream connection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from kalshilab.exchange import Exchange
 from kalshilab.exchange.rest.params import Request
-from kalshilab.exchange.rest.router import RestSide
+from kalshilab.exchange.rest.router import RestRouter
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.hosts import REST_PATH
 from kalshilab.tape import sample
@@ -17,14 +17,14 @@ NOW = 1_795_329_000_000
 
 
 class Day:
-    """An exchange, a signed REST client and a connection that hears everything."""
+    """An exchange, a signed REST client and a connection that receives every message."""
 
     def __init__(self, **options: Any) -> None:
         tape, markets = sample()
         self.ex = Exchange(tape, markets, seed=1, **options)
         pem, public = generate_key("ed25519")
         self.signer = Signer.from_pem("key", pem.decode())
-        self.side = RestSide(self.ex, {"key": Verifier(public)}, lambda: NOW)
+        self.side = RestRouter(self.ex, {"key": Verifier(public)}, lambda: NOW)
         self.connection = self.ex.hub.connect()
         self.frames: list[bytes] = []
         self.orders = 0
@@ -33,13 +33,13 @@ class Day:
     def call(
         self, method: str, path: str, body: dict[str, Any] | None = None, **query: str
     ) -> tuple[int, Any]:
-        """A signed request with a JSON body; the status and the decoded body of its answer."""
+        """Send a signed request with a JSON body; return the status and the decoded body of the response."""
         return self.send(method, path, tuple(query.items()), json.dumps(body).encode() if body else b"")
 
     def send(
         self, method: str, path: str, pairs: tuple[tuple[str, str], ...] = (), body: bytes = b""
     ) -> tuple[int, Any]:
-        """A signed request with any query and body; the status and the decoded body of its answer."""
+        """Send a signed request with any query and body; return the status and the decoded body of the response."""
         headers = self.signer.headers(method, REST_PATH + path, NOW)
         answer = self.side.answer(Request(method, REST_PATH + path, dict(pairs), headers, body, pairs))
         return answer.status, json.loads(answer.body) if answer.body else None

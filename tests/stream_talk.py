@@ -1,4 +1,4 @@
-"""A talk with the stream protocol without sockets, and the frames of a book."""
+"""A conversation with the stream protocol without sockets, and the frames of a book."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kalshilab.kalshi.stream.protocol import StreamProtocol, Subscribed
 
 
 class Talk:
-    """A protocol, what it has emitted and the commands it has asked for."""
+    """A stream protocol with a record of the events it emitted and the commands it sent."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -17,16 +17,19 @@ class Talk:
         self.sent: list[dict[str, Any]] = []
 
     def commands(self) -> list[dict[str, Any]]:
+        """Return the commands sent since the last call."""
         new = [json.loads(c) for c in self.protocol.take_commands()]
         self.sent += new
         return new
 
     def hear(self, **frame: Any) -> list[Any]:
+        """Feed a frame to the protocol and return the events it emits."""
         del self.events[:]
         self.protocol.receive(json.dumps(frame))
         return list(self.events)
 
     def subscribed(self, channel: str, sid: int, *tickers: str) -> Talk:
+        """Subscribe to a channel and acknowledge the command."""
         self.protocol.subscribe([channel], tickers)
         (command,) = self.commands()
         assert self.hear(id=command["id"], type="subscribed", msg={"channel": channel, "sid": sid}) == [

@@ -1,4 +1,4 @@
-"""Time: instants are integers in UTC, a simulated clock moves only when told and never goes back."""
+"""Clocks: instants are integers in UTC; a simulated clock moves only by `advance` and never goes back."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ INSTANTS = st.integers(-(10**15), 4 * 10**15)
 
 
 @given(INSTANTS)
-def test_an_instant_survives_its_datetime(us: int) -> None:
+def test_an_instant_round_trips_through_its_datetime(us: int) -> None:
     moment = to_datetime(us)
     assert moment.tzinfo is UTC and from_datetime(moment) == us
 
 
 @given(INSTANTS, st.integers(-14 * 60, 14 * 60))
-def test_the_zone_does_not_change_the_instant(us: int, minutes: int) -> None:
+def test_the_time_zone_does_not_change_the_instant(us: int, minutes: int) -> None:
     elsewhere = to_datetime(us).astimezone(timezone(timedelta(minutes=minutes)))
     assert from_datetime(elsewhere) == us
 
 
 @given(INSTANTS)
-def test_the_text_of_an_instant_reads_back(us: int) -> None:
+def test_an_instant_round_trips_through_its_text(us: int) -> None:
     text = isoformat(us)
     assert text.endswith("Z") and from_datetime(datetime.fromisoformat(text)) == us
 
 
-def test_a_naive_datetime_is_refused() -> None:
-    with pytest.raises(ValueError, match="no time zone"):
+def test_a_naive_datetime_is_rejected() -> None:
+    with pytest.raises(ValueError, match="must have a time zone"):
         from_datetime(datetime(2026, 11, 23))  # noqa: DTZ001
 
 
-def test_both_clocks_are_clocks() -> None:
+def test_both_clocks_satisfy_the_clock_protocol() -> None:
     assert isinstance(WallClock(), Clock) and isinstance(SimClock(), Clock)
     assert repr(WallClock()) == "WallClock()"
     assert repr(SimClock(1_795_329_000_900_000)) == "SimClock(2026-11-22T06:30:00.900000Z)"
 
 
-async def test_the_wall_clock_is_the_machines() -> None:
+async def test_the_wall_clock_follows_the_machine_clock() -> None:
     clock = WallClock()
     before, mark = clock.now(), clock.monotonic()
     await clock.sleep(0.01)
@@ -62,7 +62,7 @@ def test_a_simulated_clock_never_goes_back(moves: list[int]) -> None:
         assert clock.now() == high and clock.monotonic() == high / 1e6
 
 
-async def test_sleepers_wake_in_the_order_of_their_time() -> None:
+async def test_sleepers_wake_in_the_order_of_their_due_times() -> None:
     clock = SimClock(1_000_000)
     woken: list[str] = []
 
@@ -86,7 +86,7 @@ async def test_sleepers_wake_in_the_order_of_their_time() -> None:
     assert woken == ["early", "twin", "middle", "late"]
 
 
-async def test_a_cancelled_sleeper_does_not_trouble_the_clock() -> None:
+async def test_a_cancelled_sleeper_does_not_stop_the_clock_from_waking_others() -> None:
     clock = SimClock()
     task = asyncio.create_task(clock.sleep(1))
     other = asyncio.create_task(clock.sleep(1))
@@ -94,9 +94,9 @@ async def test_a_cancelled_sleeper_does_not_trouble_the_clock() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     clock.advance(1_000_000)
-    await asyncio.wait_for(other, 1)
+    await asyncio.wait_for(other, 60)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 0.0])
-async def test_no_time_is_no_wait(seconds: float) -> None:
-    await asyncio.wait_for(SimClock().sleep(seconds), 1)
+async def test_sleeping_for_zero_or_less_returns_at_once(seconds: float) -> None:
+    await asyncio.wait_for(SimClock().sleep(seconds), 60)

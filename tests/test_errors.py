@@ -1,4 +1,4 @@
-"""The error tree is what its docstring draws; each error builds its sentence from the facts it holds."""
+"""Errors: the tree matches its drawing, and each error builds its sentence from the facts it holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kalshilab import errors
 
 
 def drawn() -> dict[str, str]:
-    """Class -> parent, as the tree in the module docstring shows them."""
+    """Return class -> parent, as the tree in the module docstring shows them."""
     parents: dict[str, str] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -42,7 +42,7 @@ EXAMPLES: list[tuple[errors.KalshilabError, dict[str, object], list[str]]] = [
     (
         errors.ConfigError("RLM_MIN_TRADES", "soon", "a whole number", "environment"),
         {"name": "RLM_MIN_TRADES", "value": "soon", "allowed": "a whole number", "source": "environment"},
-        ["RLM_MIN_TRADES", "'soon'", "a whole number", "environment"],
+        ["RLM_MIN_TRADES must be a whole number, got 'soon' (environment)"],
     ),
     (
         errors.EnvFileError(".env", 7, "cannot be read"),
@@ -59,9 +59,9 @@ EXAMPLES: list[tuple[errors.KalshilabError, dict[str, object], list[str]]] = [
         ["demo", "KALSHI_API_KEY_ID and KALSHI_PRIVATE_KEY_PATH", "embedded"],
     ),
     (
-        errors.UnitError("price", "1.5", "is outside"),
+        errors.UnitError("price", "1.5", "from 0 to 1 dollar"),
         {"what": "price", "value": "1.5"},
-        ["price '1.5'", "is outside"],
+        ["price must be from 0 to 1 dollar, got '1.5'"],
     ),
     (
         errors.LakeError("lake", "lake/x.parquet", "is missing"),
@@ -76,7 +76,7 @@ EXAMPLES: list[tuple[errors.KalshilabError, dict[str, object], list[str]]] = [
     (
         errors.SignalError("rlm", "min_trades", 0, "1 or more"),
         {"signal": "rlm", "parameter": "min_trades", "value": 0, "allowed": "1 or more"},
-        ["rlm(min_trades=0)", "1 or more"],
+        ["rlm: min_trades must be 1 or more, got 0"],
     ),
     (
         errors.HostRefused("https://evil.com", "orders", "not on the list"),
@@ -109,7 +109,7 @@ EXAMPLES: list[tuple[errors.KalshilabError, dict[str, object], list[str]]] = [
 
 
 @pytest.mark.parametrize(("error", "facts", "words"), EXAMPLES, ids=lambda v: type(v).__name__)
-def test_an_error_holds_its_facts_and_says_them(
+def test_an_error_holds_its_facts_and_states_them(
     error: errors.KalshilabError, facts: dict[str, object], words: list[str]
 ) -> None:
     assert {name: getattr(error, name) for name in facts} == facts
@@ -118,15 +118,15 @@ def test_an_error_holds_its_facts_and_says_them(
 
 
 @pytest.mark.parametrize("error", [e for e, _, _ in EXAMPLES], ids=[type(e).__name__ for e, _, _ in EXAMPLES])
-def test_an_error_comes_whole_out_of_another_process(error: errors.KalshilabError) -> None:
+def test_facts_and_sentence_survive_pickling(error: errors.KalshilabError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert (str(again), vars(again)) == (str(error), vars(error))
 
 
-def test_the_rest_carry_one_sentence() -> None:
-    told = {type(error) for error, _, _ in EXAMPLES}
-    plain = {getattr(errors, n) for n in errors.__all__} - told
+def test_errors_without_facts_take_one_sentence() -> None:
+    with_facts = {type(error) for error, _, _ in EXAMPLES}
+    plain = {getattr(errors, n) for n in errors.__all__} - with_facts
     assert {c.__name__ for c in plain} == {
         "BookError", "EdgeError", "ExchangeError", "JournalError", "KalshilabError", "RegistryError", "SessionError",
         "StreamError", "UsageError",
@@ -135,10 +135,10 @@ def test_the_rest_carry_one_sentence() -> None:
         assert str(cls("a sentence")) == "a sentence"
 
 
-def test_a_long_frame_is_cut() -> None:
+def test_a_protocol_error_keeps_the_first_120_characters_of_a_frame() -> None:
     assert len(errors.ProtocolError("odd", "x" * 500).excerpt) == 120
 
 
-def test_the_value_errors_can_be_caught_as_such() -> None:
+def test_unit_tape_signal_and_book_errors_are_value_errors() -> None:
     for cls in (errors.UnitError, errors.TapeError, errors.SignalError, errors.BookError):
         assert issubclass(cls, ValueError)

@@ -51,7 +51,7 @@ def test_every_package_has_a_stub() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_names_of_a_package_resolve_in_a_fresh_process(package: str) -> None:
-    """Each package in a process of its own: nothing that was imported before helps."""
+    """Check each package in a separate process, where earlier imports cannot help."""
     import json
 
     ((complete, missing),) = json.loads(fresh(RESOLVE, json.dumps([package]))).values()
@@ -111,5 +111,21 @@ assert allocate is kl.edge.sizing.allocate
 assert cohort.censor is kl.edge.censoring.censor
 assert len({str(w.message) for w in seen}) == 3
 assert {w.filename for w in seen} == {"<string>"}
+"""
+    fresh(code)
+
+
+def test_an_old_public_name_resolves_to_the_new_one_and_warns() -> None:
+    code = """
+import importlib, warnings
+from kalshilab.moved import RENAMED
+for old, new in RENAMED.items():
+    module, _, name = old.rpartition(".")
+    home, _, attribute = new.partition(":")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        value = getattr(importlib.import_module(f"kalshilab.{module}"), name)
+    assert value is getattr(importlib.import_module(f"kalshilab.{home}"), attribute), old
+    assert [w.filename for w in seen if w.category is DeprecationWarning] == ["<string>"], old
 """
     fresh(code)

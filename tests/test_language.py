@@ -22,7 +22,7 @@ REFUSED = {
     for name, pattern in {
         "free relative": r"\b(whatever|whoever|whosoever)\b",
         "negated noun": r"(?<!there )(?<!there's )\b(is|are|was|were|be|becomes) no\b(?! (longer|more|less|later|earlier|fewer|better|worse|greater|larger|smaller|higher|lower)\b)",
-        "bare none": r"\b(is|are|was|were|be|has|have|gives?|or) none\b(?! of\b)",
+        "bare none": r"\b(is|are|was|were|be|has|have|gives?|or) (?-i:none)\b(?! of\b)",
         "tell, say, hear": r"\b(tells?|told|telling|says?|said|saying|hears?|heard|hearing)\b",
         "afresh": r"\bafresh\b",
         "meanwhile": r"\bmeanwhile\b",

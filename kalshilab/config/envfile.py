@@ -1,4 +1,4 @@
-"""`.env` files: the variables of a folder's own."""
+"""SettingReader of `.env` files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ __all__ = ["read_env_file"]
 
 
 def read_env_file(path: Path, *, missing_ok: bool = False) -> tuple[dict[str, str], dict[str, int]]:
-    """The variables of a `.env` file and the line each starts on (from 1).
+    """Return the variables of a `.env` file, and the line on which each starts (from 1).
 
-    `NAME=VALUE`, optionally `export NAME=VALUE`, single or double quotes, quoted values over several lines
-    (a PEM), comments after `#`.  The last of two equal names wins.  `$` is not special: passwords hold it.
+    A line is `NAME=VALUE` or `export NAME=VALUE`.  Values may have single or double quotes, and a quoted value may
+    span several lines (a PEM).  Comments start with `#`.  The last of two equal names wins.  `$` is not special,
+    because passwords contain it.
+
+    Args:
+        path: the file.
+        missing_ok: return no variables if there is no such file, instead of raising.
 
     Raises:
-        EnvFileError: the first line that is none of these, or an unreadable file.
+        EnvFileError: the file cannot be read, or a line has another form; the first such line is named.
     """
-    # Imported here: reading settings without a .env must not cost an import.
+    # Imported here, so that settings without a .env file do not pay for the import.
     from dotenv.parser import parse_stream
 
     try:
@@ -34,7 +39,7 @@ def read_env_file(path: Path, *, missing_ok: bool = False) -> tuple[dict[str, st
     with text:
         try:
             for binding in parse_stream(text):
-                # The parser counts blank lines before a binding as part of it.
+                # The parser counts the blank lines before a binding as part of it.
                 written = binding.original.string
                 line = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
                 if binding.error:

@@ -1,35 +1,41 @@
-"""The tables and values that the parts of `kalshilab.edge` hand each other.
+"""Tables and values that the modules of `kalshilab.edge` exchange.
 
-**Entries** are one row a fire that was taken up, whatever became of it.  Prices here are dollars of the outcome
-that was bought (*our side*), as Float64: from here on they are statistics, not orders.
+**Entries** have one row per signal that the entry rule considered, whether or not it was filled, settled or lost.
+Prices in this table are dollars per contract of the outcome that was bought (*our side*), as Float64: from here on
+they are statistics and not orders. Instants are UTC.
 
-========== ================= ==========================================================================
-column     dtype             meaning
-========== ================= ==========================================================================
-fire       UInt64            row of the firing print in the tape
-ts         Datetime[us, UTC] when it fired
-ticker     String            market
-event      String            its event: what clusters
-series     String            its series
-category   String            its category
-side       Enum[yes, no]     outcome bought
-fired_at   Float64           our side's price of the firing print (entry E1)
-mid        Float64           our side's mid as of the fire (entry E2)
-filled     Boolean           whether the entry rule got a fill
-entry_ts   Datetime[us, UTC] when it was filled; null without a fill
-price      Float64           what a contract cost, before fees; null without a fill
-fee        Float64           fee a contract at the order's size; null without a fill
-cost       Float64           price + fee: the break-even probability; null without a fill
-value      Float64           what a contract paid at settlement, from 0 to 1; null while unsettled
-settled_ts Datetime[us, UTC] when the cash came; null while unsettled
-pnl        Float64           value − cost; 0 without a fill; null when filled and unsettled
-exclusive  Boolean           whether at most one market of the event can settle YES
-========== ================= ==========================================================================
+========== ================= ============ =========== =========================================================
+column     dtype             unit         known at    meaning
+========== ================= ============ =========== =========================================================
+fire       UInt64            row number   signal      row of the triggering print in the tape
+ts         Datetime[us, UTC] instant      signal      time of the triggering print
+ticker     String            –            signal      market
+event      String            –            signal      event of the market, the cluster; never null
+series     String            –            signal      series of the event
+category   String            –            signal      category of the series; may be null
+side       Enum[yes, no]     –            signal      outcome bought
+fired_at   Float64           $ a contract signal      our side's price of the triggering print (E1)
+mid        Float64           $ a contract signal      our side's mid (E2)
+filled     Boolean           –            window end  whether the entry rule was filled
+entry_ts   Datetime[us, UTC] instant      fill        time of the fill; null if unfilled
+price      Float64           $ a contract fill        price before fees; null if unfilled
+fee        Float64           $ a contract fill        fee at the order's size; null if unfilled
+cost       Float64           $ a contract fill        price + fee, the break-even probability; null if unfilled
+value      Float64           $ a contract settlement  payout, from 0 to 1; null while unsettled
+settled_ts Datetime[us, UTC] instant      settlement  time of the payout; null while unsettled
+pnl        Float64           $ a contract settlement  value − cost; 0 if unfilled; null if filled and unsettled
+exclusive  Boolean           –            signal      whether at most one market of the event can settle YES
+========== ================= ============ =========== =========================================================
+
+"Known at" names the earliest moment at which a live program has the value: at the signal (as of `ts`, inclusive), at
+the fill (`entry_ts`), at the end of the entry window, or at settlement (`settled_ts`).
+
+The profit of an unfilled entry is 0 and known at the end of the entry window.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -43,7 +49,11 @@ __all__ = [
     "DAY",
     "ENTRIES_SCHEMA",
     "Arrays",
+    "Bools",
+    "ColumnType",
     "Criterion",
+    "Floats",
+    "Integers",
     "Interval",
     "arrays_of",
     "check_entries",
@@ -52,7 +62,13 @@ __all__ = [
     "settled",
 ]
 
-_ENTRIES: Final[dict[str, Any]] = {
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+ColumnType = pl.DataType | type[pl.DataType]
+"""Type of a column in a schema: an instance such as `pl.Datetime("us")`, or a class such as `pl.Float64`."""
+
+_ENTRIES: Final[dict[str, ColumnType]] = {
     "fire": pl.UInt64,
     "ts": TIME,
     "ticker": pl.String,
@@ -73,30 +89,30 @@ _ENTRIES: Final[dict[str, Any]] = {
     "exclusive": pl.Boolean,
 }
 ENTRIES_SCHEMA: Final = pl.Schema(_ENTRIES)
-"""Columns and dtypes of entries."""
+"""Columns and dtypes of entries; the table above gives the unit and the timing of each."""
 
 DAY: Final = 86_400_000_000
-"""Microseconds of a day."""
+"""Microseconds per day."""
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """An estimate in cents a contract, with its two-sided 95 % interval and one-sided p-value (edge <= 0)."""
+    """An estimate in cents per contract, with its two-sided 95 % interval and one-sided p-value (edge <= 0)."""
 
     estimate: float
     lower: float
     upper: float
     p: float
     n: int
-    """Entries behind it."""
+    """Entries in the sample."""
     clusters: int
-    """Independent groups behind it."""
+    """Independent clusters in the sample."""
 
 
 class Criterion(msgspec.Struct, frozen=True):
     """One line of a report card.
 
-    `passed` is None where it was not examined; `detail` then says why.  `label` is the verdict if this is the
-    first line that fails.
+    A line that was not examined has `passed=None` and gives the reason in `detail`. `label` is the verdict if this is
+    the first line that fails.
     """
 
     number: int
@@ -109,65 +125,70 @@ class Criterion(msgspec.Struct, frozen=True):
 
 
 class Arrays(msgspec.Struct, frozen=True):
-    """Settled entries as arrays of one length, in the order of entry (unfilled ones at their fire)."""
+    """Settled entries as arrays of equal length, sorted by entry time (unfilled ones by signal time)."""
 
-    pnl: npt.NDArray[np.float64]
-    """Dollars a contract; 0 without a fill."""
-    cost: npt.NDArray[np.float64]
-    """Dollars; NaN without a fill."""
-    event: npt.NDArray[np.int64]
-    """Dense codes of events, from 0."""
-    day: npt.NDArray[np.int64]
+    pnl: Floats
+    """Dollars per contract; 0 if unfilled."""
+    cost: Floats
+    """Dollars per contract; NaN if unfilled."""
+    event: Integers
+    """Dense event codes, from 0."""
+    day: Integers
     """Dense codes of entry days (UTC), from 0."""
-    yes: npt.NDArray[np.bool_]
+    yes: Bools
     """Whether YES was bought."""
-    exclusive: npt.NDArray[np.bool_]
-    filled: npt.NDArray[np.bool_]
+    exclusive: Bools
+    """Whether at most one market of the event can settle YES."""
+    filled: Bools
 
 
 def check_entries(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame itself, if it holds entries.
+    """Return the frame itself if it is a valid table of entries.
 
     Raises:
-        EdgeError: not a polars frame; a column is missing or of another dtype; an event is null.
+        EdgeError: the frame is not a polars DataFrame, a column is missing or has another dtype, or an event is null.
     """
-    given: Any = frame
+    given: object = frame
     if not isinstance(given, pl.DataFrame):
         kind = f"{type(given).__module__.partition('.')[0]}.{type(given).__name__}"
-        raise EdgeError(f"entries: {kind} is no polars DataFrame; kl.edge.enter makes entries")
+        raise EdgeError(f"entries must be a polars DataFrame as returned by kl.edge.enter, got {kind}")
     for name, dtype in ENTRIES_SCHEMA.items():
         if frame.schema.get(name) != dtype:
             raise EdgeError(
-                f"entries: column {name} is {frame.schema.get(name, 'missing')}, not {dtype}; kl.edge.enter makes entries"
+                f"entries: column {name} must be {dtype}, got {frame.schema.get(name, 'no such column')}; "
+                "kl.edge.enter returns valid entries"
             )
     if frame["event"].null_count():
         ticker = frame.filter(pl.col("event").is_null())["ticker"][0]
         raise EdgeError(
-            f"{ticker} has no event, and what clusters cannot be judged without one; "
+            f"{ticker} has no event, and profits cannot be clustered without one; "
             "pass event= to kl.to_markets (a column, or a function of the ticker)"
         )
     return frame
 
 
 def settled(entries: pl.DataFrame) -> pl.DataFrame:
-    """The entries whose profit is known: settled ones, and those without a fill, in the order of entry."""
+    """Return the entries whose profit is known (settled or unfilled), sorted by entry time."""
     known = entries.filter(pl.col("pnl").is_not_null())
     return known.sort(pl.coalesce("entry_ts", "ts"), "fire", maintain_order=True)
 
 
-def event_means(entries: pl.DataFrame) -> npt.NDArray[np.float64]:
-    """Each settled event's mean profit, in dollars a contract, in the order of its name: what an edge is a mean of."""
+def event_means(entries: pl.DataFrame) -> Floats:
+    """Return each settled event's mean profit in dollars per contract, sorted by event name.
+
+    The edge of a sample is the mean of these.
+    """
     means = settled(entries).group_by("event").agg(pl.col("pnl").mean()).sort("event")
     return means["pnl"].to_numpy()
 
 
-def codes_of(values: pl.Series) -> npt.NDArray[np.int64]:
-    """Dense codes from 0, in the order of the values."""
+def codes_of(values: pl.Series) -> Integers:
+    """Return dense codes from 0, in the order of the values."""
     return (values.rank("dense").cast(pl.Int64) - 1).to_numpy() if values.len() else np.zeros(0, np.int64)
 
 
 def arrays_of(entries: pl.DataFrame) -> Arrays:
-    """The settled entries as arrays."""
+    """Return the settled entries as arrays."""
     known = settled(entries)
     at = known.select(pl.coalesce("entry_ts", "ts").dt.epoch("us") // DAY).to_series()
     return Arrays(

@@ -1,31 +1,33 @@
-"""What the rest of the world does in a market, done to the exchange's books: prints, and changes of the book.
+"""The background flow: applies the prints and book changes of the flow to the exchange's books.
 
-A print first finds the background such that it hits the best of it, then meets our orders, then is public.
-A change of a recorded or mirrored book meets our orders and is public level by level.  What of it trades with
-our orders is told as the exchange tells it: the quote that met us was the taker.
+A print first adjusts the background so that it hits the best quote, then fills our orders, then is published.
+A change of a recorded or mirrored book first fills our orders, then is published level by level.  The trades
+of our orders are published as the exchange publishes them: the quote that reached our order is the taker.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from kalshilab.exchange.flows.tape_flow import Step
+from kalshilab.exchange.flows.tape_flow import FlowStep
+from kalshilab.exchange.orders.desk_host import DisplayedBook
 from kalshilab.exchange.orders.order_desk import OrderDesk
 from kalshilab.exchange.state import serialize
 from kalshilab.exchange.state.listings import Listing
 from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.exchange.stream.hub import Hub
 from kalshilab.kalshi.wire import stream as wire
+from kalshilab.lazy import renamed
 from kalshilab.units import PRICE, format_price, format_size
 
-__all__ = ["Background"]
+__all__ = ["BackgroundFlow"]
 
-Shown = tuple[dict[int, int], dict[int, int]]
-"""Displayed size by YES price, bids and asks."""
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
-class Floor(Protocol):
-    """What the background needs of the exchange it comes to."""
+class FlowHost(Protocol):
+    """The part of the exchange that the background flow uses."""
 
     now: int
     echo_trades: bool
@@ -34,37 +36,37 @@ class Floor(Protocol):
 
     @property
     def desk(self) -> OrderDesk:
-        """Where our orders are filled."""
+        """The order desk, which books the fills of our orders."""
         ...
 
     def new_id(self) -> str:
-        """A fresh id."""
+        """Return a new id."""
         ...
 
     def publish_trade(self, listing: Listing, price: int, size: int, taker: str, trade_id: str) -> None:
-        """Tell of a public print."""
+        """Publish a public print."""
         ...
 
 
-class Background:
-    """The rest of the world, in the books of one exchange."""
+class BackgroundFlow:
+    """Applies flow steps to the books of one exchange."""
 
-    def __init__(self, exchange: Floor) -> None:
+    def __init__(self, exchange: FlowHost) -> None:
         self._ex = exchange
 
-    def print(self, listing: Listing, step: Step) -> None:
-        """A print of the flow's happens."""
+    def print(self, listing: Listing, step: FlowStep) -> None:
+        """Play a public print."""
         ex, book = self._ex, listing.book
         _, _, _, price, size, taker, trade_id, _ = step
         trade_id = trade_id or ex.new_id()
         book.now = ex.now
         if not book.mirrored:
-            if not listing.quotes.stays(price, taker) or book.touched or not book.quoted:
-                self._renew(listing, *listing.quotes.around(price, taker))
+            if not listing.quotes.stays(price, taker) or book.has_consumed or not book.has_background:
+                self._replace_book(listing, *listing.quotes.around(price, taker))
         elif not listing.facts.mirrored:
-            # Recorded books and prints come over two channels, and one may be ahead of the other.
+            # Recorded books and prints come from two channels, and either may lag.
             before = self.displayed(listing)
-            if book.make_way(price, taker):
+            if book.drop_crossed(price, taker):
                 self.publish_changes(listing, before)
         for order, piece in book.printed(price, size, taker):
             ex.desk.fill(listing, order, order.price, piece, is_taker=False, trade_id=trade_id)
@@ -73,24 +75,24 @@ class Background:
         ex.prints_played += 1
         ex.publish_trade(listing, price, size, taker, trade_id)
 
-    def book(self, listing: Listing, step: Step) -> None:
-        """A market's book is told anew."""
+    def book(self, listing: Listing, step: FlowStep) -> None:
+        """Replace the book of a market by a snapshot."""
         assert step.levels is not None
         listing.book.now, listing.book.mirrored = self._ex.now, True
         bids, asks = step.levels
-        self._renew(listing, dict(bids), dict(asks))
+        self._replace_book(listing, dict(bids), dict(asks))
 
-    def blind(self, listing: Listing, step: Step) -> None:
-        """A market's book is not known until it is told anew."""
+    def blind(self, listing: Listing, step: FlowStep) -> None:
+        """Empty the book of a market until its next snapshot."""
         before = self.displayed(listing)
         listing.book.blind()
         self.publish_changes(listing, before)
 
-    def level(self, listing: Listing, step: Step) -> None:
-        """One level of a market's book changes.
+    def level(self, listing: Listing, step: FlowStep) -> None:
+        """Change one level of a market's book.
 
         Raises:
-            BookError: the level would fall below zero: something was lost, the flow must tell the book anew.
+            BookError: the level would fall below zero: messages were lost, and the flow must send a snapshot.
         """
         book = listing.book
         book.now, book.mirrored = self._ex.now, True
@@ -107,7 +109,7 @@ class Background:
         if delta and self._ex.hub.wanted("orderbook_delta", listing.facts.ticker):
             self._publish(listing, [(side, price, delta)])
 
-    def _renew(self, listing: Listing, bids: dict[int, int], asks: dict[int, int]) -> None:
+    def _replace_book(self, listing: Listing, bids: dict[int, int], asks: dict[int, int]) -> None:
         book = listing.book
         if book.own:
             before = self.displayed(listing)
@@ -126,52 +128,52 @@ class Background:
             trade_id = ex.new_id()
             ex.desk.fill(listing, order, order.price, size, is_taker=False, trade_id=trade_id, quiet=True)
             if ex.echo_trades:
-                # The quote that met us was the taker.
+                # The quote that reached our order is the taker.
                 aggressor = "no" if order.side == "bid" else "yes"
                 ex.publish_trade(listing, order.price, size, aggressor, trade_id)
 
-    # Telling
+    # Publishing
 
-    def displayed(self, listing: Listing) -> Shown | None:
-        """Both sides of the displayed book, if anybody watches it; for `publish_changes`."""
+    def displayed(self, listing: Listing) -> DisplayedBook | None:
+        """Return both sides of the displayed book for `publish_changes`; None without a subscriber."""
         if not self._ex.hub.wanted("orderbook_delta", listing.facts.ticker):
             return None
         return listing.book.levels("bid"), listing.book.levels("ask")
 
     def publish_changes(
-        self, listing: Listing, before: Shown | None, cause: RestingOrder | None = None
+        self, listing: Listing, before: DisplayedBook | None, cause: RestingOrder | None = None
     ) -> None:
-        """Send the differences between the displayed book then and now, a level a message.
+        """Publish the difference between the displayed book `before` and now, one message a level.
 
-        What has gone comes first, so that whoever follows the messages never sees a crossed book.
+        Decreases come first, so that a client that follows the messages never sees a crossed book.
         """
         if before is None:
             return
         book = listing.book
         new_bids, new_asks = (book.levels("bid"), book.levels("ask")) if book.own else (book.bids, book.asks)
         old_bids, old_asks = before
-        less: list[tuple[str, int, int]] = []
-        more: list[tuple[str, int, int]] = []
+        decreases: list[tuple[str, int, int]] = []
+        increases: list[tuple[str, int, int]] = []
         for side, old, new in (("bid", old_bids, new_bids), ("ask", old_asks, new_asks)):
             if old == new:
                 continue
             for price, size in old.items():
                 if price not in new:
-                    less.append((side, price, -size))
+                    decreases.append((side, price, -size))
                 elif new[price] < size:
-                    less.append((side, price, new[price] - size))
+                    decreases.append((side, price, new[price] - size))
             for price, size in new.items():
                 if price not in old:
-                    more.append((side, price, size))
+                    increases.append((side, price, size))
                 elif old[price] < size:
-                    more.append((side, price, size - old[price]))
-        if less or more:
-            self._publish(listing, less + more, "" if cause is None else cause.client_order_id)
+                    increases.append((side, price, size - old[price]))
+        if decreases or increases:
+            self._publish(listing, decreases + increases, "" if cause is None else cause.client_order_id)
 
     def _publish(
         self, listing: Listing, changes: list[tuple[str, int, int]], client_order_id: str = ""
     ) -> None:
-        """Changes of the displayed book, each side, YES price and difference."""
+        """Publish changes of the displayed book, each a side, a YES price and a difference."""
         ticker, ts_ms = listing.facts.ticker, self._ex.now // 1000
         market_id, clock = serialize.market_id(ticker), listing.clock
         listing.clock += len(changes)

@@ -1,8 +1,7 @@
-"""The exchange itself: no sockets, no clock of its own, no chance but its seed.
+"""The exchange core: a deterministic state machine without sockets, wall clock or unseeded randomness.
 
-`step` plays the next thing that happens on the tape; the methods for orders do what a client asks at that
-moment; whatever the public or the account should hear of goes to the hub.  The same tape, seed and calls give
-the same bytes.
+`step` plays the next event of the tape.  The order methods act at the current exchange time.  The hub receives
+every message for the public and for the account.  The same tape, seed and calls give the same bytes.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from typing import Final
 import polars as pl
 
 from kalshilab.clock import isoformat
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.background_flow import Background
-from kalshilab.exchange.flows.background_quotes import Quotes
+from kalshilab.exchange.background_flow import BackgroundFlow
+from kalshilab.exchange.flows.background_quotes import BackgroundQuotes
 from kalshilab.exchange.flows.recorded_books import BookFrame
-from kalshilab.exchange.flows.tape_flow import Flow, Source, Step
-from kalshilab.exchange.market_lifecycle import Life
+from kalshilab.exchange.flows.tape_flow import FlowSource, FlowStep, TapeFlow
+from kalshilab.exchange.market_lifecycle import MarketLifecycle
 from kalshilab.exchange.orders.contract_choices import Choices
 from kalshilab.exchange.orders.order_desk import OrderDesk
 from kalshilab.exchange.state import serialize
@@ -30,7 +30,7 @@ from kalshilab.exchange.state.fill_model import FillModel
 from kalshilab.exchange.state.listings import Listing, Listings, Top
 from kalshilab.exchange.state.order_book import MarketBook, RestingOrder
 from kalshilab.exchange.state.shadow_fills import ShadowFills
-from kalshilab.exchange.state.trade_log import PRINTS_KEPT, PrintLog
+from kalshilab.exchange.state.trade_log import PRINTS_KEPT, TradeLog
 from kalshilab.exchange.stream.hub import Hub
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.market.lifecycle import DETERMINED
@@ -44,39 +44,48 @@ FILLS: Final = FillModel()
 CHOICES: Final = Choices()
 
 
-_LIFE: Final = {
-    "open": Life.opened,
-    "pause": Life.paused,
-    "resume": Life.resumed,
-    "close": Life.closed,
-    "determine": Life.determined,
-    "settle": Life.settled,
+_LIFECYCLE_STEPS: Final = {
+    "open": MarketLifecycle.opened,
+    "pause": MarketLifecycle.paused,
+    "resume": MarketLifecycle.resumed,
+    "close": MarketLifecycle.closed,
+    "determine": MarketLifecycle.determined,
+    "settle": MarketLifecycle.settled,
 }
-"""What each step of a market's life is to the exchange."""
-_BOOK: Final = {"book": Background.book, "level": Background.level, "blind": Background.blind}
-"""What each step of a market's book is to the exchange."""
+"""The handler of each lifecycle step of the flow."""
+_BOOK_STEPS: Final = {
+    "book": BackgroundFlow.book,
+    "level": BackgroundFlow.level,
+    "blind": BackgroundFlow.blind,
+}
+"""The handler of each book step of the flow."""
 
 
 class Exchange:
     """A local exchange that plays a tape.
 
     Args:
-        tape, markets: what is played; see `kalshilab.tape`.
-        flow: what is played in their stead: a `Synthetic`, a `Mirror`, or any flow.
+        tape: the public trades to play; see `kalshilab.tape`.
+        markets: the markets of the tape.
+        flow: played instead of a tape: a `Synthetic`, a `Mirror`, or any other flow.
         frames: recorded books that go with the tape; see `kalshilab.exchange.flows.recorded_books`.
-        fills: how orders are filled; see `kalshilab.exchange.state.fill_model`.
-        seed: of order ids and of whatever else is drawn.
-        balance: money units in the one account.
-        spread: price units between the background's best bid and ask.
-        depth: background levels each side.
-        echo_trades: whether a client's own fills are published as public trades too, as on the real exchange.
-            A session that must see exactly the recorded prints turns this off.
-        settle_after: microseconds from determination to settlement where the table gives no time.
-        archive_after: microseconds after which prints, and settled markets, leave the live listings for the
-            historical ones; see `cutoff`.
-        choices: what the exchange's documents leave open; see `kalshilab.exchange.orders.contract_choices`.
-        form: "2026-01" for the messages and bodies of January 2026; see `kalshilab.exchange.stream.format_2026_01`.
-        prints_kept: public prints remembered in all, live and historical; the oldest are forgotten.
+        fills: the fill model; see `kalshilab.exchange.state.fill_model`.
+        seed: seed of the order ids and of every other random draw.
+        balance_money_units: initial cash of the one account, in money units (1/1,000,000 dollar).
+        spread_price_units: initial spread between the background's best bid and ask, in price units (1/10,000
+            dollar).
+        depth: background levels on each side.
+        echo_trades: whether the account's fills are also published as public trades, as on the real exchange.
+            Set it to False for a session that must see exactly the recorded prints.
+        settle_after_us: microseconds from determination to settlement where the table gives no settlement
+            time.
+        archive_after_us: microseconds after which prints and settled markets move from the live listings to
+            the historical ones; see `cutoff`.
+        prints_kept: public prints remembered, live and historical together; the oldest are forgotten first.
+        choices: answers to the questions that the exchange's documents leave open; see
+            `kalshilab.exchange.orders.contract_choices`.
+        form: "2026-01" for the messages and bodies of January 2026; see
+            `kalshilab.exchange.stream.format_2026_01`.
 
     >>> import kalshilab as kl
     >>> ex = Exchange(*kl.sample(), seed=0)
@@ -84,76 +93,88 @@ class Exchange:
     (True, 1)
 
     Raises:
-        TapeError, ExchangeError: what is to be played cannot be.
+        TapeError: `tape` is not a tape, or `markets` is not a markets table.
+        ExchangeError: an argument is out of range, or the tape cannot be played.
     """
 
+    @renamed_keywords(
+        balance="balance_money_units",
+        spread="spread_price_units",
+        settle_after="settle_after_us",
+        archive_after="archive_after_us",
+    )
     def __init__(
         self,
         tape: pl.DataFrame | None = None,
         markets: pl.DataFrame | None = None,
         *,
-        flow: Source | None = None,
+        flow: FlowSource | None = None,
         frames: Iterable[BookFrame] = (),
         fills: FillModel = FILLS,
         seed: int = 0,
-        balance: int = dollars(10_000),
-        spread: int = cents(2),
+        balance_money_units: int = dollars(10_000),
+        spread_price_units: int = cents(2),
         depth: int = 2,
         echo_trades: bool = True,
-        settle_after: int = 3_600_000_000,
-        archive_after: int = 60 * DAY,
+        settle_after_us: int = 3_600_000_000,
+        archive_after_us: int = 60 * DAY,
         prints_kept: int = PRINTS_KEPT,
         choices: Choices = CHOICES,
         form: str = "",
     ) -> None:
-        if archive_after < 0:
-            raise ExchangeError(f"archive_after {archive_after}: not below zero")
-        if balance <= 0 or spread <= 0 or depth < 1:
-            raise ExchangeError(f"balance {balance}, spread {spread} and depth {depth} must be above zero")
+        if archive_after_us < 0:
+            raise ExchangeError(f"archive_after_us must be >= 0, got {archive_after_us}")
+        for name, value in (
+            ("balance_money_units", balance_money_units),
+            ("spread_price_units", spread_price_units),
+            ("depth", depth),
+        ):
+            if value < 1:
+                raise ExchangeError(f"{name} must be >= 1, got {value}")
         if flow is None:
             if tape is None or markets is None:
-                raise ExchangeError("nothing to play: give a tape and its markets, or a flow")
-            flow = Flow(tape, markets, settle_after=settle_after, frames=frames)
+                raise ExchangeError("tape and markets must be given together, or flow instead of them")
+            flow = TapeFlow(tape, markets, settle_after_us=settle_after_us, frames=frames)
         elif tape is not None or markets is not None:
-            raise ExchangeError("a tape and a flow: give one of them")
+            raise ExchangeError("tape and flow exclude each other; pass only one of them")
         self.flow: Final = flow
         self.fills: Final = fills
         self.shadows: Final = ShadowFills(fills.mode)
         self.now = (self.flow.next_ts or 0) - 1
         self.prints_played = 0
         self.listings = Listings()
-        self.account = Account(balance)
+        self.account = Account(balance_money_units)
         self.hub = Hub(self, form)
         self._random = random.Random(seed)
         self.user_id = self.new_id()
         self.choices = choices
         self.desk: Final = OrderDesk(self)
-        self.life: Final = Life(self, settle_after)
+        self.life: Final = MarketLifecycle(self, settle_after_us)
         self.echo_trades = echo_trades
         self.exchange_active = self.trading_active = True
-        self._spread, self._depth = spread, depth
-        self._world = Background(self)
+        self._spread, self._depth = spread_price_units, depth
+        self._background = BackgroundFlow(self)
         self._printing = False
         self._pending: dict[int, Listing] = {}
-        self.prints: Final = PrintLog(prints_kept)
+        self.prints: Final = TradeLog(prints_kept)
         self.candles: Final = Candles()
-        self._archive_after = archive_after
+        self._archive_after_us = archive_after_us
 
     def new_id(self) -> str:
-        """A fresh id in the form of the exchange's."""
+        """Return a new id in the exchange's format."""
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
     # The flow
 
     def next_ts(self) -> int | None:
-        """Exchange time of the next step, in microseconds: the flow's, or a timer's; None when there is none."""
+        """Return the exchange time of the next flow step or timer, in microseconds; None at the end."""
         flow, timer = self.flow.next_ts, self.life.next_ts
         if flow is None or timer is None:
             return timer if flow is None else flow
         return min(flow, timer)
 
     def step(self) -> bool:
-        """Play the next step; False when there is none."""
+        """Play the next step; return False at the end."""
         timer, flow = self.life.next_ts, self.flow.next_ts
         if timer is not None and (flow is None or timer <= flow):
             self.now = max(self.now, timer)
@@ -170,24 +191,24 @@ class Exchange:
         return True
 
     def advance(self, ts: int) -> None:
-        """Let exchange time pass up to `ts`, microseconds, and happen what happens until then (inclusive).
+        """Advance exchange time to `ts`, in microseconds, and play everything due until then (inclusive).
 
         Raises:
-            ExchangeError: time does not run backwards.
+            ExchangeError: `ts` is in the past.
         """
         if ts < self.now:
-            raise ExchangeError(f"{ts} has passed; it is {self.now}")
+            raise ExchangeError(f"ts must be >= the exchange time {self.now}, got {ts}")
         while (due := self.next_ts()) is not None and due <= ts:
             self.step()
         self.now = ts
         self.desk.expire()
         self.desk.settle_groups()
 
-    def _play(self, step: Step) -> None:
+    def _play(self, step: FlowStep) -> None:
         kind = step.kind
         if kind == "create":
             facts = self.flow.facts[step.market]
-            quotes = Quotes(facts.grid, self._spread, self._depth)
+            quotes = BackgroundQuotes(facts.grid, self._spread, self._depth)
             book = MarketBook(self.fills, self.shadows, mirrored=facts.mirrored)
             listing = self._pending[step.market] = Listing(facts, quotes, book)
             self.life.created(listing)
@@ -200,26 +221,26 @@ class Exchange:
         if kind == "time":
             return
         listing = self._pending[step.market]
-        if kind in _LIFE:
-            _LIFE[kind](self.life, listing)
+        if kind in _LIFECYCLE_STEPS:
+            _LIFECYCLE_STEPS[kind](self.life, listing)
             if kind == "settle":
                 del self._pending[step.market]
         elif kind == "print":
-            # In a market that the operator has closed, or while all are paused, nothing trades.
+            # Nothing trades in a market that the operator has closed, or while trading is paused.
             if listing.status == "active" and self.trading_active:
                 self._printing = True
-                self._world.print(listing, step)
-                self._see_quotes(listing)
+                self._background.print(listing, step)
+                self._quotes_changed(listing)
                 self._printing = False
         elif listing.status in ("initialized", "active", "inactive"):
-            _BOOK[kind](self._world, listing, step)
-            self._see_quotes(listing)
+            _BOOK_STEPS[kind](self._background, listing, step)
+            self._quotes_changed(listing)
 
-    # Telling
+    # Publishing
 
     def displayed(self, listing: Listing) -> tuple[dict[int, int], dict[int, int]] | None:
-        """Both sides of the displayed book, if anybody watches it; for `publish_changes`."""
-        return self._world.displayed(listing)
+        """Return both sides of the displayed book for `publish_changes`; None without a subscriber."""
+        return self._background.displayed(listing)
 
     def publish_changes(
         self,
@@ -227,28 +248,28 @@ class Exchange:
         before: tuple[dict[int, int], dict[int, int]] | None,
         cause: RestingOrder | None = None,
     ) -> None:
-        """Send the differences between the displayed book then and now, a level a message."""
-        self._world.publish_changes(listing, before, cause)
-        self._see_quotes(listing)
+        """Publish the difference between the displayed book `before` and now, one message a level."""
+        self._background.publish_changes(listing, before, cause)
+        self._quotes_changed(listing)
 
-    def _see_quotes(self, listing: Listing) -> None:
-        """The best quotes may have changed."""
+    def _quotes_changed(self, listing: Listing) -> None:
+        """Record a possible change of the best quotes and publish the ticker if they changed."""
         book, ticker = listing.book, listing.facts.ticker
         bid, ask = book.best_bid(), book.best_ask()
         self.candles.quoted(ticker, self.now, bid, ask)
-        # A print makes the book fit before it happens, and the ticker message that follows it tells of both.
+        # The book is adjusted just before a print; one ticker message after the print covers both.
         if self._printing or not self.hub.wanted("ticker", ticker):
             return
         top = _top(listing, bid, ask)
-        if listing.told != top:
+        if listing.last_top != top:
             self._publish_ticker(listing, top)
 
     def shadow_fills(self) -> pl.DataFrame:
-        """Every order that rested, with what each fill model has made of it by now: `ShadowFills.frame`."""
+        """Return every order that rested with its fills under each fill model: `ShadowFills.frame`."""
         return self.shadows.frame()
 
     def publish_trade(self, listing: Listing, price: int, size: int, taker: str, trade_id: str) -> None:
-        """A public print: the trade, and the ticker that follows from it."""
+        """Publish a public print and the ticker message that follows from it."""
         listing.last_price, listing.last_size = price, size
         listing.volume += size
         ticker = listing.facts.ticker
@@ -259,7 +280,7 @@ class Exchange:
                 "trade",
                 b"trade",
                 ticker,
-                wire.Trade(
+                wire.TradeMessage(
                     trade_id=trade_id,
                     market_ticker=ticker,
                     yes_price_dollars=format_price(price),
@@ -278,24 +299,24 @@ class Exchange:
             self._publish_ticker(listing, _top(listing, book.best_bid(), book.best_ask()))
 
     def _publish_ticker(self, listing: Listing, top: Top) -> None:
-        listing.told = top
+        listing.last_top = top
         self.hub.publish("ticker", b"ticker", listing.facts.ticker, self._ticker(listing, top))
 
     def publish_position(self, ticker: str) -> None:
-        """The account's position in a market."""
+        """Publish the account's position in a market."""
         holding = self.account.holding(ticker)
         volume = self.account.volume.get(ticker, 0)
         body = serialize.position_message(ticker, holding, volume, self.user_id)
         self.hub.publish("market_positions", b"market_position", ticker, body)
 
-    # What the hub asks
+    # Queries of the hub
 
     def now_ms(self) -> int:
-        """Exchange time in milliseconds."""
+        """Return exchange time in milliseconds."""
         return self.now // 1000
 
     def snapshot(self, ticker: str) -> wire.OrderbookSnapshot | None:
-        """A listed market's book as the `orderbook_delta` channel begins with it."""
+        """Return the snapshot that opens the `orderbook_delta` channel; None for an unlisted market."""
         listing = self.listings.get(ticker)
         if listing is None:
             return None
@@ -309,23 +330,23 @@ class Exchange:
         )
 
     def ticker_named(self, market_id: str) -> str | None:
-        """The ticker of the listed market with this id, or None."""
+        """Return the ticker of the listed market with this id; None if there is no such market."""
         return next(
             (x.facts.ticker for x in self.listings if serialize.market_id(x.facts.ticker) == market_id), None
         )
 
-    def ticker_body(self, ticker: str) -> wire.Ticker | None:
-        """A listed market's top of book."""
+    def ticker_body(self, ticker: str) -> wire.TickerMessage | None:
+        """Return the ticker message of a listed market; None for an unlisted one."""
         listing = self.listings.get(ticker)
         if listing is None:
             return None
         book = listing.book
         return self._ticker(listing, _top(listing, book.best_bid(), book.best_ask()))
 
-    def _ticker(self, listing: Listing, top: Top) -> wire.Ticker:
+    def _ticker(self, listing: Listing, top: Top) -> wire.TickerMessage:
         ticker = listing.facts.ticker
         bid, bid_size, ask, ask_size = top
-        return wire.Ticker(
+        return wire.TickerMessage(
             market_ticker=ticker,
             market_id=serialize.market_id(ticker),
             price_dollars=format_price(listing.last_price),
@@ -345,18 +366,18 @@ class Exchange:
 
     @property
     def cutoff(self) -> int:
-        """Where the archive begins, in microseconds: a UTC midnight, `archive_after` or up to a day more ago.
+        """Start of the live listings in microseconds: a UTC midnight, `archive_after_us` to one day more ago.
 
-        Prints before it, and markets settled before it, are in the historical listings and in no live one.
+        Prints before it, and markets settled before it, are only in the historical listings.
         """
-        return max((self.now - self._archive_after) // DAY * DAY, 0)
+        return max((self.now - self._archive_after_us) // DAY * DAY, 0)
 
     def archived(self, listing: Listing) -> bool:
-        """Whether a market has left the live listings."""
+        """Return whether a market has left the live listings."""
         return listing.status == "finalized" and listing.facts.settled < self.cutoff
 
     def marks(self) -> dict[str, int]:
-        """YES prices of listed markets: what YES paid once determined, else the last print."""
+        """Return the YES price of each listed market: its settlement once determined, else the last print."""
         return {
             x.facts.ticker: x.facts.settlement if x.status in DETERMINED else x.last_price
             for x in self.listings
@@ -367,7 +388,7 @@ class Exchange:
 
 
 def _top(listing: Listing, bid: int | None, ask: int | None) -> Top:
-    """The best quotes and their sizes."""
+    """Return the best quotes and their sizes."""
     size_at = listing.book.size_at
     return (
         bid,

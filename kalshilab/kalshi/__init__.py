@@ -1,4 +1,4 @@
-"""The exchange seen from a client: hosts, signatures, messages, REST calls and feeds."""
+"""Client of the exchange: hosts, signatures, wire format, REST and WebSocket feeds."""
 
 from kalshilab.lazy import exports
 

@@ -1,11 +1,10 @@
-"""Signing requests, and checking signatures on the other side.
+"""Signatures of requests: signing them as a client, verifying them as the exchange.
 
-What is signed is one text: the time in milliseconds, the method in capitals and the path from the root
-without its query.  An RSA key signs it with RSA-PSS (SHA-256, salt as long as the digest), an Ed25519 key
-directly.  Keys come as people have them: a PEM file, PEM text, PEM text whose newlines were escaped or lost,
-or the bare base64 between the PEM's first and last line.
+The signed text is the time in milliseconds, the method in capitals and the path from the root without its query.  An
+RSA key signs it with RSA-PSS (SHA-256, salt as long as the digest), an Ed25519 key directly.  A key may be a PEM file,
+PEM text, PEM text whose newlines were escaped or lost, or the bare base64 between the PEM's first and last line.
 
-Nothing here shows key material: not a repr, not an error, not a pickle.
+No repr, error or pickle shows key material.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
+from kalshilab.config.secret import Secret
 from kalshilab.errors import CredentialsMissing, KeyUnusable
 
 __all__ = ["KeyKind", "Signer", "Verifier", "generate_key", "load_private_key", "signed_text"]
@@ -38,7 +38,7 @@ _ARMOUR = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DO
 
 
 def signed_text(timestamp_ms: int | str, method: str, path: str) -> bytes:
-    """The text a signature covers; the query string is cut off.
+    """Return the text that a signature covers; the query string is removed.
 
     >>> signed_text(1763800000123, "get", "/trade-api/v2/portfolio/orders?limit=1")
     b'1763800000123GET/trade-api/v2/portfolio/orders'
@@ -47,7 +47,7 @@ def signed_text(timestamp_ms: int | str, method: str, path: str) -> bytes:
 
 
 class HasCredentials(Protocol):
-    """What `Signer.from_settings` reads of `kalshilab.config.settings.Settings`."""
+    """The settings that `Signer.from_settings` reads."""
 
     @property
     def venue(self) -> str: ...
@@ -56,14 +56,14 @@ class HasCredentials(Protocol):
     @property
     def private_key_path(self) -> str | None: ...
     @property
-    def private_key(self) -> object | None: ...
+    def private_key(self) -> Secret | None: ...
 
 
 class Signer:
-    """Signs for one API key.
+    """Signer of requests for one API key.
 
     Args:
-        key_id: the key's id, as the exchange gave it.
+        key_id: the key's id, as issued by the exchange.
         private_key: an RSA or Ed25519 private key.
     """
 
@@ -74,39 +74,45 @@ class Signer:
 
     @classmethod
     def from_pem(cls, key_id: str, pem: str | Path) -> Signer:
-        """From a key file (a `Path`) or the key's text in any of the usual spellings.
+        """Return a signer for a key file (a `Path`) or the text of a key.
+
+        Args:
+            key_id: the key's id.
+            pem: the path of a PEM file, or the key as text in one of the forms listed in the module's docstring.
 
         Raises:
-            KeyUnusable: no such file, not a key, encrypted, or of another kind than RSA and Ed25519.
+            KeyUnusable: the file is missing, or the key is invalid, encrypted, or neither RSA nor Ed25519.
         """
         return cls(key_id, load_private_key(pem))
 
     @classmethod
     def from_settings(cls, settings: HasCredentials) -> Signer:
-        """From the key that the settings name; the text goes before the path.
+        """Return a signer for the key in the settings; the text of a key precedes its path.
 
         Raises:
-            CredentialsMissing, KeyUnusable
+            CredentialsMissing: the key id or the private key is not set.
+            KeyUnusable: as for `from_pem`.
         """
         secret = settings.private_key
         if not settings.key_id or not (secret or settings.private_key_path):
             raise CredentialsMissing(settings.venue, ("KALSHI_API_KEY_ID", "KALSHI_PRIVATE_KEY_PATH"))
         if secret is not None:
-            return cls.from_pem(settings.key_id, str(secret.reveal()))  # type: ignore[attr-defined]
+            return cls.from_pem(settings.key_id, secret.reveal())
         assert settings.private_key_path is not None
         return cls.from_pem(settings.key_id, Path(settings.private_key_path))
 
     @property
     def kind(self) -> KeyKind:
-        """ "rsa" or "ed25519"."""
+        """Kind of the private key: "rsa" or "ed25519"."""
         return "rsa" if isinstance(self._key, rsa.RSAPrivateKey) else "ed25519"
 
     def headers(self, method: str, path: str, now_ms: int) -> dict[str, str]:
-        """The three headers of a signed request.
+        """Return the three headers of a signed request.
 
         Args:
-            path: from the root, with or without query; only what stands before `?` is signed.
-            now_ms: machine time in milliseconds; the exchange accepts some seconds of difference.
+            method: the HTTP method, in any case.
+            path: the path from the root; a query string is ignored.
+            now_ms: machine time in milliseconds; the exchange accepts a difference of some seconds.
         """
         text = signed_text(now_ms, method, path)
         if isinstance(self._key, rsa.RSAPrivateKey):
@@ -123,17 +129,17 @@ class Signer:
         return f"Signer({self.key_id[:8]}…, {self.kind})"
 
     def __reduce__(self) -> str:
-        raise TypeError("a Signer is not pickled: it holds a private key")
+        raise TypeError("a Signer cannot be pickled, because it holds a private key")
 
 
 class Verifier:
-    """Checks signatures of one API key, as the exchange does."""
+    """Verifier of the signatures of one API key, as the exchange uses it."""
 
     def __init__(self, public_key: PublicKey) -> None:
         self._key = public_key
 
     def verify(self, headers: Mapping[str, str], method: str, path: str) -> bool:
-        """Whether the signature header covers this time, method and path."""
+        """Return whether the signature header is valid for this time, method and path."""
         text = signed_text(headers.get(TIME_HEADER, ""), method, path)
         try:
             signature = base64.b64decode(headers.get(SIGNATURE_HEADER, ""), validate=True)
@@ -147,7 +153,7 @@ class Verifier:
 
 
 def generate_key(kind: KeyKind = "rsa") -> tuple[bytes, PublicKey]:
-    """A fresh private key as PEM bytes, and its public half: for local venues and tests."""
+    """Generate a private key as PEM bytes and its public key, for local venues and tests."""
     key: PrivateKey = (
         rsa.generate_private_key(public_exponent=65537, key_size=2048)
         if kind == "rsa"
@@ -160,10 +166,10 @@ def generate_key(kind: KeyKind = "rsa") -> tuple[bytes, PublicKey]:
 
 
 def load_private_key(pem: str | Path) -> PrivateKey:
-    """A private key from a file (a `Path`) or from text in any of the usual spellings.
+    """Load a private key from a file (a `Path`) or from text.
 
     Raises:
-        KeyUnusable: see `Signer.from_pem`.
+        KeyUnusable: as for `Signer.from_pem`.
     """
     origin = "the given text"
     if isinstance(pem, Path):
@@ -178,14 +184,14 @@ def load_private_key(pem: str | Path) -> PrivateKey:
 
 
 def _rewrap(text: str) -> list[bytes]:
-    """The key as DER bytes; several guesses where the spelling leaves the kind open."""
+    """Return the key as DER bytes, in a list that is empty if the text is not base64."""
     text = text.replace("\\r", "").replace("\\n", "\n").strip().strip("\"'")
     armour = _ARMOUR.search(text)
     body = armour.group(2) if armour else text
     if "Proc-Type" in body:
         return [b"encrypted"]
     try:
-        # Without its line breaks a base64 body decodes just as well.
+        # A base64 body decodes with or without its line breaks.
         return [base64.b64decode(re.sub(r"\s+", "", body), validate=True)]
     except (binascii.Error, ValueError):
         return []
@@ -194,14 +200,14 @@ def _rewrap(text: str) -> list[bytes]:
 def _parse(candidates: list[bytes], origin: str) -> PrivateKey:
     for der in candidates:
         if der == b"encrypted":
-            raise KeyUnusable(origin, "is encrypted; give it without a passphrase")
+            raise KeyUnusable(origin, "is encrypted; remove its passphrase")
         try:
             key = serialization.load_der_private_key(der, password=None)
         except TypeError:
-            raise KeyUnusable(origin, "is encrypted; give it without a passphrase") from None
+            raise KeyUnusable(origin, "is encrypted; remove its passphrase") from None
         except (ValueError, UnsupportedAlgorithm):
             continue
         if isinstance(key, rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
             return key
         raise KeyUnusable(origin, "is neither RSA nor Ed25519")
-    raise KeyUnusable(origin, "is not a private key in PEM form or bare base64")
+    raise KeyUnusable(origin, "is neither a PEM private key nor bare base64")

@@ -1,4 +1,4 @@
-"""The pure domain of the exchange: values, books, fees, lifecycle.  No input or output."""
+"""Domain of the exchange: values, order books, fees, positions and lifecycle.  Pure: no input or output."""
 
 from kalshilab.lazy import exports
 

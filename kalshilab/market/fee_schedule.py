@@ -1,7 +1,7 @@
-"""Which fee held when: by series, role and date.
+"""Fees in force by series, role and date.
 
 The fee of a fill follows from the fee type and the multiplier that its series had on that day
-(`kalshilab.market.fees` has the formulas and the rounding).  What is known without asking the exchange:
+(`kalshilab.market.fees` has the formulas and the rounding).  The published history:
 
 =================== =========================================== ================================================
 from                takers                                      makers
@@ -12,14 +12,15 @@ start               0.14 · C · P · (1 − P): multiplier 2        nothing
 2025-07-08                                                      the same: 0.0175 · C · P · (1 − P)
 =================== =========================================== ================================================
 
-S&P 500 and Nasdaq-100 series pay half.  The first and third line are second-hand; what the API's series fee changes
-say goes over all of it (`changes`), and a market's own fee type and multiplier over what holds for series in general.
+S&P 500 and Nasdaq-100 series pay half.  The first and the third line come from secondary sources.  The API's series
+fee changes (`changes`) override the whole table, and a market's own fee type and multiplier override the values of
+its series.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +33,13 @@ from kalshilab.units import MONEY, PRICE, SIZE
 __all__ = ["INDEX_SERIES", "FeeSchedule"]
 
 INDEX_SERIES: Final = ("INX", "INXD", "INXW", "INXU", "INXY", "NASDAQ100", "NASDAQ100D", "NASDAQ100W", "NASDAQ100U", "NASDAQ100Y")  # fmt: skip
-"""Series tickers that pay half, with and without the prefix KX."""
+"""Series tickers that pay half; each also stands for the ticker with the prefix KX."""
 _HALVED: Final = datetime(2021, 8, 1, tzinfo=UTC)
 _FLAT_SINCE: Final = datetime(2025, 5, 13, tzinfo=UTC)
 _FLAT_UNTIL: Final = datetime(2025, 7, 8, tzinfo=UTC)
 _FLAT: Final = 0.0025
-"""Dollars a contract."""
-_CHANGES: Final[dict[str, Any]] = {
+"""Dollars per contract."""
+_CHANGES: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "series": pl.String,
     "from_ts": pl.Datetime("us", "UTC"),
     "fee_type": pl.String,
@@ -50,33 +51,33 @@ class FeeSchedule:
     """Fees of fills in the past.
 
     Args:
-        changes: a row a change, as the API's series fee changes: `series, from_ts, fee_type, fee_multiplier`.  A
-            series with changes follows them from its first one on, whatever its markets say.
+        changes: the API's series fee changes, one per row: `series, from_ts, fee_type, fee_multiplier`.  From its
+            first change on, a series follows its changes and not the fee terms of its markets.
         grid: "direct" ($0.0001, API members) or "cent" ($0.01, through a broker).
 
     >>> FeeSchedule(grid="cent").fee("KXFED", 0.50, contracts=1, ts=datetime(2025, 12, 5, tzinfo=UTC))
     0.02
 
     Raises:
-        ConfigError: changes without a column, with a null, or with a fee type that has no formula.
+        ConfigError: the changes lack a column, contain a null, or have a fee type without a formula.
     """
 
     def __init__(self, changes: pl.DataFrame | None = None, *, grid: FeeGrid = "direct") -> None:
         table = pl.DataFrame(schema=_CHANGES) if changes is None else changes
         for name, dtype in _CHANGES.items():
             if name not in table.columns:
-                raise ConfigError("changes", list(table.columns), f"a frame with the column {name}")
+                raise ConfigError("changes", list(table.columns), f"a frame with the column {name!r}")
             if table[name].null_count():
-                raise ConfigError("changes", None, f"a value in each row of {name}")
+                raise ConfigError("changes", None, f"free of nulls in {name!r}")
             table = table.with_columns(pl.col(name).cast(dtype))
         unknown = table.filter(~pl.col("fee_type").is_in(FEE_TYPES))
         if unknown.height:
-            raise ConfigError("changes", unknown["fee_type"][0], "one of " + ", ".join(FEE_TYPES))
+            raise ConfigError("fee_type of changes", unknown["fee_type"][0], "one of " + ", ".join(FEE_TYPES))
         self._changes = table.select(*_CHANGES).sort("from_ts")
         self._grid = grid
 
-    def described(self) -> dict[str, Any]:
-        """What it says beyond the published table, as plain values: its grid and its changes."""
+    def described(self) -> dict[str, object]:
+        """Return what the schedule adds to the published table, as plain values: its grid and its changes."""
         rows = self._changes.with_columns(pl.col("from_ts").dt.epoch("us"))
         return {"grid": self._grid, "changes": [list(row) for row in rows.iter_rows()]}
 
@@ -91,7 +92,7 @@ class FeeSchedule:
         fee_type: str | None = None,
         multiplier: float | None = None,
     ) -> float:
-        """The fee a contract, in dollars, of one fill of `contracts` at `price` dollars."""
+        """Return the fee per contract, in dollars, of one fill of `contracts` at `price` dollars."""
         frame = pl.DataFrame(
             {"series": [series], "ts": [ts], "fee_type": [fee_type], "fee_multiplier": [multiplier]},
             schema={"series": pl.String, "ts": pl.Datetime("us", "UTC"), "fee_type": pl.String, "fee_multiplier": pl.Float64},
@@ -106,16 +107,18 @@ class FeeSchedule:
         contracts: int,
         role: Literal["taker", "maker"] = "taker",
     ) -> npt.NDArray[np.float64]:
-        """Fees a contract, in dollars, of fills of `contracts` each, every one an order of its own.
+        """Return the fees per contract, in dollars, of fills that are one order each.
 
         Args:
-            fills: columns `series`, `ts` (when it was filled), `fee_type` and `fee_multiplier` (the market's own,
-                null where not known).
-            prices: dollars of the side bought, on the grid of 1/10,000.  The fee is symmetric; on the cent grid its
-                rounding is not where prices are finer than a cent.
+            fills: columns `series`, `ts` (time of the fill), `fee_type` and `fee_multiplier` (of the market; null
+                where unknown).
+            prices: dollars of the side bought, on the grid of 1/10,000.  The fee is symmetric, but on the cent grid
+                its rounding is not where prices are finer than a cent.
+            contracts: contracts of each fill.
+            role: "taker" or "maker".
 
         Raises:
-            ConfigError: a fee type without a formula, or no contract.
+            ConfigError: a fee type has no formula, or `contracts` is below 1.
         """
         if contracts < 1:
             raise ConfigError("contracts", contracts, "a whole number from 1")
@@ -133,7 +136,7 @@ class FeeSchedule:
         return joined["fee"].to_numpy()
 
     def _terms(self, fills: pl.DataFrame) -> pl.DataFrame:
-        """`fee_type, multiplier, era` of each fill; `era` 1 while makers paid a flat fee."""
+        """Return `fee_type, multiplier, era` of each fill; `era` is 1 while makers paid a flat fee."""
         frame = fills.select("series", "ts", "fee_type", "fee_multiplier").with_row_index("_row")
         dated = (
             frame.sort("ts")
@@ -148,8 +151,8 @@ class FeeSchedule:
         )
         bare = pl.col("series").str.strip_prefix("KX")
         usual = pl.when(bare.is_in(INDEX_SERIES)).then(0.5).otherwise(1.0)
-        # What a table of markets says of an index series is 1 where it did not know better.
-        own = (
+        # A table of markets has a multiplier of 1 for index series wherever the true one was unknown.
+        market_multiplier = (
             pl.when(bare.is_in(INDEX_SERIES) & (pl.col("fee_multiplier") == 1.0))
             .then(None)
             .otherwise("fee_multiplier")
@@ -157,7 +160,7 @@ class FeeSchedule:
         early = pl.when(pl.col("ts") < _HALVED).then(2.0).otherwise(1.0)
         return dated.select(
             pl.coalesce("_type", "fee_type", pl.lit("quadratic")).alias("fee_type"),
-            pl.coalesce("_multiplier", own * early, usual * early).alias("multiplier"),
+            pl.coalesce("_multiplier", market_multiplier * early, usual * early).alias("multiplier"),
             pl.when(pl.col("ts") < _FLAT_SINCE)
             .then(0)
             .when(pl.col("ts") < _FLAT_UNTIL)

@@ -1,4 +1,4 @@
-"""The life of a market: its statuses, which may follow which, and how REST filters name them.
+"""Lifecycle of a market: its statuses, their allowed order, and the REST filters that select them.
 
 initialized → active ⇄ inactive → closed → determined → finalized
                                     ↑          ↓   ↖      ↑
@@ -24,13 +24,13 @@ FOLLOWS: Final = MappingProxyType(
         "finalized": (),
     }
 )
-"""From each status, those that may follow; a closed market whose close time is moved out can reopen."""
+"""From each status, the statuses that may follow; a closed market reopens if its close time is postponed."""
 
 ORDERABLE: Final = frozenset({"active"})
-"""Statuses in which orders are taken."""
+"""Statuses in which the exchange accepts orders."""
 
 DETERMINED: Final = frozenset({"determined", "disputed", "amended", "finalized"})
-"""Statuses in which there is a result."""
+"""Statuses in which the result is known."""
 
 FILTERS: Final = MappingProxyType(
     {
@@ -41,11 +41,11 @@ FILTERS: Final = MappingProxyType(
         "settled": frozenset({"finalized"}),
     }
 )
-"""The `status` filter of the REST listings, in terms of the status on the object."""
+"""The `status` filters of the REST listings, each with the statuses of the markets it selects."""
 
 
 def status_matches(status: str, wanted: str) -> bool:
-    """Whether a market of `status` belongs to the REST filter `wanted`.
+    """Return whether the REST filter `wanted` selects a market of this status.
 
     >>> status_matches("active", "open"), status_matches("determined", "settled")
     (True, False)

@@ -1,10 +1,10 @@
-"""The exchange's nouns as frozen values: markets, public trades, orders, fills, positions, settlements.
+"""Domain values: markets, public trades, orders, fills, positions and settlements, all frozen.
 
 Prices are YES prices in 1/10,000 dollar, sizes 1/100 contract, money 1/1,000,000 dollar (`kalshilab.units`);
 instants are microseconds since 1970 UTC.  An instant of 0 means "not known".
 
-There is one YES book in each market: a *bid* buys YES, an *ask* sells YES, which is the same as buying NO at
-a dollar less the price.  Positions are one signed number: + is YES, − is NO.
+Each market has one YES book: a *bid* buys YES and an *ask* sells YES, which is the same as buying NO at a dollar less
+the price.  A position is one signed number: positive for YES, negative for NO.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LINEAR_CENT = TickGrid.named("linear_cent")
 
 
 def outcome_price(yes_price: int, outcome: str) -> int:
-    """What one contract of `outcome` costs when YES trades at `yes_price`; its own inverse.
+    """Return the price of `outcome` when YES trades at `yes_price`; the function is its own inverse.
 
     >>> outcome_price(7300, "yes"), outcome_price(7300, "no")
     (7300, 2700)
@@ -63,9 +63,9 @@ def outcome_price(yes_price: int, outcome: str) -> int:
 class Market(msgspec.Struct, frozen=True, kw_only=True):
     """A market as known at one moment.
 
-    `settlement` is the value of one YES contract in price units once determined (10,000 for "yes", 0 for
-    "no", between for "scalar"), else None.  `expected_close_ts` is what was announced; `close_ts` may move.
-    `price_structure` is the exchange's name for the grid, "" where it gives none.
+    `settlement` is the value of one YES contract in price units once determined (10,000 for "yes", 0 for "no",
+    between for "scalar"), else None.  `expected_close_ts` is the announced time; `close_ts` may move.
+    `price_structure` is the exchange's name for the grid, or "".
     """
 
     ticker: str
@@ -93,7 +93,7 @@ class Market(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
-    """A public print.  `price` is the YES price; `taker` the outcome the aggressor bought."""
+    """A public trade; `price` is the YES price, `taker` the outcome that the taker bought."""
 
     ts: int
     ticker: str
@@ -104,10 +104,10 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One of our orders as the exchange last described it.
+    """One of the account's orders in its last known state.
 
-    `price` is the YES price whatever the side.  `fees` is what its fills have paid so far, maker and taker
-    together; `reason` the exchange's word for the last change ("" over REST).
+    `price` is the YES price on both sides.  `initial`, `filled` and `remaining` are sizes.  `fees` is the sum of the
+    maker and taker fees of its fills so far.  `reason` is the exchange's reason for the last change ("" over REST).
     """
 
     order_id: str
@@ -131,8 +131,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fill(msgspec.Struct, frozen=True, kw_only=True):
-    """One match of one of our orders.  `fee` is for the whole fill; `position` the signed position after it,
-    None where the exchange does not say (REST)."""
+    """One fill of one of the account's orders.
+
+    `fee` is the fee of the whole fill.  `position` is the signed position after it; REST does not
+    send it, and it is then None.
+    """
 
     trade_id: str
     order_id: str
@@ -153,7 +156,7 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
-    """Our net position in one market.  `cost` is the cost basis of what is held, fees apart."""
+    """The account's net position in one market; `cost` is its cost basis, excluding fees."""
 
     ticker: str
     size: int
@@ -163,7 +166,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What the exchange paid out for one market.  `revenue` is the payout; `settlement` the value of YES."""
+    """A payout for one market; `revenue` is the payout in money units, `settlement` the value of YES."""
 
     ticker: str
     event: str
@@ -179,7 +182,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pnl(self) -> int:
-        """Payout less cost less fees, in money units."""
+        """Payout less cost and fees, in money units."""
         return self.revenue - self.yes_cost - self.no_cost - self.fees
 
 

@@ -1,8 +1,8 @@
-"""What one market's position is worth and cost: the arithmetic of netting, once for everybody.
+"""Position in one market: netting of trades, cost basis and profit.
 
-A position is one signed number.  A trade on the other side first closes what is held, at its average cost,
-and only then opens the other way.  All amounts are exact integers in money units; where an average cost does
-not divide, the remainder stays with what is still held.
+A position is one signed number.  A trade on the other side first closes the position at its average cost, and only
+then opens one in the other direction.  All amounts are exact integers in money units.  Where an average cost does not
+divide evenly, the remainder stays with the open part.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ __all__ = ["Holding"]
 
 @dataclass(slots=True)
 class Holding:
-    """A position.  `size` is signed (+ YES, − NO); `cost` is what was paid for what is held, fees apart;
-    `realized` what closing and settling brought beyond its cost.
+    """A position that trades and settlement change.
+
+    `size` is signed (+ YES, − NO).  `cost` is the cost basis, excluding fees.  `realized` is the profit of closing and
+    settling, excluding fees.
 
     >>> h = Holding()
     >>> h.trade("ask", 6000, 1000)            # buys 10 NO at 40 cents
@@ -36,21 +38,27 @@ class Holding:
 
     @property
     def outcome(self) -> str:
-        """The outcome held; "yes" when flat."""
+        """The outcome of the position; "yes" if it is flat."""
         return "no" if self.size < 0 else "yes"
 
     def closing(self, side: str, size: int) -> int:
-        """How much of a trade would close rather than open."""
+        """Return the part of a trade's size that would close the position rather than open one."""
         against = self.size < 0 if side == "bid" else self.size > 0
         return min(size, abs(self.size)) if against else 0
 
     def trade(self, side: str, price: int, size: int) -> int:
-        """Buy (`"bid"`) or sell (`"ask"`) `size` of YES at `price`; the change of cash, fees apart."""
+        """Buy ("bid") or sell ("ask") YES, and return the change of cash in money units, excluding fees.
+
+        Args:
+            side: "bid" or "ask".
+            price: YES price in price units.
+            size: size units.
+        """
         change = 0
         sign = 1 if side == "bid" else -1
         closing = self.closing(side, size)
         if closing:
-            # What is closed is sold at the price of the outcome held.
+            # The closed part is sold at the price of the outcome that was bought.
             proceeds = outcome_price(price, self.outcome) * closing
             part = self.cost * closing // abs(self.size)
             self.cost -= part
@@ -66,7 +74,11 @@ class Holding:
         return change
 
     def settle(self, settlement: int) -> int:
-        """Pay out at `settlement`, the value of one YES contract; what comes in."""
+        """Settle the position and return the payout in money units.
+
+        Args:
+            settlement: the value of one YES contract in price units.
+        """
         revenue = (settlement if self.size > 0 else PRICE - settlement) * abs(self.size)
         self.realized += revenue - self.cost
         self.size = self.cost = 0

@@ -1,9 +1,13 @@
-"""What a notebook sees: the dashboard of a session, static figures, recorded results, the papermill runner.
+"""Notebook support: live dashboards, figures, report cards, recorded results and unattended runs.
 
-Only this package imports IPython, ipywidgets, plotly or papermill, and it imports nothing of its own when it
-is imported.  `dashboard` watches a live session, `panels` turns a snapshot into HTML, `plots` draws what is
-kept, `edge_plots`, `edge_beside` and `edge_view` show report cards, `tables` shows a frame whole and a published
-claim beside its audit, `loop` lets a cell without `await` run a coroutine.
+This is the only package that imports IPython, ipywidgets, plotly and papermill; it imports each on first use.
+
+* `session`: the live dashboard (`dashboard`), its panels as HTML (`panels`) and the figures of a finished run (`plots`);
+* `research`: report cards as HTML (`card_html`), their figures (`figures`, `heatmap`, `compare`, `layout`), and tables of
+  results and published claims (`tables`);
+* `results`: numbers that a notebook records (`record`) and other programs read back (`read_results`);
+* `runner`: papermill runs of the live notebook (`LiveRun`, `live_notebook`);
+* `loop`: coroutines in cells without `await` (`run_sync`, `enable_sync`).
 """
 
 from kalshilab.lazy import exports

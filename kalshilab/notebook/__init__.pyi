@@ -3,4 +3,10 @@ from . import research as research
 from . import results as results
 from . import runner as runner
 from . import session as session
+from .loop import enable_sync as enable_sync
+from .loop import run_sync as run_sync
+from .results import read_results as read_results
 from .results import record as record
+from .runner import LiveResult as LiveResult
+from .runner import LiveRun as LiveRun
+from .runner import live_notebook as live_notebook

@@ -1,6 +1,6 @@
-"""Numbers a notebook stands for, kept where machines find them.
+"""Machine-readable results of a notebook.
 
-`record` displays a value as a MIME bundle of its own: papermill saves it, nbval compares it exactly, and
+`record` displays a value as a MIME bundle of a dedicated type: papermill saves it, nbval compares it exactly, and
 `read_results` reads it back from the saved notebook.
 """
 
@@ -21,13 +21,17 @@ __all__ = ["MIME", "read_results", "record", "rounded"]
 MIME: Final = "application/vnd.kalshilab.result+json"
 
 WIDTH: Final = 110
-"""Characters a line of what is shown of a record."""
+"""Line length of a displayed record, in characters."""
 
 NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 
 
-def rounded(value: Any, digits: int = 6) -> Any:
-    """`value` with every float in it rounded, so that the last bits of a machine's arithmetic are not recorded.
+def rounded(value: object, digits: int = 6) -> object:
+    """Round every float in a value, so that machine-dependent last bits are not recorded.
+
+    Args:
+        value: a scalar, a mapping or a sequence, nested to any depth.
+        digits: decimal places to keep.
 
     >>> rounded({"edge": 0.1 + 0.2, "n": 3})
     {'edge': 0.3, 'n': 3}
@@ -41,24 +45,29 @@ def rounded(value: Any, digits: int = 6) -> Any:
     return value
 
 
-def record(name: str, value: Any, *, digits: int = 6) -> None:
-    """Record a value under a name in the running notebook; floats are rounded to `digits`.
+def record(name: str, value: object, *, digits: int = 6) -> None:
+    """Record a value under a name in the running notebook.
 
-    What is seen of it, and all that is seen outside a notebook, is plain text.
+    A reader sees the value as plain text, in a notebook and outside one.
+
+    Args:
+        name: name to read the value back by.
+        value: a scalar, a mapping or a sequence that JSON can hold.
+        digits: decimal places that floats are rounded to.
     """
-    kept = rounded(value, digits)
-    display({MIME: {"name": name, "value": kept}, "text/plain": _text(name, kept)}, raw=True)  # type: ignore[no-untyped-call]
+    value = rounded(value, digits)
+    display({MIME: {"name": name, "value": value}, "text/plain": _text(name, value)}, raw=True)  # type: ignore[no-untyped-call]
 
 
-def _text(name: str, kept: Any) -> str:
-    """A record to be read: a mapping as its names and values, in lines.
+def _text(name: str, value: object) -> str:
+    """Return a record as text; a mapping becomes its names and values, wrapped into lines.
 
     >>> print(_text("edge", {"verdict": "VALID", "net": 1.52, "failed": None}))
     edge: verdict VALID · net 1.52 · failed –
     """
-    if not isinstance(kept, Mapping):
-        return f"{name}: {_word(kept)}"
-    parts = [f"{key} {_word(value)}".replace(" ", NO_BREAK) for key, value in kept.items()]
+    if not isinstance(value, Mapping):
+        return f"{name}: {_word(value)}"
+    parts = [f"{key} {_word(item)}".replace(" ", NO_BREAK) for key, item in value.items()]
     lines = textwrap.wrap(
         f"{name}: {' · '.join(parts)}",
         WIDTH,
@@ -69,15 +78,15 @@ def _text(name: str, kept: Any) -> str:
     return "\n".join(lines).replace(NO_BREAK, " ")
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     return "–" if value is None else ", ".join(map(_word, value)) if isinstance(value, list) else str(value)
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
-    """What a saved notebook recorded, by name; the last of two equal names wins.
+    """Return the values that a saved notebook recorded, by name; the last of two equal names wins.
 
     Raises:
-        SessionError: no such file, or not a notebook.
+        SessionError: if the file does not exist or is not a notebook.
     """
     try:
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
@@ -89,10 +98,10 @@ def read_results(path: str | Path) -> dict[str, Any]:
         UnicodeDecodeError,
     ) as error:
         raise SessionError(f"{path}: not a notebook ({error})") from None
-    found: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
-            kept = output.get("data", {}).get(MIME)
-            if kept:
-                found[kept["name"]] = kept["value"]
-    return found
+            bundle = output.get("data", {}).get(MIME)
+            if bundle:
+                recorded[bundle["name"]] = bundle["value"]
+    return recorded

@@ -1,14 +1,14 @@
-"""Running the live notebook unattended: papermill in this process, a kernel of this very interpreter.
+"""Unattended runs of the live notebook: papermill in this process, with a kernel of the same interpreter.
 
-Every way to end a run early ends in the same place, the stop file that the session in the kernel looks for:
-the session tidies up, the cells after it run, papermill saves, exit code 0.
+Every request to end a run early starts with the stop file that the session in the kernel polls.  The session
+cleans up, the remaining cells run, papermill saves the notebook, and the exit code is 0.  Requests escalate:
 
-* first SIGINT or SIGTERM: the stop file is made;
-* second, or `grace` seconds without an end: the kernel is interrupted, which a session takes for a stop too;
-* third, or another `grace` seconds: the kernel is killed; what papermill has saved by then is what there is.
+* the first SIGINT or SIGTERM creates the stop file;
+* the second, or `grace_s` seconds without an end, interrupts the kernel, which a session also treats as a stop;
+* the third, or another `grace_s` seconds, kills the kernel; only what papermill has saved by then remains.
 
-The kernel runs in a process group of its own, so Ctrl-C in a terminal reaches only this process.  What must
-not be written into the output notebook, paths and keys, goes to the kernel through its environment.
+The kernel runs in a separate process group, so Ctrl-C in a terminal reaches only this process.  Paths and keys
+must not be written into the output notebook; they reach the kernel through its environment.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from kalshilab.clock import WallClock
 from kalshilab.config.settings import Settings
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook.results import read_results
 from kalshilab.trade.session.run_folder import RUN_VARIABLE, claim_run
@@ -47,17 +48,26 @@ PARAMETERS: Final = (
     "venue", "strategy", "minutes", "speed", "categories", "min_trades", "min_drop", "yes_threshold", "contracts",
     "seed",
 )  # fmt: skip
-"""Settings that the live notebook takes as parameters, where they are not the default."""
+"""Settings that are passed to the live notebook as parameters where they differ from the default."""
 
 THROUGH_ENVIRONMENT: Final = (
     "tape", "markets", "result_column", "signal", "policy", "whale_min_value", "whale_max_leverage", "whale_top",
-    "whale_window", "yes8090_low", "yes8090_high", "yes8090_contracts", "yes8090_tier_a_contracts",
+    "whale_window_s", "yes8090_low", "yes8090_high", "yes8090_contracts", "yes8090_tier_a_contracts",
 )  # fmt: skip
-"""Settings that reach it through the environment alone."""
+"""Settings that are passed through the environment only."""
 
 
 class LiveResult:
-    """A finished run: its folder, the saved notebook, the journal, and what the notebook recorded."""
+    """A finished run.
+
+    Attributes:
+        run_id: name of the run, and of its folder.
+        run_dir: folder of the run.
+        notebook: path of the saved notebook.
+        journal: path of the journal.
+        results: values that the notebook recorded, by name.
+        error: the exception that ended the notebook, or an empty string.
+    """
 
     def __init__(self, run_id: str, run_dir: Path, results: Mapping[str, Any], error: str = "") -> None:
         self.run_id, self.run_dir = run_id, run_dir
@@ -67,10 +77,10 @@ class LiveResult:
 
 
 def live_notebook() -> Path:
-    """The live notebook: of the checkout this package stands in, else the copy shipped with it.
+    """Return the path of the live notebook: that of the checkout, otherwise the copy shipped with the package.
 
     Raises:
-        UsageError: neither is there.
+        UsageError: if neither exists.
     """
     package = Path(__file__).resolve().parents[1]
     for path in (
@@ -86,36 +96,37 @@ class LiveRun:
     """One unattended run of a notebook that holds a session.
 
     Args:
-        settings: what the session is told; checked already.
-        notebook: the notebook; default the live notebook.
-        on_status: called about twice a second with the session's status while it runs.
-        grace: seconds between asking, interrupting and killing.
+        settings: validated settings of the session.
+        notebook: path of the notebook; default the live notebook.
+        on_status: callback for the session's status, about four times a second while the session runs.
+        grace_s: seconds between the stop request, the interrupt and the kill.
     """
 
+    @renamed_keywords(grace="grace_s")
     def __init__(
         self,
         settings: Settings,
         *,
         notebook: Path | None = None,
         on_status: Callable[[Status], None] | None = None,
-        grace: float = 30.0,
+        grace_s: float = 30.0,
     ) -> None:
         self.settings, self._notebook = settings, notebook or live_notebook()
-        self._on_status, self._grace = on_status, grace
+        self._on_status, self._grace_s = on_status, grace_s
         self._wall = WallClock()
         self.run_id, self.run_dir = claim_run(Path(settings.out).resolve(), self._wall.now())
         self._stop_file = Path(settings.stop_file).resolve() if settings.stop_file else self.run_dir / "stop"
         self._kernels: list[AsyncKernelManager] = []
-        self._asked = 0
+        self._stop_requests = 0
         self._reason = ""
-        self._asked_at = 0.0
-        self._acted = 0
+        self._last_request_s = 0.0
+        self._stop_steps_taken = 0
 
     def run(self) -> LiveResult:
-        """Run to the end.  Takes SIGINT and SIGTERM meanwhile if this is the main thread.
+        """Run the notebook to its end; in the main thread, handle SIGINT and SIGTERM until then.
 
         Raises:
-            SessionError: papermill itself failed; a failure inside the notebook is in `LiveResult.error`.
+            SessionError: if papermill itself failed; a failure inside the notebook is in `LiveResult.error`.
         """
         outcome: list[BaseException] = []
         worker = threading.Thread(target=self._execute, args=(outcome,), name="papermill", daemon=True)
@@ -123,7 +134,7 @@ class LiveRun:
             worker.start()
             while worker.is_alive():
                 worker.join(0.25)
-                self._press()
+                self._escalate()
                 if self._on_status is not None:
                     status = read_status(self.run_dir / "status.json")
                     if status is not None:
@@ -133,32 +144,32 @@ class LiveRun:
         output = self.run_dir / "live_paper.ipynb"
         results: dict[str, Any] = {}
         if output.is_file():
-            # On a full disk it is cut off; what papermill says of that is the better sentence.
+            # A full disk truncates the file; papermill's own error describes that better.
             with suppress(OSError, NotJSONError):
-                _forget_paths(output)
+                _shorten_paths(output)
                 results = read_results(output)
-        error = _words(outcome[0]) if outcome else ""
-        # A kernel that died, or a cell that failed before there was a session, leaves nobody else to say so.
-        given = self.settings
+        error = _error_text(outcome[0]) if outcome else ""
+        # If the kernel died, or a cell failed before the session started, nothing else closes the status file.
+        settings = self.settings
         with suppress(OSError, SessionError):
             close_status(
-                self.run_dir / "status.json", self.run_id, given.venue, given.strategy, error or "ended"
+                self.run_dir / "status.json", self.run_id, settings.venue, settings.strategy, error or "ended"
             )
         if outcome and not isinstance(outcome[0], PapermillExecutionError):
             raise SessionError(f"the notebook could not be run: {outcome[0]}") from outcome[0]
         return LiveResult(self.run_id, self.run_dir, results, error)
 
     def ask_to_stop(self, reason: str = "asked to stop") -> None:
-        """Count one request to end; each further one is more insistent."""
-        self._asked += 1
+        """Request the end of the run; each further request escalates."""
+        self._stop_requests += 1
         self._reason = self._reason or reason
-        self._asked_at = self._wall.monotonic()
+        self._last_request_s = self._wall.monotonic()
 
     def _execute(self, outcome: list[BaseException]) -> None:
-        given = self.settings.as_dict()
+        chosen = self.settings.as_dict()
         defaults = {name: f.default for name, f in Settings.__dataclass_fields__.items()}
-        parameters = {n: _plain(given[n]) for n in PARAMETERS if given[n] != defaults[n]}
-        # The client of the kernel makes a loop for this thread and leaves it open; made here, it can be closed.
+        parameters = {n: _plain(chosen[n]) for n in PARAMETERS if chosen[n] != defaults[n]}
+        # The kernel's client would create a loop for this thread and leave it open; this one can be closed.
         loop = ensure_event_loop()
         try:
             papermill.execute_notebook(
@@ -174,22 +185,24 @@ class LiveRun:
                 store_widget_state=False,
                 start_timeout=120,
             )
-        except BaseException as error:  # noqa: BLE001 - crosses a thread; the main thread tells which it was
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread
             outcome.append(error)
         finally:
             loop.close()
             asyncio.set_event_loop(None)
 
     def _manager(self) -> type[AsyncKernelManager]:
-        """A kernel manager that starts this interpreter with this run's environment, whatever is installed
-        under the name "python3"."""
+        """Return a kernel manager that starts this interpreter with the environment of this run.
+
+        The kernel spec installed as "python3" may belong to another interpreter; it is not used.
+        """
         environment = {
             RUN_VARIABLE: self.run_id,
             "KALSHILAB_OUT": str(self.run_dir.parent),
             "KALSHILAB_STOP_FILE": str(self._stop_file),
         }
-        # Parameters too: one left at its default is not in the notebook, and a variable that the kernel inherits,
-        # or a .env, would say otherwise.
+        # Parameters too: one left at its default is not written into the notebook, and an inherited variable or a
+        # .env file would override it.
         for name in PARAMETERS + THROUGH_ENVIRONMENT:
             value = _plain(getattr(self.settings, name))
             environment[f"KALSHILAB_{name.upper()}"] = "" if value is None else str(value)
@@ -203,7 +216,7 @@ class LiveRun:
         kernels = self._kernels
 
         class OwnInterpreter(AsyncKernelManager):
-            """Starts `spec`."""
+            """A kernel manager that starts `spec`."""
 
             def __init__(self, **options: Any) -> None:
                 super().__init__(**options)
@@ -217,19 +230,19 @@ class LiveRun:
 
         return OwnInterpreter
 
-    def _press(self) -> None:
-        """Do what the requests so far, or the time since, call for: ask, interrupt, kill."""
-        if not self._asked:
+    def _escalate(self) -> None:
+        """Take the next step that the requests, or the time since the last one, call for: stop file, interrupt, kill."""
+        if not self._stop_requests:
             return
-        if self._acted and self._wall.monotonic() - self._asked_at > self._grace:
+        if self._stop_steps_taken and self._wall.monotonic() - self._last_request_s > self._grace_s:
             self.ask_to_stop()
-        if self._acted >= self._asked:
+        if self._stop_steps_taken >= self._stop_requests:
             return
-        self._acted += 1
-        if self._acted == 1:
+        self._stop_steps_taken += 1
+        if self._stop_steps_taken == 1:
             self._stop_file.write_text(self._reason)
         else:
-            self._signal_kernel(signal.SIGINT if self._acted == 2 else signal.SIGKILL)
+            self._signal_kernel(signal.SIGINT if self._stop_steps_taken == 2 else signal.SIGKILL)
 
     def _signal_kernel(self, number: int) -> None:
         for manager in self._kernels:
@@ -258,30 +271,30 @@ class LiveRun:
 
 
 def _encrypts() -> bool:
-    """Whether kernel and client can encrypt what they tell each other; older versions of either cannot."""
+    """Return whether both kernel and client can encrypt their messages; older versions cannot."""
     ends = (AsyncKernelManager, "transport_encryption"), (IPKernelApp, "curve_secretkey")
     return zmq.has("curve") and all(name in end.class_trait_names() for end, name in ends)
 
 
-def _forget_paths(path: Path) -> None:
-    """Shorten the paths papermill writes into a notebook's metadata to file names: a notebook is passed on."""
+def _shorten_paths(path: Path) -> None:
+    """Shorten the paths in papermill's metadata to file names, since a notebook may be shared."""
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     facts = notebook.metadata.get("papermill", {})
     for name in ("input_path", "output_path"):
         if facts.get(name):
             facts[name] = Path(facts[name]).name
-    # Beside it first: what is saved must not be lost to a disk that fills up.
+    # Write to a temporary file first, so that a full disk cannot destroy the saved notebook.
     scratch = path.with_suffix(".tmp")
     nbformat.write(notebook, scratch)  # type: ignore[no-untyped-call]
     scratch.replace(path)
 
 
-def _plain(value: Any) -> Any:
-    """A setting as a parameter a notebook can hold."""
+def _plain(value: object) -> object:
+    """Return a setting as a parameter that a notebook can hold."""
     return ",".join(value) if isinstance(value, tuple) else value
 
 
-def _words(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     if isinstance(error, PapermillExecutionError):
         return f"{error.ename}: {error.evalue} (cell {error.exec_count})"
     return str(error)

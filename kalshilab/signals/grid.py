@@ -1,7 +1,7 @@
-"""A signal at many settings of its parameters, in one reading of the tape.
+"""A signal at many settings of its parameters, in a single reading of the tape.
 
-The tape is read once for all cells; cells that can share their counting do (for `rlm`, those that fire once a
-market), the others run side by side on two threads.
+The tape is read once for all cells.  Cells that can share their state do (for `rlm`, those that fire once per market);
+the others run in parallel on two threads.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ import polars as pl
 
 from kalshilab.errors import UsageError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, plain
-from kalshilab.signals.engine.model import Frame, like
+from kalshilab.signals.engine.model import Frame, Parameters, like
 from kalshilab.signals.scan import scan_cells
 
 __all__ = ["cells_of", "grid"]
 
 
 def cells_of(
-    kind: Callable[..., CompiledSignal], parameters: dict[str, Any]
-) -> tuple[list[dict[str, Any]], list[CompiledSignal]]:
-    """The settings of a grid's cells, varied parameters only, and their signals.
+    kind: Callable[..., CompiledSignal], parameters: Parameters
+) -> tuple[list[Parameters], list[CompiledSignal]]:
+    """Return the settings of a grid's cells (varied parameters only) and their signals.
 
-    A parameter is varied if it is given as a list, a range, an array or a series; the last one varies fastest.
+    A parameter varies if it is given as a list, a range, an array or a series; the last one varies fastest.
 
     Raises:
-        SignalError: a value out of range.
-        UsageError: a list of nothing, or `kind` is not what makes signals.
+        SignalError: a value is out of range.
+        UsageError: a parameter has no values, or `kind` is not the class of a signal.
     """
     if not callable(kind) or (inspect.isfunction(kind) and "tape" in inspect.signature(kind).parameters):
-        named = getattr(kind, "__name__", repr(kind))
+        shown = getattr(kind, "__name__", repr(kind))
         raise UsageError(
-            f"grid: {named} is not a signal's class; grid takes Rlm, PriceBand, ... or a custom signal"
+            f"kind must be the class of a signal, such as Rlm, PriceBand or a custom signal, got {shown}"
         )
     varied = {k: [plain(value) for value in v] for k, v in parameters.items() if _several(v)}
     for name, values in varied.items():
         if not values:
-            raise UsageError(f"grid: {name} has no values")
+            raise UsageError(f"{name} must have at least one value, got []; leave it out to use its default")
     fixed = {k: v for k, v in parameters.items() if k not in varied}
     settings = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
     return settings, [kind(**fixed, **setting) for setting in settings]
@@ -56,18 +56,19 @@ def grid(
     shards: int | None = None,
     **parameters: Any,
 ) -> Frame:
-    """The fires of a signal at every combination of some parameters' values.
+    """Return the fires of a signal at every combination of some parameters' values.
 
     Args:
-        tape: a tape of any frame kind, a `Lake`, or the path of one.
-        kind: a signal's class, or a custom signal.
-        executor, shards: as for `scan`.
-        parameters: of the signal; those given as lists, ranges, arrays or series are varied.
+        tape: a tape as a frame, a `Lake`, or the path of a lake.
+        kind: the class of a signal, or a custom signal.
+        executor: the processes that scan, as for `scan`.
+        shards: the number of shards of the markets, as for `scan`.
+        parameters: parameters of the signal; those given as lists, ranges, arrays or series vary.
 
     Returns:
-        The fires as a frame of the tape's kind (polars for a lake), in the order of the cells and then of the
-        tape: a column for each varied parameter, then those of the signal's `run`.  A parameter that is named
-        like one of these (`side`) has `_set` behind its name.
+        The fires as a frame of the tape's kind (polars for a lake), in the order of the cells and then of the tape.
+        It has a column for each varied parameter, followed by those of the signal's `run`.  A parameter with the name
+        of such a column (`side`) gets the suffix `_set`.
 
     >>> import kalshilab as kl
     >>> tape, _ = kl.sample()
@@ -79,12 +80,12 @@ def grid(
     True
 
     Raises:
-        SignalError: a parameter out of range, before anything is read.
+        SignalError: a parameter is out of range; raised before the tape is read.
         TapeError, LakeError: as for `scan`.
-        UsageError: a list of nothing, or `kind` is not what makes signals.
+        UsageError: a parameter has no values, or `kind` is not the class of a signal.
     """
     settings, signals = cells_of(kind, parameters)
-    found = scan_cells(tape, signals, executor, shards)
+    frames = scan_cells(tape, signals, executor, shards)
     labelled = [
         frame.select(
             *(
@@ -93,20 +94,20 @@ def grid(
             ),
             pl.all(),
         )
-        for setting, frame in zip(settings, found, strict=True)
+        for setting, frame in zip(settings, frames, strict=True)
     ]
     whole = pl.concat(labelled, how="vertical_relaxed")
     return like(whole, tape)
 
 
-def _several(value: Any) -> bool:
-    """Whether a parameter's value is a list of values: of pandas' series too, without importing pandas for it."""
+def _several(value: object) -> bool:
+    """Return whether a parameter's value is a list of values; pandas is not imported for the test."""
     pandas = type(value).__module__.partition(".")[0] == "pandas" and type(value).__name__ == "Series"
     return pandas or isinstance(value, list | range | np.ndarray | pl.Series)
 
 
-def _shown(value: Any) -> Any:
-    """A parameter's value as a column can hold it: an object, such as a policy, by its name."""
+def _shown(value: object) -> object:
+    """Return a parameter's value as a column can hold it; an object, such as a policy, becomes its name."""
     if value is None or isinstance(value, bool | int | float | str | tuple | list):
         return value
     return getattr(value, "__name__", None) or type(value).__name__

@@ -1,4 +1,4 @@
-"""A policy of one's own in Python, such as a trained model: it is shown each print and says hold, buy or sell.
+"""Custom policies in Python, such as trained models: a policy observes each print and returns hold, buy or sell.
 
     class Momentum:
         def act(self, seen):                      # an Observation
@@ -6,15 +6,14 @@
 
     kl.signals.RlModel("my_module:Momentum").run(tape)
 
-A policy is an object with `act(observation)`, a class that makes one, or a plain function; it is given as such,
-or as "module:name" where it must come from settings.  "buy" buys YES, "sell" buys NO; anything but "hold",
-"buy" and "sell" is an error.  If it has `reset(ticker)`, that is called with a market's ticker when the market
-is forgotten, and with None when all are, so before each run over a tape as well.
+A policy is an object with `act(observation)`, a class of such objects, or a plain function.  It is passed itself, or as
+"module:name" where it comes from settings.  "buy" buys YES, "sell" buys NO; anything but "hold", "buy" and "sell" is an
+error.  If the policy has `reset(ticker)`, it is called with a market's ticker when the state of the market is cleared,
+and with None when all states are, which includes the start of each run over a tape.
 
-It is called for every print, in Python: some hundred thousand prints a second at best.  A rule that can be
-written in a dozen lines is a thousand times faster as a `kalshilab.signal`.  Because it may remember what it likes
-across markets, it is shown all prints in their order, by one process: `scan` and `grid` take it, and leave
-their executor alone.
+A policy is called for every print, in Python: a few hundred thousand prints a second at best.  A rule of a dozen lines
+is a thousand times faster as a `kalshilab.signal`.  Because a policy may keep state across markets, it gets all prints
+in their order in one process: `scan` and `grid` accept it and ignore their executor.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import SignalError
-from kalshilab.signals.engine.compiled_signal import out_of_range, wholes
-from kalshilab.signals.engine.model import Fire, Frame, like
+from kalshilab.signals.engine.compiled_signal import SIDE, out_of_range, wholes
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, like
 from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.tape.tape import COLUMNS, Tape
@@ -38,11 +37,11 @@ from kalshilab.units import PRICE
 __all__ = ["Action", "Observation", "Policy", "RlModel", "RlModelFire", "load_object", "rl_model"]
 
 Action = Literal["hold", "buy", "sell"]
-NO_POLICY = 'no policy is given: set policy="module:name" (KALSHILAB_POLICY); until then it holds'
+NO_POLICY = 'no policy is set: set policy="module:name" (KALSHILAB_POLICY); until then it holds'
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """What a policy is shown: one market as of one print, inclusive.  Nothing here is later than the print.
+    """One market as of one print, inclusive; it holds no data later than the print.
 
     Prices are YES prices in 1/10,000 dollar, sizes in 1/100 contract, times in microseconds.
     """
@@ -52,40 +51,40 @@ class Observation(msgspec.Struct, frozen=True):
     price: int
     size: int
     taker: str
-    """"yes" or "no", the outcome the taker bought."""
+    """The outcome that the taker bought, "yes" or "no"."""
     n_trades: int
-    """Prints of the market so far, this one included; so for all that follows."""
+    """Prints of the market so far; this field and those below include the current print."""
     yes_ratio: float
     """Share of prints whose taker bought YES."""
     first_price: int
     low: int
     high: int
     change: int
-    """`price` less `first_price`."""
+    """`price` minus `first_price`."""
     volume: int
-    """Size of all prints."""
+    """Total size of the prints."""
     since_last: int
-    """Microseconds since the market's print before; 0 at its first."""
+    """Microseconds since the market's previous print; 0 at its first."""
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides at each print."""
+    """An object that decides at each print."""
 
     def act(self, observation: Observation, /) -> Action:
-        """What to do as of this print."""
+        """Return the action as of this print."""
         ...
 
 
 class RlModelFire(Fire, frozen=True):
-    """The policy said buy or sell: the share of YES takers and the first price at that moment."""
+    """A fire of a policy: the share of YES takers and the first YES price as of the print."""
 
     yes_ratio: float
     first_price: int
 
 
 class _Market:
-    """What an observation is made of."""
+    """Running totals of a market, from which observations are made."""
 
     __slots__ = ("first", "high", "last_ts", "low", "n", "volume", "yes")
 
@@ -99,51 +98,58 @@ class RlModel:
     """The signal of a policy.
 
     Args:
-        policy: "module:name", or the policy itself; None: it holds, and `why` says so.
+        policy: the policy, or its "module:name"; None: the signal never fires, and `why` gives the reason.
 
     >>> cautious = RlModel(lambda seen: "sell" if seen.n_trades >= 2 else "hold")
     >>> cautious.update("A-B-1", 1, 5000, 100, "yes")
     >>> cautious.update("A-B-1", 2, 5100, 100, "yes").side
     'no'
     >>> RlModel().why
-    'no policy is given: set policy="module:name" (KALSHILAB_POLICY); until then it holds'
+    'no policy is set: set policy="module:name" (KALSHILAB_POLICY); until then it holds'
 
     Raises:
-        SignalError: the policy cannot be imported, or is none.
+        SignalError: the policy cannot be imported, or is not a policy.
     """
 
     name = "rl_model"
 
-    def __init__(self, policy: Any = None) -> None:
-        self.parameters: dict[str, Any] = {"policy": policy}
-        found = load_object(self.name, "policy", policy) if isinstance(policy, str) else policy
-        if isinstance(found, type):
-            found = found()
-        self._policy = found
-        self._act: Callable[[Observation], Any] | None = None
-        if isinstance(found, Policy):
-            self._act = found.act
-        elif callable(found):
-            self._act = found
-        elif found is not None:
+    def __init__(self, policy: object = None) -> None:
+        self.parameters: Parameters = {"policy": policy}
+        loaded = load_object(self.name, "policy", policy) if isinstance(policy, str) else policy
+        if isinstance(loaded, type):
+            loaded = loaded()
+        self._policy: object = loaded
+        self._act: Callable[[Observation], object] | None = None
+        if isinstance(loaded, Policy):
+            self._act = loaded.act
+        elif callable(loaded):
+            self._act = loaded
+        elif loaded is not None:
             raise SignalError(self.name, "policy", policy, "an object with act(observation), or a function")
         self._markets: dict[str, _Market] = {}
         self._count = 0
 
     @property
     def why(self) -> str:
-        """Why it does nothing but hold, in a sentence; "" if it has a policy."""
+        """The reason why it only holds, as a sentence; empty if it has a policy."""
         return NO_POLICY if self._act is None else ""
 
     def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> RlModelFire | None:
-        """Take one print (our units, `ts` in microseconds); a fire if the policy says buy or sell.
+        """Process one print and return a fire if the policy returns buy or sell, else None.
+
+        Args:
+            ticker: the market.
+            ts: exchange time in microseconds.
+            price: YES price in 1/10,000 dollar.
+            size: size in 1/100 contract.
+            taker: the outcome that the taker bought, "yes" or "no".
 
         Raises:
             SignalError: `taker` is neither "yes" nor "no", a number is not whole or out of range, or the policy
-                says something else.
+                returns something else.
         """
         if taker not in ("yes", "no"):
-            raise SignalError(self.name, "taker", taker, "yes or no")
+            raise SignalError(self.name, "taker", taker, SIDE)
         ts, price, size = wholes(self.name, ts=ts, price=price, size=size)
         if not 0 <= price <= PRICE or size < 0:
             raise out_of_range(self.name, price, size)
@@ -168,19 +174,20 @@ class RlModel:
         if action == "hold":
             return None
         if action not in ("buy", "sell"):
-            raise SignalError(self.name, "policy's answer", action, "hold, buy or sell")
+            raise SignalError(self.name, "the policy's answer", action, "hold, buy or sell")
         side = "yes" if action == "buy" else "no"
         return RlModelFire(row, ts, ticker, side, price, m.n, m.yes / m.n, m.first)
 
     def run(self, tape: Frame) -> Frame:
-        """All fires over a tape, from fresh state, as a frame of the tape's kind; live state is not touched,
-        but the policy, if it has a state of its own, is reset before and after.  A lake is read piece by piece,
-        and a polars frame comes back.  Without a policy there are no fires, and a warning says why.
+        """Return all fires over a tape, from fresh state, as a frame of the tape's kind.
+
+        Live state is not touched, but a policy with `reset` is reset before and after the run.  A lake is read piece by
+        piece and returns a polars frame.  Without a policy there are no fires, and a warning gives the reason.
 
         Raises:
-            TapeError: not a tape.
+            TapeError: `tape` is not a tape.
             LakeError: the lake is damaged.
-            SignalError: the policy's answer is none.
+            SignalError: the policy returns neither hold, buy nor sell.
         """
         return like(self.fires(tape_of(tape)), tape)
 
@@ -192,26 +199,26 @@ class RlModel:
         fresh.reset()
         fires = [fire for row in _rows(tape) if (fire := fresh.update(*row)) is not None]
         fresh.reset()
-        schema: dict[str, Any] = {
+        schema: Dtypes = {
             "row": pl.UInt64, "ts": pl.Int64, "ticker": pl.String, "side": TAKER, "price": pl.Int16,
             "n_trades": pl.UInt32, "yes_ratio": pl.Float64, "first_price": pl.Int16,
         }  # fmt: skip
-        found = pl.DataFrame([msgspec.structs.astuple(f) for f in fires], schema=schema, orient="row")
+        frame = pl.DataFrame([msgspec.structs.astuple(f) for f in fires], schema=schema, orient="row")
         times = pl.col("ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").cast(TIME)
-        return found.with_columns(times)
+        return frame.with_columns(times)
 
     def reset(self, ticker: str | None = None) -> None:
-        """Forget what was seen of one market, or of all; the policy is told if it has `reset`."""
+        """Clear the state of one market, or of all, and call the policy's `reset` if it has one."""
         if ticker is None:
             self._markets, self._count = {}, 0
         else:
             self._markets.pop(ticker, None)
-        told = getattr(self._policy, "reset", None)
-        if told is not None:
-            told(ticker)
+        reset_policy = getattr(self._policy, "reset", None)
+        if reset_policy is not None:
+            reset_policy(ticker)
 
     def state(self, ticker: str) -> tuple[int, float] | None:
-        """Prints so far and the share of YES takers, or None if no print of the market was seen."""
+        """Return the prints so far and the share of YES takers, or `None` without a print."""
         m = self._markets.get(ticker)
         return None if m is None else (m.n, m.yes / m.n)
 
@@ -219,7 +226,7 @@ class RlModel:
         return f"RlModel(policy={self.parameters['policy']!r})"
 
 
-def _rows(tape: Tape) -> Iterator[tuple[Any, ...]]:
+def _rows(tape: Tape) -> Iterator[tuple[str, int, int, int, str]]:
     """Yield the prints of a tape as the arguments of `update`."""
     tickers = tape.tickers.cast(pl.String)
     for batch in tape.batches(("market", *COLUMNS)):
@@ -228,8 +235,8 @@ def _rows(tape: Tape) -> Iterator[tuple[Any, ...]]:
         yield from plain.select("ticker", "ts", "price", "size", "taker").iter_rows()
 
 
-def rl_model(tape: Frame, *, policy: Any = None) -> Frame:
-    """All fires of a policy over a tape; `RlModel(policy).run(tape)`.
+def rl_model(tape: Frame, *, policy: object = None) -> Frame:
+    """Return all fires of a policy over a tape: `RlModel(policy).run(tape)`.
 
     Parameters and errors are those of `RlModel` and its `run`.
 
@@ -242,23 +249,23 @@ def rl_model(tape: Frame, *, policy: Any = None) -> Frame:
 
 
 def load_object(signal: str, name: str, text: str) -> Any:
-    """The object that "module:name" stands for.
+    """Import the object that "module:name" refers to.
 
     >>> load_object("rl_model", "policy", "math:sqrt")(4.0)
     2.0
 
     Raises:
-        SignalError: the text is not of that form, there is no such module, or no such name in it.
+        SignalError: the text does not have that form, or the module or the name in it does not exist.
     """
     module, colon, attribute = text.partition(":")
     if not (module and colon and attribute):
-        raise SignalError(signal, name, text, '"module:name"')
+        raise SignalError(signal, name, text, "of the form 'module:name'")
     try:
-        found: Any = importlib.import_module(module)
+        loaded: object = importlib.import_module(module)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            loaded = getattr(loaded, part)
     except ImportError as error:
         raise SignalError(signal, name, text, f"a module that can be imported ({error})") from None
     except AttributeError as error:
         raise SignalError(signal, name, text, f"a name in that module ({error})") from None
-    return found
+    return loaded

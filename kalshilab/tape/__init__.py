@@ -1,8 +1,8 @@
-"""Trade data: one schema, and the ways into it.
+"""Trade data: one schema, conversion into it, and storage.
 
-tape    = to_tape(frame)          # trades in any known layout
-markets = to_markets(frame)       # the markets beside them
-tape, markets = sample()          # bundled
+tape    = to_tape(frame)          # trades in any supported layout
+markets = to_markets(frame)       # their markets
+tape, markets = sample()          # bundled with the package
 tape, markets = synth.martingale(n_markets=5000, seed=1)
 """
 

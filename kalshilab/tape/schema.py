@@ -1,7 +1,7 @@
-"""The two tables everything else reads: the tape and the markets.
+"""Schemas of the two tables that everything else reads: the tape and the markets.
 
-A **tape** is one row a public print, in the order of exchange time; rows with one time keep the order in
-which the exchange gave them.
+A **tape** has one row for each public print, ordered by exchange time; prints of the same time keep the exchange's
+order.
 
 ========== ================= =====================================================
 column     dtype             meaning
@@ -12,29 +12,45 @@ market     UInt32            dense code of the ticker: 0, 1, … in order of fir
 price      Int16             YES price, 1/10,000 dollar
 size       UInt32            1/100 contract
 taker      Enum[yes, no]     outcome the taker bought
-trade_id   String            where known, else null
+trade_id   String            null where unknown
 ========== ================= =====================================================
 
-**Markets** are one row a market.  `settlement` is what one YES contract paid (Int16, 1/10,000 dollar), null
-while undetermined; `result` is "yes", "no", "scalar" or null.  `expected_close_ts` is what was announced,
-`close_ts` what came to be; both may be null where the source does not say.
+**Markets** has one row for each market.  `settlement` is the payout of one YES contract (Int16, 1/10,000 dollar), null
+while undetermined; `result` is "yes", "no", "scalar" or null.  `expected_close_ts` is the announced close, `close_ts`
+the actual one; both are null where the source does not give them.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
 from kalshilab.errors import TapeError
 from kalshilab.units import PRICE
 
-__all__ = ["MARKETS_SCHEMA", "TAKER", "TAPE_SCHEMA", "TIME", "check_markets", "check_tape", "with_codes"]
+__all__ = [
+    "DAY_US",
+    "HOUR_US",
+    "MARKETS_SCHEMA",
+    "SECOND_US",
+    "TAKER",
+    "TAPE_SCHEMA",
+    "TIME",
+    "check_markets",
+    "check_tape",
+    "with_codes",
+]
+
+SECOND_US: Final = 1_000_000
+HOUR_US: Final = 3600 * SECOND_US
+DAY_US: Final = 24 * HOUR_US
+"""Microseconds of a UTC day."""
 
 TIME: Final = pl.Datetime("us", "UTC")
 TAKER: Final = pl.Enum(["yes", "no"])
 
-_TAPE: Final[dict[str, Any]] = {
+_TAPE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "ts": TIME,
     "ticker": pl.String,
     "market": pl.UInt32,
@@ -46,7 +62,7 @@ _TAPE: Final[dict[str, Any]] = {
 TAPE_SCHEMA: Final = pl.Schema(_TAPE)
 """Columns and dtypes of a tape."""
 
-_MARKETS: Final[dict[str, Any]] = {
+_MARKETS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "ticker": pl.String,
     "event": pl.String,
     "series": pl.String,
@@ -67,15 +83,22 @@ MARKETS_SCHEMA: Final = pl.Schema(_MARKETS)
 
 
 def with_codes(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with `market`: each ticker's dense code, in order of first appearance."""
+    """Add or replace `market`: each ticker's dense code, in order of first appearance."""
     codes = frame.select(pl.col("ticker").unique(maintain_order=True)).with_row_index("market")
     joined = frame.drop("market", strict=False).join(codes, on="ticker", how="left", maintain_order="left")
     return joined.with_columns(pl.col("market").cast(pl.UInt32))
 
 
 def first_bad(frame: pl.DataFrame, bad: pl.Expr, column: str, reason: str, value: str | None = None) -> None:
-    """Raise for the first row where `bad` is true; `row` in the error is its position in `frame`, or what the
-    column `_row` says."""
+    """Raise `TapeError` for the first row where `bad` is true, if there is one.
+
+    Args:
+        frame: the rows; if it has a column `_row`, the error's `row` is taken from it, else from the position.
+        bad: a condition.
+        column: the column at fault.
+        reason: the rule, as "must be ..."; the error puts column, row and value before it.
+        value: the column that shows the value; by default `column`.
+    """
     if "_row" not in frame.columns:
         frame = frame.with_row_index("_row")
     hit = frame.filter(bad).head(1)
@@ -89,16 +112,16 @@ def first_bad(frame: pl.DataFrame, bad: pl.Expr, column: str, reason: str, value
         )
 
 
-def _is_frame(thing: Any, what: str) -> None:
-    if not isinstance(thing, pl.DataFrame):
-        module = type(thing).__module__.partition(".")[0]
+def _require_frame(value: object, name: str) -> None:
+    if not isinstance(value, pl.DataFrame):
+        module = type(value).__module__.partition(".")[0]
         raise TapeError(
-            f"{module}.{type(thing).__name__} is no polars DataFrame; kalshilab.to_{what} makes one of it"
+            f"{name} must be a polars DataFrame, got {module}.{type(value).__name__}; kalshilab.to_{name} converts it"
         )
 
 
 def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame itself, if it is a tape.
+    """Validate a tape and return it unchanged.
 
     >>> import kalshilab as kl
     >>> tape, markets = kl.sample()
@@ -110,22 +133,23 @@ def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
     kalshilab.errors.TapeError: column 'ts', first bad row 1 (...): goes back in time; sort by ts or use kalshilab.to_tape
 
     Raises:
-        TapeError: not a polars frame; a column is missing or of another dtype; a null where none may be; a price
-            outside 0 to 10,000; no size; times that go back; a market code that is not one ticker's own.
+        TapeError: the argument is not a polars frame, a column is missing or of another dtype, a value is null (only
+            `trade_id` may be), a price is outside 0 to 10,000, a size is zero, the times are not in order, or a market
+            code does not stand for exactly one ticker.
     """
-    _is_frame(frame, "tape")
+    _require_frame(frame, "tape")
     for name, dtype in TAPE_SCHEMA.items():
         if name not in frame.columns:
-            raise TapeError("is missing; kalshilab.to_tape makes a tape of other layouts", column=name)
+            raise TapeError("is missing; kalshilab.to_tape converts other layouts", column=name)
         have = frame.schema[name]
         if have != dtype and not (name == "ticker" and isinstance(have, pl.Categorical | pl.Enum)):
-            raise TapeError(f"is {have}, not {dtype}; kalshilab.to_tape converts it", column=name)
+            raise TapeError(f"must be {dtype}, got {have}; kalshilab.to_tape converts it", column=name)
     for name in ("ts", "ticker", "market", "price", "size", "taker"):
         if frame[name].null_count():
-            first_bad(frame, pl.col(name).is_null(), name, "is null")
+            first_bad(frame, pl.col(name).is_null(), name, "must not be null")
     if frame.height:
-        first_bad(frame, ~pl.col("price").is_between(0, PRICE), "price", "is outside 0 to 10,000 price units")
-        first_bad(frame, pl.col("size") == 0, "size", "is zero")
+        first_bad(frame, ~pl.col("price").is_between(0, PRICE), "price", "must be 0 to 10,000 price units")
+        first_bad(frame, pl.col("size") == 0, "size", "must be above 0")
         first_bad(
             frame,
             pl.col("ts") < pl.col("ts").shift(1),
@@ -135,13 +159,13 @@ def check_tape(frame: pl.DataFrame) -> pl.DataFrame:
         pairs = frame.select("market", pl.col("ticker").cast(pl.String)).unique()
         if pairs["market"].n_unique() != pairs.height or pairs["ticker"].n_unique() != pairs.height:
             raise TapeError(
-                "does not stand for one ticker each; kalshilab.to_tape assigns codes", column="market"
+                "must have one code for each ticker; kalshilab.to_tape assigns codes", column="market"
             )
     return frame
 
 
 def check_markets(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame itself, if it is a markets table.
+    """Validate a markets table and return it unchanged.
 
     >>> import kalshilab as kl
     >>> tape, markets = kl.sample()
@@ -149,30 +173,32 @@ def check_markets(frame: pl.DataFrame) -> pl.DataFrame:
     True
 
     Raises:
-        TapeError: not a polars frame; a column is missing or of another dtype; a ticker is null or stands twice; an
-            event is null; a settlement that does not fit the result; a fee below nothing.
+        TapeError: the argument is not a polars frame, a column is missing or of another dtype, a ticker is null or
+            repeated, an event is null, a settlement contradicts its result, or a fee multiplier is negative.
     """
-    _is_frame(frame, "markets")
+    _require_frame(frame, "markets")
     for name, dtype in MARKETS_SCHEMA.items():
         if name not in frame.columns:
-            raise TapeError("is missing; kalshilab.to_markets makes a table of other layouts", column=name)
+            raise TapeError("is missing; kalshilab.to_markets converts other layouts", column=name)
         if frame.schema[name] != dtype:
             raise TapeError(
-                f"is {frame.schema[name]}, not {dtype}; kalshilab.to_markets converts it", column=name
+                f"must be {dtype}, got {frame.schema[name]}; kalshilab.to_markets converts it", column=name
             )
-    first_bad(frame, pl.col("ticker").is_null(), "ticker", "is null")
-    first_bad(frame, pl.col("ticker").is_duplicated(), "ticker", "stands in more than one row")
-    first_bad(frame, pl.col("event").is_null(), "event", "is null; pass event= to kalshilab.to_markets")
+    first_bad(frame, pl.col("ticker").is_null(), "ticker", "must not be null")
+    first_bad(frame, pl.col("ticker").is_duplicated(), "ticker", "must be unique")
+    first_bad(
+        frame, pl.col("event").is_null(), "event", "must not be null; pass event= to kalshilab.to_markets"
+    )
     fee = pl.col("fee_multiplier")
-    first_bad(frame, ~fee.is_finite() | (fee < 0), "fee_multiplier", "is no number from 0 on")
+    first_bad(frame, ~fee.is_finite() | (fee < 0), "fee_multiplier", "must be a finite number >= 0")
     result, value = pl.col("result"), pl.col("settlement")
     first_bad(
         frame,
         result.is_not_null() & ~result.is_in(["yes", "no", "scalar"]),
         "result",
-        "is not yes, no or scalar",
+        "must be yes, no or scalar",
     )
-    unfit = (
+    contradicts = (
         ((result == "yes") & (value != PRICE))
         | ((result == "no") & (value != 0))
         | (result.is_not_null() & value.is_null())
@@ -180,8 +206,8 @@ def check_markets(frame: pl.DataFrame) -> pl.DataFrame:
     )
     first_bad(
         frame,
-        unfit.fill_null(False),
+        contradicts.fill_null(False),
         "settlement",
-        "does not fit the result (10,000 for yes, 0 for no, what YES paid for scalar)",
+        "must match the result (10,000 for yes, 0 for no, the payout of YES for scalar)",
     )
     return frame

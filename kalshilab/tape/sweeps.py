@@ -1,8 +1,8 @@
-"""One aggressor, one trade: merging the pieces of a sweep.
+"""Merge the prints of a sweep, so that one taker order is one print.
 
-An order that takes several resting orders is printed piece by piece, each with the same time, market and
-taker's side.  Counted as they stand, the pieces of one decision can fill a quorum meant for many; a signal
-that counts prints should say whether it means pieces or aggressors.  Nothing merges on its own: call this.
+An order that fills several resting orders is printed once for each of them, with the same time, market and taker side.
+A signal that counts prints may count one decision many times; its documentation should state whether it counts prints
+or orders.  Sweeps are merged only where `merge_sweeps` is called.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["merge_sweeps"]
 
 
 def merge_sweeps(tape: pl.DataFrame) -> pl.DataFrame:
-    """The tape with prints of one time, market and taker's side made one.
+    """Merge prints of the same time, market and taker side.
 
-    A merged print stands where its first piece stood and has that piece's trade id, the size of all of them
-    together, and the price of the last: where the sweep left the market.
+    A merged print takes the position and the trade id of its first print, the sum of the sizes, and the price of the
+    last print, at which the sweep left the market.
 
     >>> import kalshilab as kl
     >>> tape, _ = kl.sample()
@@ -27,7 +27,7 @@ def merge_sweeps(tape: pl.DataFrame) -> pl.DataFrame:
     (True, True)
 
     Raises:
-        TapeError: not a tape.
+        TapeError: the frame is not a tape.
     """
     check_tape(tape)
     return (

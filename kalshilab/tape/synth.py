@@ -1,31 +1,31 @@
-"""Fair markets, made to order: price is exactly the chance of YES given everything printed so far.
+"""Synthetic fair markets: the price is exactly the probability of YES given all prints so far.
 
-On such markets nobody has an edge, whatever he looks at; a method that finds one there is wrong.  That makes
-them the control group of every validation, and, with `edge=`, the test that a real edge is still found.
+On such markets no strategy has an edge, and a method that finds one is wrong.  They are the control group of every
+validation.  With `edge=` they test that a method still detects a real edge.
 
 **Single markets.**  The outcome is drawn first: ``y ~ Bernoulli(p0)``, ``p0 ~ Beta(1.5, 2.1)``.  After each
-print the log-odds of the price move by ``N((2y − 1)·d/2, d)``, which is Bayes' rule for a Gaussian hint of
+print the log-odds of the price move by ``N((2y − 1)·d/2, d)``, which is Bayes' rule for a Gaussian signal of
 precision ``d``: the price is a martingale, exactly.  A market's total information is
-``LogN(ln 11, 1) · min(1, √(n/30) + 0.15)``, handed out as ``(k/n)³`` over its ``n ~ LogN(ln 6, 1.5)`` prints;
-what is left comes at settlement.  Takers buy YES with a propensity ``Beta(3.2, 2.2)`` of the market's own,
-independent of the price.  Spread 2 cents, tick 1 cent; YES takers print the ask.
+``LogN(ln 11, 1) · min(1, √(n/30) + 0.15)``, released as ``(k/n)³`` over its ``n ~ LogN(ln 6, 1.5)`` prints;
+settlement reveals the rest.  Takers of a market buy YES with a propensity drawn from ``Beta(3.2, 2.2)``, independent of
+the price.  Spread 2 cents, tick 1 cent; YES takers print the ask.
 
-**Ladders and exclusive legs.**  One Gaussian number decides an event; prints of its legs reveal it bit by bit.
-Leg k of a ladder is YES above its threshold (nested: comonotone); of exclusive legs, the one whose interval
-holds it.  Prices are the exact conditional probabilities.
+**Ladders and exclusive legs.**  A Gaussian variable decides an event, and the prints of its legs reveal it gradually.
+Leg k of a ladder is YES if the variable exceeds its threshold (nested: comonotone); an exclusive leg is YES if its
+interval contains the variable.  Prices are the exact conditional probabilities.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from kalshilab.errors import SignalError
-from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, with_codes
+from kalshilab.tape.schema import DAY_US, HOUR_US, MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, with_codes
 from kalshilab.units import PRICE
 
 __all__ = ["Recipe", "make", "martingale", "revealed"]
@@ -35,17 +35,31 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LEGS: Final = {"single": 1, "ladder": 8, "mutex": 6}
-START: Final = 1_748_736_000_000_000
-"""2025-06-01 UTC in microseconds: where the made tapes begin."""
-DAY: Final = 86_400_000_000
+START_US: Final = 1_748_736_000_000_000
+"""2025-06-01 UTC in microseconds, the start of every synthetic tape."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of a world; the defaults are those of the module's docstring.
+    """Parameters of synthetic markets; the defaults are those of the module's docstring.
 
-    `planted` says where an edge is planted: at the first print with this share of YES takers (above), this
-    many prints and this drop in price units, the rule of `kalshilab.signals.Rlm`'s defaults.
+    Attributes:
+        prints_log_median: log of the median number of prints a market.
+        prints_log_sd: standard deviation of the log of that number.
+        most_prints: the maximum number of prints a market.
+        information_log_median: log of the median total information of a market.
+        taker: parameters of the Beta distribution of the propensity to buy YES.
+        spread: price units between bid and ask.
+        tick: price units between two prices.
+        size_log_median: log of the median number of contracts a print.
+        fractional: allow fractional sizes.
+        span_days: days from the first opening to the last close.
+        life_log_median_days: log of the median life of a market in days.
+        series: ticker of the series.
+        category: category of the series.
+        structure: price structure of the markets.
+        planted: the rule at whose first match an edge is planted, by default that of `kalshilab.signals.Rlm`: a share
+            of YES takers above the first number, at least so many prints, and a drop of so many price units.
     """
 
     prints_log_median: float = float(np.log(6))
@@ -71,14 +85,14 @@ def martingale(
     edge: float = 0.0,
     kind: Kind = "single",
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A fair tape and its markets, or one with a planted edge.
+    """Generate a fair tape and its markets, or ones with a planted edge.
 
     Args:
-        n_markets: markets to make; for ladders and exclusive legs, events times their legs, rounded up.
+        n_markets: markets to generate; for ladders and exclusive legs, rounded up to whole events.
         seed: the same seed gives the same rows.
-        edge: cents by which NO is worth more than its price says, at the first print that satisfies the
-            default rule of `Rlm`: there, the chance of YES is the fair price less `edge`, or nothing where
-            the fair price is below `edge`.  Only outcomes change; the tape is the same as with `edge=0`.
+        edge: cents by which NO is worth more than its price at the first print that satisfies the default rule of
+            `Rlm`.  There the probability of YES is the fair price minus `edge`, or 0 if the fair price is below
+            `edge`.  Only outcomes change; the tape is the same as with `edge=0`.
         kind: "single", "ladder" (8 nested legs an event) or "mutex" (6 exclusive legs).
 
     Returns:
@@ -94,15 +108,22 @@ def martingale(
 def make(
     n_markets: int, rng: np.random.Generator, recipe: Recipe, *, edge: float = 0.0, kind: Kind = "single"
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """As `martingale`, with a recipe of one's own.
+    """Generate markets as `martingale` does, with other parameters.
+
+    Args:
+        n_markets: as for `martingale`.
+        rng: the source of randomness.
+        recipe: the parameters.
+        edge: as for `martingale`.
+        kind: as for `martingale`.
 
     Raises:
-        SignalError: an unknown kind, or fewer than one market.
+        SignalError: `kind` is unknown or `n_markets` is below 1.
     """
     if kind not in LEGS:
         raise SignalError("martingale", "kind", kind, "single, ladder or mutex")
     if n_markets < 1:
-        raise SignalError("martingale", "n_markets", n_markets, "a whole number from 1")
+        raise SignalError("martingale", "n_markets", n_markets, "a whole number >= 1")
     legs = LEGS[kind]
     events = -(-n_markets // legs)
     count = events * legs
@@ -135,7 +156,7 @@ def make(
         (pl.lit(f"{recipe.series}-") + pl.int_range(pl.len()).cast(pl.String).str.zfill(8)).alias("trade_id")
     )
     if edge:
-        # Last, so that the prints are the same with and without.
+        # Drawn last, so that the prints do not depend on the edge.
         yes = _plant(rng, yes, edge, recipe.planted, market, start, k, price, mid, takes_yes)
     return with_codes(tape).select(TAPE_SCHEMA.names()), _markets(recipe, names, opened, closed, yes)
 
@@ -143,22 +164,27 @@ def make(
 def _single(
     rng: np.random.Generator, recipe: Recipe, n: Ints, market: Ints, k: Ints
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """The mid before each print, and the outcomes."""
+    """Return the mid before each print, and the outcomes."""
     return revealed(rng, recipe, rng.beta(1.5, 2.1, len(n)), n, market, k)
 
 
 def revealed(
     rng: np.random.Generator, recipe: Recipe, p0: Floats, n: Ints, market: Ints, k: Ints
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Outcomes drawn, and revealed print by print by Bayes' rule: the mid before each print, and the outcomes.
+    """Draw outcomes and reveal them print by print by Bayes' rule.
 
     Args:
-        p0: of each market, the chance of YES before its first print.
-        n: of each market, its prints.
-        market: of each print, its market; prints of one market stand together, in order.
-        k: of each print, its place in its market, from 0.
+        rng: the source of randomness.
+        recipe: the parameters.
+        p0: for each market, the probability of YES before its first print.
+        n: for each market, its number of prints.
+        market: for each print, its market; the prints of a market are consecutive and in order.
+        k: for each print, its position in its market, from 0.
+
+    Returns:
+        the mid before each print, and the outcomes.
     """
-    # Late: who reads tapes and makes none need not load it.
+    # Imported here, because readers of tapes do not need scipy.
     from scipy.special import expit, logit
 
     yes = rng.random(len(n)) < p0
@@ -167,7 +193,7 @@ def revealed(
     share = k / n[market]
     step = total[market] * ((share + 1 / n[market]) ** 3 - share**3)
     move = np.where(yes[market], 0.5, -0.5) * step + np.sqrt(step) * rng.standard_normal(len(market))
-    # The k-th print comes before the k-th move: shift the running sum of each market by one.
+    # The k-th print precedes the k-th move: shift the cumulative sum of each market by one.
     before = np.cumsum(move) - move
     first = np.flatnonzero(k == 0)
     log_odds = logit(p0)[market] + before - before[first][market]
@@ -177,26 +203,26 @@ def revealed(
 def _legs(
     rng: np.random.Generator, kind: Kind, n: Ints, market: Ints, k: Ints, legs: int
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """The same for legs of events that one Gaussian number decides."""
+    """Return the mid before each print and the outcomes, for legs of events that a Gaussian variable decides."""
     from scipy.special import ndtr
 
     event = market // legs
     events = len(n) // legs
-    revealed = rng.uniform(0.5, 0.95, events)
-    time = ((k + rng.random(len(market))) / n[market]) ** 3 * revealed[event]
+    known_share = rng.uniform(0.5, 0.95, events)
+    time = ((k + rng.random(len(market))) / n[market]) ** 3 * known_share[event]
     order = np.lexsort((time, event))
     sorted_time, sorted_event = time[order], event[order]
-    fresh = np.r_[True, sorted_event[1:] != sorted_event[:-1]]
-    gap = np.where(fresh, sorted_time, np.diff(sorted_time, prepend=0.0))
+    is_first = np.r_[True, sorted_event[1:] != sorted_event[:-1]]
+    gap = np.where(is_first, sorted_time, np.diff(sorted_time, prepend=0.0))
     step = np.sqrt(gap) * rng.standard_normal(len(order))
     walk = np.cumsum(step)
-    # Each event's walk starts from nothing: take off what the events before it added up to.
-    first = np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))
+    # Each event's walk starts at 0: subtract the sum of the events before it.
+    first = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
     mean_sorted = walk - (walk - step)[first]
     mean = np.empty(len(order))
     mean[order] = mean_sorted
     spread = np.sqrt(1 - time)
-    last = np.flatnonzero(np.r_[fresh[1:], True])
+    last = np.flatnonzero(np.r_[is_first[1:], True])
     final = mean_sorted[last] + np.sqrt(1 - sorted_time[last]) * rng.standard_normal(len(last))
     cuts = np.linspace(-1.6, 1.6, legs + (kind == "mutex") * 1)
     if kind == "ladder":
@@ -214,7 +240,7 @@ def _legs(
 
 
 def _printed(mid: Floats, takes_yes: npt.NDArray[np.bool_], recipe: Recipe) -> Ints:
-    """Prices printed around a mid: the ask to a YES taker, the bid to a NO taker, on the grid."""
+    """Return the printed prices: the ask for a YES taker, the bid for a NO taker, on the price grid."""
     half = recipe.spread // 2
     side = np.where(takes_yes, half, -half)
     ticks = np.rint((mid * PRICE + side) / recipe.tick) * recipe.tick
@@ -238,7 +264,7 @@ def _plant(
     mid: Floats,
     takes_yes: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.bool_]:
-    """Outcomes with the edge: a market that satisfies the rule turns from YES to NO with chance edge / mid."""
+    """Return outcomes with the edge: a market that satisfies the rule turns from YES to NO with probability edge / mid."""
     threshold, least, drop = rule
     total = np.cumsum(takes_yes)
     since = total - total[start][market] + takes_yes[start][market]
@@ -254,11 +280,13 @@ def _plant(
 def _times(
     rng: np.random.Generator, recipe: Recipe, n: Ints, market: Ints, k: Ints, legs: int
 ) -> tuple[Ints, Ints, Ints]:
-    """Opening, closing and print times in microseconds; legs of an event share the first two."""
+    """Return opening, closing and print times in microseconds; legs of an event open and close together."""
     events = len(n) // legs
     life = np.clip(np.exp(rng.normal(recipe.life_log_median_days, 0.8, events)), 0.05, recipe.span_days / 3)
-    opened = np.repeat(START + rng.random(events) * (recipe.span_days - life) * DAY, legs).astype(np.int64)
-    span = np.repeat(life * DAY, legs).astype(np.int64)
+    opened = np.repeat(START_US + rng.random(events) * (recipe.span_days - life) * DAY_US, legs).astype(
+        np.int64
+    )
+    span = np.repeat(life * DAY_US, legs).astype(np.int64)
     when = rng.random(len(market))
     # Uniform times in order within each market.
     order = np.lexsort((when, market))
@@ -278,7 +306,7 @@ def _markets(
     def instant(us: Ints) -> pl.Series:
         return pl.Series(us).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
-    constant: dict[str, Any] = {
+    constant: dict[str, str | float] = {
         "series": recipe.series,
         "category": recipe.category,
         "title": "",
@@ -294,7 +322,7 @@ def _markets(
             "expected_close_ts": instant(closed),
             "result": np.where(yes, "yes", "no"),
             "settlement": pl.Series(np.where(yes, PRICE, 0), dtype=pl.Int16),
-            "settled_ts": instant(closed + 3_600_000_000),
+            "settled_ts": instant(closed + HOUR_US),
         }
     ).with_columns(**{name: pl.lit(value) for name, value in constant.items()})
     return table.select(pl.col(name).cast(dtype) for name, dtype in MARKETS_SCHEMA.items())

@@ -66,7 +66,7 @@ class Tape(Protocol):
 
     @property
     def markets(self) -> pl.DataFrame | None:
-        """The markets table stored beside the prints, or None if there is none."""
+        """The markets table stored beside the prints, or None without one."""
         ...
 
     def batches(self, columns: Sequence[str]) -> Iterator[TapeBatch]:
@@ -142,8 +142,8 @@ class FrameTape:
     def of(cls, data: FrameLike, columns: Sequence[str] = COLUMNS) -> FrameTape:
         """Check a frame and return it as a tape with the columns a reader needs.
 
-        Only these columns of a lazy frame are computed. Codes are assigned where the frame has none, or codes of a much
-        larger lake.
+        Only these columns of a lazy frame are computed. Codes are assigned where the frame lacks them, or has the codes of
+        a much larger lake.
 
         Args:
             data: a polars or pandas frame.
@@ -192,7 +192,7 @@ class FrameTape:
         return self.frame.lazy()
 
     def excerpt(self, rows: int) -> FrameTape:
-        """Return the tape itself: it is in memory already, whatever its length."""
+        """Return the tape itself, which is in memory already."""
         return self
 
     def head(self, rows: int) -> FrameTape:

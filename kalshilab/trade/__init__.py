@@ -1,4 +1,4 @@
-"""The live session: from public trades to paper orders, journalled, with one known outcome for each intent."""
+"""The paper session: public trades in, journalled paper orders out, one known outcome for each intent."""
 
 from kalshilab.lazy import exports
 

@@ -1,7 +1,8 @@
-"""What a session writes down: decisions, intents and their outcomes, state changes.
+"""Records of a session: decisions, intents and their outcomes, state changes.
 
-These values are what the journal holds, what the report's frames are made of and what the panels show.
-Instants `ts` are exchange time in microseconds, `wall` the machine's; prices are YES prices.
+The journal stores these values, the report's frames are built from them, and the panels show them.  `ts` is exchange
+time and `wall` machine time, both in microseconds since 1970; prices are YES prices in 1/10,000 dollar, and sizes are
+in 1/100 contract.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from kalshilab.signals import Fire
 __all__ = ["Action", "Decision", "Fired", "Intent", "Outcome", "Transition", "client_order_id"]
 
 CLIENT_PREFIX = "kl-"
-"""Every client order id of ours starts with this; a start-up clean-up cancels nothing else."""
+"""Prefix of every client order id of a session; the clean-up at start cancels only orders that have it."""
 
 Own = bool | float | int | str | None
-"""A value of a signal's own field."""
+"""A value of a signal's own field, as JSON stores it."""
 
 
 class Fired(Fire, frozen=True):
-    """A fire of any signal as it is written down: `own` holds its signal's own fields."""
+    """A fire of any signal as the journal stores it; `own` holds the signal's own fields."""
 
     own: dict[str, Own] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, fire: Fire) -> Fired:
-        """The fire, its signal's own fields apart, in plain numbers and texts whatever the signal put there."""
+        """Return a fire with its signal's own fields apart, converted to plain numbers and text."""
         values = {name: _plain(value) for name, value in msgspec.structs.asdict(fire).items()}
         common: dict[str, Any] = {name: values.pop(name) for name in Fire.__struct_fields__}
         return cls(**common, own=values)
 
 
 def _plain(value: object) -> Own:
-    """A value as JSON has it: a signal in Python may hold numpy's numbers, or things of its own."""
+    """Return a value as JSON stores it; a signal in Python may hold numpy numbers or other objects."""
     if value is None or type(value) in (bool, int, float, str):
         return value  # type: ignore[return-value]
     if isinstance(value, Integral):
@@ -49,19 +50,20 @@ Action = Literal["placed", "skipped", "deferred", "expired", "refused", "rejecte
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done about one fire, and why.
+    """The decision about one fire, with its reason.
 
     `action` is one of
 
     * placed: the exchange accepted the order (it may still rest unfilled);
-    * skipped: the strategy saw no price worth an order (`reason`: spread, no book, weaker signal, …);
-    * deferred: something passing was in the way (rate limit, no book yet); tried again while the fire is fresh;
-    * expired: deferred for too long;
-    * refused: a limit of ours forbade it (`reason`: cash, orders, position, not ready);
+    * skipped: the strategy found no price worth an order (`reason`: spread, no book, weaker signal, …);
+    * deferred: a temporary obstacle (rate limit, no book yet); the desk retries while the fire is fresh;
+    * expired: deferred until the fire was no longer fresh;
+    * refused: a risk limit forbade the order (`reason`: cash, orders, position, not ready);
     * rejected: the exchange refused it (`reason`: its code);
-    * unknown: no answer, and the order could not be found afterwards either.
+    * unknown: the exchange did not answer, and later look-ups did not find the order.
 
-    `yes_ratio` and `drop` are the fire's, where its signal has them.
+    `side` is "bid" (buy YES), "ask" (sell YES, which buys NO) or "" where no order was made.  `yes_ratio` (a fraction) and
+    `drop` (price units) are those of the fire, if its signal has them.
     """
 
     ts: int
@@ -78,9 +80,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """An order we mean to send, written to the journal before it is.
+    """An order that a session is about to send; the journal stores it before it is sent.
 
-    `side` is "bid" (buy YES) or "ask" (sell YES, which is to buy NO at a dollar less the price).
+    `side` is "bid" (buy YES) or "ask" (sell YES, which buys NO at one dollar less the price).
     """
 
     client_order_id: str
@@ -94,7 +96,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The one known outcome of an intent: accepted, rejected (with the exchange's code), or never arrived."""
+    """The outcome of an intent: accepted, rejected (with the exchange's code), absent (it never arrived) or unknown."""
 
     client_order_id: str
     ts: int
@@ -116,10 +118,10 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def client_order_id(run_id: str, fire: Fire, attempt: int = 0) -> str:
-    """The client order id of a fire: the same run, fire and attempt always give the same id.
+    """Return the client order id of a fire; the same run, fire and attempt always give the same id.
 
-    So a restarted session that finds the intent in its journal and the order on the exchange knows that they
-    are one, and a second sending of it is refused by the exchange as a duplicate.
+    A restarted session can therefore match an intent in its journal with the order on the exchange, and the exchange
+    refuses a second copy of the order as a duplicate.
     """
     text = f"{run_id}|{fire.ticker}|{fire.ts}|{fire.n_trades}|{fire.price}|{attempt}"
     return CLIENT_PREFIX + hashlib.blake2b(text.encode(), digest_size=14).hexdigest()

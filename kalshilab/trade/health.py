@@ -1,4 +1,4 @@
-"""How the parts of a session are doing, each in a word, with a message only when that changes."""
+"""Health of a session's parts: one status per part, and a console message when it changes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from typing import Final
 from kalshilab.clock import Clock
 from kalshilab.errors import ApiError, ConnectionFailed, HostRefused, ProtocolError
 
-__all__ = ["NO_WORD", "Health"]
+__all__ = ["INCONCLUSIVE_ERRORS", "NO_WORD", "Health"]
 
-NO_WORD: Final = (ApiError, ConnectionFailed, HostRefused, ProtocolError)
-"""What a question to the exchange raises where nothing is learnt from it: a page that says it is being repaired is
-unreadable, or a redirect.  A part of a session is degraded by it, and asks again."""
+INCONCLUSIVE_ERRORS: Final = (ApiError, ConnectionFailed, HostRefused, ProtocolError)
+"""Errors that leave the exchange's answer unknown (maintenance page, redirect, time-out).  The part of the session that
+made the request is degraded, and retries."""
+
+NO_WORD: Final = INCONCLUSIVE_ERRORS
+"""The former name of `INCONCLUSIVE_ERRORS`."""
 
 
 class Health:
-    """The one owner of what is healthy and what is degraded, and of the console's lines.
+    """The status of each part of a session, and the lines of its console.
+
+    Attributes:
+        parts: status by part: "healthy", or "degraded: " and the reason.
+        messages: the console's lines with their machine time in microseconds, newest last (the latest 200).
 
     >>> from kalshilab.clock import SimClock
     >>> health = Health(SimClock())
@@ -30,22 +37,22 @@ class Health:
         self.parts: dict[str, str] = {}
         self.messages: deque[tuple[int, str]] = deque(maxlen=200)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Add a line to the console, stamped with machine time."""
         self.messages.append((self._wall.now(), text))
 
     def healthy(self, part: str) -> None:
-        """Note that a part works; said only if it did not before."""
+        """Mark a part as healthy; the console shows a recovery only."""
         if self.parts.get(part, "healthy") != "healthy":
-            self.say(f"{part}: recovered")
+            self.log(f"{part}: recovered")
         self.parts[part] = "healthy"
 
     def degraded(self, part: str, why: str) -> None:
-        """Note that a part does not work; said only when it begins."""
+        """Mark a part as degraded; the console shows the first reason only."""
         if not self.parts.get(part, "").startswith("degraded"):
-            self.say(f"{part}: degraded, {why}")
+            self.log(f"{part}: degraded, {why}")
         self.parts[part] = f"degraded: {why}"
 
     def is_healthy(self, part: str) -> bool:
-        """Whether a part works, as far as is known."""
+        """Return whether a part is healthy; a part without a status is."""
         return self.parts.get(part, "healthy") == "healthy"

@@ -1,10 +1,10 @@
-"""The session's states, which of them may follow which, and how long each may last.
+"""State machine of a session: its states, the allowed transitions, and a time limit for each state.
 
     STARTUP → INITIALIZING → ORDERBOOK_CONNECT → TRADING_CLIENT_CONNECT → KALSHI_DATA_SYNC → READY ⇄ ACTING
 
-From each of them the way leads to ERROR and SHUTDOWN as well; ERROR can be left again once what failed has
-healed, and SHUTDOWN is the end.  Orders are placed in READY and ACTING only: the machine itself is asked
-before each one, never a copy of its state.
+Each state may also change to ERROR or SHUTDOWN.  A session leaves ERROR once the failed part has recovered; SHUTDOWN is
+final.  Orders are placed in READY and ACTING only, and the desk checks the machine itself before each order, never a
+copy of its state.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALLOWED: Final = MappingProxyType(
         "SHUTDOWN": (),
     }
 )
-"""From each state, the states that may follow."""
+"""The states that may follow each state."""
 
 TIMEOUTS: Final = MappingProxyType(
     {
@@ -47,18 +47,19 @@ TIMEOUTS: Final = MappingProxyType(
         "SHUTDOWN": 30.0,
     }
 )
-"""Wall seconds a state may last; READY may last for ever.  Past it: ERROR, and from ERROR: SHUTDOWN."""
+"""Time limit of each state, in wall seconds; READY has no limit.  A state that exceeds it changes to ERROR, and ERROR to
+SHUTDOWN."""
 
 TRADING: Final = frozenset({"READY", "ACTING"})
 
 
 class Machine:
-    """The one owner of a session's state.
+    """The state of a session.
 
     Args:
-        clock: exchange time, stamped on each transition.
-        wall: the machine's clock, for time-outs.
-        on_change: called with each `Transition` after it has happened; it must not raise.
+        clock: exchange time, which stamps each transition.
+        wall: machine time, for the limits.
+        on_change: called after each transition; it must not raise.
 
     >>> from kalshilab.clock import SimClock
     >>> machine = Machine(SimClock(), SimClock())
@@ -67,7 +68,7 @@ class Machine:
     ('INITIALIZING', False)
     >>> machine.to("READY", "too soon")
     Traceback (most recent call last):
-    kalshilab.errors.IllegalTransition: INITIALIZING -> READY: from INITIALIZING only ORDERBOOK_CONNECT, ERROR, SHUTDOWN
+    kalshilab.errors.IllegalTransition: INITIALIZING -> READY is not allowed; from INITIALIZING the session may enter: ORDERBOOK_CONNECT, ERROR, SHUTDOWN
     """
 
     def __init__(
@@ -82,24 +83,28 @@ class Machine:
 
     @property
     def state(self) -> str:
-        """The state now."""
+        """The current state."""
         return self._state
 
     @property
     def may_trade(self) -> bool:
-        """Whether an order may be placed now."""
+        """Whether an order may be placed."""
         return self._state in TRADING
 
     @property
     def time_in_state(self) -> float:
-        """Wall seconds since the state was entered."""
+        """Wall seconds since the last transition."""
         return self._wall.monotonic() - self._entered
 
     def to(self, target: str, reason: str) -> None:
-        """Change state.  The same state again is no change.
+        """Change state; the current state as target changes nothing.
+
+        Args:
+            target: the new state.
+            reason: the reason, for the journal and the console.
 
         Raises:
-            IllegalTransition: `target` may not follow the state now.
+            IllegalTransition: `target` may not follow the current state.
         """
         if target == self._state:
             return
@@ -117,7 +122,7 @@ class Machine:
             self._on_change(change)
 
     def check_timeout(self) -> bool:
-        """Leave a state that has lasted too long, for ERROR, or from ERROR for SHUTDOWN.  True if so."""
+        """Change to ERROR, or from ERROR to SHUTDOWN, if the time limit is exceeded; return whether it was."""
         limit = TIMEOUTS.get(self._state)
         if limit is None or self.time_in_state <= limit or self._state == "SHUTDOWN":
             return False

@@ -1,7 +1,6 @@
-"""What a session looks like at one moment: `Snapshot` for panels, `status.json` for other processes.
+"""A session at one moment: `Snapshot` for panels, `status.json` for other processes.
 
-A snapshot is built when somebody asks for it and holds only values, so that whoever paints it can do so at
-his own pace and never holds up a feed.
+A snapshot is built on request and holds only values, so a panel can draw it at its own pace without delaying a feed.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ __all__ = [
     "COUNTS",
     "MarketRow",
     "PositionRow",
+    "RunStatus",
     "Snapshot",
     "Status",
     "close_status",
@@ -48,7 +48,7 @@ COUNTS = (
 
 
 class PositionRow(msgspec.Struct, frozen=True):
-    """One open position: sizes without sign, money in money units, `value` at the bid of what is held."""
+    """One open position: `size` without sign, in size units; money in money units; `value` at the bid of the outcome."""
 
     ticker: str
     outcome: str
@@ -60,7 +60,7 @@ class PositionRow(msgspec.Struct, frozen=True):
 
 
 class MarketRow(msgspec.Struct, frozen=True):
-    """One tracked market and how near its signal is: prints, and YES share and drop for a signal that looks at them."""
+    """One tracked market and the progress of its signal: prints, and for RLM the YES share and the drop (price units)."""
 
     ticker: str
     category: str
@@ -72,9 +72,11 @@ class MarketRow(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A session at one moment.  Money in money units, prices and sizes in units, `now` exchange time and
-    `started` machine time in microseconds, `elapsed` wall seconds, `progress` 0 to 1 of the tape or None.
-    `note` says why the strategy does nothing, and is empty when there is no such reason."""
+    """A session at one moment, in integer units: prices, sizes and money as inside the package.
+
+    `now` is exchange time and `started` machine time, both in microseconds; `elapsed` is wall seconds.  `progress` is the
+    fraction of the tape that has been played, or `None`.  `note` is the reason for which the strategy places no orders, or "".
+    """
 
     run_id: str
     venue: str
@@ -114,7 +116,7 @@ def empty_snapshot(
     started: int,
     elapsed: float,
 ) -> Snapshot:
-    """A session before its parts exist: a name, a state and nothing else."""
+    """Return the snapshot of a session whose parts do not exist yet; `started` in microseconds, `elapsed` in seconds."""
     return Snapshot(
         run_id=run_id, venue=venue, strategy=strategy, state=state, stopped=stopped, finished=finished, now=0,
         started=started, elapsed=elapsed, counts=dict.fromkeys(COUNTS, 0), progress=None, cash=0,
@@ -123,8 +125,8 @@ def empty_snapshot(
     )  # fmt: skip
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a snapshot that `status.json` holds; money in whole cents."""
+class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `status.json`: `now` in microseconds, `elapsed` in wall seconds, money in whole cents."""
 
     run_id: str
     venue: str
@@ -144,9 +146,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
+Status = RunStatus
+"""The former name of `RunStatus`."""
+
+
 def write_status(path: Path, shot: Snapshot) -> None:
-    """Replace the status file in one step: a reader sees the old one or the new one, never half."""
-    status = Status(
+    """Replace the status file atomically: a reader sees the old or the new one, never a mix."""
+    status = RunStatus(
         run_id=shot.run_id,
         venue=shot.venue,
         strategy=shot.strategy,
@@ -164,37 +170,40 @@ def write_status(path: Path, shot: Snapshot) -> None:
         health=shot.health,
         note=shot.note,
     )
-    _put(path, status)
+    _replace_file(path, status)
 
 
 def close_status(path: Path, run_id: str, venue: str, strategy: str, stopped: str) -> None:
-    """Say of a run that is over why it ended, where its session could not: it was killed, or there never was one."""
+    """Record the reason for the end of a run whose session could not: it was killed, or it never started."""
     status = read_status(path)
     if status is None:
-        status = Status(
+        status = RunStatus(
             run_id=run_id, venue=venue, strategy=strategy, state="STARTUP", stopped="", finished=False, now=0,
             elapsed=0.0, progress=None, counts=dict.fromkeys(COUNTS, 0), cash_cents=0, pnl_cents=0, open_orders=0,
             open_positions=0, health={},
         )  # fmt: skip
     if not status.finished:
-        _put(path, msgspec.structs.replace(status, finished=True, stopped=status.stopped or stopped))
+        _replace_file(path, msgspec.structs.replace(status, finished=True, stopped=status.stopped or stopped))
 
 
-def _put(path: Path, status: Status) -> None:
+def _replace_file(path: Path, status: RunStatus) -> None:
     scratch = path.with_suffix(".tmp")
     scratch.write_bytes(msgspec.json.encode(status))
     # os.replace is atomic on one file system, which a sibling always is.
     os.replace(scratch, path)  # noqa: PTH105
 
 
-def read_status(path: Path) -> Status | None:
-    """The last status written there; None before the first.
+def read_status(path: Path) -> RunStatus | None:
+    """Return the latest status of a run, or `None` before the first.
+
+    Args:
+        path: the status file.
 
     Raises:
         SessionError: the file is not a status file.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
+        return msgspec.json.decode(path.read_bytes(), type=RunStatus)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:

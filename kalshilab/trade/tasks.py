@@ -1,19 +1,29 @@
-"""The tasks of a session: all in one group, all counted, none failing unheard."""
+"""Tasks of a session: one task group owns them, work is counted, and every error is reported."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+
+from kalshilab.deprecation import renamed_keywords
 
 __all__ = ["Tasks", "first_of"]
 
 
-async def first_of(*waiters: Coroutine[Any, Any, Any], timeout: float) -> bool:
-    """Wait until one of several is done; False if none is within `timeout` seconds.  The others are cancelled."""
+@renamed_keywords(timeout="timeout_s")
+async def first_of(*waiters: Awaitable[object], timeout_s: float) -> bool:
+    """Wait until one of several coroutines is done, then cancel the others.
+
+    Args:
+        waiters: the coroutines or other awaitables.
+        timeout_s: seconds to wait.
+
+    Returns:
+        False if none was done in time.
+    """
     tasks = [asyncio.ensure_future(w) for w in waiters]
     try:
-        done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
@@ -21,11 +31,11 @@ async def first_of(*waiters: Coroutine[Any, Any, Any], timeout: float) -> bool:
 
 
 class Tasks:
-    """Starts tasks in a task group and tells whether work is under way.
+    """Starter of tasks in a task group that knows whether work is under way.
 
-    *Work* has an end and is waited for (a look-up, an order); *background* tasks run until they are told to
-    stop.  A task that fails does not tear down the others in mid-order: its error goes to `on_error`, which
-    decides.
+    *Work* ends by itself and the session waits for it (a look-up, an order); *background* tasks run until
+    `stop_background` cancels them.  A task that fails does not cancel the others in the middle of an order: its error
+    goes to `on_error`, which decides.
 
     Args:
         group: the task group that owns every task.
@@ -39,15 +49,15 @@ class Tasks:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def work(self, name: str, job: Coroutine[Any, Any, Any]) -> None:
-        """Start a task that will end by itself; `working` counts it until then."""
+    def work(self, name: str, job: Awaitable[object]) -> None:
+        """Start a task that ends by itself; `working` counts it until then."""
         self.working += 1
         self._idle.clear()
         self._group.create_task(self._counted(name, job), name=name)
 
-    def background(self, name: str, job: Coroutine[Any, Any, Any]) -> None:
+    def background(self, name: str, job: Awaitable[object]) -> None:
         """Start a task that `stop_background` will cancel."""
-        task = self._group.create_task(self._heard(name, job), name=name)
+        task = self._group.create_task(self._guarded(name, job), name=name)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -62,16 +72,16 @@ class Tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _counted(self, name: str, job: Coroutine[Any, Any, Any]) -> None:
+    async def _counted(self, name: str, job: Awaitable[object]) -> None:
         try:
-            await self._heard(name, job)
+            await self._guarded(name, job)
         finally:
             self.working -= 1
             if not self.working:
                 self._idle.set()
 
-    async def _heard(self, name: str, job: Coroutine[Any, Any, Any]) -> None:
+    async def _guarded(self, name: str, job: Awaitable[object]) -> None:
         try:
             await job
-        except Exception as error:  # noqa: BLE001 - handed on: the session stops cleanly and reports it
+        except Exception as error:  # noqa: BLE001 - passed on: the session stops cleanly and reports it
             self._on_error(name, error)

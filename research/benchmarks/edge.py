@@ -1,12 +1,12 @@
-"""How long a verdict takes, and what a grid gains from two processes.
+"""Time of a verdict, and speed-up of a grid on two processes.
 
     python research/benchmarks/edge.py [--lake FOLDER] [--only verdict,card,resample,grid]
 
-The verdict is that of 2,000 entries with B = 1,999 (lines 3 to 8 of the card); the card is the whole way from a tape
-to it, audits included; the floor of both is one pass of the signal over the same tape, or drawing the null's outcomes
-once.  What two processes gain over one is measured on the same spawned pools: for the verdict in a family of 600
-trials, which needs 50,000 resamples, and for a grid whose cells share no counting.  A worker scans on one thread; this
-process, named last, divides a grid among two.
+The verdict is lines 3 to 8 of the card for 2,000 entries with 1,999 resamples; the card starts from a tape and
+includes the audits.  Their floors are one pass of the signal over the same tape, and one draw of the outcomes under the
+null.  The speed-up of two processes over one is measured on spawned pools: for the verdict in a family of 600 trials,
+which needs 50,000 resamples, and for a grid whose cells share no state.  A worker scans on one thread; this process,
+named last, divides a grid among two threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kalshilab.tape import Lake, scan_tape
 
 
 def timed(work: Any, times: int = 3) -> float:
-    """The best of some runs, in seconds."""
+    """Return the time of the fastest run in seconds."""
     best = float("inf")
     for _ in range(times):
         begin = perf_counter()
@@ -42,7 +42,7 @@ def verdict() -> None:
         signal, pool = simulated_entries.entries(events, kind=kind, edge=4.0, seed=1)  # type: ignore[arg-type]
         judge(signal, pool, walk_forward=1.0)
         whole = timed(lambda signal=signal, pool=pool: judge(signal, pool, walk_forward=1.0))
-        floor = timed(lambda signal=signal: null_means(signal, b=1999))
+        floor = timed(lambda signal=signal: null_means(signal, resamples=1999))
         print(
             f"verdict on {events:,} {kind} events, B = 1,999: {whole:.2f} s, {whole / floor:.1f} x drawing the null ({floor:.3f} s)"
         )
@@ -57,11 +57,11 @@ def card() -> None:
         registry.register(hypothesis_of(signal, id="A", family="f", mechanism="m", author="a"))
         return kl.validate(signal, tape, markets, registry=registry)
 
-    found = whole()
+    card = whole()
     took, floor = timed(whole), timed(lambda: signal.run(tape))
     print(
-        f"card of {found.numbers['kept']:,} fires on {tape.height:,} prints, audits and 8 settings included: {took:.2f} s, "
-        f"{took / floor:.0f} x one pass of the signal ({floor * 1000:.0f} ms); {found.verdict}"
+        f"card of {card.numbers['kept']:,} fires on {tape.height:,} prints, audits and 8 settings included: {took:.2f} s, "
+        f"{took / floor:.0f} x one pass of the signal ({floor * 1000:.0f} ms); {card.verdict}"
     )
 
 
@@ -88,11 +88,11 @@ def resample() -> None:
 
 
 def compared(work: Any) -> str:
-    """What it takes on one worker process, on two, and in this one."""
+    """Describe the time on one worker process, on two, and in this process."""
     took = []
     for workers in (1, 2):
         with spawn_pool(workers) as pool:
-            work(pool)  # The workers are there and have compiled.
+            work(pool)  # Starts the workers and compiles.
             took.append(timed(lambda pool=pool: work(pool)))
     here = timed(lambda: work(None))
     return f"one process {took[0]:.2f} s, two {took[1]:.2f} s ({took[0] / took[1]:.2f} x as fast), this one {here:.2f} s"
@@ -100,7 +100,7 @@ def compared(work: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lake", help="a lake for the grid; default: one of 3 M made prints")
+    parser.add_argument("--lake", help="a lake for the grid; default: one of 3 M simulated trades")
     parser.add_argument("--only", default="verdict,card,resample,grid")
     options = parser.parse_args()
     wanted = options.only.split(",")

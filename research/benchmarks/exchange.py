@@ -1,9 +1,9 @@
-"""The exchange in a box: its core alone, frames to one subscriber, orders over HTTP, and memory over time.
+"""The local exchange: its core alone, frames to one subscriber, orders over HTTP, and memory over time.
 
     python research/benchmarks/exchange.py [--only core,frames,orders,memory] [--minutes 10]
 
-The exchange runs in a process of its own; the load comes from this one, over loopback, from bare sockets that
-do as little as can be, so that it is the exchange that is measured.
+The exchange runs in a separate process.  The load comes from this one, over loopback, from bare sockets with minimal
+work, so that the exchange is the bottleneck.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHANNELS = ("trade", "ticker", "orderbook_delta")
 
 
 def made_tape(each: int) -> tuple[Any, Any]:
-    """A thousand markets with about `each` prints, nearly all of them open at once."""
+    """Return a tape of a thousand markets with about `each` trades, nearly all open at the same time."""
     recipe = synth.Recipe(
         prints_log_median=float(np.log(each)),
         prints_log_sd=0.2,
@@ -56,7 +56,7 @@ def subscriptions(tickers: list[str], channels: tuple[str, ...] = CHANNELS) -> I
 
 
 def core(channels: tuple[str, ...]) -> tuple[float, float]:
-    """Prints and frames a second, with a subscriber of these channels of all markets, whose frames are thrown away."""
+    """Return trades and frames per second, with one subscriber of these channels of all markets."""
     exchange = Exchange(*made_tape(100))
     connection = exchange.hub.connect()
     while len(exchange.listings) < MARKETS and exchange.step():
@@ -71,11 +71,11 @@ def core(channels: tuple[str, ...]) -> tuple[float, float]:
     return (exchange.prints_played - before) / taken, (exchange.hub.frames - frames) / taken
 
 
-# In a process of its own: the exchange, served
+# In a separate process: the exchange, served
 
 
 class Gate:
-    """Holds the tape until a line comes on standard input."""
+    """A pace that holds the tape until a line arrives on standard input."""
 
     def __init__(self) -> None:
         self._open = False
@@ -89,7 +89,7 @@ class Gate:
 
 
 def memory() -> float:
-    """Memory of this process now, MB."""
+    """Return the current memory of this process in MB."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -97,8 +97,8 @@ def memory() -> float:
 
 
 async def serving(each: int, hold: bool, speed: float | str, key: Any) -> None:
-    """Serve until standard input ends; the first line says where."""
-    exchange = Exchange(*made_tape(each), balance=kl.dollars(100_000_000))
+    """Serve until standard input ends; the first output line has the address."""
+    exchange = Exchange(*made_tape(each), balance_money_units=kl.dollars(100_000_000))
     while len(exchange.listings) < MARKETS or exchange.prints_played < MARKETS:
         exchange.step()
     options: dict[str, Any] = {"pace": Gate()} if hold else {"speed": speed}
@@ -150,7 +150,7 @@ def connected(facts: dict[str, Any]) -> socket.socket:
 
 
 def subscriber(facts: dict[str, Any]) -> socket.socket:
-    """A WebSocket that has subscribed to everything."""
+    """Return a WebSocket that has subscribed to every channel."""
     link = connected(facts)
     link.sendall(
         (
@@ -164,7 +164,7 @@ def subscriber(facts: dict[str, Any]) -> socket.socket:
     assert b" 101 " in answer[:20], answer
     for command in subscriptions(facts["tickers"]):
         data = command.encode()
-        # A mask of zeros is a mask.
+        # A mask of zeros is valid.
         length = len(data)
         head = (
             bytes((0x81, 0x80 | 126)) + length.to_bytes(2, "big")
@@ -176,13 +176,13 @@ def subscriber(facts: dict[str, Any]) -> socket.socket:
 
 
 def frames(each: int) -> dict[str, float]:
-    """Frames a second to one subscriber of all channels of a thousand markets, from a tape played at "max"."""
+    """Measure frames per second to one subscriber of all channels of a thousand markets, at speed "max"."""
     with exchange_process("--each", str(each), "--hold") as (process, facts):
         assert process.stdin is not None and process.stdout is not None
         link = subscriber(facts)
         link.settimeout(2.0)
         received, buffer = 0, bytearray(1 << 20)
-        # Snapshots and acknowledgements first, so that they are not counted.
+        # Read snapshots and acknowledgements first, so that they are not counted.
         try:
             while link.recv_into(buffer):
                 pass
@@ -197,19 +197,19 @@ def frames(each: int) -> dict[str, float]:
                 last = perf_counter()
         except TimeoutError:
             pass
-        said = json.loads(process.stdout.readline())
+        totals = json.loads(process.stdout.readline())
         taken = last - began
-        return {"sent": said["frames"], "received": received, "rate": said["frames"] / taken, "prints": said["prints"] / taken}  # fmt: skip
+        return {"sent": totals["frames"], "received": received, "rate": totals["frames"] / taken, "prints": totals["prints"] / taken}  # fmt: skip
 
 
 def orders(count: int, lanes: int) -> float:
-    """Orders a second that are accepted, each a limit order that rests, over some connections that are kept."""
+    """Return the accepted resting limit orders per second, over `lanes` persistent connections."""
     with exchange_process("--each", "40", "--hold") as (_, facts):
         headers, tickers = signer(facts), facts["tickers"]
         per = count // lanes
         payloads = []
         for lane in range(lanes):
-            lot = []
+            requests = []
             for n in range(per):
                 body = json.dumps(
                     {
@@ -218,13 +218,13 @@ def orders(count: int, lanes: int) -> float:
                         "self_trade_prevention_type": "taker_at_cross",
                     }
                 )  # fmt: skip
-                lot.append(
+                requests.append(
                     (
                         f"POST {ORDERS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                         f"Content-Length: {len(body)}\r\n{headers('POST', ORDERS)}\r\n{body}"
                     ).encode()
                 )
-            payloads.append(lot)
+            payloads.append(requests)
         accepted = [0] * lanes
 
         def run(lane: int) -> None:
@@ -247,7 +247,7 @@ def orders(count: int, lanes: int) -> float:
 
 
 def over_time(minutes: float) -> list[float]:
-    """Memory of the exchange, MB, at twenty moments of a tape that lasts, with one subscriber."""
+    """Return the memory of the exchange in MB at twenty times of a long tape, with one subscriber."""
     with exchange_process("--each", "3000", "--speed", "120") as (process, facts):
         assert process.stdin is not None and process.stdout is not None
         link = subscriber(facts)
@@ -293,10 +293,10 @@ def main() -> None:
         return
     only = set(options.only.split(","))
     if "core" in only:
-        (alone, _), (booked, _), (heard, sent) = core(()), core(("orderbook_delta",)), core(CHANNELS)
+        (alone, _), (booked, _), (subscribed, sent) = core(()), core(("orderbook_delta",)), core(CHANNELS)
         print(
-            f"core, {MARKETS:,} markets: {alone:,.0f} prints/s with nobody listening; {booked:,.0f} prints/s with a subscriber "
-            f"of all books; {heard:,.0f} prints/s and {sent:,.0f} frames/s with one of books, prints and tickers"
+            f"core, {MARKETS:,} markets: {alone:,.0f} prints/s without a subscriber; {booked:,.0f} prints/s with a subscriber "
+            f"of all books; {subscribed:,.0f} prints/s and {sent:,.0f} frames/s with one of books, prints and tickers"
         )
     if "frames" in only:
         f = frames(100)

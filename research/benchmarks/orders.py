@@ -1,10 +1,10 @@
-"""Orders over loopback: the project's client against the exchange's own, sequential and many in flight.
+"""Orders over loopback: this client against the exchange's official one, sequential and many in flight.
 
     python research/benchmarks/orders.py [--orders 1500] [--flight 32] [--rounds 3] [--key ed25519,rsa]
 
-Both talk to the same exchange in a process of its own with the same key, in turns; the fastest round of each
-counts.  The floor is a bare httpx client that sends the same requests, signed beforehand.  The exchange's own client
-(`kalshi_python_async`, Python 3.13 or later) is measured where it is installed, and ours with the extra `fast` too.
+Both use the same exchange, in a separate process, with the same key, in turns; the fastest round of each counts.  The
+floor is a bare httpx client that sends the same requests, signed in advance.  The official client
+(`kalshi_python_async`, Python 3.13 or later) is measured if it is installed, and this client also with the extra `fast`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Send = Callable[[int], Awaitable[Any]]
 
 
 async def rate(send: Send, count: int, flight: int) -> float:
-    """Orders a second, `flight` at a time."""
+    """Return orders per second, with `flight` of them in flight."""
     numbers = iter(range(count))
 
     async def lane() -> None:
@@ -45,7 +45,7 @@ async def rate(send: Send, count: int, flight: int) -> float:
 
 
 class Names:
-    """Client order ids and markets that differ from order to order, over all rounds."""
+    """A source of client order ids and markets that differ from order to order, over all rounds."""
 
     def __init__(self, tickers: list[str]) -> None:
         self._tickers, self._used = tickers, 0
@@ -126,7 +126,7 @@ def main() -> None:
     if importlib.util.find_spec("aiohttp") is not None:
         clients["kalshilab, fast"] = partial(ours, fast=True)
     if importlib.util.find_spec("kalshi_python_async") is None:
-        print("kalshi_python_async is not installed here: without the exchange's own client")
+        print("kalshi_python_async is not installed: the official client is not measured")
     else:
         clients["kalshi_python_async"] = official
     for key in options.key.split(","):

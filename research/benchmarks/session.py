@@ -1,10 +1,10 @@
-"""A paper session over loopback: prints a second, and from a print's frame to its order on the wire.
+"""A paper session over loopback: trades per second, and the time from a trade's frame to its order on the wire.
 
     python research/benchmarks/session.py [--only lockstep,live] [--rate 5000] [--seconds 60] [--fast]
 
-`lockstep` is the embedded venue: exchange and session in one process, each step of the one waiting for the other.
-`live` is what a feed is like: the exchange is a process of its own and does not wait, 1,000 markets are open at
-once, and the dashboard is painted.  How far the session is behind is told against the least delay of any print.
+`lockstep` is the embedded venue: exchange and session share a process, and each waits for the other's step.  `live`
+resembles a real feed: the exchange is a separate process and does not wait, 1,000 markets are open at the same time,
+and the dashboard is painted.  The delay of the session is measured from the smallest delay of any trade.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MARKETS = 1000
 
 
 def core() -> float:
-    """Prints a second of the exchange alone, nobody listening."""
+    """Return the trades per second of the exchange without a subscriber."""
     exchange = Exchange(*kl.sample())
     began = perf_counter()
     while exchange.step():
@@ -47,7 +47,7 @@ def core() -> float:
 
 
 async def session(folder: str, fast: bool) -> tuple[float, Latencies]:
-    """Prints a second in lockstep, and milliseconds from a print's frame to its order."""
+    """Return the trades per second in lockstep, and the latencies of the orders."""
     settings = kl.Settings(env={}, env_file=None, out=folder, categories=("all",), fast=fast)
     async with kl.PaperSession(settings) as running:
         latencies = timed_orders(running)
@@ -58,15 +58,15 @@ async def session(folder: str, fast: bool) -> tuple[float, Latencies]:
 
 
 _RECEIVED: ContextVar[tuple[int, bool]] = ContextVar("received")
-"""When the frame came whose print fired, and whether nothing else was under way, in the task that acts on it."""
+"""Receive time of the frame whose trade fired, and whether no other order was in progress, for the acting task."""
 
 
 class Latencies:
-    """Milliseconds from the frame of the print that fired to its order's last byte on the wire, as they come.
+    """Milliseconds from the frame of the trade that fired to the last byte of its order on the wire, in order.
 
-    A session places one order after another, so that each sees what the last one left of its limits, and keeps to the
-    exchange's own limit of ten a second: of prints that fire together all but the first wait.  `alone` are those
-    that found none under way.
+    A session places orders one after another, so that each sees the remaining limits, and keeps to the exchange's limit
+    of ten a second.  Of trades that fire together, all but the first wait.  `alone` has the orders that found no other
+    in progress.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Latencies:
 
 
 def timed_orders(running: kl.PaperSession) -> Latencies:
-    """Have a session that has not begun take the times of its orders."""
+    """Instrument a session that has not started, and return the latencies that it will record."""
     latencies = Latencies()
     wall, wire = kl.WallClock(), running._wire
 
@@ -91,7 +91,7 @@ def timed_orders(running: kl.PaperSession) -> Latencies:
     def wired() -> None:
         wire()
         act = running._desk.act
-        # Called while the print's own frame is handled: it is the last one.
+        # Called while the frame of this trade is handled, which is the last one received.
         running._desk.act = lambda fire: acting(act(fire), running._stream.last_frame)  # type: ignore[method-assign]
 
     def on_the_wire() -> None:
@@ -106,7 +106,7 @@ def timed_orders(running: kl.PaperSession) -> Latencies:
 
 
 def watch_httpx(http: Any, on_the_wire: Callable[[], None]) -> None:
-    """Call when the last byte of an order was handed to the socket."""
+    """Call back when the last byte of an order has been handed to the socket."""
 
     async def sent(name: str, facts: object) -> None:
         if name == "http11.send_request_body.complete":
@@ -120,7 +120,7 @@ def watch_httpx(http: Any, on_the_wire: Callable[[], None]) -> None:
 
 
 def watch_aiohttp(http: Any, on_the_wire: Callable[[], None]) -> None:
-    """As `watch_httpx`."""
+    """Do the same as `watch_httpx` for aiohttp."""
     import aiohttp
 
     async def sent(session: object, context: object, facts: Any) -> None:
@@ -148,25 +148,32 @@ def lockstep(fast: bool) -> None:
         f"exchange alone: {floor:,.0f} prints/s; session in lockstep over loopback: {rate:,.0f} prints/s, "
         f"{rate / floor:.3f} x"
     )
-    told("lockstep", latencies)
+    print_latencies("lockstep", latencies)
 
 
-def told(where: str, latencies: Latencies) -> None:
-    for which, found in (("all orders", latencies.all), ("with none under way", latencies.alone)):
-        if found:
-            p50, p99 = np.percentile(found, [50, 99])
+def print_latencies(where: str, latencies: Latencies) -> None:
+    for which, sample_ms in (("all orders", latencies.all), ("with no other in progress", latencies.alone)):
+        if sample_ms:
+            p50, p99 = np.percentile(sample_ms, [50, 99])
             print(
-                f"{where}: print's frame to order on the wire, {which}: p50 {p50:.2f} ms, p99 {p99:.2f} ms ({len(found)})"
+                f"{where}: trade's frame to order on the wire, {which}: p50 {p50:.2f} ms, p99 {p99:.2f} ms ({len(sample_ms)})"
             )
 
 
 def world(folder: Path, rate: int, seconds: int, begin: int) -> int:
-    """A tape of 1,000 markets that print so often from `begin` (microseconds) on; how many prints."""
+    """Write a tape of 1,000 markets and return its number of trades.
+
+    Args:
+        folder: folder for the tape and the markets.
+        rate: trades per second, over all markets.
+        seconds: length of the tape.
+        begin: time of the first trade, in microseconds since 1970.
+    """
     recipe = Recipe(
         prints_log_median=float(np.log(1.3 * rate * seconds / MARKETS)), prints_log_sd=0.2, category="sports"
     )
     tape, markets = make(MARKETS, np.random.default_rng(1), recipe)
-    # Its own times go: the markets print side by side, each in its own order.
+    # Replace the times: the markets trade side by side, each in its original order.
     rng = np.random.default_rng(2)
     drawn = tape.with_columns(pl.Series("at", rng.random(tape.height)))
     turn = drawn.with_columns(pl.col("at").sort().over("market")).sort("at").head(rate * seconds)
@@ -229,22 +236,22 @@ async def watched(settings: kl.Settings, prints: int, seconds: int) -> None:
         task = asyncio.create_task(running.run())
         while running.state != "READY":
             await asyncio.sleep(0.05)
-        heard = running._follower.on_trade
+        follow = running._follower.on_trade
 
         def on_trade(trade: object) -> None:
             delays.append(wall.now() - trade.ts)  # type: ignore[attr-defined]
-            heard(trade)  # type: ignore[arg-type]
+            follow(trade)  # type: ignore[arg-type]
 
         running._handlers[Trade] = on_trade
         while not delays:
             await asyncio.sleep(0.05)
         began, used = perf_counter(), process_time()
-        # From here on; the last second of the feed may be under way when all is counted.
+        # Measured from here; the last second of the feed may still be in progress at the end.
         while len(delays) < prints and perf_counter() - began < seconds + 30:
             await asyncio.sleep(1)
             memory.append(resident())
         taken, busy = perf_counter() - began, process_time() - used
-        running.request_stop("all heard")
+        running.request_stop("all received")
         report = await task
     behind = (np.array(delays) - min(delays)) / 1000
     p50, p99 = np.percentile(behind, [50, 99])
@@ -257,11 +264,11 @@ async def watched(settings: kl.Settings, prints: int, seconds: int) -> None:
         f"live: behind the feed p50 {p50:.1f} ms, p99 {p99:.1f} ms, at most {behind.max():.0f} ms; "
         f"gaps {report.counts['gaps']}; memory {memory[min(10, len(memory) - 1)]:.0f} MB after ten seconds, {memory[-1]:.0f} MB at the end"
     )
-    told("live", latencies)
+    print_latencies("live", latencies)
 
 
 def resident() -> float:
-    """Megabytes this process holds."""
+    """Return the resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -269,7 +276,7 @@ def resident() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="lockstep,live")
-    parser.add_argument("--rate", type=int, default=5000, help="prints a second of the live feed")
+    parser.add_argument("--rate", type=int, default=5000, help="trades per second of the live feed")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--fast", action="store_true", help="with the extra `fast`")
     options = parser.parse_args()

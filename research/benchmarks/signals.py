@@ -1,10 +1,10 @@
-"""Lake to fires, against the time just to read the three columns; a grid; live prints; and other ways to do it.
+"""From a lake to fires, against the time to read the three columns; a grid; live trades; and other implementations.
 
     python research/benchmarks/signals.py [MILLIONS] [--lake FOLDER] [--only scan,grid,live,others,executors]
 
 The lake is made on the first run and kept if FOLDER is given.  Its tape has a hundred thousand markets with
-heavy-tailed numbers of prints and prices that walk, two million prints a day.  Each measurement of the scan runs
-in a process of its own, so that the memory shown is its own; floors are measured in the same process.
+heavy-tailed numbers of trades, prices that follow a random walk, and two million trades a day.  Each measurement of the
+scan runs in a separate process, so that its memory can be measured; the floor is measured in the same process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GRID: dict[str, Any] = {
 
 
 def made_day(day: int, rng: np.random.Generator, shares: Any) -> pl.DataFrame:
-    """A day of prints: markets drawn by their shares, each with a price that walks by a cent or none."""
+    """Return a day of trades in markets drawn by their shares, each with a price that moves by at most a cent."""
     market = np.searchsorted(shares, rng.random(DAY)).astype(np.uint32)
     order = np.argsort(market, kind="stable")
     steps = rng.integers(-1, 2, DAY)
@@ -89,18 +89,18 @@ def best(work: Callable[[], Any], times: int = 5) -> float:
 
 
 def memory() -> float:
-    """Peak of this process's memory, MB.  (`getrusage` would count the parent's at the time of the fork.)"""
+    """Return the peak memory of this process in MB; `getrusage` would include the parent's at the time of the fork."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return float("nan")
 
 
-# Each of these runs in a process of its own.
+# Each of these runs in a separate process.
 
 
 def floor(lake: Lake) -> float:
-    """Just reading the columns, file after file, by polars as it comes."""
+    """Return the time of polars to read the columns, file after file."""
 
     def read() -> None:
         for file in lake.files:
@@ -227,7 +227,7 @@ def executors_once(path: str) -> dict[str, float]:
 
 
 def run(part: str, path: Path, *arguments: str) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """Run one measurement in a separate process and return its figures."""
     command = [sys.executable, __file__, "--part", part, "--lake", str(path), *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]

@@ -1,9 +1,9 @@
-"""The feed: frames to typed events, alone and over loopback; deltas into a book; pages of prints to a tape.
+"""The feed: frames to typed events, alone and over loopback; deltas into a book; pages of trades to a tape.
 
     python research/benchmarks/stream.py [FRAMES.jsonl] [--only events,book,loopback,page] [--frames 300000]
 
-Each against a floor of the same run: a bare decode, a bare dict, a bare loop of `websockets` and `msgspec`.  Over
-loopback the frames come from a process of its own that has them ready, so that it is the client that is measured.
+Each has a floor in the same run: a bare decode, a bare dict, a bare loop of `websockets` and `msgspec`.  Over loopback,
+the frames come from a separate process that has prepared them, so that the client is the bottleneck.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from websockets.asyncio.client import connect
 
 import kalshilab as kl
 from kalshilab.exchange.server.websocket import framed
-from kalshilab.kalshi.rest.history import PrintPage
+from kalshilab.kalshi.rest.history import RawTradePage
 from kalshilab.kalshi.stream.client import Stream
 from kalshilab.kalshi.stream.events import BookDelta, Subscribed
 from kalshilab.kalshi.stream.protocol import StreamProtocol
@@ -35,7 +35,7 @@ from kalshilab.market.book import Book
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 ROUNDS = 3
 LAST = b'{"type":"last","sid":1,"msg":{}}'
-"""A frame of a type that nobody knows, at the end."""
+"""The last frame, of an unknown type."""
 
 
 def made(n: int = 40_000) -> list[bytes]:
@@ -55,7 +55,7 @@ def made(n: int = 40_000) -> list[bytes]:
 
 
 def rate(work: Callable[[], object], n: int) -> float:
-    """Millions a second, at best of five."""
+    """Return millions of items per second, in the fastest of five runs."""
     fastest = float("inf")
     for _ in range(5):
         began = perf_counter()
@@ -111,7 +111,7 @@ def books(frames: list[bytes]) -> None:
 
 
 async def serving(count: int) -> None:
-    """A WebSocket that says the same frames to whoever has said something; its port is the first line."""
+    """Serve a WebSocket that sends the same frames after any message; the first output line is its port."""
     frames = made(count)
     ack = b'{"id":1,"type":"subscribed","msg":{"channel":"orderbook_delta","sid":1}}'
     chunks = [framed([ack])] + [framed(frames[n : n + 500]) for n in range(0, count, 500)] + [framed([LAST])]
@@ -139,7 +139,7 @@ async def serving(count: int) -> None:
 
 
 async def bare_loop(url: str) -> float:
-    """Frames a second of what anybody would write first."""
+    """Return the frames per second of the simplest client."""
     decode, count = msgspec.json.Decoder().decode, 0
     async with connect(url, proxy=None, compression=None, max_size=None, max_queue=(4096, 1024)) as socket:
         await socket.send('{"id":1,"cmd":"subscribe"}')
@@ -151,7 +151,7 @@ async def bare_loop(url: str) -> float:
 
 
 async def our_stream(url: str, fast: bool = False) -> float:
-    """Frames a second, each as a typed event in a handler."""
+    """Return the frames per second, each delivered to a handler as a typed event."""
     stream, count, total = Stream(url, None, fast=fast), 0, FRAMES
     stream.add_markets("orderbook_delta", ["KXHIGHNY-26NOV22-B52.5"])
     began = taken = 0.0
@@ -202,7 +202,7 @@ def loopback() -> None:
 
 
 def page() -> None:
-    """Pages of prints as they come over the wire, to a tape."""
+    """Measure the conversion of raw pages of trades to a tape."""
     each, pages = 1_000, 20
     rows = each * pages
     prints = [
@@ -220,7 +220,7 @@ def page() -> None:
     ]
 
     def ours() -> int:
-        columns = [PrintPage.decode(body).columns() for body in bodies]
+        columns = [RawTradePage.decode(body).columns() for body in bodies]
         whole = {name: [v for c in reversed(columns) for v in reversed(c[name])] for name in columns[0]}
         return kl.to_tape(pl.DataFrame(whole)).height
 

@@ -1,4 +1,4 @@
-"""A private JupyterLab server and a page of headless Chromium, for tests that need to see."""
+"""A private JupyterLab server and a page of headless Chromium, for tests of the rendered notebook."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
+WAIT_MS = 180_000
+"""Deadline of each wait, in milliseconds: long, because a busy machine starts a kernel slowly."""
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
     "--no-sandbox",
@@ -29,14 +31,14 @@ FLAGS = [
 ]
 SETTINGS: dict[str, dict[str, Any]] = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    # Cells outside the window must be in the page too, or there is nothing to look at.
+    # Cells outside the window must be in the page too.
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a running JupyterLab, and the folder it serves."""
+    """Start JupyterLab, and yield its address and the folder that it serves."""
     missing = [m for m in ("jupyterlab", "playwright") if importlib.util.find_spec(m) is None]
     if missing or not CHROMIUM.exists():
         pytest.skip(f"needs {' and '.join(missing or [str(CHROMIUM)])}")
@@ -80,11 +82,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        if server.poll() is not None:
-            break
+    deadline_s = time.monotonic() + WAIT_MS / 1_000
+    while server.poll() is None and time.monotonic() < deadline_s:
         try:
-            with urllib.request.urlopen(url, timeout=1):
+            with urllib.request.urlopen(url, timeout=10):
                 return
         except OSError:
             time.sleep(0.25)
@@ -93,25 +94,33 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 @pytest.fixture
 def open_notebook(lab: tuple[str, Path]) -> Iterator[Callable[[Path], Any]]:
-    """Opens a notebook of the served folder with an idle kernel; gives the page, whose `errors` gathers
-    exceptions of its scripts and `foreign` the requests it sent to other hosts."""
+    """Yield a function that opens a notebook of the served folder, with an idle kernel, and returns its page.
+
+    `errors` of the page collects the exceptions of its scripts, `foreign` its requests to other hosts.
+    """
     from playwright.sync_api import sync_playwright
 
     address, root = lab
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), headless=True, args=FLAGS, timeout=WAIT_MS
+        )
 
         def show(path: Path) -> Any:
             page = browser.new_page(viewport={"width": 1400, "height": 1250})
+            page.set_default_timeout(WAIT_MS)
+            page.set_default_navigation_timeout(WAIT_MS)
             page.errors = []
             page.foreign = []
             page.on("pageerror", lambda error: page.errors.append(str(error)[:300]))
             page.on("request", lambda r: None if _is_local(r.url, address) else page.foreign.append(r.url))
             page.goto(f"{address}/lab/tree/{path.relative_to(root)}?reset", wait_until="load")
-            page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
-            # The layout is restored after that; a click before it is lost.
-            page.wait_for_timeout(2_000)
+            page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+            # The kernel is there and idle, and the layout is restored: an earlier click is lost.
+            page.wait_for_function(
+                "() => document.querySelector('#jp-main-statusbar')?.innerText.includes('| Idle')"
+                " && document.querySelector('.jp-Spinner') === null"
+            )
             return page
 
         yield show

@@ -1,7 +1,8 @@
-"""Settings: who wins, what is refused and how it is said, what older set-ups may still carry, and no secret seen."""
+"""Settings: precedence, limits and their errors, older variables, documentation, and masked secrets."""
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +23,7 @@ def settings(env: dict[str, str] | None = None, **given: object) -> Settings:
     return Settings(env=env or {}, env_file=None, **given)
 
 
-def refused(env: dict[str, str] | None = None, **given: object) -> ConfigError:
+def rejected(env: dict[str, str] | None = None, **given: object) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         settings(env, **given)
     return caught.value
@@ -49,80 +50,82 @@ OLD = [
     ("RLM_CONTRACTS", "10", "contracts", 10.0),
     ("RLM_MAX_CONCURRENT", "7", "max_concurrent", 7),
     ("RLM_ALLOW_REENTRY", "false", "allow_reentry", False),
-    ("RLM_ORDERBOOK_TIMEOUT", "1.5", "orderbook_timeout", 1.5),
-    ("RLM_TIGHT_SPREAD", "1", "tight_spread", 1.0),
-    ("RLM_NORMAL_SPREAD", "3", "normal_spread", 3.0),
-    ("RLM_MAX_SPREAD", "9", "max_spread", 9.0),
+    ("RLM_ORDERBOOK_TIMEOUT", "1.5", "orderbook_timeout_s", 1.5),
+    ("RLM_TIGHT_SPREAD", "1", "tight_spread_cents", 1.0),
+    ("RLM_NORMAL_SPREAD", "3", "normal_spread_cents", 3.0),
+    ("RLM_MAX_SPREAD", "9", "max_spread_cents", 9.0),
     ("RLM_MAX_TRADES_PER_MINUTE", "5", "attempts_per_minute", 5.0),
     ("MIN_TRADER_CASH", "5000", "min_cash", 50.0),
     ("V3_CLEANUP_ON_STARTUP", "no", "cleanup_on_startup", False),
     ("LIFECYCLE_CATEGORIES", "Sports, crypto", "categories", ("Sports", "crypto")),
-    ("LIFECYCLE_SYNC_INTERVAL", "20", "sync_interval", 20.0),
+    ("LIFECYCLE_SYNC_INTERVAL", "20", "sync_interval_s", 20.0),
     ("API_DISCOVERY_ENABLED", "0", "discovery", False),
-    ("API_DISCOVERY_INTERVAL", "60", "discovery_interval", 60.0),
+    ("API_DISCOVERY_INTERVAL", "60", "discovery_interval_s", 60.0),
     ("DISCOVERY_CLOSE_MIN_MINUTES", "0", "close_min_minutes", 0.0),
-    ("V3_HEALTH_CHECK_INTERVAL", "2", "health_interval", 2.0),
+    ("V3_HEALTH_CHECK_INTERVAL", "2", "health_interval_s", 2.0),
     ("V3_WS_MAX_RECONNECT_ATTEMPTS", "3", "reconnect_attempts", 3),
 ]
 
 
 @pytest.mark.parametrize(("variable", "text", "name", "value"), OLD, ids=[o[0] for o in OLD])
-def test_an_older_name_still_means_what_it_meant(variable: str, text: str, name: str, value: object) -> None:
+def test_an_older_variable_sets_its_field(variable: str, text: str, name: str, value: object) -> None:
     assert getattr(settings({variable: text}), name) == value
 
 
-def test_every_field_has_a_variable_of_its_own() -> None:
+def test_every_field_is_set_by_the_variable_with_its_name() -> None:
     for f in fields(Settings):
         default = getattr(settings(), f.name)
         if isinstance(default, str | int | float) and not isinstance(default, bool):
             assert getattr(settings({f"KALSHILAB_{f.name.upper()}": str(default)}), f.name) == default
 
 
-def test_minimum_cash_was_given_in_cents() -> None:
+def test_min_trader_cash_is_in_cents_and_min_cash_in_dollars() -> None:
     assert settings({"MIN_TRADER_CASH": "10000"}).min_cash == 100.0 == settings().min_cash
     assert settings({"KALSHILAB_MIN_CASH": "25"}).min_cash == 25.0
     assert settings({"MIN_TRADER_CASH": "0"}).min_cash == 0
-    error = refused({"MIN_TRADER_CASH": "-1"})
+    error = rejected({"MIN_TRADER_CASH": "-1"})
     assert error.name == "MIN_TRADER_CASH" and "cents" in error.allowed
 
 
 @given(st.integers(0, 1_000_000))
-def test_minimum_cash_in_cents_is_exact(cents: int) -> None:
+def test_cash_given_in_cents_is_converted_exactly(cents: int) -> None:
     assert dollars(settings({"MIN_TRADER_CASH": str(cents)}).min_cash) == cents * 10_000
 
 
 @pytest.mark.parametrize("name", sorted(RETIRED))
-def test_a_retired_name_is_accepted_and_does_nothing(name: str) -> None:
-    assert settings({name: "whatever"}).as_dict() == settings().as_dict()
+def test_a_retired_variable_is_accepted_and_ignored(name: str) -> None:
+    assert settings({name: "any value"}).as_dict() == settings().as_dict()
 
 
-def test_variables_of_others_are_none_of_our_business() -> None:
+def test_variables_without_our_prefixes_are_ignored() -> None:
     settings({"PATH": "/bin", "RLIMIT": "1", "MY_RLM_THING": "1"})
 
 
-def test_the_process_may_name_its_run() -> None:
+def test_variables_of_the_process_are_not_settings() -> None:
     settings({"KALSHILAB_RUN": "r1", "KALSHILAB_HOME": "/x"})
 
 
 # Precedence
 
 
-def test_keyword_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+def test_precedence_is_keyword_environment_file_default(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("RLM_MIN_TRADES=11\nKALSHILAB_MIN_DROP=3\nRLM_CONTRACTS=7\n")
     env = {"RLM_MIN_TRADES": "12", "KALSHILAB_MIN_DROP": "4"}
     s = Settings(env=env, env_file=file, min_trades=13)
-    assert (s.min_trades, s.min_drop, s.contracts, s.max_spread) == (13, 4.0, 7.0, 10.0)
+    assert (s.min_trades, s.min_drop, s.contracts, s.max_spread_cents) == (13, 4.0, 7.0, 10.0)
 
 
-def test_the_newer_name_beats_the_older_one_but_not_a_nearer_place(tmp_path: Path) -> None:
+def test_the_newer_variable_wins_within_a_source_and_the_environment_wins_over_the_file(
+    tmp_path: Path,
+) -> None:
     assert settings({"RLM_MIN_TRADES": "11", "KALSHILAB_MIN_TRADES": "12"}).min_trades == 12
     file = tmp_path / ".env"
     file.write_text("KALSHILAB_MIN_TRADES=12\n")
     assert Settings(env={"RLM_MIN_TRADES": "11"}, env_file=file).min_trades == 11
 
 
-def test_the_real_environment_and_the_working_folder_are_read(
+def test_the_process_environment_and_the_working_folder_are_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -132,13 +135,13 @@ def test_the_real_environment_and_the_working_folder_are_read(
     assert (s.min_trades, s.contracts) == (11, 3.0)
 
 
-def test_a_missing_file_is_no_error_unless_asked_for(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_only_for_read_env_file(tmp_path: Path) -> None:
     Settings(env={}, env_file=tmp_path / "none")
     with pytest.raises(EnvFileError, match="no such file"):
         read_env_file(tmp_path / "none")
 
 
-def test_replace_reads_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replace_does_not_read_the_environment_again(monkeypatch: pytest.MonkeyPatch) -> None:
     s = settings(min_trades=9, private_key=PEM, key_id="abc")
     monkeypatch.setenv("RLM_CONTRACTS", "3")
     other = s.replace(minutes=1)
@@ -162,10 +165,10 @@ RANGES = [
 
 
 @pytest.mark.parametrize(("variable", "text"), RANGES)
-def test_a_value_out_of_range_names_variable_value_allowed_and_source(
+def test_an_error_states_variable_value_allowed_values_and_source(
     variable: str, text: str, tmp_path: Path
 ) -> None:
-    error = refused({variable: text})
+    error = rejected({variable: text})
     assert (error.name, error.value, error.source) == (variable, text, "environment")
     assert error.allowed
     for word in (variable, repr(text), error.allowed, "environment"):
@@ -184,11 +187,11 @@ def test_a_value_out_of_range_names_variable_value_allowed_and_source(
         {"size_tiers": 3}, {"size_tiers": [(0, 1), (0, 2)]}, {"venue": None}, {"out": 3}, {"tape": np.zeros(3)},
     ],
 )  # fmt: skip
-def test_a_keyword_of_the_wrong_kind_is_refused(given: dict[str, object]) -> None:
-    assert refused(**given).source == "keyword"
+def test_a_keyword_of_the_wrong_type_is_rejected(given: dict[str, object]) -> None:
+    assert rejected(**given).source == "keyword"
 
 
-def test_what_people_write_for_a_setting_is_understood(tmp_path: Path) -> None:
+def test_settings_accept_text_paths_lists_and_flags(tmp_path: Path) -> None:
     s = settings(
         {"KALSHILAB_SIZE_TIERS": "0:1,10:1.5", "KALSHILAB_SPEED": "2.5", "KALSHILAB_MINUTES": ""},
         tape=tmp_path / "t.parquet",
@@ -210,8 +213,10 @@ def test_what_people_write_for_a_setting_is_understood(tmp_path: Path) -> None:
         ("LIFECYCLE_CATEGORY", "LIFECYCLE_CATEGORIES"),
     ],
 )
-def test_a_misspelt_name_is_an_error_that_names_the_right_one(name: str, close: str, tmp_path: Path) -> None:
-    error = refused({name: "1"})
+def test_a_misspelt_variable_is_an_error_that_suggests_the_right_one(
+    name: str, close: str, tmp_path: Path
+) -> None:
+    error = rejected({name: "1"})
     assert error.name == name and close in str(error)
     file = tmp_path / ".env"
     file.write_text(f"\n{name}=1\n")
@@ -219,9 +224,17 @@ def test_a_misspelt_name_is_an_error_that_names_the_right_one(name: str, close: 
         Settings(env={}, env_file=file)
 
 
-def test_a_misspelt_keyword_is_an_error_that_names_the_right_one() -> None:
-    error = refused(min_trade=3)
-    assert "min_trades" in str(error) and error.source == "keyword"
+def test_a_misspelt_keyword_is_an_error_that_suggests_the_right_one() -> None:
+    error = rejected(minuets=3)
+    assert str(error) == "unknown setting 'minuets'; did you mean 'minutes'?"
+    assert (error.name, error.value, error.source) == ("minuets", None, "keyword")
+    assert str(rejected({"KALSHILAB_MINUETS": "3"})) == (
+        "unknown setting 'KALSHILAB_MINUETS' (environment); did you mean 'KALSHILAB_MINUTES'?"
+    )
+
+
+def test_an_unknown_name_that_resembles_nothing_lists_the_choices() -> None:
+    assert "unknown setting 'zzz'; choose from allow_reentry, " in str(rejected(zzz=1))
 
 
 @pytest.mark.parametrize(
@@ -234,8 +247,8 @@ def test_a_misspelt_keyword_is_an_error_that_names_the_right_one() -> None:
         "KALSHI_APIKEY_ID",
     ],
 )
-def test_a_misspelt_name_of_every_family_is_an_error(name: str) -> None:
-    refused({name: "5"})
+def test_a_misspelt_variable_with_any_of_our_prefixes_is_an_error(name: str) -> None:
+    rejected({name: "5"})
 
 
 # The .env file
@@ -247,7 +260,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return file
 
 
-def test_the_forms_of_a_line(tmp_path: Path) -> None:
+def test_every_form_of_a_line_is_parsed(tmp_path: Path) -> None:
     text = "A=1\nexport B=2 # two\nC='x # y'\nD=\"a\\nb\"\nE=p$w${d}\n\n# F=1\nG=\nA=9\n"
     values, lines = read_env_file(write(tmp_path, text))
     assert values == {"A": "9", "B": "2", "C": "x # y", "D": "a\nb", "E": "p$w${d}", "G": ""}
@@ -261,7 +274,7 @@ def test_the_forms_of_a_line(tmp_path: Path) -> None:
     bad=st.sampled_from(["=1", "B C=1", "B='open", 'B="x" y', "NAME"]),
     quote=st.sampled_from("'\""),
 )
-def test_the_line_of_an_error_is_right_after_a_key_of_several_lines(
+def test_an_error_after_a_multi_line_value_names_the_right_line(
     tmp_path_factory: pytest.TempPathFactory,
     before: list[str],
     body: int,
@@ -278,26 +291,26 @@ def test_the_line_of_an_error_is_right_after_a_key_of_several_lines(
     assert f"line {len(lines)}" in str(caught.value)
 
 
-def test_the_line_of_a_value_after_a_key_of_several_lines(tmp_path: Path) -> None:
+def test_a_value_after_a_multi_line_value_has_the_right_line(tmp_path: Path) -> None:
     file = write(tmp_path, f'KALSHI_PRIVATE_KEY_CONTENT="{PEM}"\n\nRLM_MIN_TRADES=none\n')
     with pytest.raises(ConfigError) as caught:
         Settings(env={}, env_file=file)
     assert caught.value.source == f"{file}, line 6" and PEM not in str(caught.value)
 
 
-def test_a_key_of_several_lines_arrives_whole(tmp_path: Path) -> None:
+def test_a_multi_line_key_is_read_unchanged(tmp_path: Path) -> None:
     s = Settings(env={}, env_file=write(tmp_path, f'KALSHI_PRIVATE_KEY_CONTENT="{PEM}"\n'))
     assert s.private_key is not None and s.private_key.reveal() == PEM
 
 
-def test_a_byte_order_mark_and_windows_lines_are_fine(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_bytes(b"\xef\xbb\xbfRLM_MIN_TRADES=11\r\nRLM_CONTRACTS=2\r\n")
     s = Settings(env={}, env_file=file)
     assert (s.min_trades, s.contracts) == (11, 2.0)
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=\xff\xfe\n")
     with pytest.raises(EnvFileError, match="UTF-8"):
         read_env_file(tmp_path / ".env")
@@ -308,7 +321,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 # Secrets
 
 
-def test_a_secret_is_never_seen() -> None:
+def test_a_secret_is_masked_and_not_pickled() -> None:
     secret = Secret("hunter2")
     assert secret.reveal() == "hunter2" and secret == Secret("hunter2") != Secret("other")
     for text in (repr(secret), str(secret), f"{secret}", f"{secret!r}", repr([secret]), "%s" % secret):  # noqa: UP031
@@ -318,7 +331,7 @@ def test_a_secret_is_never_seen() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_settings_hide_key_and_key_id() -> None:
+def test_key_and_key_id_are_masked_in_settings() -> None:
     s = settings(key_id="my-key-id-123", private_key=PEM, min_trades=9)
     for text in (repr(s), str(s), f"{s}", repr(s.as_dict()["private_key"])):
         assert "MIIE" not in text and "my-key-id" not in text
@@ -329,25 +342,25 @@ def test_settings_hide_key_and_key_id() -> None:
 
 
 @pytest.mark.parametrize("value", [b"-----BEGIN MIIE", 5, ["MIIE"]])
-def test_a_key_of_the_wrong_kind_is_not_repeated(value: object) -> None:
-    error = refused(private_key=value)
+def test_an_error_does_not_repeat_a_key_of_the_wrong_type(value: object) -> None:
+    error = rejected(private_key=value)
     assert error.value == "***" and "MIIE" not in str(error)
-    assert "MIIE" not in str(refused(key_id=[value]))
+    assert "MIIE" not in str(rejected(key_id=[value]))
 
 
-def test_a_key_under_a_misspelt_name_is_not_repeated() -> None:
-    assert "MIIE" not in str(refused({"KALSHILAB_PRIVATE_KEY_CONTENT": PEM}))
-    assert "MIIE" not in str(refused(private_key_pem=PEM))
+def test_an_error_does_not_repeat_a_key_under_a_misspelt_name() -> None:
+    assert "MIIE" not in str(rejected({"KALSHILAB_PRIVATE_KEY_CONTENT": PEM}))
+    assert "MIIE" not in str(rejected(private_key_pem=PEM))
 
 
-def test_a_key_without_quotes_is_not_repeated(tmp_path: Path) -> None:
+def test_an_error_does_not_repeat_a_key_without_quotes(tmp_path: Path) -> None:
     file = write(tmp_path, f"KALSHI_PRIVATE_KEY_CONTENT={PEM}\n")
     with pytest.raises(EnvFileError) as caught:
         read_env_file(file)
     assert "MIIE" not in str(caught.value)
 
 
-def test_credentials_are_asked_for_by_name_where_a_venue_needs_them() -> None:
+def test_require_credentials_names_the_missing_variables() -> None:
     settings(venue="embedded").require_credentials()
     with pytest.raises(CredentialsMissing) as caught:
         settings(venue="demo").require_credentials()
@@ -359,33 +372,97 @@ def test_credentials_are_asked_for_by_name_where_a_venue_needs_them() -> None:
     settings(venue="demo", key_id="abc", private_key_path="k.pem").require_credentials()
 
 
-def test_the_older_names_of_whales_and_the_band_keep_their_units() -> None:
+def test_older_variables_of_whales_and_the_band_keep_their_units() -> None:
     env = {
         "WHALE_MIN_SIZE_CENTS": "25000", "WHALE_WINDOW_MINUTES": "60", "WHALE_QUEUE_SIZE": "10",
         "YES8090_MIN_PRICE": "78", "YES8090_MAX_PRICE": "92", "YES8090_CONTRACTS": "10",
         "YES8090_TIER_A_CONTRACTS": "15", "V3_TRADING_STRATEGY": "whale_fade",
     }  # fmt: skip
     s = Settings(env=env, env_file=None)
-    assert (s.strategy, s.whale_min_value, s.whale_window, s.whale_top) == ("whale_fade", 250.0, 3600.0, 10)
+    assert (s.strategy, s.whale_min_value, s.whale_window_s, s.whale_top) == ("whale_fade", 250.0, 3600.0, 10)
     assert (s.yes8090_low, s.yes8090_high) == (78.0, 92.0)
     assert (s.yes8090_contracts, s.yes8090_tier_a_contracts) == (10.0, 15.0)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "words"),
     [
-        ("WHALE_WINDOW_MINUTES", "1441", "seconds (given in minutes) from 1 to 86400"),
-        ("WHALE_MIN_SIZE_CENTS", "1e12", "dollars (given in cents) from 0 to 1e+09"),
+        ("WHALE_WINDOW_MINUTES", "1441", "seconds (given in minutes) from 1 to 86,400"),
+        ("WHALE_MIN_SIZE_CENTS", "1e12", "dollars (given in cents) from 0 to 1,000,000,000"),
         ("KALSHILAB_WHALE_TOP", "0", "a whole number of whales from 1"),
         ("KALSHILAB_STRATEGY", "whale_follower", "whale_fade, yes_80_90, custom, rl_model"),
     ],
 )
-def test_limits_hold_in_the_unit_they_are_stated_in(name: str, value: str, says: str) -> None:
+def test_an_error_states_the_limits_in_the_unit_of_the_field(name: str, value: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings(env={name: value}, env_file=None)
-    assert says in str(caught.value)
+    assert words in str(caught.value)
 
 
-def test_of_a_key_file_a_repr_shows_the_name_alone() -> None:
+def test_a_repr_shows_only_the_name_of_a_key_file() -> None:
     shown = repr(settings(venue="demo", key_id="abc", private_key_path="/home/ann/.kalshi/key.pem"))
     assert "private_key_path='…/key.pem'" in shown and "ann" not in shown and "abc" not in shown
+
+
+# Documentation
+
+
+def test_the_signature_lists_every_field_with_its_type_and_default() -> None:
+    parameters = inspect.signature(Settings).parameters
+    assert list(parameters) == [f.name for f in fields(Settings)] + ["env", "env_file"]
+    for f in fields(Settings):
+        assert parameters[f.name].default == f.default
+    assert parameters["minutes"].annotation == (float | None)
+    assert parameters["tickers"].annotation == tuple[str, ...]
+
+
+def test_the_docstring_documents_every_field_with_limits_and_default() -> None:
+    text = " ".join((inspect.getdoc(Settings) or "").split())
+    for f in fields(Settings):
+        entry = (
+            f"{f.name}: {f.metadata['doc']}. Allowed: {f.metadata['reader'].allowed}. Default: {f.default!r}."
+        )
+        assert " ".join(entry.split()) in text
+
+
+@pytest.mark.parametrize("use_jedi", [True, False])
+def test_ipython_completes_the_fields(use_jedi: bool) -> None:
+    from IPython.core.completer import provisionalcompleter
+    from IPython.core.interactiveshell import InteractiveShell
+
+    completer = InteractiveShell(user_ns={"Settings": Settings}).Completer
+    completer.use_jedi = use_jedi
+    with provisionalcompleter():
+        texts = {c.text for c in completer.completions("Settings(", len("Settings("))}
+    assert {f"{f.name}=" for f in fields(Settings)} <= texts
+
+
+# Renamed fields
+
+
+RENAMED = [
+    ("discovery_interval", "discovery_interval_s"),
+    ("sync_interval", "sync_interval_s"),
+    ("health_interval", "health_interval_s"),
+    ("whale_window", "whale_window_s"),
+    ("orderbook_timeout", "orderbook_timeout_s"),
+    ("high_drop", "high_drop_cents"),
+    ("tight_spread", "tight_spread_cents"),
+    ("normal_spread", "normal_spread_cents"),
+    ("max_spread", "max_spread_cents"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED)
+def test_the_old_name_of_a_field_works_and_warns(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"the keyword '{old}' is now '{new}'") as warned:
+        made = settings(**{old: 7})
+    assert getattr(made, new) == 7
+    with pytest.warns(DeprecationWarning, match=f"'{old}'") as warned:
+        assert getattr(made.replace(**{old: 8}), new) == 8
+    assert warned[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=f"Settings.{old} is now Settings.{new}"):
+        assert getattr(made, old) == 7
+    assert getattr(settings({f"KALSHILAB_{old.upper()}": "9"}), new) == 9
+    with pytest.raises(TypeError, match=f"got both '{old}' and '{new}'"):
+        settings(**{old: 1, new: 1})

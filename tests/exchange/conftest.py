@@ -1,4 +1,4 @@
-"""The exchange's machine-readable contract, made ready for jsonschema."""
+"""The exchange's machine-readable contract, prepared for jsonschema."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from scripted_day import Day
 
 @cache
 def load(path: Path) -> dict[str, Any]:
-    """A YAML document, quickly where libyaml is there."""
+    """Load a YAML document, with libyaml if it is installed."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return nullable(yaml.load(path.read_text(), Loader=loader))
 
 
 def nullable(node: Any) -> Any:
-    """OpenAPI's `nullable: true` in words jsonschema knows."""
+    """Convert OpenAPI's `nullable: true` to JSON Schema."""
     if isinstance(node, list):
         return [nullable(n) for n in node]
     if not isinstance(node, dict):
@@ -32,23 +32,23 @@ def nullable(node: Any) -> Any:
 
 
 class Contract:
-    """Both documents, and how to hold a value against them."""
+    """Both documents, and the validation of values against them."""
 
     def __init__(self, folder: Path) -> None:
         self.openapi = load(folder / "openapi.yaml")
         self.asyncapi = load(folder / "asyncapi.yaml")
 
     def body(self, method: str, path: str, status: int, value: Any) -> None:
-        """Hold a REST body against the response of a path.
+        """Validate a REST body against the response of a path.
 
         Raises:
-            jsonschema.ValidationError: with the path of what does not fit.
+            jsonschema.ValidationError: with the path of the invalid value.
         """
         answer = self.openapi["paths"][path][method.lower()]["responses"][str(status)]
         self._validate(self.openapi, answer["content"]["application/json"]["schema"], value)
 
     def frame(self, name: str, value: Any) -> None:
-        """Hold a WebSocket frame against a payload schema."""
+        """Validate a WebSocket frame against a payload schema."""
         self._validate(self.asyncapi, {"$ref": f"#/components/schemas/{name}"}, value)
 
     @staticmethod
@@ -67,7 +67,7 @@ def contract(shared: Path) -> Contract:
 
 @pytest.fixture(scope="module")
 def day() -> Day:
-    """In the middle of the week: markets of every status that the tape itself brings about."""
+    """Return the exchange in the middle of the week, with markets of every status that a tape can produce."""
     d = Day()
     d.play(6_000)
     return d
@@ -75,21 +75,21 @@ def day() -> Day:
 
 @pytest.fixture(scope="module")
 def archive() -> Day:
-    """The end of the week, of which half has gone to the archive."""
-    d = Day(archive_after=3 * 86_400_000_000)
+    """Return the exchange at the end of the week, with half of the week archived."""
+    d = Day(archive_after_us=3 * 86_400_000_000)
     d.play(100_000)
     return d
 
 
 class Unchecked:
-    """In place of the contract where it is not at hand."""
+    """A stand-in for the contract where it is not available."""
 
-    def body(self, *told: Any) -> None: ...
+    def body(self, *arguments: Any) -> None: ...
 
 
 @pytest.fixture(scope="module")
 def by_contract(request: pytest.FixtureRequest) -> Any:
-    """The contract; what else a test checks is checked without it too."""
+    """Return the contract, or a stand-in so that the other checks of a test still run."""
     try:
         return request.getfixturevalue("contract")
     except pytest.skip.Exception:

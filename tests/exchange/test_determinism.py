@@ -13,9 +13,9 @@ CHANNELS = ["trade", "ticker", "fill", "user_orders", "market_positions", "marke
 
 
 def run(seed: int, bundle: int, **options: Any) -> bytes:
-    """Everything an exchange says over REST and WebSocket to a client that acts at random, by `seed`."""
+    """Return every byte the exchange sends over REST and WebSocket to a client that acts at random, by `seed`."""
     day, chance = Day(**options), random.Random(seed)
-    said: list[bytes] = []
+    sent: list[bytes] = []
     day.command(id=1, cmd="subscribe", params={"channels": CHANNELS})
     watched = False
     for act in range(120):
@@ -23,7 +23,7 @@ def run(seed: int, bundle: int, **options: Any) -> bytes:
         while left > 0:
             day.play(min(left, bundle))
             left -= bundle
-        said += day.frames
+        sent += day.frames
         day.frames.clear()
         active = [x for x in day.ex.listings if x.status == "active"]
         if not active:
@@ -46,19 +46,19 @@ def run(seed: int, bundle: int, **options: Any) -> bytes:
                 answer = day.call("DELETE", "/portfolio/events/orders")
             case _:
                 answer = day.call("GET", "/portfolio/orders", limit="20")
-        said.append(json.dumps(answer).encode())
+        sent.append(json.dumps(answer).encode())
     for path in ("balance", "fills", "settlements", "positions"):
-        said.append(json.dumps(day.call("GET", f"/portfolio/{path}")).encode())
-    return b"\n".join(said)
+        sent.append(json.dumps(day.call("GET", f"/portfolio/{path}")).encode())
+    return b"\n".join(sent)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_same_bytes_however_the_steps_are_bundled(seed: int) -> None:
+def test_the_bytes_do_not_depend_on_how_steps_are_bundled(seed: int) -> None:
     once = run(seed, 1000)
     assert len(once) > 100_000
     assert run(seed, 1000) == once
     assert run(seed, 7) == once
 
 
-def test_other_calls_other_bytes() -> None:
+def test_different_calls_give_different_bytes() -> None:
     assert run(0, 1000) != run(1, 1000)

@@ -1,4 +1,4 @@
-"""The life of markets: the table of transitions, what is heard of each, timers, pauses, and the flow beside it."""
+"""The market lifecycle: transitions, their messages, timers, pauses, and the interplay with the flow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def day() -> Day:
 
 
 def busy(day: Day) -> str:
-    """A market with much of its life before it."""
+    """Return a quoted market that stays open for hours."""
     end = day.ex.now + 6 * HOUR
     return next(
         x.facts.ticker
@@ -35,12 +35,14 @@ def busy(day: Day) -> str:
     )
 
 
-def heard(day: Day, ticker: str) -> list[dict[str, Any]]:
+def messages(day: Day, ticker: str) -> list[dict[str, Any]]:
     day.frames += day.connection.take()
-    said = [json.loads(f)["msg"] for f in day.frames]
+    received = [json.loads(f)["msg"] for f in day.frames]
     day.frames.clear()
     return [
-        {k: v for k, v in m.items() if k != "market_ticker"} for m in said if m.get("market_ticker") == ticker
+        {k: v for k, v in m.items() if k != "market_ticker"}
+        for m in received
+        if m.get("market_ticker") == ticker
     ]
 
 
@@ -50,30 +52,30 @@ def status(day: Day, ticker: str) -> str:
     return str(body["market"]["status"])
 
 
-def test_every_transition_and_what_is_heard(day: Day) -> None:
+def test_each_transition_sets_the_status_and_sends_its_messages(day: Day) -> None:
     ticker, life = busy(day), day.ex.life
     life.pause(ticker)
     assert status(day, ticker) == "inactive"
-    assert heard(day, ticker) == [{"event_type": "deactivated", "is_deactivated": True}]
+    assert messages(day, ticker) == [{"event_type": "deactivated", "is_deactivated": True}]
     life.resume(ticker)
-    assert heard(day, ticker) == [{"event_type": "activated", "is_deactivated": False}]
+    assert messages(day, ticker) == [{"event_type": "activated", "is_deactivated": False}]
     life.close_early(ticker)
     now = day.ex.now // 1_000_000
     assert status(day, ticker) == "closed"
-    assert heard(day, ticker) == [{"event_type": "close_date_updated", "close_ts": now}]
+    assert messages(day, ticker) == [{"event_type": "close_date_updated", "close_ts": now}]
     life.reopen(ticker, day.ex.now + HOUR)
     assert status(day, ticker) == "active"
-    assert heard(day, ticker) == [
+    assert messages(day, ticker) == [
         {"event_type": "close_date_updated", "close_ts": now + 3600},
         {"event_type": "activated", "is_deactivated": False},
     ]
     day.ex.advance(day.ex.now + HOUR)
     assert status(day, ticker) == "closed"
-    assert heard(day, ticker) == [], "closing at its time says nothing"
+    assert messages(day, ticker) == [], "a close on time sends no message"
     life.determine(ticker, "yes")
     assert status(day, ticker) == "determined"
-    (said,) = heard(day, ticker)
-    assert said == {
+    (received,) = messages(day, ticker)
+    assert received == {
         "event_type": "determined", "result": "yes", "determination_ts": day.ex.now // 1_000_000,
         "settlement_value": "1.0000",
     }  # fmt: skip
@@ -82,26 +84,26 @@ def test_every_transition_and_what_is_heard(day: Day) -> None:
     assert status(day, ticker) == "disputed", "a dispute stops the timer"
     life.amend(ticker, "scalar", 2_500)
     assert status(day, ticker) == "amended"
-    assert heard(day, ticker) == []
+    assert messages(day, ticker) == []
     day.ex.advance(day.ex.now + HOUR)
     assert status(day, ticker) == "finalized"
-    assert heard(day, ticker) == [{"event_type": "settled", "settled_ts": day.ex.now // 1_000_000}]
+    assert messages(day, ticker) == [{"event_type": "settled", "settled_ts": day.ex.now // 1_000_000}]
     body = day.call("GET", f"/markets/{ticker}")[1]["market"]
     assert (body["result"], body["settlement_value_dollars"]) == ("scalar", "0.2500")
 
 
-def test_a_new_grid(day: Day) -> None:
+def test_restructure_changes_the_accepted_prices(day: Day) -> None:
     ticker = busy(day)
     day.ex.life.restructure(ticker, "deci_cent")
-    (said,) = heard(day, ticker)
-    assert said["event_type"] == "price_level_structure_updated"
-    assert said["price_ranges"][0]["step"] == "0.0010"
+    (received,) = messages(day, ticker)
+    assert received["event_type"] == "price_level_structure_updated"
+    assert received["price_ranges"][0]["step"] == "0.0010"
     assert day.order(ticker, price="0.0110")[0] == 201
     with pytest.raises(ExchangeError, match="is not one of"):
         day.ex.life.restructure(ticker, "nonsense")
 
 
-def test_another_description(day: Day, contract: Any) -> None:
+def test_describe_changes_the_subtitle_and_announces_it(day: Day, contract: Any) -> None:
     ticker = busy(day)
     day.ex.life.describe(ticker, "54° or above")
     frame = json.loads(day.connection.take()[-1])
@@ -112,7 +114,7 @@ def test_another_description(day: Day, contract: Any) -> None:
         "yes_sub_title": "54° or above",
     }
     assert day.call("GET", f"/markets/{ticker}")[1]["market"]["yes_sub_title"] == "54° or above"
-    with pytest.raises(ExchangeError, match="must say what YES means"):
+    with pytest.raises(ExchangeError, match="yes_sub_title must not be blank"):
         day.ex.life.describe(ticker, " ")
 
 
@@ -135,9 +137,12 @@ ACTIONS = {
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(sorted(ACTIONS)), max_size=25))
-def test_only_what_the_table_allows_ever_happens(actions: list[str]) -> None:
-    """Whatever the operator asks, in whatever order, beside the flow: each change of status is in the table, a
-    refusal changes nothing, and in a market that is not open nothing rests."""
+def test_only_transitions_of_the_table_happen(actions: list[str]) -> None:
+    """Apply any operator actions, in any order, beside the flow.
+
+    Each change of status is in the table, a refused action changes nothing, and no order rests in a market that is
+    not open.
+    """
     day = Day()
     day.play(3_000)
     ex = day.ex
@@ -160,7 +165,7 @@ def test_only_what_the_table_allows_ever_happens(actions: list[str]) -> None:
             ex.step()
         else:
             ex.advance(ex.now + (HOUR if name == "hour" else HOUR // 60))
-            # Several may have followed one another.
+            # Several transitions may have followed one another.
             reached, new = {before}, {before}
             while new:
                 new = {s for r in new for s in FOLLOWS[r]} - reached
@@ -175,7 +180,7 @@ def test_only_what_the_table_allows_ever_happens(actions: list[str]) -> None:
     assert ex.account.cash <= cash or ex.account.settlements
 
 
-def test_reactivation_and_close_cancel_what_rests(day: Day) -> None:
+def test_reactivation_and_close_cancel_resting_orders(day: Day) -> None:
     ticker, life = busy(day), day.ex.life
     _, stays = day.order(ticker, price="0.0100")
     _, goes = day.order(ticker, price="0.0100", cancel_order_on_pause=True)
@@ -196,7 +201,7 @@ def test_reactivation_and_close_cancel_what_rests(day: Day) -> None:
     assert (order.status, order.reason) == ("canceled", "CloseCancel")
 
 
-def test_nothing_trades_in_a_pause(day: Day) -> None:
+def test_nothing_trades_during_a_pause(day: Day) -> None:
     ticker, life = busy(day), day.ex.life
     _, stays = day.order(ticker, price="0.0100")
     life.pause_trading()
@@ -230,30 +235,30 @@ def test_a_market_reopened_beyond_the_flows_result_is_determined_after_its_close
 
 
 @pytest.mark.parametrize(
-    ("act", "words"),
+    ("act", "message"),
     [
-        (lambda life, t, now: life.resume(t), "may follow"),
-        (lambda life, t, now: life.reopen(t, now + 1), "may follow"),
-        (lambda life, t, now: life.determine(t, "yes"), "may follow"),
-        (lambda life, t, now: life.dispute(t), "may follow"),
-        (lambda life, t, now: life.uphold(t), "may follow"),
-        (lambda life, t, now: life.amend(t, "yes"), "may follow"),
-        (lambda life, t, now: life.move_close(t, now), "has passed"),
+        (lambda life, t, now: life.resume(t), "cannot become"),
+        (lambda life, t, now: life.reopen(t, now + 1), "cannot become"),
+        (lambda life, t, now: life.determine(t, "yes"), "cannot become"),
+        (lambda life, t, now: life.dispute(t), "cannot become"),
+        (lambda life, t, now: life.uphold(t), "cannot become"),
+        (lambda life, t, now: life.amend(t, "yes"), "cannot become"),
+        (lambda life, t, now: life.move_close(t, now), "close_ts must be >"),
         (lambda life, t, now: life.pause("NO-SUCH"), "not listed"),
     ],
 )
-def test_what_is_not_allowed_is_said(day: Day, act: Any, words: str) -> None:
+def test_a_forbidden_action_raises_and_changes_nothing(day: Day, act: Any, message: str) -> None:
     ticker = busy(day)
-    with pytest.raises(ExchangeError, match=words):
+    with pytest.raises(ExchangeError, match=message):
         act(day.ex.life, ticker, day.ex.now)
     assert status(day, ticker) == "active"
 
 
-def test_results_are_results(day: Day) -> None:
+def test_invalid_results_and_times_are_refused(day: Day) -> None:
     ticker = busy(day)
     day.ex.life.close_early(ticker)
     for result, settlement in (("maybe", None), ("yes", 5), ("scalar", None), ("scalar", 10_001)):
-        with pytest.raises(ExchangeError, match="result"):
+        with pytest.raises(ExchangeError, match="must be"):
             day.ex.life.determine(ticker, result, settlement)
-    with pytest.raises(ExchangeError, match="has passed"):
+    with pytest.raises(ExchangeError, match="ts must be >="):
         day.ex.advance(day.ex.now - 1)

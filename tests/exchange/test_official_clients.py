@@ -1,10 +1,10 @@
-"""The exchange's own Python clients, asynchronous and not, through a day at `kalshilab exchange`.
+"""The exchange's official Python clients, asynchronous and synchronous, against `kalshilab exchange`.
 
-They check every answer against their models, so whatever they return had the shape they expect.  Install them
-beside kalshilab in an environment of its own (Python 3.13 or later) to run this:
+They validate every response against their models, so each returned value has the expected form.  Install them
+beside kalshilab in a separate environment (Python 3.13 or later) to run this:
 
     python3.13 -m venv other && other/bin/pip install -e '.[test]' kalshi_python_async kalshi_python_sync
-    other/bin/python -m pytest tests/exchange/test_official.py
+    other/bin/python -m pytest tests/exchange/test_official_clients.py
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CLIENTS = ("kalshi_python_async", "kalshi_python_sync")
 
 
 async def done(value: Any) -> Any:
-    """What a call of either client comes to."""
+    """Return the result of a call of either client."""
     return await value if inspect.isawaitable(value) else value
 
 
 @asynccontextmanager
 async def day(name: str, *arguments: str) -> AsyncIterator[Any]:
-    """A client of the module `name` on an exchange of ours in another process."""
+    """Run an exchange in another process; yield a client of the module `name`."""
     module = pytest.importorskip(name)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "kalshilab", "exchange", *arguments, stdout=asyncio.subprocess.PIPE
@@ -49,11 +49,11 @@ async def day(name: str, *arguments: str) -> AsyncIterator[Any]:
         if inspect.iscoroutinefunction(getattr(client, "close", None)):
             await client.close()
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
 async def busy_market(client: Any) -> Any:
-    """An open market with quotes on both sides, away from the ends."""
+    """Return an open market with quotes on both sides, away from 0 and 1."""
     listed = await done(client.get_markets(status="open", limit=200))
     return next(
         m for m in listed.markets if float(m.yes_bid_dollars) > 0.10 and float(m.yes_ask_dollars) < 0.90
@@ -68,7 +68,7 @@ def order(market: Any, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-async def test_what_is_public(name: str) -> None:
+async def test_official_clients_read_public_data(name: str) -> None:
     async with day(name, "--warm-up", "36") as client:
         assert (await done(client.get_exchange_status())).trading_active
         assert (await done(client.get_exchange_schedule())).schedule
@@ -97,7 +97,7 @@ async def test_what_is_public(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-async def test_orders_and_groups(name: str) -> None:
+async def test_official_clients_manage_orders_and_groups(name: str) -> None:
     errors = pytest.importorskip(name).exceptions
     async with day(name, "--warm-up", "36") as client:
         market = await busy_market(client)
@@ -125,8 +125,8 @@ async def test_orders_and_groups(name: str) -> None:
         assert float((await done(client.get_order_queue_position(made.order_id))).queue_position_fp) >= 0
         queued = await done(client.get_order_queue_positions(market_tickers=market.ticker))
         assert [q.order_id for q in queued.queue_positions] == [made.order_id]
-        gone = await done(client.cancel_order_v2(made.order_id, market_ticker=market.ticker))
-        assert gone.reduced_by == "2.00"
+        cancelled = await done(client.cancel_order_v2(made.order_id, market_ticker=market.ticker))
+        assert cancelled.reduced_by == "2.00"
         batch = await done(client.batch_create_orders_v2(orders=[order(market), order(market)]))
         ids = [o.order_id for o in batch.orders]
         taken = await done(client.batch_cancel_orders_v2(orders=[{"order_id": i} for i in ids[:1]]))
@@ -146,7 +146,7 @@ async def test_orders_and_groups(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-async def test_a_fill_and_a_settlement(name: str) -> None:
+async def test_official_clients_receive_a_fill_and_a_settlement(name: str) -> None:
     async with day(name, "--speed", "4000", "--warm-up", "36") as client:
         market = await busy_market(client)
         made = await done(
@@ -157,11 +157,11 @@ async def test_a_fill_and_a_settlement(name: str) -> None:
         assert made.fill_count == "1.00" and float(made.average_fill_price) < 0.99
         (fill,) = (await done(client.get_fills(order_id=made.order_id))).fills
         assert fill.is_taker and float(fill.fee_cost) > 0
-        held = (await done(client.get_positions())).market_positions
-        assert [p.position_fp for p in held if p.ticker == market.ticker] == ["1.00"]
+        positions = (await done(client.get_positions())).market_positions
+        assert [p.position_fp for p in positions if p.ticker == market.ticker] == ["1.00"]
         end = monotonic() + 60
         while not (settled := (await done(client.get_settlements())).settlements):
-            assert monotonic() < end, "it never settled"
+            assert monotonic() < end, "the market did not settle in time"
             await asyncio.sleep(0.1)
         assert settled[0].ticker == market.ticker
         assert settled[0].revenue in (0, 100)

@@ -1,6 +1,6 @@
-"""A client that is not ours against `kalshilab exchange`.
+"""A third-party client, `pykalshi`, against `kalshilab exchange`.
 
-Install `pykalshi` beside kalshilab in an environment of its own to run this:
+Install `pykalshi` beside kalshilab in a separate environment to run this:
 
     python3 -m venv other && other/bin/pip install -e '.[test]' pykalshi
     other/bin/python -m pytest tests/exchange/test_pykalshi.py
@@ -24,7 +24,7 @@ pykalshi = pytest.importorskip("pykalshi")
 
 @contextmanager
 def exchange(*arguments: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Their client on an exchange of ours in another process, which ends as it should on Ctrl-C."""
+    """Run an exchange in another process that exits cleanly on Ctrl-C; yield a `pykalshi` client of it."""
     with subprocess.Popen(
         [sys.executable, "-m", "kalshilab", "exchange", *arguments], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -38,7 +38,7 @@ def exchange(*arguments: str) -> Iterator[tuple[Any, dict[str, Any]]]:
         finally:
             made.close()
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,13 @@ def open_market(client: Any) -> Any:
     return next(m for m in markets if float(m.yes_bid_dollars) > 0.10 and float(m.yes_ask_dollars) < 0.90)
 
 
-def test_lists_markets_and_reads_a_book(client: Any) -> None:
+def test_pykalshi_lists_markets_and_reads_a_book(client: Any) -> None:
     market = open_market(client)
     book = market.get_orderbook()
     assert float(book.best_yes_bid) == pytest.approx(float(market.yes_bid_dollars))
 
 
-def test_places_and_cancels_an_order(client: Any) -> None:
+def test_pykalshi_places_and_cancels_an_order(client: Any) -> None:
     market = open_market(client)
     before = client.portfolio.get_balance().balance
     order = client.portfolio.place_order(
@@ -77,7 +77,7 @@ def test_places_and_cancels_an_order(client: Any) -> None:
     assert client.portfolio.get_balance().balance == before
 
 
-def test_removed_paths_are_gone(client: Any) -> None:
+def test_a_removed_path_is_answered_410(client: Any) -> None:
     with pytest.raises(pykalshi.KalshiAPIError) as caught:
         client.post(
             "/portfolio/orders", {"ticker": "X", "action": "buy", "side": "yes", "count": 1, "yes_price": 50}
@@ -86,16 +86,16 @@ def test_removed_paths_are_gone(client: Any) -> None:
     assert "deprecated_v1_order_endpoint" in str(caught.value)
 
 
-def until(true: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait for something to be the case."""
-    end = monotonic() + seconds
-    while not (found := true()):
-        assert monotonic() < end, "it never was"
+def until(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
+    """Wait until a condition holds; return its value."""
+    end = monotonic() + timeout_s
+    while not (value := condition()):
+        assert monotonic() < end, "the condition did not hold in time"
         sleep(0.05)
-    return found
+    return value
 
 
-def test_what_is_public(client: Any) -> None:
+def test_pykalshi_reads_public_data(client: Any) -> None:
     assert client.exchange.is_trading()
     assert client.exchange.get_schedule()
     client.exchange.get_user_data_timestamp()
@@ -113,7 +113,7 @@ def test_what_is_public(client: Any) -> None:
     assert client.history.get_cutoff()
 
 
-def test_amend_decrease_queue_and_batches(client: Any) -> None:
+def test_pykalshi_amends_and_decreases_orders_and_sends_batches(client: Any) -> None:
     market = open_market(client)
     order = client.portfolio.place_order(
         market.ticker, pykalshi.Action.BUY, pykalshi.Side.YES, count_fp="5.00", yes_price_dollars="0.0100"
@@ -137,7 +137,7 @@ def test_amend_decrease_queue_and_batches(client: Any) -> None:
     assert not client.portfolio.get_orders(status=pykalshi.OrderStatus.RESTING)
 
 
-def test_an_order_group(client: Any) -> None:
+def test_pykalshi_manages_an_order_group(client: Any) -> None:
     group = client.portfolio.create_order_group("10.00")
     name = group.order_group_id if hasattr(group, "order_group_id") else group.id
     client.portfolio.place_order(
@@ -153,11 +153,11 @@ def test_an_order_group(client: Any) -> None:
     assert client.portfolio.get_order_groups()
 
 
-def test_a_stream_a_fill_and_a_settlement() -> None:
+def test_pykalshi_streams_a_fill_and_receives_a_settlement() -> None:
     with exchange("--speed", "4000", "--warm-up", "36") as (client, venue):
         feed = client.feed()
         feed._ws_url = venue["ws"]
-        heard: dict[str, list[Any]] = {}
+        received: dict[str, list[Any]] = {}
         market = open_market(client)
         for channel in (
             "ticker",
@@ -167,24 +167,24 @@ def test_a_stream_a_fill_and_a_settlement() -> None:
             "market_positions",
             "market_lifecycle_v2",
         ):
-            feed.on(channel, heard.setdefault(channel, []).append)
+            feed.on(channel, received.setdefault(channel, []).append)
             of_market = channel == "orderbook_delta"
             feed.subscribe(channel, **({"market_ticker": market.ticker} if of_market else {}))
         feed.start()
         try:
-            until(lambda: heard["orderbook_delta"])
+            until(lambda: received["orderbook_delta"])
             book = market.get_orderbook()
             ask = 1 - float(book.best_no_bid)
             client.portfolio.place_order(
                 market.ticker, pykalshi.Action.BUY, pykalshi.Side.YES, count_fp="1.00", yes_price_dollars=f"{min(ask + 0.05, 0.99):.4f}",
             )  # fmt: skip
-            (fill,) = until(lambda: heard["fill"])
+            (fill,) = until(lambda: received["fill"])
             assert fill.market_ticker == market.ticker
             assert client.portfolio.get_fills()[0].ticker == market.ticker
-            until(lambda: heard["market_positions"])
-            settlement = until(client.portfolio.get_settlements, 60)[0]
+            until(lambda: received["market_positions"])
+            settlement = until(client.portfolio.get_settlements)[0]
             assert settlement.ticker == market.ticker
-            assert heard["trade"] and heard["ticker"] and heard["market_lifecycle_v2"]
+            assert received["trade"] and received["ticker"] and received["market_lifecycle_v2"]
             assert feed.reconnect_count == 0
         finally:
             feed.stop()

@@ -1,4 +1,4 @@
-"""Everything the exchange says validates against the contract: bodies and frames of a whole scripted day."""
+"""Every body and frame of a whole scripted day validates against the contract."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAYLOADS = {
 
 @pytest.fixture(scope="module")
 def day() -> Day:
-    """A day with orders of every kind, fills, cancels, settlements and mistakes."""
+    """Return a day with orders of every kind, fills, cancels, settlements and mistakes."""
     d = Day()
     channels = ["trade", "ticker", "fill", "user_orders", "market_positions", "market_lifecycle_v2"]
     d.command(id=1, cmd="subscribe", params={"channels": channels})
@@ -80,7 +80,7 @@ def day() -> Day:
     return d
 
 
-def test_every_frame(day: Day, contract: Any) -> None:
+def test_every_frame_matches_the_contract(day: Day, contract: Any) -> None:
     seen: Counter[str] = Counter()
     for raw in day.frames:
         frame = json.loads(raw)
@@ -89,12 +89,14 @@ def test_every_frame(day: Day, contract: Any) -> None:
         if kind == "ok" and isinstance(frame.get("msg"), list):
             name = "listSubscriptionsResponsePayload"
         seen[name] += 1
-        # The many alike are sampled; the first of each kind and one in fifty after that.
+        # Validate the first forty of each kind and one in fifty after that.
         if seen[name] <= 40 or seen[name] % 50 == 0:
             if name == "tradePayload":
                 assert frame["msg"].pop("ts_us") // 1000 == frame["msg"]["ts_ms"]
             contract.frame(name, frame)
-    assert set(PAYLOADS.values()) | {"listSubscriptionsResponsePayload"} == set(seen), "every kind was said"
+    assert set(PAYLOADS.values()) | {"listSubscriptionsResponsePayload"} == set(seen), (
+        "a kind of frame is missing"
+    )
 
 
 GETS = [
@@ -115,7 +117,9 @@ GETS = [
 
 
 @pytest.mark.parametrize(("path", "query", "template"), GETS)
-def test_reads(day: Day, contract: Any, path: str, query: dict[str, str], template: str) -> None:
+def test_reads_match_the_contract(
+    day: Day, contract: Any, path: str, query: dict[str, str], template: str
+) -> None:
     status, body = day.call("GET", path, **query)
     assert status == 200
     contract.body("GET", template, 200, body)
@@ -126,8 +130,8 @@ def test_reads(day: Day, contract: Any, path: str, query: dict[str, str], templa
 
 @pytest.fixture(scope="module")
 def archive() -> Day:
-    """A week of which half has gone to the archive."""
-    d = Day(archive_after=3 * 86_400_000_000)
+    """Return a week of which half is archived."""
+    d = Day(archive_after_us=3 * 86_400_000_000)
     d.play(100_000)
     return d
 
@@ -144,27 +148,29 @@ HISTORICAL = [
 
 
 @pytest.mark.parametrize(("path", "query", "template"), HISTORICAL)
-def test_history(archive: Day, contract: Any, path: str, query: dict[str, str], template: str) -> None:
+def test_historical_reads_match_the_contract(
+    archive: Day, contract: Any, path: str, query: dict[str, str], template: str
+) -> None:
     status, body = archive.call("GET", path, **query)
     assert status == 200
     contract.body("GET", template, 200, body)
     assert next((v for v in body.values() if isinstance(v, list)), [1])
 
 
-def test_one_archived_market(archive: Day, contract: Any) -> None:
+def test_an_archived_market_matches_the_contract(archive: Day, contract: Any) -> None:
     ticker = archive.call("GET", "/historical/markets", limit="1")[1]["markets"][0]["ticker"]
     status, body = archive.call("GET", f"/historical/markets/{ticker}")
     assert status == 200 and body["market"]["ticker"] == ticker
     contract.body("GET", "/historical/markets/{ticker}", 200, body)
 
 
-def test_positions_while_some_are_open(day: Day, contract: Any) -> None:
+def test_open_positions_match_the_contract(day: Day, contract: Any) -> None:
     assert len(day.positions["market_positions"]) > 5
     contract.body("GET", "/portfolio/positions", 200, day.positions)
     contract.body("GET", "/portfolio/positions", 200, day.call("GET", "/portfolio/positions")[1])
 
 
-def test_single_objects(day: Day, contract: Any) -> None:
+def test_single_objects_match_the_contract(day: Day, contract: Any) -> None:
     _, body = day.call("GET", "/portfolio/orders", limit="1")
     order_id, ticker = body["orders"][0]["order_id"], body["orders"][0]["ticker"]
     event = ticker.rpartition("-")[0]
@@ -179,7 +185,7 @@ def test_single_objects(day: Day, contract: Any) -> None:
         contract.body("GET", template, 200, body)
 
 
-def test_writes(contract: Any) -> None:
+def test_order_writes_match_the_contract(contract: Any) -> None:
     d = Day()
     d.play(3_000)
     x = next(x for x in d.ex.listings if x.status == "active" and x.book.best_ask() and x.book.best_bid())
@@ -188,13 +194,13 @@ def test_writes(contract: Any) -> None:
         status, body = d.order(x.facts.ticker, price=f"{price / 10_000:.4f}")
         assert status == 201
         contract.body("POST", "/portfolio/events/orders", 201, body)
-    status, gone = d.call("DELETE", f"/portfolio/events/orders/{body['order_id']}")
+    status, answer = d.call("DELETE", f"/portfolio/events/orders/{body['order_id']}")
     assert status == 200
-    contract.body("DELETE", "/portfolio/events/orders/{order_id}", 200, gone)
+    contract.body("DELETE", "/portfolio/events/orders/{order_id}", 200, answer)
 
 
 def test_a_body_off_the_contract_is_caught(day: Day, contract: Any) -> None:
-    """The check bites: without one required field, or with another type, it fails."""
+    """Check the check: a missing required field or another type must fail."""
     _, body = day.call("GET", "/portfolio/balance")
     for broken in ({k: v for k, v in body.items() if k != "balance"}, body | {"balance": "1"}):
         with pytest.raises(jsonschema.ValidationError):

@@ -1,4 +1,4 @@
-"""Signing: what one side signs the other verifies, keys are read as people have them, and none is ever shown."""
+"""Signatures: signed requests verify, keys are read in every usual form, and key material is never shown."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_the_text_that_is_signed() -> None:
+def test_the_signed_text_is_time_method_and_path() -> None:
     assert signed_text(1763800000123, "GET", PATH) == b"1763800000123GET/trade-api/v2/portfolio/orders"
     assert signed_text(1, "post", "/a?b=c?d") == b"1POST/a"
 
 
-def test_what_is_signed_is_verified(kind: str) -> None:
+def test_a_signed_request_verifies(kind: str) -> None:
     signer, verifier = Signer.from_pem("key-1", text(kind)), Verifier(KEYS[kind][1])
     headers = signer.headers("GET", PATH, NOW)
     assert headers.keys() == {"KALSHI-ACCESS-KEY", "KALSHI-ACCESS-TIMESTAMP", "KALSHI-ACCESS-SIGNATURE"}
@@ -78,7 +78,7 @@ def test_the_query_is_not_signed(kind: str) -> None:
     st.text(max_size=20),
     st.integers(0, 2**45),
 )
-def test_any_call_verifies_and_no_other_does(kind: str, method: str, tail: str, now: int) -> None:
+def test_a_signature_verifies_only_for_its_own_request(kind: str, method: str, tail: str, now: int) -> None:
     signer, verifier = Signer.from_pem("k", text(kind)), Verifier(KEYS[kind][1])
     path = "/" + tail.replace("?", "").encode("utf-8", "ignore").decode()
     headers = signer.headers(method, path, now)
@@ -88,7 +88,7 @@ def test_any_call_verifies_and_no_other_does(kind: str, method: str, tail: str, 
     assert not verifier.verify({**headers, "KALSHI-ACCESS-TIMESTAMP": str(now + 1)}, method, path)
 
 
-def test_a_bad_signature_is_no_error_but_not_accepted(kind: str) -> None:
+def test_an_invalid_signature_is_rejected_without_an_error(kind: str) -> None:
     verifier, other = Verifier(KEYS[kind][1]), Verifier(generate_key(kind)[1])  # type: ignore[arg-type]
     headers = Signer.from_pem("k", text(kind)).headers("GET", PATH, NOW)
     assert not other.verify(headers, "GET", PATH)
@@ -120,13 +120,13 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize("spelling", sorted(SPELLINGS))
-def test_a_key_is_read_in_every_usual_spelling(spelling: str, kind: str) -> None:
+def test_a_key_is_read_in_every_usual_form(spelling: str, kind: str) -> None:
     signer = Signer.from_pem("k", SPELLINGS[spelling](kind))
     assert Verifier(KEYS[kind][1]).verify(signer.headers("GET", PATH, NOW), "GET", PATH)
 
 
 @pytest.mark.parametrize("spelling", ["{}", "\n{}", '"{}"'])
-def test_the_older_rsa_form_is_read_too(spelling: str) -> None:
+def test_the_older_rsa_form_is_read(spelling: str) -> None:
     pem = traditional()
     assert "BEGIN RSA PRIVATE KEY" in pem
     older = "".join(pem.splitlines()[1:-1])
@@ -143,15 +143,15 @@ def test_a_key_is_read_from_a_file(kind: str, tmp_path: Path, monkeypatch: pytes
         assert Signer.from_pem("k", path).kind == kind
 
 
-def test_settings_name_the_key(kind: str, tmp_path: Path) -> None:
+def test_a_signer_is_made_from_the_key_in_the_settings(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_bytes(KEYS[kind][0])
     by_path = Settings(env={}, env_file=None, venue="demo", key_id="k", private_key_path=str(file))
     by_text = by_path.replace(private_key=text(kind), private_key_path="/no/such/file")
     assert Signer.from_settings(by_path).kind == Signer.from_settings(by_text).kind == kind
-    for gone in ({"key_id": None}, {"private_key_path": None}):
+    for missing in ({"key_id": None}, {"private_key_path": None}):
         with pytest.raises(CredentialsMissing):
-            Signer.from_settings(by_path.replace(**gone))
+            Signer.from_settings(by_path.replace(**missing))
 
 
 # Keys that cannot be used
@@ -186,16 +186,19 @@ def public() -> str:
         (lambda: encrypted(serialization.PrivateFormat.TraditionalOpenSSL), "encrypted"),
         (lambda: pkcs8(ec.generate_private_key(ec.SECP256R1())), "neither RSA nor Ed25519"),
         (lambda: pkcs8(x25519.X25519PrivateKey.generate()), "neither RSA nor Ed25519"),
-        (public, "not a private key"),
-        (lambda: "", "not a private key"),
-        (lambda: "hello", "not a private key"),
-        (lambda: body("rsa")[:-40], "not a private key"),
-        (lambda: "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----", "not a private key"),
-        (lambda: base64.b64encode(b"x" * 300).decode(), "not a private key"),
-        (lambda: text("rsa")[:200], "not a private key"),
+        (public, "neither a PEM private key nor bare base64"),
+        (lambda: "", "neither a PEM private key nor bare base64"),
+        (lambda: "hello", "neither a PEM private key nor bare base64"),
+        (lambda: body("rsa")[:-40], "neither a PEM private key nor bare base64"),
+        (
+            lambda: "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----",
+            "neither a PEM private key nor bare base64",
+        ),
+        (lambda: base64.b64encode(b"x" * 300).decode(), "neither a PEM private key nor bare base64"),
+        (lambda: text("rsa")[:200], "neither a PEM private key nor bare base64"),
     ],
 )
-def test_a_key_that_cannot_be_used_says_why_and_shows_nothing(make: object, reason: str) -> None:
+def test_an_unusable_key_raises_the_reason_without_key_material(make: object, reason: str) -> None:
     pem = make()  # type: ignore[operator]
     with pytest.raises(KeyUnusable, match=reason) as caught:
         load_private_key(pem)
@@ -205,7 +208,7 @@ def test_a_key_that_cannot_be_used_says_why_and_shows_nothing(make: object, reas
             assert part not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_an_unusable_key_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\x00\x80")
     (tmp_path / "other").write_text("hello")
     for name in ("missing", "binary", "other", "."):
@@ -215,12 +218,12 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_a_key_or_a_key_error(noise: str) -> None:
+def test_text_that_is_not_a_key_raises_key_unusable(noise: str) -> None:
     with pytest.raises(KeyUnusable):
         load_private_key(noise)
 
 
-def test_no_key_is_ever_shown(kind: str) -> None:
+def test_a_signer_shows_no_key_material_and_cannot_be_pickled(kind: str) -> None:
     signer = Signer.from_pem("0123456789abcdef", text(kind))
     for shown in (repr(signer), str(signer), f"{signer}", repr([signer])):
         assert kind in shown and "89abcdef" not in shown

@@ -1,4 +1,4 @@
-"""Real money is out of reach: orders go to demo hosts and loopback, however an address is spelt or redirected."""
+"""Hosts: orders reach only demo hosts and loopback, however an address is spelt or redirected."""
 
 from __future__ import annotations
 
@@ -140,26 +140,28 @@ def settings(url: str, key: str, **more: object) -> Settings:
     return Settings(env={}, env_file=None, venue="demo", rest_url=url, key_id="k", private_key=key, **more)
 
 
-def test_there_are_enough_spellings() -> None:
+def test_at_least_a_hundred_distinct_addresses_are_refused() -> None:
     assert len(set(REFUSED)) == len(REFUSED) >= 100
 
 
 @pytest.mark.parametrize("url", REFUSED, ids=ascii)
-def test_orders_are_refused(url: str) -> None:
+def test_other_hosts_are_refused_for_orders(url: str) -> None:
     with pytest.raises(HostRefused) as caught:
         hosts.check(url, "orders")
     assert caught.value.purpose == "orders" and caught.value.reason
 
 
-# Blank text is no setting at all, and what Settings strips around an address is not part of it.
+# Settings reject blank text, and strip white space around an address.
 @pytest.mark.parametrize("url", [u for u in REFUSED if u.strip() == u and u], ids=ascii)
-def test_an_order_client_cannot_be_made(url: str, key: str) -> None:
+def test_an_order_client_for_a_refused_host_cannot_be_constructed(url: str, key: str) -> None:
     with pytest.raises(HostRefused):
         DemoOrders(settings(url, key))
 
 
 @pytest.mark.parametrize("url", [PRODUCTION[0], LOOKALIKES[0], NUMBERS[0]])
-def test_nor_by_the_environment(url: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_cannot_redirect_an_order_client(
+    url: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("KALSHI_API_URL", "KALSHILAB_REST_URL"):
         s = Settings(env={name: url}, env_file=None, venue="demo", key_id="k", private_key=key)
         with pytest.raises(HostRefused):
@@ -179,13 +181,13 @@ def test_the_host_is_checked_before_the_key_is_read() -> None:
 
 
 @pytest.mark.parametrize("url", REFUSED, ids=ascii)
-def test_a_rest_client_for_orders_cannot_be_made_either(url: str) -> None:
+def test_a_rest_client_for_orders_to_a_refused_host_cannot_be_constructed(url: str) -> None:
     with pytest.raises(HostRefused):
         Rest(url, purpose="orders")
 
 
 @pytest.mark.parametrize("url", ALLOWED)
-async def test_demo_and_loopback_are_allowed(url: str, key: str) -> None:
+async def test_demo_and_loopback_are_allowed_for_orders(url: str, key: str) -> None:
     assert httpx.URL(hosts.check(url, "orders")) == httpx.URL(url)
     hosts.check(url, "data")
     async with DemoOrders(settings(url, key)):
@@ -193,7 +195,7 @@ async def test_demo_and_loopback_are_allowed(url: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("url", [f"https://{PROD}{PATH}", f"https://external-api.kalshi.com{PATH}"])
-async def test_production_may_be_read(url: str) -> None:
+async def test_production_is_allowed_for_data(url: str) -> None:
     assert hosts.check(url, "data") == url
     async with MarketData(Settings(env={}, env_file=None, venue="demo", rest_url=url)):
         pass
@@ -208,7 +210,7 @@ async def test_production_may_be_read(url: str) -> None:
     ],
     ids=ascii,
 )
-def test_but_only_in_its_plain_spelling(url: str) -> None:
+def test_production_is_allowed_only_in_its_plain_spelling(url: str) -> None:
     if url in (f"https://{PROD}/@{DEMO}{PATH}",):
         assert httpx.URL(hosts.check(url, "data")).host == PROD  # a path, odd as it is
         return
@@ -217,7 +219,7 @@ def test_but_only_in_its_plain_spelling(url: str) -> None:
 
 
 @given(st.text(max_size=30))
-def test_whatever_is_accepted_is_where_it_says(text: str) -> None:
+def test_an_accepted_address_leads_to_the_host_it_names(text: str) -> None:
     known = {
         DEMO,
         "external-api.demo.kalshi.co",
@@ -242,13 +244,13 @@ def test_whatever_is_accepted_is_where_it_says(text: str) -> None:
         assert not parsed.userinfo
 
 
-def test_user_info_is_not_repeated() -> None:
+def test_an_error_does_not_repeat_user_info() -> None:
     with pytest.raises(HostRefused) as caught:
         hosts.check(f"https://me:secret@{PROD}{PATH}", "data")
     assert "secret" not in str(caught.value) and "secret" not in caught.value.url
 
 
-def test_defaults_of_the_venues() -> None:
+def test_each_venue_has_its_default_addresses() -> None:
     rest, ws = hosts.defaults("demo")
     assert hosts.check(rest, "orders") == rest and hosts.check(ws, "orders") == ws
     for venue in ("embedded", "production", ""):
@@ -256,11 +258,11 @@ def test_defaults_of_the_venues() -> None:
             hosts.defaults(venue)
 
 
-# Redirects and paths: where a request may still go once a client exists
+# Redirects and paths: the requests of an existing client
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Answers all with one response and keeps what was asked."""
+    """A transport that answers every request with one response and records it."""
 
     def __init__(self, status: int = 200, location: str = "", body: bytes = b"{}") -> None:
         self.seen: list[httpx.Request] = []
@@ -293,7 +295,7 @@ async def test_a_redirect_is_refused_and_not_followed(status: int, target: str, 
     assert {r.url.host for r in wire_.seen} == {DEMO}
 
 
-async def test_a_redirect_of_public_reads_is_refused_too() -> None:
+async def test_a_redirect_of_a_public_read_is_refused() -> None:
     wire_ = Wire(302, "https://evil.com/")
     async with MarketData(Settings(env={}, env_file=None, venue="demo"), transport=wire_) as data:
         with pytest.raises(HostRefused):
@@ -335,12 +337,12 @@ async def test_no_path_leads_to_another_host(base: str, path: str, key: str) -> 
 
 
 @pytest.mark.parametrize("base", [f"https://{PROD}{PATH}", ALLOWED[0], ALLOWED[3]])
-async def test_a_client_for_data_cannot_write(base: str, key: str) -> None:
+async def test_a_data_client_cannot_write(base: str, key: str) -> None:
     wire_ = Wire()
     async with Rest(base, Signer.from_pem("k", key), transport=wire_) as rest:
-        with pytest.raises(HostRefused, match="only reads"):
+        with pytest.raises(HostRefused, match="read-only"):
             await rest.post("/portfolio/events/orders", dict, ORDER.body())
-        with pytest.raises(HostRefused, match="only reads"):
+        with pytest.raises(HostRefused, match="read-only"):
             await rest.delete("/portfolio/events/orders/o1", dict)
         assert wire_.seen == []
         await rest.get("/markets", dict)

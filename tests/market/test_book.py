@@ -1,4 +1,4 @@
-"""The book equals a plain dictionary of levels after any history, and a refused change leaves it as it was."""
+"""Book: it equals a plain dictionary of levels after any history, and a rejected change leaves it unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEVELS = st.dictionaries(PRICES, SIZES, max_size=12)
 
 
 class BookMachine(RuleBasedStateMachine):
-    """A book beside a plain model of it."""
+    """A book and a plain model of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class BookMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
         side = data.draw(st.sampled_from([s for s in ("yes", "no") if self.model[s]]))
-        # The best level half of the time: that is where the cached price must be found anew.
+        # The best level half of the time: there the cached best price must be updated.
         best = max(self.model[side])
         price = data.draw(st.sampled_from([best, *sorted(self.model[side])]))
         size = self.model[side][price]
@@ -55,16 +55,16 @@ class BookMachine(RuleBasedStateMachine):
             del self.model[side][price]
 
     @rule(side=SIDES, price=PRICES)
-    def nothing(self, side: str, price: int) -> None:
+    def change_by_zero(self, side: str, price: int) -> None:
         self.book.apply(side, price, 0)
 
     @rule(side=SIDES, price=PRICES, more=SIZES)
-    def take_too_much(self, side: str, price: int, more: int) -> None:
+    def remove_more_than_the_level(self, side: str, price: int, more: int) -> None:
         with pytest.raises(BookError):
             self.book.apply(side, price, -self.model[side].get(price, 0) - more)
 
     @rule(yes=LEVELS, no=LEVELS, side=SIDES, bad=st.sampled_from([(-1, 5), (PRICE + 1, 5), (100, -1)]))
-    def load_the_impossible(
+    def load_an_invalid_level(
         self, yes: dict[int, int], no: dict[int, int], side: str, bad: tuple[int, int]
     ) -> None:
         levels = {"yes": list(yes.items()), "no": list(no.items())}
@@ -93,7 +93,7 @@ def test_an_empty_book_has_no_prices() -> None:
     assert book.levels("yes") == [] and book.size_at("no", 5000) == 0
 
 
-def test_a_bid_at_nothing_is_a_bid() -> None:
+def test_a_bid_at_price_zero_counts_as_a_bid() -> None:
     book = Book()
     book.apply("yes", 0, 5)
     assert book.best_yes_bid == 0 and book.no_ask == PRICE
@@ -105,7 +105,7 @@ def test_empty_levels_of_a_snapshot_are_skipped() -> None:
     assert book.levels("yes") == [(3000, 5)] and book.best_no_bid is None
 
 
-def test_the_next_best_is_found_near_and_far() -> None:
+def test_the_next_best_level_is_found_at_any_distance() -> None:
     for below in (4999, 4801, 4800, 4799, 1, 0):
         book = Book()
         book.load([(5000, 1), (below, 2)], [])
@@ -114,7 +114,7 @@ def test_the_next_best_is_found_near_and_far() -> None:
 
 
 @given(LEVELS)
-def test_a_loaded_book_does_not_keep_the_callers_list(levels: dict[int, int]) -> None:
+def test_a_loaded_book_does_not_keep_a_reference_to_the_callers_list(levels: dict[int, int]) -> None:
     given_levels = list(levels.items())
     before = copy.deepcopy(given_levels)
     book = Book()
@@ -125,15 +125,15 @@ def test_a_loaded_book_does_not_keep_the_callers_list(levels: dict[int, int]) ->
     assert book.size_at("no", 5000) == levels.get(5000, 0)
 
 
-def test_the_error_says_what_was_there() -> None:
+def test_a_change_below_zero_names_the_level_and_its_size() -> None:
     book = Book()
     book.apply("yes", 4000, 3)
-    with pytest.raises(BookError, match=r"yes level 4000: 3 cannot change by -4"):
+    with pytest.raises(BookError, match="yes level 4000 has size 3 and cannot change by -4"):
         book.apply("yes", 4000, -4)
     assert repr(book) == "Book(yes bid 4000, yes ask None)"
 
 
 @pytest.mark.parametrize("price", [-5, PRICE + 1])
-def test_a_change_outside_a_dollar_is_refused(price: int) -> None:
-    with pytest.raises(BookError):
+def test_a_price_outside_0_to_1_dollar_is_rejected(price: int) -> None:
+    with pytest.raises(BookError, match="yes price must be from 0 to 10,000"):
         Book().apply("yes", price, 10)

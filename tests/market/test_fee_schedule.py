@@ -1,4 +1,4 @@
-"""Fees by date: the published table to the cent, and what holds over what."""
+"""Fee schedule: it matches the published table to the cent, and API changes override it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kalshilab.market.fees import fill_fee
 
 NOW = datetime(2025, 12, 5, tzinfo=UTC)
 CENT = FeeSchedule(grid="cent")
-# Cents a contract: price, taker at 100, maker at 100, taker at 1.
+# Cents per contract: price, taker at 100, maker at 100, taker at 1.
 GOLDEN = [
     (0.50, 1.75, 0.44, 2), (0.67, 1.55, 0.39, 2), (0.73, 1.38, 0.35, 2), (0.75, 1.32, 0.33, 2),
     (0.90, 0.63, 0.16, 1), (0.95, 0.34, 0.09, 1), (0.97, 0.21, 0.06, 1),
@@ -24,7 +24,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("price", "taker", "maker", "single"), GOLDEN)
-def test_t12_the_published_table(price: float, taker: float, maker: float, single: int) -> None:
+def test_t12_fees_match_the_published_table(price: float, taker: float, maker: float, single: int) -> None:
     def cents(contracts: int, **how: object) -> float:
         return 100 * CENT.fee("KXFED", price, contracts=contracts, ts=NOW, **how)  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ def test_t12_the_published_table(price: float, taker: float, maker: float, singl
         ("NASDAQ100", datetime(2021, 7, 1, tzinfo=UTC), 1.0),
     ],
 )
-def test_takers_by_series_and_date(series: str, when: datetime, factor: float) -> None:
+def test_taker_fees_follow_series_and_date(series: str, when: datetime, factor: float) -> None:
     fee = FeeSchedule().fee(series, 0.5, contracts=100, ts=when, multiplier=1.0)
     assert fee == pytest.approx(factor * 0.0175)
 
@@ -58,14 +58,14 @@ def test_takers_by_series_and_date(series: str, when: datetime, factor: float) -
         (datetime(2025, 7, 8, tzinfo=UTC), 0.0175 / 4),
     ],
 )
-def test_makers_of_enumerated_series(when: datetime, fee: float) -> None:
+def test_maker_fees_of_enumerated_series_follow_the_date(when: datetime, fee: float) -> None:
     found = FeeSchedule().fee(
         "KXNFLGAME", 0.5, contracts=100, ts=when, role="maker", fee_type="quadratic_with_maker_fees"
     )
     assert found == pytest.approx(fee, abs=1e-6)
 
 
-def test_changes_go_over_everything() -> None:
+def test_changes_override_the_table_and_the_fee_terms_of_markets() -> None:
     changes = pl.DataFrame(
         {
             "series": ["KXA", "KXA"],
@@ -91,7 +91,7 @@ def test_changes_go_over_everything() -> None:
     ),
     st.integers(1, 300),
 )
-def test_many_at_once_are_the_same_as_one_by_one(
+def test_fees_of_many_fills_equal_the_fee_of_each(
     fills: list[tuple[int, float | None]], contracts: int
 ) -> None:
     frame = pl.DataFrame(
@@ -105,7 +105,7 @@ def test_many_at_once_are_the_same_as_one_by_one(
         assert fee == exact / 1e6 / contracts
 
 
-def test_what_cannot_be_used_is_refused() -> None:
+def test_invalid_changes_and_contracts_are_rejected() -> None:
     good = {"series": ["A"], "from_ts": [NOW], "fee_type": ["quadratic"], "fee_multiplier": [1.0]}
     for bad in ({"fee_type": ["flat"]}, {"fee_multiplier": [None]}):
         with pytest.raises(ConfigError):

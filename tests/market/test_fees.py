@@ -1,14 +1,15 @@
-"""Fees: the published golden values, the rounding account of an order, and nothing that is ever negative."""
+"""Fees: published golden values, the rounding of an order's fills, and no negative fee."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kalshilab.errors import ConfigError
+from kalshilab.errors import ConfigError, UnitError
 from kalshilab.market.fees import FeeAccumulator, fill_fee, trade_fee
 from kalshilab.units import PRICE, cents, contracts, dollars
 
@@ -28,12 +29,12 @@ MAKERS = "quadratic_with_maker_fees"
         ("44", 4, "0.068992", "0.0690"),
     ],
 )
-def test_values_recorded_from_the_exchange(price: str, size: int, model: str, net: str) -> None:
+def test_fees_match_values_recorded_from_the_exchange(price: str, size: int, model: str, net: str) -> None:
     assert trade_fee(cents(price), contracts(size)) == dollars(model)
     assert fill_fee(cents(price), contracts(size)) == dollars(net)
 
 
-def test_through_a_broker_the_grid_is_a_cent() -> None:
+def test_a_broker_account_is_charged_on_a_grid_of_one_cent() -> None:
     assert fill_fee(cents(56), contracts(10), grid="cent") == dollars("0.18")
 
 
@@ -44,15 +45,17 @@ def test_through_a_broker_the_grid_is_a_cent() -> None:
         (90, "0.63", "0.16", 1), (95, "0.34", "0.09", 1), (97, "0.21", "0.06", 1),
     ],
 )  # fmt: skip
-def test_cents_a_contract_at_the_cent_grid(price: int, taker_100: str, maker_100: str, taker_1: int) -> None:
+def test_fees_on_the_cent_grid_match_the_published_table(
+    price: int, taker_100: str, maker_100: str, taker_1: int
+) -> None:
     lot = contracts(100)
-    # Cents a contract times a hundred contracts are dollars.
+    # Cents per contract times a hundred contracts are dollars.
     assert fill_fee(cents(price), lot, grid="cent") == dollars(taker_100)
     assert fill_fee(cents(price), lot, taker=False, fee_type=MAKERS, grid="cent") == dollars(maker_100)
     assert fill_fee(cents(price), contracts(1), grid="cent") == taker_1 * 10_000
 
 
-def test_who_pays_what() -> None:
+def test_the_fee_depends_on_role_type_and_multiplier() -> None:
     p, s = cents(50), contracts(100)
     assert fill_fee(p, s) == dollars("1.75")
     assert fill_fee(p, s, taker=False) == 0
@@ -63,9 +66,32 @@ def test_who_pays_what() -> None:
 
 
 @pytest.mark.parametrize("fee_type", ["flat", "", "Quadratic"])
-def test_a_fee_type_without_a_formula_is_refused(fee_type: str) -> None:
-    with pytest.raises(ConfigError, match="fee_type"):
+def test_a_fee_type_without_a_formula_is_rejected(fee_type: str) -> None:
+    with pytest.raises(ConfigError, match=f"fee_type must be one of quadratic, .*, got '{fee_type}'"):
         fill_fee(cents(50), contracts(1), fee_type=fee_type)
+
+
+@pytest.mark.parametrize("price", [0.52, "52", None, -1, PRICE + 1])
+def test_a_price_that_is_not_in_price_units_is_a_unit_error(price: object) -> None:
+    with pytest.raises(UnitError, match="price must be a whole number of price units from 0 to 10,000"):
+        fill_fee(price, contracts(1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1.5, "1", None, -1])
+def test_a_size_that_is_not_in_size_units_is_a_unit_error(size: object) -> None:
+    with pytest.raises(UnitError, match="size must be a whole number of size units from 0"):
+        fill_fee(cents(52), size)  # type: ignore[arg-type]
+
+
+def test_an_invalid_multiplier_or_grid_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="multiplier must be a number, got nan"):
+        fill_fee(cents(50), contracts(1), multiplier=float("nan"))
+    with pytest.raises(ConfigError, match="grid must be direct or cent, got 'dollar'"):
+        fill_fee(cents(50), contracts(1), grid="dollar")  # type: ignore[arg-type]
+
+
+def test_numpy_integers_are_accepted() -> None:
+    assert fill_fee(np.int64(5200), np.uint32(100)) == 17_500  # type: ignore[arg-type]
 
 
 def exact(price: int, size: int, rate: str, multiplier: float) -> Fraction:
@@ -84,12 +110,12 @@ def test_the_model_fee_is_the_formula_rounded_up_to_a_millionth(
 
 
 @given(PRICES, SIZES)
-def test_yes_and_no_cost_the_same_model_fee(price: int, size: int) -> None:
+def test_the_model_fee_is_symmetric_in_yes_and_no(price: int, size: int) -> None:
     assert trade_fee(price, size) == trade_fee(PRICE - price, size)
 
 
 @given(PRICES, SIZES, st.sampled_from(sorted(GRIDS)), st.booleans(), st.booleans(), TYPES)
-def test_the_cash_effect_of_a_fresh_fill_lies_on_the_grid(
+def test_the_cash_effect_of_a_new_orders_fill_is_on_the_grid(
     price: int, size: int, grid: str, taker: bool, buy: bool, fee_type: str
 ) -> None:
     unit = GRIDS[grid]
@@ -105,7 +131,7 @@ def test_the_cash_effect_of_a_fresh_fill_lies_on_the_grid(
     TYPES,
     st.sampled_from(sorted(GRIDS)),
 )
-def test_no_fill_has_a_negative_fee_and_the_account_always_balances(
+def test_fees_are_never_negative_and_equal_model_fees_plus_the_accumulator(
     fills: list[tuple[int, int, bool, bool]], fee_type: str, grid: str
 ) -> None:
     order = FeeAccumulator(grid)  # type: ignore[arg-type]
@@ -119,7 +145,7 @@ def test_no_fill_has_a_negative_fee_and_the_account_always_balances(
 
 
 @given(PRICES, st.lists(st.integers(1, 2_000), min_size=1, max_size=60), st.sampled_from(sorted(GRIDS)))
-def test_many_small_fills_cost_what_one_fill_would(price: int, parts: list[int], grid: str) -> None:
+def test_many_small_fills_cost_as_much_as_one_fill(price: int, parts: list[int], grid: str) -> None:
     if grid == "cent":
         price = min(max(price // 100, 1), 99) * 100
     unit = GRIDS[grid]
@@ -131,8 +157,10 @@ def test_many_small_fills_cost_what_one_fill_would(price: int, parts: list[int],
 
 
 @given(PRICES, st.lists(st.integers(1, 500), min_size=2, max_size=40))
-def test_fractional_fills_too_while_each_pays_a_fee_of_its_own(price: int, sizes: list[int]) -> None:
-    # A rebate never takes a fill below zero, so the law needs fills whose own fee is at least a grid unit.
+def test_many_fractional_fills_with_positive_fees_cost_as_much_as_one_fill(
+    price: int, sizes: list[int]
+) -> None:
+    # A rebate never reduces a fee below zero, so the fee of each fill must be at least a grid unit.
     assume(all(trade_fee(price, s) >= 100 for s in sizes))
     order = FeeAccumulator()
     total = sum(order.charge(price, s) for s in sizes)
@@ -140,14 +168,14 @@ def test_fractional_fills_too_while_each_pays_a_fee_of_its_own(price: int, sizes
     assert order.held < 200
 
 
-def test_the_account_follows_the_order_from_taker_to_maker() -> None:
+def test_the_accumulator_spans_taker_and_maker_fills_of_an_order() -> None:
     order = FeeAccumulator()
     assert order.charge(5200, 100) == 17_500 and order.held == 28
     assert order.charge(5200, 100, taker=False) == 0 and order.held == 28
     assert FeeAccumulator().held == 0
 
 
-def test_a_sale_of_what_was_held_brings_money_in() -> None:
+def test_closing_a_position_receives_cash_less_the_fee() -> None:
     order = FeeAccumulator()
     fee = order.charge(5200, 100, buy=False, cost=-520_000)
     assert fee == 17_500 and (520_000 - fee) % 100 == 0

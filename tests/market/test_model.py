@@ -1,4 +1,4 @@
-"""The exchange's nouns are frozen values in our units; what follows from their fields follows correctly."""
+"""Domain values: they are frozen, and their derived properties are correct."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_value_is_frozen_and_compares_by_its_fields(value: msgspec.Struct) -> 
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda v: type(v).__name__)
-def test_a_value_survives_the_journal(value: msgspec.Struct) -> None:
+def test_a_value_round_trips_through_json(value: msgspec.Struct) -> None:
     assert msgspec.json.decode(msgspec.json.encode(value), type=type(value)) == value
 
 
 @given(st.integers(0, PRICE))
-def test_the_price_of_the_other_outcome_is_a_dollar_less(price: int) -> None:
+def test_the_prices_of_both_outcomes_add_up_to_a_dollar(price: int) -> None:
     assert model.outcome_price(price, "yes") == price
     assert model.outcome_price(price, "yes") + model.outcome_price(price, "no") == PRICE
     assert model.outcome_price(model.outcome_price(price, "no"), "no") == price
@@ -68,7 +68,7 @@ def test_profit_is_payout_less_cost_less_fees(revenue: int, yes_cost: int, no_co
     assert s.pnl == revenue - yes_cost - no_cost - fees
 
 
-def test_a_market_without_facts_says_nothing_it_does_not_know() -> None:
+def test_the_defaults_of_a_market_mean_unknown() -> None:
     market = model.Market(ticker="T", event="E")
     assert market.settlement is None and market.result == "" and market.close_ts == 0
     assert (market.yes_bid, market.yes_ask) == (0, PRICE)

@@ -1,4 +1,4 @@
-"""Netting, held against a ledger that keeps each hundredth of a contract by itself."""
+"""Position: netting equals an exact ledger of cash, and closing uses the average cost."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ trades = st.lists(
 
 @settings(max_examples=300)
 @given(trades, st.integers(0, 10_000))
-def test_cash_is_exact_and_profit_is_what_is_left(rows: list[tuple[str, int, int]], value: int) -> None:
+def test_cash_is_exact_and_equals_cost_and_profit(rows: list[tuple[str, int, int]], value: int) -> None:
     holding, cash, paid = Holding(), 0, 0
     for side, price, size in rows:
         change = holding.trade(side, price, size)
         cash += change
-        # A contract of NO is a short YES with a dollar laid down, which comes back when it is closed.
+        # A contract of NO is a short YES with a dollar of collateral, which is returned when it is closed.
         paid += -price * size if side == "bid" else price * size
-    held = holding.size
-    assert held == sum(n if s == "bid" else -n for s, _, n in rows)
+    net = holding.size
+    assert net == sum(n if s == "bid" else -n for s, _, n in rows)
     assert cash + holding.cost - holding.realized == 0
-    assert cash == paid - (10_000 * -held if held < 0 else 0)
+    assert cash == paid - (10_000 * -net if net < 0 else 0)
     revenue = holding.settle(value)
-    assert cash + revenue == holding.realized == paid + value * held
+    assert cash + revenue == holding.realized == paid + value * net
     assert (holding.size, holding.cost) == (0, 0)
 
 
 @given(st.integers(1, 9_999), st.integers(1, 9_999), st.integers(1, 1_000), st.integers(1, 1_000))
-def test_closing_takes_the_average_cost(first: int, second: int, size: int, part: int) -> None:
+def test_closing_uses_the_average_cost(first: int, second: int, size: int, part: int) -> None:
     holding = Holding()
     holding.trade("bid", first, size)
     closed = min(part, size)

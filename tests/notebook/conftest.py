@@ -1,4 +1,4 @@
-"""A session to look at: real snapshots, a real report, and a fake that hands them out."""
+"""Fixtures of the notebook tests: real snapshots, a real report, and a fake session that returns them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECOND = 1_000_000
 
 
 def make_shot(**changes: Any) -> Snapshot:
-    """A session in full swing."""
+    """Return the snapshot of a running session, with some fields replaced."""
     counts = dict.fromkeys(COUNTS, 0) | {
         "trades": 2_000,
         "filtered": 500,
@@ -75,7 +75,7 @@ def make_shot(**changes: Any) -> Snapshot:
 
 
 class FakeSession:
-    """Hands out `shot`, and remembers what it was asked."""
+    """A session that returns `shot` and records the stop requests."""
 
     def __init__(self, shot: Snapshot) -> None:
         self.shot = shot
@@ -105,7 +105,7 @@ def session() -> FakeSession:
 
 @pytest.fixture
 def make_report(tmp_path: Path) -> Iterator[Callable[..., Report]]:
-    """A report over `n` fires a second apart, each with a decision, and `samples` of equity."""
+    """Yield a function that builds a report of `n` fires a second apart, with decisions and `samples` of equity."""
     journals: list[Journal] = []
 
     def make(n: int = 6, samples: int = 50, tickers: int = 3) -> Report:

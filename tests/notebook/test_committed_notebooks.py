@@ -1,4 +1,4 @@
-"""The notebooks as they are kept: small, without outputs and widget state, parsable, free of paths."""
+"""Committed notebooks: small, parsable, without widget state, stray outputs or absolute paths."""
 
 from __future__ import annotations
 
@@ -38,24 +38,26 @@ def tagged(path: Path, tag: str) -> list[dict[str, Any]]:
     return [cell for cell in code_cells(path) if tag in cell["metadata"].get("tags", [])]
 
 
-def test_the_path_pattern_tells_paths_from_other_text() -> None:
+def test_the_path_pattern_matches_paths_and_nothing_else() -> None:
     for text in ('"/home/ann/x.ipynb"', "'/tmp/a'", "C:\\\\Users", "file:///Users/bob"):
         assert PATH.search(text) or text.startswith("file"), text
     for text in ("https://example.com/home/x", "a/b", "1/10,000", "text/plain", "kalshilab/home/x"):
         assert not PATH.search(text), text
 
 
-def test_there_are_notebooks() -> None:
+def test_the_start_and_the_live_notebook_exist() -> None:
     assert {"00_start_here.ipynb", "live_paper.ipynb"} <= {p.name for p in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 class TestEveryNotebook:
+    """Facts that hold for each committed notebook."""
+
     def test_is_small_and_holds_no_widget_state(self, path: Path) -> None:
         assert path.stat().st_size < 300_000
         assert "widgets" not in read(path)["metadata"]
 
-    def test_is_of_a_known_format(self, path: Path) -> None:
+    def test_has_the_expected_format(self, path: Path) -> None:
         book = read(path)
         assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
         assert book["metadata"]["kernelspec"]["name"] == "python3"
@@ -86,12 +88,14 @@ class TestEveryNotebook:
         assert len(tagged(path, "parameters")) == 1
 
     def test_no_cell_is_marked_to_fail(self, path: Path) -> None:
-        # papermill fails on such a cell whatever its tag says.
+        # papermill fails on such a cell regardless of its tag.
         assert tagged(path, "raises-exception") == []
 
 
 @pytest.mark.parametrize("name", ["00_start_here", "paper_and_verdict"])
-def test_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs_from_top_to_bottom_without_an_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import papermill
 
     monkeypatch.chdir(tmp_path)
@@ -103,7 +107,7 @@ def test_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.
     assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
 
 
-def test_live_parameters_are_settings_left_open() -> None:
+def test_live_parameters_are_settings_without_a_value() -> None:
     [cell] = tagged(FOLDER / "live_paper.ipynb", "parameters")
     names = []
     for line in ast.parse(source(cell)).body:
@@ -122,12 +126,12 @@ def test_every_live_parameter_reaches_the_settings() -> None:
 def test_papermill_reads_the_live_parameters() -> None:
     from papermill.inspection import inspect_notebook
 
-    found = inspect_notebook(str(FOLDER / "live_paper.ipynb"))
-    assert tuple(found) == SETTERS
-    assert all(p["help"] and p["inferred_type_name"] != "None" for p in found.values())
+    parameters = inspect_notebook(str(FOLDER / "live_paper.ipynb"))
+    assert tuple(parameters) == SETTERS
+    assert all(p["help"] and p["inferred_type_name"] != "None" for p in parameters.values())
 
 
-def test_live_awaits_in_one_cell_and_ends_by_raising_what_went_wrong() -> None:
+def test_the_live_notebook_awaits_in_one_cell_and_raises_a_failure_of_the_run_last() -> None:
     cells = code_cells(FOLDER / "live_paper.ipynb")
     assert (FOLDER / "live_paper.ipynb").stat().st_size < 30_000
     awaiting = [c for c in cells if re.search(r"\bawait\b|\basync with\b", source(c))]
@@ -139,7 +143,7 @@ def test_live_awaits_in_one_cell_and_ends_by_raising_what_went_wrong() -> None:
     )
 
 
-def test_the_parameters_come_before_what_depends_on_them() -> None:
+def test_parameters_are_the_first_code_cell() -> None:
     for path in NOTEBOOKS:
         [cell] = tagged(path, "parameters")
         assert code_cells(path)[0]["id"] == cell["id"]

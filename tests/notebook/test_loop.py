@@ -1,4 +1,4 @@
-"""Synchronous calls inside a running loop; each patch is tried in a process of its own, as it stays applied."""
+"""Synchronous calls inside a running loop; each patch runs in a separate process, because it stays applied."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from kalshilab.notebook.loop import enable_sync, run_sync
 
 def python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def test_in_a_script_there_is_nothing_to_patch() -> None:
+def test_a_script_has_no_loop_to_patch() -> None:
     assert enable_sync() is False
 
     async def answer() -> int:
@@ -31,7 +35,7 @@ def test_in_a_script_there_is_nothing_to_patch() -> None:
 
 
 @pytest.mark.parametrize("hidden", ["", "nest_asyncio2"])
-def test_nested_in_a_running_loop(hidden: str) -> None:
+def test_run_sync_nests_in_a_running_loop(hidden: str) -> None:
     out = python(f"""
         import asyncio, sys
         if {hidden!r}: sys.modules[{hidden!r}] = None
@@ -43,17 +47,18 @@ def test_nested_in_a_running_loop(hidden: str) -> None:
                 ticks += 1
                 await asyncio.sleep(0.001)
         async def inner():
-            async with asyncio.timeout(5):
-                await asyncio.sleep(0.05)
+            # The background task must run while this one is awaited.
+            enough = ticks + 3
+            async with asyncio.timeout(60):
+                while ticks < enough:
+                    await asyncio.sleep(0.001)
             return "inner"
         async def cell():
             task = asyncio.create_task(tick())
             await asyncio.sleep(0)
-            before = ticks
             result = run_sync(inner())
             assert enable_sync() and enable_sync()
             result += run_sync(inner())
-            assert ticks > before + 3, "background tasks stood still"
             task.cancel()
             return result
         print(asyncio.run(cell()))
@@ -61,7 +66,7 @@ def test_nested_in_a_running_loop(hidden: str) -> None:
     assert out == "innerinner"
 
 
-def test_importing_patches_nothing() -> None:
+def test_importing_the_module_patches_nothing() -> None:
     out = python("""
         import sys
         import kalshilab.notebook.loop
@@ -71,16 +76,16 @@ def test_importing_patches_nothing() -> None:
 
 
 class ForeignLoop:
-    """Stands for a loop that is not asyncio's own."""
+    """Stand-in for an event loop that is not asyncio's."""
 
 
-async def test_a_foreign_loop_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_foreign_loop_cannot_be_patched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "get_running_loop", ForeignLoop)
-    with pytest.raises(SessionError, match=r"ForeignLoop cannot be made re-entrant: use `await`"):
+    with pytest.raises(SessionError, match=r"ForeignLoop cannot be made re-entrant; use `await`"):
         enable_sync()
 
 
-async def test_a_refused_coroutine_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_coroutine_that_cannot_run_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "get_running_loop", ForeignLoop)
     coro = asyncio.sleep(1)
     with pytest.raises(SessionError):
@@ -89,7 +94,7 @@ async def test_a_refused_coroutine_is_closed(monkeypatch: pytest.MonkeyPatch) ->
         coro.send(None)
 
 
-async def test_no_patch_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_patch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nest_asyncio2", None)
     monkeypatch.setitem(sys.modules, "nest_asyncio", None)
     with pytest.raises(SessionError, match="neither nest_asyncio2 nor nest_asyncio is installed"):

@@ -1,4 +1,4 @@
-"""What a notebook records is what is read back."""
+"""Recorded results: read back unchanged, and legible as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kalshilab.errors import SessionError
 from kalshilab.notebook import results
 
 
-def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_values_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, Any]] = []
     monkeypatch.setattr(results, "display", lambda bundle, raw: shown.append(bundle))
     results.record("edge", {"mean": 1 / 3, "n": (1, 2)}, digits=3)
@@ -31,7 +31,7 @@ def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results.read_results(tmp_path / "n.ipynb") == {"edge": 2.0, "other": "text"}
 
 
-def test_a_long_record_is_shown_in_lines_of_whole_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_record_wraps_between_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(results, "display", lambda bundle, raw: shown.append(bundle["text/plain"]))
     results.record("edge", {f"a name {k}": -k / 7 for k in range(40)}, digits=3)
@@ -42,7 +42,7 @@ def test_a_long_record_is_shown_in_lines_of_whole_pairs(monkeypatch: pytest.Monk
     )
 
 
-def test_no_notebook(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_notebook_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="no such notebook"):
         results.read_results(tmp_path / "missing.ipynb")
     (tmp_path / "bad.ipynb").write_text("{")

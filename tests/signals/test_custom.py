@@ -1,4 +1,4 @@
-"""Signals of one's own: the same rule as a built-in gives the same fires; mistakes are said in words."""
+"""Custom signals: the rule of a built-in gives the same fires, and mistakes raise errors that explain themselves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def faded(s, ts, price, size, taker_yes, threshold=0.7, min_trades=25, min_drop=
 
 @settings(max_examples=100)
 @given(rows=prints(), threshold=st.sampled_from([0.4, 2 / 3, 0.7]), n=st.integers(1, 6), rearm=st.booleans())
-def test_it_does_what_the_built_in_does(rows: list[Print], threshold: float, n: int, rearm: bool) -> None:
+def test_a_custom_rule_fires_like_the_built_in(
+    rows: list[Print], threshold: float, n: int, rearm: bool
+) -> None:
     tape = tape_of(rows)
     own = faded(threshold=threshold, min_trades=n, min_drop=200, rearm=rearm).run(tape)
     built_in = kl.signals.rlm(tape, yes_threshold=threshold, min_trades=n, min_drop=2, rearm=rearm)
@@ -34,9 +36,9 @@ def test_it_does_what_the_built_in_does(rows: list[Print], threshold: float, n: 
     assert own["first"].to_list() == built_in["first_price"].to_list()
 
 
-def test_what_it_says_of_itself() -> None:
+def test_doc_columns_and_repr_come_from_the_step() -> None:
     assert faded.__doc__ == "Reverse line movement once more."
-    assert faded.reads == ("price", "taker"), "time and size are not in its text"
+    assert faded.reads == ("price", "taker"), "the step mentions neither time nor size"
     assert faded.defaults == {"threshold": 0.7, "min_trades": 25, "min_drop": 500}
     signal = faded(min_trades=2)
     assert repr(signal) == "faded(threshold=0.7, min_trades=2, min_drop=500, rearm=False)"
@@ -62,7 +64,7 @@ def test_rearm_every_keeps_the_state() -> None:
     assert "_hidden" not in every.columns
 
 
-def test_it_is_found_as_a_strategy_of_pandas_users() -> None:
+def test_a_pandas_tape_returns_a_pandas_frame() -> None:
     tape = kl.sample()[0]
     fires = faded(min_trades=10, min_drop=100).run(tape.to_pandas())
     assert type(fires).__module__.startswith("pandas")
@@ -73,8 +75,8 @@ def plain(s: Any, ts: int, price: int, size: int, taker_yes: bool, n: int = 3) -
     return bool(s.n >= n)
 
 
-def test_mistakes_in_the_declaration() -> None:
-    with pytest.raises(SignalError, match=r"plain\(buy='maybe'\)"):
+def test_an_invalid_declaration_raises() -> None:
+    with pytest.raises(SignalError, match="plain: buy must be one of 'yes', 'no', None, got 'maybe'"):
         kl.signal(buy="maybe")(plain)
     for state in ({"n": int}, {"names": str}, {"list": "O"}, {"a b": int}):
         with pytest.raises(SignalError, match="fields of int, float, bool"):
@@ -93,29 +95,31 @@ def test_mistakes_in_the_declaration() -> None:
 
     with pytest.raises(SignalError, match="another name"):
         kl.signal()(again)
-    for unsaid in (plain, ["first"]):
-        with pytest.raises(SignalError, match="state="):
-            kl.signal(unsaid)  # type: ignore[arg-type]
+    for not_a_mapping in (plain, ["first"]):
+        with pytest.raises(SignalError, match="state must be a mapping"):
+            kl.signal(not_a_mapping)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", ["row", "ts", "ticker", "side", "price", "n_trades", "class"])
-def test_a_field_does_not_take_the_place_of_a_fires_column(field: str) -> None:
-    with pytest.raises(SignalError, match=rf"state='{field}'"):
+def test_a_field_cannot_have_the_name_of_a_standard_column(field: str) -> None:
+    with pytest.raises(SignalError, match=rf"state must be a name other than .*, got '{field}'"):
         kl.signal(state={field: int})(plain)
     kl.signal(state={f"_{field}": int})(plain)
 
 
-def test_a_side_is_said_once() -> None:
+def test_the_side_is_chosen_by_buy_or_by_the_step() -> None:
     def sold(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> int:
         return kl.signals.BUY_NO if price > 5000 else kl.signals.NOTHING
 
-    with pytest.raises(SignalError, match=r"buy='yes'.*None, where the step itself says"):
+    with pytest.raises(
+        SignalError, match="buy must be set to None if the step itself returns the outcome to buy, got 'yes'"
+    ):
         kl.signal()(sold)
     made = kl.signal(buy=None)(sold)
     assert made().run(tape_of([(1, "A-B-1", 6000, 1, "yes")]))["side"].to_list() == ["no"]
 
 
-def test_mistakes_in_the_parameters() -> None:
+def test_invalid_parameters_raise() -> None:
     made = kl.signal()(plain)
     huge = ({"n": float("inf")}, {"n": 10**30})
     for wrong in ({"m": 3}, {"n": 2.5}, {"n": True}, {"n": "3"}, {"rearm": 2}, {"rearm": "stronger"}, *huge):
@@ -124,12 +128,12 @@ def test_mistakes_in_the_parameters() -> None:
     assert made(n=3.0).parameters["n"] == 3
 
 
-def test_a_step_that_does_not_compile_says_so_before_anything_is_read() -> None:
+def test_a_step_that_does_not_compile_raises_before_the_tape_is_read() -> None:
     @kl.signal()
     def wrong(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> bool:
         return s.nothing_of_the_kind > 0
 
-    with pytest.raises(SignalError, match=r"s.nothing_of_the_kind.*a field of the state: n"):
+    with pytest.raises(SignalError, match=r"a field of the state: n, got 's.nothing_of_the_kind'"):
         wrong()
 
     @kl.signal()
@@ -143,7 +147,7 @@ def test_a_step_that_does_not_compile_says_so_before_anything_is_read() -> None:
 COUNTED = 0
 
 
-def test_a_step_that_does_not_say_whether_it_fires() -> None:
+def test_a_step_must_return_whether_it_fires() -> None:
     def nothing(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
         s.n >= 3  # noqa: B015
 
@@ -160,7 +164,7 @@ def test_a_step_that_does_not_say_whether_it_fires() -> None:
 
     for step in (nothing, sometimes, share, word):
         for buy, allowed in (("yes", "True or False"), (None, "BUY_YES, BUY_NO or NOTHING")):
-            with pytest.raises(SignalError, match=rf"{step.__name__}\(return=.*{allowed}"):
+            with pytest.raises(SignalError, match=rf"{step.__name__}: return must be .*{allowed}"):
                 kl.signal(buy=buy)(step)()
 
     def counting(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
@@ -172,7 +176,7 @@ def test_a_step_that_does_not_say_whether_it_fires() -> None:
         kl.signal()(counting)()
 
 
-def test_a_side_that_is_none_is_said_alike_in_research_and_live() -> None:
+def test_an_invalid_side_raises_alike_in_research_and_live() -> None:
     @kl.signal(buy=None)
     def signed(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> int:
         return 1 if price > 5000 else -1

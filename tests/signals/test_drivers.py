@@ -1,4 +1,4 @@
-"""However a tape reaches a signal, the fires are the same: whole, in chunks, print by print, in shards, in a grid."""
+"""All drivers produce the same fires: a whole tape, chunks, single prints, shards and grids."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ cut_lists = st.lists(st.integers(0, 200), max_size=6)
 
 
 def swept(seed: int) -> list[Print]:
-    """Random prints in which instants tie across markets, and one taker sweeps several prices."""
+    """Return random prints with ties in time across markets, and takers that sweep several prices."""
     rng = np.random.default_rng(seed)
     rows: list[Print] = []
     while len(rows) < rng.integers(20, 80):
@@ -81,7 +81,7 @@ def swept(seed: int) -> list[Print]:
     return rows
 
 
-def test_t14_a_thousand_tapes_stream_as_they_scan() -> None:
+def test_t14_live_fires_on_a_thousand_tapes_equal_those_of_run() -> None:
     fired = tied = 0
     for seed in range(1_000):
         tape, signal = tape_of(swept(seed)), fresh(MADE[seed % len(MADE)])
@@ -89,24 +89,24 @@ def test_t14_a_thousand_tapes_stream_as_they_scan() -> None:
         assert live(signal, tape) == whole, (seed, signal)
         fired += len(whole)
         tied += tape["ts"].is_duplicated().sum()
-    assert fired > 1_000 and tied > 10_000, "tapes on which nothing happens show nothing"
+    assert fired > 1_000 and tied > 10_000, "tapes without fires and ties would prove nothing"
 
 
 @every_signal
 @settings(max_examples=30)
 @given(rows=prints(), cuts=cut_lists)
-def test_chunks_give_what_the_whole_gives(signal: Any, rows: list[Print], cuts: list[int]) -> None:
+def test_chunks_produce_the_fires_of_the_whole_tape(signal: Any, rows: list[Print], cuts: list[int]) -> None:
     tape = tape_of(rows)
-    whole, going_on = signal.run(tape), fresh(signal)
-    parts = [going_on.feed(chunk.drop("market")) for chunk in chunks(tape, cuts)]
+    whole, fed = signal.run(tape), fresh(signal)
+    parts = [fed.feed(chunk.drop("market")) for chunk in chunks(tape, cuts)]
     assert pl.concat([whole.head(0), *parts]).equals(whole)
     pushed = signal.begin()
-    lots = [
+    rows_by_chunk = [
         pushed.push(columns_of(chunk, signal.reads), first).row.tolist()
         for chunk, first in _with_rows(chunks(tape, cuts))
     ]
-    if signal.sieve() is None:
-        assert list(chain(*lots)) == whole["row"].to_list()
+    if signal.fire_filter() is None:
+        assert list(chain(*rows_by_chunk)) == whole["row"].to_list()
 
 
 def _with_rows(parts: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, int]]:
@@ -119,7 +119,7 @@ def _with_rows(parts: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, in
 @every_signal
 @settings(max_examples=25)
 @given(rows=prints(), cuts=cut_lists, kinds=st.lists(st.integers(0, 2), min_size=7, max_size=7))
-def test_live_drivers_may_take_turns(
+def test_alternating_live_drivers_produce_the_fires_of_run(
     signal: Any, rows: list[Print], cuts: list[int], kinds: list[int]
 ) -> None:
     tape = tape_of(rows)
@@ -145,7 +145,7 @@ def test_live_drivers_may_take_turns(
 @every_signal
 @settings(max_examples=25)
 @given(rows=prints(), shards=st.integers(1, 6))
-def test_shards_give_what_one_pass_gives(signal: Any, rows: list[Print], shards: int) -> None:
+def test_shards_produce_the_fires_of_one_pass(signal: Any, rows: list[Print], shards: int) -> None:
     tape = tape_of(rows)
     whole = signal.run(tape)
     assert signals.scan(tape, signal, shards=shards).equals(whole)
@@ -159,7 +159,7 @@ def test_later_rows_never_change_earlier_fires(
 ) -> None:
     tape = tape_of(rows)
     whole = signal.run(tape)
-    # At any print, and at those that fired and those before them, where a look at the next one would show.
+    # Cuts at any print, and right behind and before fires, where a look at the next print would show.
     firing = whole["row"].to_list()
     for at in {cut, *(row + 1 for row in firing[:4]), *firing[-2:]}:
         before = whole.filter(pl.col("row") < at).rows()
@@ -169,7 +169,7 @@ def test_later_rows_never_change_earlier_fires(
 
 
 @every_signal
-def test_a_signal_travels_without_what_it_has_seen(signal: Any) -> None:
+def test_a_pickled_signal_has_no_live_state(signal: Any) -> None:
     tape = kl.sample()[0].head(4_000)
     used = fresh(signal)
     used.feed(tape.head(2_000))
@@ -182,7 +182,7 @@ def test_a_signal_travels_without_what_it_has_seen(signal: Any) -> None:
 
 
 @every_signal
-def test_a_reset_market_is_new(signal: Any) -> None:
+def test_a_reset_market_has_no_state_and_fires_again(signal: Any) -> None:
     tape = kl.sample()[0].head(3_000)
     s = fresh(signal)
     before = s.feed(tape).drop("row")
@@ -190,14 +190,14 @@ def test_a_reset_market_is_new(signal: Any) -> None:
     for ticker in tape["ticker"].unique():
         s.reset(ticker)
     assert s.state(tape["ticker"][0]) is None
-    if s.sieve() is None:
+    if s.fire_filter() is None:
         assert s.feed(tape).drop("row").equals(before)
     s.reset()
     assert s.feed(tape).equals(signal.run(tape))
 
 
 @every_signal
-def test_threads_of_an_executor(signal: Any) -> None:
+def test_threads_of_an_executor_produce_the_fires_of_run(signal: Any) -> None:
     tape = kl.sample()[0]
     with ThreadPoolExecutor(2) as pool:
         assert signals.scan(tape, signal, pool).equals(signal.run(tape))
@@ -221,7 +221,9 @@ rlm_cells = st.fixed_dictionaries(
 
 @settings(max_examples=40)
 @given(rows=prints(), parameters=rlm_cells, shards=st.integers(1, 3))
-def test_a_grid_is_its_cells(rows: list[Print], parameters: dict[str, Any], shards: int) -> None:
+def test_a_grid_equals_its_cells_run_alone(
+    rows: list[Print], parameters: dict[str, Any], shards: int
+) -> None:
     tape = tape_of(rows)
     given_ = {k: list(v) if isinstance(v, list) else v for k, v in parameters.items()}
     found = signals.grid(tape, signals.Rlm, shards=shards, **given_)
@@ -237,7 +239,7 @@ def test_a_grid_is_its_cells(rows: list[Print], parameters: dict[str, Any], shar
     assert found.rows() == pl.concat(alone, how="vertical_relaxed").rows()
 
 
-def test_a_large_grid_and_one_of_a_custom_signal() -> None:
+def test_a_large_grid_and_one_of_a_custom_signal_equal_their_cells() -> None:
     tape = kl.sample()[0]
     found = signals.grid(
         tape,
@@ -255,15 +257,15 @@ def test_a_large_grid_and_one_of_a_custom_signal() -> None:
     assert len(own) == sum(drift(quorum=q).run(tape).height for q in (2, 5))
 
 
-def test_grid_and_scan_refuse_before_reading() -> None:
+def test_grid_and_scan_reject_bad_arguments_before_reading() -> None:
     tape = kl.sample()[0]
     with pytest.raises(SignalError, match="min_trades"):
         signals.grid(tape, signals.Rlm, min_trades=[5, 0])
-    with pytest.raises(UsageError, match="no values"):
+    with pytest.raises(UsageError, match="min_trades must have at least one value"):
         signals.grid(tape, signals.Rlm, min_trades=[])
-    with pytest.raises(UsageError, match="at least one"):
+    with pytest.raises(UsageError, match="shards must be >= 1, got 0"):
         signals.scan(tape, signals.Rlm(), shards=0)
-    with pytest.raises(UsageError, match="at least one process"):
+    with pytest.raises(UsageError, match="executor must be >= 1 process, got 0"):
         signals.scan(tape, signals.Rlm(), 0)
     with pytest.raises(SignalError, match="codes"):
         signals.Rlm().batch(
@@ -275,36 +277,36 @@ def test_grid_and_scan_refuse_before_reading() -> None:
         )
 
 
-def test_what_is_no_signal_is_said() -> None:
+def test_scan_and_grid_reject_arguments_that_are_not_signals() -> None:
     tape = kl.sample()[0]
     for wrong in (signals.rlm, signals.Rlm, None):
-        with pytest.raises(UsageError, match="is not a signal"):
+        with pytest.raises(UsageError, match="signal must be a signal with its parameters"):
             signals.scan(tape, wrong)  # type: ignore[arg-type]
-    for no_kind in (signals.rlm, signals.Rlm(), None):
-        with pytest.raises(UsageError, match="is not a signal's class"):
-            signals.grid(tape, no_kind, min_trades=[5])  # type: ignore[arg-type]
+    for not_a_class in (signals.rlm, signals.Rlm(), None):
+        with pytest.raises(UsageError, match="kind must be the class of a signal"):
+            signals.grid(tape, not_a_class, min_trades=[5])  # type: ignore[arg-type]
 
 
 @every_signal
-def test_a_live_print_that_is_none_is_refused(signal: Any) -> None:
+def test_update_rejects_an_invalid_print(signal: Any) -> None:
     s = fresh(signal)
     for wrong, words in (
         (("A-B-1", 1, 0.43, 100, "yes"), "whole number"),
         (("A-B-1", 1, 10_001, 100, "yes"), "0 to 10,000"),
         (("A-B-1", 1, -1, 100, "yes"), "0 to 10,000"),
         (("A-B-1", 1, 4300, 7.5, "yes"), "whole number"),
-        (("A-B-1", 1, 4300, -1, "yes"), "1/100 contracts"),
+        (("A-B-1", 1, 4300, -1, "yes"), "1/100 contract, a whole number from 0, got -1"),
         (("A-B-1", "now", 4300, 1, "yes"), "microseconds"),
-        (("A-B-1", 1, 4300, 1, None), "yes or no"),
+        (("A-B-1", 1, 4300, 1, None), "'yes' or 'no'"),
     ):
         with pytest.raises(SignalError, match=words):
             s.update(*wrong)
-    assert s.state("A-B-1") is None, "nothing of it was counted"
+    assert s.state("A-B-1") is None, "the rejected prints were not counted"
     s.update("A-B-1", np.int64(1), np.int16(4300), np.uint32(100), "yes")
     assert s.state("A-B-1") is not None
 
 
-def test_a_batch_that_is_none_is_refused() -> None:
+def test_batch_rejects_invalid_arrays_as_a_whole() -> None:
     s = signals.Rlm(min_trades=1)
     good: dict[str, Any] = {
         "markets": s.codes(["A-B-1", "A-B-2"]),
@@ -317,19 +319,21 @@ def test_a_batch_that_is_none_is_refused() -> None:
         with pytest.raises(SignalError, match="of one length"):
             s.batch(**good | {name: array[:1]})
         for wrong in (array.astype(np.float32), np.zeros(4, array.dtype)[::2]):
-            with pytest.raises(SignalError, match=f"{name}=.*a contiguous array"):
+            with pytest.raises(SignalError, match=f"{name} must be a contiguous array"):
                 s.batch(**good | {name: wrong})
     assert s.state("A-B-1") is None
     for price in (-5, 20_000):
-        with pytest.raises(SignalError, match="the YES price in 1/10,000 dollar, 0 to 10,000"):
+        with pytest.raises(
+            SignalError, match=f"a YES price in 1/10,000 dollar, a whole number from 0 to 10,000, got {price}"
+        ):
             s.batch(**good | {"prices": np.full(len(good["prices"]), price, np.int16)})
-    with pytest.raises(SignalError, match="markets='list'"):
+    with pytest.raises(SignalError, match="markets must be a contiguous array of uint32, got 'list'"):
         s.batch(**good | {"markets": good["markets"].tolist()})
     assert s.batch(**good) == []
     assert s.update("A-B-1", 1, 4000, 100, "yes").row == 2  # type: ignore[union-attr]
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numpy_scalars_are_accepted_as_parameters() -> None:
     made = signals.Rlm(np.float32(0.5), np.int64(5), np.int16(2), rearm=np.bool_(True))  # type: ignore[arg-type]
     assert repr(made) == repr(signals.Rlm(0.5, 5, 2, rearm=True))
     assert signals.WhaleFade(min_value=np.int64(5), top=np.int32(3)).parameters["top"] == 3  # type: ignore[arg-type]
@@ -341,7 +345,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert signals.grid(tape, signals.Rlm, min_trades=pl.Series([5, 10]).to_pandas()).equals(whole)
 
 
-def test_real_prints(shared: Any) -> None:
+def test_every_family_fires_on_recorded_prints(shared: Any) -> None:
     from kalshilab.tape import to_tape
 
     tape = to_tape(pl.read_parquet(shared / "data" / "trades_macro.parquet"))

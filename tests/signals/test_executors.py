@@ -1,4 +1,4 @@
-"""The same fires from one process, from spawned processes, and from a Dask cluster of two workers."""
+"""One process, spawned processes and a Dask cluster of two workers produce the same fires."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIGNALS: list[Any] = [
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A made tape with its markets spread over many days."""
+    """Return a lake of a synthetic tape whose markets are spread over many days."""
     tape, markets = kl.synth.martingale(n_markets=1_500, seed=3)
     lake = Lake.create(tmp_path_factory.mktemp("lakes") / "lake")
     lake.append(tape, markets)
@@ -46,7 +46,7 @@ def dask_executor() -> Iterator[Executor]:
     distributed = pytest.importorskip("distributed")
     import dask
 
-    # No dashboard, no pre-loading: two plain processes on loopback.
+    # Without a dashboard and without preloading: two plain processes on loopback.
     with (
         dask.config.set({"distributed.admin.log-format": "%(message)s", "distributed.worker.daemon": False}),
         distributed.LocalCluster(
@@ -72,12 +72,14 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     yield from request.param()
 
 
-def test_several_processes_really_work(executor: Executor) -> None:
+def test_work_runs_in_another_process(executor: Executor) -> None:
     assert executor.submit(os.getpid).result() != os.getpid()
 
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=[s.name for s in SIGNALS])
-def test_the_same_fires_from_everywhere(executor: Executor, lake: Lake, signal: Any) -> None:
+def test_every_executor_and_shard_count_produces_the_fires_of_run(
+    executor: Executor, lake: Lake, signal: Any
+) -> None:
     whole = signal.run(lake.lazy().collect())
     assert whole.height > 10
     assert signals.scan(lake, signal).equals(whole)
@@ -86,23 +88,23 @@ def test_the_same_fires_from_everywhere(executor: Executor, lake: Lake, signal: 
         assert signals.scan(lake, signal, executor, shards=shards).equals(whole)
 
 
-def test_a_tape_in_memory_too(executor: Executor, lake: Lake) -> None:
+def test_a_tape_in_memory_is_scanned_by_workers(executor: Executor, lake: Lake) -> None:
     tape = lake.lazy().collect()
     assert signals.scan(tape, SIGNALS[0], executor, shards=3).equals(SIGNALS[0].run(tape))
 
 
-def test_a_grid(executor: Executor, lake: Lake) -> None:
+def test_a_grid_by_workers_equals_the_grid_in_this_process(executor: Executor, lake: Lake) -> None:
     parameters: dict[str, Any] = {"yes_threshold": [0.5, 0.7], "min_trades": [5, 10], "rearm": [False, True]}
     alone = signals.grid(lake, signals.Rlm, **parameters)
     assert alone.height > 50
-    # Cells are divided among the workers, and with shards= the markets are.
+    # Workers share the cells; with shards= they share the markets too.
     for shards in (None, 3):
         assert signals.grid(lake, signals.Rlm, executor, shards=shards, **parameters).equals(alone)
     assert signals.grid(lake.lazy().collect(), signals.Rlm, **parameters).equals(alone)
     assert signals.grid(str(lake.path), signals.Rlm, **parameters).equals(alone)
 
 
-def test_a_worker_says_what_is_wrong_with_the_lake(executor: Executor, lake: Lake, tmp_path: Path) -> None:
+def test_a_worker_raises_the_error_of_a_damaged_lake(executor: Executor, lake: Lake, tmp_path: Path) -> None:
     import shutil
 
     broken = Lake.open(shutil.copytree(lake.path, tmp_path / "broken"))
@@ -113,7 +115,7 @@ def test_a_worker_says_what_is_wrong_with_the_lake(executor: Executor, lake: Lak
         signals.scan(broken, SIGNALS[0])
 
 
-def test_shards_are_ranges_of_about_equal_weight(lake: Lake) -> None:
+def test_shards_have_about_equal_numbers_of_prints(lake: Lake) -> None:
     prints = lake.listing["prints"].cast(pl.Int64)
     for count in (1, 2, 5, 16):
         shards = shards_of(lake, count)
@@ -124,7 +126,7 @@ def test_shards_are_ranges_of_about_equal_weight(lake: Lake) -> None:
         assert max(weights) <= lake.rows / count + prints.max()
 
 
-def test_a_changed_lake_is_not_scanned_halfway(lake: Lake, tmp_path: Path) -> None:
+def test_a_worker_rejects_a_lake_of_another_generation(lake: Lake, tmp_path: Path) -> None:
     import shutil
 
     import cloudpickle
@@ -133,5 +135,5 @@ def test_a_changed_lake_is_not_scanned_halfway(lake: Lake, tmp_path: Path) -> No
 
     copy = Lake.open(shutil.copytree(lake.path, tmp_path / "copy"))
     payload = cloudpickle.dumps(((str(copy.path), copy.generation - 1), SIGNALS[:1], Shard(0, 1)))
-    with pytest.raises(LakeError, match="was changed while it was scanned"):
+    with pytest.raises(LakeError, match="was changed during the scan"):
         _task(payload)

@@ -1,4 +1,4 @@
-"""A policy sees what has happened and nothing else; its answers become fires, live and over a tape alike."""
+"""A policy observes only the past; its answers become fires, live and over a tape alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kalshilab.tape import Lake
 
 
 class Counting:
-    """Sells at every third print of a market that rose, buys at every third of one that fell."""
+    """A policy that sells at every third print of a market that rose, and buys if it fell."""
 
     def __init__(self) -> None:
         self.resets: list[str | None] = []
@@ -49,7 +49,7 @@ def test_live_run_and_reference_agree(rows: list[Print]) -> None:
 
 @settings(max_examples=60)
 @given(prints())
-def test_the_observation_is_the_past(rows: list[Print]) -> None:
+def test_an_observation_holds_only_the_past(rows: list[Print]) -> None:
     policy = Counting()
     signal, tape = RlModel(policy), tape_of(rows)
     live(signal, tape)
@@ -68,7 +68,7 @@ def test_the_observation_is_the_past(rows: list[Print]) -> None:
         assert seen.since_last == (past[-1][0] - past[-2][0] if len(past) > 1 else 0)
 
 
-def test_scan_and_grid_take_it(tmp_path: Path) -> None:
+def test_scan_and_grid_accept_a_policy(tmp_path: Path) -> None:
     tape, markets = kl.sample()
     lake = Lake.create(tmp_path / "lake")
     lake.append(tape, markets)
@@ -84,28 +84,28 @@ def test_scan_and_grid_take_it(tmp_path: Path) -> None:
     def never(seen: Observation) -> str:
         return "hold"
 
-    found = kl.signals.grid(tape.to_pandas(), RlModel, policy=[policy, never])
-    assert len(found) == whole.height
+    fires = kl.signals.grid(tape.to_pandas(), RlModel, policy=[policy, never])
+    assert len(fires) == whole.height
 
 
-def test_a_number_that_is_none_is_refused() -> None:
+def test_update_rejects_an_invalid_print() -> None:
     with pytest.raises(SignalError, match="whole number"):
         RlModel(Counting()).update("A-B-1", 1, 0.43, 100, "yes")  # type: ignore[arg-type]
     with pytest.raises(SignalError, match="0 to 10,000"):
         RlModel(Counting()).update("A-B-1", 1, 10_001, 100, "yes")
 
 
-def test_without_a_policy_it_holds_and_says_why() -> None:
+def test_without_a_policy_it_holds_and_warns_with_the_reason() -> None:
     signal = RlModel()
-    assert "no policy is given" in signal.why
-    with pytest.warns(UserWarning, match="no policy is given"):
+    assert "no policy is set" in signal.why
+    with pytest.warns(UserWarning, match="no policy is set"):
         assert signal.run(kl.sample()[0]).height == 0
     assert signal.update("A-B-1", 1, 5000, 100, "yes") is None
     assert signal.state("A-B-1") == (1, 1.0)
     assert RlModel(Counting()).why == ""
 
 
-def test_a_policy_by_name() -> None:
+def test_a_policy_is_imported_by_name() -> None:
     import sys
     import types
 
@@ -129,7 +129,7 @@ def test_a_policy_by_name() -> None:
         del sys.modules["a_policy_of_mine"]
 
 
-def test_what_is_no_answer_is_an_error() -> None:
+def test_an_answer_that_is_not_an_action_raises() -> None:
     answers: list[Any] = ["HOLD", None, 1]
     for answer in answers:
         with pytest.raises(SignalError, match="hold, buy or sell"):
@@ -138,7 +138,7 @@ def test_what_is_no_answer_is_an_error() -> None:
         RlModel().update("A-B-1", 1, 5000, 100, "unknown")
 
 
-def test_reset_reaches_the_policy() -> None:
+def test_reset_calls_the_reset_of_the_policy() -> None:
     policy = Counting()
     signal = RlModel(policy)
     signal.update("A-B-1", 1, 5000, 100, "yes")

@@ -35,7 +35,7 @@ SIGNALS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def recorded(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, pl.DataFrame]:
-    """The last year of the recorded trades, imported, and the same through `to_tape`."""
+    """Return the last year of the recorded trades as a lake, and as a tape by `to_tape`."""
     folder = tmp_path_factory.mktemp("recorded")
     frame = pl.read_parquet(shared / "data" / "trades_macro.parquet")
     time = frame["created_time"]
@@ -49,7 +49,7 @@ def recorded(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[La
     return lake, to_tape(frame)
 
 
-def test_the_lake_is_the_tape(recorded: tuple[Lake, pl.DataFrame]) -> None:
+def test_the_imported_lake_equals_the_tape(recorded: tuple[Lake, pl.DataFrame]) -> None:
     lake, tape = recorded
     columns = ["ts", "ticker", "price", "size", "taker", "trade_id"]
     assert lake.lazy().select(columns).collect().equals(tape.select(columns))
@@ -57,7 +57,7 @@ def test_the_lake_is_the_tape(recorded: tuple[Lake, pl.DataFrame]) -> None:
 
 
 @pytest.mark.parametrize("name", SIGNALS)
-def test_scanned_run_and_sharded_are_one(recorded: tuple[Lake, pl.DataFrame], name: str) -> None:
+def test_scan_and_shards_produce_the_fires_of_run(recorded: tuple[Lake, pl.DataFrame], name: str) -> None:
     (lake, _), signal = recorded, SIGNALS[name]
     whole = signal.run(lake.lazy().collect())
     assert whole.height > 0

@@ -1,4 +1,4 @@
-"""A frame given to a signal is checked before anything fires, whatever its kind."""
+"""A frame of any kind is checked before a signal fires on it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_codes_of_an_excerpt_of_a_large_lake_are_replaced() -> None:
     codes=st.lists(st.integers(0, 3), min_size=30, max_size=30),
     times=st.lists(st.integers(0, 3), min_size=30, max_size=30),
 )
-def test_it_refuses_the_codes_and_times_that_the_full_check_refuses(
+def test_the_quick_check_refuses_the_codes_and_times_that_the_full_check_refuses(
     rows: list[Print], codes: list[int], times: list[int]
 ) -> None:
     """Ambiguous codes and times that go back; the generated tapes are valid in every other respect."""

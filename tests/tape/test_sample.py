@@ -1,4 +1,4 @@
-"""The bundled sample is what its generator makes, and holds what it promises."""
+"""The bundled sample equals the generator's output and covers the features of a tape."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kalshilab.tape import sample
 from kalshilab.tape.sample.generate import build
 
 
-def test_it_is_what_the_generator_makes() -> None:
-    for made, kept in zip(build(), sample(), strict=True):
-        assert made.equals(kept)
+def test_the_generator_reproduces_the_sample() -> None:
+    for built, bundled in zip(build(), sample(), strict=True):
+        assert built.equals(bundled)
 
 
-def test_it_holds_what_it_promises() -> None:
+def test_the_sample_covers_every_feature() -> None:
     tape, markets = sample()
     assert markets["category"].n_unique() >= 4
     assert set(markets["result"].unique()) == {"yes", "no", "scalar", None}
@@ -29,12 +29,12 @@ def test_it_holds_what_it_promises() -> None:
     assert set(tape["ticker"].unique()) == set(markets["ticker"])
 
 
-def test_it_is_small() -> None:
+def test_the_sample_is_small() -> None:
     folder = Path(sys.modules[build.__module__].__file__ or "").parent
     assert sum(f.stat().st_size for f in folder.glob("*.parquet")) < 400_000
 
 
-def test_prices_are_on_their_grids() -> None:
+def test_prices_are_on_the_grids_of_their_markets() -> None:
     from kalshilab.units import TickGrid
 
     tape, markets = sample()

@@ -1,4 +1,4 @@
-"""A tape is checked down to its rows, and codes are dense."""
+"""Tapes and markets tables are validated row by row; market codes are dense."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kalshilab.tape import check_markets, check_tape, sample
 from kalshilab.tape.schema import with_codes
 
 
-def test_the_sample_passes() -> None:
+def test_the_sample_is_valid() -> None:
     tape, markets = sample()
     assert check_tape(tape) is tape
     assert check_markets(markets) is markets
@@ -35,24 +35,27 @@ def test_the_sample_passes() -> None:
         (pl.lit(0, pl.UInt32).alias("market"), "market", None),
     ],
 )
-def test_a_bad_tape_is_named(change: pl.Expr, column: str, row: int | None) -> None:
+def test_an_error_names_the_column_and_the_first_bad_row(
+    change: pl.Expr, column: str, row: int | None
+) -> None:
     tape, _ = sample()
     with pytest.raises(TapeError) as caught:
         check_tape(tape.with_columns(change))
     assert (caught.value.column, caught.value.row) == (column, row)
 
 
-def test_another_kind_of_frame_is_named() -> None:
+def test_frames_of_other_libraries_are_refused() -> None:
     tape, markets = sample()
-    for check, frame, maker in ((check_tape, tape, "to_tape"), (check_markets, markets, "to_markets")):
+    for check, frame, name in ((check_tape, tape, "tape"), (check_markets, markets, "markets")):
         for other, kind in ((frame.to_pandas(), "pandas.DataFrame"), (frame.lazy(), "polars.LazyFrame")):
-            with pytest.raises(TapeError, match=rf"{kind} is no polars DataFrame; kalshilab.{maker} makes"):
+            rule = rf"{name} must be a polars DataFrame, got {kind}; kalshilab.to_{name} converts it"
+            with pytest.raises(TapeError, match=rule):
                 check(other)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fee", [-1.0, float("nan"), float("inf")])
-def test_a_fee_below_nothing_is_none(fee: float) -> None:
-    with pytest.raises(TapeError, match="is no number from 0 on"):
+def test_fee_multipliers_must_be_finite_and_not_negative(fee: float) -> None:
+    with pytest.raises(TapeError, match="must be a finite number >= 0"):
         check_markets(sample()[1].with_columns(fee_multiplier=pl.lit(fee)))
 
 

@@ -1,4 +1,4 @@
-"""Merged sweeps keep every contract, one print an aggressor, in order."""
+"""Merged sweeps keep every contract: one print for each taker order, in order."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def tape_of(rows: list[tuple[int, str, int, int, str]]) -> pl.DataFrame:
 
 @settings(max_examples=200, deadline=None)
 @given(prints)
-def test_against_a_plain_merge(rows: list[tuple[int, str, int, int, str]]) -> None:
+def test_merging_equals_a_plain_loop(rows: list[tuple[int, str, int, int, str]]) -> None:
     tape = tape_of(rows)
     expected: dict[tuple[object, ...], list[object]] = {}
     for ts, ticker, _, price, size, taker, trade_id in tape.iter_rows():
-        known = expected.setdefault((ts, ticker, taker), [price, 0, trade_id])
-        known[0], known[1] = price, known[1] + size
+        print_ = expected.setdefault((ts, ticker, taker), [price, 0, trade_id])
+        print_[0], print_[1] = price, print_[1] + size
     merged = merge_sweeps(tape)
     assert check_tape(merged).schema == TAPE_SCHEMA
-    got = merged.select("ts", "ticker", "taker", "price", "size", "trade_id").rows()
-    assert got == [(*key, *value) for key, value in expected.items()]
+    actual = merged.select("ts", "ticker", "taker", "price", "size", "trade_id").rows()
+    assert actual == [(*key, *value) for key, value in expected.items()]
     assert merge_sweeps(merged).equals(merged)
 
 
-def test_not_a_tape() -> None:
+def test_frames_other_than_tapes_are_refused() -> None:
     with pytest.raises(TapeError):
         merge_sweeps(pl.DataFrame({"ts": [1]}))
 
 
-def test_real_prints(shared: Path) -> None:
+def test_merging_real_prints_keeps_every_contract(shared: Path) -> None:
     tape = to_tape(pl.read_parquet(shared / "data" / "trades_macro.parquet"))
     merged = merge_sweeps(tape)
     assert merged.height < tape.height

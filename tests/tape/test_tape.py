@@ -1,4 +1,4 @@
-"""One `Tape`, three implementations: a frame, a lake and a file give the same answers to every question."""
+"""The `Tape` protocol: a frame, a lake and a file give the same results."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def tape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return lake
 
 
-def test_it_is_a_tape_and_is_opened_as_itself(tape: Tape) -> None:
+def test_tape_of_returns_a_tape_unchanged(tape: Tape) -> None:
     assert isinstance(tape, Tape)
     assert tape_of(tape) is tape
     assert tape.rows == FRAME.height
 
 
-def test_batches_are_the_prints_in_order(tape: Tape) -> None:
+def test_batches_contain_the_prints_in_order(tape: Tape) -> None:
     batches = list(tape.batches(COLUMNS))
     assert [b.first_row for b in batches] == [
         sum(b.frame.height for b in batches[:k]) for k in range(len(batches))
@@ -48,19 +48,19 @@ def test_batches_are_the_prints_in_order(tape: Tape) -> None:
     assert pl.concat([b.frame for b in batches]).equals(FRAME.select(COLUMNS))
 
 
-def test_tickers_are_by_market_code(tape: Tape) -> None:
+def test_tickers_are_indexed_by_market_code(tape: Tape) -> None:
     names = tape.tickers.cast(pl.String)
     assert names.gather(FRAME["market"]).to_list() == FRAME["ticker"].to_list()
 
 
-def test_a_prefix_ends_with_its_instant(tape: Tape) -> None:
+def test_a_prefix_includes_the_prints_at_its_end(tape: Tape) -> None:
     prefix = tape.prefix(MIDDLE)
     assert prefix.frame["ts"].max() == MIDDLE
     assert prefix.rows == FRAME.filter(pl.col("ts") <= MIDDLE).height
     assert tape.prefix(FRAME["ts"][0] - timedelta(microseconds=1)).rows == 0
 
 
-def test_a_replaced_future_follows_the_same_past(tape: Tape) -> None:
+def test_a_replaced_future_leaves_the_past_unchanged(tape: Tape) -> None:
     end = 1_000
     other = tape.excerpt(FRAME.height).frame.slice(end).with_columns(price=pl.lit(5_000, pl.Int16))
     changed = tape.with_future(end, other)
@@ -69,19 +69,19 @@ def test_a_replaced_future_follows_the_same_past(tape: Tape) -> None:
     assert set(changed.frame["price"].slice(end)) == {5_000}
 
 
-def test_first_prints_and_ends(tape: Tape) -> None:
+def test_first_prints_and_ends_equal_those_of_the_frame(tape: Tape) -> None:
     first = FRAME.group_by("ticker").agg(pl.col("ts").first()).sort("ticker")
     assert tape.first_prints().select("ticker", "ts").sort("ticker").equals(first)
     assert tape.ends() == (FRAME["ts"].min(), FRAME["ts"].max())
 
 
-def test_the_whole_of_it_fits_into_memory(tape: Tape) -> None:
+def test_a_tape_loaded_into_memory_equals_the_frame(tape: Tape) -> None:
     names = ("ts", "ticker", "price", "size", "taker")
     assert frame_in_memory(tape).select(names).equals(FRAME.select(names))
     assert tape.lazy().select(names).collect().equals(FRAME.select(names))
 
 
-def test_its_digest_follows_the_data(tape: Tape) -> None:
+def test_the_digest_is_reproducible_and_not_that_of_empty_data(tape: Tape) -> None:
     digests = []
     for _ in range(2):
         digest = hashlib.sha256()
@@ -111,8 +111,8 @@ CALLS: dict[str, Callable[[object], object]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_public_functions_take_every_kind(name: str, tape: Tape, tmp_path: Path) -> None:
-    """A tape, its path, a frame, a lazy frame and a pandas frame give the same answer."""
+def test_public_functions_accept_every_kind_of_tape(name: str, tape: Tape, tmp_path: Path) -> None:
+    """A tape, its path, a frame, a lazy frame and a pandas frame give the same result."""
     call = CALLS[name]
     expected = call(FRAME)
     given = [tape, FRAME.lazy(), FRAME.to_pandas()]
@@ -132,7 +132,7 @@ def test_public_functions_take_every_kind(name: str, tape: Tape, tmp_path: Path)
             assert answer == expected
 
 
-def test_what_is_not_a_tape_is_refused_by_name() -> None:
+def test_a_value_that_is_not_a_tape_is_refused_with_its_type() -> None:
     with pytest.raises(TapeError, match="tape must be a frame, a lake or a path, got int"):
         tape_of(3)  # type: ignore[arg-type]
     with pytest.raises(TapeError, match="does not exist"):

@@ -1,4 +1,4 @@
-"""Signals and policies as people bring them to a session, good and bad."""
+"""Signals and policies as users write them, valid and invalid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import kalshilab as kl
 def three_in_a_row(
     s: Any, ts: int, price: int, size: int, taker_yes: bool, length: int = 3, cheap: int = 4000
 ) -> int:
-    """Buys what takers have bought `length` times in a row, unless it is cheap."""
+    """Buy the outcome that takers have bought `length` times in a row, unless it is cheap."""
     s.run = max(s.run, 0) + 1 if taker_yes else min(s.run, 0) - 1
     if s.run >= length and price >= cheap:
         return kl.signals.BUY_YES
@@ -24,7 +24,7 @@ def three_in_a_row(
 
 
 def contrary(seen: Any) -> str:
-    """A policy: sells after a rise of four cents, buys after such a fall."""
+    """Sell after a rise of four cents, and buy after a fall of four cents (a policy)."""
     if seen.n_trades < 5 or abs(seen.price - seen.first_price) < 400:
         return "hold"
     return "sell" if seen.price > seen.first_price else "buy"
@@ -35,7 +35,7 @@ not_a_signal = 7
 
 @kl.signal(state={"up": "?", "mean": float, "_last": int}, buy="yes")
 def rising(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> bool:
-    """Has columns of a truth value and a float; fires at the fifth print."""
+    """Fire at the fifth print, with a boolean and a float column."""
     s.up = price > s._last
     s.mean += (price - s.mean) / s.n
     s._last = price
@@ -43,7 +43,7 @@ def rising(s: Any, ts: int, price: int, size: int, taker_yes: bool) -> bool:
 
 
 class ByHand:
-    """A signal in plain Python: the protocol and nothing else, with what numpy makes of numbers."""
+    """A signal in plain Python: only the protocol, with numpy numbers."""
 
     name = "by_hand"
     parameters: ClassVar[dict[str, Any]] = {}
@@ -70,7 +70,7 @@ class ByHand:
 
 
 class ByHandFire(kl.signals.Fire, frozen=True):
-    """Own fields of every sort."""
+    """A fire with additional fields of several types."""
 
     share: Any
     count: Any
@@ -78,7 +78,7 @@ class ByHandFire(kl.signals.Fire, frozen=True):
 
 
 class Sideless(ByHand):
-    """Fires for an outcome there is none of."""
+    """A signal whose fires name an unknown outcome."""
 
     def update(self, *given: Any) -> Any:
         fire = super().update(*given)
@@ -86,16 +86,16 @@ class Sideless(ByHand):
 
 
 class Demanding:
-    """Cannot be made without an argument."""
+    """A signal that cannot be constructed without an argument."""
 
     def __init__(self, needed: int) -> None: ...
 
 
 def breaks(seen: Any) -> str:
-    """A policy with a bug in it."""
+    """Raise an error at the eighth print (a policy with a bug)."""
     return "hold" if seen.n_trades < 8 else str(1 // 0)
 
 
 def mumbles(seen: Any) -> str:
-    """A policy that says something else."""
+    """Return an unknown action at the eighth print (a policy)."""
     return "hold" if seen.n_trades < 8 else "perhaps"

@@ -1,4 +1,4 @@
-"""The session's states: the whole matrix, time-outs, and what may trade."""
+"""The state machine: every transition, the time limits, and the states that may trade."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ PATHS = {
 
 
 def machine_in(state: str, wall: SimClock | None = None) -> Machine:
+    """Return a machine in a state."""
     machine = Machine(SimClock(7), wall or SimClock())
     for step in PATHS[state]:
         machine.to(step, "test")
@@ -32,7 +33,7 @@ def machine_in(state: str, wall: SimClock | None = None) -> Machine:
 
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(ALLOWED, ALLOWED)))
-def test_the_whole_matrix(source: str, target: str) -> None:
+def test_a_transition_is_allowed_or_refused_as_in_the_table(source: str, target: str) -> None:
     machine = machine_in(source)
     if target == source:
         before = list(machine.history)
@@ -50,7 +51,7 @@ def test_the_whole_matrix(source: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("state", list(ALLOWED))
-def test_only_ready_and_acting_trade(state: str) -> None:
+def test_only_ready_and_acting_may_trade(state: str) -> None:
     assert machine_in(state).may_trade == (state in ("READY", "ACTING"))
 
 
@@ -68,7 +69,7 @@ def test_a_state_that_lasts_too_long_is_left(state: str, limit: float) -> None:
         assert machine.state == ("SHUTDOWN" if state == "ERROR" else "ERROR")
 
 
-def test_history_holds_fifty_and_errors_are_counted() -> None:
+def test_history_keeps_fifty_transitions_and_errors_are_counted() -> None:
     seen = []
     machine = Machine(SimClock(7), SimClock(), seen.append)
     for step in ("INITIALIZING", "ORDERBOOK_CONNECT", "READY"):

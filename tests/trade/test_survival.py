@@ -1,8 +1,8 @@
-"""No order is lost and none doubled, whatever goes wrong between the desk and the exchange, and whenever it is killed.
+"""No order is lost or doubled under any fault between session and exchange, or when the process is killed.
 
-Each round places orders through a random schedule of every fault there is, or through `kill -9` at the worst
-moments, and then holds the journal against the exchange: every intent has one final outcome, every accepted one
-is exactly one order there, no other order is there, and every fill is written down once.
+Each round places orders under a random schedule of all faults, or under `kill -9` at the worst moments, and then compares
+the journal with the exchange.  Every intent has one final outcome, each accepted intent is exactly one order on the
+exchange, there are no other orders, and every fill is journalled once.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from kalshilab.trade.orders.reconcile import Sync
 
 FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
 PATIENCE = 60
-"""Tries after which a fault that is to pass has not passed."""
+"""Attempts within which a temporary fault must end."""
 T = TypeVar("T")
 
 
 def check(exchange: Exchange, journal: Journal, intents: int) -> Counter[str]:
-    """Hold the journal against the exchange; the outcomes by kind."""
-    asked = [i.client_order_id for i in journal.values("intent")]
-    assert len(asked) == len(set(asked)) == intents
+    """Compare the journal with the exchange and return the outcomes by kind."""
+    intended = [i.client_order_id for i in journal.values("intent")]
+    assert len(intended) == len(set(intended)) == intents
     assert journal.unresolved() == []
     final: dict[str, Any] = {}
     for outcome in journal.values("outcome"):
         if outcome.kind != "unknown":
             before = final.setdefault(outcome.client_order_id, outcome)
             assert (before.kind, before.order_id) == (outcome.kind, outcome.order_id), "two outcomes"
-    assert final.keys() == set(asked), "an intent without an outcome"
-    there = Counter(o.client_order_id for o in exchange.desk.orders.values())
-    assert not [i for i, n in there.items() if n > 1], "an order was doubled"
+    assert final.keys() == set(intended), "an intent without an outcome"
+    on_exchange = Counter(o.client_order_id for o in exchange.desk.orders.values())
+    assert not [i for i, n in on_exchange.items() if n > 1], "an order was doubled"
     accepted = {i: o.order_id for i, o in final.items() if o.kind == "accepted"}
     assert {o.client_order_id: o.order_id for o in exchange.desk.orders.values()} == accepted
     journalled = [
@@ -70,8 +70,8 @@ def check(exchange: Exchange, journal: Journal, intents: int) -> Counter[str]:
     return Counter(o.kind for o in final.values())
 
 
-async def insisting(call: Callable[[], Awaitable[T]], steps: Steps) -> T:
-    """Call until it succeeds: faults pass, and exchange time with them."""
+async def retry(call: Callable[[], Awaitable[T]], steps: Steps) -> T:
+    """Call until success; each failure advances exchange time, so that faults end."""
     for _ in range(PATIENCE):
         try:
             return await call()
@@ -80,14 +80,14 @@ async def insisting(call: Callable[[], Awaitable[T]], steps: Steps) -> T:
     return await call()
 
 
-def wanted(exchange: Exchange, draw: random.Random, n: int) -> Intent:
-    """An order in some open market: one that trades at once, or one that rests."""
+def random_intent(exchange: Exchange, draw: random.Random, n: int) -> Intent:
+    """Return an order in a random open market that fills at once or rests."""
     listing = draw.choice([x for x in exchange.listings if x.status == "active"])
     bid, ask = listing.book.best_bid(), listing.book.best_ask()
     side = draw.choice(["bid", "ask"])
     resting = 100 if side == "bid" else 9_900
-    meets = ask if side == "bid" else bid
-    price = meets if meets is not None and draw.random() < 0.6 else resting
+    opposite = ask if side == "bid" else bid
+    price = opposite if opposite is not None and draw.random() < 0.6 else resting
     return Intent(
         client_order_id=client_order_id("run", FIRE, n),
         ts=1,
@@ -99,10 +99,10 @@ def wanted(exchange: Exchange, draw: random.Random, n: int) -> Intent:
     )
 
 
-async def live_through(seed: int, folder: Path, orders: int = 16) -> tuple[Counter[str], set[str]]:
-    """One random schedule of all faults; the outcomes, and the faults that struck.  Every other one is `fast`."""
+async def run_schedule(seed: int, folder: Path, orders: int = 16) -> tuple[Counter[str], set[str]]:
+    """Trade under one random schedule; return the outcomes and the faults that occurred.  Odd seeds use `fast`."""
     draw, clock = random.Random(seed), SimClock(5)
-    faults = Faults(schedule=random_schedule(seed, 30, over=3_600_000_000))
+    faults = Faults(schedule=random_schedule(seed, 30, over_us=3_600_000_000))
     async with (
         faulty_venue(faults, prints=40, seed=seed, fast=seed % 2 == 1) as (served, steps, settings),
         DemoOrders(settings, clock=Hurry()) as client,
@@ -116,11 +116,11 @@ async def live_through(seed: int, folder: Path, orders: int = 16) -> tuple[Count
                 clock=clock, since=0, on_change=lambda: None,
             )  # fmt: skip
             feed = asyncio.create_task(_listen(settings, execution))
-            await insisting(sync.start, steps)
+            await retry(sync.start, steps)
             for n in range(orders):
                 while not any(x.status == "active" for x in exchange.listings):
                     await steps.play(1)
-                await execution.submit(wanted(exchange, draw, n))
+                await execution.submit(random_intent(exchange, draw, n))
                 await steps.play(draw.randint(0, 4))
             for _ in range(PATIENCE):
                 await execution.recover()
@@ -129,19 +129,19 @@ async def live_through(seed: int, folder: Path, orders: int = 16) -> tuple[Count
                 await steps.play(1)
             feed.cancel()
             await asyncio.gather(feed, return_exceptions=True)
-            differences = await insisting(sync.compare, steps)
+            differences = await retry(sync.compare, steps)
             assert differences == {}, differences
             assert exchange.desk.resting() == [] and execution.open == {}
             return check(exchange, journal, orders), {fault.name for fault in faults.struck}
 
 
 async def _listen(settings: Settings, execution: Execution) -> None:
-    """The news of the account; a feed that ends is begun anew, as the next session would."""
+    """Receive account events; a feed that ends is opened again, as by the next session."""
     handlers: dict[type, Callable[[Any], Any]] = {Fill: execution.on_fill, Order: execution.on_order}
     signer = Signer.from_settings(settings)
     while True:
         stream = Stream(
-            settings.ws_url, signer, clock=Hurry(), max_attempts=5, silence=0.3, fast=settings.fast
+            settings.ws_url, signer, clock=Hurry(), max_attempts=5, silence_s=0.3, fast=settings.fast
         )
         stream.subscribe("fill", "user_orders", "trade")
         try:
@@ -151,27 +151,28 @@ async def _listen(settings: Settings, execution: Execution) -> None:
 
 
 async def rounds(seeds: range, folder: Path) -> None:
+    """Run one schedule per seed and check that most faults occurred."""
     outcomes: Counter[str] = Counter()
     struck: set[str] = set()
     for seed in seeds:
         try:
-            kinds, names = await live_through(seed, folder)
+            kinds, names = await run_schedule(seed, folder)
         except BaseException as error:
             error.add_note(f"schedule {seed}")
             raise
         outcomes, struck = outcomes + kinds, struck | names
     assert outcomes["accepted"] > 4 * len(seeds) and outcomes["rejected"] + outcomes["absent"] > 0
     share = 0.9 if len(seeds) > 50 else 0.5
-    assert len(struck) > share * len(FAULTS), f"never struck: {FAULTS.keys() - struck}"
+    assert len(struck) > share * len(FAULTS), f"faults that never occurred: {FAULTS.keys() - struck}"
 
 
-async def test_random_schedules_of_every_fault(tmp_path: Path) -> None:
+async def test_no_order_is_lost_or_doubled_under_random_faults(tmp_path: Path) -> None:
     await rounds(range(3), tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-async def test_a_thousand_random_schedules(tmp_path: Path) -> None:
+async def test_no_order_is_lost_or_doubled_in_a_thousand_schedules(tmp_path: Path) -> None:
     await rounds(range(1_000), tmp_path)
 
 
@@ -193,7 +194,7 @@ from kalshilab.trade.orders.portfolio import Portfolio
 facts = json.loads(sys.argv[1])
 draw = random.Random(facts["life"])
 FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
-# Where this life ends: before an order is sent, after it has been answered, or when its outcome is on disk.
+# The process is killed before an order is sent, after it was answered, or once its outcome is on disk.
 after, where = draw.randint(0, 5), draw.choice(["before", "after", "written"])
 
 
@@ -239,8 +240,8 @@ asyncio.run(main())
 
 
 async def restarts(kills: int, orders: int, folder: Path) -> None:
-    """Kill a desk again and again and let it go on with the same journal, until all its orders are placed."""
-    faults = Faults(["answer_lost_before", "answer_lost_after", "error_5xx_after"], 4, every=0)
+    """Kill a process repeatedly and restart it with the same journal, until all orders are placed."""
+    faults = Faults(["answer_lost_before", "answer_lost_after", "error_5xx_after"], 4, every_us=0)
     faults = Faults(schedule=random_schedule(4, kills, names=faults.names, over=1))
     async with faulty_venue(faults, prints=40) as (served, _, settings):
         listing = next(x for x in served.exchange.listings if x.book.best_ask() and x.status == "active")
@@ -254,21 +255,21 @@ async def restarts(kills: int, orders: int, folder: Path) -> None:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", DOOMED, json.dumps(facts | {"life": life}), stderr=subprocess.PIPE
             )
-            _, said = await child.communicate()
-            assert child.returncode in (0, -signal.SIGKILL), said.decode()
+            _, errors = await child.communicate()
+            assert child.returncode in (0, -signal.SIGKILL), errors.decode()
             ended += child.returncode == -signal.SIGKILL
-        assert ended >= 0.8 * min(kills, orders / 4), "or nobody was killed"
+        assert ended >= 0.8 * min(kills, orders / 4), "too few processes were killed"
         with Journal.open(folder / "killed.sqlite") as journal:
             kinds = check(served.exchange, journal, orders)
         assert kinds["accepted"] > orders / 3
         assert served.exchange.account.fills and not served.exchange.desk.resting()
 
 
-async def test_killed_and_started_again(tmp_path: Path) -> None:
+async def test_a_killed_process_continues_without_loss(tmp_path: Path) -> None:
     await restarts(2, 10, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-async def test_killed_a_hundred_times(tmp_path: Path) -> None:
+async def test_a_hundred_kills_lose_and_double_no_order(tmp_path: Path) -> None:
     await restarts(100, 400, tmp_path)

@@ -196,9 +196,7 @@ def asked(
         EdgeError: `quotes` are malformed, or `contracts` or `haircut` is out of range.
     """
     if contracts < 1 or not 0 <= haircut < 1:
-        raise EdgeError(
-            f"contracts must be >= 1 and haircut from 0 to below 1, got {contracts=}, {haircut=}"
-        )
+        raise EdgeError(f"contracts must be >= 1 and haircut from 0 to below 1, got {contracts=}, {haircut=}")
     across = pl.when(pl.col("side").cast(pl.String) == "yes").then(pl.lit("no")).otherwise(pl.lit("yes"))
     keys = fires.select("ticker", across.alias("side")).with_row_index("fire")
     books = check_quotes(quotes).with_columns(pl.col("side").cast(pl.String))

@@ -1,19 +1,20 @@
-"""Our order in somebody else's book: a market's prints and book changes in one sequence, and one compiled pass.
+"""Queue position: simulate our order in a recorded book, in one compiled pass over prints and book changes.
 
-The recorded book does not hold our order; what it shows at our price is other people's.  What stands before us falls
-with every print at our price.  Of a level's other decreases, those that prints have not explained yet are
-cancellations: none of them before us in the book "queue", a share in "pro_rata", that of what stands before us in all
-that is shown.  A book that empties altogether was lost by who recorded it, and nobody cancelled.
+The recorded book does not contain our order; the size it shows at our price belongs to others. The size ahead of us falls
+with every print at our price. Other decreases of the level that prints have not explained are cancellations: none of them
+is ahead of us in the book "queue"; in "pro_rata" a share is, equal to the share of the displayed size that is ahead of us.
+A book that becomes empty altogether was lost by the recorder, not cancelled.
 
-If somebody offers at our price or below and the record shows that offer resting, nobody else was left to take it: our
-order would have met it, and is filled in all books.
+If an offer rests at our price or below, no other bid was left to take it: our order would have matched it, and is filled
+in all books.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from kalshilab.signals.engine.kernel import compiled
@@ -23,17 +24,21 @@ from kalshilab.units import PRICE
 
 __all__ = ["events_of", "rested_in"]
 
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
 READS: Final = ("ts", "price", "size", "taker")
 QUEUE, PRO_RATA, TOUCH = 1, 2, 3
-"""Columns of the books, after "through" in 0."""
+"""Columns of the books; "through" is column 0."""
 END: Final = 2**63 - 1
-"""Later than every event."""
+"""A time after every event."""
 
 
 def events_of(tape: Tape, quotes: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
-    """Prints (kind 0) and changes of books (1) of the orders' markets, market by market in the order of time.
+    """Merge the prints (kind 0) and book changes (kind 1) of the orders' markets, by market and time.
 
-    `side` 0 is that of YES bids; a print is on the side of the bids it hit, at their own price.
+    `side` 0 is that of YES bids. A print is on the side of the bids it hit, at their own price.
     """
     names = tape.tickers.cast(pl.String)
     wanted = names.is_in(groups["ticker"].implode())
@@ -68,19 +73,19 @@ def events_of(tape: Tape, quotes: pl.DataFrame, groups: pl.DataFrame) -> pl.Data
 
 @compiled
 def rested_in(
-    edges: Any, ts: Any, kind: Any, side: Any, price: Any, size: Any, lines: Any, order: Any, live: Any, stop: Any,
-    own_side: Any, own_price: Any, want: int, posted: Any, ahead: Any, filled: Any, first: Any,
+    edges: Ints, ts: Ints, kind: Ints, side: Ints, price: Ints, size: Ints, lines: Ints, order: Ints, live: Ints, stop: Ints,
+    own_side: Ints, own_price: Ints, want: int, posted: Flags, ahead: Floats, filled: Ints, first: Ints,
 ) -> None:  # fmt: skip
-    """The markets' events one by one, with at most one order of ours a side."""
+    """Process the markets' events one by one, with at most one order of ours per side."""
     shown, unseen = np.zeros((2, PRICE + 1), np.int64), np.zeros((2, PRICE + 1), np.int64)
     for g in range(len(edges) - 1):
         shown[:], unseen[:] = 0, 0
         best, resting = np.zeros(2, np.int64), np.full(2, -1, np.int64)
-        # What stands before our order, at the end of the last instant, and as this one goes on.
+        # Size ahead of our order: in "queue", in "pro_rata" as of the last instant, and within this one.
         queue, share, trial = np.zeros(2), np.zeros(2), np.zeros(2)
         following, i = lines[g], edges[g]
         while True:
-            now: Any = ts[i] if i < edges[g + 1] else END
+            now = ts[i] if i < edges[g + 1] else END
             while following < lines[g + 1] and live[order[following]] < now:
                 o = order[following]
                 s, p = own_side[o], own_price[o]
@@ -123,21 +128,21 @@ def rested_in(
                     while best[s] > 0 and shown[s, best[s]] == 0:
                         best[s] -= 1
                 i += 1
-            # A book that is empty altogether was lost, not cancelled.
+            # An empty book was lost by the recorder, not cancelled.
             if best[0] + best[1] > 0:
                 share[:] = trial
             for s in range(2):
                 o = resting[s]
                 ask = PRICE - best[1 - s]
-                # Whoever offers at our price now would have met our order first.
+                # An offer at our price would have matched our order first.
                 if o >= 0 and now <= stop[o] and best[s] < ask <= own_price[o]:
                     for k in range(4):
                         _fill(filled, first, o, k, want, want, now)
 
 
 @compiled
-def _fill(filled: Any, first: Any, o: int, k: int, some: int, want: int, now: int) -> None:
-    """Give some more contracts to an order in one book."""
+def _fill(filled: Ints, first: Ints, o: int, k: int, some: int, want: int, now: int) -> None:
+    """Add contracts to the fill of an order in one book."""
     more = min(some, want - filled[o, k])
     if more > 0:
         if filled[o, k] == 0:

@@ -1,23 +1,23 @@
-"""Entries: what one could have had of a signal's fires, and for how much.
+"""Entry rules: the price at which each fire of a signal could have been bought.
 
-The ladder of entry rules, from what is only diagnosis to what is judged:
+The ladder of rules, from diagnosis to judgement:
 
 ================ ======================================================================================
 rule             entry
 ================ ======================================================================================
-"print"          (E1) the firing print's price: too good by a half-spread; for diagnosis
-"mid"            (E2) half a spread from it, without fees: what the signal knows; for diagnosis
+"print"          (E1) the price of the firing print: too good by half a spread; for diagnosis
+"mid"            (E2) the mid as of the fire, without fees: the information in the signal; for diagnosis
 "next_print"     (E3) the first later print whose taker bought our side, after the latency and within the
-                 window; else no fill, and a profit of nothing.  The default without books
+                 window; otherwise no fill and a profit of 0. The default without recorded books
 "book"           (E4) the displayed asks of our side after the latency (`kalshilab.edge.entries.book_taker`)
-"maker"          (E5) a quote that joins the best bid of our side as of the fire, live after the latency and until
-                 the window is over, filled where the market goes through it: the hardest of the four books of
-                 `kalshilab.edge.entries.maker`.  Where there is no bid to join, or the quote would take, no fill
+"maker"          (E5) a quote that joins the best bid of our side as of the fire, live from the latency to the
+                 end of the window, filled when the market trades through it: the hardest of the four books of
+                 `kalshilab.edge.entries.maker`. No fill if there is no bid to join, or if the quote would take
 ================ ======================================================================================
 
-Never an earlier print, never the other side.  Fires of one market after its first, of an event's other side, and
-where the outcome is all but known (98 cents and more, 2 and less, or after the close that was expected) are left out
-and counted.
+An entry never uses an earlier print or the other side. Left out and counted are fires of a market after its first, fires
+on the other side of an event, and fires where the outcome is nearly certain: at 98 cents and more, at 2 cents and less,
+or after the expected close.
 """
 
 from __future__ import annotations
@@ -48,29 +48,30 @@ __all__ = ["RULES", "Left", "Rule", "enter", "enter_counted", "half_spread_of", 
 
 Role = Literal["taker", "maker"]
 KNOWN: Final = (200, 9800)
-"""YES prices at which the outcome is all but known, and beyond."""
+"""YES prices at and beyond which the outcome is nearly certain, in 1/10,000 dollar."""
 NEAR: Final = 60
-"""Seconds between two prints of opposite takers that show a spread rather than a move."""
+"""Maximum seconds between two prints by opposite takers that show a spread rather than a move."""
 SEEN: Final = 2_000_000
-"""Prints of a lake from which the spread is estimated."""
+"""Prints of stored data from which the spread is estimated."""
 FALLBACK: Final = 1.0
-"""Half a spread in cents where no two prints show one."""
+"""Half the spread in cents if no two prints show one."""
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """How many fires there were, and why some were left out."""
+    """Number of fires, and of those left out, by reason."""
 
     fires: int
+    """Number of fires in all."""
     unmatched: int
-    """In markets that are not in the table of markets."""
+    """Fires in markets that the markets table lacks."""
     known: int
-    """At prices at which the outcome is all but known, or after the expected close."""
+    """Fires at prices where the outcome is nearly certain, or after the expected close."""
     repeated: int
-    """After the first `per_market` of their market."""
+    """Fires after the first `per_market` of their market."""
     other_side: int
-    """On the other side than the first of their event."""
+    """Fires on the other side than the first of their event."""
     capped: int
-    """After the first `per_event` of their event."""
+    """Fires after the first `per_event` of their event."""
 
 
 def half_spread_of(tape: TapeLike) -> float:
@@ -134,7 +135,12 @@ def enter_counted(
         tape: the tape they fired on: a frame, a lake or a tape file, which is read once.
         markets: the markets table (`kl.to_markets`).
         terms: the terms of entry; None: `EntryTerms()`.
-        changes: fields of `EntryTerms` that differ from `terms`.
+        changes: fields of `EntryTerms` that differ from `terms`; the most used ones are
+            rule: "next_print", "book", "maker", "mid" or "print";
+            latency_s: seconds from a fire until an order can trade;
+            window_s: seconds after the latency within which the print must come, or during which a quote rests;
+            contracts: size of an order in contracts;
+            half_spread_cents: half the spread in cents; None: estimated from the tape.
 
     Returns:
         `kalshilab.edge.ENTRIES_SCHEMA`, one row per fire that was kept, in the order of the tape.
@@ -233,14 +239,14 @@ def _kept(fires: FrameLike, markets: pl.DataFrame, terms: EntryTerms) -> tuple[p
     sided = once if terms.both_sides else once.filter(pl.col("side") == pl.col("side").first().over("event"))
     capped = sided if per_event is None else sided.filter(pl.int_range(pl.len()).over("event") < per_event)
     steps = [frame.height, matched.height, open_.height, once.height, sided.height, capped.height]
-    gone = [before - after for before, after in pairwise(steps)]
+    dropped = [before - after for before, after in pairwise(steps)]
     left = Left(
         fires=frame.height,
-        unmatched=gone[0],
-        known=gone[1],
-        repeated=gone[2],
-        other_side=gone[3],
-        capped=gone[4],
+        unmatched=dropped[0],
+        known=dropped[1],
+        repeated=dropped[2],
+        other_side=dropped[3],
+        capped=dropped[4],
     )
     return capped, left
 
@@ -249,7 +255,7 @@ Array = npt.NDArray[Any]
 
 
 def _paid(rule: str, later: Found, fired: Array, price: Array, mid: Array, no: Array) -> tuple[Array, Array]:
-    """When and at what price of our side, in price units; 0 without a fill."""
+    """Return the times (µs) and prices of our side (1/10,000 dollar) of fills; 0 without a fill."""
     if rule == "next_print":
         return later.ts, np.where(later.ts > 0, np.where(no, PRICE - later.price, later.price), 0)
     yes = price if rule == "print" else mid
@@ -257,7 +263,7 @@ def _paid(rule: str, later: Found, fired: Array, price: Array, mid: Array, no: A
 
 
 def _dearer(paid: Array, ticks: int, structures: pl.Series) -> Array:
-    """Prices so many steps of their market's grid higher; those of no fill as they are."""
+    """Raise prices by a number of steps of their market's grid; prices of 0 (no fill) stay."""
     if not ticks:
         return paid
     table = pl.DataFrame({"paid": paid, "structure": structures})
@@ -282,7 +288,7 @@ def _raised(paid: float, structure: str | None, ticks: int) -> float:
     for _ in range(ticks):
         below = grid.floor(int(paid))
         step = grid.ceil(below + 1) - below
-        # Above the grid's highest price nothing is sold; what is left is all but a dollar.
+        # The grid has no higher price; the cost is just below a dollar.
         paid = min(paid + step, PRICE - 1) if step else PRICE - 1
     return float(paid)
 
@@ -290,7 +296,7 @@ def _raised(paid: float, structure: str | None, ticks: int) -> float:
 def _rested(
     kept: pl.DataFrame, tape: Tape, books: pl.DataFrame | None, terms: EntryTerms
 ) -> tuple[Array, Array, Array]:
-    """When and at what price of our side quotes that joined the bid were filled, and with how many contracts."""
+    """Return the times (µs), prices (1/10,000 dollar) and contracts of the fills of quotes that joined the best bid."""
     assert books is not None
     quotes = maker.joining(kept, books)
     rested = maker.rest(
@@ -309,14 +315,15 @@ def _rested(
         maintain_order="left",
     )
     paid, got, at = (found[name].fill_null(0).to_numpy() for name in ("price", "contracts", "at"))
-    # Of a fraction of a contract the fee is that of one, as `maker.entries` has it.
+    # A fraction of a contract pays the fee of one contract, as in `maker.entries`.
     whole = np.where(got > 0, np.maximum(got.astype(np.int64), 1), 0)
     return at, np.round(paid * PRICE), whole
 
 
 def _fees(kept: pl.DataFrame, at: Array, paid: Array, got: Array, schedule: FeeSchedule, role: Role) -> Array:
-    """Fees a contract of orders that got so many; over several levels at their mean price, which is not less
-    (the fee is concave in the price).
+    """Return the fees of fills in dollars per contract.
+
+    A fill over several levels pays the fee of its mean price, which is not lower because the fee is concave in the price.
     """
     terms = kept.select("series", "fee_type", "fee_multiplier", pl.Series("ts", at).cast(TIME))
     fees = np.zeros(len(paid))

@@ -1,7 +1,7 @@
 from .monitor import STATES as STATES
 from .monitor import Cusum as Cusum
-from .monitor import Gap as Gap
 from .monitor import LiveState as LiveState
+from .monitor import ReplayGap as ReplayGap
 from .monitor import State as State
 from .monitor import monitor as monitor
 from .monitor import replay_gap as replay_gap

@@ -1,26 +1,27 @@
-"""Is live what was validated?  Five states, each with the evidence that put it there.
+"""Monitor live trading against the validated edge: five states, each with its evidence.
 
-Paper or real trades are scored by day batches (`kalshilab.edge.stats.sequential`), and two questions are asked of them at
-any time: E0, "is there no edge?", and E1, "is the edge at least the *lower* end of the validated interval?".
+Paper or real trades are scored in daily batches (`kalshilab.edge.stats.sequential`), and two null hypotheses are tested
+at any time: E0, "there is no edge", and E1, "the edge is at least the *lower* end of the validated interval".
 
 ============== ============== ==================================================================
 E0 ≥ 1/α       E1 ≥ 1/α       state
 ============== ============== ==================================================================
-no             no             ACCRUING: so many entries, about so many needed
+no             no             ACCRUING: evidence is still being collected
 yes            no             LIVE_CONFIRMED
 no             yes            LIVE_REFUTED: stop
 yes            yes            LIVE_WEAKER: real, but smaller; resize to the confidence sequence
-was            –              DECAYED: confirmed once, and no longer
+yes, earlier   –              DECAYED: confirmed once, but the mean has fallen since
 ============== ============== ==================================================================
 
-**Decay** is a change, so it needs its own test: a CUSUM (Page 1954) of 1 − λ (X − reference), which starts anew
-whenever it has nothing to say, from the day the edge was confirmed.  The reference is the validated lower end, and
-once that is refuted the level that live itself had shown until then.  An e-detector (Shin, Ramdas & Rinaldo 2024,
-"E-detectors"): while the mean stays at the reference or above, the expected time to a false alarm is at least `arl`
-batches, and the chance of one within T batches at most T / arl.  E0 over 90 days, restarted each month, says whether
-the edge is back.
+**Decay** is a change in the mean, so it has a separate test: a CUSUM (Page 1954) of 1 − λ (X − reference), which runs
+from the day the edge was confirmed and restarts at 0 whenever it would be negative. The reference is the validated
+lower end and, once that is refuted, the lower bound that live trading itself had reached until then. It is an
+e-detector (Shin, Ramdas & Rinaldo 2024, "E-detectors"): while the mean stays at or above the reference, the expected
+time to a false alarm is at least `arl` batches, and the probability of one within T batches is at most T / arl. E0
+over windows of 90 days, started each month, detects whether the edge has recovered.
 
-`kalshilab.edge.live.replay_gap` compares trade by trade with a replay, which shows a cent of shortfall long before profit does.
+`kalshilab.edge.live.replay_gap` compares trades one by one with a replay, which detects a shortfall of one cent long
+before the profit does.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.live.replay_gap import Gap, replay_gap
-from kalshilab.edge.schema import Criterion
+from kalshilab.deprecation import renamed_keywords
+from kalshilab.edge.live.replay_gap import ReplayGap, replay_gap
+from kalshilab.edge.schema import Criterion, Floats
 from kalshilab.edge.stats.sequential import (
     LAMBDAS,
     ConfidenceSequence,
@@ -45,8 +47,12 @@ from kalshilab.edge.stats.sequential import (
     streams_needed,
 )
 from kalshilab.errors import EdgeError
+from kalshilab.lazy import renamed
 
-__all__ = ["STATES", "Cusum", "Gap", "LiveState", "State", "monitor", "replay_gap"]
+__all__ = ["STATES", "Cusum", "LiveState", "ReplayGap", "State", "monitor", "replay_gap"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 State = Literal["ACCRUING", "LIVE_CONFIRMED", "LIVE_REFUTED", "LIVE_WEAKER", "DECAYED"]
 STATES: Final[tuple[State, ...]] = ("ACCRUING", "LIVE_CONFIRMED", "LIVE_REFUTED", "LIVE_WEAKER", "DECAYED")
@@ -67,12 +73,12 @@ _WINDOWS: Final = {
     "log_e0": pl.Float64,
     "confirmed_on": pl.Date,
 }
-_FEW: Final = 10
-"""Batches below which their spread is not judged."""
+_MIN_BATCHES: Final = 10
+"""Fewest batches from which their variance is estimated."""
 
 
 class LiveState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where live trading stands against what was validated.  Edges are cents a contract."""
+    """State of live trading relative to the validated edge. Edges are in cents per contract."""
 
     state: State
     reason: str
@@ -80,15 +86,15 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     claim_lower: float
     """Lower end of the validated interval."""
     edge: float
-    """Mean over the scored batches; NaN before the first."""
+    """Mean over the scored batches; NaN before the first one."""
     cs_low: float
     """Lower end of the confidence sequence."""
     cs_high: float
     """Upper end of the confidence sequence."""
     e0: float
-    """Evidence for an edge: the largest so far."""
+    """Largest e-value so far against "no edge"."""
     e1: float
-    """Evidence against the validated one: the largest so far."""
+    """Largest e-value so far against "the edge is at least `claim_lower`"."""
     n: int
     """Entries in scored batches."""
     batches: int
@@ -96,25 +102,28 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     """Entries in batches that have not closed."""
     overdue: int
-    """Entries that were scored at their worst, because they had not settled in time."""
+    """Entries that were scored at their bounds because they had not settled in time."""
     needed: int | None
-    """Entries after which an edge at `claim_lower` is confirmed, about; None while nothing can be said."""
+    """Approximate entries after which an edge of `claim_lower` is confirmed; None if it cannot be estimated."""
     streams: int
-    """Batches that were open at once, at most."""
+    """Number of streams: the largest number of batches that were open at once, or as given."""
     adaptive: int
-    """Days on which an entry followed another's settlement; their weights may depend on outcomes."""
+    """Days on which an entry followed the settlement of another; their weights may depend on outcomes."""
     decayed_on: date | None
-    """Day of the alarm, while it stands."""
+    """Day of the decay alarm; None while there is no alarm."""
     sprt: str | None
-    """Secondary: the SPRT's decision between no edge and `claim_lower`, one trade an event; None while open."""
+    """Secondary: decision of the SPRT of `claim_lower` against 0 with one trade per event; None while open."""
     frame: pl.DataFrame
-    """A row for each day on which batches closed: `day, n, log_e0, log_e1, cs_low, cs_high, log_cusum`, natural
-    logarithms in units of one stream (the line of α = 0.05 is log 20)."""
+    """One row per day on which batches closed: `day, n, log_e0, log_e1, cs_low, cs_high, log_cusum`.
+
+    `cs_low` and `cs_high` are in cents. The logarithms are natural and in units of one stream (the threshold for
+    α = 0.05 is log 20).
+    """
     windows: pl.DataFrame
-    """E0 over 90 days of entries, started each month: `start, stop, batches, log_e0, confirmed_on`."""
+    """E0 over windows of entry days, one started each month: `start, stop, batches, log_e0, confirmed_on`."""
 
     def criterion(self) -> Criterion:
-        """Line 13 of a report card; not examined while evidence accrues."""
+        """Return line 13 of a report card; it is not examined while evidence accrues."""
         passed = {"ACCRUING": None, "LIVE_CONFIRMED": True, "LIVE_WEAKER": True}.get(self.state, False)
         value = (
             f"E0 {self.e0:.3g}, E1 {self.e1:.3g}, [{self.cs_low:+.1f}, {self.cs_high:+.1f}] c, n = {self.n:,}"
@@ -126,11 +135,11 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cusum:
-    """Alarm that a mean has fallen below a reference which it had held.
+    """Change detector for a mean that falls below a reference.
 
     Args:
-        arl: batches that pass on average before a false alarm, at least.
-        streams: as for `EProcess`.
+        arl: average run length: expected number of batches before a false alarm, at least; above 1.
+        streams: number of streams, as in `EProcess`.
 
     >>> alarm = Cusum(arl=1000)
     >>> for x in [0.05] * 300 + [-0.10] * 100:
@@ -140,36 +149,46 @@ class Cusum:
     """
 
     def __init__(self, arl: float = 1000.0, streams: int = 1) -> None:
-        if arl <= 1 or streams < 1:
-            raise EdgeError(f"Cusum({arl=}, {streams=}): more than one batch, at least one stream")
+        if arl <= 1:
+            raise EdgeError(f"arl must be above 1 batch, got {arl}")
+        if streams < 1:
+            raise EdgeError(f"streams must be at least 1, got {streams}")
         self.arl, self.streams, self.n = arl, streams, 0
         self._bets = np.asarray(LAMBDAS)
         self.restart()
 
     def restart(self) -> None:
-        """Forget everything."""
+        """Reset the statistic and the alarm; the count `n` is kept."""
         self._log = np.zeros((self.streams, len(self._bets)))
         self._peak = 0.0
 
-    def update(self, x: float, reference: float, stream: int = 0) -> None:
-        """Take a batch's mean in dollars a contract; `reference` in cents is to be known before it."""
-        self._log[stream] = np.maximum(self._log[stream], 0.0) + np.log1p(self._bets * (reference / 100 - x))
+    @renamed_keywords(reference="reference_cents")
+    def update(self, x: float, reference_cents: float, stream: int = 0) -> None:
+        """Add the mean of one batch.
+
+        Args:
+            x: mean profit of the batch in dollars per contract.
+            reference_cents: reference mean in cents per contract; it must not depend on this batch or later ones.
+            stream: index of the batch's stream.
+        """
+        score = np.log1p(self._bets * (reference_cents / 100 - x))
+        self._log[stream] = np.maximum(self._log[stream], 0.0) + score
         self._peak = max(self._peak, self.log_value)
         self.n += 1
 
     @property
     def log_value(self) -> float:
-        """Natural logarithm of the largest stream's statistic; the line is log(arl)."""
+        """Natural logarithm of the largest stream's statistic; the threshold is log(arl)."""
         return float(np.logaddexp.reduce(self._log, axis=1).max()) - math.log(len(self._bets))
 
     @property
     def alarmed(self) -> bool:
-        """Whether the line was reached since the last restart."""
+        """Whether the threshold was reached since the last restart."""
         return self._peak >= math.log(self.arl)
 
 
-class _Batch(NamedTuple):
-    """A closed batch and its place: `place` modulo the streams is its stream."""
+class _ClosedBatch(NamedTuple):
+    """A batch that has closed; `place` modulo the number of streams is its stream."""
 
     closed: datetime
     entered: datetime
@@ -179,55 +198,61 @@ class _Batch(NamedTuple):
     n: int
 
 
+@renamed_keywords(horizon="horizon_days", slow="series_horizon_days", window="window_days")
 def monitor(
     entries: pl.DataFrame,
     claim_lower: float,
     *,
     alpha: float = 0.05,
-    horizon: float | None = None,
-    slow: Mapping[str, float] | None = None,
+    horizon_days: float | None = None,
+    series_horizon_days: Mapping[str, float] | None = None,
     streams: int | None = None,
     as_of: datetime | None = None,
-    window: int = 90,
+    window_days: int = 90,
     arl: float = 1000.0,
 ) -> LiveState:
-    """Judge live entries against what was validated; it may be called as often as one likes.
+    """Test live entries against the validated edge; it may be called at any time and any number of times.
 
     Args:
-        entries: `kalshilab.edge.ENTRIES_SCHEMA`, settled or not; all of them, from the first day on.
-        claim_lower: cents; the lower end of the validated interval, not its middle.
-        alpha: the chance that E0, or E1, ever errs.
-        horizon: days after which a batch is closed with what has not settled at its worst; to be fixed beforehand.
-            None: batches wait for their last settlement, and the streams follow from the longest wait.
-        slow: horizons in days of series whose markets are held longer; each such horizon has its own batches and
-            streams, so that long holds do not slow the others.
-        streams: for what is not `slow`; None: what the horizon needs, or without one what the batches needed.
-        as_of: nothing later is known, inclusive; None: the latest instant in the entries.
-        window: days of the windows that say whether an edge is back.
-        arl: batches before a false alarm of decay, on average at least.
+        entries: all live entries from the first day on, settled or not (`kalshilab.edge.ENTRIES_SCHEMA`).
+        claim_lower: lower end of the validated interval in cents per contract, not its middle.
+        alpha: probability that E0 ever rejects a true null hypothesis, and the same for E1.
+        horizon_days: days after which a batch is closed, with unsettled entries at their bounds; to be fixed
+            beforehand. None: a batch stays open until its last settlement, and the streams follow from the longest
+            wait.
+        series_horizon_days: horizons of series whose markets are held longer, by series. Each such horizon has
+            separate batches and streams, so that long holds do not delay the others.
+        streams: number of streams of all other series. None: as the horizon requires, or without a horizon as the
+            batches require.
+        as_of: time of the information, inclusive: later events are ignored. None: the latest instant in the entries.
+        window_days: length of the windows that detect whether a decayed edge has recovered.
+        arl: expected number of batches before a false alarm of decay, at least.
 
     >>> from kalshilab.edge import simulated_entries
-    >>> paper, _ = simulated_entries.entries(1_500, edge=8.0, hold=0.3, days=500, seed=2)
+    >>> paper, _ = simulated_entries.entries(1_500, edge=8.0, hold_days=0.3, days=500, seed=2)
     >>> monitor(paper, 3.0).state
     'LIVE_CONFIRMED'
 
     Raises:
-        EdgeError: these are no entries; `streams` is too small for batches that overlap.
+        EdgeError: `entries` is not a table of entries, an argument is out of range, or `streams` is too small for
+            the batches that overlap.
     """
-    if not 0 < alpha < 1 or window < 1:
-        raise EdgeError(f"monitor({alpha=}, {window=}): a chance between 0 and 1, at least a day")
-    tables, total = _lots(entries, horizon, slow or {}, streams, as_of)
-    scored = sorted(_placed(tables, total), key=lambda b: (b.closed, b.entered, b.place))
+    if not 0 < alpha < 1:
+        raise EdgeError(f"alpha must be a probability between 0 and 1, got {alpha}")
+    if window_days < 1:
+        raise EdgeError(f"window_days must be at least 1 day, got {window_days}")
+    tables, total = _assign_streams(entries, horizon_days, series_horizon_days or {}, streams, as_of)
+    scored = sorted(_closed_batches(tables), key=lambda b: (b.closed, b.entered, b.place))
     e0, e1 = EProcess(streams=total, alpha=alpha), EProcess(streams=total, claim=claim_lower, alpha=alpha)
-    # What was overdue is at its worst for either bound.
+    # Overdue entries count as losses in the lower bound and as wins in the upper bound.
     below, above = ConfidenceSequence(alpha, total), ConfidenceSequence(alpha, total)
     cusum = Cusum(arl, total)
-    windows = _windows(scored, total, window, alpha)
-    rows: list[tuple[Any, ...]] = []
+    windows = _windows(scored, total, window_days, alpha)
+    rows: list[tuple[date | float, ...]] = []
     n, decayed_on = 0, None
     for b in scored:
         n += b.n
-        if decayed_on is not None and _is_back(windows, decayed_on, b.closed.date()):
+        if decayed_on is not None and _has_recovered(windows, decayed_on, b.closed.date()):
             decayed_on = None
             cusum.restart()
         if e0.rejected and decayed_on is None:
@@ -272,59 +297,58 @@ def monitor(
     )
 
 
-def _lots(
+def _assign_streams(
     entries: pl.DataFrame,
-    horizon: float | None,
-    slow: Mapping[str, float],
+    horizon_days: float | None,
+    series_horizon_days: Mapping[str, float],
     streams: int | None,
     as_of: datetime | None,
 ) -> tuple[list[pl.DataFrame], int]:
-    """The batches of each horizon with their places, and how many streams there are in all."""
+    """Return the batches of each horizon with their places, and the total number of streams."""
     if as_of is None:
         as_of = entries.select(pl.max_horizontal(pl.col("ts", "entry_ts", "settled_ts").max())).item()
-    usual = entries.filter(~pl.col("series").is_in(list(slow)).fill_null(False))
-    lots: list[tuple[pl.DataFrame, int]] = []
-    for days in [None, *sorted(set(slow.values()))]:
-        mine = (
-            usual
-            if days is None
-            else entries.filter(pl.col("series").is_in([s for s in slow if slow[s] == days]))
-        )
-        wait = horizon if days is None else days
-        batches = day_batches(mine, horizon=wait, as_of=as_of)
-        need = streams_needed(batches)
-        have = need if wait is None else math.ceil(wait) + 1
+    groups: list[tuple[pl.DataFrame, int]] = []
+    for days in [None, *sorted(set(series_horizon_days.values()))]:
+        if days is None:
+            selected = ~pl.col("series").is_in(list(series_horizon_days)).fill_null(False)
+        else:
+            selected = pl.col("series").is_in([s for s, d in series_horizon_days.items() if d == days])
+        horizon = horizon_days if days is None else days
+        batches = day_batches(entries.filter(selected), horizon_days=horizon, as_of=as_of)
+        required = streams_needed(batches)
+        available = required if horizon is None else math.ceil(horizon) + 1
         if days is None and streams is not None:
-            have = streams
-        if have < need:
+            available = streams
+        if available < required:
             raise EdgeError(
-                f"streams={have}: up to {need} batches were open at once; give streams={need}, or a horizon="
+                f"streams must be at least {required}, the number of batches that were open at once, got {available}; "
+                f"pass streams={required}, or a horizon_days="
             )
         if len(batches) or days is None:
-            lots.append((batches, have))
-    total = sum(have for _, have in lots)
+            groups.append((batches, available))
+    total = sum(available for _, available in groups)
     placed, offset = [], 0
-    for batches, have in lots:
+    for batches, available in groups:
         i = pl.int_range(pl.len(), dtype=pl.Int64)
-        placed.append(batches.with_columns(place=(i // have) * total + offset + i % have))
-        offset += have
+        placed.append(batches.with_columns(place=(i // available) * total + offset + i % available))
+        offset += available
     return placed, total
 
 
-def _placed(tables: list[pl.DataFrame], total: int) -> Iterator[_Batch]:
+def _closed_batches(tables: list[pl.DataFrame]) -> Iterator[_ClosedBatch]:
     for table in tables:
         for row in table.filter(pl.col("closed").is_not_null()).iter_rows(named=True):
-            yield _Batch(row["closed"], row["entered"], row["place"], row["low"], row["high"], row["n"])
+            yield _ClosedBatch(row["closed"], row["entered"], row["place"], row["low"], row["high"], row["n"])
 
 
-def _windows(scored: list[_Batch], total: int, window: int, alpha: float) -> pl.DataFrame:
-    """E0 of the batches entered within `window` days of the first of each month."""
+def _windows(scored: list[_ClosedBatch], total: int, window_days: int, alpha: float) -> pl.DataFrame:
+    """Compute E0 for the batches entered within `window_days` days from the first of each month."""
     rows: list[tuple[date, date, int, float, date | None]] = []
     if scored:
         first, last = min(b.entered for b in scored).date(), max(b.entered for b in scored).date()
         start = first.replace(day=1)
         while start <= last:
-            stop = start + timedelta(days=window)
+            stop = start + timedelta(days=window_days)
             test = EProcess(streams=total, alpha=alpha)
             confirmed_on = None
             for b in scored:
@@ -336,8 +360,8 @@ def _windows(scored: list[_Batch], total: int, window: int, alpha: float) -> pl.
     return pl.DataFrame(rows, _WINDOWS, orient="row")
 
 
-def _is_back(windows: pl.DataFrame, decayed_on: date, today: date) -> bool:
-    """Whether a window that began after the alarm has confirmed an edge by today."""
+def _has_recovered(windows: pl.DataFrame, decayed_on: date, today: date) -> bool:
+    """Return whether a window that started after the alarm has confirmed an edge by today."""
     return windows.filter(pl.col("start") > decayed_on, pl.col("confirmed_on") <= today).height > 0
 
 
@@ -349,21 +373,21 @@ def _state(confirmed: bool, refuted: bool, decayed: bool) -> State:
     return "LIVE_REFUTED" if refuted else "ACCRUING"
 
 
-def _needed(x: Any, n: int, claim_lower: float, streams: int, alpha: float) -> int | None:
-    """Entries at which E0's expected logarithm reaches its line if the edge is `claim_lower`."""
-    if len(x) < _FEW or claim_lower <= 0 or not np.ptp(x):
+def _needed(x: Floats, n: int, claim_lower: float, streams: int, alpha: float) -> int | None:
+    """Return the entries at which the expected logarithm of E0 reaches its threshold if the edge is `claim_lower`."""
+    if len(x) < _MIN_BATCHES or claim_lower <= 0 or not np.ptp(x):
         return None
     bets, mean = np.asarray(LAMBDAS), claim_lower / 100
     growth = bets * mean - bets**2 * (float(x.var(ddof=1)) + mean**2) / 2
     batches = np.arange(1, 200_001)
-    # The best stream of L has its share of the batches.
+    # Each of the L streams gets an equal part of the batches.
     capital = np.logaddexp.reduce(np.multiply.outer(batches / streams, growth), axis=1) - math.log(len(bets))
     reached = np.searchsorted(np.maximum.accumulate(capital), math.log(streams / alpha))
     return None if reached == len(batches) else math.ceil(int(batches[reached]) * n / len(x))
 
 
 def _sprt(entries: pl.DataFrame, claim_lower: float, as_of: datetime | None) -> str | None:
-    """One trade an event, the first, in the order in which they settled."""
+    """Return the decision of the SPRT on the first trade of each event, in order of settlement; None while open."""
     known = entries.filter(
         "filled", pl.col("value").is_not_null(), pl.col("cost").is_between(0, 1, closed="none")
     )
@@ -396,6 +420,6 @@ def _reason(
         "LIVE_CONFIRMED": f"{edge:+.2f} c {interval} after {n:,} entries, consistent with {claim_lower:+.1f} c",
         "LIVE_REFUTED": f"{edge:+.2f} c {interval} after {n:,} entries: not the {claim_lower:+.1f} c validated; stop",
         "LIVE_WEAKER": f"real, but below {claim_lower:+.1f} c: {edge:+.2f} c {interval}; size for the lower end",
-        "DECAYED": f"confirmed once, fallen below what it had shown since {decayed_on}; {n:,} entries",
+        "DECAYED": f"confirmed once, but below its earlier level since {decayed_on}; {n:,} entries",
     }
     return sentence[state]

@@ -1,8 +1,8 @@
-"""The paired replay gap: paper trades beside the same strategy replayed on the recording of the same days.
+"""Paired comparison of paper trades with a replay of the same strategy on the recording of the same days.
 
-Profit needs thousands of trades to tell a good rule from a lucky one.  The *difference* between what was traded and
-what the replay says should have been traded needs tens: both had the same outcomes, so what is left is execution.
-The difference is taken apart, and the parts add up to it exactly:
+By profit alone, thousands of trades are needed to distinguish a good rule from a lucky one. The *difference* between
+paper and replay needs only tens: both had the same outcomes, so the difference is execution. It is decomposed into
+parts that add up to it exactly:
 
     paper − replay  =  signals only one of them had  +  fills only one of them got  +  price  +  fee  +  settlement
 
@@ -12,90 +12,100 @@ and replay − claim is the residual: luck, or another regime.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import stats
 
-from kalshilab.edge.schema import Interval, check_entries
+from kalshilab.deprecation import renamed_keywords
+from kalshilab.edge.schema import Floats, Interval, check_entries
 from kalshilab.errors import EdgeError
+from kalshilab.lazy import renamed
 
-__all__ = ["Gap", "replay_gap"]
+__all__ = ["ReplayGap", "replay_gap"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 _CENT: Final = 0.01
 
 
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """How paper differs from its replay."""
+class ReplayGap(msgspec.Struct, frozen=True, kw_only=True):
+    """Difference between paper trades and their replay."""
 
     n_paper: int
-    """Fires on paper."""
+    """Signals on paper."""
     n_replay: int
-    """Fires in the replay."""
+    """Signals in the replay."""
     matched: int
-    """Fires in both."""
+    """Signals in both."""
     matched_share: float
-    """matched / fires in either; NaN without any."""
+    """`matched` as a fraction of the signals in either; NaN without signals."""
     price: Interval
-    """What paper paid above the replay, cents a contract, where both were filled; p: paper is no dearer."""
+    """Price paid on paper less that of the replay, in cents per contract, for pairs that were both filled.
+
+    Its p-value is for the null hypothesis that paper does not pay more.
+    """
     trades_for_a_cent: int | None
-    """Pairs at which a shortfall of 1 c shows (5 % one-sided, 80 % power), by the spread of `price`."""
+    """Pairs needed to detect a shortfall of 1 cent (5 % one-sided, 80 % power); None if prices do not vary."""
     unfilled: int
-    """Matched fires that only the replay got filled."""
+    """Matched signals that only the replay filled."""
     unfilled_edge: float
-    """What these would have earned, mean cents a contract; NaN without settled ones."""
+    """Mean profit of these in the replay, in cents per contract; NaN if no such signal has settled."""
     residual: Interval | None
-    """The replay's edge less the claim, cents: luck or another regime; None without a claim."""
+    """Edge of the replay less the claim, in cents per contract: luck or another regime; None without a claim."""
     frame: pl.DataFrame
-    """`step, n, total, edge`: from the replay's profit to paper's, in cents a contract summed over fires, and the
-    same a fire of either.  Only settled fires count."""
+    """Decomposition from the replay's profit to that of paper, over settled signals: `step, n, total, edge`.
+
+    `total` is in cents per contract summed over signals, `edge` is `total` per signal of either.
+    """
 
     def __repr__(self) -> str:
         return (
-            f"<Gap: {self.matched_share:.0%} of signals matched, paper {self.price.estimate:+.2f} c dearer "
+            f"<ReplayGap: {self.matched_share:.0%} of signals matched, paper {self.price.estimate:+.2f} c dearer "
             f"[{self.price.lower:+.2f}, {self.price.upper:+.2f}], {self.unfilled} unfilled>"
         )
 
 
+@renamed_keywords(tolerance="tolerance_s")
 def replay_gap(
-    paper: pl.DataFrame, replay: pl.DataFrame, *, tolerance: float = 5.0, claim: float | None = None
-) -> Gap:
-    """Compare paper entries with those of a replay of the same days, trade by trade.
+    paper: pl.DataFrame, replay: pl.DataFrame, *, tolerance_s: float = 5.0, claim: float | None = None
+) -> ReplayGap:
+    """Compare paper entries with those of a replay of the same days, one by one.
 
     Args:
         paper: entries as they were made (`kalshilab.edge.ENTRIES_SCHEMA`).
-        replay: entries of the same rule on the recorded tape.
-        tolerance: seconds between the two fires of one signal, at most; same market and side.
-        claim: cents; the edge that was validated.
+        replay: entries of the same rule on the recorded tape (`kalshilab.edge.ENTRIES_SCHEMA`).
+        tolerance_s: largest distance in seconds between two signals of one market and side that form a pair.
+        claim: validated edge in cents per contract; without it, no `residual` is computed.
 
     Raises:
-        EdgeError: these are no entries; a tolerance below 0.
+        EdgeError: `paper` or `replay` is not a table of entries, or `tolerance_s` is negative.
     """
     check_entries(paper)
     check_entries(replay)
-    if not tolerance >= 0:
-        raise EdgeError(f"tolerance={tolerance}: seconds, from 0")
-    pairs, only_paper, only_replay = _paired(paper, replay, tolerance)
+    if not tolerance_s >= 0:
+        raise EdgeError(f"tolerance_s must be at least 0 seconds, got {tolerance_s}")
+    pairs, only_paper, only_replay = _paired(paper, replay, tolerance_s)
     both = pairs.filter("filled", "filled_r")
-    dearer = (both["price"] - both["price_r"]).to_numpy()
-    price = _interval(dearer, both["event"])
-    spread = float(dearer.std(ddof=1)) if len(dearer) > 1 else 0.0
+    shortfall = (both["price"] - both["price_r"]).to_numpy()
+    price = _interval(shortfall, both["event"])
+    deviation = float(shortfall.std(ddof=1)) if len(shortfall) > 1 else 0.0
     missed = pairs.filter(~pl.col("filled"), "filled_r", pl.col("pnl_r").is_not_null())
     fires = len(pairs) + len(only_paper) + len(only_replay)
     residual = None
     if claim is not None:
         known = replay.filter(pl.col("pnl").is_not_null())
         residual = _interval(known["pnl"].to_numpy() - claim * _CENT, known["event"])
-    return Gap(
+    return ReplayGap(
         n_paper=len(paper),
         n_replay=len(replay),
         matched=len(pairs),
         matched_share=len(pairs) / fires if fires else math.nan,
         price=price,
-        trades_for_a_cent=_pairs_for_a_cent(spread) if spread > 0 else None,
+        trades_for_a_cent=_pairs_for_a_cent(deviation) if deviation > 0 else None,
         unfilled=len(pairs.filter(~pl.col("filled"), "filled_r")),
         unfilled_edge=100 * float(missed["pnl_r"].to_numpy().mean()) if len(missed) else math.nan,
         residual=residual,
@@ -104,11 +114,12 @@ def replay_gap(
 
 
 def _paired(
-    paper: pl.DataFrame, replay: pl.DataFrame, tolerance: float
+    paper: pl.DataFrame, replay: pl.DataFrame, tolerance_s: float
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Pairs (the replay's columns end in `_r`), and what either has alone; each fire is in one pair at most.
+    """Match signals one to one, nearest in time first.
 
-    Of several candidates the one nearest in time is taken, nearest pairs first.
+    Returns:
+        Pairs (the replay's columns end in `_r`), unmatched paper entries, and unmatched replay entries.
     """
     left = paper.with_row_index("_paper")
     right = replay.with_row_index("_replay").rename(
@@ -118,7 +129,7 @@ def _paired(
     pairs = (
         left.join(right, on=["ticker", "side"], how="inner")
         .with_columns(apart.alias("_apart"))
-        .filter(pl.col("_apart") <= tolerance * 1e6)
+        .filter(pl.col("_apart") <= tolerance_s * 1e6)
         .sort("_apart", "_paper", "_replay")
     )
     used_paper: set[int] = set()
@@ -137,25 +148,26 @@ def _paired(
 
 
 def _steps(pairs: pl.DataFrame, only_paper: pl.DataFrame, only_replay: pl.DataFrame) -> pl.DataFrame:
+    """Decompose the difference in profit into its causes (`ReplayGap.frame`)."""
     known = pairs.filter(pl.col("pnl").is_not_null(), pl.col("pnl_r").is_not_null())
-    alone, lost = (f.filter(pl.col("pnl").is_not_null())["pnl"] for f in (only_paper, only_replay))
+    extra, missed = (f.filter(pl.col("pnl").is_not_null())["pnl"] for f in (only_paper, only_replay))
     both = known.filter("filled", "filled_r")
     paper_filled = known.filter("filled", ~pl.col("filled_r"))["pnl"]
     replay_filled = known.filter(~pl.col("filled"), "filled_r")["pnl_r"]
     parts = [
-        ("only in the replay", -lost),
-        ("only on paper", alone),
+        ("only in the replay", -missed),
+        ("only on paper", extra),
         ("unfilled on paper", -replay_filled),
         ("filled on paper only", paper_filled),
         ("price", both["price_r"] - both["price"]),
         ("fee", both["fee_r"] - both["fee"]),
         ("settlement", both["value"] - both["value_r"]),
     ]
-    replayed = pl.concat([known["pnl_r"], lost])
-    fires = len(known) + len(alone) + len(lost)
+    replayed = pl.concat([known["pnl_r"], missed])
+    fires = len(known) + len(extra) + len(missed)
     rows = [("replay", len(replayed), float(replayed.sum()))]
     rows += [(step, len(values), float(values.sum())) for step, values in parts]
-    rows.append(("paper", len(known) + len(alone), sum(total for _, _, total in rows)))
+    rows.append(("paper", len(known) + len(extra), sum(total for _, _, total in rows)))
     return pl.DataFrame(
         [(step, n, 100 * total, 100 * total / fires if fires else math.nan) for step, n, total in rows],
         {"step": pl.String, "n": pl.Int64, "total": pl.Float64, "edge": pl.Float64},
@@ -163,8 +175,8 @@ def _steps(pairs: pl.DataFrame, only_paper: pl.DataFrame, only_replay: pl.DataFr
     )
 
 
-def _interval(values: npt.NDArray[np.float64], events: pl.Series) -> Interval:
-    """Mean in cents with a t interval over events; infinite ends with fewer than two events."""
+def _interval(values: Floats, events: pl.Series) -> Interval:
+    """Return the mean in cents with a t interval over events; its ends are infinite with fewer than two events."""
     n = len(values)
     if not n:
         return Interval(math.nan, -math.inf, math.inf, 1.0, 0, 0)
@@ -174,11 +186,11 @@ def _interval(values: npt.NDArray[np.float64], events: pl.Series) -> Interval:
         return Interval(100 * mean, -math.inf, math.inf, 1.0, n, groups)
     sums = np.bincount(codes, values - mean)
     se = math.sqrt(groups / (groups - 1) * float((sums**2).sum())) / n
-    reach = float(stats.t.ppf(0.975, groups - 1)) * se
+    half_width = float(stats.t.ppf(0.975, groups - 1)) * se
     p = float(stats.t.sf(mean / se, groups - 1)) if se > 0 else float(mean <= 0)
-    return Interval(100 * mean, 100 * (mean - reach), 100 * (mean + reach), p, n, groups)
+    return Interval(100 * mean, 100 * (mean - half_width), 100 * (mean + half_width), p, n, groups)
 
 
-def _pairs_for_a_cent(spread: float) -> int:
+def _pairs_for_a_cent(deviation: float) -> int:
     z = float(stats.norm.ppf(0.95) + stats.norm.ppf(0.80))
-    return math.ceil((z * spread / _CENT) ** 2)
+    return math.ceil((z * deviation / _CENT) ** 2)

@@ -1,83 +1,106 @@
-"""Does a condition of the rule matter at all?  The rule beside what it would be without.
+"""Compare a rule with its placebos: the same rule with a condition dropped, inverted or mirrored.
 
-Where a placebo earns what the rule earns, what was changed makes no difference that shows.
+If a placebo has the edge of the rule, the changed condition makes no measurable difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Final
 
 import numpy as np
 import polars as pl
+from polars._typing import PolarsDataType
 
 from kalshilab.edge.lookahead.settlement_facts import point_in_time
-from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
+from kalshilab.edge.lookahead.strategy import AuditedStrategy, strategy_of
 from kalshilab.edge.schema import event_means
 from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import SignalError
+from kalshilab.signals.engine.compiled_signal import CompiledSignal
 from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.tape import Tape, TapeLike
 
 __all__ = ["placebos", "variants"]
 
+Variant = AuditedStrategy | CompiledSignal
+_RESAMPLES: Final = 499
+_PLACEBOS: Final[dict[str, PolarsDataType]] = {
+    "name": pl.String,
+    "edge": pl.Float64,
+    "lower": pl.Float64,
+    "upper": pl.Float64,
+    "n_events": pl.Int64,
+    "inert": pl.Boolean,
+}
 
-def variants(strategy: Any) -> dict[str, Any]:
-    """A rule and its placebos, for `placebos`: each condition dropped, the side mirrored, the other side bought.
 
-    A parameter that asks for at least so much (`min_…`, `…_threshold`) is dropped by asking for nothing.  What a
-    signal refuses is left out; a function has no conditions to be told by name.
+def variants(strategy: object) -> dict[str, Variant]:
+    """Return a rule and its placebos by name, for `placebos`; the rule is first.
+
+    Each condition is dropped, the side is mirrored, and the other side is bought. A parameter with a lower limit
+    (`min_…`, `…_threshold`) is dropped by setting it to its smallest value. Values that a signal refuses are left out. A
+    function has no parameters, so only its other side is bought.
+
+    Args:
+        strategy: a signal or a function.
 
     >>> import kalshilab as kl
     >>> list(variants(kl.signals.Rlm()))
     ['rule', 'without yes_threshold', 'without min_trades', 'without min_drop', 'mirrored', 'other side']
     """
-    one = strategy_of(strategy)
-    found: dict[str, Any] = {"rule": one}
-    if one.signal is not None:
-        own = one.signal.parameters
-        for name, value in own.items():
-            asks = name.startswith("min_") or name.endswith("_threshold")
-            if asks and isinstance(value, int | float) and not isinstance(value, bool) and value:
-                _add_variant(found, f"without {name}", one.signal, {name: 0}, {name: 1})
-        if own.get("side") in ("yes", "no"):
-            _add_variant(found, "mirrored", one.signal, {"side": "no" if own["side"] == "yes" else "yes"})
+    rule = strategy_of(strategy)
+    found: dict[str, Variant] = {"rule": rule}
+    if rule.signal is not None:
+        parameters = rule.signal.parameters
+        for name, value in parameters.items():
+            limit = name.startswith("min_") or name.endswith("_threshold")
+            if limit and isinstance(value, int | float) and not isinstance(value, bool) and value:
+                _add_variant(found, f"without {name}", rule.signal, {name: 0}, {name: 1})
+        if parameters.get("side") in ("yes", "no"):
+            mirrored = "no" if parameters["side"] == "yes" else "yes"
+            _add_variant(found, "mirrored", rule.signal, {"side": mirrored})
 
-    def other(tape: Tape, markets: pl.DataFrame | None) -> pl.DataFrame:
-        word = pl.col("side").cast(pl.String)
-        fires = one.fires(tape, markets)
+    def other_side(tape: Tape, markets: pl.DataFrame | None) -> pl.DataFrame:
+        side = pl.col("side").cast(pl.String)
+        fires = rule.fires(tape, markets)
         return fires.with_columns(
-            pl.when(word == "yes").then(pl.lit("no")).otherwise(pl.lit("yes")).alias("side")
+            pl.when(side == "yes").then(pl.lit("no")).otherwise(pl.lit("yes")).alias("side")
         )
 
-    found["other side"] = Strategy(one.name, one.parameters, one.code, other)
+    found["other side"] = AuditedStrategy(rule.name, rule.parameters, rule.code, other_side)
     return found
 
 
-def _add_variant(found: dict[str, Any], name: str, signal: Any, *changes: dict[str, Any]) -> None:
+def _add_variant(
+    found: dict[str, Variant], name: str, signal: CompiledSignal, *changes: dict[str, object]
+) -> None:
+    """Add the signal with the first of some changes that it accepts."""
     for change in changes:
         try:
-            found[name] = type(signal)(**{**signal.parameters, **change})
+            found[name] = signal.with_parameters(**change)
         except SignalError:
             continue
         return
 
 
 def placebos(
-    strategies: Mapping[str, Any],
+    strategies: Mapping[str, object],
     tape: TapeLike,
     markets: pl.DataFrame,
     enter: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> pl.DataFrame:
-    """The edge of variants of a rule: a condition dropped, inverted or mirrored.
+    """Return the edge of a rule and of its variants.
 
     Args:
-        strategies: by name; the first is the rule itself.
-        enter: entries of fires.
+        strategies: signals or functions by name; the first is the rule itself.
+        tape: a tape of any kind.
+        markets: `kl.to_markets`; functions receive it without settlement facts.
+        enter: `fires -> entries`.
 
     Returns:
-        `name, edge, lower, upper` (cents), `n_events, inert`: whether the interval of a variant holds the rule's own
-        edge, so that what was changed makes no difference that shows.
+        One row per strategy: `name, edge, lower, upper` (cents), `n_events, inert`. A variant is inert if its interval
+        contains the rule's edge, so that the change makes no measurable difference; null for the rule.
 
     >>> import kalshilab as kl
     >>> tape, markets = kl.sample()
@@ -87,21 +110,16 @@ def placebos(
     ['name', 'edge', 'lower', 'upper', 'n_events', 'inert']
     """
     opened = tape_of(tape)
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[str, float | None, float | None, float | None, int, bool | None]] = []
     for name, strategy in strategies.items():
-        fires = strategy_of(strategy).anew().fires(opened, point_in_time(markets))
+        fires = strategy_of(strategy).clone().fires(opened, point_in_time(markets))
         means = event_means(enter(fires))
-        row: dict[str, Any] = {
-            "name": name,
-            "edge": None,
-            "lower": None,
-            "upper": None,
-            "n_events": len(means),
-        }
+        edge = lower = upper = inert = None
         if len(means) > 1:
-            found = bootstrap(means, np.arange(len(means)), b=499)
-            row |= {"edge": found.estimate, "lower": found.lower, "upper": found.upper}
-        own = rows[0]["edge"] if rows else row["edge"]
-        within = None if own is None or row["edge"] is None else row["lower"] <= own <= row["upper"]
-        rows.append({**row, "inert": within if rows else None})
-    return pl.DataFrame(rows, schema_overrides={"inert": pl.Boolean})
+            found = bootstrap(means, np.arange(len(means)), resamples=_RESAMPLES)
+            edge, lower, upper = found.estimate, found.lower, found.upper
+        rule_edge = rows[0][1] if rows else None
+        if rule_edge is not None and lower is not None and upper is not None:
+            inert = lower <= rule_edge <= upper
+        rows.append((name, edge, lower, upper, len(means), inert))
+    return pl.DataFrame(rows, schema=_PLACEBOS, orient="row")

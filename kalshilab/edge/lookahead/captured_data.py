@@ -1,27 +1,29 @@
-"""What a strategy brings along besides the tape it is given: tables in a notebook's variables, lists, memories.
+"""Detect data that a strategy captures outside its arguments: tables in a notebook's variables, lists, caches.
 
-A function sees more than its arguments.  A table of features that was made of the whole tape, the tape itself under
-another name, a set of tickers, a dictionary that an earlier call filled: none of it changes when the end of the tape
-is cut off, so no audit that changes the tape would notice.  So what a function holds is looked at, and dealt with:
+A function can use more than its arguments: a table of features made from the whole tape, the tape itself under another
+name, a set of tickers, a dictionary filled by an earlier call. None of it changes when the end of the tape is removed, so
+an audit that changes the tape cannot notice it. Captured data is therefore handled by kind:
 
-* a table with **times** is cut where the tape is cut (`kalshilab.edge.lookahead.fresh_copy`): a row counts from the latest of its times on, a date
-  from the end of that day (UTC); a column `known_ts` is asked alone, where what is announced ahead, such as a
-  calendar, was known sooner than its times say;
-* one that names markets and has **no times** is refused (`brought`): nobody can say since when it was known.  So are
-  tables of settlement facts, numbers kept by market, by print or by a print's time, and functions that read files.
-  What the table of markets says of all of them anyway (event, series, category) is not;
-* **memories** do not last (`kalshilab.edge.lookahead.fresh_copy`): each call of an audit starts with everything as it was before the first.
+* a table with **times** is truncated where the tape is (`kalshilab.edge.lookahead.fresh_copy`). A row counts as known from
+  the latest of its times on, a date from the end of that day (UTC). A column `known_ts` overrides the others, for data
+  announced in advance, such as a calendar;
+* a table that names markets and has **no times** is refused (`forbidden_capture`), because the instant at which it became
+  known cannot be determined. Also refused are tables of settlement facts, numbers stored by market, by print or by the
+  time of a print, and functions that read files. Facts that the markets table holds from the start (event, series,
+  category) are allowed;
+* **state** is reset (`kalshilab.edge.lookahead.fresh_copy`): each call of an audit starts in the state before the first.
 
-What stands in libraries is theirs.  What is hidden on purpose, behind a hash or in a process of its own, is not found:
-this keeps a researcher from fooling himself, and no other.
+Libraries are not searched. Data hidden on purpose, behind a hash or in another process, is not found: the search protects
+researchers from mistakes, not from fraud.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from kalshilab.edge.lookahead.captured_tables import (
@@ -32,118 +34,157 @@ from kalshilab.edge.lookahead.captured_tables import (
     texts_in,
     times_of,
 )
-from kalshilab.edge.lookahead.closure_walk import MUTABLE, Reader, reached
+from kalshilab.edge.lookahead.closure_walk import MUTABLE, Capture, DataReader, reachable
 from kalshilab.edge.lookahead.settlement_facts import SETTLEMENT_FACTS
+from kalshilab.lazy import renamed
 
-__all__ = ["Brought", "brought", "dated"]
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-FEW: Final = 1
-"""Markets that may be named without a time: a rule may be for one market."""
-LONG: Final = 20
-"""Numbers from which on a row of them may be one number a market, or a print."""
+__all__ = ["ForbiddenCapture", "dated_tables", "forbidden_capture"]
+
+MAX_UNDATED_MARKETS: Final = 1
+"""Markets that captured data may name without times: a rule can be made for one market."""
+MIN_NUMBERS: Final = 20
+"""Length from which a sequence of numbers can hold one number per market or print."""
+PRINT_TIMES: Final = 0.5
+"""Fraction of whole numbers that equal times of prints, above which a sequence identifies prints."""
 METADATA: Final = ("ticker", "event", "series", "category", "title")
-"""What a table of markets says of a market from its beginning on."""
-REMEDY: Final = "give it a column of times, or be a function of (tape, markets) for what that table says"
+"""Columns of the markets table that are known from a market's opening on."""
+REMEDY: Final = (
+    "add a column of times, or write a function of (tape, markets) if the markets table has the same facts"
+)
 
 
-class Brought(NamedTuple):
-    """Something that a strategy must not have."""
+class ForbiddenCapture(NamedTuple):
+    """Captured data that a strategy must not use."""
 
-    what: str
-    """In words, to follow the strategy's name."""
+    reason: str
+    """Predicate of a sentence whose subject is the strategy's name."""
     tickers: frozenset[str]
-    """Markets (or events) that it names, where it names any."""
+    """Markets and events that the data names; empty if it names none of them."""
 
 
-class _Tape(NamedTuple):
-    """What could be named of a tape."""
+class _Identifiers(NamedTuple):
+    """Values that identify markets and prints of a tape."""
 
     names: frozenset[str]
-    times: Any
+    """Tickers and events."""
+    times: npt.NDArray[np.int64]
+    """Distinct times of prints, in microseconds."""
     lengths: frozenset[int]
+    """Number of prints, and numbers of markets."""
     tickers: frozenset[str]
+    """Tickers of the tape alone."""
     metadata: pl.DataFrame | None
-    """Of the markets on the tape, where there is a table of them."""
+    """Columns `METADATA` of the markets table as text; None without such a table."""
 
 
-def brought(thing: Any, tape: pl.DataFrame, markets: pl.DataFrame | None = None) -> Brought | None:
-    """The first thing that a function, or an object with a `run`, holds and must not; None if there is none.
+def forbidden_capture(
+    thing: object, tape: pl.DataFrame, markets: pl.DataFrame | None = None
+) -> ForbiddenCapture | None:
+    """Return the first captured value that a strategy must not use; None if all captured values are allowed.
+
+    Args:
+        thing: a function, or an object with a method `run`.
+        tape: the prints, in memory.
+        markets: the markets table.
 
     >>> import kalshilab as kl
     >>> tape, markets = kl.sample()
     >>> winners = set(markets.filter(pl.col("result") == "no")["ticker"])
-    >>> brought(lambda tape: kl.signals.rlm(tape).filter(pl.col("ticker").is_in(winners)), tape).what
-    'holds winners, which names 152 of the markets without a time: nobody can say since when that was known; give ...'
-    >>> brought(lambda tape: kl.signals.rlm(tape), tape) is None
-    True
+    >>> forbidden_capture(lambda tape: kl.signals.rlm(tape).filter(pl.col("ticker").is_in(winners)), tape).reason
+    'captures winners, which names 152 markets without a time and may contain later data; add a column of times, ...'
+    >>> forbidden_capture(lambda tape: kl.signals.rlm(tape), tape)
     """
-    names = set(tape["ticker"].cast(pl.String).unique())
-    lengths = {tape.height, len(names)}
-    tickers, metadata = frozenset(names), None
-    if markets is not None:
-        names |= set(markets["ticker"].cast(pl.String)) | set(markets["event"].drop_nulls())
-        lengths.add(markets.height)
-        metadata = markets.select(pl.col(c).cast(pl.String) for c in METADATA if c in markets.columns)
-    times = tape["ts"].dt.epoch("us").unique().to_numpy()
-    known = _Tape(frozenset(names), times, frozenset(lengths), tickers, metadata)
-    for name, held in reached(thing):
-        found = _refused(name, held, known)
+    known = _identifiers(tape, markets)
+    for capture in reachable(thing):
+        found = _check(capture, known)
         if found is not None:
             return found
     return None
 
 
-def dated(thing: Any) -> tuple[str, ...]:
-    """The names of the tables that a function or an object holds and that are cut where the tape is.
+def dated_tables(thing: object) -> tuple[str, ...]:
+    """Return the names of captured tables with times, which audits truncate together with the tape.
+
+    Args:
+        thing: a function, or an object with a method `run`.
 
     >>> from datetime import datetime
     >>> calendar = pl.DataFrame({"release": [datetime(2025, 6, 2, 12, 30)]})
-    >>> dated(lambda tape: calendar)
+    >>> dated_tables(lambda tape: calendar)
     ('calendar',)
     """
-    return tuple(dict.fromkeys(name for name, held in reached(thing) if is_table(held) and times_of(held)))
+    captures = reachable(thing)
+    return tuple(dict.fromkeys(c.name for c in captures if is_table(c.value) and times_of(c.value)))
 
 
-def _refused(name: str, held: Any, known: _Tape) -> Brought | None:
-    if isinstance(held, Reader):
-        return Brought(
-            f"reads data while it runs ({held}): nobody can say since when that was there; read it before, into a "
+def _identifiers(tape: pl.DataFrame, markets: pl.DataFrame | None) -> _Identifiers:
+    """Return the values that identify markets and prints of a tape."""
+    tickers = frozenset(tape["ticker"].cast(pl.String).unique())
+    names, lengths, metadata = set(tickers), {tape.height, len(tickers)}, None
+    if markets is not None:
+        names |= set(markets["ticker"].cast(pl.String)) | set(markets["event"].drop_nulls())
+        lengths.add(markets.height)
+        metadata = markets.select(pl.col(c).cast(pl.String) for c in METADATA if c in markets.columns)
+    times = tape["ts"].dt.epoch("us").unique().to_numpy()
+    return _Identifiers(frozenset(names), times, frozenset(lengths), tickers, metadata)
+
+
+def _check(capture: Capture, known: _Identifiers) -> ForbiddenCapture | None:
+    """Return the objection to a captured value; None if it is allowed."""
+    name, value = capture
+    if isinstance(value, DataReader):
+        return ForbiddenCapture(
+            f"reads data while it runs ({value}), and the age of that data is unknown; read it beforehand, into a "
             "table with a column of times",
             frozenset(),
         )
-    columns = columns_in(held)
-    named = frozenset(texts_in(held)) & known.names
+    columns = columns_in(value)
+    named = frozenset(texts_in(value)) & known.names
     facts = [c for c in SETTLEMENT_FACTS if c in columns]
     if facts and named:
-        return Brought(
-            f"holds {name} with {', '.join(facts)}, which nobody knows while a market trades", named
-        )
-    if len(named) > FEW and not times_of(held) and not _says_nothing_new(held, named, known):
-        return Brought(
-            f"holds {name}, which names {len(named):,} of the markets without a time: nobody can say since when that "
-            f"was known; {REMEDY}",
+        return ForbiddenCapture(
+            f"captures {name} with the settlement facts {', '.join(facts)}, which are unknown while a market trades",
             named,
         )
-    values = numbers_in(held)
-    if values is not None and len(values) >= LONG:
-        steps = np.diff(values.astype(np.float64))
-        # What only rises or falls is a scale, such as prices from 1 to 99 or limits of buckets.
-        if len(values) in known.lengths and not ((steps >= 0).all() or (steps <= 0).all()):
-            return Brought(
-                f"holds {name}, a number for each market or print: nobody can say since when", frozenset()
-            )
-        if values.dtype.kind in "iu" and np.isin(values, known.times).mean() > 0.5:
-            return Brought(f"holds {name}, which names prints by their time", frozenset())
+    if (
+        len(named) > MAX_UNDATED_MARKETS
+        and not times_of(value)
+        and not _repeats_metadata(value, named, known)
+    ):
+        return ForbiddenCapture(
+            f"captures {name}, which names {len(named):,} markets without a time and may contain later data; {REMEDY}",
+            named,
+        )
+    return _check_numbers(name, value, known)
+
+
+def _check_numbers(name: str, value: object, known: _Identifiers) -> ForbiddenCapture | None:
+    """Return the objection to captured numbers; None if they are allowed."""
+    numbers = numbers_in(value)
+    if numbers is None or len(numbers) < MIN_NUMBERS:
+        return None
+    steps = np.diff(numbers.astype(np.float64))
+    # A monotonic sequence is a scale, such as prices from 1 to 99 or the limits of buckets.
+    if len(numbers) in known.lengths and not ((steps >= 0).all() or (steps <= 0).all()):
+        return ForbiddenCapture(
+            f"captures {name}, which has one number per market or print without a time", frozenset()
+        )
+    if numbers.dtype.kind in "iu" and np.isin(numbers, known.times).mean() > PRINT_TIMES:
+        return ForbiddenCapture(f"captures {name}, which identifies prints by their time", frozenset())
     return None
 
 
-def _says_nothing_new(held: Any, named: frozenset[str], known: _Tape) -> bool:
-    """Whether it only repeats, of every market on the tape, what the table of markets says of it anyway.
+def _repeats_metadata(value: object, named: frozenset[str], known: _Identifiers) -> bool:
+    """Return whether data only repeats the metadata of every market on the tape.
 
-    Of some markets alone it would be a choice among them, and so would be the order of a list.
+    A selection of markets carries information, and so does the order of a list.
     """
     if known.tickers <= named and (
-        isinstance(held, set | frozenset) or (isinstance(held, list | tuple) and list(held) == sorted(held))
+        isinstance(value, set | frozenset)
+        or (isinstance(value, list | tuple) and list(value) == sorted(value))
     ):
         return True
     if known.metadata is None:
@@ -151,15 +192,15 @@ def _says_nothing_new(held: Any, named: frozenset[str], known: _Tape) -> bool:
     events = known.metadata.filter(pl.col("ticker").is_in(list(known.tickers)))["event"]
     if not (known.tickers <= named or set(events.drop_nulls()) <= named):
         return False
-    if isinstance(held, Mapping):
-        said = {
-            (row[of], value)
+    if isinstance(value, Mapping):
+        stated = {
+            (row[key], fact)
             for row in known.metadata.iter_rows(named=True)
-            for of in ("ticker", "event")
-            for value in row.values()
+            for key in ("ticker", "event")
+            for fact in row.values()
         }
-        return all(not isinstance(v, MUTABLE) and (k, v) in said for k, v in held.items())
-    table = pl.from_pandas(held) if is_pandas(held) and hasattr(held, "columns") else held
+        return all(not isinstance(v, MUTABLE) and (k, v) in stated for k, v in value.items())
+    table = pl.from_pandas(value) if is_pandas(value) and hasattr(value, "columns") else value
     if not isinstance(table, pl.DataFrame) or not set(table.columns) <= set(known.metadata.columns):
         return False
     texts = table.select(pl.all().cast(pl.String))

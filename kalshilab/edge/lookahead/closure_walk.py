@@ -1,4 +1,7 @@
-"""What can be reached from a function or an object: the variables that it names, and those that these name in turn."""
+"""Walk the variables that a function or an object can reach: globals, closures, defaults, attributes, modules.
+
+Only code of the user is entered; libraries and this package are not.
+"""
 
 from __future__ import annotations
 
@@ -11,85 +14,147 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kalshilab.edge.lookahead.captured_tables import is_table
+from kalshilab.lazy import renamed
 
-__all__ = ["DEEP", "MUTABLE", "PLAIN", "Reader", "codes", "is_empty", "is_own", "is_users", "members", "outside", "reached", "unwrapped"]  # fmt: skip
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-_OUTSIDE: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"})
-"""Instructions that name a variable or a module, not an attribute."""
+__all__ = [
+    "MAX_DEPTH",
+    "MUTABLE",
+    "PLAIN",
+    "Capture",
+    "DataReader",
+    "global_names",
+    "is_empty_cell",
+    "is_user_function",
+    "is_user_module",
+    "members",
+    "nested_codes",
+    "reachable",
+    "wrapped_parts",
+]
+
+_GLOBAL_INSTRUCTIONS: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"})
+"""Instructions that name a variable or a module, as opposed to an attribute."""
 _READERS: Final = """
     read_parquet scan_parquet read_csv scan_csv read_ipc scan_ipc read_json read_ndjson scan_ndjson read_pickle
     read_feather read_hdf read_excel read_database read_sql loadtxt genfromtxt fromfile memmap scan_tape urlopen
 """
 READERS: Final = frozenset(_READERS.split())
-"""Functions that fetch data of which nobody knows since when it was there."""
-DEEP: Final = 4
-"""Containers in containers that are looked into."""
+"""Functions that read data whose age is unknown."""
+MAX_DEPTH: Final = 4
+"""Levels of nested containers that are searched."""
+_MAX_ITEMS: Final = 1_000
+"""Items of a container that are searched."""
 _LIBRARIES: Final = tuple({p for k, p in sysconfig.get_paths().items() if k.endswith(("lib", "stdlib"))})
 _PACKAGE: Final = str(Path(__file__).resolve().parents[2])
+_METHODS: Final = (types.FunctionType, staticmethod, classmethod, property)
 PLAIN: Final = (str, bytes, int, float, bool, type(None), datetime)
+"""Types of immutable values that hold nothing else."""
 MUTABLE: Final = (dict, list, set, deque, bytearray)
+"""Types of containers that can keep data between calls."""
 
 
-class Reader(str):
-    """The name of a function that fetches data."""
+class DataReader(str):
+    """The name of a function that reads data."""
 
 
-def reached(thing: Any) -> list[tuple[str, Any]]:
-    """All that `_held` finds, when every name that is used anywhere in it is known."""
+class Capture(NamedTuple):
+    """A value that a strategy can reach."""
+
+    name: str
+    """Variable or attribute path under which it was found, as `DATED.SEEN`."""
+    value: object
+    """A table, a container, or the `DataReader` that is called."""
+
+
+def reachable(thing: object) -> list[Capture]:
+    """Return the tables, containers and data readers that a function or an object can reach.
+
+    Of modules and objects only the names used somewhere in the code are searched. A walk can discover further names, so it
+    repeats until there are no new ones.
+    """
     used = {"run", "__call__"}
     while True:
         before = len(used)
-        found = list(_held(thing, _name(thing), set(), used, 0))
+        found = list(_walk(thing, _display_name(thing), set(), used, 0))
         if len(used) == before:
             return found
 
 
-def _held(thing: Any, name: str, seen: set[int], used: set[str], depth: int) -> Iterator[tuple[str, Any]]:
-    """Tables and containers that can be reached from a function or an object, with the names they go by.
+def _walk(thing: object, name: str, seen: set[int], used: set[str], depth: int) -> Iterator[Capture]:
+    """Yield what can be reached from `thing`, and add the names that functions on the way use to `used`.
 
-    Of a module, and of the methods of an object, only what is `used`: a file with a function that loads a tape is no
-    strategy that reads data.  The names that the functions on the way use are added to it.
+    Of a module, and of the methods of an object, only `used` names count. A strategy does not read data merely because
+    its module has a function that loads a tape.
     """
-    if id(thing) in seen or depth > 2 * DEEP:
+    if id(thing) in seen or depth > 2 * MAX_DEPTH:
         return
     seen.add(id(thing))
-    inner = unwrapped(thing)
-    if inner is not None:
-        for each in inner:
-            yield from _held(each, name, seen, used, depth + 1)
+    parts = wrapped_parts(thing)
+    if parts is not None:
+        for part in parts:
+            yield from _walk(part, name, seen, used, depth + 1)
     elif isinstance(thing, types.FunctionType):
-        if is_users(thing):
-            yield from _of_function(thing, seen, used)
+        if is_user_function(thing):
+            yield from _walk_function(thing, seen, used)
     elif isinstance(thing, types.ModuleType):
-        if is_own(thing.__name__):
+        if is_user_module(thing.__name__):
             for key, value in list(vars(thing).items()):
                 if key in used and not key.startswith("__"):
-                    yield from _held(value, f"{name}.{key}", seen, used, depth + 1)
+                    yield from _walk(value, f"{name}.{key}", seen, used, depth + 1)
     elif is_table(thing):
-        yield name, thing
+        yield Capture(name, thing)
     elif isinstance(thing, Mapping | list | tuple | set | frozenset | deque):
-        yield name, thing
-        for value in list(thing.values() if isinstance(thing, Mapping) else thing)[:1000]:
+        yield Capture(name, thing)
+        for value in list(thing.values() if isinstance(thing, Mapping) else thing)[:_MAX_ITEMS]:
             if not isinstance(value, PLAIN):
-                yield from _held(value, name, seen, used, depth + 1)
-    elif is_own(type(thing).__module__ if not isinstance(thing, type) else thing.__module__):
+                yield from _walk(value, name, seen, used, depth + 1)
+    elif is_user_module(thing.__module__ if isinstance(thing, type) else type(thing).__module__):
         for key, value in members(thing).items():
             if key in used or not (key.startswith("__") or isinstance(value, _METHODS)):
-                yield from _held(value, f"{name}.{key}", seen, used, depth + 1)
+                yield from _walk(value, f"{name}.{key}", seen, used, depth + 1)
 
 
-_METHODS: Final = (types.FunctionType, staticmethod, classmethod, property)
+def _walk_function(function: types.FunctionType, seen: set[int], used: set[str]) -> Iterator[Capture]:
+    """Yield what a function reaches through its constants, globals, closure, defaults and attributes."""
+    scope = function.__globals__
+    for code in nested_codes(function.__code__):
+        used.update(code.co_names)
+        for constant in code.co_consts:
+            if isinstance(constant, tuple | frozenset):
+                yield Capture(f"a list in {function.__name__}", constant)
+        names = global_names(code)
+        for name in code.co_names:
+            if name in READERS or (name == "open" and name in names and name not in scope):
+                yield Capture(name, DataReader(name))
+        for name in names:
+            # A name without a variable can be a module imported inside the function.
+            value = scope.get(name, sys.modules.get(name))
+            if value is not None:
+                yield from _walk(value, name, seen, used, 0)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if not is_empty_cell(cell):
+            yield from _walk(cell.cell_contents, name, seen, used, 0)
+    attached = [
+        *(function.__defaults__ or ()),
+        *(function.__kwdefaults__ or {}).values(),
+        *vars(function).values(),
+    ]
+    for value in attached:
+        yield from _walk(value, f"a default of {function.__name__}", seen, used, 0)
 
 
-def members(thing: Any) -> dict[str, Any]:
-    """The attributes of an object or a class, those of the user's own classes above it included."""
-    found: dict[str, Any] = {}
+def members(thing: object) -> dict[str, object]:
+    """Return the attributes of an object or a class, including those of its user-defined base classes."""
+    found: dict[str, object] = {}
     kind = thing if isinstance(thing, type) else type(thing)
     for each in reversed(kind.__mro__):
-        if is_own(each.__module__):
+        if is_user_module(each.__module__):
             found |= vars(each)
     if isinstance(thing, type):
         return found
@@ -99,64 +164,38 @@ def members(thing: Any) -> dict[str, Any]:
     return found | slots | getattr(thing, "__dict__", {})
 
 
-def _of_function(function: types.FunctionType, seen: set[int], used: set[str]) -> Iterator[tuple[str, Any]]:
-    scope = function.__globals__
-    for code in codes(function.__code__):
-        used.update(code.co_names)
-        for constant in code.co_consts:
-            if isinstance(constant, tuple | frozenset):
-                yield f"a list in {function.__name__}", constant
-        named = outside(code)
-        for name in code.co_names:
-            if name in READERS or (name == "open" and name in named and name not in scope):
-                yield name, Reader(name)
-        for name in named:
-            # A name that is no variable may be a module that is imported in the function.
-            value = scope.get(name, sys.modules.get(name))
-            if value is not None:
-                yield from _held(value, name, seen, used, 0)
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if not is_empty(cell):
-            yield from _held(cell.cell_contents, name, seen, used, 0)
-    given = [
-        *(function.__defaults__ or ()),
-        *(function.__kwdefaults__ or {}).values(),
-        *vars(function).values(),
-    ]
-    for value in given:
-        yield from _held(value, f"a default of {function.__name__}", seen, used, 0)
+def global_names(code: types.CodeType) -> dict[str, None]:
+    """Return the names of variables and modules that code uses, in its order."""
+    instructions = dis.get_instructions(code)
+    return dict.fromkeys(str(i.argval) for i in instructions if i.opname in _GLOBAL_INSTRUCTIONS)
 
 
-def outside(code: types.CodeType) -> dict[str, None]:
-    """The variables and modules that code names, in its order."""
-    return dict.fromkeys(str(i.argval) for i in dis.get_instructions(code) if i.opname in _OUTSIDE)
-
-
-def codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield a code object and those of the functions defined inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from codes(constant)
+            yield from nested_codes(constant)
 
 
-def is_users(function: Any) -> bool:
-    """Whether a function was written by the user: by where its text is, or by its module where it has none."""
+def is_user_function(function: object) -> bool:
+    """Return whether the user wrote a function, by the file of its text, or by its module where there is no file."""
     file = function.__code__.co_filename if isinstance(function, types.FunctionType) else ""
     if not file or file.startswith(("<string", "<frozen")):
-        return is_own(getattr(function, "__module__", None))
+        return is_user_module(getattr(function, "__module__", None))
     return not file.startswith((*_LIBRARIES, _PACKAGE))
 
 
-def is_own(module: str | None) -> bool:
-    """Whether a module is the user's: a notebook's, or a file outside of the libraries and of this package."""
+def is_user_module(module: str | None) -> bool:
+    """Return whether a module is the user's: a notebook, or a file outside of the libraries and of this package."""
     if module is None or module.partition(".")[0] in ("kalshilab", "builtins", *sys.builtin_module_names):
         return False
     file = getattr(sys.modules.get(module), "__file__", None)
     return file is None or not file.startswith(_LIBRARIES)
 
 
-def unwrapped(thing: Any) -> tuple[Any, ...] | None:
-    """What a callable that is no plain function is made of."""
+def wrapped_parts(thing: object) -> tuple[object, ...] | None:
+    """Return the parts of a partial, method, decorated or compiled callable; None for other objects."""
     if isinstance(thing, functools.partial):
         return (thing.func, thing.args, thing.keywords)
     if isinstance(thing, types.MethodType):
@@ -171,13 +210,14 @@ def unwrapped(thing: Any) -> tuple[Any, ...] | None:
     return None
 
 
-def is_empty(cell: types.CellType) -> bool:
+def is_empty_cell(cell: types.CellType) -> bool:
+    """Return whether a closure's variable has no value yet, or is the cell itself."""
     try:
         return cell.cell_contents is cell
     except ValueError:
         return True
 
 
-def _name(thing: Any) -> str:
+def _display_name(thing: object) -> str:
     thing = getattr(thing, "func", thing)
     return str(getattr(thing, "__name__", type(thing).__name__))

@@ -1,33 +1,35 @@
-"""The forbidden method: judging a market by its whole life, and entering at the average price of that life.
+"""The forbidden method: judge a market by its whole life and enter at the average price of that life.
 
 .. warning::
-   Everything here looks ahead.  It exists to show what looking ahead is worth, beside what was possible: no verdict
-   uses it.
+   Everything in this module looks ahead. It exists to measure the effect of look-ahead, beside the edge that was
+   attainable. No verdict uses it.
 
-The published system judged reverse line movement so: of a market's *whole* life, the share of trades whose taker
-bought YES is above a threshold, there are enough trades, and the *last* price is below the first; NO is then bought
-at the *mean* NO price of that life.  Its +17.38 cents (audited: +1.97 at the fire, −1.15 against its price bucket,
-about +0.4 after the fee and before the spread) are what this method shows on fair markets, too.
+The published system selected markets by reverse line movement over the *whole* life of a market. The share of trades whose
+taker bought YES is above a threshold, there are enough trades, and the *last* price is below the first. NO is then bought
+at the *mean* NO price of that life. Its published edge is +17.38 cents (audited: +1.97 at the fire, −1.15 against its price
+bucket, about +0.4 after the fee and before the spread). This method gives the same result on fair markets.
 
-**Why.**  Let P_t = P(YES | what was known at t), w_t the share of trades at t, F the event that the filter keeps the
-market.  On a fair market
+**Why.** Let P_t = P(YES | information at t), w_t the share of trades at t, F the event that the filter keeps the market. On
+a fair market
 
     E[A − Y | F] = −(1 / P(F)) · Σ_t w_t · E[Cov(Y, 1_F | F_t)],          A = Σ_t w_t P_t,
 
-which is zero only if at each t the rest of the filter is uncorrelated with the outcome.  "The last price is below
-the first" is not.  At its worst, F = {Y = 0}, it is p0 · (1 − V), V the trade-weighted mean of Var(P_t) / (p0 (1 − p0)).
+which is zero only if at each t the rest of the filter is uncorrelated with the outcome. "The last price is below the first"
+is correlated with it. In the worst case, F = {Y = 0}, the bias is p0 · (1 − V), with V the trade-weighted mean of
+Var(P_t) / (p0 (1 − p0)).
 
-The check by price buckets does not help: it compares markets of the same *life-mean* price, and at a given mean, "it
-ended lower" still tells the outcome.
+The published check by price buckets does not help. It compares markets of the same *life-mean* price, and at a given mean,
+"it ended lower" still predicts the outcome.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
 import polars as pl
+from polars._typing import PolarsDataType
 
 from kalshilab.errors import EdgeError
 from kalshilab.tape.lake.opening import tape_of
@@ -39,34 +41,38 @@ __all__ = ["Checklist", "WholeLife", "checklist", "last_print_edge", "whole_life
 
 READS: Final = ("ts", "price", "taker")
 BUCKET: Final = 5
-"""Cents of NO price."""
+"""Width of a bucket in cents of NO price."""
 IN_BASELINE: Final = 20
+"""Markets that a bucket needs in all."""
 IN_SIGNAL: Final = 5
-_BUCKETS: Final[dict[str, Any]] = {
+"""Markets that a bucket needs among those the filter keeps."""
+_BUCKETS: Final[dict[str, PolarsDataType]] = {
     "low": pl.Int64, "high": pl.Int64, "n": pl.Int64, "edge": pl.Float64, "lower": pl.Float64, "upper": pl.Float64,
     "baseline_edge": pl.Float64, "baseline_n": pl.Int64, "excess": pl.Float64,
 }  # fmt: skip
 
 
 class WholeLife(msgspec.Struct, frozen=True, kw_only=True):
-    """What the forbidden method reports.  Edges and prices are cents, rates percent."""
+    """The report of the forbidden method. Edges and prices are in cents, rates in percent."""
 
     edge: float
     """Win rate less mean price."""
     excess: float
-    """Over all markets of the same bucket of 5 cents, weighted by the signal's."""
+    """Edge over all markets of the same 5-cent bucket, weighted by the number of kept markets."""
     buckets_positive: int
+    """Number of those buckets with a positive excess."""
     buckets: int
-    """Buckets with 20 markets in all and 5 of the signal's."""
+    """Number of buckets with at least 20 markets in all and 5 kept ones."""
     n: int
-    """Markets that the filter keeps."""
+    """Number of markets that the filter keeps."""
     win_rate: float
+    """Mean value of NO over the kept markets, in percent."""
     price: float
-    """Mean NO price of those markets."""
+    """Mean NO price of the kept markets."""
     z: float
-    """(wins − n·b) / √(n·b·(1 − b)), b the mean price: independent bets at one price, which they are not."""
+    """(wins − n·b) / √(n·b·(1 − b)) with b the mean price: it assumes independent bets at one price, which does not hold."""
     frame: pl.DataFrame
-    """A row a bucket: `low, high, n, edge, lower, upper, baseline_edge, baseline_n, excess`."""
+    """One row per bucket: `low, high, n, edge, lower, upper, baseline_edge, baseline_n, excess`."""
 
     def __repr__(self) -> str:
         return (
@@ -76,22 +82,22 @@ class WholeLife(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checklist(msgspec.Struct, frozen=True, kw_only=True):
-    """The published system's own five checks."""
+    """The five checks of the published system."""
 
     significant: bool
-    """z above 3.09 (p < 0.001)."""
+    """z is above 3.09 (p < 0.001)."""
     buckets: bool
-    """At least 80 % of the buckets positive."""
+    """At least 80 % of the buckets are positive."""
     bootstrap: bool
-    """The 95 % interval of a bootstrap over markets lies above 0."""
+    """The 95 % interval of a bootstrap over markets is above 0."""
     blocks: bool
-    """Positive in each of four blocks of time."""
+    """The mean profit is positive in each of four blocks of time."""
     held_out: bool
-    """Positive on the last 20 % of the markets."""
+    """The mean profit is positive on the last 20 % of the markets."""
 
     @property
     def passed(self) -> bool:
-        """All of them."""
+        """True if all five checks pass."""
         return all(msgspec.structs.astuple(self))
 
 
@@ -102,16 +108,16 @@ def whole_life_edge(
     min_trades: int = 5,
     min_drop: float = 0,
 ) -> WholeLife:
-    """The edge of reverse line movement as published: filter and entry over the whole life.
+    """Return the edge of reverse line movement as published: filter and entry over the whole life.
 
-    .. warning:: Looks ahead; see the module.
+    .. warning:: This function looks ahead; see the module.
 
     Args:
-        tape: a tape of any frame kind, or a lake (which is read once).
-        markets: `kl.to_markets`; unsettled markets are left out.
-        yes_threshold: the share of prints with a YES taker has to be above it.
-        min_trades: prints at least.
-        min_drop: cents by which the last YES price is below the first, at least; 0: strictly below.
+        tape: a tape of any kind; stored data is read once.
+        markets: `kl.to_markets`; unsettled markets are excluded.
+        yes_threshold: fraction of prints with a YES taker, exclusive lower limit.
+        min_trades: least number of prints.
+        min_drop: least drop of the YES price from the first print to the last, in cents; 0: any drop above 0.
 
     >>> import kalshilab as kl
     >>> found = whole_life_edge(*kl.synth.martingale(n_markets=3000, seed=1))
@@ -121,7 +127,7 @@ def whole_life_edge(
     Raises:
         EdgeError: no market is settled.
     """
-    return _judged(_lives(tape_of(tape, READS), markets), yes_threshold, min_trades, min_drop, "mean")
+    return _evaluate(_lives(tape_of(tape, READS), markets), yes_threshold, min_trades, min_drop, "mean")
 
 
 def last_print_edge(
@@ -131,11 +137,21 @@ def last_print_edge(
     min_trades: int = 5,
     min_drop: float = 0,
 ) -> WholeLife:
-    """The same filter, entered at the last print: the filter still looks ahead, the price no more.
+    """Return the edge of the same filter, entered at the last print: only the filter looks ahead.
 
-    .. warning:: Looks ahead; see the module.
+    .. warning:: This function looks ahead; see the module.
+
+    Args:
+        tape: as for `whole_life_edge`.
+        markets: as for `whole_life_edge`.
+        yes_threshold: as for `whole_life_edge`.
+        min_trades: as for `whole_life_edge`.
+        min_drop: as for `whole_life_edge`, in cents.
+
+    Raises:
+        EdgeError: no market is settled.
     """
-    return _judged(_lives(tape_of(tape, READS), markets), yes_threshold, min_trades, min_drop, "last")
+    return _evaluate(_lives(tape_of(tape, READS), markets), yes_threshold, min_trades, min_drop, "last")
 
 
 def checklist(
@@ -147,9 +163,18 @@ def checklist(
     *,
     seed: int = 0,
 ) -> Checklist:
-    """The published system's checks on the forbidden method.  Fair markets pass them."""
+    """Run the published system's checks on the forbidden method; fair markets pass them.
+
+    Args:
+        tape: as for `whole_life_edge`.
+        markets: as for `whole_life_edge`.
+        yes_threshold: as for `whole_life_edge`.
+        min_trades: as for `whole_life_edge`.
+        min_drop: as for `whole_life_edge`, in cents.
+        seed: seed of the bootstrap.
+    """
     lives = _lives(tape_of(tape, READS), markets)
-    found = _judged(lives, yes_threshold, min_trades, min_drop, "mean")
+    found = _evaluate(lives, yes_threshold, min_trades, min_drop, "mean")
     kept = lives.filter(_filter(yes_threshold, min_trades, min_drop)).sort("begun")
     profit = (kept["won"] - kept["mean"]).to_numpy()
     if len(profit) < 20:
@@ -166,12 +191,16 @@ def checklist(
 
 
 def _lives(tape: Tape, markets: pl.DataFrame) -> pl.DataFrame:
-    """A row a settled market: `n, share` (of YES takers), `first, last` (YES, dollars), `mean, last_no` (NO,
-    dollars), `won` (what NO paid), `begun`.
+    """Return one row per settled market with prints.
+
+    Columns: `n, share` (fraction of YES takers), `first, last` (YES price, dollars), `mean, last_no` (NO price, dollars),
+    `won` (value of NO, dollars), `begun` (time of the first print).
     """
     facts = check_markets(markets).filter(pl.col("settlement").is_not_null())
     if facts.is_empty():
-        raise EdgeError("no market is settled: there is nothing to judge, however it is judged")
+        raise EdgeError(
+            "markets must contain a settled market: no market is settled, so there is no outcome to evaluate"
+        )
     prints = tape.lazy()
     price = pl.col("price").cast(pl.Float64) / PRICE
     lives = (
@@ -193,13 +222,17 @@ def _lives(tape: Tape, markets: pl.DataFrame) -> pl.DataFrame:
 
 
 def _filter(threshold: float, least: int, drop: float) -> pl.Expr:
+    """Return the published filter; `drop` is in cents."""
     fell = pl.col("first") - pl.col("last")
-    # Prices are multiples of a ten-thousandth: half of one keeps rounding out of the comparison.
-    low = fell > 5e-5 if not drop else fell >= cents(drop) / PRICE - 5e-5
-    return (pl.col("share") > threshold) & (pl.col("n") >= least) & low
+    # Prices are multiples of 1/10,000 dollar; a tolerance of half of that makes the comparison exact.
+    dropped = fell > 5e-5 if not drop else fell >= cents(drop) / PRICE - 5e-5
+    return (pl.col("share") > threshold) & (pl.col("n") >= least) & dropped
 
 
-def _judged(lives: pl.DataFrame, threshold: float, least: int, drop: float, entry: str) -> WholeLife:
+def _evaluate(
+    lives: pl.DataFrame, threshold: float, least: int, drop: float, entry: Literal["mean", "last"]
+) -> WholeLife:
+    """Return the report of the filter with entries at the mean or the last NO price."""
     price = pl.col("mean" if entry == "mean" else "last_no")
     lives = lives.with_columns(
         price.alias("paid"), ((price * 100 / BUCKET + 1e-9).floor() * BUCKET).cast(pl.Int64).alias("low")

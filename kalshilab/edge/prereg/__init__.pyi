@@ -2,6 +2,7 @@ from . import append_log as append_log
 from . import hypothesis as hypothesis
 from . import lockbox as lockbox
 from . import registry as registry
+from .append_log import JsonRecord as JsonRecord
 from .append_log import Ledger as Ledger
 from .hypothesis import hypothesis_of as hypothesis_of
 from .hypothesis import judged_terms as judged_terms
@@ -11,7 +12,7 @@ from .hypothesis import specification as specification
 from .hypothesis import trials_of as trials_of
 from .lockbox import BUDGET as BUDGET
 from .lockbox import Lockbox as Lockbox
-from .lockbox import Look as Look
+from .lockbox import LockboxLook as LockboxLook
 from .registry import Evaluation as Evaluation
 from .registry import Hypothesis as Hypothesis
 from .registry import Registry as Registry

@@ -1,7 +1,7 @@
-"""What is judged and on what terms, as something that can be registered before it is.
+"""Specifications of hypotheses: what `validate` will judge and on which terms, so that it can be registered first.
 
-A specification is the signal's name, parameters and code, the terms on which entries are made, the neighbouring
-settings, and the measure; its hash names it in the registry (`kalshilab.edge.prereg.registry`).
+A specification holds the name, parameters and code of the signal, the terms of entry, the neighbouring settings and
+the metric. Its hash identifies it in the registry (`kalshilab.edge.prereg.registry`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.canonical_json import canonical, hash_of
 from kalshilab.edge.entries.terms import EntryTerms, terms_of
-from kalshilab.edge.lookahead.strategy import Strategy, strategy_of
+from kalshilab.edge.lookahead.strategy import AuditedStrategy, strategy_of
+from kalshilab.edge.prereg.append_log import JsonRecord
 from kalshilab.edge.prereg.registry import Hypothesis, Registry
 from kalshilab.errors import EdgeError, RegistryError
 
@@ -33,12 +35,12 @@ JUDGED: Final = ("next_print", "book", "maker")
 
 @cache
 def session_registry() -> Registry:
-    """The registry of this process, in memory: what `validate` counts in when it is given none."""
+    """Return the registry of this process, in memory: `validate` uses it if no registry is given."""
     return Registry()
 
 
 def hypothesis_of(
-    signal: Any,
+    signal: object,
     *,
     id: str,
     family: str,
@@ -48,7 +50,9 @@ def hypothesis_of(
     terms: EntryTerms | None = None,
     **changes: object,
 ) -> Hypothesis:
-    """What `validate` judges when it is given the same signal, grid and terms; to be registered before it is.
+    """Return the hypothesis that `validate` judges for the same signal, grid, schedule and terms.
+
+    Register it before you validate it.
 
     Args:
         id, family, mechanism, author: as of `kalshilab.edge.prereg.registry.Hypothesis`.
@@ -79,16 +83,16 @@ def judged_terms(terms: EntryTerms) -> EntryTerms:
 
 
 def specification(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     on: EntryTerms,
     grid: Mapping[str, Sequence[object]] | None,
-) -> dict[str, Any]:
+) -> JsonRecord:
     """Return the specification of a strategy as plain values, with the fee schedule if one is given.
 
     The keys are those of version 0.1: they are hashed, and registered hypotheses keep their hash.
 
     Raises:
-        EdgeError: a parameter of the grid without a list of values.
+        EdgeError: a parameter of the grid has no list of values.
     """
     for name, values in (grid or {}).items():
         if isinstance(values, str) or not isinstance(values, Iterable):
@@ -109,30 +113,42 @@ def specification(
 
 
 def registered(
-    registry: Registry | str | Path | None, strategy: Strategy, spec: dict[str, Any]
+    registry: Registry | str | Path | None, strategy: AuditedStrategy, spec: JsonRecord
 ) -> tuple[Registry, str, str]:
-    """The registry, the hypothesis' hash in it, and its family."""
-    prereg = hash_of(spec)
+    """Return the registry, the hash of the hypothesis in it, and its family.
+
+    Args:
+        registry: a registry or its file; None: the registry of this process, in which the hypothesis is registered
+            if it is new.
+        strategy: the strategy that is judged.
+        spec: its specification (`specification`).
+
+    Raises:
+        RegistryError: the hypothesis is not in the given registry.
+    """
+    prereg_hash = hash_of(spec)
     if registry is None:
-        book = session_registry()
-        if not book.registered(prereg):
-            # A name of its own for each specification; trials are counted by family, which is the signal.
-            book.register(
-                Hypothesis(f"{strategy.name}-{prereg[:12]}", strategy.name, "not said", "this process", spec)
-            )
-        return book, prereg, book.hypothesis(prereg).family
-    book = registry if isinstance(registry, Registry) else Registry(registry)
-    if not book.registered(prereg):
+        session = session_registry()
+        if not session.registered(prereg_hash):
+            # Each specification gets a unique id; its family, by which trials are counted, is the signal.
+            unique_id = f"{strategy.name}-{prereg_hash[:12]}"
+            session.register(Hypothesis(unique_id, strategy.name, "not stated", "this process", spec))
+        return session, prereg_hash, session.hypothesis(prereg_hash).family
+    opened = registry if isinstance(registry, Registry) else Registry(registry)
+    if not opened.registered(prereg_hash):
         raise RegistryError(
-            f"{strategy.label} on these terms is not registered; before it is judged, "
-            "registry.register(kl.edge.hypothesis_of(signal, id=..., family=..., mechanism=..., author=..., and the same terms))"
+            f"{strategy.label} on these terms is not registered; before you validate it, call registry.register("
+            "kl.edge.hypothesis_of(signal, id=..., family=..., mechanism=..., author=..., and the same terms))"
         )
-    return book, prereg, book.hypothesis(prereg).family
+    return opened, prereg_hash, opened.hypothesis(prereg_hash).family
 
 
+@renamed_keywords(book="registry", prereg="prereg_hash", data="data_hash")
 def trials_of(
-    book: Registry, prereg: str, family: str, points: Sequence[Mapping[str, Any]], data: str
+    registry: Registry, prereg_hash: str, family: str, points: Sequence[Mapping[str, object]], data_hash: str
 ) -> int:
-    """Trials of the family, these points included."""
-    known = {canonical(e.trial.parameters) for e in book.evaluations(prereg) if e.data_hash == data}
-    return book.trials(family) + len({canonical(point) for point in points} - known)
+    """Return the number of trials of the family, these parameter points on these data included."""
+    known = {
+        canonical(e.trial.parameters) for e in registry.evaluations(prereg_hash) if e.data_hash == data_hash
+    }
+    return registry.trials(family) + len({canonical(point) for point in points} - known)

@@ -1,13 +1,13 @@
-"""What was tried: an append-only record of hypotheses, of every evaluation, and of every look into a lockbox.
+"""Registry of trials: an append-only record of hypotheses, of every evaluation, and of every look into a lockbox.
 
-A p-value means nothing without the number of tries behind it.  So a hypothesis is registered before it is judged,
-and the hash of its specification (`prereg_hash`: SHA-256 of the specification's canonical JSON) names it from then
-on; every evaluation is written down, failures included; and the number of trials *m* of a family is what stands
-here: the distinct (specification, parameter point, data) that were evaluated (Nosek et al. 2018, "The
-preregistration revolution"; White 2000, "A reality check for data snooping").
+A p-value means nothing without the number of trials behind it. So a hypothesis is registered before it is evaluated,
+and the hash of its specification (`prereg_hash`, the SHA-256 of the specification's canonical JSON) identifies it from
+then on. Every evaluation is recorded, failures included. The number of trials *m* of a family is the number of distinct
+combinations of specification, parameter point and data in the registry (Nosek et al. 2018, "The preregistration
+revolution"; White 2000, "A reality check for data snooping").
 
-The file is a `kalshilab.edge.prereg.append_log.Ledger`: only ever added to, refused when edited, on the disk before a call
-returns, safe for several processes.
+The file is a `kalshilab.edge.prereg.append_log.Ledger`: append-only, refused if it was edited, on disk before a call
+returns, and safe for several processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -23,19 +23,20 @@ import polars as pl
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.edge.canonical_json import canonical, hash_of
-from kalshilab.edge.prereg.append_log import Ledger
+from kalshilab.edge.prereg.append_log import JsonRecord, Ledger
+from kalshilab.edge.schema import ColumnType
 from kalshilab.edge.stats.multiplicity import benjamini_hochberg, benjamini_yekutieli, holm
 from kalshilab.errors import RegistryError
 from kalshilab.tape.schema import TIME
 
 __all__ = ["Evaluation", "Hypothesis", "Registry", "Trial"]
 
-_BOXES: Final = ("boundary", "look", "result")
+_LOCKBOX_KINDS: Final = ("boundary", "look", "result")
 EXPLORE: Final = 0.10
-"""False discovery rate of the board: what is worth another look, not what is true."""
+"""False discovery rate of the board: it selects hypotheses for another look, and does not confirm them."""
 
 
-_BOARD: Final[dict[str, Any]] = {
+_BOARD: Final[dict[str, ColumnType]] = {
     "id": pl.String,
     "family": pl.String,
     "prereg_hash": pl.String,
@@ -49,38 +50,38 @@ _BOARD: Final[dict[str, Any]] = {
 
 
 class Hypothesis(msgspec.Struct, frozen=True):
-    """What is claimed, why it should hold, and how it will be judged."""
+    """A claim, the reason why it should hold, and the specification of its test."""
 
     id: str
-    """A short name, `RLM_NO`; the same with another specification is a revision."""
+    """Short name such as `RLM_NO`; the same id with another specification is a revision."""
     family: str
-    """What it shares its trials with."""
+    """Family of hypotheses whose trials are counted together."""
     mechanism: str
-    """Why somebody should lose this money, in a sentence."""
+    """Reason why the other side should lose this money, in one sentence."""
     author: str
-    spec: dict[str, Any]
-    """Code hash, parameters and the grid to be searched, universe, entry rule, costs, metric, data, boundary."""
+    spec: JsonRecord
+    """Code hash, parameters, grid to be searched, universe, entry rule, costs, metric, data, boundary."""
 
     @property
     def prereg_hash(self) -> str:
-        """What names it: the hash of its specification."""
+        """Hash of the specification, which identifies the hypothesis."""
         return hash_of(self.spec)
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One parameter point's outcome, to be written down."""
+    """Outcome of one parameter point, before it is recorded."""
 
-    parameters: dict[str, Any]
+    parameters: JsonRecord
     p: float | None
-    """One-sided, before any adjustment; None (or NaN) where it could not be judged."""
+    """One-sided p-value before any adjustment; None (or NaN) if the point could not be tested."""
     edge: float | None
-    """Cents a contract, net."""
+    """Net edge in cents per contract."""
     n_eff: float | None
     """Effective sample size."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """A trial as it was written down."""
+    """A trial as recorded in the registry."""
 
     prereg_hash: str
     data_hash: str
@@ -88,14 +89,14 @@ class Evaluation(msgspec.Struct, frozen=True):
     notebook: str | None
     user: str | None
     time: int
-    """Microseconds since 1970 (UTC)."""
+    """Time of the record in microseconds since 1970 (UTC)."""
     line: int
-    """Its line in the registry, from 0: what stands before was there before."""
+    """Line number in the registry, from 0; earlier lines were written earlier."""
     sketch: tuple[int, ...] = ()
-    """Prints of the data as numbers (`kalshilab.edge.report.confirmation.sketch_of`); empty where none were written down."""
+    """Hashes of some prints of the data (`kalshilab.edge.report.confirmation.sketch_of`); may be empty."""
 
     def saw(self, data_hash: str, sketch: Sequence[int] = ()) -> bool:
-        """Whether it was made on these data, or on data that share prints with them."""
+        """Return whether the trial used these data, or data that share prints with them."""
         return self.data_hash == data_hash or not set(self.sketch).isdisjoint(sketch)
 
 
@@ -112,8 +113,8 @@ class Registry:
     2
 
     Args:
-        path: the file; created with the first record.  None: in memory, gone with the object.
-        clock: what dates the records; None is the machine's.
+        path: the file, created with the first record; None: in memory, for the lifetime of the object.
+        clock: clock that gives the time of a record; None: the system clock.
 
     Raises:
         RegistryError: the file is damaged or was edited.
@@ -124,29 +125,30 @@ class Registry:
         self._ledger = Ledger(path, self._fold)
         self._hypotheses: dict[str, tuple[Hypothesis, int, int]] = {}
         self._evaluations: list[Evaluation] = []
-        self._boxes: list[dict[str, Any]] = []
+        self._lockbox_records: list[JsonRecord] = []
         self._ledger.refresh()
 
     @property
     def path(self) -> Path | None:
-        """The file; None in memory."""
+        """The file; None if the registry is in memory."""
         return self._ledger.path
 
     def register(self, hypothesis: Hypothesis) -> str:
-        """Write a hypothesis down; returns its `prereg_hash`.  The same one again adds nothing.
+        """Record a hypothesis and return its `prereg_hash`; registering it again has no effect.
 
         Raises:
-            RegistryError: a field is empty; the specification is no JSON; it stands under another id, family or
-                mechanism, or the id under another family: trials cannot be left behind by a new name.
+            RegistryError: a field is empty, the specification has no JSON form, it is registered under another id,
+                family or mechanism, or the id is registered in another family. A new name cannot reset the count of
+                trials.
         """
         for name in ("id", "family", "mechanism", "author"):
             if not getattr(hypothesis, name).strip():
                 raise RegistryError(
-                    f"hypothesis {hypothesis.id!r}: {name} is empty; say it before looking at data"
+                    f"hypothesis {hypothesis.id!r}: {name} must not be empty; state it before you look at data"
                 )
         prereg = hypothesis.prereg_hash
 
-        def records() -> list[dict[str, Any]]:
+        def records() -> list[JsonRecord]:
             if prereg in self._hypotheses:
                 known = self._hypotheses[prereg][0]
                 if (known.id, known.family, known.mechanism) != (
@@ -156,14 +158,14 @@ class Registry:
                 ):
                     raise RegistryError(
                         f"{hypothesis.id}: this specification is registered as {known.id} in family {known.family}; "
-                        "use that one, or specify what differs"
+                        "use that id and family, or change the specification"
                     )
                 return []
             for known, _, _ in self._hypotheses.values():
                 if known.id == hypothesis.id and known.family != hypothesis.family:
                     raise RegistryError(
-                        f"{hypothesis.id} belongs to family {known.family}, where its trials are counted, "
-                        f"not to {hypothesis.family}; use that family, or another id"
+                        f"id {hypothesis.id} belongs to family {known.family}, where its trials are counted, got family "
+                        f"{hypothesis.family}; use family {known.family}, or another id"
                     )
             return [{"kind": "hypothesis", "prereg_hash": prereg, **msgspec.structs.asdict(hypothesis)}]
 
@@ -173,7 +175,7 @@ class Registry:
     def evaluated(
         self,
         prereg_hash: str,
-        parameters: Mapping[str, Any],
+        parameters: Mapping[str, object],
         data_hash: str,
         p: float | None,
         edge: float | None,
@@ -182,15 +184,20 @@ class Registry:
         *,
         user: str | None = None,
     ) -> None:
-        """Write down that a parameter point was evaluated, whatever came out.
+        """Record the evaluation of one parameter point, with any outcome.
 
         Args:
-            parameters: the point; `{}` if there are none.
-            data_hash: names the data and its window.
-            p, edge, n_eff: as in `Trial`.
+            prereg_hash: hash of the registered hypothesis.
+            parameters: the parameter point; `{}` without parameters.
+            data_hash: hash of the data and their time range.
+            p: one-sided p-value; None if the point could not be tested.
+            edge: net edge in cents per contract; None if unknown.
+            n_eff: effective sample size; None if unknown.
+            notebook: name of the notebook, if any.
+            user: name of the user, if any.
 
         Raises:
-            RegistryError: the hash is not registered, or p is no probability.
+            RegistryError: the hash is not registered, or `p` is not a probability.
         """
         self.evaluated_all(
             prereg_hash, [Trial(dict(parameters), p, edge, n_eff)], data_hash, notebook, user=user
@@ -206,10 +213,18 @@ class Registry:
         user: str | None = None,
         sketch: Sequence[int] = (),
     ) -> None:
-        """Write down the cells of a grid at once: all of them, in one stroke to the disk.
+        """Record the evaluations of several parameter points in one atomic write.
 
         Args:
-            sketch: prints of the data, by which overlapping data are recognised.
+            prereg_hash: hash of the registered hypothesis.
+            trials: outcome of each parameter point.
+            data_hash: hash of the data and their time range.
+            notebook: name of the notebook, if any.
+            user: name of the user, if any.
+            sketch: hashes of some prints of the data, by which overlapping data are recognised.
+
+        Raises:
+            RegistryError: the hash is not registered, or a p-value is not a probability.
         """
         more = {"sketch": list(sketch)} if sketch else {}
         bodies = [
@@ -221,37 +236,44 @@ class Registry:
             for trial in trials
         ]  # fmt: skip
 
-        def records() -> list[dict[str, Any]]:
+        def records() -> list[JsonRecord]:
             self._known(prereg_hash)
             return bodies
 
         self._add(records)
 
     def registered(self, prereg_hash: str) -> bool:
-        """Whether a hypothesis is registered."""
+        """Return whether a hypothesis is registered."""
         self._ledger.refresh()
         return prereg_hash in self._hypotheses
 
     def hypothesis(self, prereg_hash: str) -> Hypothesis:
-        """The hypothesis of a hash.
+        """Return the hypothesis with this hash.
 
         Raises:
-            RegistryError: it is not registered.
+            RegistryError: the hash is not registered.
         """
         self._ledger.refresh()
         return self._known(prereg_hash)[0]
 
     def registered_at(self, prereg_hash: str) -> int:
-        """When a hypothesis was registered, in microseconds since 1970 (UTC)."""
+        """Return the time of registration in microseconds since 1970 (UTC).
+
+        Raises:
+            RegistryError: the hash is not registered.
+        """
         self._ledger.refresh()
         return self._known(prereg_hash)[1]
 
     def registered_first(self, prereg_hash: str, data_hash: str, sketch: Sequence[int] = ()) -> bool:
-        """Whether a hypothesis was registered before its family touched the data, and was never tuned on it.
+        """Return whether a hypothesis was registered before its family used the data, and was not tuned on them.
 
-        Only then may it use the whole sample; otherwise its confirmation has to come from a lockbox.  The cells of a
-        grid that stands in its specification were foreseen: they are trials, and no tuning.  Data that share prints
-        (`sketch`) with others are the same data.
+        Only then may it be tested on the whole sample; otherwise it must be confirmed in a lockbox. The cells of a grid
+        in its specification were planned: they count as trials, but not as tuning. Data that share prints (`sketch`)
+        count as the same data.
+
+        Raises:
+            RegistryError: the hash is not registered.
         """
         self._ledger.refresh()
         hypothesis, _, line = self._known(prereg_hash)
@@ -260,11 +282,14 @@ class Registry:
             if e.saw(data_hash, sketch) and self._hypotheses[e.prereg_hash][0].family == hypothesis.family
         ]  # fmt: skip
         points = {canonical(e.trial.parameters) for e in touched if e.prereg_hash == prereg_hash}
-        foreseen = bool(hypothesis.spec.get("grid")) or len(points) <= 1
-        return foreseen and all(e.line > line for e in touched)
+        planned = bool(hypothesis.spec.get("grid")) or len(points) <= 1
+        return planned and all(e.line > line for e in touched)
 
     def trials(self, family: str) -> int:
-        """How many distinct (specification, parameter point, data) were evaluated in a family, failures included."""
+        """Return the number of trials of a family, failures included.
+
+        A trial is a distinct combination of specification, parameter point and data.
+        """
         self._ledger.refresh()
         return len(
             {
@@ -275,22 +300,23 @@ class Registry:
         )
 
     def hypotheses(self) -> dict[str, Hypothesis]:
-        """All hypotheses by `prereg_hash`, in the order of their registration."""
+        """Return all hypotheses by `prereg_hash`, in order of registration."""
         self._ledger.refresh()
         return {prereg: known[0] for prereg, known in self._hypotheses.items()}
 
     def evaluations(self, prereg_hash: str | None = None) -> list[Evaluation]:
-        """The evaluations of a hypothesis, or all of them, in the order they were made."""
+        """Return the evaluations of a hypothesis, or all of them, in order of evaluation."""
         self._ledger.refresh()
         return [e for e in self._evaluations if prereg_hash in (None, e.prereg_hash)]
 
     def board(self) -> pl.DataFrame:
-        """A row for each hypothesis: the exploration board.
+        """Return the exploration board: one row per hypothesis.
 
-        Columns: `id, family, prereg_hash, registered, trials` (of this hypothesis), `family_trials, edge, n_eff` (of
-        its best point; of its first, where samples were too small to judge any), `p` (its smallest, times its trials:
-        Bonferroni within), then adjusted over all hypotheses that were judged: `holm` (for claims), `bh` (false discovery rate, independent or positively dependent tests),
-        `by` (under any dependence), and `explore` (`bh` at most 10 %).  Null where nothing was judged.
+        Columns: `id, family, prereg_hash, registered, trials` (of this hypothesis), `family_trials`, `edge` (cents per
+        contract) and `n_eff` of its best point (of its first one if no point could be tested), and `p`, its smallest
+        p-value times its trials (Bonferroni within the hypothesis). The others are adjusted over all tested hypotheses:
+        `holm` (for claims), `bh` (false discovery rate of independent or positively dependent tests), `by` (under any
+        dependence) and `explore` (`bh` at most 10 %). They are null if no point could be tested.
         """
         self._ledger.refresh()
         rows = []
@@ -299,7 +325,7 @@ class Registry:
             for e in self._evaluations:
                 if e.prereg_hash == prereg:
                     key = (canonical(e.trial.parameters), e.data_hash)
-                    # Of a point that was judged twice, the worse: a lucky seed is no evidence.
+                    # Of a point that was tested twice, keep the larger p-value: a lucky seed is not evidence.
                     points[key] = e if key not in points else max(points[key], e, key=_badness)
             judged = [e for e in points.values() if e.trial.p is not None]
             best = min(judged, key=_badness, default=None)
@@ -323,13 +349,13 @@ class Registry:
             frame = frame.with_columns(pl.Series(name, column).fill_nan(None))
         return frame.with_columns((pl.col("bh") <= EXPLORE).alias("explore"))
 
-    def boxes(self, family: str) -> list[dict[str, Any]]:
-        """The records of a family's lockbox (`kalshilab.edge.prereg.lockbox`), in order."""
+    def boxes(self, family: str) -> list[JsonRecord]:
+        """Return the records of a family's lockbox (`kalshilab.edge.prereg.lockbox`), in order."""
         self._ledger.refresh()
-        return self._boxes_of(family)
+        return self._lockbox_of(family)
 
     def seen_before_box(self, family: str, data_hash: str, sketch: Sequence[int] = ()) -> bool:
-        """Whether a family was tried on data, or a part of them, before its lockbox was set."""
+        """Return whether a family was evaluated on the data, or a part of them, before its lockbox was set."""
         set_at = next((b["line"] for b in self.boxes(family) if b["kind"] == "boundary"), None)
         return any(
             e.saw(data_hash, sketch) and (set_at is None or e.line < set_at)
@@ -337,26 +363,30 @@ class Registry:
             if self._hypotheses[e.prereg_hash][0].family == family
         )
 
-    def box(self, family: str, make: Callable[[list[dict[str, Any]]], dict[str, Any] | None]) -> None:
-        """Add a record to a family's lockbox: `make` sees those before it, and no other writer comes between.
+    def box(self, family: str, make: Callable[[list[JsonRecord]], JsonRecord | None]) -> None:
+        """Add a record to a family's lockbox; no other writer can append between reading and writing.
 
         Args:
-            make: of the records before, the new one with `kind` "boundary", "look" or "result", or None for none.
+            family: family of the lockbox.
+            make: function of the earlier records that returns the new one, with `kind` "boundary", "look" or
+                "result"; None adds nothing. If it raises, nothing is written and the error propagates.
 
         Raises:
-            RegistryError: what `make` raises; nothing is written then.
+            RegistryError: the record is of another kind.
         """
 
-        def records() -> list[dict[str, Any]]:
-            record = make(self._boxes_of(family))
-            if record is not None and record.get("kind") not in _BOXES:
-                raise RegistryError(f"a lockbox keeps records of the kinds {', '.join(_BOXES)}, not {record}")
+        def records() -> list[JsonRecord]:
+            record = make(self._lockbox_of(family))
+            if record is not None and record.get("kind") not in _LOCKBOX_KINDS:
+                raise RegistryError(
+                    f"the kind of a lockbox record must be one of {', '.join(_LOCKBOX_KINDS)}, got {record}"
+                )
             return [] if record is None else [{**record, "family": family}]
 
         self._add(records)
 
     def __len__(self) -> int:
-        """Records."""
+        """Return the number of records."""
         self._ledger.refresh()
         return self._ledger.lines
 
@@ -366,26 +396,27 @@ class Registry:
             f"<Registry {where}: {len(self._hypotheses)} hypotheses, {len(self._evaluations):,} evaluations>"
         )
 
-    def _boxes_of(self, family: str) -> list[dict[str, Any]]:
-        return [dict(record) for record in self._boxes if record["family"] == family]
+    def _lockbox_of(self, family: str) -> list[JsonRecord]:
+        return [dict(record) for record in self._lockbox_records if record["family"] == family]
 
     def _known(self, prereg_hash: str) -> tuple[Hypothesis, int, int]:
         if prereg_hash not in self._hypotheses:
             raise RegistryError(
-                f"no hypothesis {prereg_hash[:12]}… is registered; Registry.register(Hypothesis(…)) before it is judged"
+                f"prereg_hash must name a registered hypothesis, got {prereg_hash[:12]}…; "
+                "call Registry.register(Hypothesis(…)) first"
             )
         return self._hypotheses[prereg_hash]
 
-    def _add(self, records: Callable[[], list[dict[str, Any]]]) -> None:
+    def _add(self, records: Callable[[], list[JsonRecord]]) -> None:
         self._ledger.add(lambda: [{**record, "time": self._clock.now()} for record in records()])
 
-    def _fold(self, record: dict[str, Any], line: int) -> None:
+    def _fold(self, record: JsonRecord, line: int) -> None:
         kind = record["kind"]
         if kind == "hypothesis":
             fields = {name: record[name] for name in Hypothesis.__struct_fields__}
             hypothesis = Hypothesis(**fields)
             if hypothesis.prereg_hash != record["prereg_hash"]:
-                raise self._ledger.damage(line, "the specification is not that of its hash")
+                raise self._ledger.damage(line, "the specification does not match its hash")
             self._hypotheses[record["prereg_hash"]] = (hypothesis, record["time"], line)
         elif kind == "evaluation":
             self._known(record["prereg_hash"])
@@ -396,11 +427,11 @@ class Registry:
                     record["time"], line, tuple(record.get("sketch", ())),
                 )
             )  # fmt: skip
-        elif kind not in _BOXES:
-            raise self._ledger.damage(line, f"a record of the unknown kind {kind!r}, as of a later version")
+        elif kind not in _LOCKBOX_KINDS:
+            raise self._ledger.damage(line, f"unknown kind {kind!r} of record, possibly of a later version")
         else:
-            kept = {key: value for key, value in record.items() if key not in ("prev", "hash")}
-            self._boxes.append({**kept, "line": line})
+            fields = {key: value for key, value in record.items() if key not in ("prev", "hash")}
+            self._lockbox_records.append({**fields, "line": line})
 
 
 def _number(value: float | None) -> float | None:
@@ -410,7 +441,7 @@ def _number(value: float | None) -> float | None:
 def _probability(p: float | None) -> float | None:
     known = _number(p)
     if known is not None and not 0 <= known <= 1:
-        raise RegistryError(f"p = {p} is no probability")
+        raise RegistryError(f"p must be a probability from 0 to 1, got {p}")
     return known
 
 
@@ -419,5 +450,5 @@ def _float(value: float | None) -> float | None:
 
 
 def _badness(evaluation: Evaluation) -> float:
-    """Its p-value; what could not be judged is worst."""
+    """Return the p-value, or infinity if the point could not be tested."""
     return math.inf if evaluation.trial.p is None else evaluation.trial.p

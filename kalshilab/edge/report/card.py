@@ -119,7 +119,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         >>> import kalshilab as kl
         >>> from kalshilab.edge import simulated_entries
         >>> card = kl.validate(kl.signals.Rlm(min_trades=15), *kl.sample())
-        >>> paper, _ = simulated_entries.entries(2_000, edge=8.0, hold=0.3, days=700, seed=2)
+        >>> paper, _ = simulated_entries.entries(2_000, edge=8.0, hold_days=0.3, days=700, seed=2)
         >>> after = card.with_live(paper)
         >>> card.verdict, after.verdict, after.criterion(13).label
         ('INSUFFICIENT', 'INSUFFICIENT', 'LIVE_CONFIRMED')

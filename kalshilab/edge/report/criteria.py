@@ -272,15 +272,15 @@ def robustness(share: float | None, cells: int, pbo: float | None, loss: float =
     return _line(9, value, share >= NEIGHBOURS and (pbo is None or pbo <= OVERFIT or loss <= LOSS))
 
 
-def execution(*, at_tick: float, at_minute: float, half_life: float | None) -> Criterion:
+def execution(*, at_tick: float, at_minute: float, half_life_s: float | None) -> Criterion:
     """Return line 10 on worse execution.
 
     Args:
         at_tick: edge in cents at a price one tick worse.
         at_minute: edge in cents at a latency of one minute.
-        half_life: latency in seconds that halves the edge; None: the edge does not halve within a day.
+        half_life_s: latency in seconds that halves the edge; None: the edge does not halve within a day.
     """
-    decay = "no half-life within a day" if half_life is None else f"half-life {half_life:,.0f} s"
+    decay = "no half-life within a day" if half_life_s is None else f"half-life {half_life_s:,.0f} s"
     value = f"{at_tick:+.2f} c at a price one tick worse, {at_minute:+.2f} c after one minute, {decay}"
     return _line(10, value, at_tick > 0)
 

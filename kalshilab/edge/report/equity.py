@@ -58,7 +58,7 @@ def equity(entries: pl.DataFrame, *, lockbox: datetime | None = None, seed: int 
     quantiles = []
     for place in places.tolist():
         part = known.join(events.head(place).select("event"), on="event", how="semi", maintain_order="left")
-        sums = 100 * place * null_means(part, b=RESAMPLES, rho=rho, seed=seed)
+        sums = 100 * place * null_means(part, resamples=RESAMPLES, rho=rho, seed=seed)
         quantiles.append(np.quantile(sums, [0.05, 0.5, 0.95]))
     # The running sum is zero before the first event.
     at = events["_place"].to_numpy()

@@ -13,7 +13,7 @@ from kalshilab.edge.entries.censoring import Cohort
 from kalshilab.edge.entries.pnl import Role, sizes
 from kalshilab.edge.entries.rules import Left
 from kalshilab.edge.entries.terms import EntryTerms
-from kalshilab.edge.lookahead.strategy import Strategy
+from kalshilab.edge.lookahead.strategy import AuditedStrategy
 from kalshilab.edge.report.statistical_verdict import Judgement
 from kalshilab.edge.report.waterfall import waterfall
 from kalshilab.edge.robustness import perturbations, price_matching
@@ -101,13 +101,13 @@ def sized_stake(entries: pl.DataFrame, inference: Inference, seed: int) -> dict[
     share = stake(inference.edge, max(inference.se_event, inference.se_day), cost)
     if not share > 0:
         return {"stake": 0.0}
-    quantiles = drawdowns(entries, share, lower=inference.lower, seed=seed).frame
+    quantiles = drawdowns(entries, share, lower_cents=inference.lower, seed=seed).frame
     worst = quantiles.filter(pl.col("quantile") == 0.95).row(0, named=True)
     return {"stake": share, "drawdown": worst["drawdown"], "drawdown_at_lower": worst["at_lower"]}
 
 
 def frames_of(
-    strategy: Strategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[perturbations.GridCell],
+    strategy: AuditedStrategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[perturbations.GridCell],
     tape: Tape, markets: pl.DataFrame, claim: float | None, judged: Judgement, seed: int,
 ) -> dict[str, pl.DataFrame]:  # fmt: skip
     """Return the frames that every card has, and the heatmap if there are neighbouring settings."""
@@ -139,7 +139,7 @@ def frames_of(
         if judged.inference is not None and len(cells) >= 2:
             matrix, _ = event_matrix([c.entries for c in cells])
             if len(matrix):
-                stars = romano_wolf(matrix, b=499, seed=seed).rejected()
+                stars = romano_wolf(matrix, resamples=499, seed=seed).rejected()
         frames["heatmap"] = rows.with_columns(pl.Series("star", stars))
     return frames
 
@@ -202,7 +202,7 @@ def numbers_of(
 
 
 def header_of(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     claim: float | None,
     verdict: str,
     numbers: Mapping[str, Any],

@@ -90,7 +90,7 @@ def judge(
         rest = [criteria.unexamined(n, "no entry was filled and settled") for n in range(4, 9)]
         return Judgement(criteria=(line, *rest), measures=measures, inference=None, excess=None)
     drawn = resamples_for(trials, resamples)
-    inference = infer(entries, b=drawn, seed=seed, executor=executor)
+    inference = infer(entries, resamples=drawn, seed=seed, executor=executor)
     size = criteria.sample(
         events=inference.n_events, days=inference.n_days, losses=inference.n_losses, mde=inference.mde
     )

@@ -34,7 +34,7 @@ from kalshilab.edge.entries.pnl import measure
 from kalshilab.edge.entries.rules import Left, half_spread_of, made
 from kalshilab.edge.entries.terms import EntryTerms, terms_of
 from kalshilab.edge.lookahead import audit
-from kalshilab.edge.lookahead.strategy import FIRES, Strategy, strategy_of
+from kalshilab.edge.lookahead.strategy import FIRES, AuditedStrategy, strategy_of
 from kalshilab.edge.prereg.hypothesis import judged_terms, registered, specification, trials_of
 from kalshilab.edge.prereg.lockbox import Lockbox
 from kalshilab.edge.prereg.registry import Registry, Trial
@@ -215,7 +215,7 @@ class _Case(msgspec.Struct, frozen=True, eq=False):
 
 def _register(
     registry: Registry | str | Path | None,
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     on: EntryTerms,
     grid: Grid | None,
     inputs: Inputs,
@@ -244,7 +244,7 @@ class _Sample(msgspec.Struct, frozen=True, eq=False):
 
 
 def _enter(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     inputs: Inputs,
     on: EntryTerms,
     box: Lockbox,
@@ -268,7 +268,7 @@ def _enter(
     return _Sample(fires, refused, left, cohort, whole, box.outside(whole), enter)
 
 
-def _audit(strategy: Strategy, inputs: Inputs, sample: _Sample, seed: int) -> tuple[audit.Audit, ...]:
+def _audit(strategy: AuditedStrategy, inputs: Inputs, sample: _Sample, seed: int) -> tuple[audit.Audit, ...]:
     """Run the audits for look-ahead."""
     if sample.refused:
         return (audit.Audit(name="settlement facts", passed=False, detail=sample.refused),)
@@ -280,7 +280,7 @@ def _audit(strategy: Strategy, inputs: Inputs, sample: _Sample, seed: int) -> tu
 
 
 def _neighbours(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     grid: Grid | None,
     inputs: Inputs,
     enter: Callable[..., pl.DataFrame],
@@ -304,7 +304,7 @@ def _price_pool(inputs: Inputs, sample: _Sample, seed: int) -> pl.DataFrame | No
 
 
 def _points(
-    strategy: Strategy, neighbours: Sequence[perturbations.GridCell], grid: Grid | None
+    strategy: AuditedStrategy, neighbours: Sequence[perturbations.GridCell], grid: Grid | None
 ) -> list[Mapping[str, object]]:
     """Return the settings that count as trials: the signal's own, and each cell of a grid."""
     return [strategy.parameters, *(c.parameters for c in neighbours[1:] if grid is not None)]
@@ -312,7 +312,7 @@ def _points(
 
 def _count_trials(
     case: _Case,
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     neighbours: Sequence[perturbations.GridCell],
     grid: Grid | None,
     inputs: Inputs,
@@ -386,7 +386,7 @@ class _Stressed(msgspec.Struct, frozen=True, eq=False):
 
 
 def _stress(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     inputs: Inputs,
     on: EntryTerms,
     sample: _Sample,
@@ -408,7 +408,7 @@ def _stress(
     minute = float(ladder.filter(pl.col("latency_s") == _MINUTE_S)["edge"][0])
     lines = [
         criteria.robustness(*numbers.overfit(neighbours)),
-        criteria.execution(at_tick=at_tick, at_minute=minute, half_life=perturbations.half_life(ladder)),
+        criteria.execution(at_tick=at_tick, at_minute=minute, half_life_s=perturbations.half_life(ladder)),
         _economics(judged, cash_rate, taken),
     ]
     measured = {

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from kalshilab.edge.lookahead.strategy import Strategy
+from kalshilab.edge.lookahead.strategy import AuditedStrategy
 from kalshilab.edge.lookahead.whole_life import whole_life_edge
 from kalshilab.edge.report.claims import WATERFALL_SCHEMA
 from kalshilab.edge.schema import Interval, settled
@@ -70,7 +70,7 @@ def life_mean(entries: pl.DataFrame, tape: Tape) -> pl.Series:
 
 
 def waterfall(
-    strategy: Strategy,
+    strategy: AuditedStrategy,
     entries: pl.DataFrame,
     tape: Tape,
     markets: pl.DataFrame,
@@ -125,7 +125,7 @@ def waterfall(
 
 
 def _whole_life(
-    strategy: Strategy, valued: pl.DataFrame, tape: Tape, markets: pl.DataFrame, seed: int
+    strategy: AuditedStrategy, valued: pl.DataFrame, tape: Tape, markets: pl.DataFrame, seed: int
 ) -> _WaterfallStep | None:
     """Return the step that looks ahead, by the published method if the signal has one; None without fires."""
     rule = strategy.signal
@@ -150,7 +150,7 @@ def _edge(frame: pl.DataFrame, pnl: pl.Series, seed: int) -> Interval | None:
     events = pl.DataFrame({"event": frame["event"], "pnl": pnl}).group_by("event", maintain_order=True).mean()
     if events.height < 2:
         return None
-    found = bootstrap(events["pnl"].to_numpy(), np.arange(events.height), b=RESAMPLES, seed=seed)
+    found = bootstrap(events["pnl"].to_numpy(), np.arange(events.height), resamples=RESAMPLES, seed=seed)
     return Interval(found.estimate, found.lower, found.upper, found.p, frame.height, events.height)
 
 

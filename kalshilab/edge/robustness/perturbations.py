@@ -291,7 +291,7 @@ def _interval(cents: Floats, n: int) -> Interval:
     if len(cents) < 2:
         alone = float(cents[0]) if len(cents) else float("nan")
         return Interval(alone, float("nan"), float("nan"), 1.0, n, len(cents))
-    found = bootstrap(cents / 100, np.arange(len(cents)), b=RESAMPLES)
+    found = bootstrap(cents / 100, np.arange(len(cents)), resamples=RESAMPLES)
     return Interval(found.estimate, found.lower, found.upper, found.p, n, len(cents))
 
 

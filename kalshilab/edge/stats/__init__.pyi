@@ -1,3 +1,4 @@
+from . import batching as batching
 from . import inference as inference
 from . import martingale as martingale
 from . import multiplicity as multiplicity
@@ -5,6 +6,9 @@ from . import power as power
 from . import resampling as resampling
 from . import sequential as sequential
 from . import simulated_entries as simulated_entries
+from .batching import batch_mean as batch_mean
+from .batching import day_batches as day_batches
+from .batching import streams_needed as streams_needed
 from .inference import CLUSTERS as CLUSTERS
 from .inference import LOSSES as LOSSES
 from .inference import Inference as Inference
@@ -43,10 +47,7 @@ from .sequential import LAMBDAS as LAMBDAS
 from .sequential import ConfidenceSequence as ConfidenceSequence
 from .sequential import EProcess as EProcess
 from .sequential import Sprt as Sprt
-from .sequential import batch_mean as batch_mean
-from .sequential import day_batches as day_batches
 from .sequential import log_e as log_e
-from .sequential import streams_needed as streams_needed
 from .simulated_entries import KINDS as KINDS
 from .simulated_entries import Kind as Kind
 from .simulated_entries import entries as entries

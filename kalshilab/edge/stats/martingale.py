@@ -1,75 +1,77 @@
-"""What luck alone pays: the same entries, settled again and again in a market without any edge.
+"""Martingale null: the distribution of the mean profit if the same entries had no edge.
 
-A fair price is a martingale, so an entry at the break-even probability c wins with just that probability, whatever
-was known when it was made (optional stopping: Doob 1953, "Stochastic Processes").  `null_means` draws the outcomes
-of all entries from that null and returns the event-weighted mean profit of each draw; the share of draws as good as
-what happened is a p-value (Dwass 1957, "Modified randomization tests for nonparametric hypotheses").  It needs no
-estimate of a variance, which is why it also holds for favourites that have not lost yet.
+A fair price is a martingale, so an entry at the break-even probability c wins with exactly that probability, for any
+information that was available at entry (optional stopping: Doob 1953, "Stochastic Processes"). `null_means` draws the
+outcomes of all entries under that null and returns the event-weighted mean profit of each draw. The fraction of draws
+that are at least as good as the observed mean is a p-value (Dwass 1957, "Modified randomization tests for
+nonparametric hypotheses"). No variance is estimated, so the test also holds for favourites that have not lost yet.
 
-**The joint law.**  Each event has one latent normal, z = √ρ·f(day) + √(1 − ρ)·ε, the day being that of its first
-entry; U = Φ(z) decides all its legs:
+**Joint distribution.** Each event has one latent normal, z = √ρ·f(day) + √(1 − ρ)·ε, where the day is that of its
+first entry; U = Φ(z) decides all its legs:
 
-* legs of **exclusive** markets that were all entered on one day: [0, 1) is cut into intervals of the lengths P(YES),
-  and the market into whose interval U falls settles YES.  The outcomes that were bought lie at the low end, those
-  sold at the high end, the rest between them.  Prices that add to more than 1 go round the circle: each leg keeps
-  its probability, and the number that settle YES is as near to 1 as it can be;
-* **all others** are comonotone: our side wins where U < p.  For nested thresholds bought on one side that is the
-  law; for legs entered on different days, or of an unknown relation, it is the worst case: it spreads the mean most
-  (Puccetti & Wang 2015, "Extremal dependence concepts").
+* Legs of **exclusive** markets that were all entered on one day: [0, 1) is divided into intervals of lengths P(YES),
+  and the market whose interval contains U settles YES. Outcomes that were bought lie at the low end, those sold at
+  the high end, and the rest between them. Prices that add up to more than 1 wrap around: each leg keeps its
+  probability, and the number of YES settlements is as near to 1 as possible.
+* **All other legs** are comonotone: our side wins where U < p. For nested thresholds bought on one side this is the
+  true distribution. For legs entered on different days, or with an unknown relation, it is the worst case, because
+  it maximises the variance of the mean (Puccetti & Wang 2015, "Extremal dependence concepts").
 
-On either way low U is good for us, so the day factor moves all events together.  ρ comes from the data
-(`intraclass`), and is at least 0.05.
+In both cases a low U favours us, so the day factor moves all events together. ρ is estimated from the data
+(`intraclass`) and is at least 0.05.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import stats
 from scipy.special import ndtri
 
-from kalshilab.edge.schema import Arrays, arrays_of, settled
+from kalshilab.deprecation import renamed_keywords
+from kalshilab.edge.schema import Arrays, Bools, Floats, Integers, arrays_of, settled
 from kalshilab.edge.stats.resampling import blocks_of, draw
 from kalshilab.errors import EdgeError
 from kalshilab.signals.engine.kernel import compiled
 
 __all__ = ["RHO", "coupled", "intraclass", "invert", "null_means"]
 
-Floats = npt.NDArray[np.float64]
 RHO: Final = 0.05
-"""The least correlation of a day's events."""
-_MOST_RHO: Final = 0.9
-_INVERTED: Final = 8_000_000
-"""Latent normals of all draws when the test is inverted, which looks at them again and again."""
+"""Smallest correlation of the latent normals of one day's events."""
+_MAX_RHO: Final = 0.9
+_INVERSION_NORMALS: Final = 8_000_000
+"""Latent normals kept in memory while the test is inverted: each step evaluates all of them."""
 _TIE: Final = 1e-9
 """Means nearer than this are equal: sums of the same payoffs in another order differ by rounding."""
 
 
-class _Plan(msgspec.Struct, frozen=True):
-    """The null as a loop reads it: a leg wins where `low <= z < high`, or where not if it is `outside`."""
+class _NullModel(msgspec.Struct, frozen=True):
+    """The null distribution in the form that the compiled loop reads.
 
-    starts: npt.NDArray[np.int64]
-    """First leg of each event, and one past the last."""
-    day: npt.NDArray[np.int64]
-    """Of each event's first entry, dense from 0."""
+    A leg wins if `low <= z < high`, or, with `outside`, if z lies outside that interval.
+    """
+
+    starts: Integers
+    """Index of the first leg of each event, followed by the number of legs."""
+    day: Integers
+    """Dense code of the day of each event's first entry, from 0."""
     low: Floats
     high: Floats
-    outside: npt.NDArray[np.bool_]
+    outside: Bools
     weight: Floats
-    """Share of the leg in the mean over events of the event's mean; entries without a fill have no leg."""
+    """Weight of the leg in the mean over events of the event's mean; unfilled entries have no leg."""
     paid: float
-    """The weighted sum of what was paid: what the mean is when no leg wins, with its sign turned."""
+    """Weighted sum of the costs: minus the mean profit if no leg wins."""
 
 
 def coupled(entries: pl.DataFrame) -> Arrays:
-    """The settled entries as arrays, exclusive only where their joint law is known.
+    """Return the settled entries as arrays, marked exclusive only where their joint distribution is known.
 
-    Events in which a market was entered twice are not: two entries of one market are no two outcomes.
+    An event in which one market was entered twice is not marked: two entries in one market share an outcome.
     """
     known = settled(entries)
     arrays = arrays_of(entries)
@@ -77,151 +79,167 @@ def coupled(entries: pl.DataFrame) -> Arrays:
     return msgspec.structs.replace(arrays, exclusive=arrays.exclusive & once)
 
 
+@renamed_keywords(b="resamples")
 def null_means(
     entries: pl.DataFrame | Arrays,
     *,
-    b: int = 1999,
+    resamples: int = 1999,
     rho: float = RHO,
     seed: int | np.random.Generator = 0,
     null: Literal["net", "mid"] = "net",
     executor: Executor | None = None,
 ) -> Floats:
-    """Event-weighted mean profit, in dollars a contract, of `b` worlds without an edge.
+    """Draw the event-weighted mean profit under the null of no edge, in dollars per contract.
 
     Args:
-        entries: entries (`ENTRIES_SCHEMA`; what is not settled is left out), or their arrays.
-        b: draws.
-        rho: correlation of the latent normals of a day's events, from 0 to below 1; see `intraclass`.
+        entries: entries (`ENTRIES_SCHEMA`; unsettled ones are left out), or their arrays.
+        resamples: number of draws, at least 1.
+        rho: correlation of the latent normals of one day's events, 0 <= rho < 1; see `intraclass`.
         seed: a seed or a Generator.
-        null: "net": an entry wins with its break-even probability, and the means centre on 0.  "mid": it wins with
-            its mid, and the means centre on minus the costs; that needs a frame.
-        executor: who draws (`kalshilab.edge.stats.resampling`); None: this process.  The numbers are the same.
+        null: "net": an entry wins with its break-even probability, and the means centre on 0. "mid": it wins with
+            its mid, and the means centre on minus the costs; this needs a frame.
+        executor: executor that draws (`kalshilab.edge.stats.resampling`); None: this process. The result is the same.
+
+    Returns:
+        One mean per draw, shape (resamples,).
 
     >>> from kalshilab.edge import simulated_entries
-    >>> signal, _ = simulated_entries.entries(400, kind="ladder", edge=0, net=False, spread=2.0, seed=1)
+    >>> signal, _ = simulated_entries.entries(400, kind="ladder", edge=0, net=False, spread_cents=2.0, seed=1)
     >>> means = 100 * null_means(signal, null="mid")
     >>> costs = 100 * (signal["cost"] - signal["mid"]).mean()
     >>> bool(abs(means.mean() + costs) < 0.2), bool(means.std() > 1)
     (True, True)
 
     Raises:
-        EdgeError: no settled entry; `b` below 1, `rho` out of its range; null="mid" with arrays.
+        EdgeError: no entry is settled, `resamples` or `rho` is out of range, or null="mid" is given with arrays.
     """
-    _check(b, rho)
+    _check(resamples, rho)
     if null not in ("net", "mid"):
-        raise EdgeError(f"null={null!r}; 'net' or 'mid'")
+        raise EdgeError(f"null must be 'net' or 'mid', got {null!r}")
     if isinstance(entries, Arrays):
         if null == "mid":
-            raise EdgeError("arrays hold no mids; pass the entries themselves for null='mid'")
+            raise EdgeError("entries must be a DataFrame for null='mid', got arrays, which have no mid")
         arrays, win = entries, entries.cost
     else:
         arrays = coupled(entries)
         win = arrays.cost if null == "net" else settled(entries)["mid"].to_numpy()
-    plan = _plan(arrays, win)
-    return np.concatenate(draw(_drawn, (plan, rho), blocks_of(b, len(plan.day), seed), executor))
+    model = _null_model(arrays, win)
+    return np.concatenate(draw(_block, (model, rho), blocks_of(resamples, len(model.day), seed), executor))
 
 
 def intraclass(arrays: Arrays) -> float:
-    """Correlation of the latent normals of a day's events, by the method of moments; at least 0.05, at most 0.9.
+    """Estimate the correlation of the latent normals of one day's events by the method of moments.
 
-    To first order in ρ two events of one day have the covariance ρ·a·a′, a being the slope of an event's mean payoff
-    in its latent normal.  So ρ is the sum over pairs of a day of the products of the events' means (less the mean of
-    all), over that of the products of their slopes.  Without two events on a day it is the floor.
+    To first order in ρ, two events of one day have the covariance ρ·a·a′, where a is the slope of an event's mean
+    payoff in its latent normal. So ρ is a ratio of two sums over the pairs of events of each day: the products of the
+    events' demeaned means, over the products of their slopes.
+
+    Returns:
+        ρ, clipped to the range from 0.05 to 0.9; 0.05 if no day has two events.
 
     Raises:
-        EdgeError: no settled entry.
+        EdgeError: no entry is settled.
     """
-    plan = _plan(arrays, arrays.cost)
-    legs = np.diff(plan.starts)
+    model = _null_model(arrays, arrays.cost)
+    legs = np.diff(model.starts)
     event = np.repeat(np.arange(len(legs)), legs)
-    bent = np.where(plan.outside, -1.0, 1.0) * (stats.norm.pdf(plan.high) - stats.norm.pdf(plan.low))
-    slope: Floats = np.bincount(event, plan.weight * bent, len(legs)).astype(np.float64) * len(legs)
+    sign = np.where(model.outside, -1.0, 1.0)
+    leg_slope = sign * (stats.norm.pdf(model.high) - stats.norm.pdf(model.low))
+    slope: Floats = np.bincount(event, model.weight * leg_slope, len(legs)).astype(np.float64) * len(legs)
     mean = np.bincount(arrays.event, arrays.pnl, len(legs)) / np.bincount(arrays.event, minlength=len(legs))
     mean = mean - mean.mean()
 
     def pairs(x: Floats) -> float:
-        return float((np.bincount(plan.day, x) ** 2).sum() - (x**2).sum())
+        return float((np.bincount(model.day, x) ** 2).sum() - (x**2).sum())
 
-    of = pairs(slope)
-    if not of > 1e-12:
+    slope_pairs = pairs(slope)
+    if not slope_pairs > 1e-12:
         return RHO
-    return min(_MOST_RHO, max(RHO, pairs(mean) / of))
+    return min(_MAX_RHO, max(RHO, pairs(mean) / slope_pairs))
 
 
+@renamed_keywords(b="resamples")
 def invert(
     arrays: Arrays,
     *,
     level: float = 0.95,
-    b: int = 1999,
+    resamples: int = 1999,
     rho: float = RHO,
     seed: int | np.random.Generator = 0,
 ) -> tuple[float, float]:
-    """The edges, in dollars, at which the entries are not surprising: the Monte Carlo test turned into an interval.
+    """Return the confidence interval of the edge in dollars by inverting the Monte Carlo test.
 
-    An edge δ means that each entry wins with its cost + δ, from 0 to 1.  The interval holds the δ under which a mean
-    as high, and one as low, as what happened has a chance above (1 − level)/2 each; δ is told as the mean edge it
-    makes.  It needs no variance, so it is the interval for few clusters, or few losses.
+    An edge δ means that each entry wins with probability cost + δ, clipped to [0, 1]. The interval contains each δ
+    under which a mean at least as high as the observed one, and one at least as low, has a probability above
+    (1 − level)/2. It is expressed as the mean edge that δ implies. No variance is estimated, so this is the interval
+    for few clusters or few losses.
+
+    Args:
+        arrays: settled entries (`coupled`).
+        level: confidence level of the two-sided interval.
+        resamples: number of draws, at least 1; fewer are used with very many events, but at least 499.
+        rho: correlation of the latent normals of one day's events, 0 <= rho < 1; see `intraclass`.
+        seed: a seed or a Generator.
+
+    Returns:
+        Lower and upper bound in dollars per contract.
 
     Raises:
-        EdgeError: no settled entry; `b`, `rho` or `level` out of their range.
+        EdgeError: no entry is settled, or an argument is out of range.
     """
-    _check(b, rho)
+    _check(resamples, rho)
     if not 0 < level < 1:
-        raise EdgeError(f"level={level}; between 0 and 1")
-    start = _plan(arrays, arrays.cost)
+        raise EdgeError(f"level must be a confidence level between 0 and 1, got {level}")
+    day = _null_model(arrays, arrays.cost).day
     rng = np.random.default_rng(seed)
-    events = len(start.day)
-    draws = min(b, max(499, _INVERTED // events))
-    held = _latents(start.day, rho, draws, rng)
-    share = _shares(arrays)
-    seen = float((np.bincount(arrays.event, arrays.pnl) / np.bincount(arrays.event)).mean())
+    draws = min(resamples, max(499, _INVERSION_NORMALS // len(day)))
+    latents = _latents(day, rho, draws, rng)
+    weight = _weights(arrays)
+    observed = float((np.bincount(arrays.event, arrays.pnl) / np.bincount(arrays.event)).mean())
     cost = np.where(arrays.filled, arrays.cost, 0.0)
 
-    def means(delta: float) -> Floats:
-        plan = _plan(arrays, arrays.cost + delta)
-        return _means(plan, held)
-
     def edge(delta: float) -> float:
-        return float(share @ np.where(arrays.filled, np.clip(cost + delta, 0, 1) - cost, 0.0))
+        return float(weight @ np.where(arrays.filled, np.clip(cost + delta, 0, 1) - cost, 0.0))
 
-    def surprising(delta: float, sign: int) -> bool:
-        as_far = int((sign * means(delta) >= sign * seen - _TIE).sum())
-        return (1 + as_far) / (draws + 1) <= (1 - level) / 2
+    def rejected(delta: float, sign: int) -> bool:
+        means = _means(_null_model(arrays, arrays.cost + delta), latents)
+        exceeding = int((sign * means >= sign * observed - _TIE).sum())
+        return (1 + exceeding) / (draws + 1) <= (1 - level) / 2
 
     bounds = []
     for sign in (1, -1):
-        # From the end where what happened is most surprising to the one where it is the least so.
-        out, within = (-1.0, 1.0) if sign == 1 else (1.0, -1.0)
-        if not surprising(out, sign):
-            bounds.append(edge(out))
+        # Bisect from the edge that is most likely to be rejected to the one that is least likely to be.
+        outside, inside = (-1.0, 1.0) if sign == 1 else (1.0, -1.0)
+        if not rejected(outside, sign):
+            bounds.append(edge(outside))
             continue
-        while abs(within - out) > 1e-4:
-            middle = (out + within) / 2
-            out, within = (middle, within) if surprising(middle, sign) else (out, middle)
-        bounds.append(edge(out))
-    # Where all won, the upper bound is what happened, but for rounding.
-    return min(bounds[0], seen), max(bounds[1], seen)
+        while abs(inside - outside) > 1e-4:
+            middle = (outside + inside) / 2
+            outside, inside = (middle, inside) if rejected(middle, sign) else (outside, middle)
+        bounds.append(edge(outside))
+    # If every entry won, the upper bound equals the observed mean except for rounding.
+    return min(bounds[0], observed), max(bounds[1], observed)
 
 
-def _check(b: int, rho: float) -> None:
-    if b < 1:
-        raise EdgeError(f"b={b}; at least 1 draw")
+def _check(resamples: int, rho: float) -> None:
+    if resamples < 1:
+        raise EdgeError(f"resamples must be at least 1, got {resamples}")
     if not 0 <= rho < 1:
-        raise EdgeError(f"rho={rho}; from 0 to below 1")
+        raise EdgeError(f"rho must be a correlation with 0 <= rho < 1, got {rho}")
 
 
-def _shares(arrays: Arrays) -> Floats:
-    """Weight of each entry in the mean over events of the event's mean; they add to 1."""
+def _weights(arrays: Arrays) -> Floats:
+    """Return the weight of each entry in the mean over events of the event's mean; the weights add up to 1."""
     size = np.bincount(arrays.event)
     return np.asarray(1.0 / (size[arrays.event] * len(size)), dtype=np.float64)
 
 
-def _plan(arrays: Arrays, win: Floats) -> _Plan:
-    """The null in which entry i wins with probability `win[i]`, cut to 0 to 1."""
+def _null_model(arrays: Arrays, win: Floats) -> _NullModel:
+    """Return the null in which entry i wins with probability `win[i]`, clipped to [0, 1]."""
     if not len(arrays.pnl):
-        raise EdgeError("no entry is settled, so there is nothing to judge")
+        raise EdgeError("entries must hold at least one settled entry, got 0")
     events = int(arrays.event.max()) + 1
-    # Entries are in the order of time, so the first of an event says its day.
+    # Entries are sorted by time, so the first entry of an event gives its day.
     _, first = np.unique(arrays.event, return_index=True)
     day = np.unique(arrays.day[first], return_inverse=True)[1].astype(np.int64)
 
@@ -230,19 +248,19 @@ def _plan(arrays: Arrays, win: Floats) -> _Plan:
     event, yes = arrays.event[order], arrays.yes[order]
     p = np.clip(win[order], 0.0, 1.0)
     if np.isnan(p).any():
-        raise EdgeError("a filled entry has no probability to win with; its cost or mid is missing")
+        raise EdgeError("filled entries must have a cost and a mid, got NaN")
     starts = np.searchsorted(event, np.arange(events + 1))
 
-    split = np.bincount(arrays.event, arrays.day != arrays.day[first][arrays.event], events) > 0
-    apart = np.bincount(arrays.event, ~arrays.exclusive, events) > 0
-    cut = ~(split | apart) & (np.diff(starts) > 1)
+    several_days = np.bincount(arrays.event, arrays.day != arrays.day[first][arrays.event], events) > 0
+    not_exclusive = np.bincount(arrays.event, ~arrays.exclusive, events) > 0
+    divided = ~(several_days | not_exclusive) & (np.diff(starts) > 1)
     low, high = np.zeros_like(p), p.copy()
     outside = np.zeros(len(p), np.bool_)
-    if cut.any():
-        on = cut[event]
+    if divided.any():
+        on = divided[event]
         low[on], high[on], outside[on] = _intervals(p[on], yes[on], event[on])
-    weight = _shares(arrays)
-    return _Plan(
+    weight = _weights(arrays)
+    return _NullModel(
         starts=starts.astype(np.int64),
         day=day,
         low=ndtri(low),
@@ -253,15 +271,17 @@ def _plan(arrays: Arrays, win: Floats) -> _Plan:
     )
 
 
-def _intervals(
-    p: Floats, yes: npt.NDArray[np.bool_], event: npt.NDArray[np.int64]
-) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    """Where U makes our side win, for legs of exclusive events in the order of the events: low, high, outside."""
+def _intervals(p: Floats, yes: Bools, event: Integers) -> tuple[Floats, Floats, Bools]:
+    """Return the interval of U in which our side wins, for legs of exclusive events sorted by event.
+
+    Returns:
+        `low`, `high` and `outside`: if `outside`, our side wins where U is not in [low, high).
+    """
     settles = np.where(yes, p, 1 - p)
     code = np.unique(event, return_inverse=True)[1]
 
     def before(length: Floats) -> Floats:
-        """What the earlier legs of the event add to."""
+        """Return the total length of the earlier legs of the same event."""
         total = np.concatenate(([0.0], np.cumsum(length)))
         begin = np.searchsorted(code, np.arange(code[-1] + 1))
         return np.asarray(total[:-1] - total[begin][code], dtype=np.float64)
@@ -271,36 +291,37 @@ def _intervals(
     full = (np.bincount(code, settles) > 1 + _TIE)[code]
     low = np.where(full, before(settles) % 1.0, np.clip(low, 0.0, 1.0))
     high = low + settles
-    # A wrapped interval is everything but the gap it leaves.
+    # A wrapped interval is the complement of the gap that it leaves.
     wrapped = high > 1 + _TIE
     low, high = np.where(wrapped, high - 1, low), np.where(wrapped, low, np.minimum(high, 1.0))
     return low, high, wrapped ^ ~yes
 
 
-def _latents(day: npt.NDArray[np.int64], rho: float, b: int, rng: np.random.Generator) -> Floats:
-    """`b` draws of the events' latent normals."""
-    factor = rng.standard_normal((b, int(day.max()) + 1))
-    z = rng.standard_normal((b, len(day)))
+def _latents(day: Integers, rho: float, resamples: int, rng: np.random.Generator) -> Floats:
+    """Draw the latent normals of the events, of shape (resamples, events)."""
+    factor = rng.standard_normal((resamples, int(day.max()) + 1))
+    z = rng.standard_normal((resamples, len(day)))
     z *= np.sqrt(1 - rho)
     z += np.sqrt(rho) * factor[:, day]
     return z
 
 
-def _drawn(of: tuple[_Plan, float], b: int, rng: np.random.Generator) -> Floats:
-    """Means of `b` worlds; a block of `null_means`."""
-    plan, rho = of
-    return _means(plan, _latents(plan.day, rho, b, rng))
+def _block(sample: tuple[_NullModel, float], resamples: int, rng: np.random.Generator) -> Floats:
+    """Draw one block of `null_means`."""
+    model, rho = sample
+    return _means(model, _latents(model.day, rho, resamples, rng))
 
 
-def _means(plan: _Plan, z: Floats) -> Floats:
+def _means(model: _NullModel, z: Floats) -> Floats:
+    """Return the event-weighted mean profit for each row of latent normals."""
     won = np.empty(len(z))
-    _won(z, plan.starts, plan.low, plan.high, plan.outside, plan.weight, won)
-    return won - plan.paid
+    _won(z, model.starts, model.low, model.high, model.outside, model.weight, won)
+    return won - model.paid
 
 
 @compiled
 def _won(
-    z: Any, starts: Any, low: Any, high: Any, outside: Any, weight: Any, won: Any
+    z: Floats, starts: Integers, low: Floats, high: Floats, outside: Bools, weight: Floats, won: Floats
 ) -> None:  # pragma: no cover - compiled
     for row in range(len(z)):
         total = 0.0

@@ -2,12 +2,12 @@ from . import faults as faults
 from . import frame_faults as frame_faults
 from . import schedule as schedule
 from .faults import FAULTS as FAULTS
-from .faults import Action as Action
 from .faults import Fault as Fault
 from .faults import Faults as Faults
+from .faults import RequestEffect as RequestEffect
 from .faults import fault_names as fault_names
 from .faults import random_schedule as random_schedule
-from .frame_faults import Event as Event
+from .frame_faults import FrameEvent as FrameEvent
 from .frame_faults import FrameFaults as FrameFaults
 from .schedule import Occurrences as Occurrences
-from .schedule import known as known
+from .schedule import check_names as check_names

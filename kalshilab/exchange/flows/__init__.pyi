@@ -4,7 +4,7 @@ from . import recorded_books as recorded_books
 from . import synthetic as synthetic
 from . import synthetic_series as synthetic_series
 from . import tape_flow as tape_flow
-from .background_quotes import Quotes as Quotes
+from .background_quotes import BackgroundQuotes as BackgroundQuotes
 from .mirror import Mirror as Mirror
 from .recorded_books import BookFrame as BookFrame
 from .recorded_books import delta_frame as delta_frame
@@ -14,12 +14,12 @@ from .recorded_books import snapshot_frame as snapshot_frame
 from .synthetic import CATEGORIES as CATEGORIES
 from .synthetic import Synthetic as Synthetic
 from .synthetic_series import SERIES as SERIES
-from .synthetic_series import Leg as Leg
+from .synthetic_series import MarketInterval as MarketInterval
 from .synthetic_series import SeriesPlan as SeriesPlan
 from .synthetic_series import event_ticker as event_ticker
-from .synthetic_series import legs as legs
-from .tape_flow import Flow as Flow
+from .synthetic_series import market_intervals as market_intervals
+from .tape_flow import FlowSource as FlowSource
+from .tape_flow import FlowStep as FlowStep
 from .tape_flow import MarketFacts as MarketFacts
-from .tape_flow import Source as Source
-from .tape_flow import Step as Step
 from .tape_flow import StepKind as StepKind
+from .tape_flow import TapeFlow as TapeFlow

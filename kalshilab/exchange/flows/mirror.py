@@ -1,16 +1,15 @@
-"""A flow that follows a real feed: the shadow venue, where our orders meet the world's book and the world does not.
+"""A flow that mirrors a real feed, for the shadow venue: our orders meet the real book and do not affect it.
 
-Whoever listens to the feed pushes what it says (`push_market`, `push_trade`, `push_snapshot`, `push_delta`,
-`push_lifecycle`, `push_event`) and what the feed cannot say (`push_blind`, `push_close`, `push_time`), and an
-exchange that was given this flow plays it.  The exchange's background book is then exactly the mirrored one,
-less what our own fills have taken.
-Nothing here sends anything anywhere: it has no host, no key and no socket.
+A feed handler pushes the feed's messages (`push_market`, `push_trade`, `push_snapshot`, `push_delta`,
+`push_lifecycle`, `push_event`) and the events that the feed does not report (`push_blind`, `push_close`,
+`push_time`).  An exchange with this flow plays them.  The exchange's background book is then the mirrored one,
+less the size that our fills have taken.  Nothing here has network access: there is no host, key or socket.
 
-Exchange time is that of the feed's messages and never goes back: what is pushed late happens when it comes.
-Feeds deliver the channels of one moment in no strict order; whoever needs a strict one sorts before pushing.
+Exchange time is the time of the feed's messages and never goes back: a message that is pushed late takes effect
+late.  Feeds do not guarantee an order between channels; a caller that needs one sorts before pushing.
 
-A market appears when it is first named.  Of one that is only known by its ticker little is told (its event is
-guessed from the ticker); `push_market` says what it is.
+A market appears when it is first named.  Of a market known only by its ticker, the event is guessed from the
+ticker; `push_market` supplies its facts.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange.flows.recorded_books import BookFrame, delta_frame, snapshot_frame
-from kalshilab.exchange.flows.tape_flow import MarketFacts, Step, StepKind
+from kalshilab.exchange.flows.tape_flow import FlowStep, MarketFacts, StepKind
 from kalshilab.market.fees import FEE_TYPES
 from kalshilab.market.model import Market, Trade
 from kalshilab.units import TickGrid
@@ -35,10 +35,10 @@ _STAGES: Final[tuple[StepKind, ...]] = ("open", "close", "determine", "settle")
 
 
 class Mirror:
-    """A flow driven from outside.
+    """A flow whose steps are pushed by a feed handler.
 
     Args:
-        start: exchange time before anything is pushed, microseconds.
+        start_us: exchange time before the first message, in microseconds.
 
     >>> mirror = Mirror()
     >>> mirror.push_snapshot("KXA-1-T", yes=[(4_400, 100)], no=[(5_500, 200)], ts=5)
@@ -46,12 +46,13 @@ class Mirror:
     (['create', 'open', 'book'], None, 'KXA-1')
     """
 
-    def __init__(self, start: int = 0) -> None:
+    @renamed_keywords(start="start_us")
+    def __init__(self, start_us: int = 0) -> None:
         self.facts: list[MarketFacts] = []
         self.prints = 0
         """Prints pushed so far."""
-        self._now = start
-        self._steps: deque[Step] = deque()
+        self._now = start_us
+        self._steps: deque[FlowStep] = deque()
         self._index: dict[str, int] = {}
         self._stage: dict[int, int] = {}
         self._series: dict[str, tuple[str, str]] = {}
@@ -60,43 +61,43 @@ class Mirror:
 
     @property
     def next_ts(self) -> int | None:
-        """When what was pushed first and not played yet happens; None when all is played."""
+        """Exchange time of the next step in microseconds; None if every step has been played."""
         return self._steps[0].ts if self._steps else None
 
-    def take(self) -> Step | None:
-        """The next step, taken; None when all is played."""
+    def take(self) -> FlowStep | None:
+        """Remove and return the next step; return None if every step has been played."""
         return self._steps.popleft() if self._steps else None
 
     @property
     def waiting(self) -> int:
-        """Steps pushed and not yet played."""
+        """Number of steps pushed and not yet played."""
         return len(self._steps)
 
     def _add(
         self, ts: int, kind: StepKind, market: int, price: int = 0, size: int = 0, taker: str = "",
         trade_id: str = "",
     ) -> None:  # fmt: skip
-        self._steps.append(Step(self._at(ts), kind, market, price, size, taker, trade_id))
+        self._steps.append(FlowStep(self._at(ts), kind, market, price, size, taker, trade_id))
 
     def _at(self, ts: int) -> int:
         self._now = max(self._now, ts)
         return self._now
 
-    # What the feed says
+    # Messages of the feed
 
     def push_event(self, event: str, series: str, title: str = "") -> None:
-        """What an event is, for markets that are named after it."""
+        """Describe an event, for markets that are named after it."""
         self._series[event] = (series, title)
 
     def push_market(self, market: Market, ts: int = 0) -> None:
-        """What a market is, and how far it has come.
+        """Describe a market and bring it to its current status.
 
         Raises:
-            ExchangeError: its fees have no formula here.
+            ExchangeError: its fee type has no formula.
         """
         if market.fee_type not in FEE_TYPES:
             raise ExchangeError(
-                f"{market.ticker}: fee type {market.fee_type!r} has no formula; use one of {FEE_TYPES}"
+                f"{market.ticker}: fee_type must be one of {', '.join(FEE_TYPES)}, got {market.fee_type!r}"
             )
         known = self._index.get(market.ticker)
         f = MarketFacts(mirrored=True) if known is None else self.facts[known]
@@ -119,7 +120,7 @@ class Mirror:
             self._add(ts, "pause", f.index)
 
     def push_trade(self, trade: Trade) -> None:
-        """A public print of the world."""
+        """Push a public print."""
         self.prints += 1
         market = self._known(trade.ticker, trade.ts)
         self._add(trade.ts, "print", market, trade.price, trade.size, trade.taker, trade.trade_id)
@@ -127,26 +128,40 @@ class Mirror:
     def push_snapshot(
         self, ticker: str, yes: Iterable[tuple[int, int]], no: Iterable[tuple[int, int]], ts: int = 0
     ) -> None:
-        """A market's book anew: the bids of both sides, (price, size), each in its own prices."""
+        """Push a book snapshot.
+
+        Args:
+            ticker: the market.
+            yes: YES bids as (price, size), in YES prices.
+            no: NO bids as (price, size), in NO prices.
+            ts: exchange time in microseconds.
+        """
         self.push_frame(snapshot_frame(ts, ticker, yes, no))
 
     def push_delta(self, ticker: str, side: str, price: int, delta: int, ts: int = 0) -> None:
-        """One level changed: `side` "yes" or "no", its own price.
+        """Push a change of one level.
 
-        Playing it raises `BookError` where the level would fall below zero: push a snapshot after a gap.
+        Playing it raises `BookError` if the level would fall below zero: push a snapshot after a gap.
+
+        Args:
+            ticker: the market.
+            side: "yes" or "no".
+            price: price of that side.
+            delta: change of the size.
+            ts: exchange time in microseconds.
         """
         self.push_frame(delta_frame(ts, ticker, side, price, delta))
 
     def push_frame(self, frame: BookFrame) -> None:
-        """A book frame; `read_frames` gives those of a recording."""
+        """Push a book frame; `read_frames` returns those of a recording."""
         market = self._known(frame.ticker, frame.ts)
         if frame.levels is not None:
-            self._steps.append(Step(self._at(frame.ts), "book", market, levels=frame.levels))
+            self._steps.append(FlowStep(self._at(frame.ts), "book", market, levels=frame.levels))
         else:
             self._add(frame.ts, "level", market, frame.price, frame.delta, frame.side)
 
     def push_blind(self, ticker: str, ts: int = 0) -> None:
-        """A market's book is not known until its next snapshot: something of the feed was lost.
+        """Mark a market's book as unknown until its next snapshot, because messages were lost.
 
         Until then nothing is displayed and nothing can be taken; our resting orders keep their places.
         """
@@ -154,7 +169,7 @@ class Mirror:
             self._add(ts, "blind", self._index[ticker])
 
     def push_time(self, ts: int) -> None:
-        """Time has passed, and nothing else happened; orders expire by it."""
+        """Advance exchange time without any other event; orders may expire."""
         self._add(ts, "time", -1)
 
     def push_lifecycle(
@@ -169,12 +184,17 @@ class Mirror:
         result: str = "",
         settlement: int | None = None,
     ) -> None:
-        """A step in a market's life, in the exchange's word `kind`; what does not change its life is noted.
+        """Push a lifecycle message; a message without a transition only updates the market's facts.
 
         Args:
-            event: the market's event, where the message names it.
-            open_ts, close_ts: microseconds; 0 where the message says nothing.
-            settlement: YES' value in price units, once determined.
+            ticker: the market.
+            kind: the exchange's event type, such as "created" or "determined".
+            ts: exchange time in microseconds.
+            event: the market's event, if the message names it.
+            open_ts: opening time in microseconds; 0 if the message has no such field.
+            close_ts: closing time in microseconds; 0 if the message has no such field.
+            result: the market's result, once determined.
+            settlement: value of YES in price units, once determined.
         """
         market = self._known(ticker, ts, created=kind == "created", named=event)
         f = self.facts[market]
@@ -199,7 +219,7 @@ class Mirror:
             self._add(ts, "resume" if kind == "activated" else "pause", market)
 
     def push_close(self, ticker: str, ts: int) -> None:
-        """A market has closed; the feed sends no message of it, so whoever reads the clock says it."""
+        """Close a market; the feed sends no message for a close, so the caller watches the clock."""
         self._advance(self._known(ticker, ts), 2, ts)
 
     # Markets
@@ -232,7 +252,7 @@ class Mirror:
         self._add(ts, "create", f.index)
 
     def _advance(self, market: int, stage: int, ts: int) -> None:
-        """Take a market's life as far as it is known to be, through every stage on the way."""
+        """Advance a market's lifecycle to a stage, through every stage on the way."""
         for number in range(self._stage[market], stage):
             self._add(ts, _STAGES[number], market)
             self._stage[market] = number + 1

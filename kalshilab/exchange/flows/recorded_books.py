@@ -1,8 +1,8 @@
-"""Recorded books: what the order book channel said, as steps that a flow can play beside the prints.
+"""Recorded books: the messages of the order book channel, as steps that a flow can play beside the prints.
 
-A recording is a JSON object a line: a frame as the exchange sent it, or `{"received_ms": …, "frame": {…}}`
-around one.  Frames of other channels are passed over.  Where a sequence number is missing, the books of that
-subscription are not known until their next snapshot, and what is said of them until then is left out.
+A recording has one JSON object a line: a frame as the exchange sent it, or `{"received_ms": …, "frame": {…}}`
+around one.  Frames of other channels are skipped.  After a gap in the sequence numbers, the books of that
+subscription are unknown until their next snapshot, and deltas until then are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Levels = tuple[dict[int, int], dict[int, int]]
 
 
 class BookFrame(NamedTuple):
-    """A market's book anew (`levels`), or one level of it changed by `delta`; YES prices on both sides."""
+    """A snapshot of a market's book (`levels`), or one level changed by `delta`; YES prices on both sides."""
 
     ts: int
     ticker: str
@@ -38,12 +38,19 @@ class BookFrame(NamedTuple):
 def snapshot_frame(
     ts: int, ticker: str, yes: Iterable[tuple[int, int]], no: Iterable[tuple[int, int]]
 ) -> BookFrame:
-    """A book anew at exchange time `ts`, microseconds, from the bids of both sides, each in its own prices."""
+    """Return a book snapshot built from the bids of both sides.
+
+    Args:
+        ts: exchange time in microseconds.
+        ticker: the market.
+        yes: YES bids as (price, size), in YES prices.
+        no: NO bids as (price, size), in NO prices.
+    """
     return BookFrame(ts, ticker, levels=({p: s for p, s in yes if s}, {PRICE - p: s for p, s in no if s}))
 
 
 def delta_frame(ts: int, ticker: str, side: str, price: int, delta: int) -> BookFrame:
-    """One level of `side`, "yes" or "no", at its own price.
+    """Return a change of one level of `side`, "yes" or "no", at that side's price.
 
     >>> delta_frame(7, "A", "no", 5_600, 100)
     BookFrame(ts=7, ticker='A', side='ask', price=4400, delta=100, levels=None)
@@ -53,36 +60,40 @@ def delta_frame(ts: int, ticker: str, side: str, price: int, delta: int) -> Book
     return BookFrame(ts, ticker, "ask", PRICE - price, delta)
 
 
-class _Line(msgspec.Struct, gc=False):
+class _RecordedLine(msgspec.Struct, gc=False):
+    """One line of a recording: a frame, or a frame with its receive time."""
+
     frame: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     received_ms: int = 0
     type: str = ""
 
 
 class _Head(msgspec.Struct, gc=False):
+    """A frame with its message undecoded."""
+
     type: str = ""
     sid: int = 0
     seq: int = 0
     msg: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
-_line: Final = msgspec.json.Decoder(_Line).decode
+_line: Final = msgspec.json.Decoder(_RecordedLine).decode
 _head: Final = msgspec.json.Decoder(_Head).decode
 _snapshot: Final = msgspec.json.Decoder(wire.OrderbookSnapshot).decode
 _delta: Final = msgspec.json.Decoder(wire.OrderbookDelta).decode
 
 
 def read_frames(source: str | Path | Iterable[bytes]) -> Iterator[BookFrame]:
-    """The book frames of a recording, in order.
+    """Yield the book frames of a recording, in order.
 
-    A delta's time is the exchange's own; a snapshot, which has none, is taken to come when it was received or
-    just before the next delta of any market, whichever is earlier.  Time never goes back.
+    A delta carries an exchange time.  A snapshot carries none and takes the earlier of its receive time and
+    the time of the next delta of any market.  Time never goes back.
 
     Args:
         source: a file, gzipped if its name ends in .gz, or its lines.
 
     Raises:
-        ProtocolError: a line is no frame.
+        ProtocolError: a line is not a recorded frame.
         OSError: the file cannot be read.
     """
     if isinstance(source, str | Path):
@@ -96,7 +107,7 @@ def read_frames(source: str | Path | Iterable[bytes]) -> Iterator[BookFrame]:
 def _frames(lines: Iterable[bytes]) -> Iterator[BookFrame]:
     expected: dict[int, int] = {}
     known: dict[int, set[str]] = {}
-    waiting: list[BookFrame] = []
+    undated: list[BookFrame] = []
     now = 0
     for line in lines:
         if not line.strip():
@@ -116,35 +127,35 @@ def _frames(lines: Iterable[bytes]) -> Iterator[BookFrame]:
             continue
         if frame.levels is not None:
             books.add(frame.ticker)
-            waiting.append(frame)
+            undated.append(frame)
         elif frame.ticker in books:
             now = max(now, frame.ts)
-            yield from (snapshot._replace(ts=now) for snapshot in waiting)
-            waiting.clear()
+            yield from (snapshot._replace(ts=now) for snapshot in undated)
+            undated.clear()
             yield frame._replace(ts=now)
-    for snapshot in waiting:
+    for snapshot in undated:
         now = max(now, snapshot.ts)
         yield snapshot._replace(ts=now)
 
 
-def _frame(head: _Head, received: int) -> BookFrame | None:
-    """What a frame says of a book; None where it is of something else."""
+def _frame(head: _Head, received_us: int) -> BookFrame | None:
+    """Return a frame's book snapshot or change; None for a frame of another channel."""
     if head.type == "orderbook_delta":
         d = _delta(head.msg)
         if d.side not in ("yes", "no"):
-            raise UnitError("side", d.side, "is neither yes nor no")
-        ts = d.ts_ms * 1000 or received
+            raise UnitError("side", d.side, "yes or no")
+        ts = d.ts_ms * 1000 or received_us
         return delta_frame(ts, d.market_ticker, d.side, parse_price(d.price_dollars), parse_size(d.delta_fp))
     if head.type == "orderbook_snapshot":
         m = _snapshot(head.msg)
         yes = [(parse_price(p), parse_size(n)) for p, n in m.yes_dollars_fp]
         no = [(parse_price(p), parse_size(n)) for p, n in m.no_dollars_fp]
-        return snapshot_frame(received, m.market_ticker, yes, no)
+        return snapshot_frame(received_us, m.market_ticker, yes, no)
     return None
 
 
 def fold(book: Levels | None, frame: BookFrame) -> Levels | None:
-    """A book after a frame; None while none is known.
+    """Return a book after a frame; None before the first snapshot.
 
     >>> fold(({4_400: 10}, {}), BookFrame(0, "A", "bid", 4_400, -10))
     ({}, {})

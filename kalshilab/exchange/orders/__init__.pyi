@@ -9,8 +9,8 @@ from .amend import decrease as decrease
 from .contract_choices import Boundary as Boundary
 from .contract_choices import Choices as Choices
 from .contract_choices import Refusal as Refusal
-from .desk_host import Floor as Floor
-from .desk_host import Shown as Shown
+from .desk_host import DeskHost as DeskHost
+from .desk_host import DisplayedBook as DisplayedBook
 from .order_checks import PREVENTIONS as PREVENTIONS
 from .order_checks import SIDES as SIDES
 from .order_checks import TIMES_IN_FORCE as TIMES_IN_FORCE
@@ -28,6 +28,6 @@ from .order_checks import words as words
 from .order_desk import OrderDesk as OrderDesk
 from .order_groups import MOST_GROUPS as MOST_GROUPS
 from .order_groups import MOST_LIMIT as MOST_LIMIT
-from .order_groups import WINDOW as WINDOW
+from .order_groups import WINDOW_US as WINDOW_US
 from .order_groups import OrderGroup as OrderGroup
 from .order_groups import OrderGroups as OrderGroups

@@ -1,9 +1,10 @@
 """Changes to a resting order: amend and decrease.
 
-An amend's count is what has been filled plus what shall rest, so that a fill on its way cannot make it wrong.
-An order that only shrinks, or only changes its expiration, keeps its place in the queue; one with another
-price or more size is taken off and comes in again, behind all that stands at its price, and trades at once
-where it crosses.  Either way it is the same order, with the same rounding account for its fees.
+The count of an amend is the filled size plus the size to rest, so that a concurrent fill cannot make it
+wrong.  An order that only shrinks, or only changes its expiration, keeps its place in the queue.  An order
+with another price or a larger size is removed and placed again: it queues behind everything at its price, and
+trades at once if it crosses. Either way it remains the same order, with the same rounding account for its
+fees.
 """
 
 from __future__ import annotations
@@ -22,8 +23,15 @@ __all__ = ["Amended", "amend", "decrease"]
 
 
 class Amended(NamedTuple):
-    """What an amend came to: the order, the size it filled, what that cost and its fees, in size and money
-    units; `resized` whether what rests has another size than before."""
+    """The result of an amend.
+
+    Attributes:
+        order: the amended order.
+        filled: the size that it filled, in size units.
+        cost: cost of these fills, in money units.
+        fees: fees of these fills, in money units.
+        resized: whether the resting size has changed.
+    """
 
     order: RestingOrder
     filled: int
@@ -35,10 +43,15 @@ class Amended(NamedTuple):
 def amend(desk: OrderDesk, order_id: str, body: wire.AmendOrder) -> Amended:
     """Change price, total count, expiration or client order id of a resting order.
 
+    Args:
+        desk: the order desk.
+        order_id: the order to change.
+        body: the request.
+
     Raises:
-        Refused: with the exchange's status and code; nothing has happened then.
+        Refused: with the exchange's status and code; the order is then unchanged.
     """
-    ex = desk.floor
+    ex = desk.exchange
     desk.check_open()
     order_checks.shard(body.exchange_index, body.ticker)
     order, listing = desk.find(order_id, body.ticker)
@@ -50,7 +63,7 @@ def amend(desk: OrderDesk, order_id: str, body: wire.AmendOrder) -> Amended:
         raise Refused(400, "order_side_mismatch", f"the order is a {order.side}")
     price, count = order_checks.price_of(body.price, listing), order_checks.size_of(body.count, least=0)
     if count < order.filled:
-        raise Refused(400, "invalid_order_size", "count is below what is filled already")
+        raise Refused(400, "invalid_order_size", "count is below the filled size")
     expires = order_checks.expiry(body.expiration_time or None, ex.now)
     order_checks.orderable(listing, ex.choices.market_closed)
     new_id = order_checks.client_id(body.updated_client_order_id)
@@ -59,7 +72,7 @@ def amend(desk: OrderDesk, order_id: str, body: wire.AmendOrder) -> Amended:
     before = order.remaining
     wanted = replace(order, price=price, remaining=count - order.filled)
     _check(desk, order, wanted, listing)
-    # From here on nothing is refused.
+    # No check fails from here on.
     if new_id is not None:
         desk.claim_id(new_id)
         order.client_order_id = new_id
@@ -81,10 +94,10 @@ def _check(desk: OrderDesk, order: RestingOrder, wanted: RestingOrder, listing: 
 def _carry_out(
     desk: OrderDesk, order: RestingOrder, wanted: RestingOrder, listing: Listing
 ) -> tuple[int, int, int]:
-    """Make the order what is wanted: size, cost and fees of what that filled."""
-    displayed = desk.floor.displayed(listing)
+    """Apply an amend; return size, cost and fees of the resulting fills."""
+    displayed = desk.exchange.displayed(listing)
     if wanted.remaining == 0:
-        desk.take_off([order], "Amend")
+        desk.cancel_orders([order], "Amend")
         return 0, 0, 0
     filled = order.filled
     keeps_place = wanted.price == order.price and wanted.remaining <= order.remaining
@@ -92,9 +105,9 @@ def _carry_out(
     order.fee_bound = wanted.fee_bound
     if keeps_place:
         order.remaining = wanted.remaining
-        desk.changed(order)
-        desk.floor.publish_changes(listing, displayed, order)
-        desk.tell(order)
+        desk.reindex(order)
+        desk.exchange.publish_changes(listing, displayed, order)
+        desk.publish_order(order)
         return 0, 0, 0
     desk.withdraw(listing, order)
     order.price, order.remaining = wanted.price, wanted.remaining
@@ -103,12 +116,17 @@ def _carry_out(
 
 
 def decrease(desk: OrderDesk, order_id: str, body: wire.DecreaseOrder) -> RestingOrder:
-    """Make a resting order smaller, in its place; down to nothing is a cancel.
+    """Reduce a resting order without losing its place; a reduction to zero is a cancel.
+
+    Args:
+        desk: the order desk.
+        order_id: the order to reduce.
+        body: the request.
 
     Raises:
-        Refused: with the exchange's status and code; nothing has happened then.
+        Refused: with the exchange's status and code; the order is then unchanged.
     """
-    ex = desk.floor
+    ex = desk.exchange
     desk.check_open()
     order_checks.shard(body.exchange_index, body.market_ticker)
     if (body.reduce_by is None) == (body.reduce_to is None):
@@ -124,13 +142,13 @@ def decrease(desk: OrderDesk, order_id: str, body: wire.DecreaseOrder) -> Restin
     if left == order.remaining:
         return order
     if left == 0:
-        desk.take_off([order], "Decrease")
+        desk.cancel_orders([order], "Decrease")
         return order
     displayed = ex.displayed(listing)
     order.remaining = left
     order.updated, order.reason = ex.now, "Decrease"
     order.fee_bound = desk.fee_bound(order, listing)
-    desk.changed(order)
+    desk.reindex(order)
     ex.publish_changes(listing, displayed, order)
-    desk.tell(order)
+    desk.publish_order(order)
     return order

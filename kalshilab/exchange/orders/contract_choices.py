@@ -1,7 +1,7 @@
-"""What the exchange's own documents and those who use it do not agree on, and what is taken to be so here.
+"""Questions on which the exchange's documents and its clients disagree, and the answers used here.
 
-What is left open and is no matter of words is an argument elsewhere: how far a signature's time may be off
-(`serve`), how orders fill (`FillModel`).
+Open questions that change behaviour rather than wording are arguments elsewhere: the allowed clock skew of a
+signature (`serve`) and the fill model (`FillModel`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The open questions of the contract, answered.
+    """Answers to the open questions of the exchange's contract.
 
     Args:
-        market_closed: how an order in a market that does not trade is refused; clients have also seen 409, and
+        market_closed: refusal of an order in a market that does not trade; clients have also seen 409, and
             `MARKET_INACTIVE` and `market_not_active`.
-        trading_paused: how an order is refused while trading is paused everywhere; one report says 400.
-        group_boundary: whether an order group triggers when its limit is "reached" or only when it is "exceeded".
+        trading_paused: refusal of an order while trading is paused everywhere; one report has status 400.
+        group_boundary: whether an order group triggers when its limit is "reached" or only when it is
+            "exceeded".
 
     >>> Choices(market_closed=(409, "MARKET_INACTIVE")).market_closed.status
     409
 
     Raises:
-        ExchangeError: no such boundary, or a status that is no refusal.
+        ExchangeError: an unknown boundary, or a status outside 400 to 499.
     """
 
     market_closed: Refusal = Refusal(400, "market_inactive")
@@ -46,9 +47,13 @@ class Choices:
 
     def __post_init__(self) -> None:
         if self.group_boundary not in ("reached", "exceeded"):
-            raise ExchangeError(f'group_boundary {self.group_boundary!r}: "reached" or "exceeded"')
+            raise ExchangeError(
+                f"group_boundary must be 'reached' or 'exceeded', got {self.group_boundary!r}"
+            )
         for name in ("market_closed", "trading_paused"):
             refusal = Refusal(*getattr(self, name))
             if not 400 <= refusal.status < 500:
-                raise ExchangeError(f"{name} {tuple(refusal)}: a status from 400 to 499 and a code")
+                raise ExchangeError(
+                    f"{name} must be a status from 400 to 499 and a code, got {tuple(refusal)}"
+                )
             object.__setattr__(self, name, refusal)

@@ -1,23 +1,27 @@
-"""What the order desk needs of the exchange it stands in."""
+"""The interface of the exchange that the order desk uses."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kalshilab.exchange.orders.contract_choices import Choices
 from kalshilab.exchange.state.account import Account
 from kalshilab.exchange.state.listings import Listing, Listings
 from kalshilab.exchange.state.order_book import RestingOrder
 from kalshilab.exchange.stream.hub import Hub
+from kalshilab.lazy import renamed
 
-__all__ = ["Floor", "Shown"]
+__all__ = ["DeskHost", "DisplayedBook"]
 
-Shown = tuple[dict[int, int], dict[int, int]]
-"""Displayed size by YES price, bids and asks."""
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
+
+DisplayedBook = tuple[dict[int, int], dict[int, int]]
+"""Displayed size by YES price: bids and asks."""
 
 
-class Floor(Protocol):
-    """The exchange, as the desk sees it."""
+class DeskHost(Protocol):
+    """The part of the exchange that the order desk uses."""
 
     now: int
     user_id: str
@@ -30,23 +34,23 @@ class Floor(Protocol):
     listings: Listings
 
     def new_id(self) -> str:
-        """A fresh id."""
+        """Return a new id."""
         ...
 
-    def displayed(self, listing: Listing) -> Shown | None:
-        """The displayed book, if anybody watches it."""
+    def displayed(self, listing: Listing) -> DisplayedBook | None:
+        """Return the displayed book; None without a subscriber."""
         ...
 
     def publish_changes(
-        self, listing: Listing, before: Shown | None, cause: RestingOrder | None = None
+        self, listing: Listing, before: DisplayedBook | None, cause: RestingOrder | None = None
     ) -> None:
-        """Tell how the displayed book differs from before."""
+        """Publish the difference between the displayed book `before` and now."""
         ...
 
     def publish_trade(self, listing: Listing, price: int, size: int, taker: str, trade_id: str) -> None:
-        """Tell of a public print."""
+        """Publish a public print."""
         ...
 
     def publish_position(self, ticker: str) -> None:
-        """Tell of the account's position."""
+        """Publish the account's position."""
         ...

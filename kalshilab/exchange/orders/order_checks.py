@@ -1,7 +1,8 @@
-"""What the exchange refuses, and in which words: one place for status, code and details.
+"""Request checks of the exchange: the one place for the status, code and details of each refusal.
 
-A body is read in three steps, as there: JSON of the right types (else the flat `bad_request`, left to
-the caller), every required field present (else `invalid_order`), then values that make sense together.
+A body is checked in three steps, as on the exchange: JSON of the right types (otherwise the flat
+`bad_request`, left to the caller), every required field present (otherwise `invalid_order`), then values that
+are valid together.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ SIDES: Final = ("bid", "ask")
 TIMES_IN_FORCE: Final = ("good_till_canceled", "immediate_or_cancel", "fill_or_kill")
 PREVENTIONS: Final = ("taker_at_cross", "maker")
 MOST_DIGITS: Final = 40
-"""Longer numbers are not read: none of them is a price or size that is taken."""
+"""Longer numbers are refused unread: no valid price or size has as many digits."""
 LAST_SECOND: Final = 253_402_300_799
-"""The end of the year 9999: no expiration can be written after it."""
+"""The end of the year 9999, the latest expiration that can be written."""
 MOST_SIZE: Final = 10**15
-"""No order is larger, in size units; it keeps sums within what a reader can hold."""
+"""The largest order in size units; it keeps sums within the range of JSON readers."""
 SHARDS: Final = (None, 0, -1)
-"""Shard numbers that mean this exchange: it has one."""
+"""Shard numbers that mean this exchange, which has one shard."""
 
 
 class Refused(Exception):
-    """An answer of the exchange that is not a success: HTTP status, code, message and details."""
+    """An error response of the exchange: HTTP status, code, message and details."""
 
     def __init__(self, status: int, code: str, details: str = "", message: str = "") -> None:
         self.status, self.code, self.details, self.message = status, code, details, message or code
@@ -47,7 +48,7 @@ class Refused(Exception):
 
 
 def read(body: bytes | msgspec.Raw, kind: type[T]) -> T:
-    """A request's body.
+    """Decode a request's body.
 
     >>> read(b'{"reduce_by":"1.00"}', wire.DecreaseOrder).reduce_by
     '1.00'
@@ -55,15 +56,15 @@ def read(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     Raises:
         Refused: a required field is missing.
         msgspec.DecodeError: not JSON, or a field of another type.
-        RecursionError: nested too deeply to be read.
+        RecursionError: the JSON is nested too deeply.
     """
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError:
-        # What is there and of the wrong type comes first; what remains is something missing.
-        found = msgspec.json.decode(body, type=_with_nothing_required(kind))
+        # A field of the wrong type is reported before a missing one.
+        present = msgspec.json.decode(body, type=_with_nothing_required(kind))
         for field in msgspec.structs.fields(kind):
-            if field.required and getattr(found, field.name) is msgspec.UNSET:
+            if field.required and getattr(present, field.name) is msgspec.UNSET:
                 raise Refused(400, "invalid_order", f"{field.encode_name} is required") from None
         raise
 
@@ -78,12 +79,12 @@ def _with_nothing_required(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
 
 def _digits(what: str, text: str) -> str:
     if len(text) > MOST_DIGITS:
-        raise UnitError(what, text[:MOST_DIGITS], "has too many digits")
+        raise UnitError(what, text[:MOST_DIGITS], f"a number of at most {MOST_DIGITS} digits")
     return text
 
 
 def price_of(text: str, listing: Listing) -> int:
-    """A YES price on a market's grid.
+    """Parse a YES price on a market's grid.
 
     Raises:
         Refused: 400 `invalid_price`.
@@ -100,7 +101,7 @@ def price_of(text: str, listing: Listing) -> int:
 
 
 def size_of(text: str, what: str = "count", least: int = 1) -> int:
-    """A size of at least `least` size units.
+    """Parse a size of at least `least` size units.
 
     Raises:
         Refused: 400 `invalid_order_size`.
@@ -115,10 +116,10 @@ def size_of(text: str, what: str = "count", least: int = 1) -> int:
 
 
 def expiry(seconds: int | None, now: int) -> int:
-    """When an order expires in microseconds; 0 for never.
+    """Return the expiration of an order in microseconds; 0 for no expiration.
 
     Raises:
-        Refused: it is not in the future.
+        Refused: it is in the past, or after the year 9999.
     """
     if seconds is None:
         return 0
@@ -130,7 +131,7 @@ def expiry(seconds: int | None, now: int) -> int:
 
 
 def words(body: wire.CreateOrder) -> None:
-    """Check that an order's words are the exchange's and do not contradict each other.
+    """Check that an order's enumerated fields are valid and do not contradict each other.
 
     Raises:
         Refused: 400 `invalid_order`.
@@ -153,10 +154,10 @@ def words(body: wire.CreateOrder) -> None:
 
 
 def client_id(text: str | None) -> str | None:
-    """A client order id as it is kept; an empty one is none.
+    """Return a client order id as stored; None for an empty one.
 
     Raises:
-        Refused: 400, it is longer than 64 characters.
+        Refused: 400 for more than 64 characters.
     """
     if text is not None and len(text) > 64:
         raise Refused(400, "invalid_order", "client_order_id must have at most 64 characters")
@@ -167,27 +168,27 @@ def orderable(listing: Listing, refusal: Refusal) -> None:
     """Check that a market takes orders now.
 
     Raises:
-        Refused: as `refusal` says.
+        Refused: with the status and code of `refusal`.
     """
     if listing.status not in ORDERABLE:
         raise Refused(*refusal, f"market is {listing.status}")
 
 
 def account_number(number: int | None) -> None:
-    """Check a subaccount: the account here is the primary one, and its key is of no other.
+    """Check a subaccount number: the API key has access to the primary account only.
 
     Raises:
-        Refused: 400 for a number that none has, 403 for another's.
+        Refused: 400 for an invalid number, 403 for another account's.
     """
     if number is None or number == 0:
         return
     if not 0 < number <= 63:
-        raise Refused(400, "invalid_order", f"subaccount {number}: from 0 to 63")
+        raise Refused(400, "invalid_order", f"subaccount must be from 0 to 63, got {number}")
     raise Refused(403, "forbidden", f"no access to subaccount {number}")
 
 
 def shard(number: int | None, ticker: str | None) -> None:
-    """Check a shard number: there is one shard, 0; −1 asks for routing by ticker, which must be given.
+    """Check a shard number: the only shard is 0; −1 asks for routing by ticker, which must be given.
 
     Raises:
         Refused: 400 without the ticker, 404 for another shard.
@@ -199,13 +200,13 @@ def shard(number: int | None, ticker: str | None) -> None:
 
 
 def group_limit(whole: int | None, text: str | None, most: int) -> int:
-    """The limit of an order group in size units.
+    """Return the limit of an order group in size units.
 
     >>> group_limit(150, "150.00", 10**8), group_limit(None, "0.50", 10**8)
     (15000, 50)
 
     Raises:
-        Refused: 400, neither or two that differ, or out of range.
+        Refused: 400 if both forms are missing, if they differ, or if the limit is out of range.
     """
     if whole is None and text is None:
         raise Refused(400, "invalid_order", "contracts_limit or contracts_limit_fp is required")
@@ -218,5 +219,5 @@ def group_limit(whole: int | None, text: str | None, most: int) -> int:
         if whole is not None and whole * SIZE != limit:
             raise Refused(400, "invalid_order", "contracts_limit and contracts_limit_fp do not match")
     if not 0 < limit <= most or (whole is not None and whole < 1):
-        raise Refused(400, "invalid_order", f"contracts_limit is from 1 to {most // SIZE:,}")
+        raise Refused(400, "invalid_order", f"contracts_limit must be from 1 to {most // SIZE:,}")
     return limit

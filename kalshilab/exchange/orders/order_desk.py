@@ -1,9 +1,8 @@
-"""The exchange's order desk: takes orders in, has them matched, books their fills, takes them off.
+"""The exchange's order desk: accepts orders, matches them, books their fills and cancels them.
 
-An order is *resting* from the moment it stands on the book to its end, and only then: `executed` when all of
-it is filled, `canceled` for every other end, with the exchange's word for the reason.  A refused order has
-left no trace.  Changes to a resting order are in `kalshilab.exchange.orders.amend`, what is refused in
-`kalshilab.exchange.orders.order_checks`.
+An order is *resting* exactly while it stands on the book.  It ends as `executed` when all of it is filled and
+as `canceled` otherwise, with the exchange's reason.  A refused order leaves no trace.  Changes to a resting
+order are in `kalshilab.exchange.orders.amend`, refusals in `kalshilab.exchange.orders.order_checks`.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kalshilab.exchange.orders import order_checks
-from kalshilab.exchange.orders.desk_host import Floor, Shown
+from kalshilab.exchange.orders.desk_host import DeskHost, DisplayedBook
 from kalshilab.exchange.orders.order_checks import Refused
 from kalshilab.exchange.orders.order_groups import OrderGroup, OrderGroups
 from kalshilab.exchange.state import serialize
-from kalshilab.exchange.state.account import Reserved, gross
+from kalshilab.exchange.state.account import ReservedCash, gross
 from kalshilab.exchange.state.fee_terms import Tariff
 from kalshilab.exchange.state.listings import Listing
 from kalshilab.exchange.state.order_book import RestingOrder
@@ -30,37 +29,37 @@ __all__ = ["OrderDesk", "Refused"]
 class OrderDesk:
     """Owner of the account's orders and order groups.
 
-    `orders` holds every order there ever was by id; `log` the same in the order in which they were made.
+    `orders` holds every order ever accepted, by id; `log` holds the same orders in order of creation.
     """
 
-    def __init__(self, exchange: Floor) -> None:
+    def __init__(self, exchange: DeskHost) -> None:
         self._ex = exchange
         self.orders: dict[str, RestingOrder] = {}
         self.log: list[RestingOrder] = []
-        self.groups = OrderGroups(self._tell_group, boundary=exchange.choices.group_boundary)
-        self.tariff = Tariff(self._tell_fees)
+        self.groups = OrderGroups(self._publish_group, boundary=exchange.choices.group_boundary)
+        self.tariff = Tariff(self._publish_fees)
         self.fee_changes: list[tuple[int, stream.EventFeeUpdate]] = []
         self._resting: dict[str, RestingOrder] = {}
         self._client_ids: set[str] = set()
         self._expiring: dict[str, RestingOrder] = {}
-        self._reserved = Reserved()
+        self._reserved = ReservedCash()
 
     @property
-    def floor(self) -> Floor:
-        """The exchange the desk stands in."""
+    def exchange(self) -> DeskHost:
+        """The exchange that the desk belongs to."""
         return self._ex
 
     def resting(self, group: str = "") -> list[RestingOrder]:
-        """Orders on the book, those that came (back) last at the end; with `group`, only that group's."""
+        """Return the orders on the book, the latest to rest last; with `group`, only that group's."""
         if not group:
             return list(self._resting.values())
         return [o for o in self._resting.values() if o.group == group]
 
     def check_open(self, *, cancelling: bool = False) -> None:
-        """Check that the exchange takes requests; cancels are taken while trading is paused.
+        """Check that the exchange takes requests; cancels are accepted while trading is paused.
 
         Raises:
-            Refused: 409, or as the exchange's choices have it.
+            Refused: 409, or the refusal that the exchange's choices name.
         """
         if not self._ex.exchange_active:
             raise Refused(409, "exchange_is_paused")
@@ -70,10 +69,10 @@ class OrderDesk:
     # Create
 
     def create(self, body: wire.CreateOrder) -> tuple[RestingOrder, int, int]:
-        """Place an order: itself, its cost in taker fills and the fees of these.
+        """Place an order; return it with the cost and the fees of its taker fills.
 
         Raises:
-            Refused: with the exchange's status and code; nothing has happened then.
+            Refused: with the exchange's status and code; no order exists then.
         """
         ex = self._ex
         self.check_open()
@@ -120,13 +119,13 @@ class OrderDesk:
         """Check that no order ever had a client order id.
 
         Raises:
-            Refused: 409, also where that order is long dead.
+            Refused: 409, even if that order ended long ago.
         """
         if client_id is not None and client_id in self._client_ids:
             raise Refused(409, "order_already_exists", f"client_order_id {client_id}")
 
     def claim_id(self, client_id: str) -> None:
-        """A client order id is taken, for ever."""
+        """Mark a client order id as used, permanently."""
         self._client_ids.add(client_id)
 
     def _check_order(self, order: RestingOrder, listing: Listing, *, reduce_only: bool) -> None:
@@ -139,35 +138,36 @@ class OrderDesk:
         if order.post_only and book.crosses(order.side, order.price):
             raise Refused(400, "invalid_order", "post only cross")
         if order.time_in_force == "fill_or_kill":
-            met = book.rehearse(order)
-            # A FOK that would meet an order of our own counts as IOC.
-            if not met.stopped and not met.cancelled and sum(m.size for m in met.matches) < order.remaining:
+            result = book.preview(order)
+            # A fill-or-kill order that would match one of our orders counts as immediate-or-cancel.
+            self_trade = result.stopped or result.cancelled
+            if not self_trade and sum(m.size for m in result.matches) < order.remaining:
                 raise Refused(409, "fill_or_kill_insufficient_resting_volume")
         order.fee_bound = self.fee_bound(order, listing)
         if self.short_of(order):
             raise Refused(400, "insufficient_balance")
 
     def short_of(self, order: RestingOrder, instead_of: RestingOrder | None = None) -> bool:
-        """Whether the account lacks the cash to let an order in, beside or instead of what rests."""
+        """Return whether the account lacks the cash for an order, beside or instead of resting ones."""
         account = self._ex.account
         freed = 0 if instead_of is None else gross(instead_of)
         if self._reserved.most - freed + gross(order) <= account.cash:
             return False
-        # Close to the limit the truth is worked out; the order stands last, others close the position before it.
+        # Near the limit compute the exact amount; the new order comes last, so others close the position first.
         resting = self.resting()
-        needed = account.bound([*(o for o in resting if o is not instead_of), order])
-        # Whoever asks for less than there is now is never refused.
-        return needed > account.cash and (instead_of is None or needed > account.bound(resting))
+        needed = account.reserved([*(o for o in resting if o is not instead_of), order])
+        # A change that reduces the reservation is never refused.
+        return needed > account.cash and (instead_of is None or needed > account.reserved(resting))
 
-    def changed(self, order: RestingOrder) -> None:
-        """A resting order was changed in its place."""
+    def reindex(self, order: RestingOrder) -> None:
+        """Update the cash reservation and the expiration of a resting order that was changed in place."""
         self._reserved.hold(order)
         self._expiring.pop(order.order_id, None)
         if order.expires:
             self._expiring[order.order_id] = order
 
     def fee_bound(self, order: RestingOrder, listing: Listing) -> int:
-        """The most that an order's fees may come to, those paid included, in money units."""
+        """Return the maximum of an order's total fees, including fees paid, in money units."""
         # The fee is largest at the price nearest to half a dollar that the order may trade at.
         half = PRICE // 2
         worst = min(order.price, half) if order.side == "bid" else max(order.price, half)
@@ -177,11 +177,13 @@ class OrderDesk:
 
     # Matching
 
-    def match(self, order: RestingOrder, listing: Listing, before: Shown | None) -> tuple[int, int]:
-        """Match an order that has been let in, and rest what is left of it; cost and fees of what it took.
+    def match(self, order: RestingOrder, listing: Listing, before: DisplayedBook | None) -> tuple[int, int]:
+        """Match an accepted order and rest the remainder; return cost and fees of its taker fills.
 
         Args:
-            before: the displayed book to tell the difference from.
+            order: the order.
+            listing: its market.
+            before: the displayed book before the order, from which the published difference is computed.
         """
         ex, book = self._ex, listing.book
         cost_before, fees_before = order.taker_cost, order.taker_fees
@@ -196,17 +198,17 @@ class OrderDesk:
                 ex.publish_trade(listing, match.price, match.size, taker, trade_id)
         if order.remaining:
             if result.stopped:
-                self._done(order, "SelfTradeCancel")
+                self._mark_canceled(order, "SelfTradeCancel")
             elif order.time_in_force != "good_till_canceled" or (
                 order.group and self.groups.hit(order.group)
             ):
-                self._done(order, "")
+                self._mark_canceled(order, "")
             else:
                 book.rest(order)
                 self._resting[order.order_id] = order
-                self.changed(order)
+                self.reindex(order)
         ex.publish_changes(listing, before, order)
-        self.tell(order)
+        self.publish_order(order)
         self.settle_groups()
         return order.taker_cost - cost_before, order.taker_fees - fees_before
 
@@ -221,9 +223,9 @@ class OrderDesk:
         trade_id: str,
         quiet: bool = False,
     ) -> None:
-        """Book one match.  `quiet`: the caller tells of the book's change himself.
+        """Book one match; with `quiet`, the caller publishes the change of the book.
 
-        Whoever fills resting orders calls `settle_groups` after the last of them.
+        A caller that fills resting orders must call `settle_groups` after the last fill.
         """
         ex, facts = self._ex, listing.facts
         before = None if quiet else ex.displayed(listing)
@@ -245,7 +247,7 @@ class OrderDesk:
                 self._reserved.hold(order)
         ex.hub.publish("fill", b"fill", facts.ticker, serialize.fill_message(record))
         if not is_taker:
-            self.tell(order)
+            self.publish_order(order)
         ex.publish_position(facts.ticker)
         ex.publish_changes(listing, before, order)
         if order.group:
@@ -254,13 +256,15 @@ class OrderDesk:
     # Ends
 
     def find(self, order_id: str, ticker: str | None = None) -> tuple[RestingOrder, Listing]:
-        """A resting order and its market.
+        """Return a resting order and its market.
 
         Args:
-            ticker: the market that the caller takes it to be in, if he says.
+            order_id: the order.
+            ticker: the market that the request names; None if it names no market.
 
         Raises:
-            Refused: 404 for an order that does not rest; 400 once its market has closed, or for another market.
+            Refused: 404 for an order that does not rest; 400 once its market has closed, or for another
+                market.
         """
         known = self.orders.get(order_id)
         if known is None:
@@ -276,7 +280,7 @@ class OrderDesk:
         return known, listing
 
     def cancel(self, order_id: str, ticker: str | None = None) -> tuple[RestingOrder, int]:
-        """Cancel an order: itself and the size taken off.
+        """Cancel an order; return it and the cancelled size.
 
         Raises:
             Refused: as `find`; 409 while the exchange is paused.
@@ -284,11 +288,11 @@ class OrderDesk:
         self.check_open(cancelling=True)
         order, _ = self.find(order_id, ticker)
         reduced = order.remaining
-        self.take_off([order], "")
+        self.cancel_orders([order], "")
         return order, reduced
 
-    def take_off(self, orders: Iterable[RestingOrder], reason: str) -> None:
-        """Cancel resting orders for a reason in the exchange's words, "" for the account's own wish."""
+    def cancel_orders(self, orders: Iterable[RestingOrder], reason: str) -> None:
+        """Cancel resting orders with one of the exchange's reasons; "" means on request of the account."""
         for order in orders:
             listing = self._ex.listings.get(order.ticker)
             assert listing is not None
@@ -297,13 +301,13 @@ class OrderDesk:
             self._ex.publish_changes(listing, before, order)
 
     def cancel_market(self, listing: Listing, reason: str) -> None:
-        """Cancel every order of a market; the caller tells of the book's change."""
+        """Cancel every order of a market; the caller publishes the change of the book."""
         for order in [o for o in self._resting.values() if o.ticker == listing.facts.ticker]:
             self._end(listing, order, reason)
 
     def halt(self, listing: Listing | None = None) -> None:
-        """Cancel the orders that are to be cancelled on a pause, of one market or of all."""
-        self.take_off(
+        """Cancel the orders with `cancel_order_on_pause`, of one market or of all."""
+        self.cancel_orders(
             [
                 o
                 for o in self._resting.values()
@@ -313,12 +317,14 @@ class OrderDesk:
         )
 
     def expire(self) -> None:
-        """Cancel orders whose time is up."""
+        """Cancel expired orders."""
         if self._expiring:
-            self.take_off([o for o in self._expiring.values() if o.expires <= self._ex.now], "ExpiryCancel")
+            self.cancel_orders(
+                [o for o in self._expiring.values() if o.expires <= self._ex.now], "ExpiryCancel"
+            )
 
     def withdraw(self, listing: Listing, order: RestingOrder) -> None:
-        """Take a resting order off the book without ending it."""
+        """Remove a resting order from the book without ending it."""
         listing.book.remove(order)
         self._resting.pop(order.order_id, None)
         self._expiring.pop(order.order_id, None)
@@ -326,36 +332,36 @@ class OrderDesk:
 
     def _end(self, listing: Listing, order: RestingOrder, reason: str) -> None:
         self.withdraw(listing, order)
-        self._done(order, reason)
-        self.tell(order)
+        self._mark_canceled(order, reason)
+        self.publish_order(order)
 
-    def _done(self, order: RestingOrder, reason: str) -> None:
+    def _mark_canceled(self, order: RestingOrder, reason: str) -> None:
         order.remaining = 0
         order.status, order.reason, order.updated = "canceled", reason, self._ex.now
 
     # Groups
 
     def settle_groups(self) -> None:
-        """Cancel the orders of groups that have just hit their limits."""
+        """Cancel the orders of groups that have just reached their limits."""
         for group in self.groups.due(self._ex.now):
             self.empty(group)
 
     def empty(self, group: OrderGroup) -> None:
         """Cancel a group's resting orders."""
-        self.take_off(self.resting(group.group_id), "")
+        self.cancel_orders(self.resting(group.group_id), "")
 
-    # Telling
+    # Publishing
 
-    def tell(self, order: RestingOrder) -> None:
-        """Tell of an order's new state."""
+    def publish_order(self, order: RestingOrder) -> None:
+        """Publish an order's new state."""
         ex = self._ex
         if ex.hub.wanted("user_orders", order.ticker):
             body = serialize.order_message(order, ex.user_id)
             ex.hub.publish("user_orders", b"user_order", order.ticker, body)
 
-    def _tell_group(self, body: stream.OrderGroupUpdate) -> None:
+    def _publish_group(self, body: stream.OrderGroupUpdate) -> None:
         self._ex.hub.publish("order_group_updates", b"order_group_updates", "", body)
 
-    def _tell_fees(self, body: stream.EventFeeUpdate) -> None:
+    def _publish_fees(self, body: stream.EventFeeUpdate) -> None:
         self.fee_changes.append((self._ex.now, body))
         self._ex.hub.publish("market_lifecycle_v2", b"event_fee_update", "", body)

@@ -1,36 +1,40 @@
-"""Order groups: a limit on what the orders of a group may fill within fifteen seconds.
+"""Order groups: a limit on the contracts that the orders of a group may fill within fifteen seconds.
 
 Contracts filled by any order of a group, as maker or as taker, are summed over the trailing window.  A group
-whose sum reaches its limit is *triggered*: its resting orders are cancelled and new ones with its id are
-refused.  Time does not undo that; only a reset does, which also empties the window.
+whose sum reaches its limit is *triggered*: its resting orders are cancelled and new orders with its id are
+refused.  The trigger does not expire; only a reset clears it, which also empties the window.
 
-A match is never cut short by a trigger: what one print or one incoming order fills is filled, and the
-triggered groups are dealt with right after it (`OrderGroups.due`), as a matching engine does.
+A trigger never cuts a match short: a print or an incoming order fills completely, and the triggered groups are
+processed right after it (`OrderGroups.due`), as in a matching engine.
 
-Limits are sizes in units of 1/100 contract, times microseconds of exchange time.
+Limits are sizes in units of 1/100 contract; times are microseconds of exchange time.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
 from kalshilab.exchange.orders.contract_choices import Boundary
 from kalshilab.exchange.orders.order_checks import Refused
 from kalshilab.kalshi.wire.stream import OrderGroupUpdate
+from kalshilab.lazy import renamed
 from kalshilab.units import SIZE, format_size
 
-__all__ = ["MOST_GROUPS", "MOST_LIMIT", "WINDOW", "OrderGroup", "OrderGroups"]
+__all__ = ["MOST_GROUPS", "MOST_LIMIT", "WINDOW_US", "OrderGroup", "OrderGroups"]
 
-WINDOW: Final = 15_000_000
-"""Microseconds over which fills count."""
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
+
+WINDOW_US: Final = 15_000_000
+"""Length of the window over which fills count, in microseconds."""
 MOST_LIMIT: Final = 1_000_000 * SIZE
-"""The highest limit."""
+"""The highest limit, in size units."""
 MOST_GROUPS: Final = 100_000
-"""The most groups an account may have."""
+"""Maximum number of groups of an account."""
 
 
 class OrderGroup:
@@ -47,24 +51,24 @@ class OrderGroup:
         self.group_id, self.limit = group_id, limit
         self.triggered = False
         self.total = 0
-        """Size filled within the window, as of the last fill or question."""
+        """Size filled within the window, as of the last fill or query."""
         self._window: deque[tuple[int, int]] = deque()
 
     def fill(self, ts: int, size: int) -> int:
-        """Count a fill; the size filled within the window that ends at `ts`."""
+        """Count a fill; return the size filled within the window that ends at `ts`."""
         self._window.append((ts, size))
         self.total += size
         return self.within(ts)
 
     def within(self, ts: int) -> int:
-        """Size filled in (ts − 15 s, ts]."""
+        """Return the size filled in (ts − 15 s, ts]."""
         window = self._window
-        while window and window[0][0] <= ts - WINDOW:
+        while window and window[0][0] <= ts - WINDOW_US:
             self.total -= window.popleft()[1]
         return self.total
 
     def clear(self) -> None:
-        """As new: not triggered, nothing counted."""
+        """Reset the trigger and the counted fills."""
         self._window.clear()
         self.total = 0
         self.triggered = False
@@ -75,13 +79,13 @@ class OrderGroup:
 
 
 class OrderGroups:
-    """The account's groups, in the order in which they were made.
+    """The account's groups, in order of creation.
 
     Args:
-        publish: told of everything that happens to a group.
+        publish: called for every change of a group.
         boundary: whether a group triggers when its limit is "reached" or only when it is "exceeded"; the
-            exchange's own texts say both.
-        most: groups allowed at a time.
+            exchange's documents state both.
+        most: maximum number of groups at a time.
     """
 
     def __init__(
@@ -100,14 +104,14 @@ class OrderGroups:
         return len(self._groups)
 
     def listed(self) -> list[OrderGroup]:
-        """All groups, oldest first."""
+        """Return all groups, oldest first."""
         return list(self._groups.values())
 
     def get(self, group_id: str) -> OrderGroup:
-        """One group.
+        """Return one group.
 
         Raises:
-            Refused: 404 where there is none.
+            Refused: 404 for an unknown group.
         """
         group = self._groups.get(group_id)
         if group is None:
@@ -130,38 +134,38 @@ class OrderGroups:
         """Add a group.
 
         Raises:
-            Refused: 400 when there are as many as there may be.
+            Refused: 400 at the maximum number of groups.
         """
         if len(self._groups) >= self._most:
             raise Refused(400, "invalid_order", f"no more than {self._most:,} order groups")
         group = self._groups[group_id] = OrderGroup(group_id, limit)
-        self._tell("created", group, ts, limit=True)
+        self._notify("created", group, ts, limit=True)
         return group
 
     def delete(self, group: OrderGroup, ts: int) -> None:
-        """Forget a group; the caller cancels its orders."""
+        """Delete a group; the caller cancels its orders."""
         del self._groups[group.group_id]
-        self._tell("deleted", group, ts)
+        self._notify("deleted", group, ts)
 
     def reset(self, group: OrderGroup, ts: int) -> None:
-        """Let orders in again, counting from nothing."""
+        """Accept orders again, with the window empty."""
         group.clear()
-        self._tell("reset", group, ts)
+        self._notify("reset", group, ts)
 
     def set_limit(self, group: OrderGroup, limit: int, ts: int) -> None:
-        """Change a limit; a group that has filled as much already is due at once."""
+        """Change a limit; a group that has already filled as much becomes due at once."""
         group.limit = limit
-        self._tell("limit_updated", group, ts, limit=True)
+        self._notify("limit_updated", group, ts, limit=True)
         self._check(group, group.within(ts))
 
     def trigger(self, group: OrderGroup, ts: int) -> None:
-        """Shut a group; the caller cancels its orders.  Once is enough: a second time says nothing."""
+        """Trigger a group; the caller cancels its orders.  A second call has no effect."""
         if not group.triggered:
             group.triggered = True
-            self._tell("triggered", group, ts)
+            self._notify("triggered", group, ts)
 
     def filled(self, group_id: str, size: int, ts: int) -> None:
-        """Count a fill of an order of a group; one that was deleted meanwhile counts nothing."""
+        """Count a fill of an order of a group; fills of a deleted group are ignored."""
         group = self._groups.get(group_id)
         if group is not None:
             self._check(group, group.fill(ts, size))
@@ -172,18 +176,18 @@ class OrderGroups:
             self._due.append(group)
 
     def hit(self, group_id: str) -> bool:
-        """Whether a group takes no more orders: it is triggered, or about to be."""
+        """Return whether a group refuses orders: it is triggered or about to be."""
         group = self._groups.get(group_id)
         return group is not None and (group.triggered or group in self._due)
 
     def due(self, ts: int) -> list[OrderGroup]:
-        """Groups whose limit was hit since the last call, now triggered; the caller cancels their orders."""
+        """Trigger and return the groups that hit their limits since the last call; the caller empties them."""
         due, self._due = self._due, []
         for group in due:
             self.trigger(group, ts)
         return due
 
-    def _tell(self, kind: str, group: OrderGroup, ts: int, *, limit: bool = False) -> None:
+    def _notify(self, kind: str, group: OrderGroup, ts: int, *, limit: bool = False) -> None:
         self._publish(
             OrderGroupUpdate(
                 event_type=kind,
@@ -194,5 +198,5 @@ class OrderGroups:
         )
 
     def __repr__(self) -> str:
-        shut = sum(g.triggered for g in self._groups.values())
-        return f"OrderGroups({len(self._groups):,} groups, {shut:,} triggered)"
+        triggered = sum(g.triggered for g in self._groups.values())
+        return f"OrderGroups({len(self._groups):,} groups, {triggered:,} triggered)"

@@ -1,12 +1,12 @@
-"""Candlesticks over REST: of a market, of several, of an event, and of an archived market.
+"""Candlesticks over REST: of a market, of several markets, of an event, and of an archived market.
 
-A range is refused by what it asks for, not by what it would find: more than 5,000 periods of one market, or
-10,000 of several together.  Only periods in which something happened are listed; a period without prints has
-quotes, and of prices the previous one alone.
+The limits apply to the requested range, not to the result: 5,000 periods for one market, 10,000 for several markets
+together. Only periods with activity are listed. A period without prints has quotes, and its only price is the
+previous one.
 
-With `include_latest_before_start` the last candle before the range goes before it, moved to the first end of a
-period that is not before the range: its closing quotes stand, its prices are the previous one alone.  If
-there is a candle of that period, that one tells as much, and nothing is put before it.
+With `include_latest_before_start` the last candle before the range precedes the others. It is moved to the first
+period end within the range, keeps its closing quotes, and its only price is the previous one. If that period has a
+candle already, nothing is added.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.orders.order_checks import Refused
-from kalshilab.exchange.rest.params import FOREVER, Answer, BadQuery, flag, integer, missing, names, ok
+from kalshilab.exchange.rest.params import FOREVER, Answer, BadQuery, flag, integer, names, not_found, ok
 from kalshilab.exchange.state.candles import INTERVALS, Candle
 from kalshilab.exchange.state.listings import Listing
 from kalshilab.kalshi.wire import rest as wire
@@ -24,43 +24,56 @@ from kalshilab.units import format_price, format_size
 
 __all__ = ["CandleRoutes"]
 
-MOST: Final = 5_000
-"""Periods of one market that a range may hold."""
-MOST_TOGETHER: Final = 10_000
-MOST_MARKETS: Final = 100
+MAX_PERIODS: Final = 5_000
+"""Maximum number of periods in a range of one market."""
+MAX_PERIODS_TOGETHER: Final = 10_000
+"""Maximum number of periods in a range of several markets, summed over the markets."""
+MAX_MARKETS: Final = 100
+"""Maximum number of markets in one request."""
 
 
-class Range(NamedTuple):
-    """What is asked for: periods that end in [start, end], in seconds; their length in minutes."""
+class CandleRange(NamedTuple):
+    """A requested range of candlesticks.
 
-    start: int
-    end: int
-    interval: int
-    latest: bool
+    Attributes:
+        start_s: earliest end of a period, in seconds, inclusive.
+        end_s: latest end of a period, in seconds, inclusive.
+        interval_minutes: length of a period.
+        include_latest: whether the last candle before the range precedes the others.
+    """
+
+    start_s: int
+    end_s: int
+    interval_minutes: int
+    include_latest: bool
 
     @property
-    def length(self) -> int:
-        """Seconds of a period."""
-        return self.interval * 60
+    def period_s(self) -> int:
+        """Length of a period in seconds."""
+        return self.interval_minutes * 60
 
 
 class CandleRoutes:
-    """Answers what is about candlesticks."""
+    """Routes of candlesticks."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
 
     def answer(self, parts: Sequence[str], query: Mapping[str, str]) -> Answer | None:
-        """The answer to a GET, or None where there is no such path.
+        """Return the answer to a GET; None for an unknown path.
+
+        Args:
+            parts: segments of the path below the contract's root.
+            query: the query.
 
         Raises:
-            Refused, BadQuery: to be put into words by the caller.
+            Refused, BadQuery: the request is invalid; the caller turns the error into an answer.
         """
         match parts:
             case ["markets", "candlesticks"]:
                 return self._several(query)
             case ["series", _, "markets", ticker, "candlesticks"]:
-                # The exchange does not look at the series either.
+                # Like the exchange, ignore the series.
                 return self._one(ticker, query)
             case ["series", series, "events", event, "candlesticks"]:
                 return self._event(series, event, query)
@@ -68,27 +81,27 @@ class CandleRoutes:
                 return self._archived(ticker, query)
         return None
 
-    def _range(self, query: Mapping[str, str]) -> Range:
+    def _range(self, query: Mapping[str, str]) -> CandleRange:
         for name in ("start_ts", "end_ts", "period_interval"):
             if not query.get(name):
-                raise BadQuery(f"{name}: required")
+                raise BadQuery(f"{name} must be given")
         start = integer(query, "start_ts", 0, -FOREVER, FOREVER)
         end = integer(query, "end_ts", 0, -FOREVER, FOREVER)
         interval = integer(query, "period_interval", 0, -FOREVER, FOREVER)
         if interval not in INTERVALS:
-            raise BadQuery(f"period_interval: one of {', '.join(map(str, INTERVALS))}")
+            raise BadQuery(f"period_interval must be one of {', '.join(map(str, INTERVALS))}, got {interval}")
         if end < start:
-            raise BadQuery("end_ts: before start_ts")
-        return Range(start, end, interval, flag(query, "include_latest_before_start") or False)
+            raise BadQuery(f"end_ts must be >= start_ts, got {end} < {start}")
+        return CandleRange(start, end, interval, flag(query, "include_latest_before_start") or False)
 
     @staticmethod
-    def _limit_one(asked: Range) -> None:
-        periods = (asked.end - asked.start) / asked.length
-        if periods > MOST:
+    def _limit_one(asked: CandleRange) -> None:
+        periods = (asked.end_s - asked.start_s) / asked.period_s
+        if periods > MAX_PERIODS:
             raise Refused(
                 400,
                 "bad_request",
-                f"requested time range with candlesticks: {periods:.6f}, max candlesticks: {MOST}",
+                f"requested time range with candlesticks: {periods:.6f}, max candlesticks: {MAX_PERIODS}",
                 "bad request",
             )
 
@@ -107,15 +120,15 @@ class CandleRoutes:
     def _several(self, query: Mapping[str, str]) -> Answer:
         asked, tickers = self._range(query), names(query, "market_tickers")
         if tickers is None:
-            raise BadQuery("market_tickers: required")
-        if len(tickers) > MOST_MARKETS:
-            raise BadQuery(f"market_tickers: {len(tickers)} are more than {MOST_MARKETS}")
-        together = len(tickers) * ((asked.end - asked.start) // asked.length)
-        if together > MOST_TOGETHER:
+            raise BadQuery("market_tickers must be given")
+        if len(tickers) > MAX_MARKETS:
+            raise BadQuery(f"market_tickers must hold at most {MAX_MARKETS} tickers, got {len(tickers)}")
+        together = len(tickers) * ((asked.end_s - asked.start_s) // asked.period_s)
+        if together > MAX_PERIODS_TOGETHER:
             raise Refused(
                 400,
                 "bad_request",
-                f"requested candlesticks across all markets: {together}, max candlesticks: {MOST_TOGETHER}",
+                f"requested candlesticks across all markets: {together}, max candlesticks: {MAX_PERIODS_TOGETHER}",
                 "bad request",
             )
         listed = [
@@ -134,16 +147,17 @@ class CandleRoutes:
         asked = self._range(query)
         markets = self._ex.listings.of_event(event)
         if not markets or markets[0].facts.series != series:
-            return missing("event")
+            return not_found("event")
         live = [x.facts.ticker for x in markets if not self._ex.archived(x)]
-        # Of an event less is answered rather than nothing, and it is said up to when.
-        most = MOST // max(len(live), 1) * asked.length
-        asked = asked._replace(end=min(asked.end, asked.start + most), latest=False)
+        # The range of an event is truncated instead of refused, and `adjusted_end_ts` reports its end.
+        longest_s = MAX_PERIODS // max(len(live), 1) * asked.period_s
+        end_s = min(asked.end_s, asked.start_s + longest_s)
+        asked = asked._replace(end_s=end_s, include_latest=False)
         return ok(
             wire.EventCandlesticks(
                 market_tickers=live,
                 market_candlesticks=[self._candles(t, asked) for t in live],
-                adjusted_end_ts=asked.end,
+                adjusted_end_ts=asked.end_s,
             )
         )
 
@@ -151,33 +165,33 @@ class CandleRoutes:
         asked = self._range(query)
         self._limit_one(asked)
         self._listing(ticker, archived=True)
-        found = [historical(c) for c in self._between(ticker, asked)]
-        return ok(wire.HistoricalCandlestickList(ticker=ticker, candlesticks=found))
+        candles = [historical(c) for c in self._between(ticker, asked)]
+        return ok(wire.HistoricalCandlestickList(ticker=ticker, candlesticks=candles))
 
-    def _between(self, ticker: str, asked: Range) -> list[Candle]:
+    def _between(self, ticker: str, asked: CandleRange) -> list[Candle]:
         return self._ex.candles.between(
-            ticker, asked.interval, asked.start * 1_000_000, asked.end * 1_000_000
+            ticker, asked.interval_minutes, asked.start_s * 1_000_000, asked.end_s * 1_000_000
         )
 
-    def _candles(self, ticker: str, asked: Range) -> list[wire.Candlestick]:
-        found = self._between(ticker, asked)
-        if asked.latest:
-            latest = self._ex.candles.before(ticker, asked.interval, asked.start * 1_000_000)
-            first = -(-asked.start // asked.length) * asked.length * 1_000_000
-            if latest is not None and (not found or found[0].end > first):
+    def _candles(self, ticker: str, asked: CandleRange) -> list[wire.Candlestick]:
+        candles = self._between(ticker, asked)
+        if asked.include_latest:
+            latest = self._ex.candles.before(ticker, asked.interval_minutes, asked.start_s * 1_000_000)
+            first = -(-asked.start_s // asked.period_s) * asked.period_s * 1_000_000
+            if latest is not None and (not candles or candles[0].end > first):
                 bid, ask = latest.bid[3], latest.ask[3]
-                found.insert(0, Candle(first, bid, ask, latest.last, latest.total))
-        return [live(c) for c in found]
+                candles.insert(0, Candle(first, bid, ask, latest.last, latest.total))
+        return [live(c) for c in candles]
 
 
 def live(c: Candle) -> wire.Candlestick:
-    """A candle in the live form."""
+    """Return a candle in the live form."""
     first, low, high, close, mean = _prices(c)
     return wire.Candlestick(
         end_period_ts=c.end // 1_000_000,
         yes_bid=_quotes(c.bid),
         yes_ask=_quotes(c.ask),
-        price=wire.Prices(
+        price=wire.CandlePrices(
             open_dollars=first,
             low_dollars=low,
             high_dollars=high,
@@ -191,7 +205,7 @@ def live(c: Candle) -> wire.Candlestick:
 
 
 def historical(c: Candle) -> wire.HistoricalCandlestick:
-    """A candle in the archive's form."""
+    """Return a candle in the archive's form."""
     first, low, high, close, mean = _prices(c)
     return wire.HistoricalCandlestick(
         end_period_ts=c.end // 1_000_000,
@@ -211,13 +225,13 @@ def historical(c: Candle) -> wire.HistoricalCandlestick:
 
 
 def _prices(c: Candle) -> list[str | None]:
-    """Open, low, high, close and mean of the prints."""
+    """Return open, low, high, close and mean of the prints; None for each without prints."""
     return [format_price(p) for p in (*c.price, c.mean)] if c.volume else [None] * 5
 
 
-def _quotes(ohlc: list[int]) -> wire.Quotes:
+def _quotes(ohlc: list[int]) -> wire.CandleQuotes:
     first, low, high, close = map(format_price, ohlc)
-    return wire.Quotes(open_dollars=first, low_dollars=low, high_dollars=high, close_dollars=close)
+    return wire.CandleQuotes(open_dollars=first, low_dollars=low, high_dollars=high, close_dollars=close)
 
 
 def _historical_quotes(ohlc: list[int]) -> wire.HistoricalQuotes:

@@ -1,7 +1,7 @@
-"""Public reads over REST: the exchange and its hours, its series and events, and by way of these all the rest.
+"""Public reads over REST: status and hours of the exchange, series, events, and through them markets and candles.
 
-The exchange is open round the clock: what it plays decides when something happens.  Fees of a series are those
-of what it plays and never change; fees of an event may be overridden, and every override is listed.
+The exchange is always open: its flow decides when something happens. The fees of a series come from the flow and
+never change. The fees of an event may be overridden, and every override is listed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from kalshilab.exchange.rest.params import (
     Answer,
     BadQuery,
     Request,
+    choice,
+    cursor_position,
     flag,
     integer,
-    missing,
     names,
+    not_found,
     ok,
     page_size,
     paged,
-    place,
-    word,
 )
 from kalshilab.exchange.rest.rate_limits import endpoint_costs
 from kalshilab.exchange.state.listings import Listing
@@ -46,7 +46,7 @@ ALL_DAY: Final = [wire.Session(open_time="00:00", close_time="24:00")]
 
 
 class PublicRoutes:
-    """Answers what needs no account."""
+    """Routes of public reads, which need no account."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
@@ -54,13 +54,14 @@ class PublicRoutes:
         self._candle_routes = CandleRoutes(exchange)
 
     def answer(self, request: Request, parts: Sequence[str]) -> Answer | None:
-        """The answer, or None where there is no such path.
+        """Return the answer to a request; None for an unknown path.
 
         Args:
-            parts: the path below the root of the contract.
+            request: the request.
+            parts: segments of the path below the contract's root.
 
         Raises:
-            Refused, BadQuery: to be put into words by the caller.
+            Refused, BadQuery: the request is invalid; the caller turns the error into an answer.
         """
         if request.method != "GET":
             return None
@@ -102,7 +103,7 @@ class PublicRoutes:
             intra_exchange_transfers_active=up,
         )
         return ok(
-            wire.Status(
+            wire.ExchangeStatusBody(
                 exchange_active=up,
                 trading_active=trading,
                 intra_exchange_transfers_active=up,
@@ -137,7 +138,7 @@ class PublicRoutes:
         for x in self._ex.listings:
             first.setdefault(x.facts.series, x.facts.created)
             volumes[x.facts.series] = volumes.get(x.facts.series, 0) + x.volume
-        found = [
+        listed = [
             replace(
                 s,
                 last_updated_ts=isoformat(first[s.ticker]),
@@ -150,29 +151,29 @@ class PublicRoutes:
             and (tags is None or any(t in (s.tags or ()) for t in tags))
             and first[s.ticker] > since
         ]
-        return ok(wire.SeriesList(series=found))
+        return ok(wire.SeriesList(series=listed))
 
     def _one_series(self, ticker: str, query: Mapping[str, str]) -> Answer:
         with_volume = flag(query, "include_volume")
         series = self._ex.listings.one_series(ticker)
         if series is None:
-            return missing("series")
-        own = [x for x in self._ex.listings if x.facts.series == ticker]
-        volume = format_size(sum(x.volume for x in own)) if with_volume else UNSET
-        at = isoformat(own[0].facts.created)
-        series = replace(series, last_updated_ts=at, exchange_index=0, volume_fp=volume)
+            return not_found("series")
+        markets = [x for x in self._ex.listings if x.facts.series == ticker]
+        volume = format_size(sum(x.volume for x in markets)) if with_volume else UNSET
+        created = isoformat(markets[0].facts.created)
+        series = replace(series, last_updated_ts=created, exchange_index=0, volume_fp=volume)
         return ok(wire.SeriesResponse(series=series))
 
     # Events
 
     def _events(self, query: Mapping[str, str]) -> Answer:
-        status, series = word(query, "status", EVENT_STATUSES), query.get("series_ticker")
+        status, series = choice(query, "status", EVENT_STATUSES), query.get("series_ticker")
         tickers = names(query, "tickers")
         nested = flag(query, "with_nested_markets")
         milestones = flag(query, "with_milestones")
         least_close = integer(query, "min_close_ts", 0, 0, FOREVER) * SECOND
         since = integer(query, "min_updated_ts", -1, 0, FOREVER) * SECOND
-        found = []
+        matching = []
         for event in self._ex.listings.events():
             markets = self._ex.listings.of_event(event)
             if (
@@ -185,10 +186,10 @@ class PublicRoutes:
                 (not status or status_matches(x.status, status)) and x.close_ts >= least_close
                 for x in markets
             ):
-                found.append(event)
-        # The place of an event is that of its first market, which stays when others are listed no more.
-        limit, start = page_size(query, 200, 200, 1), place(query) or 0
-        places = [(x, e) for e in found if (x := self._ex.listings.of_event(e)[0].number) >= start]
+                matching.append(event)
+        # An event has the position of its first market, which stays when later markets are archived.
+        limit, start = page_size(query, 200, 200, 1), cursor_position(query) or 0
+        places = [(x, e) for e in matching if (x := self._ex.listings.of_event(e)[0].number) >= start]
         cursor = f"p{places[limit][0]:x}" if len(places) > limit else ""
         events = [self._event_body(e, self._live(e) if nested else None) for _, e in places[:limit]]
         return ok(wire.EventPage(events=events, cursor=cursor, milestones=[] if milestones else UNSET))
@@ -196,20 +197,20 @@ class PublicRoutes:
     def _event(self, ticker: str, query: Mapping[str, str]) -> Answer:
         nested, without = flag(query, "with_nested_markets"), flag(query, "exclude_markets")
         if nested and without:
-            raise BadQuery("with_nested_markets and exclude_markets: only one of them")
+            raise BadQuery("only one of with_nested_markets and exclude_markets may be true, got both")
         if not self._ex.listings.of_event(ticker):
-            return missing("event")
+            return not_found("event")
         markets = [] if without else self._live(ticker)
-        # The contract wants `markets` beside the event in any case; nested, it stays empty there.
+        # The contract requires `markets` beside the event; it stays empty when they are nested.
         event = self._event_body(ticker, markets if nested else None)
         beside = [] if nested else [self._market_routes.body(x) for x in markets]
         return ok(wire.EventResponse(event=event, markets=beside))
 
-    def _event_body(self, event: str, markets: list[Listing] | None) -> wire.Event:
+    def _event_body(self, event: str, markets: list[Listing] | None) -> wire.EventBody:
         everything = self._ex.listings.of_event(event)
         f = everything[0].facts
         fee_type, multiplier = self._ex.desk.tariff.overridden(event)
-        return wire.Event(
+        return wire.EventBody(
             event_ticker=event,
             series_ticker=f.series,
             title=f.title or event,
@@ -226,17 +227,17 @@ class PublicRoutes:
         )
 
     def _live(self, event: str) -> list[Listing]:
-        """Those that are not archived: an event is listed for ever, its archived markets are not in it."""
+        """Return the markets of an event that are not archived; the event itself is never archived."""
         return [x for x in self._ex.listings.of_event(event) if not self._ex.archived(x)]
 
     def _event_fee_changes(self, query: Mapping[str, str]) -> Answer:
         wanted = query.get("event_ticker")
-        found = []
+        changes = []
         for number, (ts, change) in enumerate(self._ex.desk.fee_changes):
             event = change.event_ticker
             markets = self._ex.listings.of_event(event)
             if not wanted or event == wanted:
-                found.append(
+                changes.append(
                     wire.EventFeeChange(
                         id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"fee change {number}")),
                         event_ticker=event,
@@ -246,5 +247,5 @@ class PublicRoutes:
                         scheduled_ts=isoformat(ts),
                     )
                 )
-        page, cursor = paged(found, query, 100, 1000, 1)
+        page, cursor = paged(changes, query, 100, 1000, 1)
         return ok(wire.EventFeeChangePage(event_fee_changes=list(page), cursor=cursor))

@@ -1,10 +1,10 @@
 """Markets over REST, live and archived: listings and their filters, order books, public prints.
 
-A cursor of markets or prints is a place among all of them, which no change of status and no new print moves.
-Times in a query are whole seconds, and whatever happened within either of the two counts; only the time of
-the last update is exact, as the exchange says of it: later than the least, and at the most.
+A cursor of markets or prints is a position among all of them, so changes of status and new prints do not move it.
+Times in a query are whole seconds, and both seconds are inclusive. The time of the last update is the exception, as
+documented by the exchange: later than the minimum, and not later than the maximum.
 
-There are no block trades here: a filter that asks for these alone finds nothing.
+The exchange has no block trades, so a filter for them returns an empty list.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from kalshilab.exchange.rest.params import (
     Answer,
     BadQuery,
     Request,
+    choice,
+    cursor_position,
     flag,
     integer,
     names,
     ok,
     page_size,
-    place,
-    word,
 )
 from kalshilab.exchange.state import serialize
 from kalshilab.exchange.state.listings import Listing
@@ -40,11 +40,17 @@ __all__ = ["MarketRoutes"]
 
 SECOND: Final = 1_000_000
 DAY: Final = 86_400 * SECOND
-MOST_BOOKS: Final = 100
+MAX_BOOKS: Final = 100
+"""Maximum number of order books in one request."""
 
 
-class Family(NamedTuple):
-    """A pair of time filters: the statuses it goes with ("" for none given), and the time it is about."""
+class TimeFilter(NamedTuple):
+    """A pair of time filters, `min_…_ts` and `max_…_ts`.
+
+    Attributes:
+        statuses: status filters that it may be combined with; "" stands for an absent one.
+        time: returns the filtered time of a market, in microseconds; None excludes the market.
+    """
 
     statuses: tuple[str, ...]
     time: Callable[[Listing], int | None]
@@ -54,31 +60,35 @@ def _settled(x: Listing) -> int | None:
     return x.facts.settled if x.status == "finalized" else None
 
 
-FAMILIES: Final[dict[str, Family]] = {
-    "created": Family(("", "unopened", "open"), lambda x: x.facts.created),
-    "close": Family(("", "closed"), lambda x: x.close_ts),
-    "settled": Family(("", "settled"), _settled),
-    "updated": Family(("",), lambda x: x.updated),
+TIME_FILTERS: Final[dict[str, TimeFilter]] = {
+    "created": TimeFilter(("", "unopened", "open"), lambda x: x.facts.created),
+    "close": TimeFilter(("", "closed"), lambda x: x.close_ts),
+    "settled": TimeFilter(("", "settled"), _settled),
+    "updated": TimeFilter(("",), lambda x: x.updated),
 }
-COMBINATIONS: Final = "KXMVE"
+COMBINATION_PREFIX: Final = "KXMVE"
 
 
 def is_combination(ticker: str) -> bool:
-    """Whether a series, event or market is multivariate: a combination of others, by its name."""
-    return ticker.startswith(COMBINATIONS)
+    """Return whether the ticker of a series, event or market names a combination of others (multivariate)."""
+    return ticker.startswith(COMBINATION_PREFIX)
 
 
 class MarketRoutes:
-    """Answers what is about markets."""
+    """Routes of markets, order books and prints."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
 
     def answer(self, request: Request, parts: Sequence[str]) -> Answer | None:
-        """The answer to a GET, or None where there is no such path.
+        """Return the answer to a GET; None for an unknown path.
+
+        Args:
+            request: the request.
+            parts: segments of the path below the contract's root.
 
         Raises:
-            Refused, BadQuery: to be put into words by the caller.
+            Refused, BadQuery: the request is invalid; the caller turns the error into an answer.
         """
         query = request.query
         match parts:
@@ -109,8 +119,8 @@ class MarketRoutes:
             raise Refused(404, "not_found", message="market not found")
         return listing
 
-    def body(self, x: Listing) -> wire.Market:
-        """A market object, with what it was a day ago."""
+    def body(self, x: Listing) -> wire.MarketBody:
+        """Return a market object, with its quotes and its volume of 24 hours ago."""
         then = self._ex.candles.as_of(x.facts.ticker, self._ex.now - DAY)
         waived = self._ex.desk.tariff.waived_until(x.facts.ticker)
         if then is None:
@@ -126,32 +136,34 @@ class MarketRoutes:
     # Listings
 
     def _markets(self, query: Mapping[str, str]) -> Answer:
-        status = word(query, "status", FILTERS)
+        status = choice(query, "status", FILTERS)
         fits = self._times(query, status)
-        found = [
+        listings = [
             x
             for x in self._by_combination(query, ("only", "exclude"))
             if (not status or status_matches(x.status, status)) and fits(x) and not self._ex.archived(x)
         ]
-        return self._page(found, query)
+        return self._page(listings, query)
 
     def _archive(self, query: Mapping[str, str]) -> Answer:
         given = [name for name in ("tickers", "event_ticker", "series_ticker") if query.get(name)]
         if len(given) > 1:
-            raise BadQuery(f"{' and '.join(given)}: only one of them")
+            raise BadQuery(
+                f"only one of tickers, event_ticker and series_ticker may be given, got {' and '.join(given)}"
+            )
         return self._page(
             [x for x in self._by_combination(query, ("exclude",)) if self._ex.archived(x)], query
         )
 
     def _by_combination(self, query: Mapping[str, str], known: Sequence[str]) -> list[Listing]:
-        """The markets chosen, with or without combinations as `mve_filter` says."""
-        wanted, found = word(query, "mve_filter", known), self._chosen(query)
+        """Return the chosen markets, filtered by `mve_filter`."""
+        wanted, chosen = choice(query, "mve_filter", known), self._chosen(query)
         if not wanted:
-            return found
-        return [x for x in found if is_combination(x.facts.ticker) == (wanted == "only")]
+            return chosen
+        return [x for x in chosen if is_combination(x.facts.ticker) == (wanted == "only")]
 
     def _chosen(self, query: Mapping[str, str]) -> list[Listing]:
-        """The markets that `tickers`, `event_ticker` and `series_ticker` leave, in the order of their creation."""
+        """Return the markets that pass `tickers`, `event_ticker` and `series_ticker`, in order of creation."""
         listings = self._ex.listings
         tickers, event, series = (
             names(query, "tickers"),
@@ -164,60 +176,64 @@ class MarketRoutes:
                 for t in tickers
                 if (x := listings.get(t)) is not None and event in (None, "", x.facts.event)
             ]
-            found = sorted(named, key=lambda x: x.number)
+            chosen = sorted(named, key=lambda x: x.number)
         else:
-            found = listings.of_event(event) if event else list(listings)
-        return [x for x in found if x.facts.series == series] if series else found
+            chosen = listings.of_event(event) if event else list(listings)
+        return [x for x in chosen if x.facts.series == series] if series else chosen
 
     @staticmethod
     def _times(query: Mapping[str, str], status: str) -> Callable[[Listing], bool]:
-        """Whether a market fits the times asked for, if any.
+        """Return a predicate that checks a market against the time filters of a query.
 
         Raises:
-            BadQuery: two kinds of times, or one beside filters that it does not go with.
+            BadQuery: two kinds of time filters, or one that must not be combined with the other filters.
         """
-        given = [name for name in FAMILIES if query.get(f"min_{name}_ts") or query.get(f"max_{name}_ts")]
+        given = [name for name in TIME_FILTERS if query.get(f"min_{name}_ts") or query.get(f"max_{name}_ts")]
         if not given:
             return lambda x: True
         if len(given) > 1:
-            raise BadQuery(f"{' and '.join(f'{name}_ts' for name in given)}: only one kind of time")
+            raise BadQuery(
+                f"only one kind of time filter may be given, got {' and '.join(f'{name}_ts' for name in given)}"
+            )
         (name,) = given
-        family = FAMILIES[name]
-        if status not in family.statuses:
-            raise BadQuery(f"{name}_ts: not with status {status}")
+        time_filter = TIME_FILTERS[name]
+        if status not in time_filter.statuses:
+            raise BadQuery(f"{name}_ts must not be combined with status {status}")
         least = integer(query, f"min_{name}_ts", 0, 0, FOREVER) * SECOND
         most = integer(query, f"max_{name}_ts", FOREVER, 0, FOREVER) * SECOND
         if name == "updated":
             for other in ("tickers", "event_ticker"):
                 if query.get(other):
-                    raise BadQuery(f"updated_ts: not with {other}")
+                    raise BadQuery(f"updated_ts must not be combined with {other}")
             combos = query.get("mve_filter", "")
             if combos == "only" or (query.get("series_ticker") and combos != "exclude"):
-                raise BadQuery("updated_ts: with mve_filter=exclude only, and so series_ticker")
-            # Later than the least instant named, and at the most.
+                raise BadQuery(
+                    "updated_ts must not be combined with mve_filter=only, nor with series_ticker without mve_filter=exclude"
+                )
+            # The minimum is exclusive here, the maximum inclusive.
             least = least + 1 if query.get("min_updated_ts") else 0
         else:
             most += SECOND - 1
 
         def fits(x: Listing) -> bool:
-            at = family.time(x)
+            at = time_filter.time(x)
             return at is not None and least <= at <= most
 
         return fits
 
-    def _page(self, found: list[Listing], query: Mapping[str, str]) -> Answer:
-        limit, start = page_size(query, 100, 1000), place(query) or 0
-        left = [x for x in found if x.number >= start]
-        cursor = f"p{left[limit].number:x}" if len(left) > limit else ""
-        return ok(wire.MarketPage(markets=[self.body(x) for x in left[:limit]], cursor=cursor))
+    def _page(self, listings: list[Listing], query: Mapping[str, str]) -> Answer:
+        limit, start = page_size(query, 100, 1000), cursor_position(query) or 0
+        remaining = [x for x in listings if x.number >= start]
+        cursor = f"p{remaining[limit].number:x}" if len(remaining) > limit else ""
+        return ok(wire.MarketPage(markets=[self.body(x) for x in remaining[:limit]], cursor=cursor))
 
     # Books and prints
 
     def _books(self, request: Request) -> Answer:
         asked = [value for name, value in request.pairs if name == "tickers" and value]
         tickers = list(dict.fromkeys(asked)) or names(request.query, "tickers") or []
-        if not 1 <= len(tickers) <= MOST_BOOKS:
-            raise BadQuery(f"tickers: {len(tickers)} is not between 1 and {MOST_BOOKS}")
+        if not 1 <= len(tickers) <= MAX_BOOKS:
+            raise BadQuery(f"tickers must hold between 1 and {MAX_BOOKS} tickers, got {len(tickers)}")
         listed = [
             x for t in tickers if (x := self._ex.listings.get(t)) is not None and not self._ex.archived(x)
         ]
@@ -232,17 +248,19 @@ class MarketRoutes:
 
     def _cutoff(self) -> Answer:
         at = isoformat(self._ex.cutoff)
-        # Orders are never archived here: all of them are live, from the beginning of time.
-        return ok(wire.Cutoff(market_settled_ts=at, trades_created_ts=at, orders_updated_ts=isoformat(0)))
+        # Orders are never archived: all of them are live, from the beginning of time.
+        return ok(wire.CutoffBody(market_settled_ts=at, trades_created_ts=at, orders_updated_ts=isoformat(0)))
 
     def _trades(self, query: Mapping[str, str], *, historical: bool = False) -> Answer:
-        """Prints, newest first; `min_ts` and `max_ts` are whole seconds, and prints within either second count."""
+        """Return prints, newest first; `min_ts` and `max_ts` are whole seconds, both inclusive."""
         low = integer(query, "min_ts", 0, 0, FOREVER) * SECOND
         high = (integer(query, "max_ts", FOREVER, 0, FOREVER) + 1) * SECOND
         low, high = (low, min(high, self._ex.cutoff)) if historical else (max(low, self._ex.cutoff), high)
         limit = page_size(query, 100, 1000)
         if flag(query, "is_block_trade"):
             return ok(wire.TradePage(trades=[]))
-        page = self._ex.prints.between(low, high, query.get("ticker"), below=place(query), count=limit)
+        page = self._ex.prints.between(
+            low, high, query.get("ticker"), below=cursor_position(query), count=limit
+        )
         cursor = "" if page.below is None else f"p{page.below:x}"
         return ok(wire.TradePage(trades=[serialize.trade(t) for t in page.prints], cursor=cursor))

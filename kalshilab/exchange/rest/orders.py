@@ -1,7 +1,7 @@
-"""Order writes and order groups over REST: bodies in, the desk's answers out.
+"""Order writes and order groups over REST: request bodies in, the order desk's answers out.
 
-Each item of a batch stands for itself: one that is refused says so in its place, and the others are carried
-out.  Only what is not JSON of the right types spoils the whole batch, as nothing of it has been read then.
+The items of a batch are independent: a refused item has its error in its place, and the others are carried out. Only
+invalid JSON or JSON of the wrong types refuses the whole batch, because no item can be read.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import outcome_price
 from kalshilab.units import PRICE, format_price, format_size
 
-__all__ = ["MOST_CANCELLED", "OrderRoutes", "average_fee", "average_price"]
+__all__ = ["MAX_CANCELLED", "OrderRoutes", "average_fee", "average_price"]
 
-MOST_CANCELLED: Final = 10_000
-"""Orders that one cancel-all takes off."""
+MAX_CANCELLED: Final = 10_000
+"""Maximum number of orders that one cancel-all removes."""
 
 
 class OrderRoutes:
-    """Answers the writes below `/portfolio`; the signature has been checked by the caller."""
+    """Routes of order writes, below `/portfolio`; the caller has checked the signature."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._ex = exchange
 
     def answer(self, request: Request, parts: Sequence[str]) -> Answer | None:
-        """The answer, or None where there is no such path.
+        """Return the answer to a request; None for an unknown path.
 
         Args:
-            parts: the path below `/portfolio`.
+            request: the request.
+            parts: segments of the path below `/portfolio`.
 
         Raises:
-            Refused, BadQuery, msgspec.DecodeError, RecursionError: to be put into words by the caller.
+            Refused, BadQuery, msgspec.DecodeError, RecursionError: the request is invalid; the caller turns the
+                error into an answer.
         """
         method, query, body = request.method, request.query, request.body
         match (method, *parts):
@@ -97,7 +99,7 @@ class OrderRoutes:
         )
 
     def _routed(self, query: Mapping[str, str]) -> str | None:
-        """The market that a query names, its subaccount and shard checked."""
+        """Return the market that a query names, after checking its subaccount and shard."""
         ticker = query.get("market_ticker") or None
         order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
         order_checks.shard(integer(query, "exchange_index", 0, -1, FOREVER), ticker)
@@ -107,20 +109,20 @@ class OrderRoutes:
         desk = self._ex.desk
         desk.check_open(cancelling=True)
         order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
-        desk.take_off(desk.resting()[:MOST_CANCELLED], "")
+        desk.cancel_orders(desk.resting()[:MAX_CANCELLED], "")
         return Answer(204)
 
     def _amend(self, order_id: str, query: Mapping[str, str], body: bytes) -> Answer:
         order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
         done = amend(self._ex.desk, order_id, order_checks.read(body, wire.AmendOrder))
         order, filled = done.order, done.filled
-        told = bool(filled) or done.resized
+        changed = bool(filled) or done.resized
         return ok(
             wire.AmendOrderResponse(
                 order_id=order.order_id,
                 client_order_id=order.client_order_id,
-                remaining_count=format_size(order.remaining) if told else None,
-                fill_count=format_size(filled) if told else None,
+                remaining_count=format_size(order.remaining) if changed else None,
+                fill_count=format_size(filled) if changed else None,
                 average_fill_price=average_price(order.side, done.cost, filled) if filled else None,
                 average_fee_paid=average_fee(done.fees, filled) if filled else None,
                 ts_ms=self._ex.now_ms(),
@@ -161,8 +163,8 @@ class OrderRoutes:
         return wire.BatchCreateResult(**msgspec.structs.asdict(made))
 
     def _cancel_batch(self, body: bytes) -> Answer:
-        found = self._batch(order_checks.read(body, wire.BatchCancel).orders)
-        items = [order_checks.read(raw, wire.BatchCancelItem) for raw in found]
+        orders = self._batch(order_checks.read(body, wire.BatchCancel).orders)
+        items = [order_checks.read(raw, wire.BatchCancelItem) for raw in orders]
         return ok(wire.BatchCancelResponse(orders=[self._cancel_item(item) for item in items]))
 
     def _cancel_item(self, item: wire.BatchCancelItem) -> wire.BatchCancelResult:
@@ -235,8 +237,8 @@ class OrderRoutes:
         return Answer(200, b"{}")
 
     @staticmethod
-    def _group(group: OrderGroup) -> wire.OrderGroup:
-        return wire.OrderGroup(id=group.group_id, contracts_limit_fp=format_size(group.limit))
+    def _group(group: OrderGroup) -> wire.OrderGroupBody:
+        return wire.OrderGroupBody(id=group.group_id, contracts_limit_fp=format_size(group.limit))
 
     def _create_group(self, body: wire.CreateGroup) -> Answer:
         desk = self._ex.desk
@@ -253,18 +255,27 @@ def _error(refused: Refused) -> wire.ItemError:
 
 
 def average_fee(fees: int, size: int) -> str:
-    """Fees per contract in dollars, four places, halves up.
+    """Return the fee per contract in dollars, with four decimals, rounded half up.
+
+    Args:
+        fees: total fees, in money units.
+        size: filled size, in 1/100 contract.
 
     >>> average_fee(69_000, 400)
     '0.0173'
     """
-    # Money over size is in price units, and a fee may be more than a dollar.
+    # Money divided by size is in price units; a fee may exceed one dollar.
     units = (2 * fees + size) // (2 * size)
     return f"{units // PRICE}.{units % PRICE:04d}"
 
 
 def average_price(side: str, cost: int, size: int) -> str:
-    """The average YES price of fills, from what their own outcome cost; four places, halves up.
+    """Return the average YES price of fills in dollars, with four decimals, rounded half up.
+
+    Args:
+        side: "bid" for fills that bought YES, "ask" for fills that bought NO.
+        cost: total cost of the outcome bought, in money units.
+        size: filled size, in 1/100 contract.
 
     >>> average_price("bid", 1_760_000, 400), average_price("ask", 1_680_000, 400)
     ('0.4400', '0.5800')

@@ -1,4 +1,4 @@
-"""Requests, answers and what both sides of the REST routes read from a query."""
+"""Requests and answers of the REST routes, and the parsing of query parameters."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 __all__ = [
-    "FOREVER", "Answer", "BadQuery", "Request", "encode", "flag", "integer", "missing", "names", "nested", "ok",
-    "page_size", "paged", "place", "word",
+    "FOREVER", "Answer", "BadQuery", "Request", "choice", "cursor_position", "encode", "flag", "integer", "names",
+    "nested", "not_found", "ok", "page_size", "paged",
 ]  # fmt: skip
 
 T = TypeVar("T")
 FOREVER: Final = 2**53
-"""Seconds: the end of time as a query can say it."""
-WHOLE: Final = re.compile(r"[+-]?[0-9]{1,30}")
+"""The latest time that a query can express, in seconds."""
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,30}")
 encode: Final = msgspec.json.Encoder().encode
 
 
 class Request(NamedTuple):
-    """A request: `path` from the root without query; header names in upper case.
+    """An HTTP request.
 
-    `query` holds the last value of each key, `pairs` every pair in order, for keys that may be repeated.
+    Attributes:
+        method: HTTP method, in upper case.
+        path: path from the server's root, without the query.
+        query: the last value of each query key.
+        headers: header values by name, with names in upper case.
+        body: the raw body.
+        pairs: every pair of the query in order, for keys that may be repeated.
     """
 
     method: str
@@ -35,47 +41,47 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A response."""
+    """An HTTP response: status code and JSON body."""
 
     status: int
     body: bytes = b""
 
 
 class BadQuery(Exception):
-    """A query parameter that cannot be used."""
+    """A query parameter is invalid; the message names it."""
 
 
 def nested(status: int, code: str, message: str = "", details: str = "") -> Answer:
-    """An error in the exchange's usual shape."""
+    """Return an error answer in the exchange's usual shape."""
     error = {"code": code, "message": message or code} | ({"details": details} if details else {})
     return Answer(status, encode({"error": error}))
 
 
 def ok(body: msgspec.Struct) -> Answer:
-    """A success with a body."""
+    """Return a 200 answer with a body."""
     return Answer(200, encode(body))
 
 
-def missing(what: str) -> Answer:
-    """The answer for what is not there."""
+def not_found(what: str) -> Answer:
+    """Return the 404 answer for a missing object, named by `what`."""
     return nested(404, "not_found", f"{what} not found")
 
 
 def integer(query: Mapping[str, str], name: str, absent: int, low: int, high: int) -> int:
-    """A whole number of the query within [low, high]; `absent` where it is not given."""
+    """Return an integer parameter within [low, high]; `absent` if the query does not give it."""
     text = query.get(name)
     if not text:
         return absent
-    if not WHOLE.fullmatch(text):
-        raise BadQuery(f"{name}: {text[:40]} is not a whole number")
+    if not _INTEGER.fullmatch(text):
+        raise BadQuery(f"{name} must be an integer, got {text[:40]}")
     value = int(text)
     if not low <= value <= high:
-        raise BadQuery(f"{name}: {value} is not between {low} and {high}")
+        raise BadQuery(f"{name} must be between {low} and {high}, got {value}")
     return value
 
 
 def flag(query: Mapping[str, str], name: str) -> bool | None:
-    """A yes or no of the query, in any of the words the exchange's parser takes; None where it is not given."""
+    """Return a boolean parameter, in any spelling the exchange accepts; None if the query does not give it."""
     text = query.get(name)
     if not text:
         return None
@@ -83,29 +89,29 @@ def flag(query: Mapping[str, str], name: str) -> bool | None:
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
         return False
-    raise BadQuery(f"{name}: {text} is neither true nor false")
+    raise BadQuery(f"{name} must be true or false, got {text}")
 
 
-def word(query: Mapping[str, str], name: str, known: Iterable[str]) -> str:
-    """One of the known words; empty where it is not given."""
+def choice(query: Mapping[str, str], name: str, known: Iterable[str]) -> str:
+    """Return a parameter that must be one of `known`; empty if the query does not give it."""
     text = query.get(name, "")
     if text and text not in known:
-        raise BadQuery(f"{name}: one of {', '.join(known)}")
+        raise BadQuery(f"{name} must be one of {', '.join(known)}, got {text[:40]}")
     return text
 
 
 def names(query: Mapping[str, str], name: str) -> list[str] | None:
-    """Names between commas, each once; None where there are none."""
+    """Return the distinct names of a comma-separated parameter; None for an empty list."""
     return list(dict.fromkeys(filter(None, query.get(name, "").split(",")))) or None
 
 
 def page_size(query: Mapping[str, str], usual: int, most: int, least: int = 0) -> int:
-    """Rows a page: above `most` is refused, not clamped; 0, where it is not too few, is the usual number."""
+    """Return the page size from `limit`, which is rejected above `most`; 0 means the usual size if `least` allows."""
     return integer(query, "limit", usual, least, most) or usual
 
 
-def place(query: Mapping[str, str]) -> int | None:
-    """The place a cursor of trades or markets names; one that names none is taken for the start, as there."""
+def cursor_position(query: Mapping[str, str]) -> int | None:
+    """Return the position that a cursor names; None, the start, for an invalid cursor, as on the exchange."""
     cursor = query.get("cursor", "")
     if not cursor.startswith("p"):
         return None
@@ -118,7 +124,10 @@ def place(query: Mapping[str, str]) -> int | None:
 def paged(
     rows: Sequence[T], query: Mapping[str, str], usual: int, most: int, least: int = 0
 ) -> tuple[Sequence[T], str]:
-    """A page of rows and the cursor of the next; a cursor that is none is taken for the start, as there."""
+    """Return a page of rows and the cursor of the next page.
+
+    An invalid cursor means the first page, as on the exchange.
+    """
     size = page_size(query, usual, most, least)
     cursor = query.get("cursor", "")
     start = int(cursor) if cursor.isascii() and cursor.isdigit() and len(cursor) < 19 else 0

@@ -1,7 +1,7 @@
-"""The account over REST: balance, positions, fills, settlements, orders, and where they stand in the queue.
+"""The account over REST: balance, positions, fills, settlements, orders, and their queue positions.
 
-Lists are newest first.  A cursor names a place in the record and not a number of rows, so that what comes in
-between two pages neither repeats a row nor hides one.
+Lists are newest first. A cursor names a position in the record rather than a number of rows. So records that arrive
+between two pages neither repeat a row nor hide one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from kalshilab.exchange.rest.params import (
     Answer,
     BadQuery,
     Request,
+    cursor_position,
     integer,
     ok,
     paged,
-    place,
 )  # fmt: skip
 from kalshilab.exchange.rest.rate_limits import account_limits
 from kalshilab.exchange.state import serialize
@@ -32,16 +32,17 @@ from kalshilab.units import format_money, format_size
 __all__ = ["PortfolioRoutes"]
 
 T = TypeVar("T")
-MOST_NAMED: Final = 100
-"""Tickers that one filter may name."""
+MAX_NAMES: Final = 100
+"""Maximum number of tickers in one filter."""
 STATUSES: Final = ("resting", "canceled", "executed")
 
 
 class PortfolioRoutes:
-    """Answers what is about the account; the signature has been checked by the caller.
+    """Routes of the account; the caller has checked the signature.
 
     Args:
-        tier: what the account is told of its limits.
+        exchange: the exchange of the account.
+        tier: rate-limit tier that `GET /account/limits` reports.
     """
 
     def __init__(self, exchange: Exchange, tier: str = "prestige") -> None:
@@ -49,13 +50,15 @@ class PortfolioRoutes:
         self._writes = OrderRoutes(exchange)
 
     def answer(self, request: Request, parts: Sequence[str]) -> Answer | None:
-        """The answer, or None where there is no such path.
+        """Return the answer to a request; None for an unknown path.
 
         Args:
-            parts: the path below the root of the contract.
+            request: the request.
+            parts: segments of the path below the contract's root.
 
         Raises:
-            Refused, BadQuery, msgspec.DecodeError, RecursionError: to be put into words by the caller.
+            Refused, BadQuery, msgspec.DecodeError, RecursionError: the request is invalid; the caller turns the
+                error into an answer.
         """
         if tuple(parts) == ("account", "limits") and request.method == "GET":
             return ok(account_limits(self._tier))
@@ -64,9 +67,9 @@ class PortfolioRoutes:
         if parts[0] != "portfolio":
             return None
         if request.method == "GET":
-            found = self._read(parts[1:], request.query)
-            if found is not None:
-                return found
+            answer = self._read(parts[1:], request.query)
+            if answer is not None:
+                return answer
         return self._writes.answer(request, parts[1:])
 
     def _read(self, parts: Sequence[str], query: Mapping[str, str]) -> Answer | None:
@@ -98,7 +101,7 @@ class PortfolioRoutes:
         return None
 
     def _archive(self, parts: Sequence[str], query: Mapping[str, str]) -> Answer | None:
-        """What of the account has left the live listings: fills and settled positions, but no order ever."""
+        """Answer reads of the archive: old fills and settled positions; orders are never archived."""
         here = self._scope(query)
         match parts:
             case ["fills"]:
@@ -111,10 +114,10 @@ class PortfolioRoutes:
 
     @staticmethod
     def _scope(query: Mapping[str, str]) -> bool:
-        """Whether a query asks for what there is here: the primary account on shard 0, or everything.
+        """Return whether a query covers shard 0, which holds everything there is.
 
         Raises:
-            Refused, BadQuery: it asks for what nobody here may see, or for nothing that exists.
+            Refused, BadQuery: the query names an account that does not exist or an invalid number.
         """
         order_checks.account_number(integer(query, "subaccount", 0, 0, FOREVER))
         return integer(query, "exchange_index", 0, 0, FOREVER) == 0
@@ -125,7 +128,7 @@ class PortfolioRoutes:
         ex = self._ex
         cash, value = (ex.account.cash, ex.account.value(ex.marks())) if here else (0, 0)
         return ok(
-            wire.Balance(
+            wire.BalanceBody(
                 balance=cash // 10_000,
                 balance_dollars=format_money(cash),
                 portfolio_value=value // 10_000,
@@ -139,10 +142,12 @@ class PortfolioRoutes:
         ticker, event = query.get("ticker"), query.get("event_ticker")
         wanted = "settled" if historical else query.get("settlement_status") or "unsettled"
         if wanted not in ("unsettled", "settled", "all"):
-            raise BadQuery("settlement_status: one of unsettled, settled, all")
+            raise BadQuery(f"settlement_status must be one of unsettled, settled, all, got {wanted[:40]}")
         counted = _names(query, "count_filter")
         if not counted <= {"position", "total_traded"}:
-            raise BadQuery("count_filter: position, total_traded")
+            raise BadQuery(
+                f"count_filter must name position, total_traded or both, got {', '.join(sorted(counted))[:40]}"
+            )
         events: dict[str, list[str]] = {}
         rows = []
         for name in reversed(account.touched):
@@ -156,8 +161,8 @@ class PortfolioRoutes:
             settled = listing.status == "finalized"
             if wanted != "all" and settled != (wanted == "settled"):
                 continue
-            held = "position" in counted and account.holding(name).size
-            if counted and not held and not ("total_traded" in counted and account.traded.get(name)):
+            has_position = "position" in counted and account.holding(name).size
+            if counted and not has_position and not ("total_traded" in counted and account.traded.get(name)):
                 continue
             events.setdefault(listing.facts.event, []).append(name)
             rows.append((listing.facts.event, name))
@@ -166,7 +171,7 @@ class PortfolioRoutes:
             shown = list(dict.fromkeys(name for name, _ in page))
             names = [name for _, name in page]
         else:
-            # Settled ones grow without end: the exchange pages them by event, whole events at a time.
+            # Settled positions grow without end, so the exchange pages them by event, in whole events.
             shown, cursor = list(events), ""
             event_page, cursor = paged(shown, query, 100, 1000)
             shown = list(event_page)
@@ -189,8 +194,8 @@ class PortfolioRoutes:
         tickers, order_id = _names(query, "ticker"), query.get("order_id")
         low, high = _span(query)
         low, high = (low, min(high, cutoff)) if historical else (max(low, cutoff), high)
-        page, cursor = _newest(
-            _downwards(records, query),
+        page, cursor = _page(
+            _newest_first(records, query),
             query,
             lambda r: (
                 here
@@ -204,8 +209,8 @@ class PortfolioRoutes:
     def _settlements(self, query: Mapping[str, str], *, here: bool) -> Answer:
         ticker, event = query.get("ticker"), query.get("event_ticker")
         low, high = _span(query)
-        page, cursor = _newest(
-            _downwards(self._ex.account.settlements, query),
+        page, cursor = _page(
+            _newest_first(self._ex.account.settlements, query),
             query,
             lambda r: (
                 here
@@ -223,18 +228,18 @@ class PortfolioRoutes:
         ticker, events = query.get("ticker"), _names(query, "event_ticker")
         status = query.get("status") or None
         if status is not None and status not in STATUSES:
-            raise BadQuery(f"status: one of {', '.join(STATUSES)}")
+            raise BadQuery(f"status must be one of {', '.join(STATUSES)}, got {status[:40]}")
         low, high = _span(query)
         if status == "resting":
-            # Resting orders are few and asked for often: no walk over the dead ones for them.
-            below = place(query)
+            # Resting orders are few and read often, so this does not walk over the ended ones.
+            below = cursor_position(query)
             pool = sorted(ex.desk.resting(), key=lambda o: -o.number)
             numbered: Iterable[tuple[int, RestingOrder]] = (
                 (o.number, o) for o in pool if below is None or o.number < below
             )
         else:
-            numbered = _downwards(ex.desk.log, query)
-        page, cursor = _newest(
+            numbered = _newest_first(ex.desk.log, query)
+        page, cursor = _page(
             numbered,
             query,
             lambda o: (
@@ -268,7 +273,7 @@ class PortfolioRoutes:
         )
 
     def _before(self, order: RestingOrder) -> int:
-        """Size that must trade before an order does: what is at better prices, and what came to its own before."""
+        """Return the size that must trade before an order: better prices, and earlier orders at its own price."""
         listing = self._ex.listings.get(order.ticker)
         assert listing is not None
         buying = order.side == "bid"
@@ -287,31 +292,31 @@ class PortfolioRoutes:
 
 
 def _names(query: Mapping[str, str], name: str) -> set[str]:
-    """A comma-separated filter; empty for none."""
+    """Return the names of a comma-separated filter; an empty set if it is absent."""
     named = {part for part in query.get(name, "").split(",") if part}
-    if len(named) > MOST_NAMED:
-        raise BadQuery(f"{name}: at most {MOST_NAMED}")
+    if len(named) > MAX_NAMES:
+        raise BadQuery(f"{name} must hold at most {MAX_NAMES} names, got {len(named)}")
     return named
 
 
 def _span(query: Mapping[str, str]) -> tuple[int, int]:
-    """`min_ts` and `max_ts`, whole seconds, as [low, high) in microseconds; both seconds count."""
+    """Return `min_ts` and `max_ts`, whole seconds and inclusive, as [low, high) in microseconds."""
     low = integer(query, "min_ts", 0, 0, FOREVER)
     high = integer(query, "max_ts", FOREVER, 0, FOREVER)
     return low * 1_000_000, (high + 1) * 1_000_000
 
 
-def _downwards(record: Sequence[T], query: Mapping[str, str]) -> Iterable[tuple[int, T]]:
-    """A record from where the cursor says to its beginning, each with its number."""
-    below = place(query)
+def _newest_first(record: Sequence[T], query: Mapping[str, str]) -> Iterable[tuple[int, T]]:
+    """Yield the numbered entries of a record from the cursor down to the first."""
+    below = cursor_position(query)
     start = len(record) if below is None else min(below, len(record))
     return ((n, record[n]) for n in range(start - 1, -1, -1))
 
 
-def _newest(
+def _page(
     numbered: Iterable[tuple[int, T]], query: Mapping[str, str], keep: Callable[[T], bool]
 ) -> tuple[list[T], str]:
-    """A page of what is kept, and the cursor of the next."""
+    """Return a page of the entries that `keep` accepts, and the cursor of the next page."""
     size = integer(query, "limit", 100, 1, 1000)
     page: list[T] = []
     last = 0

@@ -1,11 +1,11 @@
-"""Rate limits: the token buckets of an account, what each call costs, and the answer to one too many.
+"""Rate limits: the token buckets of an account, the cost of each call, and the 429 answer.
 
-There are two buckets, **read** (GETs, and whatever is not listed) and **write** (orders, order groups, upgrades
-of the tier), each refilled evenly up to its capacity; and one for the balance alone, which holds a second's calls.
-A call costs 10 tokens unless listed; a batch costs what its items cost, and fits as a whole or not at all.
-A call that does not fit is answered 429 and takes nothing.
+There are two buckets: **read** (GETs and all unlisted calls) and **write** (orders, order groups, upgrades of the
+tier). Each refills evenly up to its capacity. A third bucket serves the balance alone and holds the calls of one
+second. A call costs 10 tokens unless listed. A batch costs the sum of its items and is charged as a whole. A call
+that exceeds its bucket is answered 429 and is not charged.
 
-Tokens are kept in millionths, so that a microsecond's refill is a whole number and no sum is rounded.
+Tokens are counted in millionths, so the refill of one microsecond is an integer and no sum is rounded.
 """
 
 from __future__ import annotations
@@ -22,17 +22,25 @@ from kalshilab.exchange.rest.params import Answer, Request
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import REST_PATH, UNREADABLE
 
-__all__ = ["COSTS", "DEFAULT_COST", "TIERS", "TOO_MANY", "Bucket", "Cost", "Limits", "Tier", "account_limits", "batch_size", "cost_of", "endpoint_costs"]  # fmt: skip
+__all__ = ["COSTS", "DEFAULT_COST", "TIERS", "TOO_MANY", "Bucket", "Cost", "RateLimiter", "RateTier", "account_limits", "batch_size", "cost_of", "endpoint_costs"]  # fmt: skip
 
 DEFAULT_COST: Final = 10
-"""Tokens of a call that is not listed."""
+"""Tokens of an unlisted call."""
 TOO_MANY: Final = Answer(429, b'{"error":"too many requests"}')
-"""The answer to a call that does not fit, without a header that says when the next one would."""
+"""The answer to a call that exceeds its bucket; like the exchange's, it has no retry header."""
 MICRO: Final = 1_000_000
 
 
-class Tier(NamedTuple):
-    """Tokens a second and the most that are saved up, for reads and writes; and balance reads a second."""
+class RateTier(NamedTuple):
+    """The rate limits of one tier.
+
+    Attributes:
+        read_rate: tokens per second for reads.
+        read_capacity: maximum of saved tokens for reads.
+        write_rate: tokens per second for writes.
+        write_capacity: maximum of saved tokens for writes.
+        balances: balance reads per second.
+    """
 
     read_rate: int
     read_capacity: int
@@ -43,20 +51,20 @@ class Tier(NamedTuple):
 
 TIERS: Final = MappingProxyType(
     {
-        "basic": Tier(200, 600, 100, 100, 1),
-        "advanced": Tier(300, 900, 300, 900, 1),
-        "expert": Tier(600, 600, 600, 1_800, 5),
-        "premier": Tier(1_200, 1_200, 1_200, 3_600, 5),
-        "paragon": Tier(2_400, 2_400, 2_400, 7_200, 5),
-        "prime": Tier(4_800, 4_800, 4_800, 14_400, 5),
-        "prestige": Tier(12_000, 12_000, 9_600, 28_800, 5),
+        "basic": RateTier(200, 600, 100, 100, 1),
+        "advanced": RateTier(300, 900, 300, 900, 1),
+        "expert": RateTier(600, 600, 600, 1_800, 5),
+        "premier": RateTier(1_200, 1_200, 1_200, 3_600, 5),
+        "paragon": RateTier(2_400, 2_400, 2_400, 7_200, 5),
+        "prime": RateTier(4_800, 4_800, 4_800, 14_400, 5),
+        "prestige": RateTier(12_000, 12_000, 9_600, 28_800, 5),
     }
 )
-"""The exchange's tiers, October 2026."""
+"""The exchange's tiers as of October 2026."""
 
 
 class Cost(NamedTuple):
-    """What a call costs: tokens, for each item of a batch, and from which bucket."""
+    """The cost of a call: tokens per item of a batch, and the bucket that pays."""
 
     method: str
     path: str
@@ -81,23 +89,25 @@ COSTS: Final = (
     Cost("POST", "/account/api_usage_level/upgrade", 30),
     Cost("GET", "/portfolio/balance", 1, "balance"),
 )
-"""The calls that cost something else or come out of another bucket than reads at the default cost.
+"""The calls that differ from reads at the default cost, in tokens or in bucket.
 
-Disabled writes of the old form are listed by nobody: they are reads at the default cost, and answered 410.
+The disabled writes of API version 1 are not listed: they count as reads at the default cost and are answered 410.
 """
 
-_WHOLE: Final = {(c.method, c.path): c for c in COSTS if "{" not in c.path}
-_NAMED: Final = [(c.method, re.compile(re.sub(r"{\w+}", "[^/]+", c.path)), c) for c in COSTS if "{" in c.path]
+_FIXED_PATHS: Final = {(c.method, c.path): c for c in COSTS if "{" not in c.path}
+_PATTERNS: Final = [
+    (c.method, re.compile(re.sub(r"{\w+}", "[^/]+", c.path)), c) for c in COSTS if "{" in c.path
+]
 _READ: Final = Cost("", "", DEFAULT_COST, "read")
 
 
 class Bucket:
-    """Tokens that come back evenly with time.
+    """Tokens that refill evenly with time.
 
     Args:
-        rate: tokens a second.
-        capacity: the most there can be; it begins full.
-        now: the time in microseconds.
+        rate: tokens per second.
+        capacity: maximum number of tokens; the bucket starts full.
+        now: present time in microseconds.
 
     >>> bucket = Bucket(rate=2, capacity=3, now=0)
     >>> [bucket.take(1, 0) for _ in range(4)]
@@ -106,39 +116,40 @@ class Bucket:
     (False, True)
     """
 
-    __slots__ = ("_at", "_capacity", "_held", "_rate")
+    __slots__ = ("_capacity", "_micro_tokens", "_rate", "_refilled")
 
     def __init__(self, rate: int, capacity: int, now: int) -> None:
         self._rate, self._capacity = rate, capacity * MICRO
-        self._held, self._at = self._capacity, now
+        self._micro_tokens, self._refilled = self._capacity, now
 
     def take(self, tokens: int, now: int) -> bool:
-        """Take tokens if they are all there; a clock that goes back brings none."""
-        if now > self._at:
-            self._held = min(self._capacity, self._held + (now - self._at) * self._rate)
-            self._at = now
-        if self._held < tokens * MICRO:
+        """Take tokens if all are available; a clock that runs backwards refills nothing."""
+        if now > self._refilled:
+            refill = (now - self._refilled) * self._rate
+            self._micro_tokens = min(self._capacity, self._micro_tokens + refill)
+            self._refilled = now
+        if self._micro_tokens < tokens * MICRO:
             return False
-        self._held -= tokens * MICRO
+        self._micro_tokens -= tokens * MICRO
         return True
 
 
-class Limits:
-    """The buckets of one account.
+class RateLimiter:
+    """The token buckets of one account.
 
     Args:
-        tier: a name of `TIERS`.
-        now: tells the time in microseconds: the machine's where clients are real, the exchange's where calls
-            and tape must give the same bytes every time.
+        tier: a key of `TIERS`.
+        now: returns the time in microseconds: machine time for real clients, exchange time where the same calls
+            and tape must give the same bytes.
 
-    >>> limits = Limits("basic", lambda: 0)
+    >>> limits = RateLimiter("basic", lambda: 0)
     >>> sum(limits.charge("POST", "/trade-api/v2/portfolio/events/orders") for _ in range(20))
     10
     >>> limits.charge("GET", "/trade-api/v2/markets")
     True
 
     Raises:
-        ConfigError: no such tier.
+        ConfigError: the tier is unknown.
     """
 
     def __init__(self, tier: str, now: Callable[[], int]) -> None:
@@ -154,29 +165,30 @@ class Limits:
         }
 
     def charge(self, method: str, path: str, items: int = 1) -> bool:
-        """Whether a call fits, which then has been paid for.
+        """Charge a call; return False, without charging it, if it exceeds its bucket.
 
         Args:
-            path: from the root of the server or of the contract, without query.
-            items: of a batch; an empty one costs as much as one item.
+            method: HTTP method, in upper case.
+            path: path from the server's root or from the contract's, without the query.
+            items: number of items of a batch; an empty batch costs as much as one item.
         """
         cost = cost_of(method, path.removeprefix(REST_PATH))
         return self._buckets[cost.bucket].take(cost.tokens * max(items, 1), self._now())
 
     def admits(self, request: Request) -> bool:
-        """As `charge`, with the items of its body counted."""
+        """Charge a request as `charge` does, counting the items of its body."""
         return self.charge(request.method, request.path, batch_size(request))
 
-    def body(self) -> wire.Limits:
-        """What the account is told of its limits."""
+    def body(self) -> wire.AccountLimitsBody:
+        """Return the body of `GET /account/limits`."""
         return account_limits(self.tier)
 
     def __repr__(self) -> str:
-        return f"Limits({self.tier!r})"
+        return f"RateLimiter({self.tier!r})"
 
 
 def cost_of(method: str, path: str) -> Cost:
-    """What a call costs; `path` is below the root of the contract.
+    """Return the cost of a call; `path` is relative to the contract's root.
 
     >>> cost_of("DELETE", "/portfolio/events/orders/an-id")[2:]
     (2, 'write')
@@ -184,18 +196,18 @@ def cost_of(method: str, path: str) -> Cost:
     (10, 'read')
     """
     path = path.rstrip("/")
-    found = _WHOLE.get((method, path))
-    if found is None:
-        found = next((c for m, pattern, c in _NAMED if m == method and pattern.fullmatch(path)), _READ)
-    return found
+    cost = _FIXED_PATHS.get((method, path))
+    if cost is None:
+        cost = next((c for m, pattern, c in _PATTERNS if m == method and pattern.fullmatch(path)), _READ)
+    return cost
 
 
-class _Batch(msgspec.Struct):
+class _BatchItems(msgspec.Struct):
     orders: list[msgspec.Raw] = []
 
 
 def batch_size(request: Request) -> int:
-    """Items of a batch; 1 for everything else, and for a body that is no batch (it will be refused).
+    """Return the number of items of a batch; 1 for other requests and for an invalid body.
 
     >>> batch_size(Request("POST", "/trade-api/v2/portfolio/events/orders/batched", {}, {}, b'{"orders":[{},{}]}'))
     2
@@ -203,16 +215,16 @@ def batch_size(request: Request) -> int:
     if not request.path.rstrip("/").endswith("/events/orders/batched"):
         return 1
     try:
-        return max(len(msgspec.json.decode(request.body, type=_Batch).orders), 1)
+        return max(len(msgspec.json.decode(request.body, type=_BatchItems).orders), 1)
     except UNREADABLE:
         return 1
 
 
-def account_limits(tier: str) -> wire.Limits:
-    """The body of `GET /account/limits`; a tier above the first is a grant for ever."""
+def account_limits(tier: str) -> wire.AccountLimitsBody:
+    """Return the body of `GET /account/limits`; a tier above the first is a permanent grant."""
     t = TIERS[tier]
     granted = {"exchange_instance": "event_contract", "level": tier, "source": "manual"}
-    return wire.Limits(
+    return wire.AccountLimitsBody(
         usage_tier=tier,
         read=wire.BucketLimit(refill_rate=t.read_rate, bucket_capacity=t.read_capacity),
         write=wire.BucketLimit(refill_rate=t.write_rate, bucket_capacity=t.write_capacity),
@@ -221,7 +233,7 @@ def account_limits(tier: str) -> wire.Limits:
 
 
 def endpoint_costs() -> wire.EndpointCosts:
-    """The body of `GET /account/endpoint_costs`: what does not cost the default."""
+    """Return the body of `GET /account/endpoint_costs`: the calls that do not have the default cost."""
     listed = [
         wire.EndpointCost(method=c.method, path=c.path, cost=c.tokens)
         for c in COSTS

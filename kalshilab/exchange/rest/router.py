@@ -1,8 +1,8 @@
-"""The REST side without a server: a request in, a status and a body out.
+"""REST routing without a server: a request in, a status and a body out.
 
-Public reads need no signature; everything about the account does, and so does the WebSocket handshake.
-Errors have the shapes the exchange gives them: nested for most, flat for a body that is not the JSON it
-should be, `{"msg": …}` for a query that is not.
+Public reads need no signature. Requests about the account need one, and so does the WebSocket handshake. Errors have
+the exchange's shapes: nested for most, flat for a body that is not the expected JSON, `{"msg": …}` for an invalid
+query.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from kalshilab.exchange.orders.order_desk import Refused
 from kalshilab.exchange.rest.exchange_info import PublicRoutes
 from kalshilab.exchange.rest.params import Answer, BadQuery, Request, encode, nested
 from kalshilab.exchange.rest.portfolio import PortfolioRoutes
-from kalshilab.exchange.rest.rate_limits import TOO_MANY, Limits
+from kalshilab.exchange.rest.rate_limits import TOO_MANY, RateLimiter
 from kalshilab.exchange.stream.format_2026_01 import JANUARY, january_rest
 from kalshilab.kalshi.auth import KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER, Verifier
 from kalshilab.kalshi.wire.base import REST_PATH, UNREADABLE
 
-__all__ = ["WINDOW_MS", "Answer", "Request", "RestSide"]
+__all__ = ["WINDOW_MS", "Answer", "Request", "RestRouter"]
 
 WINDOW_MS: Final = 20_000
-"""How far a signature's time may be from ours, either way."""
+"""Maximum milliseconds between a signature's time and the machine's, in either direction."""
 
-UNLIMITED: Final = "prestige"
-"""The tier an account is said to have where nothing is counted."""
+UNLIMITED_TIER: Final = "prestige"
+"""Tier that `GET /account/limits` reports when rate limits are disabled."""
 
 
-class RestSide:
-    """Answers REST requests on an exchange.
+class RestRouter:
+    """Router of REST requests to an exchange.
 
     Args:
+        exchange: the exchange to serve.
         keys: verifiers by key id.
-        now_ms: machine time in milliseconds, for the signature window.
-        window_ms: how far a signature's time may be from that, either way.
-        limits: the account's token buckets; None: as many requests as come, and the highest tier is what the
-            account is told.
+        now_ms: returns machine time in milliseconds, for the signature window.
+        window_ms: maximum milliseconds between a signature's time and `now_ms()`, in either direction.
+        limits: token buckets of the account; None disables rate limits and reports the highest tier.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class RestSide:
         now_ms: Callable[[], int],
         *,
         window_ms: int = WINDOW_MS,
-        limits: Limits | None = None,
+        limits: RateLimiter | None = None,
     ) -> None:
         self._keys, self._now_ms, self._window_ms, self._limits = keys, now_ms, window_ms, limits
-        tier = UNLIMITED if limits is None else limits.tier
+        tier = UNLIMITED_TIER if limits is None else limits.tier
         self._form = exchange.hub.form
-        self._sides = (PublicRoutes(exchange), PortfolioRoutes(exchange, tier))
+        self._routes = (PublicRoutes(exchange), PortfolioRoutes(exchange, tier))
 
     # Requests
 
     def answer(self, request: Request) -> Answer:
-        """Answer one request; never raises for what a client sends."""
+        """Answer one request; an invalid request gets an error answer and never raises."""
         if not request.path.startswith(REST_PATH + "/"):
             return nested(404, "not_found", "no such path")
         parts = request.path[len(REST_PATH) + 1 :].rstrip("/").split("/")
@@ -84,12 +84,12 @@ class RestSide:
             )
 
     def check_signature(self, request: Request) -> Answer | None:
-        """None if the request is signed by a known key at this time, else the 401."""
+        """Return the 401 answer to a missing or invalid signature; None if the signature is valid."""
         headers = request.headers
         if not headers.get(SIGNATURE_HEADER) or not headers.get(KEY_HEADER):
             return nested(401, "signature_is_missing_from_headers", "signature is missing from headers")
         stamp = headers.get(TIME_HEADER, "")
-        # Milliseconds have 13 digits; the longest are not worth reading, and not every digit is ASCII.
+        # Milliseconds have 13 digits; int() accepts non-ASCII digits and is slow on very long text.
         plain = stamp.isascii() and stamp.isdigit() and len(stamp) <= 20
         if not plain or abs(int(stamp) - self._now_ms()) > self._window_ms:
             return nested(401, "header_timestamp_expired", "header timestamp expired")
@@ -101,8 +101,8 @@ class RestSide:
         return None
 
     def _route(self, request: Request, parts: Sequence[str]) -> Answer:
-        for side in self._sides:
-            found = side.answer(request, parts)
-            if found is not None:
-                return found if self._form != JANUARY else found._replace(body=january_rest(found.body))
+        for routes in self._routes:
+            answer = routes.answer(request, parts)
+            if answer is not None:
+                return answer if self._form != JANUARY else answer._replace(body=january_rest(answer.body))
         return nested(404, "not_found", "no such path")

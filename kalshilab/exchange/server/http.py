@@ -1,11 +1,11 @@
-"""The exchange's listening side: HTTP on its sockets, one object a connection.
+"""The listening side of a served exchange: HTTP over asyncio transports, one protocol object per connection.
 
-Requests are parsed as they come and answered in order, each before the next is looked at.  A client that sends
-more than it reads is not read from; one that is slow to finish what it has begun, sends what is no HTTP, or
-sends more than a request may hold, is told so and hung up on.  So a connection holds at most one read's worth
-of requests and one answer, whatever it does.
+Requests are parsed as they arrive and answered in order, each before the next is handled. The server stops reading
+from a client that sends more than it reads. A client gets an error answer and is disconnected if it is too slow,
+exceeds the size limits or does not speak HTTP. So a connection holds at most one read's worth of
+requests and one answer.
 
-Time comes in ticks of a second from whoever serves; see `Deadlines`.
+The owner of the server calls `HttpServer.tick` once a second; see `Deadlines`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from urllib.parse import parse_qsl, unquote
 import httptools
 
 from kalshilab.exchange.rest.params import Answer, Request, nested
-from kalshilab.exchange.server.gateway import MAX_BODY, Front
-from kalshilab.exchange.server.websocket import LINGER, OUTBOX_LIMIT, Deadlines, Link
+from kalshilab.exchange.server.gateway import MAX_BODY, Gateway
+from kalshilab.exchange.server.websocket import LINGER_S, OUTBOX_LIMIT, Deadlines, WebSocketConnection
 
-__all__ = ["Port"]
+__all__ = ["HttpConnection", "HttpServer"]
 
 MAX_HEAD: Final = 32_768
-"""Bytes of a request before its body."""
+"""Maximum size of a request before its body, in bytes."""
 MAX_CONNECTIONS: Final = 16_384
 
 _LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -33,93 +33,99 @@ _TYPE: Final = b"content-type: application/json\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Port:
+class HttpServer:
     """All connections of a served exchange.
 
     Args:
-        deadlines: how long clients may take.
+        gateway: handles the requests.
+        deadlines: time limits for clients.
+
+    Attributes:
+        connections: clients connected over HTTP.
+        websockets: clients connected over WebSocket.
+        drained: set when a WebSocket client has caught up with its frames.
     """
 
-    def __init__(self, front: Front, deadlines: Deadlines) -> None:
-        self.front, self.deadlines = front, deadlines
-        self.connections: set[Connection] = set()
-        self.links: set[Link] = set()
+    def __init__(self, gateway: Gateway, deadlines: Deadlines) -> None:
+        self.gateway, self.deadlines = gateway, deadlines
+        self.connections: set[HttpConnection] = set()
+        self.websockets: set[WebSocketConnection] = set()
         self.drained = asyncio.Event()
 
-    def accept(self) -> Connection:
-        """A protocol for a connection that has been made."""
-        return Connection(self)
+    def accept(self) -> HttpConnection:
+        """Return the protocol object for a new connection."""
+        return HttpConnection(self)
 
     @property
     def full(self) -> bool:
-        """Whether there are as many connections as there may be."""
-        return len(self.connections) + len(self.links) >= MAX_CONNECTIONS
+        """Whether the maximum number of connections is reached."""
+        return len(self.connections) + len(self.websockets) >= MAX_CONNECTIONS
 
     def tick(self) -> None:
-        """A second has gone by."""
+        """Count one second on every connection and apply the deadlines."""
         for connection in tuple(self.connections):
             connection.tick()
-        for link in tuple(self.links):
-            link.tick()
+        for websocket in tuple(self.websockets):
+            websocket.tick()
 
-    async def room(self) -> None:
-        """Return when no WebSocket client lags too far behind."""
-        while any(link.behind > OUTBOX_LIMIT for link in self.links):
+    async def wait_for_readers(self) -> None:
+        """Return when no WebSocket client lags more than `OUTBOX_LIMIT` frames."""
+        while any(websocket.pending_frames > OUTBOX_LIMIT for websocket in self.websockets):
             self.drained.clear()
             await self.drained.wait()
 
-    def end(self) -> None:
-        """Hang up on everybody."""
+    def abort(self) -> None:
+        """Close all connections at once."""
         for connection in tuple(self.connections):
-            connection.end()
-        for link in tuple(self.links):
-            link.end()
+            connection.abort()
+        for websocket in tuple(self.websockets):
+            websocket.abort()
 
 
-class Connection(asyncio.Protocol):
-    """One client over HTTP, until it goes or asks for a WebSocket."""
+class HttpConnection(asyncio.Protocol):
+    """One client over HTTP, until it disconnects or upgrades to WebSocket."""
 
-    def __init__(self, port: Port) -> None:
-        self._port, self._front = port, port.front
+    def __init__(self, server: HttpServer) -> None:
+        self._server, self._gateway = server, server.gateway
         self._parser = httptools.HttpRequestParser(self)
         self._inbox: deque[tuple[Request, bool]] = deque()
         self._transport: asyncio.Transport
         self._stalled = self._busy = self._ending = self._in_request = self._reading_stopped = False
-        self._ticks = self._head = 0
+        self._ticks = self._head_bytes = 0
         self._url, self._body = b"", bytearray()
         self._headers: list[tuple[bytes, bytes]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        if self._port.full:
+        if self._server.full:
             transport.abort()
         else:
-            self._port.connections.add(self)
+            self._server.connections.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._port.connections.discard(self)
+        self._server.connections.discard(self)
         self._inbox.clear()
         self._ending = True
 
-    # In
+    # Requests
 
     def data_received(self, data: bytes) -> None:
         if self._ending:
-            return  # read, so that the answer is not lost to a reset, and forgotten
+            return  # read and discard, so that a reset does not destroy the answer
         if not self._in_request:
-            # A request may begin with this; the time for it does.
-            self._in_request, self._ticks, self._head = True, 0, 0
-        self._head += len(data)
+            # A request may begin with these bytes, and with it the time it may take.
+            self._in_request, self._ticks, self._head_bytes = True, 0, 0
+        self._head_bytes += len(data)
         upgrade: int | None = None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as asked:
-            upgrade = asked.args[0]
+        except httptools.HttpParserUpgrade as upgraded:
+            upgrade = upgraded.args[0]
         except httptools.HttpParserError:
             self._refuse(nested(400, "bad_request", "not an HTTP request"))
             return
-        if self._head > MAX_HEAD and not self._ending:
+        if self._head_bytes > MAX_HEAD and not self._ending:
             self._refuse(nested(431, "request_header_fields_too_large"))
             return
         self._serve()
@@ -138,15 +144,15 @@ class Connection(asyncio.Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._head = 0
+        self._head_bytes = 0
         for name, value in self._headers:
             lowered = name.lower()
-            waits = lowered == b"expect" and value.lower() == b"100-continue"
-            if waits and not (self._inbox or self._busy or self._ending):
+            expects = lowered == b"expect" and value.lower() == b"100-continue"
+            if expects and not (self._inbox or self._busy or self._ending):
                 self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        self._head = 0
+        self._head_bytes = 0
         if len(self._body) + len(body) > MAX_BODY:
             self._body = bytearray()
             self._refuse(nested(413, "request_too_large"))
@@ -154,11 +160,11 @@ class Connection(asyncio.Protocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        self._head, self._in_request, self._ticks = 0, False, 0
-        if not self._ending and not self._wants_socket():
+        self._head_bytes, self._in_request, self._ticks = 0, False, 0
+        if not self._ending and not self._wants_websocket():
             self._inbox.append((self._request(), self._parser.should_keep_alive()))
 
-    def _wants_socket(self) -> bool:
+    def _wants_websocket(self) -> bool:
         return self._parser.should_upgrade() and any(
             name.lower() == b"upgrade" and value.lower() == b"websocket" for name, value in self._headers
         )
@@ -171,10 +177,10 @@ class Connection(asyncio.Protocol):
         method = self._parser.get_method().decode("ascii")
         return Request(method, path, dict(pairs), headers, bytes(self._body), pairs)
 
-    # Out
+    # Responses
 
     def _serve(self) -> None:
-        """Answer what has come, as long as the client reads."""
+        """Answer the requests received so far, as long as the client reads."""
         while self._inbox and not (self._busy or self._stalled or self._ending):
             request, keep = self._inbox.popleft()
             self._busy = True
@@ -183,10 +189,10 @@ class Connection(asyncio.Protocol):
                 self._reply(request, answer, keep)
 
             try:
-                self._front.take(request, reply)
+                self._gateway.handle(request, reply)
             except Exception as error:  # noqa: BLE001 - one request must not end the exchange
-                told = {"message": f"{request.method} {request.path} failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(told)
+                context = {"message": f"{request.method} {request.path} failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
                 self._reply(request, nested(500, "internal_server_error"), keep=False)
         stop = self._stalled or bool(self._inbox)
         if stop != self._reading_stopped and not self._transport.is_closing():
@@ -207,14 +213,14 @@ class Connection(asyncio.Protocol):
         if not keep:
             self._close()
         elif self._inbox:
-            # Others have waited for this one, which was held back.
+            # Later requests have waited for this answer, which was delayed.
             asyncio.get_running_loop().call_soon(self._serve)
 
     def _write(self, answer: Answer, keep: bool, bodiless: bool = False) -> None:
         body = answer.body
         length = b"" if answer.status == 204 else b"content-length: %d\r\n" % len(body)
-        kept = b"\r\n" if keep else b"connection: close\r\n\r\n"
-        head = _LINES[answer.status] + (_TYPE if body else b"") + length + kept
+        ending = b"\r\n" if keep else b"connection: close\r\n\r\n"
+        head = _LINES[answer.status] + (_TYPE if body else b"") + length + ending
         self._transport.write(head if bodiless else head + body)
 
     def _refuse(self, answer: Answer) -> None:
@@ -224,7 +230,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        """Write what is to be written, and end when the client does."""
+        """Send the remaining bytes and wait for the client to close."""
         self._ending, self._ticks = True, 0
         self._transport.write_eof()
 
@@ -236,39 +242,41 @@ class Connection(asyncio.Protocol):
         self._serve()
 
     def tick(self) -> None:
-        """A second has gone by."""
+        """Count one second and apply the deadlines."""
         self._ticks += 1
-        limits = self._port.deadlines
+        deadlines = self._server.deadlines
         if self._ending or self._stalled:
-            if self._ticks > (LINGER if self._ending else limits.write):
+            if self._ticks > (LINGER_S if self._ending else deadlines.write_s):
                 self._transport.abort()
         elif self._busy:
-            return  # an order under way: we are the slow ones
+            return  # an order is in flight: the exchange is the slow side
         elif self._in_request:
-            if self._ticks > limits.request:
+            if self._ticks > deadlines.request_s:
                 self._refuse(nested(408, "request_timeout", "the request took too long to arrive"))
-        elif self._ticks > limits.idle:
+        elif self._ticks > deadlines.idle_s:
             self._close()
 
-    def end(self) -> None:
-        """The server ends."""
+    def abort(self) -> None:
+        """Close the connection at once."""
         self._transport.abort()
 
     # WebSocket
 
     def _upgrade(self, rest: bytes) -> None:
         request = self._request()
-        if not self._wants_socket():
-            return  # some other protocol, which HTTP lets us ignore; the request has been answered
-        refusal = self._front.refusal(request)
+        if not self._wants_websocket():
+            return  # HTTP allows ignoring other protocols; the request has been answered
+        refusal = self._gateway.handshake_refusal(request)
         if refusal is not None:
             self._refuse(refusal)
             return
         lines = [b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._url)]
         lines += [b"%b: %b\r\n" % header for header in self._headers]
-        link = Link(self._front, self._port.links, self._port.drained, self._port.deadlines)
-        self._port.connections.discard(self)
-        self._transport.set_protocol(link)
-        link.begin(self._transport, b"".join([*lines, b"\r\n"]))
+        websocket = WebSocketConnection(
+            self._gateway, self._server.websockets, self._server.drained, self._server.deadlines
+        )
+        self._server.connections.discard(self)
+        self._transport.set_protocol(websocket)
+        websocket.start(self._transport, b"".join([*lines, b"\r\n"]))
         if rest:
-            link.data_received(rest)
+            websocket.data_received(rest)

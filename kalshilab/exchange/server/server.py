@@ -1,8 +1,8 @@
-"""The exchange on a loopback port: REST and WebSocket under one address.
+"""A served exchange: REST and WebSocket on one loopback port, and the playback of its tape.
 
-A player moves the tape, at a multiple of its own speed or as fast as whoever listens can take it; `Port` carries
-what clients and exchange say to each other.  It runs inside an event loop that is there already (a notebook
-kernel's, a test's), leaves signals alone, and takes all it started with it.
+A player moves the tape, at a multiple of its recorded speed or as fast as the slowest client reads. `HttpServer`
+carries requests and frames. The server runs in an event loop that exists already, such as a notebook kernel's or a
+test's. It leaves signal handlers alone and removes everything it started when it ends.
 """
 
 from __future__ import annotations
@@ -16,77 +16,80 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from kalshilab.clock import Clock, WallClock
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.faults.faults import Faults
 from kalshilab.exchange.rest.router import WINDOW_MS
-from kalshilab.exchange.server.gateway import App, Front, make_app, make_front
-from kalshilab.exchange.server.http import Port
+from kalshilab.exchange.server.gateway import Gateway, make_gateway
+from kalshilab.exchange.server.http import HttpServer
 from kalshilab.exchange.server.websocket import DEADLINES, Deadlines
 from kalshilab.kalshi.auth import KeyKind, generate_key
 from kalshilab.kalshi.wire.base import REST_PATH, WS_PATH
 
-__all__ = ["App", "Deadlines", "Pace", "Venue", "make_app", "serve"]
+__all__ = ["Deadlines", "Pace", "Venue", "serve"]
 
-TICK: Final = 1.0
+TICK_S: Final = 1.0
 BACKLOG: Final = 2_048
-TURN: Final = 64
-"""Steps of the tape between two turns of the loop, at "max"."""
+STEPS_PER_TURN: Final = 64
+"""Steps of the tape between two turns of the event loop, at speed "max"."""
 
 
 class Pace(Protocol):
-    """Somebody who decides when the tape may go on."""
+    """A policy that decides when the tape may play its next step."""
 
     async def step(self, ts: int) -> None:
-        """Return when the step at exchange time `ts` may be played."""
+        """Return when the step at exchange time `ts`, in microseconds, may be played."""
         ...
 
 
 More = Callable[[], Awaitable[bool]]
-"""Waits until there is more to play; False when there never will be."""
+"""Coroutine function that waits until the flow has more to play, and returns False when the flow is over."""
 
 
 class Venue:
-    """A served exchange.
+    """A served exchange, as returned by `serve`.
 
     Attributes:
-        rest, ws: its addresses.
-        key_id, private_key_path: an API key it accepts; the file goes when the venue does.
-        exchange: the core.
-        finished: set when the tape is over, or has broken off.
+        rest: base URL of the REST API.
+        ws: URL of the WebSocket.
+        key_id: id of an API key that the exchange accepts.
+        private_key_path: file with the key's private half, deleted when the exchange is no longer served.
+        exchange: the exchange itself.
+        finished: set when the tape is over or has failed.
     """
 
-    def __init__(self, port: Port, number: int, key_id: str, private_key_path: Path) -> None:
-        self.exchange, self._port = port.front.exchange, port
-        self.rest = f"http://127.0.0.1:{number}{REST_PATH}"
-        self.ws = f"ws://127.0.0.1:{number}{WS_PATH}"
+    def __init__(self, server: HttpServer, port: int, key_id: str, private_key_path: Path) -> None:
+        self.exchange, self._server = server.gateway.exchange, server
+        self.rest = f"http://127.0.0.1:{port}{REST_PATH}"
+        self.ws = f"ws://127.0.0.1:{port}{WS_PATH}"
         self.key_id, self.private_key_path = key_id, private_key_path
         self.finished = asyncio.Event()
 
     @property
     def frames_sent(self) -> int:
-        """Frames handed to connections so far, less those that faults have swallowed."""
-        return self.exchange.hub.frames + self._port.front.frames_added
+        """Number of frames handed to connections so far, without those that faults have dropped."""
+        return self.exchange.hub.frames + self._server.gateway.frames_added
 
     @property
     def connections(self) -> int:
-        """Clients connected at the moment, over HTTP and WebSocket."""
-        return len(self._port.connections) + len(self._port.links)
+        """Number of clients connected at the moment, over HTTP and WebSocket."""
+        return len(self._server.connections) + len(self._server.websockets)
 
     def __repr__(self) -> str:
         return f"Venue({self.rest}, {self.exchange!r})"
 
 
-async def _play(
-    front: Front,
-    port: Port,
+async def _play_tape(
+    gateway: Gateway,
+    server: HttpServer,
     speed: float | Literal["max"],
     pace: Pace | None,
     more: More | None,
     clock: Clock,
 ) -> None:
-    exchange = front.exchange
-    first, began = exchange.next_ts(), clock.monotonic()
+    exchange = gateway.exchange
+    first_ts, began_s = exchange.next_ts(), clock.monotonic()
     steps = 0
     while True:
         ts = exchange.next_ts()
@@ -95,32 +98,33 @@ async def _play(
                 break
             continue
         if speed != "max":
-            if first is None:
-                first, began = ts, clock.monotonic()
-            due = began + (ts - first) / 1e6 / speed
-            wait = due - clock.monotonic()
-            if wait > 0:
-                await clock.sleep(wait)
+            if first_ts is None:
+                first_ts, began_s = ts, clock.monotonic()
+            due_s = began_s + (ts - first_ts) / 1e6 / speed
+            wait_s = due_s - clock.monotonic()
+            if wait_s > 0:
+                await clock.sleep(wait_s)
         if pace is not None:
             await pace.step(ts)
         else:
-            # A turn of the loop now and then, so that commands and orders are heard while the tape runs.
+            # Yield to the event loop regularly, so that commands and orders are handled while the tape runs.
             steps += 1
-            if steps % TURN == 0:
+            if steps % STEPS_PER_TURN == 0:
                 await asyncio.sleep(0)
-                await port.room()
-        # An order under way may have played this step already; then the next one has its own time.
+                await server.wait_for_readers()
+        # An order in flight may have played this step already; then the next step is due at its own time.
         if exchange.next_ts() == ts:
-            front.step()
-    front.finish()
+            gateway.step()
+    gateway.finish()
 
 
-async def _tick(port: Port, clock: Clock) -> None:
+async def _tick(server: HttpServer, clock: Clock) -> None:
     while True:
-        await clock.sleep(TICK)
-        port.tick()
+        await clock.sleep(TICK_S)
+        server.tick()
 
 
+@renamed_keywords(latency="latency_us")
 @asynccontextmanager
 async def serve(
     exchange: Exchange,
@@ -132,7 +136,7 @@ async def serve(
     key_kind: KeyKind = "rsa",
     clock: Clock | None = None,
     faults: Faults | None = None,
-    latency: int | None = None,
+    latency_us: int | None = None,
     window_ms: int = WINDOW_MS,
     tier: str | None = None,
     deadlines: Deadlines = DEADLINES,
@@ -140,18 +144,20 @@ async def serve(
     """Serve an exchange on loopback and play its tape.
 
     Args:
-        port: 0 takes a free one.
+        exchange: the exchange to serve.
+        port: TCP port; 0 takes a free one.
         speed: tape time per wall time, or "max".
-        pace: asked before each step; without it, at "max", the tape runs as fast as the slowest listener.
-        more: waited for when the flow has nothing to play: True once it has, False when it is over.  Without it
-            a flow is over as soon as it is empty, which is right for a tape and wrong for a `Mirror`.
-        key_kind: the kind of the API key made for it.
-        clock: the machine's: for the tape's speed, signatures and deadlines.
-        faults: what goes wrong; None: nothing.
-        latency: microseconds of exchange time an order takes to arrive; None: as the exchange's fill model says.
-        window_ms: how far a signature's time may be off, either way.
-        tier: whose rate limits hold, a name of `kalshilab.exchange.rest.rate_limits.TIERS`; None: no limits.
-        deadlines: how long clients may take.
+        pace: awaited before each step; without it, at "max", the tape runs as fast as the slowest client reads.
+        more: awaited when the flow has nothing to play; True means that it has more, False that it is over. Without
+            it a flow is over as soon as it is empty, which is right for a tape and wrong for a `Mirror`.
+        key_kind: kind of the API key to generate.
+        clock: machine clock for the tape's speed, signatures and deadlines; None is the wall clock.
+        faults: faults to inject; None injects nothing.
+        latency_us: microseconds of exchange time that an order takes to arrive; None takes the latency of the
+            exchange's fill model.
+        window_ms: maximum milliseconds between a signature's time and the clock, in either direction.
+        tier: rate-limit tier, a key of `kalshilab.exchange.rest.rate_limits.TIERS`; None disables rate limits.
+        deadlines: time limits for clients, in seconds.
 
     Raises:
         ExchangeError: the port is in use.
@@ -165,20 +171,28 @@ async def serve(
         key_path = Path(folder) / "key.pem"
         key_path.touch(mode=0o600)
         key_path.write_bytes(pem)
-        front = make_front(
-            exchange, {key_id: public}, clock, faults=faults, latency=latency, window_ms=window_ms, tier=tier
+        gateway = make_gateway(
+            exchange,
+            {key_id: public},
+            clock,
+            faults=faults,
+            latency_us=latency_us,
+            window_ms=window_ms,
+            tier=tier,
         )
         if speed != "max" and pace is None:
-            front.later = _later(loop, speed)
-        inlet = Port(front, deadlines)
-        venue = Venue(inlet, listener.getsockname()[1], key_id, key_path)
-        server = await loop.create_server(inlet.accept, sock=listener, backlog=BACKLOG)
-        tape = asyncio.create_task(_play(front, inlet, speed, pace, more, clock), name="exchange tape")
-        # Also where it broke off: whoever waits for the end hears of it, and `serve` raises why.
+            gateway.delay = _delay_at_speed(loop, speed)
+        server = HttpServer(gateway, deadlines)
+        venue = Venue(server, listener.getsockname()[1], key_id, key_path)
+        tcp_server = await loop.create_server(server.accept, sock=listener, backlog=BACKLOG)
+        tape = asyncio.create_task(
+            _play_tape(gateway, server, speed, pace, more, clock), name="exchange tape"
+        )
+        # Set on failure too, so that nobody waits for ever; `serve` then raises the error.
         tape.add_done_callback(lambda _: venue.finished.set())
         tasks = (
             tape,
-            asyncio.create_task(_tick(inlet, clock), name="exchange deadlines"),
+            asyncio.create_task(_tick(server, clock), name="exchange deadlines"),
         )
         try:
             yield venue
@@ -186,32 +200,38 @@ async def serve(
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            server.close()
-            inlet.end()
-            # One turn of the loop for the sockets to be closed in.
+            tcp_server.close()
+            server.abort()
+            # The sockets need one turn of the event loop to close.
             await asyncio.sleep(0)
         for result in results:
             if isinstance(result, Exception):
                 raise result
 
 
-def _later(loop: asyncio.AbstractEventLoop, speed: float) -> Callable[[int, Callable[[], None]], None]:
-    """Hold something back for microseconds of a tape that runs at this speed."""
+def _delay_at_speed(
+    loop: asyncio.AbstractEventLoop, speed: float
+) -> Callable[[int, Callable[[], None]], None]:
+    """Return a function that delays a callback by microseconds of a tape running at this speed."""
 
-    def later(microseconds: int, callback: Callable[[], None]) -> None:
+    def delay(microseconds: int, callback: Callable[[], None]) -> None:
         loop.call_later(microseconds / 1e6 / speed, callback)
 
-    return later
+    return delay
 
 
 def _listen(port: int) -> socket.socket:
-    # With the protocol named, asyncio turns Nagle's algorithm off, which would cost 40 ms a call.
+    # With the protocol named, asyncio turns off Nagle's algorithm, which would cost 40 ms per call.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
-    except (OSError, OverflowError) as error:
+    except OverflowError:
         listener.close()
-        why = error.strerror if isinstance(error, OSError) else "there is none of that number"
-        raise ExchangeError(f"port {port} cannot be used: {why}; give another, or 0 for a free one") from None
+        raise ExchangeError(f"port must be between 1 and 65535, got {port}; pass 0 for a free port") from None
+    except OSError as error:
+        listener.close()
+        raise ExchangeError(
+            f"port {port} cannot be used: {error.strerror}; pass another, or 0 for a free port"
+        ) from None
     return listener

@@ -1,11 +1,11 @@
 """One WebSocket client on its socket.
 
-The handshake and whatever the client sends go through the `websockets` library's protocol, which has no I/O.
-What the exchange sends is many small frames at a time, so it is framed here: all that has gathered in a turn
-of the loop goes out in one write.
+The handshake and the client's frames pass through the protocol object of the `websockets` library, which does no
+I/O. The exchange sends many small frames at a time, so this module frames them itself: all frames that collect in
+one turn of the event loop go out in one write.
 
-A client that does not read is not read from either, and its frames stay with the hub, where the tape waits
-for them or, in the end, the link is given up; nothing here grows without bound.
+The server stops reading from a client that does not read. Its frames stay in the hub, where the tape waits for the
+client until its deadline passes and the connection is aborted. So no buffer grows without bound.
 """
 
 from __future__ import annotations
@@ -19,46 +19,57 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from kalshilab.exchange.faults.frame_faults import Event
-from kalshilab.exchange.server.gateway import MAX_COMMAND, Channel, Front
+from kalshilab.deprecation import renamed_keywords
+from kalshilab.exchange.faults.frame_faults import FrameEvent
+from kalshilab.exchange.server.gateway import MAX_COMMAND, ClientStream, Gateway
 
-__all__ = ["DEADLINES", "LINGER", "OUTBOX_LIMIT", "Deadlines", "Link"]
+__all__ = ["DEADLINES", "LINGER_S", "OUTBOX_LIMIT", "Deadlines", "WebSocketConnection"]
 
 OUTBOX_LIMIT: Final = 2_000
-"""Frames a connection may lag behind before the tape waits for it, and before its commands do."""
-OVERFLOW: Final = 200_000
-"""Frames behind at which a connection is given up."""
-LINGER: Final = 2
-"""Seconds a connection that we have ended may take to end."""
+"""Number of pending frames above which the tape waits for a client, and the client's commands wait too."""
+ABORT_LIMIT: Final = 200_000
+"""Number of pending frames above which a stalled connection is aborted."""
+LINGER_S: Final = 2
+"""Seconds that a client has to close a connection after the server has ended it."""
 WRITE_BUFFER: Final = 512 * 1024
 HEARTBEAT: Final = b"heartbeat"
 
-_quiet: Final = logging.getLogger("kalshilab.exchange.server.websocket")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False
+_silent_logger: Final = logging.getLogger("kalshilab.exchange.server.websocket")
+_silent_logger.addHandler(logging.NullHandler())
+_silent_logger.propagate = False
 
 
-class Deadlines(NamedTuple):
-    """Seconds, counted in ticks of one second.
+class _DeadlineFields(NamedTuple):
+    request_s: int = 10
+    idle_s: int = 120
+    write_s: int = 30
+    ping_s: int = 10
 
-    Attributes:
-        request: from the first byte of a request, or of a connection, to the last of it.
-        idle: between requests.
-        write: for a client to read anything of what waits for it.
-        ping: between pings to a WebSocket client.
+
+class Deadlines(_DeadlineFields):
+    """Time limits for clients, in seconds; they are counted in ticks of one second.
+
+    Args:
+        request_s: time from the first byte of a request, or of a connection, to its last byte.
+        idle_s: time between two requests.
+        write_s: time in which a client must read some of the bytes that wait for it.
+        ping_s: interval between two pings to a WebSocket client.
     """
 
-    request: int = 10
-    idle: int = 120
-    write: int = 30
-    ping: int = 10
+    __slots__ = ()
+
+    @renamed_keywords(request="request_s", idle="idle_s", write="write_s", ping="ping_s")
+    def __new__(
+        cls, request_s: int = 10, idle_s: int = 120, write_s: int = 30, ping_s: int = 10
+    ) -> Deadlines:
+        return super().__new__(cls, request_s, idle_s, write_s, ping_s)
 
 
 DEADLINES: Final = Deadlines()
 
 
 def _header(length: int) -> bytes:
-    """The head of an unmasked text frame."""
+    """Return the header of an unmasked text frame."""
     if length < 126:
         return bytes((0x81, length))
     if length < 65_536:
@@ -70,10 +81,10 @@ _HEADERS: Final = tuple(_header(n) for n in range(2048))
 
 
 def framed(frames: list[bytes]) -> bytes:
-    """Messages as bytes for the wire.
+    r"""Return messages as WebSocket text frames, joined.
 
     >>> framed([b"{}", b"[]"])
-    b'\\x81\\x02{}\\x81\\x02[]'
+    b'\x81\x02{}\x81\x02[]'
     """
     parts = []
     for frame in frames:
@@ -83,29 +94,38 @@ def framed(frames: list[bytes]) -> bytes:
     return b"".join(parts)
 
 
-class Link(asyncio.Protocol):
+class WebSocketConnection(asyncio.Protocol):
     """One WebSocket connection, from its handshake on.
 
     Args:
-        links: all links there are; this one is among them while it lives.
-        drained: set when a link has taken what waited for it.
+        gateway: the gateway that the client connects to.
+        open_connections: the set of open connections, which this one joins while it is open.
+        drained: set when a client has caught up with its frames.
+        deadlines: time limits for the client.
     """
 
-    def __init__(self, front: Front, links: set[Link], drained: asyncio.Event, deadlines: Deadlines) -> None:
-        self._front, self._links, self._drained, self._deadlines = front, links, drained, deadlines
+    def __init__(
+        self,
+        gateway: Gateway,
+        open_connections: set[WebSocketConnection],
+        drained: asyncio.Event,
+        deadlines: Deadlines,
+    ) -> None:
+        self._gateway, self._open_connections = gateway, open_connections
+        self._drained, self._deadlines = drained, deadlines
         self._loop = asyncio.get_running_loop()
-        self._ws = ServerProtocol(max_size=MAX_COMMAND, logger=_quiet)
-        self._channel: Channel | None = None
+        self._ws = ServerProtocol(max_size=MAX_COMMAND, logger=_silent_logger)
+        self._stream: ClientStream | None = None
         self._transport: asyncio.Transport
         self._message = bytearray()
-        self._scheduled = self._stalled = self._ending = self._reading_stopped = self._silent = False
+        self._scheduled = self._stalled = self._ending = self._reading_stopped = self._half_open = False
         self._ticks = self._stalled_ticks = 0
 
-    def begin(self, transport: asyncio.Transport, request: bytes) -> None:
-        """Answer the handshake, which has been found to be allowed."""
+    def start(self, transport: asyncio.Transport, request: bytes) -> None:
+        """Answer a handshake whose signature has been checked."""
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
-        self._links.add(self)
+        self._open_connections.add(self)
         self._ws.receive_data(request)
         opening = next(iter(self._ws.events_received()), None)
         if not isinstance(opening, Request):
@@ -117,56 +137,57 @@ class Link(asyncio.Protocol):
         if response.status_code != 101:
             self._close()
             return
-        self._channel = Channel(self._front, self._heard)
+        self._stream = ClientStream(self._gateway, self._schedule_flush)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._links.discard(self)
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        self._open_connections.discard(self)
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
         self._drained.set()
 
     # Frames out
 
     @property
-    def behind(self) -> int:
-        """Frames that wait for this client."""
-        return 0 if self._channel is None or self._silent or self._ending else self._channel.waiting
+    def pending_frames(self) -> int:
+        """Number of frames that wait for this client; 0 if it gets no more frames."""
+        return 0 if self._stream is None or self._half_open or self._ending else self._stream.waiting
 
-    def _heard(self) -> None:
+    def _schedule_flush(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write whatever waits, if the client reads."""
+        """Write all pending frames if the client reads."""
         self._scheduled = False
-        channel = self._channel
-        if channel is None or self._stalled or self._ending or self._transport.is_closing():
+        stream = self._stream
+        if stream is None or self._stalled or self._ending or self._transport.is_closing():
             return
-        taken = channel.take()
-        if self._silent:
+        taken = stream.take()
+        if self._half_open:
             return
-        if self._front.faults is None:
+        if self._gateway.faults is None:
             frames = cast("list[bytes]", taken)
         else:
             frames = []
             for item in taken:
-                if isinstance(item, Event):
-                    self._befall(item, frames)
+                if isinstance(item, FrameEvent):
+                    self._apply_event(item, frames)
                     return
                 frames.append(item)
         if frames:
             self._transport.write(framed(frames))
         self._drained.set()
 
-    def _befall(self, event: Event, frames: list[bytes]) -> None:
+    def _apply_event(self, event: FrameEvent, frames: list[bytes]) -> None:
+        """Write the frames before an event and change the state of the socket."""
         if frames:
             self._transport.write(framed(frames))
-        if event is Event.HALF_OPEN:
-            self._silent = True
+        if event is FrameEvent.HALF_OPEN:
+            self._half_open = True
         elif self._transport.get_write_buffer_size():
-            # The frames before it are to arrive, so the end must not overtake them.
+            # The preceding frames must arrive, so the end must not overtake them.
             self._close()
         else:
             self._transport.abort()
@@ -177,11 +198,11 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._stalled = False
         self.flush()
-        self._choose_reading()
+        self._update_reading()
 
-    def _choose_reading(self) -> None:
-        """Read commands only of a client that reads the answers."""
-        stop = self._stalled or self.behind > OUTBOX_LIMIT
+    def _update_reading(self) -> None:
+        """Read commands only from a client that reads its answers."""
+        stop = self._stalled or self.pending_frames > OUTBOX_LIMIT
         if stop != self._reading_stopped and not self._transport.is_closing():
             self._reading_stopped = stop
             if stop:
@@ -192,10 +213,10 @@ class Link(asyncio.Protocol):
     # Commands in
 
     def data_received(self, data: bytes) -> None:
-        if self._silent:
+        if self._half_open:
             return
         if self._ending:
-            return  # read, so that what was written last is not lost to a reset, and forgotten
+            return  # read and discard, so that a reset does not destroy the last frames
         self._ws.receive_data(data)
         for event in self._ws.events_received():
             if isinstance(event, Frame):
@@ -204,7 +225,7 @@ class Link(asyncio.Protocol):
         if self._ws.close_expected():
             self._close()
         else:
-            self._choose_reading()
+            self._update_reading()
 
     def eof_received(self) -> None:
         return None
@@ -214,20 +235,20 @@ class Link(asyncio.Protocol):
             self._message += frame.data
             if frame.fin:
                 message, self._message = bytes(self._message), bytearray()
-                if self._channel is not None:
-                    self._channel.connection.receive(message)
+                if self._stream is not None:
+                    self._stream.connection.receive(message)
 
     def _write_protocol(self) -> None:
-        """Write what the protocol itself has to say: the handshake's answer, pongs, the closing frame."""
+        """Write the protocol's own bytes: handshake answers, pings, pongs and closing frames."""
         chunks = self._ws.data_to_send()
         data = b"".join(chunks)
         if data and not self._ending:
-            # What waits was said before.
+            # Pending frames are older, so they go first.
             self.flush()
             self._transport.write(data)
 
     def _close(self) -> None:
-        """Write what is to be written, and end when the client does."""
+        """Send the remaining bytes and wait for the client to close."""
         if not self._ending and not self._transport.is_closing():
             self._ending, self._stalled_ticks = True, 0
             self._transport.write_eof()
@@ -235,19 +256,19 @@ class Link(asyncio.Protocol):
     # Time
 
     def tick(self) -> None:
-        """A second has gone by."""
+        """Count one second and apply the deadlines."""
         self._ticks += 1
         if self._ending or self._stalled or self._transport.is_closing():
             self._stalled_ticks += 1
-            patience = LINGER if self._ending else self._deadlines.write
-            if self._stalled_ticks > patience or self.behind > OVERFLOW:
+            patience_s = LINGER_S if self._ending else self._deadlines.write_s
+            if self._stalled_ticks > patience_s or self.pending_frames > ABORT_LIMIT:
                 self._transport.abort()
             return
-        if self._ticks % self._deadlines.ping == 0 and not self._silent:
+        if self._ticks % self._deadlines.ping_s == 0 and not self._half_open:
             self._ws.send_ping(HEARTBEAT)
             self._write_protocol()
-        self._choose_reading()
+        self._update_reading()
 
-    def end(self) -> None:
-        """The server ends."""
+    def abort(self) -> None:
+        """Close the connection at once."""
         self._transport.abort()

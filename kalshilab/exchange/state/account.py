@@ -1,19 +1,24 @@
 """The account at the exchange: cash, positions, fees, settlement.
 
-Every change keeps one sum: cash plus what positions cost, less what was realised, plus fees paid, is what was
-deposited.  Orders bind cash while they rest, for the part of them that would open rather than close,
-and for the most that their fees can be.
+Invariant after every change: cash, plus the cost of the positions, less realised P&L, plus fees paid, equals
+the deposit.  A resting order reserves cash for the part that would open a position, and for the maximum of
+its fees.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kalshilab.exchange.state.order_book import RestingOrder
+from kalshilab.lazy import renamed
 from kalshilab.market.model import outcome_price
 from kalshilab.market.position import Holding
 
-__all__ = ["Account", "FillRecord", "Reserved", "SettlementRecord", "gross"]
+__all__ = ["Account", "FillRecord", "ReservedCash", "SettlementRecord", "gross"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class FillRecord:
 
 @dataclass(frozen=True, slots=True)
 class SettlementRecord:
-    """What one market paid out."""
+    """The payout of one market."""
 
     ticker: str
     event: str
@@ -47,35 +52,36 @@ class SettlementRecord:
 
 
 def gross(order: RestingOrder) -> int:
-    """Cash that an order binds if all of it opens a position: its cost, and the fees that it may still pay."""
+    """Return the cash an order reserves if all of it opens a position: its cost and the fees it may still pay."""
     fees = max(order.fee_bound - order.taker_fees - order.maker_fees, 0)
     return outcome_price(order.price, "yes" if order.side == "bid" else "no") * order.remaining + fees
 
 
-class Reserved:
-    """The cash that resting orders bind at most, kept up to date, so that it need not be summed each time.
+class ReservedCash:
+    """An upper bound of the cash that resting orders reserve, updated incrementally instead of summed each time.
 
-    What an order closes of a position binds nothing, so the truth (`Account.bound`) is this or less.
+    The part of an order that closes a position reserves nothing, so the exact amount (`Account.reserved`) is
+    this or less.
     """
 
     def __init__(self) -> None:
         self.most = 0
         """Money units."""
-        self._held: dict[str, int] = {}
+        self._amounts: dict[str, int] = {}
 
     def hold(self, order: RestingOrder) -> None:
-        """An order rests, or has changed."""
+        """Record a new or changed resting order."""
         amount = gross(order)
-        self.most += amount - self._held.get(order.order_id, 0)
-        self._held[order.order_id] = amount
+        self.most += amount - self._amounts.get(order.order_id, 0)
+        self._amounts[order.order_id] = amount
 
     def release(self, order: RestingOrder) -> None:
-        """An order rests no more."""
-        self.most -= self._held.pop(order.order_id, 0)
+        """Remove an order that no longer rests."""
+        self.most -= self._amounts.pop(order.order_id, 0)
 
 
 class Account:
-    """One member's account.  Money in money units."""
+    """One member's account, with money in money units."""
 
     def __init__(self, deposit: int) -> None:
         self.deposit = self.cash = deposit
@@ -87,19 +93,23 @@ class Account:
         self.touched: dict[str, int] = {}
 
     def holding(self, ticker: str) -> Holding:
-        """The position in a market, flat if there is none."""
+        """Return the position in a market; a flat one if there is no position."""
         return self.holdings.setdefault(ticker, Holding())
 
-    def bound(self, resting: list[RestingOrder]) -> int:
-        """Cash that orders bind: the cost of the part of each that would open a position, and its fees at most."""
+    def reserved(self, resting: list[RestingOrder]) -> int:
+        """Return the cash that orders reserve: the cost of the part that would open a position, and maximum fees.
+
+        Args:
+            resting: the orders, in the order in which they close positions.
+        """
         closable = {t: h.size for t, h in self.holdings.items() if h.size}
         total = 0
         for order in resting:
-            held = closable.get(order.ticker, 0)
-            against = held < 0 if order.side == "bid" else held > 0
-            closing = min(order.remaining, abs(held)) if against else 0
+            position = closable.get(order.ticker, 0)
+            opposite = position < 0 if order.side == "bid" else position > 0
+            closing = min(order.remaining, abs(position)) if opposite else 0
             if closing:
-                closable[order.ticker] = held + (closing if order.side == "bid" else -closing)
+                closable[order.ticker] = position + (closing if order.side == "bid" else -closing)
             cost = outcome_price(order.price, "yes" if order.side == "bid" else "no")
             total += gross(order) - cost * closing
         return total
@@ -147,9 +157,10 @@ class Account:
     def settle(
         self, ticker: str, event: str, result: str, settlement: int, ts: int
     ) -> SettlementRecord | None:
-        """Pay out one market at YES' value `settlement`; None if nothing is held there.
+        """Pay out one market at the YES value `settlement`; return None without a position.
 
-        Scalar payouts are rounded down to whole cents and the remainder is a fee, as on the exchange.
+        Scalar payouts are rounded down to whole cents and the remainder is charged as a fee, as on the
+        exchange.
         """
         holding = self.holdings.get(ticker)
         if holding is None or holding.size == 0:
@@ -167,7 +178,7 @@ class Account:
         return record
 
     def value(self, marks: dict[str, int]) -> int:
-        """Open positions at YES prices `marks`."""
+        """Return the value of open positions at the YES prices `marks`."""
         return sum(
             outcome_price(marks.get(t, 0), h.outcome) * abs(h.size)
             for t, h in self.holdings.items()
@@ -175,8 +186,8 @@ class Account:
         )
 
     def drift(self) -> int:
-        """What the sum of the module's docstring is off by: always 0."""
-        held = sum(h.cost for h in self.holdings.values())
+        """Return the deviation from the invariant of the module's docstring: always 0."""
+        cost = sum(h.cost for h in self.holdings.values())
         realized = sum(h.realized for h in self.holdings.values())
         fees = sum(h.fees for h in self.holdings.values())
-        return self.cash + held - realized + fees - self.deposit
+        return self.cash + cost - realized + fees - self.deposit

@@ -1,16 +1,16 @@
-"""Candlesticks of every market, kept as its prints and quotes happen.
+"""Candlesticks of every market, built from its prints and quotes.
 
-A candle covers the time up to its end and with it (`end` is inclusive), and there is one only for a period in
-which something happened: a print, or a change of the best bid or ask.  Its quotes open with what stood when
-the period began.  Minutes are made from what happens; hours and days are made from minutes, and end at whole
-hours and days of UTC.  The period that has begun and not ended is there too, as far as it has come.
+A candle covers one period and includes the period's end.  There is a candle only for a period with an event:
+a print, or a change of the best bid or ask.  Its quotes open with the quotes that stood when the period
+began.  Minutes are built from events; hours and days are built from minutes, and end at whole hours and days
+of UTC.  The current, unfinished period is included up to now.
 
-Memory is bounded: finished candles are rows of 58 bytes in one log an interval.  Past a log's limit its oldest
-eighth is forgotten at once.  What prints do not tell, open interest, is taken for half of the volume here as
-everywhere in the exchange.
+Memory is bounded: finished candles are rows of 58 bytes in one log per interval.  When a log exceeds its
+limit, it forgets its oldest eighth.  Prints do not carry open interest; it is estimated as half of the
+volume, here as everywhere in the exchange.
 
-Prices are YES prices in price units, an empty side of the book is 0 for the bid and `PRICE` for the ask; sizes
-are in units of 1/100 contract, times microseconds of exchange time.
+Prices are YES prices in price units; an empty side of the book is 0 for the bid and `PRICE` for the ask.
+Sizes are in units of 1/100 contract, and times are microseconds of exchange time.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ __all__ = ["CANDLES_KEPT", "INTERVALS", "Candle", "Candles"]
 
 MINUTE: Final = 60_000_000
 INTERVALS: Final = (1, 60, 1440)
-"""Minutes that a candle may cover."""
+"""The candle lengths in minutes."""
 CANDLES_KEPT: Final = MappingProxyType({1: 400_000, 60: 100_000, 1440: 50_000})
-"""Finished candles remembered, by interval: about 32 MB."""
+"""Finished candles remembered, by length in minutes: about 32 MB."""
 
 _ROW: Final = Struct("<q13hqqq")
 _WIDTH: Final = _ROW.size
 
 
 class Candle:
-    """One market in one period.
+    """One period of one market.
 
     Attributes:
-        end: when the period ends, which is part of it.
+        end: end of the period, inclusive.
         bid, ask: best bid and ask: open, low, high, close.
         price: prints: open, low, high, close; zeros where `volume` is 0.
-        previous: last print before the period; 0 for none.
-        volume, notional: sizes of its prints, and price times size.
-        total: volume of the market since it was listed, as of the end.
+        previous: last print before the period; 0 without one.
+        volume, notional: total size of its prints, and total price times size.
+        total: volume of the market since its listing, as of the end.
     """
 
     __slots__ = ("ask", "bid", "end", "notional", "previous", "price", "total", "volume")
@@ -57,21 +57,21 @@ class Candle:
 
     @property
     def mean(self) -> int:
-        """Volume-weighted mean price, rounded; there must be volume."""
+        """Volume-weighted mean price, rounded; `volume` must be positive."""
         return (2 * self.notional + self.volume) // (2 * self.volume)
 
     @property
     def last(self) -> int:
-        """The last print up to the end of the period; 0 for none."""
+        """Last print up to the end of the period; 0 without one."""
         return self.price[3] if self.volume else self.previous
 
     @property
     def open_interest(self) -> int:
-        """As of the end of the period."""
+        """Open interest as of the end of the period."""
         return self.total // 2
 
     def restart(self, end: int, bid: int, ask: int, previous: int) -> None:
-        """Become the candle of a later period, in which nothing has happened yet."""
+        """Reset to a later period without events."""
         self.end, self.previous = end, previous
         self.bid[:] = bid, bid, bid, bid
         self.ask[:] = ask, ask, ask, ask
@@ -79,12 +79,12 @@ class Candle:
         self.volume = self.notional = 0
 
     def quote(self, bid: int, ask: int) -> None:
-        """The best bid and ask are these now."""
+        """Record the best bid and ask."""
         _change(self.bid, bid)
         _change(self.ask, ask)
 
     def print(self, price: int, size: int) -> None:
-        """A print."""
+        """Record a print."""
         if self.volume:
             _change(self.price, price)
         else:
@@ -94,7 +94,7 @@ class Candle:
         self.total += size
 
     def absorb(self, later: Candle) -> None:
-        """What happened right after it, within the same longer period."""
+        """Append the next candle of the same longer period."""
         _join(self.bid, later.bid)
         _join(self.ask, later.ask)
         if later.volume:
@@ -107,14 +107,14 @@ class Candle:
         self.total = later.total
 
     def ending(self, end: int) -> Candle:
-        """A copy with another end."""
+        """Return a copy with another end."""
         made = Candle(end, 0, 0, self.previous, self.total)
         made.bid[:], made.ask[:], made.price[:] = self.bid, self.ask, self.price
         made.volume, made.notional = self.volume, self.notional
         return made
 
     def packed(self) -> bytes:
-        """As a row."""
+        """Return the candle as a binary row."""
         return _ROW.pack(
             self.end,
             *self.bid,
@@ -128,7 +128,7 @@ class Candle:
 
     @classmethod
     def unpacked(cls, rows: bytearray, offset: int) -> Candle:
-        """From a row."""
+        """Return the candle of a binary row."""
         end, *prices, volume, notional, total = _ROW.unpack_from(rows, offset)
         made = cls(end, 0, 0, prices[12], total)
         made.bid, made.ask, made.price = prices[:4], prices[4:8], prices[8:12]
@@ -156,7 +156,7 @@ def _join(ohlc: list[int], later: list[int]) -> None:
 
 
 class CandleLog:
-    """Finished candles of one interval, of all markets, in the order in which they were finished."""
+    """Finished candles of one length, of all markets, in the order in which they were finished."""
 
     __slots__ = ("_base", "_limit", "_next", "_own", "_rows")
 
@@ -170,7 +170,7 @@ class CandleLog:
         return self._next - self._base
 
     def append(self, ticker: str, candle: Candle) -> None:
-        """Remember a candle, which is later than all of its market before."""
+        """Append a candle, which must be later than every earlier candle of its market."""
         own = self._own.get(ticker)
         if own is None:
             own = self._own[ticker] = array("q")
@@ -184,37 +184,37 @@ class CandleLog:
         count = max(self._limit // 8, 1)
         del self._rows[: count * _WIDTH]
         self._base += count
-        gone = []
+        emptied = []
         for ticker, own in self._own.items():
             if own[0] < self._base:
                 del own[: bisect_left(own, self._base)]
                 if not own:
-                    gone.append(ticker)
-        for ticker in gone:
+                    emptied.append(ticker)
+        for ticker in emptied:
             del self._own[ticker]
 
     def _end(self, position: int) -> int:
         return int.from_bytes(self._rows[(at := (position - self._base) * _WIDTH) : at + 8], "little")
 
     def between(self, ticker: str, low: int, high: int) -> list[Candle]:
-        """Candles of a market whose end is in [low, high]."""
+        """Return the candles of a market whose end is in [low, high]."""
         own = self._own.get(ticker, array("q"))
         i, j = bisect_left(own, low, key=self._end), bisect_right(own, high, key=self._end)
         return [Candle.unpacked(self._rows, (p - self._base) * _WIDTH) for p in own[i:j]]
 
     def before(self, ticker: str, moment: int) -> Candle | None:
-        """The last candle of a market that ends before `moment`."""
+        """Return the last candle of a market that ends before `moment`; None without one."""
         own = self._own.get(ticker, array("q"))
         i = bisect_left(own, moment, key=self._end)
         return Candle.unpacked(self._rows, (own[i - 1] - self._base) * _WIDTH) if i else None
 
     def forget(self, ticker: str) -> None:
-        """Let a market's rows be found no more; they go when their time comes."""
+        """Remove a market from the index; its rows are deleted when they are the oldest."""
         self._own.pop(ticker, None)
 
 
 class _Track:
-    """A market as of now: its quotes, its last print, and its periods that have not ended."""
+    """The current state of a market: quotes, last print and unfinished periods."""
 
     __slots__ = ("ask", "bid", "day", "hour", "last", "minute", "total", "until")
 
@@ -225,9 +225,9 @@ class _Track:
         self.day: Candle | None = None
 
 
-def _end_of(moment: int, interval: int) -> int:
-    """The end of the period that a moment belongs to."""
-    length = interval * MINUTE
+def _end_of(moment: int, minutes: int) -> int:
+    """Return the end of the period that contains a moment."""
+    length = minutes * MINUTE
     return -(-moment // length) * length
 
 
@@ -235,7 +235,7 @@ class Candles:
     """Candles of all markets.
 
     Args:
-        kept: finished candles remembered, by interval in minutes.
+        kept: finished candles remembered, by length in minutes.
 
     >>> candles = Candles()
     >>> candles.quoted("A", 30_000_000, bid=3_900, ask=4_100)
@@ -251,20 +251,20 @@ class Candles:
     [3600]
 
     Raises:
-        ExchangeError: a limit below 8.
+        ExchangeError: a limit is below 8.
     """
 
     def __init__(self, kept: dict[int, int] | MappingProxyType[int, int] = CANDLES_KEPT) -> None:
         if min(kept[i] for i in INTERVALS) < 8:
-            raise ExchangeError(f"{dict(kept)} candles kept: at least 8 of each interval")
+            raise ExchangeError(f"kept must be >= 8 for each length, got {dict(kept)}")
         self._logs = {i: CandleLog(kept[i]) for i in INTERVALS}
         self._minutes = self._logs[1]
         self._tracks: dict[str, _Track] = {}
 
-    # What happens
+    # Events
 
     def printed(self, ticker: str, now: int, price: int, size: int) -> None:
-        """A print."""
+        """Record a print."""
         track = self._tracks.get(ticker)
         if track is None:
             track = self._tracks[ticker] = _Track()
@@ -276,7 +276,7 @@ class Candles:
         track.total += size
 
     def quoted(self, ticker: str, now: int, bid: int | None, ask: int | None) -> None:
-        """The best quotes may have changed."""
+        """Record the best quotes; unchanged quotes have no effect."""
         track = self._tracks.get(ticker)
         if track is None:
             track = self._tracks[ticker] = _Track()
@@ -290,13 +290,13 @@ class Candles:
         candle.quote(bid, ask)
 
     def forget(self, ticker: str) -> None:
-        """A market is listed no more."""
+        """Remove a market."""
         self._tracks.pop(ticker, None)
         for log in self._logs.values():
             log.forget(ticker)
 
     def _begin(self, ticker: str, track: _Track, now: int) -> Candle:
-        """Finish the minute that has passed and begin the one of now."""
+        """Finish the past minute and begin the current one."""
         minute, track.until = track.minute, _end_of(now, 1)
         if minute is None:
             minute = track.minute = Candle(track.until, track.bid, track.ask, track.last, track.total)
@@ -307,47 +307,50 @@ class Candles:
         minute.restart(track.until, track.bid, track.ask, track.last)
         return minute
 
-    def _lengthen(self, ticker: str, long: Candle | None, minute: Candle, interval: int) -> Candle:
-        """The hour or day that a finished minute is in, with it."""
+    def _lengthen(self, ticker: str, long: Candle | None, minute: Candle, minutes: int) -> Candle:
+        """Return the hour or day of a finished minute, with the minute included."""
         if long is not None:
             if minute.end <= long.end:
                 long.absorb(minute)
                 return long
-            self._logs[interval].append(ticker, long)
-        return minute.ending(_end_of(minute.end, interval))
+            self._logs[minutes].append(ticker, long)
+        return minute.ending(_end_of(minute.end, minutes))
 
-    # What is asked
+    # Queries
 
-    def between(self, ticker: str, interval: int, low: int, high: int) -> list[Candle]:
-        """A market's candles whose end is in [low, high], in order of time.
+    def between(self, ticker: str, minutes: int, low: int, high: int) -> list[Candle]:
+        """Return a market's candles whose end is in [low, high], in order of time.
 
         Args:
-            interval: minutes, one of `INTERVALS`.
+            ticker: the market.
+            minutes: length of a candle in minutes, one of `INTERVALS`.
+            low: first end, in microseconds of exchange time.
+            high: last end, inclusive.
         """
-        found = self._logs[interval].between(ticker, low, high)
-        return found + [c for c in self._unfinished(ticker, interval) if low <= c.end <= high]
+        finished = self._logs[minutes].between(ticker, low, high)
+        return finished + [c for c in self._unfinished(ticker, minutes) if low <= c.end <= high]
 
-    def before(self, ticker: str, interval: int, moment: int) -> Candle | None:
-        """A market's last candle that ends before `moment`."""
-        found = [c for c in self._unfinished(ticker, interval) if c.end < moment]
-        return found[-1] if found else self._logs[interval].before(ticker, moment)
+    def before(self, ticker: str, minutes: int, moment: int) -> Candle | None:
+        """Return a market's last candle that ends before `moment`; None without one."""
+        unfinished = [c for c in self._unfinished(ticker, minutes) if c.end < moment]
+        return unfinished[-1] if unfinished else self._logs[minutes].before(ticker, moment)
 
     def as_of(self, ticker: str, moment: int) -> Candle | None:
-        """The last candle that had ended at a moment, of the shortest interval that reaches back so far."""
-        found = (self.before(ticker, interval, moment + 1) for interval in INTERVALS)
-        return next((c for c in found if c is not None), None)
+        """Return the last candle that had ended at a moment, of the shortest length that reaches it."""
+        candidates = (self.before(ticker, minutes, moment + 1) for minutes in INTERVALS)
+        return next((c for c in candidates if c is not None), None)
 
-    def _unfinished(self, ticker: str, interval: int) -> list[Candle]:
-        """Candles that nothing later has finished: at most the present one and, of long periods, one before."""
+    def _unfinished(self, ticker: str, minutes: int) -> list[Candle]:
+        """Return the candles not yet logged: the current one and, for hours and days, one before at most."""
         track = self._tracks.get(ticker)
         if track is None or track.minute is None:
             return []
         minute = track.minute
-        if interval == 1:
+        if minutes == 1:
             return [minute.ending(minute.end)]
-        long = track.hour if interval == 60 else track.day
+        long = track.hour if minutes == 60 else track.day
         if long is None or long.end < minute.end:
-            present = minute.ending(_end_of(minute.end, interval))
+            present = minute.ending(_end_of(minute.end, minutes))
             return [present] if long is None else [long.ending(long.end), present]
         long = long.ending(long.end)
         long.absorb(minute)

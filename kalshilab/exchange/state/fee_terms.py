@@ -1,8 +1,8 @@
-"""Which fee terms hold for a market at a moment: its series', its event's where they differ, or none for a while.
+"""Fee terms of a market at a moment: its series' terms, an event override, or a temporary waiver.
 
-An event override wins over the series, field by field; both absent means none.  A market's waiver means no
-fee at all until its instant, which is not part of it.  Orders bind cash by the terms without the waiver: it
-may end while they rest.
+An event override takes precedence over the series, field by field; an override with neither field is
+removed.  A market's waiver means no fee until an instant (exclusive).  Orders reserve cash by the terms
+without the waiver, because it may end while they rest.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import ConfigError
 from kalshilab.exchange.flows.tape_flow import MarketFacts
 from kalshilab.kalshi.wire.stream import EventFeeUpdate
@@ -19,17 +20,17 @@ __all__ = ["FeeTerms", "Tariff"]
 
 
 class FeeTerms(NamedTuple):
-    """A fee type of `kalshilab.market.fees` and the multiplier."""
+    """A fee type of `kalshilab.market.fees` and its multiplier."""
 
     fee_type: str
     multiplier: float
 
 
 class Tariff:
-    """Overrides and waivers; what they do not name is as the market's facts say.
+    """Fee overrides and waivers; every other field comes from the market's facts.
 
     Args:
-        publish: told when an event's override changes.
+        publish: called when an event's override changes.
     """
 
     def __init__(self, publish: Callable[[EventFeeUpdate], None]) -> None:
@@ -38,10 +39,15 @@ class Tariff:
         self._waivers: dict[str, int] = {}
 
     def override(self, event: str, fee_type: str | None = None, multiplier: float | None = None) -> None:
-        """Set what holds for an event instead of its series' terms; both None ends it.
+        """Override the fee terms of an event's series; None for both fields ends the override.
+
+        Args:
+            event: event ticker.
+            fee_type: fee type; None keeps the series' type.
+            multiplier: fee multiplier; None keeps the series' multiplier.
 
         Raises:
-            ConfigError: a fee type without a formula, or a multiplier below zero.
+            ConfigError: a fee type without a formula, or a multiplier out of range.
         """
         if fee_type is not None and fee_type not in FEE_TYPES:
             raise ConfigError("fee_type", fee_type, "one of " + ", ".join(FEE_TYPES))
@@ -56,22 +62,23 @@ class Tariff:
         )
 
     def overridden(self, event: str) -> tuple[str | None, float | None]:
-        """An event's fee type and multiplier where they differ from its series', else None."""
+        """Return an event's overriding fee type and multiplier, each None where the series' applies."""
         return self._overrides.get(event, (None, None))
 
-    def waive(self, ticker: str, until: int) -> None:
-        """No fees in a market until an instant in microseconds; 0 ends a waiver."""
-        if until:
-            self._waivers[ticker] = until
+    @renamed_keywords(until="until_us")
+    def waive(self, ticker: str, until_us: int) -> None:
+        """Waive the fees of a market until an instant in microseconds; 0 ends a waiver."""
+        if until_us:
+            self._waivers[ticker] = until_us
         else:
             self._waivers.pop(ticker, None)
 
     def waived_until(self, ticker: str) -> int:
-        """When a market's fees begin, in microseconds; 0 where they were never waived."""
+        """Return the end of a market's fee waiver in microseconds; 0 if it never had one."""
         return self._waivers.get(ticker, 0)
 
     def terms(self, facts: MarketFacts, now: int | None = None) -> FeeTerms:
-        """What holds for a fill at `now` in microseconds; None: what holds without a waiver."""
+        """Return the fee terms of a fill at `now` in microseconds; None ignores waivers."""
         fee_type, multiplier = self._overrides.get(facts.event, (None, None))
         if now is not None and now < self._waivers.get(facts.ticker, 0):
             multiplier = 0.0

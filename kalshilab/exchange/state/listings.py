@@ -1,17 +1,18 @@
-"""The markets the exchange lists: facts, status, book and totals of each."""
+"""The markets that the exchange lists: facts, status, book and totals of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kalshilab.exchange.flows.tape_flow import MarketFacts, Quotes
+from kalshilab.exchange.flows.background_quotes import BackgroundQuotes
+from kalshilab.exchange.flows.tape_flow import MarketFacts
 from kalshilab.exchange.state.order_book import MarketBook
 from kalshilab.kalshi.wire import rest
 
 __all__ = ["Listing", "Listings", "Top"]
 
 Top = tuple[int | None, int, int | None, int]
-"""The best bid and its size, the best ask and its size; None and 0 where a side is empty."""
+"""The best bid and its size, the best ask and its size; None and 0 for an empty side."""
 
 
 class Listing:
@@ -24,29 +25,29 @@ class Listing:
         "facts",
         "last_price",
         "last_size",
+        "last_top",
         "number",
         "quotes",
         "status",
-        "told",
         "updated",
         "volume",
     )
 
-    def __init__(self, facts: MarketFacts, quotes: Quotes, book: MarketBook | None = None) -> None:
+    def __init__(self, facts: MarketFacts, quotes: BackgroundQuotes, book: MarketBook | None = None) -> None:
         self.facts, self.quotes = facts, quotes
         self.book = MarketBook() if book is None else book
         self.status = "initialized"
         self.close_ts = facts.announced_close
         self.updated = facts.created
-        """When last something other than trading changed, in microseconds."""
+        """Time of the last change other than trading, in microseconds."""
         self.clock = 0
-        self.told: Top | None = None
-        """The best quotes as the ticker last told of them."""
+        self.last_top: Top | None = None
+        """The best quotes of the last ticker message."""
         self.last_price = 0
         self.last_size = 0
         self.volume = 0
         self.number = 0
-        """How many were listed before it."""
+        """Number of markets listed before it."""
 
 
 class Listings:
@@ -65,11 +66,11 @@ class Listings:
         return len(self._by_ticker)
 
     def get(self, ticker: str) -> Listing | None:
-        """The market, if it is listed."""
+        """Return the market; None if it is not listed."""
         return self._by_ticker.get(ticker)
 
     def add(self, listing: Listing) -> bool:
-        """List a market; whether it is the first of its event."""
+        """List a market and return whether it is the first of its event."""
         f = listing.facts
         listing.number = self._added
         self._added += 1
@@ -81,7 +82,7 @@ class Listings:
         return len(siblings) == 1
 
     def retire(self, ticker: str) -> None:
-        """List a market no more, nor what has no other: for a flow that does not end."""
+        """Remove a market, and its event and series if it was their last market."""
         facts = self._by_ticker.pop(ticker).facts
         siblings = self._by_event[facts.event] = [
             x for x in self._by_event[facts.event] if x.facts.ticker != ticker
@@ -93,20 +94,19 @@ class Listings:
                 del self._by_series[facts.series]
 
     def events(self) -> list[str]:
-        """Tickers of the events listed."""
+        """Return the tickers of the listed events."""
         return list(self._by_event)
 
     def of_event(self, event: str) -> list[Listing]:
-        """The markets of an event; none if it is not listed."""
+        """Return the markets of an event; empty if the event is not listed."""
         return self._by_event.get(event, [])
 
     def series(self) -> list[rest.Series]:
-        """The series of the events listed."""
-        found = (self.one_series(name) for name in self._by_series)
-        return [s for s in found if s is not None]
+        """Return the series of the listed events."""
+        return [s for name in self._by_series if (s := self.one_series(name)) is not None]
 
     def one_series(self, ticker: str) -> rest.Series | None:
-        """A series object, from the first of its markets."""
+        """Return a series object built from the first of its markets; None if it is not listed."""
         events = self._by_series.get(ticker)
         if not events:
             return None

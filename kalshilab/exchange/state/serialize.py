@@ -1,4 +1,4 @@
-"""The exchange's objects as the wire's, field by field; what REST and the stream say alike is said once."""
+"""The exchange's objects as wire structs; fields that REST and the stream share are written once."""
 
 from __future__ import annotations
 
@@ -27,29 +27,36 @@ __all__ = [
 ACTION = {"bid": ("yes", "buy"), "ask": ("yes", "sell")}
 """The legacy direction pair of a book side."""
 OUTCOME = {"bid": "yes", "ask": "no"}
+Fields = dict[str, Any]
+"""Keyword arguments of a wire struct."""
 
 
 @lru_cache(maxsize=100_000)
 def market_id(ticker: str) -> str:
-    """The id that goes with a ticker: the same one everywhere."""
+    """Return the id of a ticker, which is always the same."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"market:{ticker}"))
 
 
 def price_ranges(listing: Listing) -> list[rest.PriceRange]:
-    """The market's grid as the exchange states it."""
+    """Return the market's price grid in the exchange's format."""
     return [
         rest.PriceRange(start=format_price(a), end=format_price(b), step=format_price(s))
         for a, b, s in listing.facts.grid.ranges
     ]
 
 
-def market(x: Listing, waived_until: int = 0) -> rest.Market:
-    """A market object, as of now; `waived_until` is when its fees begin, in microseconds, 0 for no waiver."""
+def market(x: Listing, waived_until: int = 0) -> rest.MarketBody:
+    """Return a market object as of now.
+
+    Args:
+        x: the listed market.
+        waived_until: end of its fee waiver in microseconds; 0 without a waiver.
+    """
     f = x.facts
     bid, ask = x.book.best_bid(), x.book.best_ask()
     settled = x.status == "finalized"
     known = x.status in DETERMINED
-    return rest.Market(
+    return rest.MarketBody(
         ticker=f.ticker,
         event_ticker=f.event,
         market_type="scalar" if f.result == "scalar" and known else "binary",
@@ -85,7 +92,7 @@ def market(x: Listing, waived_until: int = 0) -> rest.Market:
         fee_waiver_expiration_time=isoformat(waived_until) if waived_until else None,
         can_close_early=True,
         expiration_value="",
-        rules_primary="A market of a recorded or made tape.",
+        rules_primary="A market of a recorded or synthetic tape.",
         rules_secondary="",
         price_level_structure=f.structure,
         price_ranges=price_ranges(x),
@@ -94,7 +101,7 @@ def market(x: Listing, waived_until: int = 0) -> rest.Market:
 
 
 def book(x: Listing, depth: int = 0) -> rest.Orderbook:
-    """Bids of both sides, worst first; `depth` best levels of each, 0 for all."""
+    """Return the bids of both sides, worst first: the `depth` best levels of each, or all for 0."""
     yes = sorted(x.book.levels("bid").items())
     no = sorted((PRICE - p, s) for p, s in x.book.levels("ask").items())
     if depth:
@@ -105,14 +112,14 @@ def book(x: Listing, depth: int = 0) -> rest.Orderbook:
     )
 
 
-def _direction(side: str) -> dict[str, Any]:
-    """Which way a book side goes, in all the words the exchange has for it."""
+def _direction(side: str) -> Fields:
+    """Return the direction of a book side in every field that the exchange has for it."""
     legacy, action = ACTION[side]
     return {"side": legacy, "action": action, "outcome_side": OUTCOME[side], "book_side": side}
 
 
-def _order_facts(o: RestingOrder, user_id: str) -> dict[str, Any]:
-    """What REST and the stream say alike of an order."""
+def _order_facts(o: RestingOrder, user_id: str) -> Fields:
+    """Return the order fields that REST and the stream share."""
     return _direction(o.side) | {
         "order_id": o.order_id,
         "user_id": user_id,
@@ -133,9 +140,9 @@ def _order_facts(o: RestingOrder, user_id: str) -> dict[str, Any]:
     }
 
 
-def order(o: RestingOrder, user_id: str) -> rest.Order:
-    """One of the account's orders."""
-    return rest.Order(
+def order(o: RestingOrder, user_id: str) -> rest.OrderBody:
+    """Return one of the account's orders."""
+    return rest.OrderBody(
         **_order_facts(o, user_id),
         type="limit",
         no_price_dollars=format_price(PRICE - o.price),
@@ -148,7 +155,7 @@ def order(o: RestingOrder, user_id: str) -> rest.Order:
 
 
 def order_message(o: RestingOrder, user_id: str) -> stream.UserOrder:
-    """The `user_order` message for an order's new state."""
+    """Return the `user_order` message for an order's new state."""
     facts = _order_facts(o, user_id)
     del facts["action"]
     return stream.UserOrder(
@@ -161,8 +168,8 @@ def order_message(o: RestingOrder, user_id: str) -> stream.UserOrder:
     )
 
 
-def _fill_facts(r: FillRecord) -> dict[str, Any]:
-    """What REST and the stream say alike of a fill."""
+def _fill_facts(r: FillRecord) -> Fields:
+    """Return the fill fields that REST and the stream share."""
     return _direction(r.order.side) | {
         "trade_id": r.trade_id,
         "order_id": r.order.order_id,
@@ -175,9 +182,9 @@ def _fill_facts(r: FillRecord) -> dict[str, Any]:
     }
 
 
-def fill(r: FillRecord) -> rest.Fill:
-    """A fill over REST."""
-    return rest.Fill(
+def fill(r: FillRecord) -> rest.FillBody:
+    """Return a fill as REST has it."""
+    return rest.FillBody(
         **_fill_facts(r),
         fill_id=r.trade_id,
         ticker=r.ticker,
@@ -186,9 +193,9 @@ def fill(r: FillRecord) -> rest.Fill:
     )
 
 
-def fill_message(r: FillRecord) -> stream.Fill:
-    """A fill on the `fill` channel."""
-    return stream.Fill(
+def fill_message(r: FillRecord) -> stream.FillMessage:
+    """Return a fill for the `fill` channel."""
+    return stream.FillMessage(
         **_fill_facts(r),
         client_order_id=r.order.client_order_id,
         purchased_side=OUTCOME[r.order.side],
@@ -197,8 +204,8 @@ def fill_message(r: FillRecord) -> stream.Fill:
     )
 
 
-def _position_facts(h: Holding) -> dict[str, Any]:
-    """What REST and the stream say alike of a position."""
+def _position_facts(h: Holding) -> Fields:
+    """Return the position fields that REST and the stream share."""
     return {
         "position_fp": format_size(h.size),
         "realized_pnl_dollars": format_money(h.realized),
@@ -206,9 +213,9 @@ def _position_facts(h: Holding) -> dict[str, Any]:
     }
 
 
-def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.MarketPosition:
-    """A position over REST."""
-    return rest.MarketPosition(
+def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.MarketPositionBody:
+    """Return a position as REST has it."""
+    return rest.MarketPositionBody(
         **_position_facts(h),
         ticker=ticker,
         total_traded_dollars=format_money(traded),
@@ -217,9 +224,9 @@ def market_position(ticker: str, h: Holding, traded: int, ts: int) -> rest.Marke
     )
 
 
-def position_message(ticker: str, h: Holding, volume: int, user_id: str) -> stream.MarketPosition:
-    """A position on the `market_positions` channel."""
-    return stream.MarketPosition(
+def position_message(ticker: str, h: Holding, volume: int, user_id: str) -> stream.MarketPositionMessage:
+    """Return a position for the `market_positions` channel."""
+    return stream.MarketPositionMessage(
         **_position_facts(h),
         user_id=user_id,
         market_ticker=ticker,
@@ -230,23 +237,23 @@ def position_message(ticker: str, h: Holding, volume: int, user_id: str) -> stre
 
 
 def event_position(event: str, account: Account, tickers: Iterable[str]) -> rest.EventPosition:
-    """The positions of one event's markets, summed."""
-    held = [(t, account.holding(t)) for t in tickers]
-    exposure = format_money(sum(h.cost for _, h in held))
+    """Return the summed positions of one event's markets."""
+    positions = [(t, account.holding(t)) for t in tickers]
+    exposure = format_money(sum(h.cost for _, h in positions))
     return rest.EventPosition(
         event_ticker=event,
-        total_cost_dollars=format_money(sum(account.traded.get(t, 0) for t, _ in held)),
-        total_cost_shares_fp=format_size(sum(account.volume.get(t, 0) for t, _ in held)),
+        total_cost_dollars=format_money(sum(account.traded.get(t, 0) for t, _ in positions)),
+        total_cost_shares_fp=format_size(sum(account.volume.get(t, 0) for t, _ in positions)),
         event_exposure_dollars=exposure,
-        realized_pnl_dollars=format_money(sum(h.realized for _, h in held)),
-        fees_paid_dollars=format_money(sum(h.fees for _, h in held)),
+        realized_pnl_dollars=format_money(sum(h.realized for _, h in positions)),
+        fees_paid_dollars=format_money(sum(h.fees for _, h in positions)),
     )
 
 
-def settlement(r: SettlementRecord) -> rest.Settlement:
-    """A payout over REST; `revenue` and `value` in whole cents, as the exchange states them."""
+def settlement(r: SettlementRecord) -> rest.SettlementBody:
+    """Return a payout as REST has it; `revenue` and `value` are in whole cents, as on the exchange."""
     yes, no = max(r.size, 0), max(-r.size, 0)
-    return rest.Settlement(
+    return rest.SettlementBody(
         ticker=r.ticker,
         event_ticker=r.event,
         market_result=r.result,
@@ -261,9 +268,9 @@ def settlement(r: SettlementRecord) -> rest.Settlement:
     )
 
 
-def trade(t: Trade) -> rest.Trade:
-    """A public print over REST."""
-    return rest.Trade(
+def trade(t: Trade) -> rest.TradeBody:
+    """Return a public print as REST has it."""
+    return rest.TradeBody(
         trade_id=t.trade_id,
         ticker=t.ticker,
         count_fp=format_size(t.size),

@@ -1,9 +1,9 @@
-"""What every fill model makes of each order that rested: the three side by side, at any moment.
+"""The fills of each resting order under every fill model, side by side, at any moment.
 
-The active model's fills are the order's own.  The others belong to **ghosts** of it, one a model: a ghost
-stands at the order's price behind the same size, meets the same prints and quotes, and is cancelled or moved
-with the order.  When the order is filled before a ghost of it, the ghost waits on, until its order would have
-expired or its market closes.
+The active model's fills are the order's.  For each other model the order has a **shadow order**: it stands at
+the order's price behind the same size, meets the same prints and quotes, and is cancelled or moved with the
+order.  If the order is filled before a shadow order, the shadow order keeps waiting until its order would
+have expired or its market closes.
 
 Invariant: pessimistic ≤ queue ≤ optimistic, for every order at every moment.
 """
@@ -11,21 +11,25 @@ Invariant: pessimistic ≤ queue ≤ optimistic, for every order at every moment
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import polars as pl
 
 from kalshilab.errors import ExchangeError
-from kalshilab.exchange.state.fill_model import MODES, Mode, Waiting, met, printed
+from kalshilab.exchange.state.fill_model import MODES, Mode, QueuedOrder, print_fills, quote_fills
+from kalshilab.lazy import renamed
 
-__all__ = ["Ghost", "Shadow", "ShadowFills", "Shadows"]
+__all__ = ["MarketShadows", "ShadowFills", "ShadowOrder", "ShadowedOrder"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 SHADOWS_KEPT: Final = 20_000
-"""Orders whose shadows are remembered, those still waiting apart."""
+"""Finished orders whose shadow orders are remembered."""
 
 
-class Placed(Waiting, Protocol):
-    """What a shadow reads of the order itself."""
+class PlacedOrder(QueuedOrder, Protocol):
+    """The fields of an order that its shadow orders read."""
 
     order_id: str
     client_order_id: str
@@ -34,125 +38,126 @@ class Placed(Waiting, Protocol):
     filled: int
 
 
-class Ghost:
-    """An order as another model sees it: the same price and place, fills of its own."""
+class ShadowOrder:
+    """An order under another fill model: the same price and place, separate fills."""
 
-    __slots__ = ("_shadow", "ahead", "cut", "cut_ts", "filled")
+    __slots__ = ("_shadowed", "ahead", "cut", "cut_ts", "filled")
 
-    def __init__(self, shadow: Shadow) -> None:
-        self._shadow, self.ahead, self.filled = shadow, 0, 0
+    def __init__(self, shadowed: ShadowedOrder) -> None:
+        self._shadowed, self.ahead, self.filled = shadowed, 0, 0
         self.cut = self.cut_ts = 0
 
     @property
     def side(self) -> str:
         """The order's side."""
-        return self._shadow.order.side
+        return self._shadowed.order.side
 
     @property
     def price(self) -> int:
         """The order's price."""
-        return self._shadow.order.price
+        return self._shadowed.order.price
 
     @property
     def remaining(self) -> int:
-        """What this model has not filled yet."""
-        return max(self._shadow.size - self.filled, 0)
+        """Size that this model has not filled yet."""
+        return max(self._shadowed.size - self.filled, 0)
 
 
-class Shadow:
+class ShadowedOrder:
     """One order that rested, under every model.
 
     Attributes:
         order: the order itself.
-        since: exchange time at which it came to rest, microseconds.
-        waits: whether its ghosts may still be filled.
+        since: exchange time at which it came to rest, in microseconds.
+        waits: whether its shadow orders may still be filled.
+        shadows: its shadow orders, by model.
     """
 
-    __slots__ = ("_left", "_taken", "_total", "ghosts", "order", "since", "waits")
+    __slots__ = ("_left", "_taken", "_total", "order", "shadows", "since", "waits")
 
-    def __init__(self, order: Placed, since: int, modes: Iterable[Mode]) -> None:
+    def __init__(self, order: PlacedOrder, since: int, modes: Iterable[Mode]) -> None:
         self.order, self.since, self.waits = order, since, True
         self._taken = order.filled
         self._total: int | None = None
         self._left = 0
-        self.ghosts: dict[Mode, Ghost] = {mode: Ghost(self) for mode in modes}
+        self.shadows: dict[Mode, ShadowOrder] = {mode: ShadowOrder(self) for mode in modes}
 
     @property
     def made(self) -> int:
-        """What the active mode has filled of it as a maker, in size units."""
+        """Size that the active model has filled as a maker."""
         return (self._total if self._total is not None else self.order.filled) - self._taken
 
     @property
     def size(self) -> int:
-        """What rested: filled as a maker, or open still or when it was cancelled."""
+        """Size that rested: filled as a maker, plus the size still open or open at its cancellation."""
         return self.made + (self.order.remaining if self._total is None else self._left)
 
     def leave(self) -> None:
-        """The order has left the book unfilled: cancelled, or to be moved."""
+        """Record that the order has left the book unfilled: cancelled, or about to move."""
         self._total, self._left, self.waits = self.order.filled, self.order.remaining, False
 
     def join(self) -> None:
-        """The order is back at another place; what it took in between was not made."""
+        """Record that the order rests again at another place; fills in between were taker fills."""
         if self._total is not None:
             self._taken += self.order.filled - self._total
         self._total, self.waits = None, True
 
 
 class ShadowFills:
-    """All orders that rested, with what each model has filled of them by now.
+    """All orders that rested, with the size each model has filled so far.
 
     Args:
-        mode: the active one.
-        kept: finished orders remembered at most.
+        mode: the active model.
+        kept: maximum number of finished orders remembered.
 
     Raises:
-        ExchangeError: `kept` below 1.
+        ExchangeError: `kept` is below 1.
     """
 
     def __init__(self, mode: Mode = "queue", kept: int = SHADOWS_KEPT) -> None:
         if kept < 1:
-            raise ExchangeError(f"{kept} shadows kept: at least 1")
+            raise ExchangeError(f"kept must be >= 1, got {kept}")
         self.mode: Final = mode
         self.others: Final[tuple[Mode, ...]] = tuple(m for m in MODES if m != mode)
         self._kept, self._limit = kept, 2 * kept
-        self._by_order: dict[str, Shadow] = {}
+        self._by_order: dict[str, ShadowedOrder] = {}
 
     def __len__(self) -> int:
         return len(self._by_order)
 
-    def rested(self, order: Placed, now: int) -> Shadow:
-        """The shadow of an order that has come to rest now, or again."""
-        shadow = self._by_order.get(order.order_id)
-        if shadow is None:
-            shadow = self._by_order[order.order_id] = Shadow(order, now, self.others)
+    def rested(self, order: PlacedOrder, now: int) -> ShadowedOrder:
+        """Record that an order has come to rest, for the first time or again."""
+        shadowed = self._by_order.get(order.order_id)
+        if shadowed is None:
+            shadowed = self._by_order[order.order_id] = ShadowedOrder(order, now, self.others)
             if len(self._by_order) > self._limit:
                 self._forget()
         else:
-            shadow.join()
-        return shadow
+            shadowed.join()
+        return shadowed
 
     def _forget(self) -> None:
         done = [k for k, s in self._by_order.items() if not s.waits]
         for order_id in done[: max(len(done) - self._kept, 0)]:
             del self._by_order[order_id]
-        # Those that wait stay, however many: then look again only when they have doubled.
+        # Waiting orders are never forgotten; the next check follows when their number has doubled.
         self._limit = max(2 * self._kept, 2 * len(self._by_order))
 
-    def shadow(self, order_id: str) -> Shadow | None:
-        """One order's shadow, if it ever rested."""
+    def shadow(self, order_id: str) -> ShadowedOrder | None:
+        """Return one order under every model; None if it never rested."""
         return self._by_order.get(order_id)
 
-    def filled(self, shadow: Shadow, mode: Mode) -> int:
-        """What a model has filled of an order by now, in size units."""
-        return shadow.made if mode == self.mode else shadow.ghosts[mode].filled
+    def filled(self, shadowed: ShadowedOrder, mode: Mode) -> int:
+        """Return the size that a model has filled of an order so far."""
+        return shadowed.made if mode == self.mode else shadowed.shadows[mode].filled
 
     def frame(self) -> pl.DataFrame:
-        """A row an order, in the order in which they came to rest; sizes in 1/100 contract.
+        """Return one row an order, in the order in which they came to rest; sizes in 1/100 contract.
 
         ============ ====================================================================
-        size         what rested, less what an amendment took off
-        filled       what the active mode has filled of it
-        pessimistic, queue, optimistic: what each model has
+        size         size that rested, less reductions by an amendment
+        filled       size that the active model has filled
+        pessimistic, queue, optimistic: size that each model has filled
         waits        whether any model may still fill some
         ============ ====================================================================
         """
@@ -179,73 +184,73 @@ class ShadowFills:
         return f"ShadowFills({len(self._by_order)} orders, {self.mode} active)"
 
 
-_SCHEMA: Final[dict[str, Any]] = {
+_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
     "order_id": pl.String, "client_order_id": pl.String, "ticker": pl.String, "side": pl.String,
     "price": pl.Int32, "since": pl.Int64, "size": pl.Int64, "filled": pl.Int64,
     **dict.fromkeys(MODES, pl.Int64), "waits": pl.Boolean,
 }  # fmt: skip
 
 
-class Shadows:
-    """The ghosts that wait in one market."""
+class MarketShadows:
+    """The shadow orders that wait in one market."""
 
     __slots__ = ("_ledger", "waiting")
 
     def __init__(self, ledger: ShadowFills) -> None:
         self._ledger = ledger
-        self.waiting: dict[str, Shadow] = {}
+        self.waiting: dict[str, ShadowedOrder] = {}
 
-    def rest(self, order: Placed, ahead: int, now: int) -> None:
-        """An order has come to rest behind `ahead`."""
-        shadow = self._ledger.rested(order, now)
-        for ghost in shadow.ghosts.values():
-            ghost.ahead, ghost.cut = ahead, 0
-        # Whoever moves goes to the end of the queue.
+    def rest(self, order: PlacedOrder, ahead: int, now: int) -> None:
+        """Record that an order has come to rest behind the size `ahead`."""
+        shadowed = self._ledger.rested(order, now)
+        for shadow in shadowed.shadows.values():
+            shadow.ahead, shadow.cut = ahead, 0
+        # An order that moves goes to the end of the queue.
         self.waiting.pop(order.order_id, None)
-        self.waiting[order.order_id] = shadow
+        self.waiting[order.order_id] = shadowed
 
-    def leave(self, order: Placed) -> None:
-        """An order has left the book; one that is filled leaves its ghosts waiting."""
+    def leave(self, order: PlacedOrder) -> None:
+        """Record that an order has left the book; the shadow orders of a filled order keep waiting."""
         if order.remaining == 0:
-            self._clear()
+            self._discard_finished()
             return
-        shadow = self.waiting.pop(order.order_id, None)
-        if shadow is not None:
-            shadow.leave()
+        shadowed = self.waiting.pop(order.order_id, None)
+        if shadowed is not None:
+            shadowed.leave()
 
     def printed(self, price: int, size: int, taker: str, now: int) -> None:
-        """A print, as it is given to the orders."""
-        for mode, ghosts in self._due(now):
-            for ghost, piece in printed(mode, ghosts, price, size, taker, now):
-                ghost.filled += piece
-        self._clear()
+        """Match a print with the shadow orders."""
+        for mode, shadows in self._unexpired(now):
+            for shadow, piece in print_fills(mode, shadows, price, size, taker, now):
+                shadow.filled += piece
+        self._discard_finished()
 
-    def met(self, bids: dict[int, int], asks: dict[int, int], now: int) -> None:
-        """Quotes as they come; they are not changed."""
-        for mode, ghosts in self._due(now):
-            for ghost, piece in met(mode, ghosts, dict(bids), dict(asks)):
-                ghost.filled += piece
-        self._clear()
+    def quoted(self, bids: dict[int, int], asks: dict[int, int], now: int) -> None:
+        """Match new quotes with the shadow orders; the quotes are not changed."""
+        for mode, shadows in self._unexpired(now):
+            for shadow, piece in quote_fills(mode, shadows, dict(bids), dict(asks)):
+                shadow.filled += piece
+        self._discard_finished()
 
-    def ghosts(self) -> Iterable[Ghost]:
-        """All that wait."""
-        return (g for s in self.waiting.values() for g in s.ghosts.values())
+    def orders(self) -> Iterable[ShadowOrder]:
+        """Return all shadow orders that wait."""
+        return (shadow for s in self.waiting.values() for shadow in s.shadows.values())
 
-    def _due(self, now: int) -> list[tuple[Mode, Sequence[Ghost]]]:
-        for shadow in [s for s in self.waiting.values() if 0 < s.order.expires <= now]:
-            shadow.waits = False
-            del self.waiting[shadow.order.order_id]
-        return [(m, [s.ghosts[m] for s in self.waiting.values()]) for m in self._ledger.others]
+    def _unexpired(self, now: int) -> list[tuple[Mode, Sequence[ShadowOrder]]]:
+        for shadowed in [s for s in self.waiting.values() if 0 < s.order.expires <= now]:
+            shadowed.waits = False
+            del self.waiting[shadowed.order.order_id]
+        return [(m, [s.shadows[m] for s in self.waiting.values()]) for m in self._ledger.others]
 
-    def _clear(self) -> None:
-        for shadow in [s for s in self.waiting.values() if s.order.remaining == 0]:
-            # The order is done; its ghosts go on until none has anything left.
-            if not any(g.remaining for g in shadow.ghosts.values()):
-                shadow.waits = False
-                del self.waiting[shadow.order.order_id]
+    def _discard_finished(self) -> None:
+        for shadowed in [s for s in self.waiting.values() if s.order.remaining == 0]:
+            # The order is done; its shadow orders wait until all of them are filled.
+            if not any(shadow.remaining for shadow in shadowed.shadows.values()):
+                shadowed.waits = False
+                del self.waiting[shadowed.order.order_id]
 
     def end(self) -> None:
-        """Nothing more will happen here."""
-        for shadow in self.waiting.values():
-            shadow.waits = False
+        """End all waiting: the market trades no more."""
+        for shadowed in self.waiting.values():
+            shadowed.waits = False
         self.waiting.clear()

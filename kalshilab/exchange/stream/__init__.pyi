@@ -7,10 +7,10 @@ from .format_2026_01 import UNSEQUENCED as UNSEQUENCED
 from .format_2026_01 import january_frame as january_frame
 from .format_2026_01 import january_rest as january_rest
 from .hub import CHANNELS as CHANNELS
-from .hub import Connection as Connection
 from .hub import Hub as Hub
-from .hub import Source as Source
-from .subscriber import MOST_MARKETS as MOST_MARKETS
-from .subscriber import Desk as Desk
-from .subscriber import Subscription as Subscription
+from .hub import StreamSource as StreamSource
+from .subscriber import MAX_MARKETS as MAX_MARKETS
+from .subscriber import ChannelSubscription as ChannelSubscription
+from .subscriber import StreamConnection as StreamConnection
+from .subscriber import StreamHost as StreamHost
 from .subscriber import Variant as Variant

@@ -1,178 +1,197 @@
-"""Who listens to what: from a message of the exchange to the frames of each connection.
+"""Message distribution: turn each message of the exchange into the frames of the connections subscribed to it.
 
-A message's body is encoded once for each variant that anybody has asked for, whoever gets it, and each
-subscriber's frame is put together around it.  Subscribers are kept by channel and market, so that publishing
-costs what those cost who hear it.
+The body of a message is encoded once per requested variant, and each subscriber's frame is assembled around the
+encoded body. Subscribers are indexed by channel and market, so the cost of publishing depends only on the number of
+recipients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange.stream.format_2026_01 import FORMS, JANUARY, january_frame
-from kalshilab.exchange.stream.subscriber import CHANNELS, Connection, Subscription, Variant
+from kalshilab.exchange.stream.subscriber import CHANNELS, ChannelSubscription, StreamConnection, Variant
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.units import PRICE, format_price, parse_price
 
-__all__ = ["CHANNELS", "Connection", "Hub", "Source"]
+__all__ = ["CHANNELS", "Hub", "StreamConnection", "StreamSource"]
 
 TODAY: Final[Variant] = ("", False)
 _encode: Final = msgspec.json.Encoder().encode
-Pair = tuple[Connection, Subscription]
+Subscriber = tuple[StreamConnection, ChannelSubscription]
 
 
-class Source(Protocol):
-    """What the hub asks of the exchange."""
+class StreamSource(Protocol):
+    """State of the exchange that the hub reads."""
 
     def now_ms(self) -> int:
-        """Exchange time in milliseconds."""
+        """Return exchange time in milliseconds."""
         ...
 
     def snapshot(self, ticker: str) -> wire.OrderbookSnapshot | None:
-        """A market's book, or None for an unknown market."""
+        """Return a market's book; None for an unknown market."""
         ...
 
-    def ticker_body(self, ticker: str) -> wire.Ticker | None:
-        """A market's top of book, or None for an unknown market."""
+    def ticker_body(self, ticker: str) -> wire.TickerMessage | None:
+        """Return a market's top of book; None for an unknown market."""
         ...
 
     def ticker_named(self, market_id: str) -> str | None:
-        """The ticker of the market with this id, or None."""
+        """Return the ticker of the market with this id; None for an unknown id."""
         ...
 
 
-class _Listeners:
-    """The subscribers of one channel: to all its markets, and by market."""
+class _Subscribers:
+    """The subscribers of one channel, for all its markets and by market."""
 
     __slots__ = ("all", "by_ticker")
 
     def __init__(self) -> None:
-        self.all: list[Pair] = []
-        self.by_ticker: dict[str, list[Pair]] = {}
+        self.all: list[Subscriber] = []
+        self.by_ticker: dict[str, list[Subscriber]] = {}
 
-    def of(self, ticker: str) -> list[Pair]:
-        """Who hears a message of this market."""
-        some = self.by_ticker.get(ticker)
-        if some is None:
+    def of(self, ticker: str) -> list[Subscriber]:
+        """Return the subscribers that receive messages of this market."""
+        filtered = self.by_ticker.get(ticker)
+        if filtered is None:
             return self.all
-        return [*self.all, *some] if self.all else some
+        return [*self.all, *filtered] if self.all else filtered
 
-    def add(self, pair: Pair) -> None:
-        tickers = pair[1].tickers
+    def add(self, subscriber: Subscriber) -> None:
+        tickers = subscriber[1].tickers
         if tickers is None:
-            self.all.append(pair)
+            self.all.append(subscriber)
         else:
             for ticker in tickers:
-                self.by_ticker.setdefault(ticker, []).append(pair)
+                self.by_ticker.setdefault(ticker, []).append(subscriber)
 
-    def remove(self, subscription: Subscription) -> None:
+    def remove(self, subscription: ChannelSubscription) -> None:
         if subscription.tickers is None:
-            self.all = [p for p in self.all if p[1] is not subscription]
+            self.all = [s for s in self.all if s[1] is not subscription]
             return
         for ticker in subscription.tickers:
-            left = [p for p in self.by_ticker[ticker] if p[1] is not subscription]
-            if left:
-                self.by_ticker[ticker] = left
+            remaining = [s for s in self.by_ticker[ticker] if s[1] is not subscription]
+            if remaining:
+                self.by_ticker[ticker] = remaining
             else:
                 del self.by_ticker[ticker]
 
 
 class Hub:
-    """All connections, by channel.
+    """The subscriptions of all connections, by channel.
 
     Args:
-        form: of messages, for connections that do not ask for another; see `kalshilab.exchange.stream.format_2026_01`.
+        source: the exchange.
+        form: message form for connections that do not choose one; see
+            `kalshilab.exchange.stream.format_2026_01`.
+
+    Attributes:
+        frames: number of frames handed to all connections so far.
 
     Raises:
-        ExchangeError: no such form.
+        ExchangeError: the form is unknown.
     """
 
-    def __init__(self, source: Source, form: str = "") -> None:
+    def __init__(self, source: StreamSource, form: str = "") -> None:
         if form not in FORMS:
-            raise ExchangeError(f"form {form!r}: one of {', '.join(f or 'today (empty)' for f in FORMS)}")
+            known = ", ".join(repr(f) for f in FORMS)
+            raise ExchangeError(f"form must be one of {known}, got {form!r}; the empty form is today's")
         self.source, self.form = source, form
         self.frames = 0
-        """Frames handed to connections so far, all together."""
-        self._listeners = {channel: _Listeners() for channel in CHANNELS}
+        self._subscribers = {channel: _Subscribers() for channel in CHANNELS}
 
-    def connect(self, notify: Callable[[], None] | None = None, form: str | None = None) -> Connection:
-        """A new connection."""
-        return Connection(self, notify, self.form if form is None else form)
+    def connect(self, notify: Callable[[], None] | None = None, form: str | None = None) -> StreamConnection:
+        """Return a new connection.
 
-    # What a connection asks
+        Args:
+            notify: called when the connection has new frames; None calls nothing.
+            form: message form of the connection; None takes the hub's.
+        """
+        return StreamConnection(self, notify, self.form if form is None else form)
+
+    # The host of the connections
 
     def now_ms(self) -> int:
-        """Exchange time in milliseconds."""
+        """Return exchange time in milliseconds."""
         return self.source.now_ms()
 
-    def named(self, market_id: str) -> str | None:
-        """The ticker of a market's id; None if none has it."""
+    def ticker_named(self, market_id: str) -> str | None:
+        """Return the ticker of the market with this id; None for an unknown id."""
         return self.source.ticker_named(market_id)
 
     def snapshot_of(self, ticker: str, variant: Variant) -> bytes | None:
-        """A market's book, encoded; None for an unknown market."""
+        """Return a market's encoded book; None for an unknown market."""
         body = self.source.snapshot(ticker)
-        return None if body is None else _told("orderbook_snapshot", body, variant)
+        return None if body is None else _encoded("orderbook_snapshot", body, variant)
 
     def ticker_of(self, ticker: str, variant: Variant) -> bytes | None:
-        """A market's top of book, encoded; None for an unknown market."""
+        """Return a market's encoded top of book; None for an unknown market."""
         body = self.source.ticker_body(ticker)
-        return None if body is None else _told("ticker", body, variant)
+        return None if body is None else _encoded("ticker", body, variant)
 
-    def join(self, connection: Connection, subscription: Subscription) -> None:
-        """A connection listens to a channel from now on."""
-        self._listeners[subscription.channel].add((connection, subscription))
+    def subscribe(self, connection: StreamConnection, subscription: ChannelSubscription) -> None:
+        """Start sending a channel's messages to a connection."""
+        self._subscribers[subscription.channel].add((connection, subscription))
 
-    def part(self, subscription: Subscription) -> None:
-        """A connection listens to a channel no more."""
-        self._listeners[subscription.channel].remove(subscription)
+    def unsubscribe(self, subscription: ChannelSubscription) -> None:
+        """Stop sending a channel's messages to a connection."""
+        self._subscribers[subscription.channel].remove(subscription)
 
-    def rejoin(self, connection: Connection, subscription: Subscription, tickers: set[str] | None) -> None:
-        """A connection listens to these markets of a channel from now on."""
-        listeners = self._listeners[subscription.channel]
-        listeners.remove(subscription)
+    def change_tickers(
+        self, connection: StreamConnection, subscription: ChannelSubscription, tickers: set[str] | None
+    ) -> None:
+        """Replace the markets of a subscription; None means all markets."""
+        subscribers = self._subscribers[subscription.channel]
+        subscribers.remove(subscription)
         subscription.tickers = tickers
-        listeners.add((connection, subscription))
+        subscribers.add((connection, subscription))
 
-    # What the exchange says
+    # Publishing
 
     def wanted(self, channel: str, ticker: str) -> bool:
-        """Whether anybody listens to this channel for this market: ask before making a costly body."""
-        listeners = self._listeners[channel]
-        return bool(listeners.all) or ticker in listeners.by_ticker
+        """Return whether a connection is subscribed to this market; call it before building a costly body."""
+        subscribers = self._subscribers[channel]
+        return bool(subscribers.all) or ticker in subscribers.by_ticker
 
     def publish(self, channel: str, kind: bytes, ticker: str, body: msgspec.Struct) -> None:
-        """Send a message to whoever listens."""
-        told: dict[Variant, bytes | None] = {}
-        for connection, subscription in self._listeners[channel].of(ticker):
+        """Send a message to all its subscribers.
+
+        Args:
+            channel: one of `CHANNELS`.
+            kind: the `type` of the frame.
+            ticker: market of the message, for the subscribers' filters.
+            body: the `msg` of the frame.
+        """
+        encoded: dict[Variant, bytes | None] = {}
+        for connection, subscription in self._subscribers[channel].of(ticker):
             variant = subscription.variant
-            if variant not in told:
-                told[variant] = _told(kind.decode(), body, variant)
-            encoded = told[variant]
-            if encoded is not None:
-                connection.deliver(subscription, kind, encoded)
+            if variant not in encoded:
+                encoded[variant] = _encoded(kind.decode(), body, variant)
+            payload = encoded[variant]
+            if payload is not None:
+                connection.deliver(subscription, kind, payload)
 
     def publish_all(self, channel: str, kind: bytes, ticker: str, bodies: Iterable[msgspec.Struct]) -> None:
-        """Send messages that come together to whoever listens, in their order."""
-        pairs = self._listeners[channel].of(ticker)
-        if not pairs:
+        """Send several messages of one market in order; arguments as for `publish`."""
+        subscribers = self._subscribers[channel].of(ticker)
+        if not subscribers:
             return
-        said = list(bodies)
-        told: dict[Variant, list[bytes]] = {}
-        for connection, subscription in pairs:
+        messages = list(bodies)
+        encoded: dict[Variant, list[bytes]] = {}
+        for connection, subscription in subscribers:
             variant = subscription.variant
-            if variant not in told:
-                found = (_told(kind.decode(), body, variant) for body in said)
-                told[variant] = [b for b in found if b is not None]
-            connection.deliver_all(subscription, kind, told[variant])
+            if variant not in encoded:
+                payloads = (_encoded(kind.decode(), body, variant) for body in messages)
+                encoded[variant] = [payload for payload in payloads if payload is not None]
+            connection.deliver_all(subscription, kind, encoded[variant])
 
 
-def _told(kind: str, body: msgspec.Struct, variant: Variant) -> bytes | None:
-    """A message's body in a variant, encoded; None where it does not exist in that form."""
+def _encoded(kind: str, body: msgspec.Struct, variant: Variant) -> bytes | None:
+    """Return a message's body encoded in a variant; None if that form has no such message."""
     if variant == TODAY:
         return _encode(body)
     form, yes_price = variant
@@ -180,15 +199,15 @@ def _told(kind: str, body: msgspec.Struct, variant: Variant) -> bytes | None:
         body = _in_yes_prices(body)
     if form != JANUARY:
         return _encode(body)
-    made: dict[str, Any] | None = january_frame(kind, body)
-    return None if made is None else _encode(made)
+    converted = january_frame(kind, body)
+    return None if converted is None else _encode(converted)
 
 
 def _in_yes_prices(body: msgspec.Struct) -> msgspec.Struct:
-    """A book, or a change of one, whose NO levels carry YES prices."""
+    """Return a book, or a change of a book, with YES prices on its NO levels."""
     if isinstance(body, wire.OrderbookSnapshot):
-        turned = [(format_price(PRICE - parse_price(p)), size) for p, size in body.no_dollars_fp]
-        return msgspec.structs.replace(body, no_dollars_fp=turned)
+        levels = [(format_price(PRICE - parse_price(p)), size) for p, size in body.no_dollars_fp]
+        return msgspec.structs.replace(body, no_dollars_fp=levels)
     if isinstance(body, wire.OrderbookDelta) and body.side == "no":
         return msgspec.structs.replace(
             body, price_dollars=format_price(PRICE - parse_price(body.price_dollars))

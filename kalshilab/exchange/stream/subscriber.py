@@ -1,14 +1,14 @@
-"""One client of the WebSocket: its commands in, its frames out, without a socket.
+"""One WebSocket client, without a socket: commands in, frames out.
 
-Each channel that a connection subscribes to has one `sid`, whose sequence counts every frame of it, answers
-included.  An answer comes before the data it is about.  Whatever is wrong with a command is answered with the
-exchange's error code, and the connection lives.
+A connection has one `sid` per subscribed channel, and the sequence of a `sid` counts all its frames, answers
+included. An answer precedes the data it announces. An invalid command is answered with the exchange's error code,
+and the connection stays open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -16,7 +16,7 @@ from kalshilab.exchange.stream.format_2026_01 import JANUARY, UNSEQUENCED
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
 
-__all__ = ["CHANNELS", "MOST_MARKETS", "Connection", "Desk", "Subscription", "Variant"]
+__all__ = ["CHANNELS", "MAX_MARKETS", "ChannelSubscription", "StreamConnection", "StreamHost", "Variant"]
 
 CHANNELS: Final = (
     "orderbook_delta", "trade", "ticker", "fill", "user_orders", "market_positions", "market_lifecycle_v2",
@@ -32,24 +32,24 @@ SEQUENCED: Final = frozenset(
     }
 )
 UNFILTERED: Final = frozenset({"market_lifecycle_v2", "multivariate_market_lifecycle", "order_group_updates"})
-"""Channels to which a filter by market does not apply."""
-MOST_MARKETS: Final = 500_000
-"""Markets that one connection may be subscribed to, over all its channels."""
+"""Channels that ignore a filter by market."""
+MAX_MARKETS: Final = 500_000
+"""Maximum number of markets that one connection may subscribe to, summed over its channels."""
 Variant = tuple[str, bool]
-"""How a body is told: the form, and whether NO levels of a book carry YES prices."""
+"""Encoding of a body: the message form, and whether NO levels of a book carry YES prices."""
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(wire.Command).decode
 
 
-class _Numbered(msgspec.Struct):
-    """What of a command that cannot be read says to whom it is to be answered."""
+class _CommandHead(msgspec.Struct):
+    """The fields of an invalid command that its error answer needs."""
 
     id: int = 0
-    cmd: Any = None
+    cmd: object = None
 
 
-_decode_number: Final = msgspec.json.Decoder(_Numbered).decode
+_decode_head: Final = msgspec.json.Decoder(_CommandHead).decode
 COMMANDS: Final = ("subscribe", "unsubscribe", "update_subscription", "list_subscriptions")
 _ERRORS: Final = {
     1: "Unable to process message",
@@ -68,42 +68,60 @@ _ERRORS: Final = {
 }
 
 
-class Desk(Protocol):
-    """What a connection asks of the hub."""
+class StreamHost(Protocol):
+    """Operations of the hub that a connection calls.
+
+    Attributes:
+        frames: number of frames handed to all connections so far.
+    """
 
     frames: int
 
     def now_ms(self) -> int:
-        """Exchange time in milliseconds."""
+        """Return exchange time in milliseconds."""
         ...
 
     def snapshot_of(self, ticker: str, variant: Variant) -> bytes | None:
-        """A market's book, encoded; None for an unknown market."""
+        """Return a market's encoded book; None for an unknown market."""
         ...
 
     def ticker_of(self, ticker: str, variant: Variant) -> bytes | None:
-        """A market's top of book, encoded; None for an unknown market."""
+        """Return a market's encoded top of book; None for an unknown market."""
         ...
 
-    def named(self, market_id: str) -> str | None:
-        """The ticker of a market's id; None if none has it."""
+    def ticker_named(self, market_id: str) -> str | None:
+        """Return the ticker of the market with this id; None for an unknown id."""
         ...
 
-    def join(self, connection: Connection, subscription: Subscription) -> None:
-        """The connection listens to a channel from now on."""
+    def subscribe(self, connection: StreamConnection, subscription: ChannelSubscription) -> None:
+        """Start sending a channel's messages to a connection."""
         ...
 
-    def part(self, subscription: Subscription) -> None:
-        """It listens to it no more."""
+    def unsubscribe(self, subscription: ChannelSubscription) -> None:
+        """Stop sending a channel's messages to a connection."""
         ...
 
-    def rejoin(self, connection: Connection, subscription: Subscription, tickers: set[str] | None) -> None:
-        """It listens to other markets of it from now on."""
+    def change_tickers(
+        self, connection: StreamConnection, subscription: ChannelSubscription, tickers: set[str] | None
+    ) -> None:
+        """Replace the markets of a subscription; None means all markets."""
         ...
 
 
-class Subscription:
-    """One channel of one connection; `tickers` None means all markets."""
+class ChannelSubscription:
+    """One channel of one connection.
+
+    Args:
+        sid: subscription id, unique within the connection.
+        channel: one of `CHANNELS`.
+        tickers: markets of the subscription; None means all markets.
+        variant: encoding of its message bodies.
+        quiet: whether acknowledgements omit the list of markets.
+
+    Attributes:
+        sequenced: whether frames carry a sequence number.
+        seq: sequence number of the latest frame.
+    """
 
     __slots__ = ("channel", "quiet", "seq", "sequenced", "sid", "tickers", "variant")
 
@@ -115,85 +133,91 @@ class Subscription:
         self.seq = 0
 
 
-class Connection:
-    """One client.  `receive` takes its commands; its frames gather in `outbox` until `take`.
+class StreamConnection:
+    """One client: `receive` executes its commands, and its frames collect in `outbox` until `take`.
 
     Args:
-        notify: called when frames have been added.
-        form: of messages and answers; see `kalshilab.exchange.stream.format_2026_01`.
+        hub: the hub that publishes messages to the connection.
+        notify: called when frames have been added; None calls nothing.
+        form: form of messages and answers; see `kalshilab.exchange.stream.format_2026_01`.
     """
 
-    def __init__(self, hub: Desk, notify: Callable[[], None] | None = None, form: str = "") -> None:
+    def __init__(self, hub: StreamHost, notify: Callable[[], None] | None = None, form: str = "") -> None:
         self._hub, self._notify, self._form = hub, notify, form
-        self._by_channel: dict[str, Subscription] = {}
+        self._by_channel: dict[str, ChannelSubscription] = {}
         self._next_sid = 1
         self.outbox: list[bytes] = []
 
     def take(self) -> list[bytes]:
-        """The frames gathered since the last call."""
+        """Return the frames collected since the last call."""
         taken, self.outbox = self.outbox, []
         return taken
 
     def close(self) -> None:
-        """Forget the connection."""
+        """End all subscriptions of the connection."""
         for subscription in self._by_channel.values():
-            self._hub.part(subscription)
+            self._hub.unsubscribe(subscription)
         self._by_channel.clear()
 
     # Frames out
 
     def send(self, frame: bytes) -> None:
-        """Add one frame."""
+        """Add one frame to the outbox."""
         self.outbox.append(frame)
         self._hub.frames += 1
         if self._notify is not None:
             self._notify()
 
-    def deliver(self, subscription: Subscription, kind: bytes, body: bytes, number: int = 0) -> None:
-        """Add a message of one subscription around an encoded body.
+    def deliver(self, subscription: ChannelSubscription, kind: bytes, body: bytes, number: int = 0) -> None:
+        """Add a message of one subscription to the outbox.
 
         Args:
-            number: of the command that the message answers; 0 for none.
+            subscription: the subscription that the message belongs to.
+            kind: the `type` of the frame.
+            body: the encoded `msg` of the frame.
+            number: id of the command that the message answers; 0 if it answers no command.
         """
-        sent = self._sent()
+        extra = self._sending_time()
         if number:
-            sent = b'"id":%d,%b' % (number, sent)
+            extra = b'"id":%d,%b' % (number, extra)
         if subscription.sequenced:
             subscription.seq += 1
             head = b'{"type":"%b","sid":%d,"seq":%d,%b"msg":' % (
                 kind,
                 subscription.sid,
                 subscription.seq,
-                sent,
+                extra,
             )
         else:
-            head = b'{"type":"%b","sid":%d,%b"msg":' % (kind, subscription.sid, sent)
+            head = b'{"type":"%b","sid":%d,%b"msg":' % (kind, subscription.sid, extra)
         self.send(head + body + b"}")
 
-    def _sent(self) -> bytes:
-        """When a message is sent, as a member of it; there was none in January."""
+    def _sending_time(self) -> bytes:
+        """Return the sending time as a JSON member; the January form has no such member."""
         return b"" if self._form == JANUARY else b'"sending_ts_ms":%d,' % self._hub.now_ms()
 
-    def deliver_all(self, subscription: Subscription, kind: bytes, bodies: Iterable[bytes]) -> None:
-        """Add messages that come together, as `deliver` would one by one."""
+    def deliver_all(self, subscription: ChannelSubscription, kind: bytes, bodies: Iterable[bytes]) -> None:
+        """Add several messages of one subscription, as repeated calls of `deliver` would."""
         if not subscription.sequenced:
             for body in bodies:
                 self.deliver(subscription, kind, body)
             return
         sid, seq, outbox = subscription.sid, subscription.seq, self.outbox
-        first, sent = seq, self._sent()
+        first, sending_time = seq, self._sending_time()
         for body in bodies:
             seq += 1
-            outbox.append(b'{"type":"%b","sid":%d,"seq":%d,%b"msg":%b}' % (kind, sid, seq, sent, body))
+            outbox.append(
+                b'{"type":"%b","sid":%d,"seq":%d,%b"msg":%b}' % (kind, sid, seq, sending_time, body)
+            )
         subscription.seq = seq
         self._hub.frames += seq - first
         if self._notify is not None:
             self._notify()
 
     def _reply(
-        self, kind: str, number: int, subscription: Subscription | None = None, msg: Any = None
+        self, kind: str, number: int, subscription: ChannelSubscription | None = None, msg: object = None
     ) -> None:
-        frame: dict[str, Any] = {"id": number, "type": kind}
+        frame: dict[str, object] = {"id": number, "type": kind}
         if subscription is not None:
             frame["sid"] = subscription.sid
             if subscription.sequenced or kind == "unsubscribed":
@@ -204,29 +228,29 @@ class Connection:
         elif kind == "unsubscribed":
             frame = {"type": kind, "sid": frame["sid"]}
         elif kind == "ok":
-            # What it is about stood at the top level then.
+            # In January the content stood at the top level.
             self.send(_encode(frame | (msg if isinstance(msg, dict) else {"subscriptions": msg})))
             return
         if msg is not None:
             frame["msg"] = msg
         self.send(_encode(frame))
 
-    def _error(self, number: int, code: int, subscription: Subscription | None = None) -> None:
+    def _error(self, number: int, code: int, subscription: ChannelSubscription | None = None) -> None:
         self._reply("error", number, subscription, {"code": code, "msg": _ERRORS[code]})
 
     # Commands in
 
     def receive(self, frame: bytes | str) -> None:
-        """Carry out one command; whatever is wrong with it is answered, never raised."""
+        """Execute one command; an invalid one is answered with an error frame and never raises."""
         try:
             command = _decode(frame)
         except UNREADABLE:
-            self._unreadable(frame)
+            self._reject_invalid(frame)
             return
         params = command.params
         if command.cmd == "list_subscriptions":
-            held = [{"channel": s.channel, "sid": s.sid} for s in self._by_channel.values()]
-            self._reply("ok", command.id, msg=held)
+            listed = [{"channel": s.channel, "sid": s.sid} for s in self._by_channel.values()]
+            self._reply("ok", command.id, msg=listed)
         elif command.cmd not in COMMANDS:
             self._error(command.id, 5)
         elif params is None:
@@ -238,31 +262,31 @@ class Connection:
         else:
             self._update(command.id, params)
 
-    def _unreadable(self, frame: bytes | str) -> None:
-        """Answer what is no command: by its number where it has one, and with what is wrong about it."""
+    def _reject_invalid(self, frame: bytes | str) -> None:
+        """Answer a frame that is not a valid command, under its id where it has one."""
         try:
-            found = _decode_number(frame)
+            head = _decode_head(frame)
         except UNREADABLE:
             self._error(0, 1)
             return
-        if not isinstance(found.cmd, str):
-            self._error(found.id, 1)
+        if not isinstance(head.cmd, str):
+            self._error(head.id, 1)
         else:
-            self._error(found.id, 11 if found.cmd in COMMANDS else 5)
+            self._error(head.id, 11 if head.cmd in COMMANDS else 5)
 
-    def _named(self, params: wire.CommandParams) -> list[str] | None:
-        """The markets a command names, by ticker or by id; None if an id is nobody's."""
-        named = [*(params.market_tickers or ()), *([params.market_ticker] if params.market_ticker else ())]
+    def _tickers(self, params: wire.CommandParams) -> list[str] | None:
+        """Return the markets that a command names by ticker or id; None if an id is unknown."""
+        tickers = [*(params.market_tickers or ()), *([params.market_ticker] if params.market_ticker else ())]
         for market_id in (*(params.market_ids or ()), *([params.market_id] if params.market_id else ())):
-            ticker = self._hub.named(market_id)
+            ticker = self._hub.ticker_named(market_id)
             if ticker is None:
                 return None
-            named.append(ticker)
-        return named
+            tickers.append(ticker)
+        return tickers
 
-    def _room(self, more: int) -> bool:
-        held = sum(len(s.tickers) for s in self._by_channel.values() if s.tickers is not None)
-        return held + more <= MOST_MARKETS
+    def _has_room(self, more: int) -> bool:
+        subscribed = sum(len(s.tickers) for s in self._by_channel.values() if s.tickers is not None)
+        return subscribed + more <= MAX_MARKETS
 
     def _subscribe(self, number: int, params: wire.CommandParams) -> None:
         channels = params.channels or []
@@ -273,7 +297,7 @@ class Connection:
             self._error(number, 8)
             return
         by_id = bool(params.market_id or params.market_ids)
-        tickers = self._named(params)
+        tickers = self._tickers(params)
         if tickers is None or (
             by_id and (channels != ["ticker"] or params.market_ticker or params.market_tickers)
         ):
@@ -282,48 +306,52 @@ class Connection:
         if "orderbook_delta" in channels and not tickers:
             self._error(number, 14)
             return
-        if not self._room(len(channels) * len(tickers)):
+        if not self._has_room(len(channels) * len(tickers)):
             self._error(number, 26)
             return
         for channel in channels:
             wanted = None if channel in UNFILTERED or not tickers else set(tickers)
-            held = self._by_channel.get(channel)
-            if held is not None:
-                self._widen(number, held, wanted)
+            existing = self._by_channel.get(channel)
+            if existing is not None:
+                self._add_markets(number, existing, wanted)
                 continue
             variant = (self._form, bool(params.use_yes_price) and channel == "orderbook_delta")
-            subscription = Subscription(
+            subscription = ChannelSubscription(
                 self._next_sid, channel, wanted, variant, quiet=bool(params.skip_ticker_ack)
             )
             self._next_sid += 1
             self._by_channel[channel] = subscription
-            self._hub.join(self, subscription)
+            self._hub.subscribe(self, subscription)
             self._reply("subscribed", number, msg={"channel": channel, "sid": subscription.sid})
-            self._open(subscription, tickers, params.send_initial_snapshot or False)
+            self._send_initial(subscription, tickers, params.send_initial_snapshot or False)
 
-    def _acknowledge(self, number: int, subscription: Subscription) -> None:
+    def _acknowledge(self, number: int, subscription: ChannelSubscription) -> None:
         listed = {} if subscription.quiet else {"market_tickers": sorted(subscription.tickers or ())}
         self._reply("ok", number, subscription, listed)
 
-    def _widen(self, number: int, held: Subscription, wanted: set[str] | None) -> None:
-        """A second subscription to a channel adds its markets to the first."""
-        new = set() if wanted is None or held.tickers is None else wanted - held.tickers
-        if held.tickers is not None:
-            self._hub.rejoin(self, held, None if wanted is None else held.tickers | wanted)
-        self._acknowledge(number, held)
-        self._open(held, sorted(new), False)
+    def _add_markets(self, number: int, subscription: ChannelSubscription, wanted: set[str] | None) -> None:
+        """Add markets to an existing subscription, as a second `subscribe` to its channel does."""
+        existing = subscription.tickers
+        new = set() if wanted is None or existing is None else wanted - existing
+        if existing is not None:
+            tickers = None if wanted is None else existing | wanted
+            self._hub.change_tickers(self, subscription, tickers)
+        self._acknowledge(number, subscription)
+        self._send_initial(subscription, sorted(new), False)
 
-    def _open(self, subscription: Subscription, tickers: Iterable[str], initial: bool) -> None:
-        """What comes right after the acknowledgement."""
+    def _send_initial(
+        self, subscription: ChannelSubscription, tickers: Iterable[str], ticker_snapshot: bool
+    ) -> None:
+        """Send the data that follow an acknowledgement: books, and tickers if `ticker_snapshot`."""
         for ticker in tickers:
             if subscription.channel == "orderbook_delta":
                 self._snapshot(subscription, ticker)
-            elif subscription.channel == "ticker" and initial:
+            elif subscription.channel == "ticker" and ticker_snapshot:
                 body = self._hub.ticker_of(ticker, subscription.variant)
                 if body is not None:
                     self.deliver(subscription, b"ticker", body)
 
-    def _snapshot(self, subscription: Subscription, ticker: str, number: int = 0) -> None:
+    def _snapshot(self, subscription: ChannelSubscription, ticker: str, number: int = 0) -> None:
         body = self._hub.snapshot_of(ticker, subscription.variant)
         if body is not None:
             self.deliver(subscription, b"orderbook_snapshot", body, number)
@@ -340,7 +368,7 @@ class Connection:
                 self._error(number, 7)
                 continue
             del self._by_channel[subscription.channel]
-            self._hub.part(subscription)
+            self._hub.unsubscribe(subscription)
             self._reply("unsubscribed", number, subscription)
 
     def _update(self, number: int, params: wire.CommandParams) -> None:
@@ -352,7 +380,7 @@ class Connection:
         if subscription is None:
             self._error(number, 7)
             return
-        tickers = self._named(params)
+        tickers = self._tickers(params)
         if not params.action:
             self._error(number, 15, subscription)
         elif params.action not in ("add_markets", "delete_markets", "get_snapshot"):
@@ -371,12 +399,12 @@ class Connection:
             self._error(number, 11, subscription)
         elif params.action == "add_markets":
             new = [t for t in dict.fromkeys(tickers) if t not in subscription.tickers]
-            if not self._room(len(new)):
+            if not self._has_room(len(new)):
                 self._error(number, 26, subscription)
                 return
-            self._hub.rejoin(self, subscription, subscription.tickers | set(new))
+            self._hub.change_tickers(self, subscription, subscription.tickers | set(new))
             self._acknowledge(number, subscription)
-            self._open(subscription, new, params.send_initial_snapshot or False)
+            self._send_initial(subscription, new, params.send_initial_snapshot or False)
         else:
-            self._hub.rejoin(self, subscription, subscription.tickers - set(tickers))
+            self._hub.change_tickers(self, subscription, subscription.tickers - set(tickers))
             self._acknowledge(number, subscription)

@@ -1,10 +1,10 @@
-"""REST: one transport, typed answers, and reads of public data.
+"""REST client: one place that sends requests, typed answers, and reads of public data.
 
-`Rest` is the only place that sends HTTP.  It checks the host when it is made *and* the final address of every
-request, follows no redirect, takes no proxy from the environment for orders, and tells four kinds of trouble
-apart: the exchange's refusals (`ApiError`), too many calls (`RateLimited`), a host that could not be reached
-(`ConnectionFailed`: nothing was sent), and a write whose fate is not known (`OutcomeUnknown`).  Reads are
-tried again; writes never are.
+`Rest` is the only class that sends HTTP.  It checks the host on construction *and* the final address of every request.
+It follows no redirect and uses no proxy from the environment.  It distinguishes four failures: the exchange refused
+the request (`ApiError`), there were too many calls (`RateLimited`), the host was not reached and nothing was sent
+(`ConnectionFailed`), and the outcome of a write is unknown (`OutcomeUnknown`).  Reads are retried by the policy of
+`kalshilab.retry`; writes never are.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import asyncio
 import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -29,35 +28,48 @@ from kalshilab.errors import (
     HostRefused,
     OutcomeUnknown,
     ProtocolError,
-    RateLimited,
 )
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
-from kalshilab.kalshi.rest.history import Columns, Cutoff, PrintPage
-from kalshilab.kalshi.rest.rate_limits import COSTS, Limits
-from kalshilab.kalshi.rest.transport import FAST_EXTRA, NoAnswer, NotSent, Reply
+from kalshilab.kalshi.rest.api_errors import api_error
+from kalshilab.kalshi.rest.history import Columns, HistoricalCutoff, RawTradePage
+from kalshilab.kalshi.rest.rate_limits import COSTS, AccountLimits
+from kalshilab.kalshi.rest.transport import FAST_EXTRA, Http, NoAnswer, NotSent, Reply
+from kalshilab.kalshi.rest.transport_httpx import HttpxHttp
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
 from kalshilab.market.model import Market, Trade
+from kalshilab.retry import RetryPolicy
 from kalshilab.units import parse_price, parse_size
 
 __all__ = ["MarketData", "Rest", "RestSettings"]
 
+
+class Page(Protocol):
+    """A page of a listing."""
+
+    @property
+    def cursor(self) -> str: ...
+
+
 T = TypeVar("T")
+P = TypeVar("P", bound=Page)
 Query = Mapping[str, str | int | bool | None]
 
-READ_TRIES: Final = 4
-CONNECTING: Final = 5.0
-"""Seconds to come by a connection."""
-ANSWERING: Final = 10.0
-"""Seconds between two pieces of an answer."""
-WHOLE: Final = 60.0
-"""Seconds that a request may take in all, or an answer that drips would never end."""
-CONNECTIONS: Final = 64
+READ_RETRY: Final = RetryPolicy(attempts=4, first_wait_s=0.2, longest_wait_s=10.0, jitter=0.5)
+"""Retries of a read."""
+CONNECT_TIMEOUT_S: Final = 5.0
+"""Seconds to obtain a connection."""
+READ_TIMEOUT_S: Final = 10.0
+"""Seconds between two parts of an answer."""
+REQUEST_TIMEOUT_S: Final = 60.0
+"""Seconds of a whole request; without it, an answer that arrives byte by byte would never end."""
+MAX_CONNECTIONS: Final = 64
+"""Open connections of a client at most."""
 
 
 class RestSettings(HasCredentials, Protocol):
-    """What a REST client reads of `kalshilab.config.settings.Settings`."""
+    """The settings that a REST client reads."""
 
     @property
     def rest_url(self) -> str | None: ...
@@ -65,70 +77,34 @@ class RestSettings(HasCredentials, Protocol):
     def fast(self) -> bool: ...
 
 
-class Http(Protocol):
-    """What sends requests.  It follows no redirect, keeps no cookie, and heeds no proxy of the environment."""
-
-    async def request(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, /
-    ) -> Reply: ...
-
-    async def aclose(self) -> None: ...
-
-
-class _Httpx:
-    """Requests by httpx."""
-
-    def __init__(self, transport: httpx.AsyncBaseTransport | None, tls: ssl.SSLContext | None) -> None:
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            # Plain HTTP checks no certificate; `Rest` sends to no other scheme than its own.
-            verify=tls or False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            follow_redirects=False,
-            trust_env=False,
-            timeout=httpx.Timeout(ANSWERING, connect=CONNECTING),
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-        )
-
-    async def request(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, /
-    ) -> Reply:
-        try:
-            answer = await self._client.request(method, url, headers=headers, content=content)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise NotSent(str(error) or type(error).__name__) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # An address that is none: that of a redirect, which is read although it is not followed.
-            raise NoAnswer(str(error) or type(error).__name__) from None
-        return Reply(answer.status_code, answer.headers.get("location", ""), answer.content)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
-
-
-def _fast_http(tls: ssl.SSLContext | None) -> Http:
+def _http(transport: httpx.AsyncBaseTransport | None, tls: ssl.SSLContext | None, fast: bool) -> Http:
+    """Return the HTTP client to send with: `aiohttp` if `fast`, else `httpx`."""
+    limits: Final = {"connect_timeout_s": CONNECT_TIMEOUT_S, "read_timeout_s": READ_TIMEOUT_S}
+    if not fast or transport is not None:
+        return HttpxHttp(transport, tls, max_connections=MAX_CONNECTIONS, **limits)
     try:
         from kalshilab.kalshi.rest.transport_aiohttp import FastHttp
     except ImportError as error:
         raise ConfigError("fast", True, FAST_EXTRA) from error
-    return FastHttp(tls, most=CONNECTIONS, connecting=CONNECTING, answering=ANSWERING)
+    return FastHttp(tls, max_connections=MAX_CONNECTIONS, **limits)
 
 
 class Rest:
     """A signed HTTP client for one host and one purpose.
 
     Args:
-        base_url: up to and including `/trade-api/v2`.
+        base_url: the address up to and including `/trade-api/v2`.
         signer: signs every call; None for public reads.
-        purpose: "data" can only read; "orders" may write and is refused for any host but demo and loopback.
-        clock: machine time for signatures, waiting and limits.
-        limits: token buckets to wait for; None on loopback.
-        transport: another httpx transport, for tests; the host rule holds all the same.
+        purpose: "data" only reads; "orders" may also write and is allowed for demo and loopback hosts only.
+        clock: machine time for signatures, waits and limits; by default the wall clock.
+        limits: token buckets to wait for; None sends without waiting, as on loopback.
+        transport: an httpx transport for tests; the rules for hosts still apply.
         fast: send with `aiohttp` (extra `fast`) instead of `httpx`.
+        seed: seed of the jitter between retries.
 
     Raises:
         HostRefused: the host is not allowed for the purpose.
-        ConfigError: `fast`, and the extra is not installed.
+        ConfigError: `fast` is requested and the extra is not installed.
     """
 
     def __init__(
@@ -138,7 +114,7 @@ class Rest:
         *,
         purpose: hosts.Purpose = "data",
         clock: Clock | None = None,
-        limits: Limits | None = None,
+        limits: AccountLimits | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         fast: bool = False,
         seed: int = 0,
@@ -149,45 +125,42 @@ class Rest:
         self._signer, self._clock, self._limits = signer, clock or WallClock(), limits
         self._random = random.Random(seed)
         tls = None if self._url.scheme == "http" else httpx.create_ssl_context(trust_env=False)
-        self._http: Http = _fast_http(tls) if fast and transport is None else _Httpx(transport, tls)
+        self._http = _http(transport, tls, fast)
 
     def _guard(self, method: str, url: httpx.URL) -> None:
-        """The last look before anything is sent: the request's own address, as it will be used."""
+        """Check the final address of a request immediately before it is sent."""
         if (url.scheme, url.host, url.port) != (self._url.scheme, self._url.host, self._url.port):
             raise HostRefused(
-                str(url.copy_with(query=None)), self.purpose, "not the host this client was made for"
+                str(url.copy_with(query=None)), self.purpose, "it is not the host of this client"
             )
         if self.purpose == "data" and method != "GET":
-            raise HostRefused(str(url.copy_with(query=None)), "orders", "this client only reads")
+            raise HostRefused(str(url.copy_with(query=None)), "orders", "this client is read-only")
 
     async def get(
         self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["default"]
     ) -> T:
-        """Read, again if need be: after a lost connection, a 5xx or a 429, with growing, jittered waits."""
-        for attempt in range(READ_TRIES):
+        """Read; a lost connection, a 5xx or a 429 is retried (`READ_RETRY`)."""
+        attempt = 1
+        while True:
             try:
                 return await self._send("GET", path, into, query=query, cost=cost)
             except (ConnectionFailed, ApiError) as error:
-                passing = (
-                    isinstance(error, ConnectionFailed | RateLimited)
-                    or error.status == 0
-                    or error.status >= 500
-                )
-                if not passing or attempt == READ_TRIES - 1:
+                wait_s = READ_RETRY.wait_s("GET", attempt, error, draw=self._random.random())
+                if wait_s is None:
                     raise
-            await self._clock.sleep(0.2 * 2**attempt * (0.5 + self._random.random()))
-        raise AssertionError("unreachable")
+            await self._clock.sleep(wait_s)
+            attempt += 1
 
     async def post(
         self, path: str, into: type[T], body: msgspec.Struct, *, cost: int = COSTS["default"]
     ) -> T:
-        """Write, once.  No answer, or a 5xx, is `OutcomeUnknown`."""
+        """Write once; no answer, or a 5xx, raises `OutcomeUnknown`."""
         return await self._send("POST", path, into, body=body, cost=cost)
 
     async def delete(
         self, path: str, into: type[T], query: Query | None = None, *, cost: int = COSTS["cancel"]
     ) -> T:
-        """Delete, once.  No answer, or a 5xx, is `OutcomeUnknown`."""
+        """Delete once; no answer, or a 5xx, raises `OutcomeUnknown`."""
         return await self._send("DELETE", path, into, query=query, cost=cost)
 
     async def _send(
@@ -218,23 +191,25 @@ class Rest:
         shown = path.partition("?")[0]
         try:
             self._guard(method, url)
-            async with asyncio.timeout(WHOLE):
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 reply = await self._http.request(method, str(url), headers, content)
         except NotSent as error:
             raise ConnectionFailed(self._base, str(error)) from None
         except (NoAnswer, TimeoutError) as error:
-            why = str(error) or f"not whole within {WHOLE:g} s"
+            reason = str(error) or f"the answer was not complete within {REQUEST_TIMEOUT_S:g} s"
             if method == "GET":
-                raise ApiError(method, shown, 0, "no_answer", why, retryable=True) from None
-            raise OutcomeUnknown(method, shown, 0, why) from None
+                raise ApiError(method, shown, 0, "no_answer", reason, retryable=True) from None
+            raise OutcomeUnknown(method, shown, 0, reason) from None
         return self._read(method, shown, reply, into)
 
     def _read(self, method: str, path: str, reply: Reply, into: type[T]) -> T:
-        status, target, content = reply
+        status, content = reply.status, reply.content
         if 300 <= status < 400:
-            raise HostRefused(hosts.shown(target or self._base), self.purpose, "redirects are not followed")
+            raise HostRefused(
+                hosts.shown(reply.location or self._base), self.purpose, "redirects are not followed"
+            )
         if status >= 400:
-            raise _error(method, path, status, content)
+            raise api_error(method, path, reply)
         if not content and into is type(None):
             return None
         try:
@@ -242,8 +217,8 @@ class Rest:
         except UNREADABLE as error:
             if method == "GET":
                 raise ProtocolError(f"{method} {path}: {error}", content) from None
-            # It says that the write was done and not what: as good as no answer.
-            raise OutcomeUnknown(method, path, status, f"an answer that cannot be read ({error})") from None
+            # The write was accepted, but its result cannot be read: equivalent to no answer.
+            raise OutcomeUnknown(method, path, status, f"the answer cannot be parsed ({error})") from None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -259,63 +234,48 @@ class Rest:
 
     @property
     def host(self) -> str:
-        """The host it talks to."""
+        """Host of the client."""
         return self._url.host
 
     def __repr__(self) -> str:
         return f"Rest({self.host}, {self.purpose})"
 
 
-def _error(method: str, path: str, status: int, content: bytes) -> ApiError:
-    """The error of an answer, whichever of the exchange's four body shapes it has."""
-    try:
-        body = msgspec.json.decode(content, type=wire.ErrorBody)
-    except UNREADABLE:
-        body = wire.ErrorBody(message=content[:200].decode("utf-8", "replace"))
-    if status == 429:
-        return RateLimited(method, path)
-    nested = body.error if isinstance(body.error, dict) else {}
-    code = _word(nested.get("code"), body.code, body.error if isinstance(body.error, str) else None)
-    message = _word(nested.get("message"), body.message, body.msg)
-    details = _word(nested.get("details"), body.details)
-    if status >= 500 and method != "GET":
-        return OutcomeUnknown(method, path, status, message or code or "server error")
-    return ApiError(method, path, status, code, message, details, retryable=method == "GET" and status >= 500)
-
-
-def _word(*candidates: object) -> str:
-    """The first that says something, as text: the exchange does not keep to strings in its errors."""
-    return next((str(c) for c in candidates if c), "")
-
-
 def segment(name: str, value: str) -> str:
-    """A value as one piece of a path, unable to become more than that.
+    """Quote a value as exactly one segment of a path.
+
+    Args:
+        name: the name of the value, for the error.
+        value: the value.
 
     Raises:
-        ConfigError: empty, or made of dots only, which would name another path.
+        ConfigError: the value is empty or consists only of dots, which would change the path.
     """
     if not value.strip("."):
-        raise ConfigError(name, value, "a text that is more than dots", "argument")
+        raise ConfigError(
+            name, value, "a text that is not empty and does not consist only of dots", "argument"
+        )
     return quote(value, safe="")
 
 
 def base_url(settings: RestSettings) -> str:
-    """The REST address of settings: their own, or the venue's."""
+    """Return the REST address of the settings, or else of their venue."""
     return settings.rest_url or hosts.defaults(settings.venue)[0]
 
 
 class MarketData:
-    """Public reads: markets, events, series, books, trades.
+    """Client of public data: markets, events, series, order books and trades.
 
         async with MarketData(settings) as data:
             market = await data.market("KXHIGHNY-26NOV22-B52.5")
 
     Args:
-        settings: `rest_url` or `venue` names the host; a key is not needed.
-        clock, transport: for tests.
+        settings: `rest_url` or `venue` selects the host; no key is needed.
+        clock: machine time; another clock for tests.
+        transport: an httpx transport for tests.
 
     Raises:
-        HostRefused: the host is neither the exchange's nor loopback.
+        HostRefused: the host belongs neither to the exchange nor to loopback.
     """
 
     def __init__(
@@ -327,7 +287,7 @@ class MarketData:
     ) -> None:
         clock = clock or WallClock()
         url = base_url(settings)
-        limits = None if settings.venue == "embedded" else Limits(clock)
+        limits = None if settings.venue == "embedded" else AccountLimits(clock)
         self._rest = Rest(url, clock=clock, limits=limits, transport=transport, fast=settings.fast)
 
     async def __aenter__(self) -> Self:
@@ -343,12 +303,12 @@ class MarketData:
         """Close the connections."""
         await self._rest.aclose()
 
-    async def status(self) -> wire.Status:
-        """Whether the exchange and trading are active."""
-        return await self._rest.get("/exchange/status", wire.Status)
+    async def status(self) -> wire.ExchangeStatusBody:
+        """Return whether the exchange and trading are active."""
+        return await self._rest.get("/exchange/status", wire.ExchangeStatusBody)
 
     async def market(self, ticker: str) -> Market:
-        """One market, as of now.  Series and category stand on its event: see `event` and `series`.
+        """Return one market as of now, without series and category: see `event` and `series`.
 
         Raises:
             ApiError: 404 for a ticker that is unknown or archived.
@@ -357,47 +317,61 @@ class MarketData:
         return answer.market.to_model()
 
     async def markets(self, **filters: str | int | bool | None) -> list[Market]:
-        """All markets that match the exchange's filters (`status="open"`, `series_ticker=`, `tickers="A,B"`, …)."""
+        """Return all markets that match the exchange's filters.
+
+        Args:
+            filters: `status="open"`, `series_ticker=`, `tickers="A,B"`, …
+        """
         found: list[Market] = []
         async for page in self._pages("/markets", wire.MarketPage, filters, limit=1000):
             found += [m.to_model() for m in page.markets]
         return found
 
-    async def event(self, ticker: str) -> wire.Event:
-        """One event with its nested markets."""
+    async def event(self, ticker: str) -> wire.EventBody:
+        """Return one event with its nested markets."""
         answer = await self._rest.get(
             f"/events/{segment('ticker', ticker)}", wire.EventResponse, {"with_nested_markets": True}
         )
         return answer.event
 
-    async def events(self, **filters: str | int | bool | None) -> list[wire.Event]:
-        """All events that match the exchange's filters; `with_nested_markets=True` brings their markets."""
-        found: list[wire.Event] = []
+    async def events(self, **filters: str | int | bool | None) -> list[wire.EventBody]:
+        """Return all events that match the exchange's filters.
+
+        Args:
+            filters: `status="open"`, `series_ticker=`, `with_nested_markets=True` to include their markets, …
+        """
+        found: list[wire.EventBody] = []
         async for page in self._pages("/events", wire.EventPage, filters, limit=200):
             found += page.events
         return found
 
     async def series(self, ticker: str) -> wire.Series:
-        """One series: its category and its fees."""
+        """Return one series with its category and its fee terms."""
         return (await self._rest.get(f"/series/{segment('ticker', ticker)}", wire.SeriesResponse)).series
 
     async def category(self, event: str) -> tuple[str, str]:
-        """Series ticker and category of an event; the category stands on the series, and older events name it too."""
+        """Return the series ticker and the category of an event.
+
+        The category belongs to the series; older events also have one.
+        """
         answer = (await self._rest.get(f"/events/{segment('event', event)}", wire.EventResponse)).event
         series = await self.series(answer.series_ticker) if answer.series_ticker else None
         return answer.series_ticker, (series.category if series is not None else "") or answer.category
 
     async def open_markets(self, *, min_close_ts: int = 0) -> list[Market]:
-        """Markets open now that close at `min_close_ts` (microseconds) or later, soonest to close first.
+        """Return the markets that are open now, the next to close first.
 
-        Series and category come from each market's event; a category the event does not name is left empty.
+        Series and category come from each market's event; a missing category is "".
+
+        Args:
+            min_close_ts: only markets that close at this instant (microseconds) or later.
         """
         found = []
         for event in await self.events(
             status="open", with_nested_markets=True, min_close_ts=min_close_ts // 1_000_000
         ):
             for nested in event.markets or ():
-                # The filter picks events; a single market of one may close earlier, or be closed already.
+                # The filter selects events; one of their markets may close earlier, or be closed already.
                 market = nested.to_model(series=event.series_ticker, category=event.category)
                 if market.status == "active" and market.close_ts >= min_close_ts:
                     found.append(market)
@@ -406,7 +380,12 @@ class MarketData:
     async def orderbook(
         self, ticker: str, depth: int = 0
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """YES bids and NO bids of a market, best first, in price and size units; `depth` 0 is all of them."""
+        """Return the YES bids and the NO bids of a market as (price, size), best first.
+
+        Args:
+            ticker: the market.
+            depth: levels per side; 0 returns all.
+        """
         answer = await self._rest.get(
             f"/markets/{segment('ticker', ticker)}/orderbook", wire.OrderbookResponse, {"depth": depth}
         )
@@ -418,65 +397,84 @@ class MarketData:
         return yes, no
 
     async def trades(self, **filters: str | int | bool | None) -> AsyncIterator[list[Trade]]:
-        """Public prints page by page, newest first, as the exchange lists them (`ticker=`, `min_ts=`, `max_ts=`)."""
+        """Yield public trades page by page, newest first.
+
+        Args:
+            filters: `ticker=`, `min_ts=`, `max_ts=` (seconds), …
+        """
         async for page in self._pages("/markets/trades", wire.TradePage, filters, limit=1000):
             yield [t.to_model() for t in page.trades]
 
-    # History: what the live listings no longer have.
+    # Archived records
 
-    async def cutoff(self) -> Cutoff:
-        """Where the archive begins, as of now; it moves forward with time."""
-        return Cutoff.of(await self._rest.get("/historical/cutoff", wire.Cutoff))
+    async def cutoff(self) -> HistoricalCutoff:
+        """Return the start of the archive as of now; it moves forward with time."""
+        return HistoricalCutoff.of(await self._rest.get("/historical/cutoff", wire.CutoffBody))
 
     async def historical_markets(self, **filters: str | int | bool | None) -> list[Market]:
-        """All archived markets that match one of `tickers="A,B"`, `event_ticker=`, `series_ticker=`."""
+        """Return all archived markets that match a filter.
+
+        Args:
+            filters: one of `tickers="A,B"`, `event_ticker=`, `series_ticker=`.
+        """
         found: list[Market] = []
         async for page in self._pages("/historical/markets", wire.MarketPage, filters, limit=1000):
             found += [m.to_model() for m in page.markets]
         return found
 
     async def historical_trades(self, **filters: str | int | bool | None) -> AsyncIterator[list[Trade]]:
-        """Archived prints page by page, newest first; the filters of `trades`."""
+        """Yield archived trades page by page, newest first.
+
+        Args:
+            filters: as for `trades`.
+        """
         async for page in self._pages("/historical/trades", wire.TradePage, filters, limit=1000):
             yield [t.to_model() for t in page.trades]
 
     async def trade_columns(
         self, *, historical: bool = False, **filters: str | int | bool | None
     ) -> AsyncIterator[Columns]:
-        """Public prints page by page, newest first, as columns of the exchange's texts; for many at a time.
+        """Yield public trades page by page, newest first, as columns of the exchange's texts; for bulk reads.
 
         Args:
-            historical: the archived ones instead of the live ones.
-            filters: `ticker=`, `min_ts=`, `max_ts=` (seconds; whether the ends belong to it, the exchange's
-                documents do not say: ask for a second more and filter), `limit=`.
+            historical: list the archived trades instead of the live ones.
+            filters: `ticker=`, `min_ts=`, `max_ts=` (seconds), `limit=`.  The exchange does not document whether the
+                bounds are inclusive, so request one second more on each side and filter.
         """
         path = "/historical/trades" if historical else "/markets/trades"
-        async for page in self._pages(path, PrintPage, filters, limit=1000):
+        async for page in self._pages(path, RawTradePage, filters, limit=1000):
             yield page.columns()
 
     async def all_series(self) -> list[wire.Series]:
-        """Every series: its category and its fees as they are now."""
+        """Return every series with its category and its fee terms as of now."""
         return (await self._rest.get("/series", wire.SeriesList)).series
 
-    async def _pages(self, path: str, into: type[T], filters: Query, *, limit: int) -> AsyncIterator[T]:
+    async def _pages(self, path: str, into: type[P], filters: Query, *, limit: int) -> AsyncIterator[P]:
         async for page in pages(self._rest, path, into, filters, limit=limit):
             yield page
 
 
-async def pages(rest: Rest, path: str, into: type[T], filters: Query, *, limit: int) -> AsyncIterator[T]:
-    """The pages of a listing, following its cursor to the end.
+async def pages(rest: Rest, path: str, into: type[P], filters: Query, *, limit: int) -> AsyncIterator[P]:
+    """Yield the pages of a listing, following its cursor to the end.
+
+    Args:
+        rest: the client.
+        path: the listing.
+        into: the type of a page; it has a `cursor`.
+        filters: the query.
+        limit: rows per page, unless the filters contain a limit.
 
     Raises:
-        ProtocolError: the exchange hands out a cursor twice, which would never end.
+        ProtocolError: the exchange returned a cursor twice, so the listing would never end.
     """
     seen: set[str] = set()
     cursor: str | None = None
     while True:
-        page: Any = await rest.get(path, into, {"limit": limit, **filters, "cursor": cursor})
+        page = await rest.get(path, into, {"limit": limit, **filters, "cursor": cursor})
         yield page
         cursor = page.cursor
         if not cursor:
             return
         if cursor in seen:
-            raise ProtocolError(f"{path}: cursor came twice", cursor)
+            raise ProtocolError(f"{path}: the exchange returned the same cursor twice", cursor)
         seen.add(cursor)

@@ -1,39 +1,42 @@
-"""History over REST: where the archive begins, and pages of public prints as columns.
+"""Historical records over REST: where the archive begins, and pages of trades as columns.
 
-The exchange keeps records younger than a *cutoff* in the live listings and older ones in the historical ones,
-and a record is in one of the two.  Reading prints by the million as one object each is slow and, because such
-an object names the taker's outcome, not possible for the few prints that do not say it.  So a page can also be
-had as **columns**: plain lists of the texts the exchange sent, newest first, which a frame takes in at once
-(`kalshilab.tape.ingest.trade_pages`).  Nothing is parsed, nothing is dropped.
+The exchange keeps records younger than a *cutoff* in the live listings and older ones in the historical listings.  One
+object per trade is slow for millions of trades, and impossible for the few trades that name no taker.  A page is
+therefore also available as **columns**: plain lists of the exchange's texts, newest first, from which a frame is built
+at once (`kalshilab.tape.ingest.trade_pages`).  Nothing is parsed, and nothing is dropped.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
+from kalshilab.lazy import renamed
 
-__all__ = ["Columns", "Cutoff", "PrintPage"]
+__all__ = ["Columns", "HistoricalCutoff", "RawTradePage"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 Columns = dict[str, list[str | None]]
-"""A page of prints: `created_time`, `ticker`, `yes_price_dollars`, `count_fp`, `taker_outcome_side`, `trade_id`,
-lists of one length; only a taker may be None."""
+"""A page of trades as lists of equal length: `created_time`, `ticker`, `yes_price_dollars`, `count_fp`,
+`taker_outcome_side`, `trade_id`; an unknown taker is a null (None)."""
 
 
-class Cutoff(msgspec.Struct, frozen=True):
-    """Where the archive begins, in microseconds: older prints, settled markets and finished orders are only there."""
+class HistoricalCutoff(msgspec.Struct, frozen=True):
+    """Start of the archive, in microseconds: only it has older trades, settled markets and finished orders."""
 
     trades: int
     markets: int
     orders: int
 
     @classmethod
-    def of(cls, body: wire.Cutoff) -> Cutoff:
-        """From the exchange's answer."""
+    def of(cls, body: wire.CutoffBody) -> HistoricalCutoff:
+        """Return the cutoff of the exchange's answer."""
         return cls(
             wire.instant(body.trades_created_ts),
             wire.instant(body.market_settled_ts),
@@ -41,8 +44,8 @@ class Cutoff(msgspec.Struct, frozen=True):
         )
 
 
-class _Print(msgspec.Struct, gc=False):
-    """What a tape keeps of a print; the other fields are skipped unread."""
+class _RawTrade(msgspec.Struct, gc=False):
+    """The fields of a trade that a tape keeps; the others are skipped without decoding."""
 
     trade_id: str
     ticker: str
@@ -53,33 +56,36 @@ class _Print(msgspec.Struct, gc=False):
     taker_side: str | None = None
 
 
-class PrintPage(msgspec.Struct, gc=False):
-    """A page of prints.
+class RawTradePage(msgspec.Struct, gc=False):
+    """A page of trades whose fields stay texts.
 
-    >>> page = PrintPage.decode(b'''{"cursor": "", "trades": [{"trade_id": "t", "ticker": "A-B-1",
+    >>> page = RawTradePage.decode(b'''{"cursor": "", "trades": [{"trade_id": "t", "ticker": "A-B-1",
     ...     "count_fp": "7.50", "yes_price_dollars": "0.4300", "no_price_dollars": "0.5700",
     ...     "taker_side": "yes", "created_time": "2026-11-22T14:03:11.609997Z"}]}''')
     >>> page.columns()["taker_outcome_side"], page.columns()["count_fp"]
     (['yes'], ['7.50'])
     """
 
-    trades: list[_Print]
+    trades: list[_RawTrade]
     cursor: str = ""
 
     @classmethod
-    def decode(cls, body: bytes) -> PrintPage:
-        """From the JSON of an answer.
+    def decode(cls, body: bytes) -> RawTradePage:
+        """Decode the JSON of an answer.
 
         Raises:
-            ProtocolError: it is not a page of prints.
+            ProtocolError: the answer is not a page of trades.
         """
         try:
             return _PAGE.decode(body)
         except UNREADABLE as error:
-            raise ProtocolError(f"page of trades: {error}", body) from None
+            raise ProtocolError(f"invalid page of trades: {error}", body) from None
 
     def columns(self) -> Columns:
-        """The page as columns, newest first, with the older name of the taker's outcome where the newer is absent."""
+        """Return the page as columns, newest first.
+
+        `taker_outcome_side` falls back to `taker_side`, the field's older name.
+        """
         rows = self.trades
         return {
             "created_time": [t.created_time for t in rows],
@@ -91,4 +97,4 @@ class PrintPage(msgspec.Struct, gc=False):
         }
 
 
-_PAGE: Final = msgspec.json.Decoder(PrintPage)
+_PAGE: Final = msgspec.json.Decoder(RawTradePage)

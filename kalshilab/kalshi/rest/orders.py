@@ -1,8 +1,7 @@
-"""The order client: demo and loopback only.
+"""Order client, for demo and loopback hosts only.
 
-Every order carries a client order id, chosen by the caller before it is sent; the exchange refuses a second
-one under the same id, so a lost answer is never a reason to fear a double order: `find` tells what became of
-it.
+Every order has a client order id that the caller chooses before it is sent.  The exchange refuses a second order with
+the same id, so a lost answer cannot lead to a double order: `find` returns what became of the first.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from kalshilab.errors import ConfigError, UnitError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.rest.client import Rest, RestSettings, base_url, pages, segment
-from kalshilab.kalshi.rest.rate_limits import COSTS, Limits
+from kalshilab.kalshi.rest.rate_limits import COSTS, AccountLimits
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Balance, Fill, Order, Position, Settlement
 from kalshilab.units import PRICE, format_price, format_size, parse_money, parse_size
 
 __all__ = ["CancelAck", "DemoOrders", "OrderAck", "OrderRequest"]
 
-# Inside the class below `list` is its method.
+# Inside the class below, `list` is a method.
 Orders = list[Order]
 Positions = list[Position]
 Fills = list[Fill]
@@ -39,8 +38,8 @@ _ORDERS: Final = "/portfolio/events/orders"
 class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
     """An order to place.
 
-    `side` "bid" buys YES, "ask" sells YES (= buys NO at a dollar less `price`); `price` is the YES price in
-    price units, `size` in size units, `expiration_ts` in microseconds (good-till-canceled orders only).
+    `side` "bid" buys YES and "ask" sells YES, which is the same as buying NO at a dollar less `price`.  `price` is the
+    YES price in price units, `size` in size units, `expiration_ts` in microseconds (good-till-canceled orders only).
     """
 
     ticker: str
@@ -55,19 +54,23 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
     self_trade_prevention: str = "taker_at_cross"
 
     def body(self) -> wire.CreateOrder:
-        """The body of the request.
+        """Return the body of the request.
 
         Raises:
-            UnitError: a price outside 0 to 1 dollar, exclusive, or no size.
-            ConfigError: a client order id, side, time in force or expiration that the exchange does not know.
+            UnitError: the price is not between 0 and 1 dollar, exclusive, or the size is not above 0.
+            ConfigError: the exchange would not accept the client order id, side, time in force, self-trade
+                prevention or expiration.
         """
         if not 0 < self.price < PRICE:
-            raise UnitError("price", self.price, "is not between 0 and 1 dollar")
+            raise UnitError("price", self.price, f"above 0 and below {PRICE:,} price units")
         if self.size <= 0:
-            raise UnitError("size", self.size, "is not above zero")
+            raise UnitError("size", self.size, "above 0 size units")
         if not _CLIENT_ID.fullmatch(self.client_order_id):
             raise ConfigError(
-                "client_order_id", self.client_order_id, "1 to 64 of A-Z a-z 0-9 _ : + = / -", "order"
+                "client_order_id",
+                self.client_order_id,
+                "1 to 64 characters of A-Z a-z 0-9 _ : + = / -",
+                "order",
             )
         for name, value, options in (
             ("side", self.side, ("bid", "ask")),
@@ -77,9 +80,7 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
             if value not in options:
                 raise ConfigError(name, value, " or ".join(options), "order")
         if self.expiration_ts is not None and self.time_in_force != "good_till_canceled":
-            raise ConfigError(
-                "expiration_ts", self.expiration_ts, "nothing unless good_till_canceled", "order"
-            )
+            raise ConfigError("expiration_ts", self.expiration_ts, "None unless good_till_canceled", "order")
         return wire.CreateOrder(
             ticker=self.ticker,
             side=self.side,
@@ -95,8 +96,11 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OrderAck(msgspec.Struct, frozen=True, kw_only=True):
-    """The exchange took the order.  `average_price` and `fee_paid` (per contract) only when some of it filled;
-    price and money units, `ts` in microseconds."""
+    """Confirmation that the exchange accepted an order.
+
+    `filled` and `remaining` are in size units, `ts` in microseconds.  `average_price` (price units) and `fee_paid`
+    (money units) are per contract, and None if the order was not filled at once.
+    """
 
     order_id: str
     client_order_id: str
@@ -108,7 +112,7 @@ class OrderAck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelAck(msgspec.Struct, frozen=True, kw_only=True):
-    """The exchange cancelled what was left of an order: `reduced_by` size units."""
+    """Confirmation that the rest of an order was cancelled; `reduced_by` is in size units."""
 
     order_id: str
     reduced_by: int
@@ -116,18 +120,20 @@ class CancelAck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoOrders:
-    """Places and cancels orders, and reads the account they belong to.
+    """Client that places and cancels orders and reads the account.
 
         async with DemoOrders(settings) as orders:
             ack = await orders.create(OrderRequest(ticker=…, side="bid", price=4300, size=100, client_order_id=…))
 
     Args:
         settings: host and key.
-        clock, transport: for tests.
+        clock: machine time; another clock for tests.
+        transport: an httpx transport for tests.
 
     Raises:
-        HostRefused: any host but Kalshi's demo environment and loopback, however it is spelt.
-        CredentialsMissing, KeyUnusable: no key, or none that can be used.
+        HostRefused: the host is neither Kalshi's demo environment nor loopback, however it is spelt.
+        CredentialsMissing: the settings have no key.
+        KeyUnusable: the key cannot be used.
     """
 
     def __init__(
@@ -138,9 +144,9 @@ class DemoOrders:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         clock = clock or WallClock()
-        limits = None if settings.venue == "embedded" else Limits(clock)
+        limits = None if settings.venue == "embedded" else AccountLimits(clock)
         url = base_url(settings)
-        # The host is checked before the key is even read.
+        # The host is checked before the key is read.
         hosts.check(url.rstrip("/"), "orders")
         self._rest = Rest(
             url,
@@ -166,14 +172,14 @@ class DemoOrders:
         await self._rest.aclose()
 
     async def create(self, request: OrderRequest, /) -> OrderAck:
-        """Place an order, once.
+        """Place an order; the request is sent once and never retried.
 
         Raises:
-            ApiError: the exchange refused it (`code`: insufficient_balance, invalid_price, …); nothing rests.
-                `order_already_exists` says that an order with this client order id arrived before.
-            RateLimited: too fast; nothing happened.
-            ConnectionFailed: not sent.
-            OutcomeUnknown: no answer: ask `find`.
+            ApiError: the exchange refused the order (`code`: insufficient_balance, invalid_price, …), and nothing
+                rests.  `order_already_exists` means that an order with this client order id arrived before.
+            RateLimited: there were too many calls; nothing happened.
+            ConnectionFailed: the order was not sent.
+            OutcomeUnknown: no answer arrived; use `find`.
         """
         answer = await self._rest.post(_ORDERS, wire.CreateOrderResponse, request.body())
         return OrderAck(
@@ -189,11 +195,15 @@ class DemoOrders:
         )
 
     async def cancel(self, order_id: str, /, *, ticker: str | None = None) -> CancelAck:
-        """Cancel what is left of an order; `ticker` routes the call to the right matching engine.
+        """Cancel the rest of an order.
+
+        Args:
+            order_id: the exchange's id of the order.
+            ticker: its market, which routes the call to the right matching engine.
 
         Raises:
-            ApiError: 404 for an order that is unknown, filled or cancelled already.
-            OutcomeUnknown: no answer: read the order.
+            ApiError: 404 for an order that is unknown, filled or already cancelled.
+            OutcomeUnknown: no answer arrived; read the order.
         """
         answer = await self._rest.delete(
             f"{_ORDERS}/{segment('order_id', order_id)}", wire.CancelOrderResponse, {"market_ticker": ticker}
@@ -203,11 +213,11 @@ class DemoOrders:
         )
 
     async def cancel_all(self) -> None:
-        """Cancel every resting order of the account, ours or not."""
+        """Cancel every resting order of the account, including those of other programs."""
         await self._rest.delete(_ORDERS, type(None))
 
     async def get(self, order_id: str) -> Order:
-        """One order, as of the exchange's last update of its read side (some 100 ms behind).
+        """Return one order, as of the exchange's last update of its read side (about 100 ms behind).
 
         Raises:
             ApiError: 404 for an unknown order.
@@ -218,7 +228,12 @@ class DemoOrders:
         return answer.order.to_model()
 
     async def list(self, *, ticker: str | None = None, status: str | None = None) -> Orders:
-        """Our orders, newest first; `status` "resting", "canceled" or "executed"."""
+        """Return the account's orders, newest first.
+
+        Args:
+            ticker: only orders in this market.
+            status: only orders with this status: "resting", "canceled" or "executed".
+        """
         query = {"ticker": ticker, "status": status}
         return [
             order.to_model()
@@ -227,7 +242,7 @@ class DemoOrders:
         ]
 
     async def find(self, client_order_id: str, ticker: str, /) -> Order | None:
-        """The order with this client order id, or None if the exchange lists none in this market."""
+        """Return the order with this client order id, else None.  The search covers one market."""
         query = {"ticker": ticker}
         async for page in pages(self._rest, "/portfolio/orders", wire.OrderPage, query, limit=1000):
             for order in page.orders:
@@ -236,11 +251,11 @@ class DemoOrders:
         return None
 
     async def balance(self) -> Balance:
-        """Cash and marked value of positions."""
-        return (await self._rest.get("/portfolio/balance", wire.Balance)).to_model()
+        """Return the cash and the marked value of the positions."""
+        return (await self._rest.get("/portfolio/balance", wire.BalanceBody)).to_model()
 
     async def positions(self, *, ticker: str | None = None) -> Positions:
-        """Open positions, signed: + YES, − NO."""
+        """Return the open positions, signed: + YES, − NO."""
         query = {"ticker": ticker, "count_filter": "position"}
         return [
             position.to_model()
@@ -249,7 +264,12 @@ class DemoOrders:
         ]
 
     async def fills(self, *, ticker: str | None = None, min_ts: int | None = None) -> Fills:
-        """Our fills, newest first; `min_ts` in microseconds, inclusive to the second."""
+        """Return the account's fills, newest first.
+
+        Args:
+            ticker: only fills in this market.
+            min_ts: only fills since this instant, in microseconds, inclusive to the second.
+        """
         query = {"ticker": ticker, "min_ts": None if min_ts is None else min_ts // 1_000_000}
         return [
             fill.to_model()
@@ -258,7 +278,7 @@ class DemoOrders:
         ]
 
     async def settlements(self, *, ticker: str | None = None) -> Settlements:
-        """What was paid out, newest first."""
+        """Return the account's settlements, newest first."""
         query = {"ticker": ticker}
         return [
             settlement.to_model()

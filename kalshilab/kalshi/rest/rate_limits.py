@@ -1,28 +1,35 @@
-"""Token buckets: how fast calls may be made.
+"""Rate limits: token buckets that pace a client's calls.
 
-The exchange keeps two buckets for an account, one for reads and one for writes, each refilled continuously;
-a call costs tokens (10 by default).  A client that waits for its own copy of them is not answered 429.
+The exchange has two buckets per account, one for reads and one for writes, both refilled continuously.  A call costs
+tokens (10 by default).  A client that waits for its own copy of the buckets does not receive a 429.
 """
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from kalshilab.clock import Clock
+from kalshilab.lazy import renamed
 
-__all__ = ["COSTS", "TIERS", "Limits", "TokenBucket"]
+__all__ = ["COSTS", "TIERS", "AccountLimits", "TokenBucket"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
 class TokenBucket:
-    """A bucket of tokens that refills evenly with time.
+    """A bucket of tokens that refills evenly with time and starts full.
 
     Args:
-        rate: tokens a second.
-        capacity: the most it holds; it starts full.
-        clock: whose seconds count.
+        rate: tokens per second.
+        capacity: tokens at most.
+        clock: the clock that measures the seconds.
+
+    Raises:
+        ValueError: the rate or the capacity is not above 0.
 
     >>> from kalshilab.clock import SimClock
     >>> clock = SimClock()
@@ -35,41 +42,41 @@ class TokenBucket:
 
     def __init__(self, rate: float, capacity: float, clock: Clock) -> None:
         if rate <= 0 or capacity <= 0:
-            raise ValueError(f"rate {rate} and capacity {capacity} must be above zero")
+            raise ValueError(f"rate and capacity must be above 0, got {rate} and {capacity}")
         self.rate, self.capacity, self._clock = rate, capacity, clock
         self._tokens = float(capacity)
         self._at = clock.monotonic()
 
     @property
     def tokens(self) -> float:
-        """Tokens there now."""
+        """Tokens available now."""
         now = self._clock.monotonic()
         self._tokens = min(self.capacity, self._tokens + (now - self._at) * self.rate)
         self._at = now
         return self._tokens
 
     def try_acquire(self, cost: float = 1.0) -> bool:
-        """Take `cost` tokens if they are there."""
-        # A millionth of slack: ten refills of a tenth must make one.
+        """Take `cost` tokens if they are available, and return whether they were."""
+        # A tolerance of a millionth: ten refills of 0.1 must add up to one token.
         if self.tokens + 1e-6 < cost:
             return False
         self._tokens -= cost
         return True
 
     async def acquire(self, cost: float = 1.0) -> None:
-        """Take `cost` tokens, waiting until they are there.
+        """Wait until `cost` tokens are available, and take them.
 
         Raises:
-            ValueError: more than the bucket can ever hold.
+            ValueError: `cost` exceeds the capacity.
         """
         if cost > self.capacity:
-            raise ValueError(f"{cost} tokens from a bucket of {self.capacity}")
+            raise ValueError(f"cost must be at most the capacity {self.capacity:g}, got {cost:g}")
         while not self.try_acquire(cost):
             await self._clock.sleep((cost - self._tokens) / self.rate)
 
 
-class Tier(msgspec.Struct, frozen=True):
-    """Tokens a second and the most held, for reads and writes."""
+class AccountTier(msgspec.Struct, frozen=True):
+    """Rates (tokens per second) and capacities (tokens) of a usage tier, for reads and writes."""
 
     read_rate: float
     read_capacity: float
@@ -79,23 +86,28 @@ class Tier(msgspec.Struct, frozen=True):
 
 TIERS: Final = MappingProxyType(
     {
-        "basic": Tier(200, 600, 100, 100),
-        "advanced": Tier(300, 900, 300, 900),
-        "expert": Tier(600, 600, 600, 1800),
-        "premier": Tier(1200, 1200, 1200, 3600),
-        "paragon": Tier(2400, 2400, 2400, 7200),
-        "prime": Tier(4800, 4800, 4800, 14_400),
-        "prestige": Tier(12_000, 12_000, 9600, 28_800),
+        "basic": AccountTier(200, 600, 100, 100),
+        "advanced": AccountTier(300, 900, 300, 900),
+        "expert": AccountTier(600, 600, 600, 1800),
+        "premier": AccountTier(1200, 1200, 1200, 3600),
+        "paragon": AccountTier(2400, 2400, 2400, 7200),
+        "prime": AccountTier(4800, 4800, 4800, 14_400),
+        "prestige": AccountTier(12_000, 12_000, 9600, 28_800),
     }
 )
-"""The exchange's tiers, October 2026."""
+"""The exchange's usage tiers, October 2026."""
 
 COSTS: Final = MappingProxyType({"default": 10, "cancel": 2, "get_order": 2})
-"""Tokens a call costs."""
+"""Tokens per call."""
 
 
-class Limits:
-    """The two buckets of an account."""
+class AccountLimits:
+    """The read bucket and the write bucket of an account.
+
+    Args:
+        clock: the clock that measures the seconds.
+        tier: a usage tier of `TIERS`.
+    """
 
     def __init__(self, clock: Clock, tier: str = "basic") -> None:
         t = TIERS[tier]

@@ -1,9 +1,9 @@
-"""REST by `aiohttp` (extra `fast`), for many requests in flight.
+"""HTTP transport by `aiohttp` (extra `fast`), for many requests in flight.
 
-httpx is what REST stands on.  With tens of orders in flight its pool of connections takes most of the time, and a
-request costs it several times what the exchange's own client needs (`research/benchmarks/orders.py` measures both).
-`kalshilab.kalshi.rest.client.Rest` keeps every rule of its own (hosts, redirects, signatures, what is tried again); this is
-only how a request goes out.
+httpx is the default transport.  With tens of orders in flight its connection pool takes most of the time, and a
+request costs several times as much as in the exchange's own client (`research/benchmarks/orders.py` measures both).
+This transport only sends: `kalshilab.kalshi.rest.client.Rest` applies its rules (hosts, redirects, signatures, retries)
+to both.
 """
 
 from __future__ import annotations
@@ -30,47 +30,64 @@ __all__ = ["FastHttp"]
 
 
 class _Connector(TCPConnector):
-    """Connections, of which one that said something unasked is not used again: it would be taken for an answer."""
+    """Connection pool that discards a connection with unsolicited data, which would be read as an answer."""
 
-    async def _get(self, *asked: Any) -> Any:
+    async def _get(self, *request: Any) -> Any:
         while True:
-            kept = await super()._get(*asked)
-            if kept is None or kept.protocol is None or not kept.protocol.should_close:
-                return kept
-            kept.close()
+            connection = await super()._get(*request)
+            if connection is None or connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 class FastHttp:
-    """Connections that are kept, over which requests go, each once.  No cookies, no proxies, no redirects.
+    """HTTP client with persistent connections that sends each request once; no cookies, proxies or redirects.
 
     Args:
-        tls: how to check the host's certificate; None for plain HTTP.
-        most: connections at a time; who comes when all are in use waits.
-        connecting: seconds to come by a connection.
-        answering: seconds between two pieces of an answer.
+        tls: how to verify the host's certificate; None for plain HTTP.
+        max_connections: open connections at most; further requests wait for a free one.
+        connect_timeout_s: seconds to obtain a connection.
+        read_timeout_s: seconds between two parts of an answer.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None, *, most: int, connecting: float, answering: float) -> None:
-        self._tls, self._most = tls, most
-        self._timeout = ClientTimeout(total=None, connect=connecting, sock_read=answering)
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None,
+        *,
+        max_connections: int,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+    ) -> None:
+        self._tls, self._max_connections = tls, max_connections
+        self._timeout = ClientTimeout(total=None, connect=connect_timeout_s, sock_read=read_timeout_s)
         self._session: ClientSession | None = None
         self._closed = False
 
     async def request(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
     ) -> Reply:
-        """Send a request; `url` is sent as it is written, percent-encoded already.
+        """Send a request and return the answer.
+
+        Args:
+            method: the HTTP method.
+            url: the address, already percent-encoded.
+            headers: the headers to add.
+            content: the body; None sends no body.
 
         Raises:
-            NotSent, NoAnswer: see `kalshilab.kalshi.rest.transport`.
-            RuntimeError: closed before.
+            NotSent: as in `kalshilab.kalshi.rest.transport`.
+            NoAnswer: as in `kalshilab.kalshi.rest.transport`.
+            RuntimeError: the client has been closed.
         """
-        session = self._session or self._opened()
+        session = self._session or self._open_session()
         try:
             async with session.request(
                 method, URL(url, encoded=True), headers=headers, data=content, allow_redirects=False
             ) as answer:
-                return Reply(answer.status, answer.headers.get("Location", ""), await answer.read())
+                sent = answer.headers
+                return Reply(
+                    answer.status, sent.get("Location", ""), await answer.read(), sent.get("Retry-After", "")
+                )
         except (ClientConnectorError, ConnectionTimeoutError) as error:
             raise NotSent(str(error) or type(error).__name__) from None
         except (ClientError, TimeoutError) as error:
@@ -78,21 +95,21 @@ class FastHttp:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
-                # Closing cancels those that wait for a connection, though nobody cancelled their task.
-                raise NotSent("the client was closed") from None
+                # Closing cancels the requests that wait for a connection, although their tasks were not cancelled.
+                raise NotSent("the client has been closed") from None
             raise
 
-    def _opened(self) -> ClientSession:
+    def _open_session(self) -> ClientSession:
         if self._closed:
             raise RuntimeError("the client has been closed")
-        # Made at the first request: a session belongs to the running loop.
+        # Opened by the first request, because a session belongs to the running loop.
         self._session = ClientSession(
-            connector=_Connector(limit=self._most, ssl=True if self._tls is None else self._tls),
+            connector=_Connector(limit=self._max_connections, ssl=True if self._tls is None else self._tls),
             cookie_jar=DummyCookieJar(),
             timeout=self._timeout,
             headers={"User-Agent": "kalshilab"},
         )
-        # A DELETE that went out twice would be told that there is nothing to delete; reads are tried again by `Rest`.
+        # A DELETE sent twice would report that the order does not exist; `Rest` retries reads itself.
         self._session._retry_connection = False
         return self._session
 

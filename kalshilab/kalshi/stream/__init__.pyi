@@ -7,14 +7,16 @@ from . import transport_websockets as transport_websockets
 from .client import Connected as Connected
 from .client import Disconnected as Disconnected
 from .client import Stream as Stream
+from .client import StreamEvent as StreamEvent
 from .client import StreamSettings as StreamSettings
 from .client import backoff as backoff
 from .events import BookDelta as BookDelta
 from .events import BookSnapshot as BookSnapshot
 from .events import EventLifecycle as EventLifecycle
-from .events import Gap as Gap
+from .events import FeedGap as FeedGap
 from .events import Lifecycle as Lifecycle
 from .events import PositionUpdate as PositionUpdate
+from .events import ProtocolEvent as ProtocolEvent
 from .events import Rejected as Rejected
 from .events import Subscribed as Subscribed
 from .events import Ticker as Ticker
@@ -30,7 +32,7 @@ from .protocol import StreamProtocol as StreamProtocol
 from .transport_picows import open_fast_socket as open_fast_socket
 from .transport_websockets import LOGGER as LOGGER
 from .transport_websockets import MAX_FRAME as MAX_FRAME
-from .transport_websockets import OPENING as OPENING
+from .transport_websockets import OPEN_TIMEOUT_S as OPEN_TIMEOUT_S
 from .transport_websockets import Opener as Opener
 from .transport_websockets import Socket as Socket
 from .transport_websockets import SocketImpossible as SocketImpossible

@@ -1,27 +1,28 @@
-"""The socket under the protocol: one signed connection that comes back.
+"""WebSocket client: one signed connection that reconnects.
 
-Each attempt signs a fresh handshake, because a signature holds the time.  After a lost connection the stream
-waits 1, 2, 4, … up to 60 seconds and subscribes anew to all that was asked for; the count of failures starts
-again only when the exchange has confirmed a subscription, so a host that accepts connections and drops them
-does not keep it busy for ever.  Silence is a failure too: the exchange sends a ping every ten seconds, and a
-connection that brings neither ping nor data for `silence` seconds is dropped.
+Each attempt signs a new handshake, because a signature contains the time.  After a lost connection the stream waits 1,
+2, 4, … up to 60 seconds and subscribes again to everything requested.  The count of failures is reset only when the
+exchange confirms a subscription, so a host that accepts connections and drops them cannot keep the stream busy for
+ever.  Silence is a failure too: a connection without data is pinged, and dropped if it does not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 from urllib.parse import urlsplit
 
 import msgspec
 
 from kalshilab.clock import Clock, WallClock
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import ConfigError, FeedLost, ProtocolError, StreamError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
 from kalshilab.kalshi.rest.transport import FAST_EXTRA
-from kalshilab.kalshi.stream.events import Rejected, Subscribed
+from kalshilab.kalshi.stream.events import ProtocolEvent, Rejected, Subscribed
 from kalshilab.kalshi.stream.protocol import TERMINAL, StreamProtocol
 from kalshilab.kalshi.stream.transport_websockets import (
     Opener,
@@ -31,29 +32,35 @@ from kalshilab.kalshi.stream.transport_websockets import (
     open_socket,
 )
 
-__all__ = ["Connected", "Disconnected", "Stream", "StreamSettings", "backoff"]
+__all__ = ["Connected", "Disconnected", "Stream", "StreamEvent", "StreamSettings", "backoff"]
 
-GOOD_BETWEEN: Final = 1_000
-"""Frames after which one that could not be understood is forgotten."""
-MOST_SPOILT: Final = 3
-"""Frames that cannot be understood, hardly a good one between them, that end a stream."""
+GOOD_FRAMES_TO_RECOVER: Final = 1_000
+"""Valid frames after which an invalid one is forgotten."""
+MAX_INVALID_FRAMES: Final = 3
+"""Invalid frames, with fewer valid ones between them, that end a stream."""
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """The socket is open; `attempt` counts from 1 over the life of the stream."""
+    """The connection is open; `attempt` counts from 1 over the life of the stream."""
 
     attempt: int
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """The socket is gone; the next attempt comes after `delay` seconds."""
+    """The connection was lost; the next attempt follows after `delay_s` seconds."""
 
     reason: str
-    delay: float
+    delay_s: float
+
+    @property
+    def delay(self) -> float:
+        """Old name of `delay_s`."""
+        warnings.warn("Disconnected.delay is now Disconnected.delay_s", DeprecationWarning, stacklevel=2)
+        return self.delay_s
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: 1, 2, 4, … 60.
+    """Return the seconds to wait after a number of consecutive failures: 1, 2, 4, … 60.
 
     >>> [backoff(n) for n in range(1, 9)]
     [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
@@ -61,15 +68,19 @@ def backoff(failures: int) -> float:
     return min(2.0 ** (failures - 1), 60.0)
 
 
+StreamEvent = ProtocolEvent | Connected | Disconnected
+"""The events that `Stream.run` passes to its handler."""
+
+
 class _HandlerFailed(Exception):
-    """Carries an error of the handler past what looks for errors of the connection."""
+    """Carrier of a handler's error past the code that handles errors of the connection."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
 
 class StreamSettings(HasCredentials, Protocol):
-    """What a stream reads of `kalshilab.config.settings.Settings`."""
+    """The settings that a stream reads."""
 
     @property
     def ws_url(self) -> str | None: ...
@@ -80,21 +91,22 @@ class StreamSettings(HasCredentials, Protocol):
 
 
 class Stream:
-    """A feed of events that survives its connections.
+    """A source of events that reconnects.
 
     Args:
         url: WebSocket address.
-        signer: signs the handshake; the exchange wants it even for public channels.
-        clock: machine time, for signatures and waiting.
-        max_attempts: failures in a row before `FeedLost`; None: never give up.
-        silence: seconds without any frame or ping before the connection is dropped.
+        signer: signs the handshake; the exchange requires it even for public channels.
+        clock: machine time for signatures and waits; by default the wall clock.
+        max_attempts: consecutive failures before `FeedLost`; None never gives up.
+        silence_s: seconds without a frame after which the connection is pinged, and dropped without an answer.
         fast: read with `picows` (extra `fast`) instead of `websockets`; the events are the same.
 
     Raises:
-        HostRefused: the host is neither the exchange's nor loopback.
-        ConfigError: `fast`, and the extra is not installed.
+        HostRefused: the host belongs neither to the exchange nor to loopback.
+        ConfigError: `fast` is requested and the extra is not installed.
     """
 
+    @renamed_keywords(silence="silence_s")
     def __init__(
         self,
         url: str,
@@ -102,35 +114,37 @@ class Stream:
         *,
         clock: Clock | None = None,
         max_attempts: int | None = 10,
-        silence: float = 30.0,
+        silence_s: float = 30.0,
         fast: bool = False,
     ) -> None:
         self._url = hosts.check(url, "data")
         self._path = urlsplit(self._url).path
         self._signer, self._clock = signer, clock or WallClock()
-        self._max_attempts, self._silence = max_attempts, silence
+        self._max_attempts, self._silence_s = max_attempts, silence_s
         self._open: Opener = _fast_opener() if fast else open_socket
         self._channels: list[str] = []
         self._markets: dict[str, dict[str, None]] = {}
         self._protocol: StreamProtocol | None = None
         self._socket: Socket | None = None
-        self._doomed = ""
+        self._end_reason = ""
         self.frames_received = 0
         """Frames whose events have all been handled, over all connections."""
         self.attempts = 0
         self.failures = 0
         self._undirected = 0
-        self._spoilt = self._good = 0
+        self._invalid_frames = self._frames_at_invalid = 0
         self.last_frame = 0
-        """Machine time of the last frame in microseconds; 0 before the first."""
+        """Machine time of the last frame, in microseconds; 0 before the first."""
 
     @classmethod
     def of(cls, settings: StreamSettings, *, clock: Clock | None = None) -> Self:
-        """The stream that `settings` ask for: the address given, or that of their venue.
+        """Return the stream for the address of the settings, or else of their venue.
 
         Raises:
-            CredentialsMissing, KeyUnusable: no key, or none that can be used.
-            HostRefused, ConfigError: as when it is made.
+            CredentialsMissing: the settings have no key.
+            KeyUnusable: the key cannot be used.
+            HostRefused: as for the constructor.
+            ConfigError: as for the constructor.
         """
         return cls(
             settings.ws_url or hosts.defaults(settings.venue)[1],
@@ -140,17 +154,17 @@ class Stream:
             fast=settings.fast,
         )
 
-    # What to listen to; may be called at any time, before and while it runs.
+    # Subscriptions: these methods may be called at any time, before and during `run`.
 
     def subscribe(self, *channels: str) -> None:
-        """Listen to channels for all markets."""
+        """Subscribe to channels for all markets."""
         new = [c for c in channels if c not in self._channels]
         self._channels += new
         if self._protocol is not None and new:
             self._protocol.subscribe(new)
 
     def add_markets(self, channel: str, tickers: Iterable[str]) -> None:
-        """Listen to a channel for these markets too."""
+        """Add markets to the subscription of a channel."""
         wanted = self._markets.setdefault(channel, {})
         new = [t for t in tickers if t not in wanted]
         wanted.update(dict.fromkeys(new))
@@ -158,34 +172,37 @@ class Stream:
             self._protocol.add_markets(channel, new)
 
     def delete_markets(self, channel: str, tickers: Iterable[str]) -> None:
-        """Listen to a channel no more for these markets."""
+        """Remove markets from the subscription of a channel."""
         wanted = self._markets.get(channel, {})
-        gone = [t for t in tickers if wanted.pop(t, 0) is None]
-        if self._protocol is not None and gone:
-            self._protocol.delete_markets(channel, gone)
+        removed = [t for t in tickers if wanted.pop(t, 0) is None]
+        if self._protocol is not None and removed:
+            self._protocol.delete_markets(channel, removed)
 
     def get_snapshot(self, tickers: Iterable[str]) -> None:
-        """Ask for these books anew."""
+        """Request new snapshots of these order books."""
         if self._protocol is not None:
             self._protocol.get_snapshot(tickers)
 
     # Running
 
-    async def run(self, handler: Callable[[Any], None]) -> None:
-        """Connect and hand each event to `handler`, synchronously and in order, until cancelled.
+    async def run(self, handler: Callable[[StreamEvent], None]) -> None:
+        """Connect and pass each event to `handler`, synchronously and in order, until cancelled.
 
-        Besides the protocol's events `handler` gets `Connected` and `Disconnected`.
+        Beside the protocol's events, `handler` receives `Connected` and `Disconnected`.
+
+        Args:
+            handler: called with each event.
 
         Raises:
-            FeedLost: `max_attempts` failures in a row.
-            ProtocolError: a frame that cannot be understood; once or twice costs a new connection, but when
-                hardly a good one comes between them, the exchange speaks another language.
-            HostRefused: the exchange answers with a redirect.
-            Exception: whatever `handler` raises.
+            FeedLost: there were `max_attempts` consecutive failures.
+            ProtocolError: there were too many invalid frames.  The first ones cost only a reconnection, but several
+                with few valid frames between them mean that the exchange speaks another protocol.
+            HostRefused: the exchange answered with a redirect.
+            Exception: an error of `handler`, unchanged.
         """
         while True:
             self.attempts += 1
-            self._doomed = ""
+            self._end_reason = ""
             try:
                 await self._connection(handler)
                 reason = "closed by the exchange"
@@ -194,28 +211,28 @@ class Stream:
             except SocketLost as error:
                 reason = str(error)
             except ProtocolError as error:
-                if self._spoilt_again():
+                if self._too_many_invalid():
                     raise
-                reason = f"a frame that cannot be understood: {error}"
+                reason = f"invalid frame: {error}"
             except SocketImpossible as error:
                 raise FeedLost(self._url, self.attempts, str(error)) from None
-            reason = self._doomed or reason
+            reason = self._end_reason or reason
             self._undirected = self.undirected
             self._socket = self._protocol = None
             self.failures += 1
             if self._max_attempts is not None and self.failures >= self._max_attempts:
                 raise FeedLost(self._url, self.failures, reason)
-            delay = backoff(self.failures)
-            handler(Disconnected(reason, delay))
-            await self._clock.sleep(delay)
+            delay_s = backoff(self.failures)
+            handler(Disconnected(reason, delay_s))
+            await self._clock.sleep(delay_s)
 
-    def _spoilt_again(self) -> bool:
-        """Count a frame that cannot be understood; whether it is one too many."""
-        good, self._good = self.frames_received - self._good, self.frames_received
-        self._spoilt = self._spoilt + 1 if good < GOOD_BETWEEN else 1
-        return self._spoilt >= MOST_SPOILT
+    def _too_many_invalid(self) -> bool:
+        """Count an invalid frame, and return whether there are too many."""
+        good, self._frames_at_invalid = self.frames_received - self._frames_at_invalid, self.frames_received
+        self._invalid_frames = self._invalid_frames + 1 if good < GOOD_FRAMES_TO_RECOVER else 1
+        return self._invalid_frames >= MAX_INVALID_FRAMES
 
-    async def _connection(self, handler: Callable[[Any], None]) -> None:
+    async def _connection(self, handler: Callable[[StreamEvent], None]) -> None:
         headers = {}
         if self._signer is not None:
             headers = self._signer.headers("GET", self._path, self._clock.now() // 1000)
@@ -224,7 +241,7 @@ class Stream:
             if isinstance(event, Subscribed):
                 self.failures = 0
             elif event.code in TERMINAL:
-                self._doomed = f"{event.message} (code {event.code})"
+                self._end_reason = f"{event.message} (code {event.code})"
 
         wake = asyncio.Event()
         async with self._open(self._url, headers) as socket:
@@ -255,8 +272,8 @@ class Stream:
             except Exception as error:
                 raise _HandlerFailed(error) from error
             self.frames_received += 1
-            # Once the exchange has given the subscription up, a new connection subscribes anew.
-            return self._doomed != ""
+            # The exchange has ended the subscription: a new connection subscribes again.
+            return self._end_reason != ""
 
         await socket.read(on_frame)
 
@@ -268,26 +285,26 @@ class Stream:
                 await socket.send(command)
 
     async def _watch(self, socket: Socket) -> None:
-        """Drop a connection that is silent although pinged: half open, or an exchange that hangs."""
+        """Drop a connection that does not answer a ping: it is half open, or the exchange hangs."""
         while True:
-            await self._clock.sleep(self._silence / 2)
-            quiet = (self._clock.now() - self.last_frame) / 1e6
-            if quiet < self._silence:
+            await self._clock.sleep(self._silence_s / 2)
+            quiet_s = (self._clock.now() - self.last_frame) / 1e6
+            if quiet_s < self._silence_s:
                 continue
-            # Nothing to say is not the same as dead: an answered ping shows that it lives.
+            # An idle connection is not dead: it answers a ping.
             try:
                 pong = await socket.ping()
-                # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the pong.
-                async with asyncio.timeout(self._silence / 2):
+                # Not `wait_for`: in Python 3.11 it loses a cancellation that arrives together with the pong.
+                async with asyncio.timeout(self._silence_s / 2):
                     await pong
             except (TimeoutError, SocketLost):
-                self._doomed = f"silent for {self._silence:g} s"
+                self._end_reason = f"silent for {self._silence_s:g} s"
                 socket.abort()
                 return
 
     @property
     def undirected(self) -> int:
-        """Prints that named no taker, over all connections."""
+        """Trades without a taker, over all connections."""
         return self._undirected + (self._protocol.undirected if self._protocol is not None else 0)
 
     def __repr__(self) -> str:

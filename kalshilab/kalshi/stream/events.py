@@ -1,40 +1,49 @@
-"""What a feed tells its handler, in our units.
+"""Events of the WebSocket stream, in our units.
 
-Beside these there are `Trade`, `Fill` and `Order` of `kalshilab.market.model`, which the stream and REST share.
-Instants are exchange time in microseconds.
+`Trade`, `Fill` and `Order` of `kalshilab.market.model` are events too; the stream shares them with REST.  Instants are
+exchange time in microseconds.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import msgspec
+
+from kalshilab.lazy import renamed
+from kalshilab.market.model import Fill, Order, Trade
 
 __all__ = [
     "BookDelta",
     "BookSnapshot",
     "EventLifecycle",
-    "Gap",
+    "FeedGap",
     "Lifecycle",
     "PositionUpdate",
+    "ProtocolEvent",
     "Rejected",
     "Subscribed",
     "Ticker",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """Base of what a handler gets, beside `Trade`, `Fill` and `Order` of `kalshilab.market.model`."""
+
+class FeedEvent(msgspec.Struct, frozen=True, gc=False):
+    """Base of the events that are defined here."""
 
 
-class BookSnapshot(Event, frozen=True):
-    """All bids of a market, (price, size), each side in its own prices."""
+class BookSnapshot(FeedEvent, frozen=True):
+    """All bids of a market as (price, size); each side is in its own prices."""
 
     ticker: str
     yes: list[tuple[int, int]]
     no: list[tuple[int, int]]
 
 
-class BookDelta(Event, frozen=True):
-    """One level changed; `price` is that side's own price; `client_order_id` when we caused it."""
+class BookDelta(FeedEvent, frozen=True):
+    """Change of one level; `price` is in the side's own prices, `client_order_id` is set if an order of the account caused it."""
 
     ticker: str
     side: str
@@ -44,8 +53,8 @@ class BookDelta(Event, frozen=True):
     client_order_id: str
 
 
-class Ticker(Event, frozen=True):
-    """Top of book and totals; YES prices."""
+class Ticker(FeedEvent, frozen=True):
+    """Top of the book and totals of a market, in YES prices."""
 
     ticker: str
     price: int
@@ -56,8 +65,8 @@ class Ticker(Event, frozen=True):
     ts: int
 
 
-class PositionUpdate(Event, frozen=True):
-    """Our position in one market; `size` signed."""
+class PositionUpdate(FeedEvent, frozen=True):
+    """The account's position in one market; `size` is signed (+ YES, − NO)."""
 
     ticker: str
     size: int
@@ -66,8 +75,8 @@ class PositionUpdate(Event, frozen=True):
     fees: int
 
 
-class Lifecycle(Event, frozen=True):
-    """A step in a market's life.  `settlement` is YES' value in price units once determined, else None."""
+class Lifecycle(FeedEvent, frozen=True):
+    """A step in a market's lifecycle; `settlement` is the value of YES in price units once determined, else None."""
 
     kind: str
     ticker: str
@@ -79,34 +88,38 @@ class Lifecycle(Event, frozen=True):
     settlement: int | None
 
 
-class EventLifecycle(Event, frozen=True):
-    """A new event."""
+class EventLifecycle(FeedEvent, frozen=True):
+    """A new event of the exchange, which groups markets."""
 
     event: str
     series: str
     title: str
 
 
-class Subscribed(Event, frozen=True):
+class Subscribed(FeedEvent, frozen=True):
     """The exchange confirmed a subscription."""
 
     channel: str
     sid: int
 
 
-class Rejected(Event, frozen=True):
-    """The exchange refused a command; `id` is the command's."""
+class Rejected(FeedEvent, frozen=True):
+    """The exchange refused the command with this `id`."""
 
     code: int
     message: str
     id: int
 
 
-class Gap(Event, frozen=True):
-    """Frames of a sid were lost: `expected` did not come, `got` did."""
+class FeedGap(FeedEvent, frozen=True):
+    """Frames of a subscription were lost: sequence number `got` arrived instead of `expected`."""
 
     sid: int
     channel: str
     tickers: tuple[str, ...]
     expected: int
     got: int
+
+
+ProtocolEvent: TypeAlias = FeedEvent | Trade | Fill | Order
+"""Every event of the stream."""

@@ -1,14 +1,14 @@
-"""One channel, one feed: `async with TradeFeed(settings) as feed: async for trade in feed: …`.
+"""Feeds of one channel each: `async with TradeFeed(settings) as feed: async for trade in feed: …`.
 
-A feed is a `Stream` with one subscription and a queue.  The queue is bounded, and a reader who falls behind by
-that much gets an error, never a tape with holes.
+A feed is a `Stream` with one subscription and a bounded queue.  A reader that falls behind by more than the queue
+holds gets an error, never a tape with holes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import ClassVar, Generic, Self, TypeVar, cast
 
 import msgspec
 
@@ -19,7 +19,7 @@ from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
-    Gap,
+    FeedGap,
     Lifecycle,
     PositionUpdate,
     Rejected,
@@ -36,9 +36,10 @@ T = TypeVar("T")
 
 
 class FeedStats(msgspec.Struct, frozen=True):
-    """Counts of a feed; `last_frame` is machine time in microseconds, 0 before the first.
+    """Counts of a feed.
 
-    `undirected` are prints that named no taker, which a feed leaves out.
+    `last_frame` is machine time in microseconds, 0 before the first frame.  `undirected` counts trades without a taker,
+    which a feed drops.
     """
 
     events: int
@@ -50,12 +51,13 @@ class FeedStats(msgspec.Struct, frozen=True):
 
 
 class Feed(Generic[T]):
-    """Base of the feeds; see the module.
+    """Base of the feeds.
 
     Args:
         settings: host and key.
         tickers: only these markets, where the channel can be filtered.
-        capacity: events kept for a reader who is behind; one more is an error.
+        clock: machine time; another clock for tests.
+        capacity: events queued for a reader that is behind; one more is an error.
     """
 
     channel: ClassVar[str]
@@ -71,7 +73,7 @@ class Feed(Generic[T]):
     ) -> None:
         self._stream = Stream.of(settings, clock=clock)
         self.tickers: tuple[str, ...] = tuple(tickers)
-        """The markets listened to; empty for all."""
+        """The subscribed markets; empty for all."""
         if self.tickers:
             self._stream.add_markets(self.channel, self.tickers)
         else:
@@ -103,17 +105,19 @@ class Feed(Generic[T]):
         except StreamError as error:
             self._error = error
         finally:
-            # Wake a reader that waits: the queue gets nothing more.
+            # Wake a waiting reader: no more events will be queued.
             if not self._queue.full():
                 self._queue.put_nowait(self._error or FeedLost(repr(self._stream), 0, "feed closed"))
 
-    def _on_event(self, event: Any) -> None:
+    def _on_event(self, event: object) -> None:
         if isinstance(event, self.events):
             if self._queue.full():
-                raise ProtocolError(f"reader of {self.channel} is {self._queue.maxsize} events behind")
+                raise ProtocolError(
+                    f"the reader of {self.channel} is {self._queue.maxsize} events behind; read faster, or raise capacity"
+                )
             self._seen += 1
             self._queue.put_nowait(cast(T, event))
-        elif isinstance(event, Gap):
+        elif isinstance(event, FeedGap):
             self._gaps += 1
             self._breaks.append(self._seen)
         elif isinstance(event, Subscribed):
@@ -125,10 +129,11 @@ class Feed(Generic[T]):
             raise ProtocolError(f"{self.channel}: {event.message} (code {event.code})")
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        """Events in order, until the feed is closed.
+        """Yield events in order until the feed is closed.
 
         Raises:
-            FeedLost, ProtocolError: the feed cannot go on.
+            FeedLost: the feed gave up reconnecting.
+            ProtocolError: the exchange's frames cannot be parsed, or the reader is too far behind.
         """
         while True:
             if self._error is not None and self._queue.empty():
@@ -140,10 +145,10 @@ class Feed(Generic[T]):
 
     @property
     def breaks(self) -> tuple[int, ...]:
-        """Places in the sequence of events, counted from 0, before which some may be missing.
+        """Positions in the sequence of events, from 0, before which events may be missing.
 
-        One for each connection, 0 for the first, and one for each gap in the exchange's numbers: with (0, 7)
-        the first seven events follow on each other without a hole, and so do those after them.
+        There is one for each connection (0 for the first) and one for each gap in the exchange's sequence numbers.  With
+        (0, 7), the first seven events are complete among themselves, and so are the events after them.
         """
         return tuple(self._breaks)
 
@@ -164,14 +169,14 @@ class Feed(Generic[T]):
 
 
 class TradeFeed(Feed[Trade]):
-    """Public prints of all markets, or of `tickers`."""
+    """Public trades of all markets, or of `tickers`."""
 
     channel = "trade"
     events = (Trade,)
 
 
 class LifecycleFeed(Feed[Lifecycle | EventLifecycle]):
-    """Markets and events being created, moved, determined and settled."""
+    """Creation, changes, determination and settlement of markets, and new events."""
 
     channel = "market_lifecycle_v2"
     events = (Lifecycle, EventLifecycle)
@@ -185,28 +190,28 @@ class BookFeed(Feed[BookSnapshot | BookDelta]):
 
 
 class TickerFeed(Feed[Ticker]):
-    """Top of book and totals."""
+    """Top of the book and totals."""
 
     channel = "ticker"
     events = (Ticker,)
 
 
 class FillFeed(Feed[Fill]):
-    """Matches of our orders."""
+    """Fills of the account's orders."""
 
     channel = "fill"
     events = (Fill,)
 
 
 class OrderFeed(Feed[Order]):
-    """Changes of our orders."""
+    """Changes of the account's orders."""
 
     channel = "user_orders"
     events = (Order,)
 
 
 class PositionFeed(Feed[PositionUpdate]):
-    """Changes of our positions."""
+    """Changes of the account's positions."""
 
     channel = "market_positions"
     events = (PositionUpdate,)

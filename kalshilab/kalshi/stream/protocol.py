@@ -1,15 +1,15 @@
-"""The WebSocket protocol without the socket: frames in, events out; wishes in, commands out.
+"""WebSocket protocol without a socket: frames in, events out; requests in, commands out.
 
-One `StreamProtocol` speaks for one connection.  It numbers commands, learns which subscription id (`sid`)
-serves which channel, watches the sequence number of each sid, and turns frames into events in our units.
+A `StreamProtocol` serves one connection.  It numbers commands, learns which subscription id (`sid`) belongs to which
+channel, checks the sequence number of each sid, and converts frames to events in our units.
 
-A gap in a sequence means that something of that sid was lost.  For `orderbook_delta` every book of the sid is
-then wrong: the protocol says so (`Gap`), asks for snapshots, and drops deltas of a market until its snapshot
-has come.  `ticker`, `fill`, `user_orders` and `market_positions` carry no sequence number, so a loss there
-cannot be seen here: hold them against REST.
+A gap in a sequence means that frames of that sid were lost.  For `orderbook_delta`, every book of the sid is then
+stale: the protocol emits a `FeedGap`, requests snapshots, and drops the deltas of a market until its snapshot arrives.
+`ticker`, `fill`, `user_orders` and `market_positions` have no sequence number, so a loss cannot be detected here:
+reconcile them with REST.
 
-Frames that cannot be understood raise `ProtocolError`; message types this version does not know are counted
-in `unknown` and otherwise ignored, because the exchange adds types without notice.
+An invalid frame raises `ProtocolError`.  Message types that this version does not know are counted in `unknown` and
+otherwise ignored, because the exchange adds types without notice.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
-    Gap,
+    FeedGap,
     Lifecycle,
     PositionUpdate,
+    ProtocolEvent,
     Rejected,
     Subscribed,
     Ticker,
@@ -40,10 +41,10 @@ from kalshilab.units import PRICE, parse_money, parse_price, parse_size
 __all__ = ["StreamProtocol"]
 
 TERMINAL: Final = frozenset({10, 25})
-"""Error codes after which the exchange sends nothing more on the subscription."""
+"""Error codes after which the exchange sends no more frames on the subscription."""
 
 
-# One frame class a message type; msgspec picks it by the "type" field while it decodes.
+# One class per message type; msgspec selects it by the "type" field while decoding.
 class _Frame(msgspec.Struct, tag_field="type", gc=False):
     sid: int = 0
     seq: int = 0
@@ -59,15 +60,15 @@ class _Delta(_Frame, tag="orderbook_delta"):
 
 
 class _Trade(_Frame, tag="trade"):
-    msg: wire.Trade = None  # type: ignore[assignment]
+    msg: wire.TradeMessage = None  # type: ignore[assignment]
 
 
 class _Ticker(_Frame, tag="ticker"):
-    msg: wire.Ticker = None  # type: ignore[assignment]
+    msg: wire.TickerMessage = None  # type: ignore[assignment]
 
 
 class _Fill(_Frame, tag="fill"):
-    msg: wire.Fill = None  # type: ignore[assignment]
+    msg: wire.FillMessage = None  # type: ignore[assignment]
 
 
 class _UserOrder(_Frame, tag="user_order"):
@@ -75,15 +76,15 @@ class _UserOrder(_Frame, tag="user_order"):
 
 
 class _Position(_Frame, tag="market_position"):
-    msg: wire.MarketPosition = None  # type: ignore[assignment]
+    msg: wire.MarketPositionMessage = None  # type: ignore[assignment]
 
 
 class _Lifecycle(_Frame, tag="market_lifecycle_v2"):
-    msg: wire.Lifecycle = None  # type: ignore[assignment]
+    msg: wire.LifecycleMessage = None  # type: ignore[assignment]
 
 
 class _EventLifecycle(_Frame, tag="event_lifecycle"):
-    msg: wire.EventLifecycle = None  # type: ignore[assignment]
+    msg: wire.EventLifecycleMessage = None  # type: ignore[assignment]
 
 
 class _Ack(msgspec.Struct):
@@ -112,22 +113,22 @@ class _Error(_Frame, tag="error"):
     msg: _Refusal = msgspec.field(default_factory=_Refusal)
 
 
-class _Any(msgspec.Struct):
+class _UnknownFrame(msgspec.Struct):
     type: str = ""
     sid: int = 0
     seq: int = 0
 
 
-_Known = (
+_KnownFrame = (
     _Delta | _Trade | _Ticker | _Snapshot | _Fill | _UserOrder | _Position | _Lifecycle | _EventLifecycle
     | _Subscribed | _Unsubscribed | _Ok | _Error
 )  # fmt: skip
-_TAGS: Final = frozenset(t.__struct_config__.tag for t in get_args(_Known))
-_decode: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder(_Known).decode
-_decode_any: Final = msgspec.json.Decoder(_Any).decode
+_TAGS: Final = frozenset(t.__struct_config__.tag for t in get_args(_KnownFrame))
+_decode: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder(_KnownFrame).decode
+_decode_unknown: Final = msgspec.json.Decoder(_UnknownFrame).decode
 _encode: Final = msgspec.json.Encoder().encode
 
-# Prices take 10,001 spellings at most and sizes repeat; looking one up is several times faster than parsing.
+# There are few distinct prices, and sizes repeat: a lookup is several times faster than parsing.
 _PRICES: dict[str, int] = {}
 _SIZES: dict[str, int] = {}
 _CACHE_LIMIT: Final = 50_000
@@ -152,7 +153,7 @@ def _size(text: str) -> int:
 
 
 class Subscription:
-    """What one sid serves, and where its sequence stands."""
+    """State of one sid: its channel, its markets and the next sequence number."""
 
     __slots__ = ("channel", "next_seq", "sid", "stale", "tickers")
 
@@ -164,12 +165,12 @@ class Subscription:
 
 
 class StreamProtocol:
-    """One connection's worth of protocol.
+    """Protocol state of one connection.
 
     Args:
-        emit: called with each event, in order, synchronously, from `receive`.
-        answered: called with each `Subscribed` and `Rejected` just before `emit` is.
-        wanting: called when there is a command to take.
+        emit: called with each event from within `receive`, synchronously and in order.
+        answered: called with each `Subscribed` and `Rejected`, immediately before `emit`.
+        wanting: called when there is a command to send.
 
     >>> events = []
     >>> protocol = StreamProtocol(events.append)
@@ -183,7 +184,7 @@ class StreamProtocol:
 
     def __init__(
         self,
-        emit: Callable[[Any], None],
+        emit: Callable[[ProtocolEvent], None],
         answered: Callable[[Subscribed | Rejected], None] = lambda _: None,
         wanting: Callable[[], None] = lambda: None,
     ) -> None:
@@ -196,9 +197,10 @@ class StreamProtocol:
         self._by_channel: dict[str, Subscription] = {}
         self._commands: deque[bytes] = deque()
         self.unknown = 0
+        """Messages of unknown types."""
         self.undirected = 0
-        """Prints left out because the exchange did not say what the taker bought."""
-        self._readers: dict[type, Callable[[Any], Any]] = {
+        """Trades dropped because they name no taker."""
+        self._readers: dict[type, Callable[[Any], ProtocolEvent | None]] = {
             _Delta: self._on_delta,
             _Trade: self._on_trade,
             _Ticker: self._on_ticker,
@@ -217,14 +219,14 @@ class StreamProtocol:
     # Commands
 
     def take_commands(self) -> list[bytes]:
-        """The commands to send now, in order; they are handed out once."""
+        """Return the commands to send now, in order; each is returned once."""
         taken = list(self._commands)
         self._commands.clear()
         return taken
 
     @property
     def has_commands(self) -> bool:
-        """Whether `take_commands` would give any."""
+        """Whether commands are waiting to be sent."""
         return bool(self._commands)
 
     def _command(self, cmd: str, params: wire.CommandParams) -> int:
@@ -235,7 +237,12 @@ class StreamProtocol:
         return number
 
     def subscribe(self, channels: Iterable[str], tickers: Iterable[str] = ()) -> None:
-        """Ask for channels; without tickers, for all markets (not possible for `orderbook_delta`)."""
+        """Subscribe to channels.
+
+        Args:
+            channels: the channels.
+            tickers: the markets; none subscribes to all, which `orderbook_delta` does not allow.
+        """
         names, markets = tuple(channels), tuple(tickers)
         number = self._command(
             "subscribe", wire.CommandParams(channels=list(names), market_tickers=list(markets) or None)
@@ -245,7 +252,7 @@ class StreamProtocol:
             self._waiting.setdefault(name, [])
 
     def add_markets(self, channel: str, tickers: Iterable[str]) -> None:
-        """Ask for more markets of a channel, subscribing to it if need be."""
+        """Add markets to a channel, and subscribe to it if necessary."""
         markets = list(tickers)
         if not markets:
             return
@@ -254,7 +261,7 @@ class StreamProtocol:
             subscription.tickers.update(dict.fromkeys(markets))
             self._update(subscription, "add_markets", markets)
         elif channel in self._waiting:
-            # The channel was asked for and not confirmed yet: its sid is not known.
+            # The subscription is not confirmed yet, so its sid is unknown.
             leaving = self._leaving.get(channel, [])
             self._leaving[channel] = [t for t in leaving if t not in markets]
             self._waiting[channel] += markets
@@ -262,12 +269,12 @@ class StreamProtocol:
             self.subscribe([channel], markets)
 
     def delete_markets(self, channel: str, tickers: Iterable[str]) -> None:
-        """Ask for no more of these markets."""
+        """Remove markets from a channel."""
         subscription = self._by_channel.get(channel)
         markets = list(tickers)
         if subscription is None:
             if channel in self._waiting:
-                # Asked for and not confirmed: taken off again once there is a sid to take it off.
+                # Not confirmed yet: the markets are removed when the sid is known.
                 self._waiting[channel] = [t for t in self._waiting[channel] if t not in markets]
                 self._leaving.setdefault(channel, []).extend(markets)
             return
@@ -279,7 +286,7 @@ class StreamProtocol:
             self._update(subscription, "delete_markets", known)
 
     def get_snapshot(self, tickers: Iterable[str]) -> None:
-        """Ask for books anew; their deltas are dropped until then."""
+        """Request new snapshots of books; their deltas are dropped until then."""
         subscription = self._by_channel.get("orderbook_delta")
         if subscription is None:
             return
@@ -297,19 +304,19 @@ class StreamProtocol:
     # Frames
 
     def receive(self, frame: bytes | str) -> None:
-        """Take one frame and emit what it says.
+        """Decode a frame and emit its events.
 
         Raises:
-            ProtocolError: not JSON, or a known type without its fields.
+            ProtocolError: the frame is not JSON, or a known type lacks a field.
         """
         try:
             message = _decode(frame)
         except UNREADABLE as error:
-            self._other(frame, error)
+            self._receive_unknown(frame, error)
             return
         seq = message.seq
         if seq:
-            # As `_sequence`, without the call: this is where every frame comes through.
+            # Inlined `_check_sequence`: every frame passes here.
             subscription = self._by_sid.get(message.sid)
             if subscription is not None:
                 if seq != subscription.next_seq:
@@ -318,42 +325,42 @@ class StreamProtocol:
         try:
             event = self._readers[message.__class__](message)
         except (UnitError, AttributeError) as error:
-            raise ProtocolError(f"a field cannot be read ({error})", frame) from None
-        # Outside of the try: an error of whoever listens is his own.
+            raise ProtocolError(f"invalid field ({error})", frame) from None
+        # Outside the try: an error of the listener must not become a ProtocolError.
         if event is not None:
             self._emit(event)
 
-    def _sequence(self, sid: int, seq: int) -> None:
-        """Hold a frame's number against what was expected of its sid."""
+    def _check_sequence(self, sid: int, seq: int) -> None:
+        """Compare a frame's sequence number with the one expected of its sid."""
         subscription = self._by_sid.get(sid)
         if subscription is not None:
             if seq != subscription.next_seq:
                 self._on_gap(subscription, seq)
             subscription.next_seq = seq + 1
 
-    def _other(self, frame: bytes | str, error: Exception) -> None:
-        """A frame of no known type, or not a message at all."""
+    def _receive_unknown(self, frame: bytes | str, error: Exception) -> None:
+        """Count a message of an unknown type; raise for any other frame that failed to decode."""
         try:
-            message = _decode_any(frame)
+            message = _decode_unknown(frame)
         except UNREADABLE:
             raise ProtocolError(f"not a message ({error})", frame) from None
         if not message.type or message.type in _TAGS:
             raise ProtocolError(str(error), frame) from None
         self.unknown += 1
         if message.seq:
-            self._sequence(message.sid, message.seq)
+            self._check_sequence(message.sid, message.seq)
 
     def _on_gap(self, subscription: Subscription, got: int) -> None:
         tickers = tuple(subscription.tickers)
-        self._emit(Gap(subscription.sid, subscription.channel, tickers, subscription.next_seq, got))
+        self._emit(FeedGap(subscription.sid, subscription.channel, tickers, subscription.next_seq, got))
         if subscription.channel == "orderbook_delta" and tickers:
             self.get_snapshot(tickers)
 
-    def _on_delta(self, frame: _Delta) -> Any:
+    def _on_delta(self, frame: _Delta) -> BookDelta | None:
         m = frame.msg
         ticker = m.market_ticker
         if m.side != "yes" and m.side != "no":
-            raise UnitError("side", m.side, "is neither yes nor no")
+            raise UnitError("side", m.side, "yes or no")
         subscription = self._by_sid.get(frame.sid)
         if subscription is not None and ticker in subscription.stale:
             return None
@@ -361,7 +368,7 @@ class StreamProtocol:
             ticker, m.side, _price(m.price_dollars), _size(m.delta_fp), m.ts_ms * 1000, m.client_order_id
         )
 
-    def _on_snapshot(self, frame: _Snapshot) -> Any:
+    def _on_snapshot(self, frame: _Snapshot) -> BookSnapshot:
         m = frame.msg
         subscription = self._by_sid.get(frame.sid)
         if subscription is not None:
@@ -370,24 +377,24 @@ class StreamProtocol:
         no = [(_price(p), _size(s)) for p, s in m.no_dollars_fp]
         return BookSnapshot(m.market_ticker, yes, no)
 
-    def _on_trade(self, frame: _Trade) -> Any:
+    def _on_trade(self, frame: _Trade) -> Trade | None:
         m = frame.msg
         ts = m.ts_us or m.ts_ms * 1000 or m.ts * 1_000_000
         taker = m.taker_outcome_side or m.taker_side
         if taker != "yes" and taker != "no":
-            # Without a direction a print must not be counted for either.
+            # A trade without a taker must not count for either side.
             self.undirected += 1
             return None
         return Trade(ts, m.market_ticker, _price(m.yes_price_dollars), _size(m.count_fp), taker, m.trade_id)
 
-    def _on_ticker(self, frame: _Ticker) -> Any:
+    def _on_ticker(self, frame: _Ticker) -> Ticker:
         m = frame.msg
         return Ticker(
                 m.market_ticker, _price(m.price_dollars), _price(m.yes_bid_dollars), _price(m.yes_ask_dollars),
                 _size(m.volume_fp), _size(m.open_interest_fp), m.ts_ms * 1000,
             )  # fmt: skip
 
-    def _on_fill(self, frame: _Fill) -> Any:
+    def _on_fill(self, frame: _Fill) -> Fill:
         m = frame.msg
         return Fill(
                 trade_id=m.trade_id, order_id=m.order_id, ticker=m.market_ticker, side=m.book_side,
@@ -396,7 +403,7 @@ class StreamProtocol:
                 position=parse_size(m.post_position_fp),
             )  # fmt: skip
 
-    def _on_order(self, frame: _UserOrder) -> Any:
+    def _on_order(self, frame: _UserOrder) -> Order:
         m = frame.msg
         return Order(
                 order_id=m.order_id, ticker=m.ticker, side=m.book_side, price=_price(m.yes_price_dollars),
@@ -407,14 +414,14 @@ class StreamProtocol:
                 reason=m.last_update_reason or "",
             )  # fmt: skip
 
-    def _on_position(self, frame: _Position) -> Any:
+    def _on_position(self, frame: _Position) -> PositionUpdate:
         m = frame.msg
         return PositionUpdate(
                 m.market_ticker, parse_size(m.position_fp), parse_money(m.position_cost_dollars),
                 parse_money(m.realized_pnl_dollars), parse_money(m.fees_paid_dollars),
             )  # fmt: skip
 
-    def _on_lifecycle(self, frame: _Lifecycle) -> Any:
+    def _on_lifecycle(self, frame: _Lifecycle) -> Lifecycle:
         m = frame.msg
         result = m.result or ""
         settlement = (
@@ -428,7 +435,7 @@ class StreamProtocol:
             (m.close_ts or 0) * 1_000_000, result, settlement,
         )  # fmt: skip
 
-    def _on_event_lifecycle(self, frame: _EventLifecycle) -> Any:
+    def _on_event_lifecycle(self, frame: _EventLifecycle) -> EventLifecycle:
         m = frame.msg
         return EventLifecycle(m.event_ticker, m.series_ticker, m.title)
 
@@ -437,10 +444,10 @@ class StreamProtocol:
         _, tickers = self._asked.get(frame.id, ((), ()))
         subscription = Subscription(sid, channel, tickers)
         self._by_sid[sid] = self._by_channel[channel] = subscription
-        late = self._waiting.pop(channel, None)
+        waiting = self._waiting.pop(channel, None)
         self._answer(Subscribed(channel, sid))
-        if late:
-            self.add_markets(channel, late)
+        if waiting:
+            self.add_markets(channel, waiting)
         self.delete_markets(channel, self._leaving.pop(channel, ()))
 
     def _on_error(self, frame: _Error) -> None:

@@ -1,8 +1,8 @@
-"""The WebSocket under a stream by `picows` (extra `fast`): frames are handled where they are read.
+"""WebSocket transport by `picows` (extra `fast`): frames are handled where they are read.
 
-`websockets` wakes a task for every message.  Here the stream's handler runs inside the event loop's own read, once
-for each frame that the read brought, which is about what a frame costs beyond its decoding.  All else is as with
-`kalshilab.kalshi.stream.transport_websockets`, and so are the tests.
+`websockets` wakes a task for every message.  Here the stream's handler runs inside the event loop's read, once per
+frame, so a frame costs little more than its decoding.  Otherwise the transport behaves as
+`kalshilab.kalshi.stream.transport_websockets` does, and the same tests run on both.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from picows import (
 )
 
 from kalshilab.kalshi.stream.transport_websockets import (
-    CLOSING,
+    CLOSE_TIMEOUT_S,
     LOGGER,
     MAX_FRAME,
     NO_ANSWER,
-    OPENING,
+    OPEN_TIMEOUT_S,
     Socket,
     SocketImpossible,
     SocketLost,
@@ -42,12 +42,12 @@ from kalshilab.kalshi.stream.transport_websockets import (
 
 __all__ = ["open_fast_socket"]
 
-READ: Final = 256 * 1024
-"""Bytes that one read may bring."""
+READ_BUFFER_BYTES: Final = 256 * 1024
+"""Bytes of one read at most."""
 
 
 class _FastSocket(WSListener):
-    """A `Socket` by `picows`; what it is told by the event loop comes through the `on_ws_…` methods."""
+    """`Socket` by `picows`; the event loop calls the `on_ws_…` methods."""
 
     def __init__(self) -> None:
         self._transport: WSTransport
@@ -58,7 +58,7 @@ class _FastSocket(WSListener):
         self._pongs: deque[asyncio.Future[None]] = deque()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    # By the event loop
+    # Called by the event loop
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
@@ -81,27 +81,27 @@ class _FastSocket(WSListener):
         for waiting in (self._ended, *self._pongs):
             if not waiting.done():
                 waiting.set_exception(lost)
-                # Nobody may be waiting; then nobody is told.
+                # Mark the exception as retrieved: nothing may be waiting.
                 waiting.exception()
         self._pongs.clear()
 
-    def _gather(self, goes_on: bool, part: bytes, last: bool) -> None:
-        """A message in pieces, or a binary one."""
-        if goes_on != bool(self._parts):
-            expected = "nothing to continue" if goes_on else "expected a continuation frame"
-            self._refuse(WSCloseCode.PROTOCOL_ERROR, expected)
+    def _gather(self, continues: bool, part: bytes, last: bool) -> None:
+        """Assemble a fragmented or binary message."""
+        if continues != bool(self._parts):
+            reason = "nothing to continue" if continues else "expected a continuation frame"
+            self._refuse(WSCloseCode.PROTOCOL_ERROR, reason)
             return
         self._parts.append(part)
         self._size += len(part)
         if self._size > MAX_FRAME:
             self._refuse(WSCloseCode.MESSAGE_TOO_BIG, f"a message of more than {MAX_FRAME} bytes")
         elif last:
-            whole, self._parts, self._size = b"".join(self._parts), [], 0
-            self._take(whole)
+            message, self._parts, self._size = b"".join(self._parts), [], 0
+            self._take(message)
 
-    def _refuse(self, code: WSCloseCode, why: str) -> None:
-        """Close the connection over what came; what comes after it is not looked at."""
-        self._transport.send_close(code, why)
+    def _refuse(self, code: WSCloseCode, reason: str) -> None:
+        """Close the connection because of an invalid message; later frames are ignored."""
+        self._transport.send_close(code, reason)
         self._transport.disconnect()
         self.on_ws_disconnected(self._transport)
 
@@ -113,7 +113,7 @@ class _FastSocket(WSListener):
             return
         try:
             enough = self._on_frame(frame)
-        except Exception as error:  # noqa: BLE001 - raised by `read`, in whose name the frame is handled
+        except Exception as error:  # noqa: BLE001 - `read` raises it
             # The handler may have cancelled the reader.
             if not self._ended.done():
                 self._ended.set_exception(error)
@@ -121,23 +121,23 @@ class _FastSocket(WSListener):
             if enough and not self._ended.done():
                 self._ended.set_result(None)
 
-    # By the stream
+    # Called by the stream
 
     async def read(self, on_frame: Callable[[bytes], bool], /) -> None:
         early, self._early = self._early, []
         for frame in early:
-            # Also where the connection has ended since.
+            # Even if the connection has ended since.
             if on_frame(frame):
                 return
         self._on_frame = on_frame
-        # A reader that is cancelled takes the future with it: no frame is handled after that.
+        # Cancelling the reader cancels the future, so no frame is handled afterwards.
         await self._ended
 
     async def send(self, command: bytes, /) -> None:
         self._check()
         self._transport.send(WSMsgType.TEXT, command)
 
-    async def ping(self) -> Awaitable[Any]:
+    async def ping(self) -> Awaitable[None]:
         self._check()
         pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pongs.append(pong)
@@ -156,16 +156,16 @@ class _FastSocket(WSListener):
         close = None if closing is None else closing.recv or closing.sent
         if close is None:
             return SocketLost(closed_with(None))
-        # A code that `picows` has no name for is a plain number, and 0 is none at all.
+        # `picows` has names for some codes only; the others are plain numbers, and 0 means no code.
         code: Any = close.code
         return SocketLost(closed_with(getattr(code, "value", code) or 1005, close.reason))
 
     async def close(self) -> None:
-        """Say goodbye, wait a moment for the answer, and leave nothing behind."""
+        """Close the connection: send a close frame, wait briefly for the answer, and release the transport."""
         self._transport.send_close(WSCloseCode.OK)
-        # Waiting raises what was wrong with a frame: `read` has said so, and unasked it would be logged.
+        # Waiting raises the error of an invalid frame, which `read` has raised already.
         try:
-            async with asyncio.timeout(CLOSING):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 with suppress(WSError):
                     await self._transport.wait_disconnected()
         except TimeoutError:
@@ -181,10 +181,10 @@ def _done(pong: asyncio.Future[None]) -> None:
         pong.set_result(None)
 
 
-async def _reached(url: WSParsedURL) -> socket.socket:
-    """A connection to one of the host's addresses, tried in their order."""
+async def _connect(url: WSParsedURL) -> socket.socket:
+    """Connect to the first of the host's addresses that accepts."""
     loop = asyncio.get_running_loop()
-    failed = OSError(f"{url.host}: no address")
+    failure = OSError(f"{url.host}: no address")
     for family, kind, proto, _, address in await loop.getaddrinfo(
         url.host, url.port, type=socket.SOCK_STREAM
     ):
@@ -193,27 +193,27 @@ async def _reached(url: WSParsedURL) -> socket.socket:
         try:
             await loop.sock_connect(link, address)
         except OSError as error:
-            failed = error
+            failure = error
             link.close()
         except BaseException:
             link.close()
             raise
         else:
             return link
-    raise failed
+    raise failure
 
 
 async def _handshake(url: str, headers: Mapping[str, str]) -> _FastSocket:
-    """Connect; an opening that fails, takes too long or is cancelled leaves no connection behind."""
+    """Connect and shake hands; a failure, a time-out or a cancellation leaves no connection open."""
     link: socket.socket | None = None
 
     async def reach(parsed: WSParsedURL) -> socket.socket:
         nonlocal link
-        link = await _reached(parsed)
+        link = await _connect(parsed)
         return link
 
     try:
-        async with asyncio.timeout(OPENING):
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
             _, listener = await ws_connect(
                 _FastSocket,
                 url,
@@ -222,11 +222,11 @@ async def _handshake(url: str, headers: Mapping[str, str]) -> _FastSocket:
                 max_redirects=0,
                 max_frame_size=MAX_FRAME,
                 websocket_handshake_timeout=None,
-                read_buffer_init_size=READ,
+                read_buffer_init_size=READ_BUFFER_BYTES,
                 socket_factory=reach,
             )
     except BaseException:
-        # `picows` waits on, and nobody else has a hold of the connection.
+        # `picows` would wait on, and nothing else owns the connection.
         if link is not None:
             with suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
@@ -239,7 +239,7 @@ async def _handshake(url: str, headers: Mapping[str, str]) -> _FastSocket:
 
 @asynccontextmanager
 async def open_fast_socket(url: str, headers: Mapping[str, str]) -> AsyncIterator[Socket]:
-    """A socket by `picows`; see `kalshilab.kalshi.stream.transport_websockets.Opener`."""
+    """Open a socket with `picows`; see `kalshilab.kalshi.stream.transport_websockets.Opener`."""
     try:
         opened = await _handshake(url, headers)
     except WSInvalidURL as error:
@@ -250,8 +250,8 @@ async def open_fast_socket(url: str, headers: Mapping[str, str]) -> AsyncIterato
         answer = error.response
         if answer is not None and 300 <= answer.status < 400:
             raise redirected(answer.headers.get("Location", url)) from None
-        said = "" if answer is None else f" (HTTP {int(answer.status)})"
-        raise SocketLost(f"{error}{said}") from None
+        status = "" if answer is None else f" (HTTP {int(answer.status)})"
+        raise SocketLost(f"{error}{status}") from None
     except (OSError, WSError) as error:
         raise SocketLost(str(error) or type(error).__name__) from None
     try:

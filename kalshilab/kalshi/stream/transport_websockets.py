@@ -1,8 +1,7 @@
-"""The WebSocket under a stream: what a stream asks of one, and the one that is always there.
+"""WebSocket transport: its protocol, and the default implementation by `websockets`.
 
-A stream wants frames handed to it one after the other, commands sent, a ping answered, and one word for every way
-in which a connection ends.  `websockets` does that; `kalshilab.kalshi.stream.transport_picows` does it with `picows`, where the
-extra `fast` is installed and asked for.
+A stream needs frames in order, commands sent, pings answered, and one exception for every way in which a connection
+ends.  `kalshilab.kalshi.stream.transport_picows` implements the same protocol with `picows` (extra `fast`).
 """
 
 from __future__ import annotations
@@ -10,18 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from kalshilab.errors import HostRefused
 from kalshilab.kalshi import hosts
+from kalshilab.lazy import renamed
 
 __all__ = [
     "LOGGER",
     "MAX_FRAME",
-    "OPENING",
+    "OPEN_TIMEOUT_S",
     "Opener",
     "Socket",
     "SocketImpossible",
@@ -31,35 +31,38 @@ __all__ = [
     "redirected",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
+
 LOGGER: Final = logging.getLogger("kalshilab.socket")
-"""What a library says of a connection.  Its debugging stays off: it would show a handshake's key and signature."""
+"""Logger of the WebSocket libraries; debug messages stay off, because they show the key id and the signature."""
 LOGGER.setLevel(logging.INFO)
 MAX_FRAME: Final = 64 * 2**20
-"""Bytes of a message."""
-OPENING: Final = 10.0
-"""Seconds that a handshake may take."""
-CLOSING: Final = 2.0
-"""Seconds that a close may take."""
+"""Bytes of a message at most."""
+OPEN_TIMEOUT_S: Final = 10.0
+"""Seconds of a handshake at most."""
+CLOSE_TIMEOUT_S: Final = 2.0
+"""Seconds of a close at most."""
 NO_ANSWER: Final = "no answer to the handshake"
 
 
 class SocketLost(Exception):
-    """The connection could not be made or is gone; another may be tried.  Its text is the reason."""
+    """The connection failed or was lost, and another may succeed; the text is the reason."""
 
 
 class SocketImpossible(Exception):
-    """No connection can ever be made to this address."""
+    """A connection to this address can never succeed."""
 
 
 class Socket(Protocol):
     """An open WebSocket."""
 
     async def read(self, on_frame: Callable[[bytes], bool], /) -> None:
-        """Hand each message's bytes to `on_frame`, in order, until it returns True.
+        """Pass the bytes of each message to `on_frame`, in order, until it returns True.
 
         Raises:
             SocketLost: the connection ended.
-            Exception: whatever `on_frame` raises; it is called no more then.
+            Exception: an error of `on_frame`, which is not called again.
         """
         ...
 
@@ -71,8 +74,8 @@ class Socket(Protocol):
         """
         ...
 
-    async def ping(self) -> Awaitable[Any]:
-        """Send a ping; what comes back is done once it is answered.
+    async def ping(self) -> Awaitable[None]:
+        """Send a ping, and return an awaitable that completes when it is answered.
 
         Raises:
             SocketLost: the connection ended, here or while waiting.
@@ -80,27 +83,34 @@ class Socket(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drop the connection at once; `read` ends with `SocketLost`."""
+        """Drop the connection at once; `read` raises `SocketLost`."""
         ...
 
 
 Opener = Callable[[str, Mapping[str, str]], AbstractAsyncContextManager[Socket]]
-"""Opens a socket: address and headers of the handshake.  On entering it raises `SocketLost`, `SocketImpossible`, or
-`HostRefused` where the exchange answers with a redirect: the headers are signed for one host."""
+"""A function of address and handshake headers that opens a socket as an asynchronous context manager.
+
+Entering it raises `SocketLost`, `SocketImpossible`, or, for a redirect, `HostRefused`: the headers are signed for one
+host."""
 
 
 def redirected(target: str) -> HostRefused:
-    """The refusal to follow a redirect."""
+    """Return the error for a redirect, which is never followed."""
     return HostRefused(hosts.shown(target), "data", "redirects are not followed")
 
 
 def closed_with(code: int | None, reason: str = "") -> str:
-    """How a connection ended: the code and the reason of the side that closed it, or None where no side said any."""
+    """Describe the end of a connection.
+
+    Args:
+        code: the close code; None for a connection that was lost without a close frame.
+        reason: the reason of the side that closed it.
+    """
     return "connection lost" if code is None else f"closed with code {code}{' ' + reason if reason else ''}"
 
 
 class _Connect(connect):
-    """A handshake that follows no redirect."""
+    """Handshake that follows no redirect."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         if isinstance(exc, InvalidStatus) and 300 <= exc.response.status_code < 400:
@@ -109,7 +119,7 @@ class _Connect(connect):
 
 
 class _WebSocket:
-    """A `Socket` by `websockets`."""
+    """`Socket` by `websockets`."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -130,7 +140,7 @@ class _WebSocket:
         except ConnectionClosed as error:
             raise SocketLost(_closing(error)) from None
 
-    async def ping(self) -> Awaitable[Any]:
+    async def ping(self) -> Awaitable[None]:
         try:
             pong = await self._connection.ping()
         except ConnectionClosed as error:
@@ -150,7 +160,7 @@ async def _answered(pong: Awaitable[float]) -> None:
 
 @asynccontextmanager
 async def open_socket(url: str, headers: Mapping[str, str]) -> AsyncIterator[Socket]:
-    """A socket by `websockets`; see `Opener`."""
+    """Open a socket with `websockets`; see `Opener`."""
     opening = _Connect(
         url,
         logger=LOGGER,
@@ -159,8 +169,8 @@ async def open_socket(url: str, headers: Mapping[str, str]) -> AsyncIterator[Soc
         max_size=MAX_FRAME,
         max_queue=(4096, 1024),
         ping_interval=None,
-        open_timeout=OPENING,
-        close_timeout=CLOSING,
+        open_timeout=OPEN_TIMEOUT_S,
+        close_timeout=CLOSE_TIMEOUT_S,
         compression=None,
     )
     try:

@@ -1,9 +1,9 @@
-"""The exchange's messages, field for field, in today's form.
+"""Wire format of the exchange, field for field, in its current form.
 
-`rest` holds the bodies of REST calls, `stream` the WebSocket messages.  Field names are the exchange's own;
-quantities are its strings ("0.4300", "7.50") and turn into our integers in `to_model`.  The client decodes
-with these structs and the local exchange encodes with them, so that neither can drift from the other.
-Unknown fields are ignored, absent optional ones omitted: the exchange adds fields without notice.
+`rest` has the bodies of REST calls, `stream` the WebSocket messages.  Field names are the exchange's.  Quantities are
+its strings ("0.4300", "7.50") and become our integers in `to_model`.  The client decodes with these structs and the
+local exchange encodes with them, so the two cannot diverge.  Unknown fields are ignored and absent optional fields are
+omitted, because the exchange adds fields without notice.
 """
 
 from kalshilab.lazy import exports

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from kalshilab.kalshi.wire.base import Wire, instant
+from kalshilab.lazy import renamed
 from kalshilab.market import model
 from kalshilab.units import PRICE, parse_money, parse_price, parse_size
 
 __all__ = [
-    "Balance",
+    "AccountLimitsBody",
+    "BalanceBody",
     "BucketLimit",
     "EndpointCost",
     "EndpointCosts",
     "EventPosition",
-    "Fill",
+    "FillBody",
     "FillPage",
-    "Limits",
-    "MarketPosition",
-    "Order",
+    "MarketPositionBody",
+    "OrderBody",
     "OrderPage",
     "OrderResponse",
     "PositionPage",
-    "Settlement",
+    "SettlementBody",
     "SettlementPage",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-class Balance(Wire, frozen=True, omit_defaults=False):
-    """Free cash in cents (cut off) and dollars, and the marked value of positions in cents."""
+
+class BalanceBody(Wire, frozen=True, omit_defaults=False):
+    """Free cash in cents (truncated) and in dollars, and the marked value of positions in cents."""
 
     balance: int
     portfolio_value: int
@@ -43,8 +49,8 @@ class Balance(Wire, frozen=True, omit_defaults=False):
         )
 
 
-class MarketPosition(Wire, frozen=True, omit_defaults=False):
-    """Our net position in one market."""
+class MarketPositionBody(Wire, frozen=True, omit_defaults=False):
+    """The account's net position in one market."""
 
     ticker: str
     position_fp: str
@@ -66,7 +72,7 @@ class MarketPosition(Wire, frozen=True, omit_defaults=False):
 
 
 class EventPosition(Wire, frozen=True, omit_defaults=False):
-    """Our positions in one event, summed."""
+    """Sum of the account's positions in one event."""
 
     event_ticker: str
     total_cost_dollars: str
@@ -77,13 +83,15 @@ class EventPosition(Wire, frozen=True, omit_defaults=False):
 
 
 class PositionPage(Wire, frozen=True, omit_defaults=False):
-    market_positions: list[MarketPosition]
+    """A page of positions by market and by event."""
+
+    market_positions: list[MarketPositionBody]
     event_positions: list[EventPosition] = []
     cursor: str = ""
 
 
-class Fill(Wire, frozen=True, omit_defaults=False):
-    """One match of one of our orders."""
+class FillBody(Wire, frozen=True, omit_defaults=False):
+    """One fill of one of the account's orders."""
 
     trade_id: str
     order_id: str
@@ -119,11 +127,13 @@ class Fill(Wire, frozen=True, omit_defaults=False):
 
 
 class FillPage(Wire, frozen=True, omit_defaults=False):
-    fills: list[Fill]
+    """A page of fills, newest first."""
+
+    fills: list[FillBody]
     cursor: str = ""
 
 
-class Settlement(Wire, frozen=True, omit_defaults=False):
+class SettlementBody(Wire, frozen=True, omit_defaults=False):
     """A payout; `revenue` and `value` are whole cents."""
 
     ticker: str
@@ -147,7 +157,7 @@ class Settlement(Wire, frozen=True, omit_defaults=False):
         elif self.market_result in ("yes", "no"):
             settlement = PRICE if self.market_result == "yes" else 0
         else:
-            # A scalar payout without its value: what was paid for what was held tells it.
+            # A scalar payout without its value: the value follows from the revenue and the position.
             settlement = paid // yes if yes else PRICE - paid // no if no else 0
         return model.Settlement(
             ticker=self.ticker,
@@ -165,12 +175,14 @@ class Settlement(Wire, frozen=True, omit_defaults=False):
 
 
 class SettlementPage(Wire, frozen=True, omit_defaults=False):
-    settlements: list[Settlement]
+    """A page of settlements, newest first."""
+
+    settlements: list[SettlementBody]
     cursor: str = ""
 
 
-class Order(Wire, frozen=True):
-    """One of our orders."""
+class OrderBody(Wire, frozen=True):
+    """One of the account's orders."""
 
     order_id: str
     ticker: str
@@ -218,20 +230,28 @@ class Order(Wire, frozen=True):
 
 
 class OrderResponse(Wire, frozen=True):
-    order: Order
+    """An answer with one order."""
+
+    order: OrderBody
 
 
 class OrderPage(Wire, frozen=True, omit_defaults=False):
-    orders: list[Order]
+    """A page of orders, newest first."""
+
+    orders: list[OrderBody]
     cursor: str = ""
 
 
 class BucketLimit(Wire, frozen=True, omit_defaults=False):
+    """Refill rate (tokens per second) and capacity (tokens) of one bucket."""
+
     refill_rate: int
     bucket_capacity: int
 
 
-class Limits(Wire, frozen=True, omit_defaults=False):
+class AccountLimitsBody(Wire, frozen=True, omit_defaults=False):
+    """Usage tier of the account and the limits of its two buckets."""
+
     usage_tier: str
     read: BucketLimit
     write: BucketLimit
@@ -239,7 +259,7 @@ class Limits(Wire, frozen=True, omit_defaults=False):
 
 
 class EndpointCost(Wire, frozen=True, omit_defaults=False):
-    """Tokens that a call takes, where it is not the default; of a batch, each item."""
+    """Token cost of a call that differs from the default; in a batch, the cost per item."""
 
     method: str
     path: str
@@ -247,5 +267,7 @@ class EndpointCost(Wire, frozen=True, omit_defaults=False):
 
 
 class EndpointCosts(Wire, frozen=True, omit_defaults=False):
+    """Token costs of all calls that differ from the default."""
+
     default_cost: int
     endpoint_costs: list[EndpointCost]

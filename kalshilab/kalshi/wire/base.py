@@ -1,4 +1,4 @@
-"""What all REST bodies share."""
+"""Base of the REST bodies: paths, decoding errors and times."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ __all__ = [
 
 
 REST_PATH: Final = "/trade-api/v2"
-"""What every REST path begins with; it is part of what is signed."""
+"""Prefix of every REST path; it is part of the signed text."""
 WS_PATH: Final = "/trade-api/ws/v2"
-"""The path of the WebSocket."""
+"""Path of the WebSocket."""
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What reading JSON of other people's raises: it is none, has another shape, is no text, or is nested without end."""
+"""Errors of decoding foreign JSON: it is invalid, has another shape, is not UTF-8, or is nested too deeply."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base: keyword fields; a field at its default is left out, as the exchange leaves out what is absent."""
+    """Base of the bodies: keyword fields, and fields at their default are omitted, as the exchange does."""
 
 
 def instant(text: str | None) -> int:
-    """An RFC 3339 time to microseconds since 1970 UTC; 0 for none.
+    """Convert an RFC 3339 time to microseconds since 1970 UTC; None and "" become 0.
 
     >>> instant("2026-11-22T06:30:00.900Z")
     1795329000900000
+
+    Raises:
+        ProtocolError: the text is not a time with a time zone.
     """
     if not text:
         return 0
@@ -43,4 +46,4 @@ def instant(text: str | None) -> int:
         moment = datetime.fromisoformat(text)
         return from_datetime(moment)
     except ValueError as error:
-        raise ProtocolError(f"not a time: {error}", text) from None
+        raise ProtocolError(f"invalid time: {error}", text) from None

@@ -1,13 +1,18 @@
-"""REST bodies of candlesticks: the live form, and the archive's with names of its own.
+"""REST bodies of candlesticks, in the live form and in the archive's, which has other names.
 
-Where nothing traded in a period the live form leaves the prices out and the archive's has null.
+For a period without trades, the live form omits the prices and the archive's form has null.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kalshilab.kalshi.wire.base import Wire
+from kalshilab.lazy import renamed
 
 __all__ = [
+    "CandlePrices",
+    "CandleQuotes",
     "Candlestick",
     "CandlestickList",
     "EventCandlesticks",
@@ -17,13 +22,14 @@ __all__ = [
     "HistoricalQuotes",
     "MarketCandlesticks",
     "MarketCandlesticksList",
-    "Prices",
-    "Quotes",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-class Quotes(Wire, frozen=True, omit_defaults=False):
-    """Best bids or asks of a period, in dollars."""
+
+class CandleQuotes(Wire, frozen=True, omit_defaults=False):
+    """Best bids or best asks of a period, in dollars."""
 
     open_dollars: str
     low_dollars: str
@@ -31,8 +37,8 @@ class Quotes(Wire, frozen=True, omit_defaults=False):
     close_dollars: str
 
 
-class Prices(Wire, frozen=True):
-    """YES prices of a period's prints, in dollars; only `previous_dollars` where there were none."""
+class CandlePrices(Wire, frozen=True):
+    """YES prices of a period's trades, in dollars; only `previous_dollars` if there were no trades."""
 
     open_dollars: str | None = None
     low_dollars: str | None = None
@@ -43,29 +49,33 @@ class Prices(Wire, frozen=True):
 
 
 class Candlestick(Wire, frozen=True, omit_defaults=False):
-    """One period of a market; `end_period_ts` in seconds, which is part of it."""
+    """One period of a market; it includes its end, `end_period_ts`, in seconds."""
 
     end_period_ts: int
-    yes_bid: Quotes
-    yes_ask: Quotes
-    price: Prices
+    yes_bid: CandleQuotes
+    yes_ask: CandleQuotes
+    price: CandlePrices
     volume_fp: str
     open_interest_fp: str
 
 
 class CandlestickList(Wire, frozen=True, omit_defaults=False):
+    """Candlesticks of one market."""
+
     ticker: str
     candlesticks: list[Candlestick]
 
 
 class MarketCandlesticks(Wire, frozen=True, omit_defaults=False):
-    """One market's part of an answer about several."""
+    """Candlesticks of one market in an answer about several."""
 
     market_ticker: str
     candlesticks: list[Candlestick]
 
 
 class MarketCandlesticksList(Wire, frozen=True, omit_defaults=False):
+    """Candlesticks of several markets."""
+
     markets: list[MarketCandlesticks]
 
 
@@ -78,7 +88,7 @@ class EventCandlesticks(Wire, frozen=True, omit_defaults=False):
 
 
 class HistoricalQuotes(Wire, frozen=True, omit_defaults=False):
-    """As `Quotes`, in the archive's names."""
+    """Same as `CandleQuotes`, with the archive's names."""
 
     open: str
     low: str
@@ -87,7 +97,7 @@ class HistoricalQuotes(Wire, frozen=True, omit_defaults=False):
 
 
 class HistoricalPrices(Wire, frozen=True, omit_defaults=False):
-    """As `Prices`, in the archive's names."""
+    """Same as `CandlePrices`, with the archive's names."""
 
     open: str | None
     low: str | None
@@ -98,7 +108,7 @@ class HistoricalPrices(Wire, frozen=True, omit_defaults=False):
 
 
 class HistoricalCandlestick(Wire, frozen=True, omit_defaults=False):
-    """As `Candlestick`, in the archive's names."""
+    """Same as `Candlestick`, with the archive's names."""
 
     end_period_ts: int
     yes_bid: HistoricalQuotes
@@ -109,5 +119,7 @@ class HistoricalCandlestick(Wire, frozen=True, omit_defaults=False):
 
 
 class HistoricalCandlestickList(Wire, frozen=True, omit_defaults=False):
+    """Candlesticks of one archived market."""
+
     ticker: str
     candlesticks: list[HistoricalCandlestick]

@@ -1,14 +1,17 @@
 """REST bodies of order writes (V2) and of order groups.
 
-Prices are YES prices in dollars, counts are contracts, both as strings.  A field whose default is None may be
-left out; requests may also say `null`.
+Prices are YES prices in dollars and counts are contracts, both as strings.  An optional field may be
+omitted; in requests it may also be `null`.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from kalshilab.kalshi.wire.base import Wire
+from kalshilab.lazy import renamed
 
 __all__ = [
     "AmendOrder",
@@ -29,7 +32,7 @@ __all__ = [
     "DecreaseOrderResponse",
     "GroupLimit",
     "ItemError",
-    "OrderGroup",
+    "OrderGroupBody",
     "OrderGroupList",
     "OrderGroupResponse",
     "QueuePosition",
@@ -37,9 +40,12 @@ __all__ = [
     "QueuePositionResponse",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
+
 
 class CreateOrder(Wire, frozen=True):
-    """The body of an order; `price` is the YES price, `side` "bid" or "ask"."""
+    """Request for an order; `price` is the YES price, `side` "bid" or "ask"."""
 
     ticker: str
     side: str
@@ -58,7 +64,7 @@ class CreateOrder(Wire, frozen=True):
 
 
 class CreateOrderResponse(Wire, frozen=True):
-    """What a new order came to; averages are per contract, only where something was filled."""
+    """State of a new order; the averages are per contract and absent if nothing was filled."""
 
     order_id: str
     fill_count: str
@@ -70,7 +76,7 @@ class CreateOrderResponse(Wire, frozen=True):
 
 
 class CancelOrderResponse(Wire, frozen=True):
-    """What a cancel took off."""
+    """Contracts that a cancel removed."""
 
     order_id: str
     reduced_by: str
@@ -79,7 +85,7 @@ class CancelOrderResponse(Wire, frozen=True):
 
 
 class AmendOrder(Wire, frozen=True):
-    """An amend: `count` is what is filled already plus what shall rest."""
+    """Request to amend an order; `count` is the filled size plus the size to rest."""
 
     ticker: str
     side: str
@@ -92,7 +98,7 @@ class AmendOrder(Wire, frozen=True):
 
 
 class AmendOrderResponse(Wire, frozen=True):
-    """Counts only where the amend filled something or changed what rests."""
+    """State of an amended order; counts are absent if neither fills nor the resting size changed."""
 
     order_id: str
     ts_ms: int
@@ -104,7 +110,7 @@ class AmendOrderResponse(Wire, frozen=True):
 
 
 class DecreaseOrder(Wire, frozen=True):
-    """A decrease: exactly one of `reduce_by` and `reduce_to`."""
+    """Request to decrease an order, by exactly one of `reduce_by` and `reduce_to`."""
 
     reduce_by: str | None = None
     reduce_to: str | None = None
@@ -113,6 +119,8 @@ class DecreaseOrder(Wire, frozen=True):
 
 
 class DecreaseOrderResponse(Wire, frozen=True):
+    """State of a decreased order."""
+
     order_id: str
     remaining_count: str
     ts_ms: int
@@ -120,7 +128,7 @@ class DecreaseOrderResponse(Wire, frozen=True):
 
 
 class ItemError(Wire, frozen=True):
-    """Why one order of a batch was refused."""
+    """Reason for which one order of a batch was refused."""
 
     code: str
     message: str
@@ -128,13 +136,13 @@ class ItemError(Wire, frozen=True):
 
 
 class BatchCreate(Wire, frozen=True):
-    """Orders, each read on its own: one that lacks a field does not spoil the others."""
+    """Orders of a batch; each is decoded separately, so an invalid one does not affect the others."""
 
     orders: list[msgspec.Raw]
 
 
 class BatchCreateResult(Wire, frozen=True):
-    """One order's outcome: `error`, or the fields of a `CreateOrderResponse`."""
+    """Result of one order of a batch: `error`, or the fields of a `CreateOrderResponse`."""
 
     order_id: str | None = None
     client_order_id: str | None = None
@@ -147,10 +155,14 @@ class BatchCreateResult(Wire, frozen=True):
 
 
 class BatchCreateResponse(Wire, frozen=True):
+    """Results of a batch of orders, in the order of the request."""
+
     orders: list[BatchCreateResult]
 
 
 class BatchCancelItem(Wire, frozen=True):
+    """One order to cancel in a batch."""
+
     order_id: str
     subaccount: int | None = None
     exchange_index: int | None = None
@@ -158,13 +170,13 @@ class BatchCancelItem(Wire, frozen=True):
 
 
 class BatchCancel(Wire, frozen=True):
-    """Orders to cancel, each read on its own."""
+    """Orders to cancel; each is decoded separately."""
 
     orders: list[msgspec.Raw]
 
 
 class BatchCancelResult(Wire, frozen=True):
-    """One cancel's outcome; `reduced_by` is "0.00" beside an error."""
+    """Result of one cancel of a batch; with an error, `reduced_by` is "0.00"."""
 
     order_id: str
     reduced_by: str
@@ -174,11 +186,13 @@ class BatchCancelResult(Wire, frozen=True):
 
 
 class BatchCancelResponse(Wire, frozen=True):
+    """Results of a batch of cancels, in the order of the request."""
+
     orders: list[BatchCancelResult]
 
 
 class QueuePosition(Wire, frozen=True):
-    """Contracts that must trade before this order does."""
+    """Contracts ahead of an order in the queue at its price."""
 
     order_id: str
     market_ticker: str
@@ -186,15 +200,19 @@ class QueuePosition(Wire, frozen=True):
 
 
 class QueuePositionList(Wire, frozen=True):
+    """Queue positions of the resting orders."""
+
     queue_positions: list[QueuePosition]
 
 
 class QueuePositionResponse(Wire, frozen=True):
+    """Queue position of one order."""
+
     queue_position_fp: str
 
 
 class CreateGroup(Wire, frozen=True):
-    """A group's limit, in whole contracts or as a count string; where both stand they must agree."""
+    """Request for an order group; its limit is in whole contracts or a count string, and both must agree."""
 
     contracts_limit: int | None = None
     contracts_limit_fp: str | None = None
@@ -203,17 +221,23 @@ class CreateGroup(Wire, frozen=True):
 
 
 class CreateGroupResponse(Wire, frozen=True, omit_defaults=False):
+    """Id of a new order group."""
+
     order_group_id: str
     subaccount: int = 0
     exchange_index: int = 0
 
 
 class GroupLimit(Wire, frozen=True):
+    """Request to change a group's limit."""
+
     contracts_limit: int | None = None
     contracts_limit_fp: str | None = None
 
 
-class OrderGroup(Wire, frozen=True, omit_defaults=False):
+class OrderGroupBody(Wire, frozen=True, omit_defaults=False):
+    """An order group in a listing."""
+
     id: str
     contracts_limit_fp: str
     is_auto_cancel_enabled: bool = True
@@ -221,11 +245,13 @@ class OrderGroup(Wire, frozen=True, omit_defaults=False):
 
 
 class OrderGroupList(Wire, frozen=True):
-    order_groups: list[OrderGroup]
+    """The account's order groups."""
+
+    order_groups: list[OrderGroupBody]
 
 
 class OrderGroupResponse(Wire, frozen=True, omit_defaults=False):
-    """One group; `orders` are the ids of those of its orders that rest."""
+    """One order group; `orders` are the ids of its resting orders."""
 
     orders: list[str]
     contracts_limit_fp: str

@@ -1,27 +1,29 @@
-"""REST bodies of public data: markets, events, series, books, trades; and errors."""
+"""REST bodies of public data: markets, events, series, order books, trades, exchange status and errors."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.wire.base import Wire, instant
+from kalshilab.lazy import renamed
 from kalshilab.market import model
 from kalshilab.units import PRICE, TickGrid, parse_price, parse_size
 
 __all__ = [
-    "Cutoff",
+    "CutoffBody",
     "ErrorBody",
-    "Event",
+    "EventBody",
     "EventFeeChange",
     "EventFeeChangePage",
     "EventPage",
     "EventResponse",
+    "ExchangeStatusBody",
     "MaintenanceWindow",
-    "Market",
+    "MarketBody",
     "MarketOrderbook",
     "MarketPage",
     "MarketResponse",
@@ -38,24 +40,26 @@ __all__ = [
     "SeriesResponse",
     "Session",
     "ShardStatus",
-    "Status",
-    "Trade",
+    "TradeBody",
     "TradePage",
     "UserDataTimestamp",
     "Week",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
+
 
 class PriceRange(Wire, frozen=True, omit_defaults=False):
-    """A stretch of prices and the step within it, in dollars."""
+    """A range of prices and the step within it, in dollars."""
 
     start: str
     end: str
     step: str
 
 
-class Market(Wire, frozen=True):
-    """A market object."""
+class MarketBody(Wire, frozen=True):
+    """A market."""
 
     ticker: str
     event_ticker: str
@@ -99,7 +103,12 @@ class Market(Wire, frozen=True):
     exchange_index: int | None = None
 
     def to_model(self, *, series: str = "", category: str = "") -> model.Market:
-        """The market as a value; series and category stand on other objects and are given."""
+        """Return the market as a domain value.
+
+        Args:
+            series: the series ticker, which only the event has.
+            category: the category, which only the series has.
+        """
         ranges = self.price_ranges
         grid = TickGrid.parse((r.start, r.end, r.step) for r in ranges) if ranges else model.LINEAR_CENT
         return model.Market(
@@ -137,16 +146,20 @@ def _settlement(result: str | None, value: str | None) -> int | None:
 
 
 class MarketResponse(Wire, frozen=True):
-    market: Market
+    """An answer with one market."""
+
+    market: MarketBody
 
 
 class MarketPage(Wire, frozen=True, omit_defaults=False):
-    markets: list[Market]
+    """A page of markets."""
+
+    markets: list[MarketBody]
     cursor: str = ""
 
 
-class Event(Wire, frozen=True):
-    """An event object; `markets` when asked for with nested markets."""
+class EventBody(Wire, frozen=True):
+    """An event; it has `markets` if nested markets were requested."""
 
     event_ticker: str
     series_ticker: str
@@ -156,7 +169,7 @@ class Event(Wire, frozen=True):
     mutually_exclusive: bool | None = None
     category: str = ""
     settlement_sources: list[dict[str, str]] | None = None
-    markets: list[Market] | None = None
+    markets: list[MarketBody] | None = None
     last_updated_ts: str | None = None
     fee_type_override: str | None = None
     fee_multiplier_override: float | None = None
@@ -164,18 +177,22 @@ class Event(Wire, frozen=True):
 
 
 class EventResponse(Wire, frozen=True):
-    event: Event
-    markets: list[Market] | None = None
+    """An answer with one event."""
+
+    event: EventBody
+    markets: list[MarketBody] | None = None
 
 
 class EventPage(Wire, frozen=True, omit_defaults=False):
-    events: list[Event]
+    """A page of events."""
+
+    events: list[EventBody]
     cursor: str = ""
     milestones: list[dict[str, str]] | UnsetType = UNSET
 
 
 class Series(Wire, frozen=True, omit_defaults=False):
-    """A series object."""
+    """A series."""
 
     ticker: str
     title: str = ""
@@ -196,10 +213,14 @@ class Series(Wire, frozen=True, omit_defaults=False):
 
 
 class SeriesResponse(Wire, frozen=True):
+    """An answer with one series."""
+
     series: Series
 
 
 class SeriesList(Wire, frozen=True, omit_defaults=False):
+    """All series."""
+
     series: list[Series] = []
 
 
@@ -211,22 +232,26 @@ class Orderbook(Wire, frozen=True, omit_defaults=False):
 
 
 class OrderbookResponse(Wire, frozen=True):
+    """An answer with one order book."""
+
     orderbook_fp: Orderbook
 
 
 class MarketOrderbook(Wire, frozen=True):
-    """One market's book in an answer about several."""
+    """Order book of one market in an answer about several."""
 
     ticker: str
     orderbook_fp: Orderbook
 
 
 class OrderbookList(Wire, frozen=True):
+    """Order books of several markets."""
+
     orderbooks: list[MarketOrderbook]
 
 
-class Trade(Wire, frozen=True, omit_defaults=False):
-    """A public print."""
+class TradeBody(Wire, frozen=True, omit_defaults=False):
+    """A public trade."""
 
     trade_id: str
     ticker: str
@@ -240,14 +265,14 @@ class Trade(Wire, frozen=True, omit_defaults=False):
     is_block_trade: bool = False
 
     def to_model(self) -> model.Trade:
-        """The print as a value.
+        """Return the trade as a domain value.
 
         Raises:
-            ProtocolError: neither direction field names the taker's outcome.
+            ProtocolError: no field names the taker's outcome.
         """
         taker = self.taker_outcome_side or self.taker_side
         if taker not in ("yes", "no"):
-            raise ProtocolError(f"trade {self.trade_id}: taker side {taker!r}")
+            raise ProtocolError(f"taker of trade {self.trade_id} must be yes or no, got {taker!r}")
         return model.Trade(
             ts=instant(self.created_time),
             ticker=self.ticker,
@@ -259,12 +284,14 @@ class Trade(Wire, frozen=True, omit_defaults=False):
 
 
 class TradePage(Wire, frozen=True, omit_defaults=False):
-    trades: list[Trade]
+    """A page of trades, newest first."""
+
+    trades: list[TradeBody]
     cursor: str = ""
 
 
-class Cutoff(Wire, frozen=True):
-    """Where the archive begins, for each kind of record."""
+class CutoffBody(Wire, frozen=True):
+    """Start of the archive for each kind of record."""
 
     market_settled_ts: str
     trades_created_ts: str
@@ -273,7 +300,7 @@ class Cutoff(Wire, frozen=True):
 
 
 class ErrorBody(Wire, frozen=True):
-    """An error body: all four shapes seen on the wire fit into its optional fields."""
+    """An error body; its optional fields cover all four shapes that the exchange sends."""
 
     error: Any = None
     code: Any = None
@@ -283,7 +310,7 @@ class ErrorBody(Wire, frozen=True):
 
 
 class ShardStatus(Wire, frozen=True):
-    """Whether one matching shard takes requests."""
+    """Status of one matching shard."""
 
     exchange_index: int
     description: str
@@ -292,8 +319,8 @@ class ShardStatus(Wire, frozen=True):
     intra_exchange_transfers_active: bool
 
 
-class Status(Wire, frozen=True):
-    """Whether the exchange takes requests; what is absent is not known."""
+class ExchangeStatusBody(Wire, frozen=True):
+    """Status of the exchange; an absent field is unknown."""
 
     exchange_active: bool
     trading_active: bool
@@ -303,14 +330,14 @@ class Status(Wire, frozen=True):
 
 
 class Session(Wire, frozen=True):
-    """Hours of a day, "HH:MM" in New York."""
+    """Trading hours of a day, as "HH:MM" in New York."""
 
     open_time: str
     close_time: str
 
 
 class Week(Wire, frozen=True):
-    """The hours of a usual week, and from when to when they hold."""
+    """Trading hours of a regular week, and the period in which they apply."""
 
     start_time: str
     end_time: str
@@ -324,27 +351,33 @@ class Week(Wire, frozen=True):
 
 
 class MaintenanceWindow(Wire, frozen=True):
+    """A period of scheduled maintenance."""
+
     start_datetime: str
     end_datetime: str
 
 
 class Schedule(Wire, frozen=True):
+    """Trading hours and maintenance windows of the exchange."""
+
     standard_hours: list[Week]
     maintenance_windows: list[MaintenanceWindow]
 
 
 class ScheduleResponse(Wire, frozen=True):
+    """An answer with the schedule."""
+
     schedule: Schedule
 
 
 class UserDataTimestamp(Wire, frozen=True):
-    """As of when reads of the account are true."""
+    """Time of the last update of account data."""
 
     as_of_time: str
 
 
 class SeriesFeeChange(Wire, frozen=True):
-    """Fee terms of a series from a moment on."""
+    """Fee terms of a series from a time on."""
 
     id: str
     series_ticker: str
@@ -354,11 +387,13 @@ class SeriesFeeChange(Wire, frozen=True):
 
 
 class SeriesFeeChangeList(Wire, frozen=True):
+    """Scheduled fee changes of series."""
+
     series_fee_change_arr: list[SeriesFeeChange]
 
 
 class EventFeeChange(Wire, frozen=True):
-    """Fee terms of an event over those of its series from a moment on; None: as its series."""
+    """Fee terms of an event that override those of its series from a time on; None means no override."""
 
     id: str
     event_ticker: str
@@ -369,5 +404,7 @@ class EventFeeChange(Wire, frozen=True):
 
 
 class EventFeeChangePage(Wire, frozen=True, omit_defaults=False):
+    """A page of scheduled fee overrides of events."""
+
     event_fee_changes: list[EventFeeChange]
     cursor: str = ""

@@ -1,23 +1,41 @@
-"""WebSocket messages: the bodies (`msg`) of what the exchange sends, and the commands it takes."""
+"""WebSocket messages: the bodies (`msg`) that the exchange sends, and the commands that it accepts."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from kalshilab.kalshi.wire.rest import PriceRange
+from kalshilab.lazy import renamed
 
 __all__ = [
-    "Command", "CommandParams", "EventFeeUpdate", "EventLifecycle", "Fill", "Lifecycle", "LifecycleMetadata", "MarketPosition",
-    "OrderGroupUpdate", "OrderbookDelta", "OrderbookSnapshot", "Ticker", "Trade", "UserOrder",
-]  # fmt: skip
+    "Command",
+    "CommandParams",
+    "EventFeeUpdate",
+    "EventLifecycleMessage",
+    "FillMessage",
+    "LifecycleMessage",
+    "LifecycleMetadata",
+    "MarketPositionMessage",
+    "OrderGroupUpdate",
+    "OrderbookDelta",
+    "OrderbookSnapshot",
+    "TickerMessage",
+    "TradeMessage",
+    "UserOrder",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 
-class Body(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Base of a message's `msg`: keyword fields, every field written."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base of the message bodies: keyword fields, all of which are encoded."""
 
 
-class OrderbookSnapshot(Body, frozen=True, omit_defaults=True):
-    """All levels of one market; an empty side is left out."""
+class OrderbookSnapshot(Message, frozen=True, omit_defaults=True):
+    """All levels of one market; an empty side is omitted."""
 
     market_ticker: str
     market_id: str = msgspec.field(default_factory=str)
@@ -26,8 +44,8 @@ class OrderbookSnapshot(Body, frozen=True, omit_defaults=True):
     no_dollars_fp: list[tuple[str, str]] = []
 
 
-class OrderbookDelta(Body, frozen=True, omit_defaults=True):
-    """One level changed by `delta_fp`; NO levels carry NO prices."""
+class OrderbookDelta(Message, frozen=True, omit_defaults=True):
+    """Change of one level by `delta_fp`; NO levels have NO prices."""
 
     market_ticker: str
     price_dollars: str
@@ -41,8 +59,8 @@ class OrderbookDelta(Body, frozen=True, omit_defaults=True):
     ts_ms: int = 0
 
 
-class Trade(Body, frozen=True):
-    """A public print."""
+class TradeMessage(Message, frozen=True):
+    """A public trade."""
 
     market_ticker: str
     yes_price_dollars: str
@@ -56,11 +74,11 @@ class Trade(Body, frozen=True):
     ts: int = 0
     ts_ms: int = 0
     ts_us: int = 0
-    """Microseconds; only the local exchange says it, so that a replayed tape keeps its own times."""
+    """Microseconds; only the local exchange sends it, so that a replayed tape keeps its exact times."""
 
 
-class Ticker(Body, frozen=True):
-    """Top of book and totals of one market."""
+class TickerMessage(Message, frozen=True):
+    """Top of the book and totals of one market."""
 
     market_ticker: str
     price_dollars: str = "0.0000"
@@ -79,8 +97,8 @@ class Ticker(Body, frozen=True):
     time: str = ""
 
 
-class Fill(Body, frozen=True):
-    """One match of one of our orders."""
+class FillMessage(Message, frozen=True):
+    """One fill of one of the account's orders."""
 
     trade_id: str
     order_id: str
@@ -102,8 +120,8 @@ class Fill(Body, frozen=True):
     subaccount: int = 0
 
 
-class UserOrder(Body, frozen=True):
-    """The new state of one of our orders."""
+class UserOrder(Message, frozen=True):
+    """New state of one of the account's orders."""
 
     order_id: str
     ticker: str
@@ -133,8 +151,8 @@ class UserOrder(Body, frozen=True):
     subaccount_number: int = 0
 
 
-class MarketPosition(Body, frozen=True):
-    """Our new position in one market."""
+class MarketPositionMessage(Message, frozen=True):
+    """New position of the account in one market."""
 
     market_ticker: str
     position_fp: str
@@ -147,8 +165,8 @@ class MarketPosition(Body, frozen=True):
     subaccount: int = 0
 
 
-class OrderGroupUpdate(Body, frozen=True):
-    """What happened to an order group; its limit where that was set."""
+class OrderGroupUpdate(Message, frozen=True):
+    """Change of an order group; it has the limit if that was set."""
 
     event_type: str
     order_group_id: str
@@ -156,8 +174,8 @@ class OrderGroupUpdate(Body, frozen=True):
     ts_ms: int = 0
 
 
-class LifecycleMetadata(Body, frozen=True, omit_defaults=True):
-    """What a new market is about."""
+class LifecycleMetadata(Message, frozen=True, omit_defaults=True):
+    """Description of a new market."""
 
     event_ticker: str | None = None
     name: str | None = None
@@ -170,8 +188,8 @@ class LifecycleMetadata(Body, frozen=True, omit_defaults=True):
     expected_expiration_ts: int | None = None
 
 
-class Lifecycle(Body, frozen=True, omit_defaults=True):
-    """A step in a market's life; which fields are there depends on `event_type`.  All `_ts` in seconds."""
+class LifecycleMessage(Message, frozen=True, omit_defaults=True):
+    """A step in a market's lifecycle; the fields depend on `event_type`, and every `_ts` is in seconds."""
 
     market_ticker: str
     event_type: str
@@ -189,8 +207,8 @@ class Lifecycle(Body, frozen=True, omit_defaults=True):
     exchange_index: int | None = None
 
 
-class EventLifecycle(Body, frozen=True):
-    """A new event."""
+class EventLifecycleMessage(Message, frozen=True):
+    """A new event, which groups markets."""
 
     event_ticker: str
     title: str = ""
@@ -200,8 +218,8 @@ class EventLifecycle(Body, frozen=True):
     exchange_index: int = 0
 
 
-class EventFeeUpdate(Body, frozen=True):
-    """An event's fee override; None where it was cleared."""
+class EventFeeUpdate(Message, frozen=True):
+    """Fee override of an event; None where it was cleared."""
 
     event_ticker: str
     fee_type_override: str | None = None
@@ -209,7 +227,7 @@ class EventFeeUpdate(Body, frozen=True):
 
 
 class CommandParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Parameters of a command; which apply depends on it."""
+    """Parameters of a command; each command uses some of them."""
 
     channels: list[str] | None = None
     market_ticker: str | None = None
@@ -225,7 +243,7 @@ class CommandParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client asks for.  `id` is echoed in the answer."""
+    """Command of a client; the answer repeats its `id`."""
 
     cmd: str
     id: int = 0

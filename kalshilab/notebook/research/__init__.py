@@ -1,4 +1,4 @@
-"""Report cards: figures, tables and HTML."""
+"""Report cards in a notebook: figures, tables and HTML."""
 
 from kalshilab.lazy import exports
 

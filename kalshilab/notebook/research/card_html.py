@@ -1,10 +1,9 @@
-"""A report card as HTML: the verdict, what was claimed beside what is left, each line of it, the waterfall.
+"""A report card as HTML: the verdict, the claimed and the measured edge, every criterion, and the waterfall.
 
-One pure function.  Names, notes and details may come from a notebook, a registry or a claim: each string goes
-through `html.escape`.  Colours are those of the page where JupyterLab says them, and legible on light and dark
-pages where nothing does; there is no script and nothing is loaded.  What a reader needs, badge, marks, columns
-and bars, is styled in place: JupyterLab takes style sheets and drawings out of a notebook that somebody else has
-run, as a committed one is.
+One pure function.  Names, notes and details may come from a notebook, a registry or a claim, so each string passes
+through `html.escape`.  Colours follow JupyterLab's theme, and stay legible on light and dark pages elsewhere.  The
+HTML has no script and loads nothing.  Badge, marks, columns and bars are styled inline, because JupyterLab removes
+style sheets and drawings from an untrusted notebook, such as a committed one.
 """
 
 from __future__ import annotations
@@ -12,17 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 import polars as pl
 
 from kalshilab.edge.report.criteria import LABELS
 from kalshilab.edge.schema import Criterion
+from kalshilab.lazy import renamed
 from kalshilab.notebook.research.layout import colour_of
 from kalshilab.notebook.research.tables import LEFT, RIGHT
 from kalshilab.notebook.session.plots import GREY
 
-__all__ = ["LIVE", "STYLE", "Shown", "card_html"]
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
+
+__all__ = ["LIVE", "STYLE", "CardView", "card_html"]
 
 STYLE: Final = """<style>
 .klc{font-size:13px;line-height:1.4;max-width:960px;color:var(--jp-ui-font-color1,inherit)}
@@ -31,19 +34,19 @@ STYLE: Final = """<style>
 .klc.klc th,.klc.klc td{padding:3px 8px;border-bottom:1px solid rgba(128,128,128,.25)}
 .klc.klc tr:not(.first) td{background:none}
 </style>"""
-"""What only a trusted page shows; without it the card is the same with the page's own lines and distances.
+"""The style sheet, which only a trusted page applies; without it the card keeps the page's borders and spacing.
 
-The class stands twice where JupyterLab styles every table of an output: the more particular rule holds.
+The class is doubled where JupyterLab styles every table of an output, so that this rule is the more specific one.
 """
 
 LIVE: Final = Criterion(
     13, "live", "–", "paper trades confirm it", None, "", "judged on paper trades, not on history"
 )
-"""What stands on line 13 of a card that has none."""
+"""Line 13 of a card that has not been compared with paper trades."""
 
-_GOOD, _HELD, _BAD = "#1a8f4c", "#9a6212", "#b83a31"
-TONES: Final = {LABELS[-1]: _GOOD, "LIVE_CONFIRMED": _GOOD, "PROVISIONAL": _HELD, "LIVE_WEAKER": _HELD}
-"""The colour of a verdict; any other is bad."""
+_GOOD, _CAUTION, _BAD = "#1a8f4c", "#9a6212", "#b83a31"
+TONES: Final = {LABELS[-1]: _GOOD, "LIVE_CONFIRMED": _GOOD, "PROVISIONAL": _CAUTION, "LIVE_WEAKER": _CAUTION}
+"""The colour of a verdict; any other verdict has the colour of a failure."""
 
 _FAINT: Final = "opacity:.75"
 _FIRST: Final = ";background-color:rgba(200,69,59,.12)"
@@ -53,10 +56,11 @@ _MARKS: Final = {
     None: ("–", f";{_FAINT}"),
 }
 _WIDTH: Final = 180
+"""Width of the widest bar, in pixels."""
 
 
-class Shown(Protocol):
-    """What a card has to have to be shown."""
+class CardView(Protocol):
+    """The part of a report card that is shown as HTML."""
 
     @property
     def verdict(self) -> str: ...
@@ -70,11 +74,11 @@ class Shown(Protocol):
     def waterfall(self) -> pl.DataFrame: ...
 
 
-def card_html(card: Shown) -> str:
-    """The card as a piece of HTML.
+def card_html(card: CardView) -> str:
+    """Return a report card as an HTML fragment.
 
-    The first line that failed, which gave the verdict, is shaded.  Line 13 stands there with "–" until paper trades
-    have been judged.
+    The first failed line, which determined the verdict, is shaded.  Line 13 shows "–" until paper trades have been
+    judged.
     """
     tone = TONES.get(card.verdict, _BAD)
     badge = f"background-color:{tone};color:#fff;font-weight:600;padding:2px 10px;border-radius:4px"
@@ -85,26 +89,26 @@ def card_html(card: Shown) -> str:
     )
 
 
-def _criteria(card: Shown) -> str:
+def _criteria(card: CardView) -> str:
     lines = list(card.criteria)
     if all(line.number != LIVE.number for line in lines):
         lines.append(LIVE)
-    # Line 2 only caps a verdict; it gave this one if no other line did.
+    # Line 2 only caps a verdict; it determined this one if no other line did.
     failed = [line for line in lines if line.passed is False]
     first = next((line for line in failed if line.label == card.verdict), None)
     rows = []
     for line in lines:
-        shade, own = (_FIRST, ' class="first"') if line is first else ("", "")
+        shade, css = (_FIRST, ' class="first"') if line is first else ("", "")
         mark, colour = _MARKS[line.passed]
         detail = f'<br><span style="{_FAINT}">{escape(line.detail)}</span>' if line.detail else ""
         rows.append(
-            f'<tr{own}><td style="{RIGHT}{shade}">{line.number}</td>'
+            f'<tr{css}><td style="{RIGHT}{shade}">{line.number}</td>'
             f'<td style="{LEFT}{shade}">{escape(line.name)}</td>'
             f'<td style="{LEFT}{shade}{colour}">{mark}</td>'
             f'<td style="{LEFT}{shade}">{escape(line.value)}{detail}</td>'
             f'<td style="{LEFT}{shade};{_FAINT}">{escape(line.threshold)}</td></tr>'
         )
-    heads = _heads((RIGHT, ""), (LEFT, "criterion"), (LEFT, ""), (LEFT, "found"), (LEFT, "passes when"))
+    heads = _heads((RIGHT, ""), (LEFT, "criterion"), (LEFT, ""), (LEFT, "measured"), (LEFT, "passes when"))
     return f"<table>{heads}<tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -127,11 +131,11 @@ def _waterfall(frame: pl.DataFrame) -> str:
         interval = f"[{lower:+.2f}, {upper:+.2f}]" if both else ""
         size = f"{row['n']:,}" if row["n"] is not None else ""
         colour = colour_of(row["step"], edge or 0.0, row["note"] or "")
-        found = f"<b>{edge:+.2f}</b>" if _number(edge) else f'<span style="{_FAINT}">not measured</span>'
+        estimate = f"<b>{edge:+.2f}</b>" if _number(edge) else f'<span style="{_FAINT}">not measured</span>'
         rows.append(
             f'<tr><td style="{LEFT};min-width:150px">{escape(row["step"])}</td>'
             f'<td style="{LEFT};width:{_WIDTH}px">{_bar(edge, lower, upper, low, scale, colour=colour)}</td>'
-            f'<td style="{RIGHT}">{found}</td><td style="{RIGHT}">{interval}</td><td style="{RIGHT}">{size}</td>'
+            f'<td style="{RIGHT}">{estimate}</td><td style="{RIGHT}">{interval}</td><td style="{RIGHT}">{size}</td>'
             f'<td style="{LEFT};{_FAINT}">{escape(row["note"] or "")}</td></tr>'
         )
     heads = _heads(
@@ -145,10 +149,12 @@ def _waterfall(frame: pl.DataFrame) -> str:
     return f"<table>{heads}<tbody>{''.join(rows)}</tbody></table>"
 
 
-def _bar(edge: Any, lower: Any, upper: Any, low: float, scale: float, *, colour: str) -> str:
-    """The edge from zero on with its interval as a line below, on the scale of the whole table.
+def _bar(
+    edge: float | None, lower: float | None, upper: float | None, low: float, scale: float, *, colour: str
+) -> str:
+    """Draw an edge as a bar from zero, with its interval as a line below, on the scale of the whole table.
 
-    The border, at the bar's left or right end, is zero.
+    The border at the left or right end of the bar marks zero.
     """
 
     def block(left: float, right: float, look: str) -> str:
@@ -163,5 +169,5 @@ def _bar(edge: Any, lower: Any, upper: Any, low: float, scale: float, *, colour:
     return f'<div style="width:{_WIDTH + 1}px;padding-top:4px">{"".join(parts)}</div>'
 
 
-def _number(value: Any) -> bool:
+def _number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)

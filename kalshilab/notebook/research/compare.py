@@ -1,4 +1,4 @@
-"""One figure for several waterfalls: the same steps in several worlds, so that they can be told apart."""
+"""One figure for several waterfalls: the same steps in several worlds, side by side."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ COLOURS: Final = (RED, GREEN, BLUE, GREY)
 
 
 def beside(frames: Mapping[str, pl.DataFrame]) -> tuple[go.Figure, pl.DataFrame]:
-    """The steps of several waterfalls, a dot a world with its 95 % interval, one below the other.
+    """Draw the steps of several waterfalls, with one dot and its 95 % interval per world.
 
     Args:
-        frames: waterfalls (`step, edge, lower, upper, n, note`, edges in cents a contract) by the name of their
-            world, at most four; steps are in the order of the first that has them.
+        frames: one to four waterfalls (`step, edge, lower, upper, n, note`, edges in cents a contract) by the name of
+            their world; steps are in order of first appearance.
 
     Returns:
         The figure, and the rows behind it with their `world`.
 
     Raises:
-        EdgeError: no frame, more than four, or a column that is missing.
+        EdgeError: if there is no frame, more than four, or a column is missing.
     """
     if not 0 < len(frames) <= len(COLOURS):
-        raise EdgeError(f"beside: {len(frames)} waterfalls; it draws from 1 to {len(COLOURS)}")
+        raise EdgeError(f"beside: frames must hold 1 to {len(COLOURS)} waterfalls, got {len(frames)}")
     for frame in frames.values():
         need(frame, "beside", "step", "edge", "lower", "upper", "n")
     steps = list(dict.fromkeys(step for frame in frames.values() for step in frame["step"]))
     figure = blank("Step by step", "")
     for turn, (world, frame) in enumerate(frames.items()):
-        # Worlds stand a little apart, or their intervals would hide each other.
-        apart = 0.18 * (turn - (len(frames) - 1) / 2)
+        # Worlds are offset a little, or their intervals would hide each other.
+        offset = 0.18 * (turn - (len(frames) - 1) / 2)
         figure.add_scatter(
             x=values(frame, "edge"),
-            y=[steps.index(step) + apart for step in frame["step"]],
+            y=[steps.index(step) + offset for step in frame["step"]],
             mode="markers",
             marker={"color": COLOURS[turn], "size": 10},
             error_x=whiskers(frame, "edge", COLOURS[turn]),

@@ -1,16 +1,16 @@
 """The ten figures of a report card: each function takes a frame and returns `(figure, frame)`.
 
-The frames are measured in `kalshilab.edge`; here nothing is computed but positions on paper, so what is drawn can
-be read off the frame that comes back.  Edges, their bounds and prices are cents a contract, win rates percent; shares are fractions and are
-drawn as percent.  Whiskers and bands are
-95 % intervals; a null is a gap, never a zero.  The style and the limits are those of `kalshilab.notebook.session.plots`:
-at most 2,000 points a figure and less than 60 kB, with a title that says when rows are left out.
+`kalshilab.edge` computes the frames; this module computes only positions on the page, so every drawn value can be
+read from the returned frame.  Edges, their bounds and prices are in cents a contract, and win rates in percent; shares
+are fractions and are drawn in percent.  Error bars and bands are 95 % intervals; a null is a gap, never a zero.  Style
+and limits are those of `kalshilab.notebook.session.plots`: at most 2,000 points and 60 kB a figure, with a title that
+states how many rows are drawn when some are omitted.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import plotly.graph_objects as go
@@ -48,30 +48,30 @@ __all__ = [
     "waterfall",
 ]
 
-Drawn = tuple[go.Figure, pl.DataFrame]
+Drawn: TypeAlias = tuple[go.Figure, pl.DataFrame]
 
 SHADE: Final = "rgba(128,128,128,.10)"
 FAN: Final = "rgba(128,128,128,.22)"
 LOST: Final = "rgba(200,69,59,.16)"
 STEPS: Final = 40
 ROWS: Final = 400
-"""Rows drawn with whiskers, at most."""
+"""Maximum number of rows drawn with error bars."""
 
 EVIDENCE: Final = math.log(20)
-"""Where an e-process has shown its point at 5 % (Ville 1939): e = 20."""
+"""Natural logarithm of the e-value that rejects at 5 % (Ville 1939): e = 20."""
 
 
 def waterfall(frame: pl.DataFrame) -> Drawn:
-    """From a claim to what is left of it: a bar a step, pale where the step took something away.
+    """Draw the steps from a claim to the edge that remains, one bar per step; a pale bar is the loss of a step.
 
     Args:
         frame: `step, edge, lower, upper, n, note`, the claim first; a null edge is a step that was not measured.
 
     Returns:
-        The figure, whose notes are read by hovering, and the frame as it is.
+        The figure, whose notes appear on hover, and the frame unchanged.
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(frame, "waterfall", "step", "edge", "lower", "upper", "n", "note")
     shown = frame.head(STEPS)
@@ -113,7 +113,7 @@ def waterfall(frame: pl.DataFrame) -> Drawn:
         height=110 + 46 * max(1, shown.height),
         barmode="overlay",
         showlegend=False,
-        # Room for an estimate and an interval of three digits each.
+        # Space for an estimate and an interval of three digits each.
         margin={"r": 200},
         xaxis={"title": {"text": "edge, cents a contract"}, "zeroline": True, "zerolinecolor": GREY},
         yaxis={
@@ -128,14 +128,14 @@ def waterfall(frame: pl.DataFrame) -> Drawn:
 
 
 def equity(frame: pl.DataFrame) -> Drawn:
-    """The running profit, event by event, in the fan of worlds without an edge (5 to 95 %); the lockbox shaded.
+    """Draw the cumulative profit by event over the 5 to 95 % range of worlds without an edge, the lockbox shaded.
 
     Args:
         frame: `ts, event, pnl, total, null_low, null_mid, null_high, lockbox` (`kalshilab.edge.report.equity`), in order
-            of time; `pnl` and `total` are cents, one contract an event.
+            of time; `pnl` and `total` are in cents, with one contract an event.
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(frame, "equity", "ts", "event", "pnl", "total", "null_low", "null_mid", "null_high", "lockbox")
     rows = thin(frame.height, POINTS // 4, frame["total"].to_numpy())
@@ -178,16 +178,16 @@ def equity(frame: pl.DataFrame) -> Drawn:
 
 
 def calibration(frame: pl.DataFrame) -> Drawn:
-    """How often contracts bought at a price win: the signal's fills beside those of the baseline.
+    """Draw the win rate of contracts by price: fills of the signal beside those of the baseline.
 
-    On the dotted diagonal a price is fair; the dashed line is what has to be won to break even after fees.
+    A price on the dotted diagonal is fair; the dashed line is the win rate that breaks even after fees.
 
     Args:
-        frame: `price, source, win, lower, upper, n, break_even` (`kalshilab.edge.robustness.price_matching`): price and break-even in
-            cents, the others percent; `source` is "signal" or "baseline".
+        frame: `price, source, win, lower, upper, n, break_even` (`kalshilab.edge.robustness.price_matching`), price and
+            break-even in cents, win rates in percent; `source` is "signal" or "baseline".
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(frame, "calibration", "price", "source", "win", "lower", "upper", "n", "break_even")
     shown = frame[thin(frame.height, ROWS)]
@@ -226,13 +226,13 @@ def calibration(frame: pl.DataFrame) -> Drawn:
 
 
 def buckets(frame: pl.DataFrame) -> Drawn:
-    """The edge by price, beside what the price alone earns there, over the number of entries.
+    """Draw the edge by price, beside the edge of the price alone, above the number of entries.
 
     Args:
         frame: `low, high, n, edge, lower, upper, baseline_edge, baseline_n, excess`; `low` and `high` in cents.
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(
         frame,
@@ -275,13 +275,14 @@ def buckets(frame: pl.DataFrame) -> Drawn:
 
 
 def latency(frame: pl.DataFrame) -> Drawn:
-    """What is left of the edge when orders arrive later, over the share of fires that still get a fill.
+    """Draw the edge by order latency, above the share of fires that are still filled.
 
     Args:
-        frame: `latency_s, edge, lower, upper, n, fill_rate`, seconds from fire to order.
+        frame: `latency_s, edge, lower, upper, n, fill_rate`; the latency is the time from fire to order in seconds, the
+            fill rate a fraction.
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(frame, "latency", "latency_s", "edge", "lower", "upper", "n", "fill_rate")
     shown = frame.sort("latency_s")[thin(frame.height, ROWS)]
@@ -304,20 +305,20 @@ def latency(frame: pl.DataFrame) -> Drawn:
 
 
 def categories(frame: pl.DataFrame) -> Drawn:
-    """The edge by category and month: colour is the edge, size the number of events.
+    """Draw the edge by category and month: the colour is the edge, the size the number of events.
 
     Args:
         frame: `category, month, edge, n_events`; months are dates or text like "2025-12".
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(frame, "categories", "category", "month", "edge", "n_events")
     shown = frame.sort("month", "category")[thin(frame.height, ROWS)]
     months = shown["month"]
     text = months.dt.strftime("%Y-%m") if months.dtype.is_temporal() else months.cast(pl.String)
     edge, events = values(shown, "edge"), values(shown, "n_events")
-    # The largest dot gives way to its neighbours; the smallest can still be seen.
+    # The largest dot does not cover its neighbours, and the smallest is still visible.
     size = 6 + 22 * np.sqrt(events / max(1.0, float(np.nanmax(events, initial=1.0))))
     limit = max(1.0, float(np.nanmax(np.abs(edge), initial=1.0)))
     figure = blank(counted("Edge by category and month", shown.height, frame.height, "cells"), "")
@@ -345,13 +346,13 @@ def categories(frame: pl.DataFrame) -> Drawn:
 
 
 def concentration(frame: pl.DataFrame) -> Drawn:
-    """The edge that is left when the best events are taken away, by the share taken.
+    """Draw the edge that remains without the best events, by the share of events removed.
 
     Args:
         frame: `removed, edge`: a fraction of the events, and cents.
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(frame, "concentration", "removed", "edge")
     ordered = frame.sort("removed")
@@ -373,14 +374,14 @@ def concentration(frame: pl.DataFrame) -> Drawn:
 
 
 def live(frame: pl.DataFrame, validated: tuple[float, float] | None = None) -> Drawn:
-    """Paper trades as evidence: for an edge (E0), against the claimed one (E1), and the confidence sequence.
+    """Draw the evidence of paper trades for an edge (E0) and against the claim (E1), with the confidence sequence.
 
     Args:
         frame: `day, n, log_e0, log_e1, cs_low, cs_high` (`kalshilab.edge.live.monitor`): natural logarithms, and cents.
-        validated: the interval of the edge that was validated, cents, drawn as a band.
+        validated: interval of the validated edge in cents, drawn as a band.
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(frame, "live", "day", "n", "log_e0", "log_e1", "cs_low", "cs_high")
     rows = thin(frame.height, POINTS // 5)
@@ -437,14 +438,14 @@ def live(frame: pl.DataFrame, validated: tuple[float, float] | None = None) -> D
 
 
 def markouts(frame: pl.DataFrame) -> Drawn:
-    """Where the mid went after quotes, filled and unfilled: what is lost to those who knew more.
+    """Draw the move of the mid after filled and unfilled quotes, which measures adverse selection.
 
     Args:
-        frame: `horizon_s, group, markout, lower, upper, n`: seconds after the fill (null or infinite: at
-            settlement), "filled" or "unfilled", cents in our favour.
+        frame: `horizon_s, group, markout, lower, upper, n`: seconds after the quote (null or infinite is the
+            settlement), "filled" or "unfilled", and cents in favour of the quote.
 
     Raises:
-        EdgeError: a column is missing.
+        EdgeError: if a column is missing.
     """
     need(frame, "markouts", "horizon_s", "group", "markout", "lower", "upper", "n")
     by = pl.col("horizon_s").cast(pl.Float64).fill_null(math.inf)

@@ -1,15 +1,16 @@
-"""What the figures of a report card have in common: whiskers, panels one above the other, bands, labels.
+"""Shared parts of a report card's figures: error bars, stacked panels, bands and labels.
 
-Arrays of drawn values are float32: seven digits are more than a figure shows, at half the bytes.  What is null or
-infinite becomes NaN, which a figure leaves out.
+Arrays of drawn values are float32: seven digits are more than a figure shows, in half the bytes.  Null and infinite
+values become NaN, which a figure omits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -37,49 +38,49 @@ __all__ = [
 ]
 
 LEGEND: Final = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"}
-"""A legend above the figure, where no axis label stands in its way."""
+"""A legend above the figure, clear of the axis labels."""
 
 SPANS: Final = (("1d", "days"), ("1w", "weeks"), ("1mo", "months"), ("1y", "years"))
-MOST: Final = 60
-"""Bands in one figure, at most."""
+MAX_BANDS: Final = 60
+"""Maximum number of periods of a time axis, of which every second one is shaded."""
 
-REACH: Final = 102.0
-"""Cents that a contract can earn or cost at most, fee included."""
+MAX_CENTS: Final = 102.0
+"""The most that a contract can earn or cost, in cents, fee included."""
 
 UNITS: Final = ((86_400, "day", "days"), (3_600, "h", "h"), (60, "min", "min"), (1, "s", "s"))
 
 
 def need(frame: pl.DataFrame, figure: str, *columns: str) -> None:
-    """Nothing, if the frame has these columns.
+    """Check that a frame has the columns that a figure draws.
 
     Raises:
-        EdgeError: one is missing.
+        EdgeError: if a column is missing.
     """
     for column in columns:
         if column not in frame.columns:
-            have = ", ".join(frame.columns) or "none"
             raise EdgeError(
-                f"{figure}: column {column} is missing; it draws {', '.join(columns)}, here are {have}"
+                f"{figure}: column {column} is missing; frame must have {', '.join(columns)}, got "
+                f"{', '.join(frame.columns) or 'no column'}"
             )
 
 
 def values(frame: pl.DataFrame, column: str, scale: float = 1.0) -> npt.NDArray[np.float32]:
-    """A column times a scale; NaN for what is null or infinite."""
-    found = frame[column].cast(pl.Float64).to_numpy() * scale
-    return np.where(np.isfinite(found), found, np.nan).astype(np.float32)
+    """Return a column times a scale, with NaN for null and infinite values."""
+    scaled = frame[column].cast(pl.Float64).to_numpy() * scale
+    return np.where(np.isfinite(scaled), scaled, np.nan).astype(np.float32)
 
 
 def bound(frame: pl.DataFrame, column: str) -> npt.NDArray[np.float32]:
-    """A bound of an interval in cents or percent; one past what a contract can earn or lose is drawn there.
+    """Return a bound of an interval in cents or percent, clipped to the most that a contract can earn or lose.
 
-    An interval from three entries may reach to minus a thousand dollars, and would flatten all that is around it.
+    An interval from three entries may reach minus a thousand dollars, and would flatten everything around it.
     """
-    found = np.clip(frame[column].cast(pl.Float64).to_numpy(), -REACH, REACH)
-    return np.asarray(found, np.float32)
+    clipped = np.clip(frame[column].cast(pl.Float64).to_numpy(), -MAX_CENTS, MAX_CENTS)
+    return np.asarray(clipped, np.float32)
 
 
-def whiskers(frame: pl.DataFrame, column: str, colour: str = GREY) -> dict[str, Any]:
-    """Error bars from `lower` to `upper` around a column; none where a bound is missing."""
+def whiskers(frame: pl.DataFrame, column: str, colour: str = GREY) -> dict[str, object]:
+    """Return error bars from `lower` to `upper` around a column; a row without a bound has no bar."""
     middle, low, high = values(frame, column), bound(frame, "lower"), bound(frame, "upper")
     return {
         "type": "data",
@@ -92,8 +93,8 @@ def whiskers(frame: pl.DataFrame, column: str, colour: str = GREY) -> dict[str, 
     }
 
 
-def measured(row: dict[str, Any]) -> str:
-    """An estimate and its interval, as a label.
+def measured(row: Mapping[str, float | None]) -> str:
+    """Format an estimate and its interval as a label.
 
     >>> measured({"edge": 1.97, "lower": 0.25, "upper": 3.96}), measured({"edge": None, "lower": None, "upper": None})
     ('<b>+1.97 c</b> [+0.25, +3.96]', 'not measured')
@@ -106,8 +107,10 @@ def measured(row: dict[str, Any]) -> str:
 
 
 def colour_of(step: str, edge: float, note: str) -> str:
-    """A step's colour in a waterfall: grey for what was claimed and for what looks ahead, which measure no edge; red
-    where looking ahead shows more than three standard errors above the moment of the fire.
+    """Return the colour of a step in a waterfall.
+
+    Claims and steps that look ahead do not measure an edge and are grey.  A step whose look-ahead bias exceeds three
+    standard errors is red, like a negative edge; any other is blue.
 
     >>> colour_of("whole life", 16.8, "looks ahead: filter and entry over the whole life") == GREY
     True
@@ -124,7 +127,7 @@ def colour_of(step: str, edge: float, note: str) -> str:
 
 
 def wrapped(text: str, width: int = 24) -> str:
-    """Text in lines of about `width` characters, as figures break them."""
+    """Break a text into lines of about `width` characters, separated by `<br>`."""
     lines = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + len(word) >= width:
@@ -134,7 +137,7 @@ def wrapped(text: str, width: int = 24) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time after a fire or a fill; None and infinity are the settlement.
+    """Format a time after a fire or a fill; None and infinity stand for the settlement.
 
     >>> [duration(s) for s in (0, 2, 90, 1800, 86_400, 172_800, None)]
     ['0 s', '2 s', '90 s', '30 min', '1 day', '2 days', 'settlement']
@@ -149,17 +152,21 @@ def duration(seconds: float | None) -> str:
 
 
 def powers(low: float, high: float) -> list[tuple[float, str]]:
-    """Marks of an axis of e-values whose natural logarithms reach from `low` to `high`: 1, 20, and powers of ten.
+    """Return the ticks of an axis of e-values: 1, 20, and powers of ten.
+
+    Args:
+        low: natural logarithm of the smallest e-value.
+        high: natural logarithm of the largest e-value.
 
     Returns:
-        Where each stands (its natural logarithm, for an e-value may be too large to be written) and its label.
+        The position of each tick (its natural logarithm, since an e-value may overflow) and its label.
 
     >>> [label for _, label in powers(-3.0, 5.0)], powers(-2e4, 2e4)[0][1]
     (['0.1', '1', '10', '20', '100'], '10<sup>-8685</sup>')
     """
     first, last = math.ceil(low / math.log(10)), math.floor(high / math.log(10))
     step = max(1, math.ceil((last - first) / 6))
-    # A power of ten whose label would run into that of 20 is left out.
+    # A power of ten whose label would overlap that of 20 is omitted.
     clear = math.log10(20) + (step / 2 if step > 1 else -1)
     exponents = [k for k in range(first, last + 1) if not k % step and (k <= 0 or k >= clear)]
     marks = {k * math.log(10): f"{10.0**k:g}" if abs(k) <= 4 else f"10<sup>{k}</sup>" for k in exponents}
@@ -168,7 +175,10 @@ def powers(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def spans(ts: pl.Series) -> tuple[str, list[tuple[datetime, datetime]]]:
-    """Every second day from the first instant to the last, or week, month or year, so that they are few; and which."""
+    """Return a unit of time and every second such period from the first instant to the last.
+
+    The unit is the smallest of days, weeks, months and years that gives at most `MAX_BANDS` periods.
+    """
     if not ts.len():
         return "", []
     first, last = ts.min(), ts.max()
@@ -178,14 +188,14 @@ def spans(ts: pl.Series) -> tuple[str, list[tuple[datetime, datetime]]]:
     for every, unit in SPANS:  # noqa: B007
         start = pl.Series([first]).dt.truncate(every)[0]
         edges = pl.datetime_range(start, last + timedelta(microseconds=1), every, eager=True).to_list()
-        if len(edges) <= MOST:
+        if len(edges) <= MAX_BANDS:
             break
-    pairs = list(pairwise([*edges, last]))[:MOST]
+    pairs = list(pairwise([*edges, last]))[:MAX_BANDS]
     return unit, [(max(a, first), b) for a, b in pairs[1::2] if b > a]
 
 
-def band(left: datetime, right: datetime, colour: str) -> dict[str, Any]:
-    """A shape behind everything from one instant to another."""
+def band(left: datetime, right: datetime, colour: str) -> dict[str, object]:
+    """Return a shape that shades the background from one instant to another."""
     x0, x1 = milliseconds(pl.Series([left, right], dtype=pl.Datetime("us", "UTC")))
     return {
         "type": "rect",
@@ -201,7 +211,15 @@ def band(left: datetime, right: datetime, colour: str) -> dict[str, Any]:
 
 
 def two_panels(title: str, upper: str, lower: str, x: str, *, split: float = 0.24) -> go.Figure:
-    """An empty figure with a second, lower panel on the same x axis; `split` is its share of the height."""
+    """Return an empty figure with a second, lower panel on the same x axis.
+
+    Args:
+        title: title of the figure.
+        upper: title of the upper y axis.
+        lower: title of the lower y axis.
+        x: title of the x axis.
+        split: share of the height that the lower panel takes, from 0 to 1.
+    """
     figure = blank(title, upper)
     axis = {"gridcolor": "rgba(128,128,128,.25)"}
     figure.update_layout(
@@ -223,12 +241,12 @@ def two_panels(title: str, upper: str, lower: str, x: str, *, split: float = 0.2
 
 
 def below(figure: go.Figure, x: list[str], y: npt.NDArray[np.float32], hover: str) -> None:
-    """Bars in the lower panel."""
+    """Add bars to the lower panel."""
     figure.update_layout(xaxis={"type": "category"}, yaxis2={"rangemode": "tozero"})
     figure.add_bar(
         x=x, y=y, yaxis="y2", marker={"color": GREY}, opacity=0.6, showlegend=False, hovertemplate=hover
     )
 
 
-def _number(value: float | None) -> bool:
+def _number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)

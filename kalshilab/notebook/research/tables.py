@@ -1,9 +1,9 @@
-"""Tables as a reader wants them: every row, whole texts, no types and no quotes.
+"""Result tables: every row, full texts, no types and no quotes.
 
-A frame shows ten rows and thirty characters of a text, which is right for exploring and wrong for a result.
-`table` shows a frame whole, `claimed` a published edge beside its audited figure, `board` a row a card.  What is
-built is HTML whose styles stand in the cells: JupyterLab takes style sheets out of a notebook that somebody else
-has run, and a committed notebook is one.  Texts may come from anywhere; each goes through `html.escape`.
+A polars frame shows ten rows and thirty characters of a text, which suits exploration and not a result.  `table`
+shows a whole frame, `claimed` a published edge beside its audited figure, and `board` one row per report card.  The
+HTML has inline styles, because JupyterLab removes style sheets from an untrusted notebook, such as a committed one.
+Texts may come from anywhere, so each passes through `html.escape`.
 """
 
 from __future__ import annotations
@@ -11,28 +11,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import polars as pl
 
 from kalshilab.edge.report import claims as published
 from kalshilab.edge.report.claims import Claims
+from kalshilab.lazy import renamed
 
-__all__ = ["LEFT", "MOST", "RIGHT", "Judged", "Table", "board", "claimed", "table"]
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
-MOST: Final = 200
-"""Rows of a table at most; the caption says how many there were."""
+__all__ = ["LEFT", "MAX_ROWS", "RIGHT", "CardSummary", "Table", "board", "claimed", "table"]
+
+MAX_ROWS: Final = 200
+"""Maximum number of rows shown; the caption states how many there are."""
 
 SHORT: Final = 18
-"""Letters of a text that stays in one line."""
+"""Longest text that is kept on one line, in characters."""
 
 LEFT: Final = "text-align:left;vertical-align:top"
 RIGHT: Final = "text-align:right;vertical-align:top;white-space:nowrap"
-"""Styles of a cell: of texts, and of numbers."""
+"""Styles of cells: `LEFT` of texts, `RIGHT` of numbers."""
 
 
-class Judged(Protocol):
-    """What a board needs of a report card."""
+class CardSummary(Protocol):
+    """The part of a report card that a board shows."""
 
     @property
     def name(self) -> str: ...
@@ -42,14 +46,18 @@ class Judged(Protocol):
 
 
 class Table:
-    """A frame shown whole: HTML in a notebook, text elsewhere.  `frame` is what it was made of."""
+    """A whole frame as a table: HTML in a notebook, text elsewhere.
+
+    Attributes:
+        frame: the frame behind the table.
+    """
 
     def __init__(self, frame: pl.DataFrame, *, digits: int = 2) -> None:
         self.frame, self._digits = frame, digits
 
     def __repr__(self) -> str:
         with pl.Config(
-            tbl_rows=MOST,
+            tbl_rows=MAX_ROWS,
             tbl_cols=-1,
             fmt_str_lengths=1_000,
             tbl_hide_dataframe_shape=True,
@@ -59,8 +67,7 @@ class Table:
             return str(self.frame)
 
     def _repr_html_(self) -> str:
-        numbers = [kind.is_numeric() for kind in self.frame.dtypes]
-        styles = [RIGHT if number else LEFT for number in numbers]
+        styles = [RIGHT if dtype.is_numeric() else LEFT for dtype in self.frame.dtypes]
         head = "".join(
             f'<th style="{style}">{escape(name)}</th>'
             for name, style in zip(self.frame.columns, styles, strict=True)
@@ -68,17 +75,18 @@ class Table:
         rows = "".join(
             "<tr>"
             + "".join(
-                _cell(_shown(value, self._digits), style) for value, style in zip(row, styles, strict=True)
+                _cell(_formatted(value, self._digits), style)
+                for value, style in zip(row, styles, strict=True)
             )
             + "</tr>"
-            for row in self.frame.head(MOST).iter_rows()
+            for row in self.frame.head(MAX_ROWS).iter_rows()
         )
-        more = f"<p>{MOST:,} of {self.frame.height:,} rows</p>" if self.frame.height > MOST else ""
+        more = f"<p>{MAX_ROWS:,} of {self.frame.height:,} rows</p>" if self.frame.height > MAX_ROWS else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
 
 
 def table(frame: pl.DataFrame, *, digits: int = 2) -> Table:
-    """A frame shown whole; floats with so many digits, what is null as a dash.
+    """Show a whole frame, with floats rounded to `digits` and nulls as dashes.
 
     >>> html = table(pl.DataFrame({"signal": ["a < b"], "net": [-2.624]}))._repr_html_()
     >>> "a &lt; b</td>" in html, ">-2.62</td>" in html
@@ -88,14 +96,14 @@ def table(frame: pl.DataFrame, *, digits: int = 2) -> Table:
 
 
 def claimed(*names: str, claims: Claims | None = None) -> Table:
-    """Published edges beside what an audit left of each: `edge, claimed, audited, on fair markets, why`.
+    """Show published edges beside their audited figures: `edge, claimed, audited, its method on fair markets, why`.
 
     Args:
-        names: ids of claims (`kalshilab.edge.report.claims`); none: all of them.
-        claims: default those shipped with the library.
+        names: ids of claims (`kalshilab.edge.report.claims`); without names, all claims.
+        claims: the claims to show; default those shipped with the library.
 
     Raises:
-        EdgeError: there is no claim of that id.
+        EdgeError: if a name is not the id of a claim.
 
     >>> claimed("yes_80_90").frame["claimed", "audited"].row(0)
     ('+5.10 c', '-6.20 c when the system measured it again, before fee and spread')
@@ -103,52 +111,52 @@ def claimed(*names: str, claims: Claims | None = None) -> Table:
     known = published.load() if claims is None else claims
     rows = []
     for name in names or [c.id for c in known.claim]:
-        found, left = known.get(name), known.audited(name)
+        claim, audit = known.get(name), known.audited(name)
         audited = "never measured after costs, as of the moment it fires"
-        if left is not None:
-            audited = f"{left[0]:+.2f} c {left[1]}"
-            if found.audited is None:
+        if audit is not None:
+            audited = f"{audit[0]:+.2f} c {audit[1]}"
+            if claim.audited is None:
                 audited += " (of the rule it is a setting of)"
-            if found.audited_excess is not None:
-                audited += f"; {found.audited_excess:+.2f} c against markets of like price"
+            if claim.audited_excess is not None:
+                audited += f"; {claim.audited_excess:+.2f} c against markets of like price"
         rows.append(
             {
-                "edge": found.name,
-                "claimed": f"{found.claimed:+.2f} c"
-                + ("" if found.measure == "edge" else f" ({found.measure})"),
+                "edge": claim.name,
+                "claimed": f"{claim.claimed:+.2f} c"
+                + ("" if claim.measure == "edge" else f" ({claim.measure})"),
                 "audited": audited,
-                "its method on fair markets": "" if found.fair is None else f"{found.fair:+.2f} c",
-                "why": found.reason,
+                "its method on fair markets": "" if claim.fair is None else f"{claim.fair:+.2f} c",
+                "why": claim.reason,
             }
         )
     return Table(pl.DataFrame(rows))
 
 
-def board(cards: Sequence[Judged] | Mapping[str, Judged]) -> Table:
-    """Report cards, a row each: the verdict, the line that gave it, what was bought, what it earned and could show.
+def board(cards: Sequence[CardSummary] | Mapping[str, CardSummary]) -> Table:
+    """Show one row per report card: the verdict, the line that determined it, the sample, the net edge and its power.
+
+    `net` is in cents a fire with its 95 % interval, where a fire without a fill counts 0.  `detectable` is the smallest
+    edge that this number of entries could detect, in the same unit.
 
     Args:
-        cards: in order; with names of their own, if the signals' are too long.
-
-    `net` is cents a fire with its 95 % interval, a fire without a fill counting as nothing; `detectable` is the
-    smallest edge that so many entries could show, in the same unit.
+        cards: report cards in order; a mapping gives each a shorter name than that of its signal.
     """
     rows = []
     named = cards.items() if isinstance(cards, Mapping) else [(card.name, card) for card in cards]
     for name, card in named:
-        found = card.summary()
-        bounds = found.get("lower"), found.get("upper")
+        summary = card.summary()
+        bounds = summary.get("lower"), summary.get("upper")
         rows.append(
             {
                 "signal": name,
                 "verdict": card.verdict,
-                "first line that fails": found.get("failed") or "",
-                "fires": found.get("fires"),
-                "bought": found.get("filled"),
-                "events": found.get("events"),
-                "net": found.get("net"),
+                "first line that fails": summary.get("failed") or "",
+                "fires": summary.get("fires"),
+                "bought": summary.get("filled"),
+                "events": summary.get("events"),
+                "net": summary.get("net"),
                 "95 %": "" if None in bounds else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]",
-                "detectable": found.get("mde"),
+                "detectable": summary.get("mde"),
             }
         )
     kinds = dict.fromkeys(("fires", "bought", "events"), pl.Int64)
@@ -160,7 +168,7 @@ def _cell(text: str, style: str) -> str:
     return f'<td style="{style}{line}">{escape(text)}</td>'
 
 
-def _shown(value: Any, digits: int) -> str:
+def _formatted(value: object, digits: int) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):

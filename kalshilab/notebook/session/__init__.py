@@ -1,4 +1,4 @@
-"""The dashboard of a session and its figures."""
+"""A session in a notebook: the live dashboard, and the figures of a finished run."""
 
 from kalshilab.lazy import exports
 

@@ -3,12 +3,7 @@ from . import panels as panels
 from . import plots as plots
 from .dashboard import Dashboard as Dashboard
 from .dashboard import EquityLine as EquityLine
-from .dashboard import Watched as Watched
+from .dashboard import WatchedSession as WatchedSession
+from .dashboard import is_interactive as is_interactive
 from .panels import PANELS as PANELS
-from .panels import STYLE as STYLE
 from .panels import Panel as Panel
-from .plots import BLUE as BLUE
-from .plots import GREEN as GREEN
-from .plots import GREY as GREY
-from .plots import POINTS as POINTS
-from .plots import RED as RED

@@ -1,15 +1,15 @@
-"""The live view of a session below its notebook cell.
+"""The live dashboard of a session, below its notebook cell.
 
-The session knows nothing of this module.  One task, the painter, reads `session.snapshot()` four times a
-second and sends the panels whose HTML has changed; the chart follows once a second.  Latest state wins:
-nothing is queued, so a slow browser delays its own pictures and never a feed.  When the painter itself fails
-it says so in the console panel and ends; the session goes on.
+The session does not depend on this module.  One task, the painter, reads `session.snapshot()` four times a
+second and sends the panels whose HTML has changed; it updates the chart once a second.  The latest state wins:
+nothing is queued, so a slow browser delays its own view and never a feed.  If the painter fails, it reports the
+error in the console panel and ends; the session continues.
 
-The stop button does one thing, `session.request_stop`, because a widget callback may run in another thread
-with another event loop.  What the button shows afterwards is painted like everything else.
+The stop button only calls `session.request_stop`, because a widget callback may run in another thread with
+another event loop.  The painter then updates the button like every other part.
 
-Under papermill (`KALSHILAB_RUN` is set) there is nobody to look and every widget would be saved: `show`
-leaves one line of static HTML.  Outside a kernel it does the same.
+Under papermill (`KALSHILAB_RUN` is set) nobody watches and every widget would be saved, so `show` displays one
+line of static HTML.  It does the same outside a kernel.
 """
 
 from __future__ import annotations
@@ -18,30 +18,37 @@ import asyncio
 import os
 from collections.abc import Callable
 from html import escape
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import ipywidgets as widgets
 import numpy as np
+import numpy.typing as npt
 from IPython import get_ipython
 from IPython.display import HTML, display
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
+from kalshilab.lazy import renamed
 from kalshilab.notebook.session import panels
 from kalshilab.trade.status import Snapshot
 from kalshilab.units import MONEY
 
-__all__ = ["Dashboard", "EquityLine", "Watched", "is_interactive"]
+if TYPE_CHECKING:
+    from plotly.graph_objects import FigureWidget
+else:
+    __getattr__ = renamed(__name__)
 
-PAINT: Final = 0.25
-"""Seconds between looks at the session."""
+__all__ = ["Dashboard", "EquityLine", "WatchedSession", "is_interactive"]
+
+PAINT_INTERVAL_S: Final = 0.25
+"""Seconds between two paints."""
 
 CHART_EVERY: Final = 4
-"""The chart follows at every so many looks: once a second."""
+"""Paints between two updates of the chart: it is updated once a second."""
 
 POINTS: Final = 2_000
-"""Points of the equity line at most."""
+"""Maximum number of points of the equity line."""
 
 _STARTING = ("STARTUP", "INITIALIZING", "ORDERBOOK_CONNECT", "TRADING_CLIENT_CONNECT", "KALSHI_DATA_SYNC")
 
@@ -54,11 +61,11 @@ _ROWS: Final = (
     ("markets",),
     ("trades", "console"),
 )
-"""Where each panel stands below the header: beside another one, or over the whole width."""
+"""Rows of panels below the header; two panels of a row stand side by side."""
 
 
-class Watched(Protocol):
-    """What a dashboard needs of a session."""
+class WatchedSession(Protocol):
+    """The part of a session that a dashboard uses."""
 
     @property
     def run_id(self) -> str: ...
@@ -72,7 +79,7 @@ class Watched(Protocol):
 
 
 def is_interactive() -> bool:
-    """Whether a person may be looking: in an IPython kernel, and not in an unattended run.
+    """Return whether a person may be watching: in an IPython kernel, and not in an unattended run.
 
     >>> is_interactive()
     False
@@ -84,8 +91,11 @@ def is_interactive() -> bool:
 class EquityLine:
     """Exchange time and equity of a whole run in at most `limit` points, evenly thinned as it grows.
 
-    When it is full every other point goes, and from then on every other sample is taken; the newest sample is
-    always the last point.
+    When the line is full, every other point is dropped, and from then on every other sample is kept.  The newest
+    sample is always the last point.
+
+    Args:
+        limit: maximum number of points.
 
     >>> line = EquityLine(limit=4)
     >>> for t in range(9):
@@ -100,8 +110,13 @@ class EquityLine:
         self._every = 1
 
     def add(self, ts: int, money: int) -> None:
-        """Take a sample: exchange time in microseconds, equity in money units."""
-        # One place is kept free for the newest sample when it is not one of those that stay.
+        """Add a sample.
+
+        Args:
+            ts: exchange time in microseconds since 1970.
+            money: equity in money units (1/1,000,000 dollar).
+        """
+        # One slot is reserved for the newest sample, which may not be one of those that are kept.
         if self._seen % self._every == 0 and self._fixed == len(self._x) - 1:
             half = (self._fixed + 1) // 2
             for values in (self._x, self._y):
@@ -114,13 +129,13 @@ class EquityLine:
         self._seen += 1
 
     @property
-    def x(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Milliseconds since 1970, which is what a date axis takes."""
+    def x(self) -> npt.NDArray[np.float64]:
+        """Milliseconds since 1970, the unit of a date axis."""
         return self._x[: self._shown].copy()
 
     @property
-    def y(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Dollars."""
+    def y(self) -> npt.NDArray[np.float64]:
+        """Equity in dollars."""
         return self._y[: self._shown].copy()
 
 
@@ -128,15 +143,15 @@ class Dashboard:
     """Widgets that follow one session until it has finished.
 
     Args:
-        session: read through `snapshot()` only; `request_stop` is its one lever.
-        interactive: whether to build widgets; None asks `is_interactive`.
-        clock: paces the painter; default the machine's.
-        chart: whether to draw the equity line (the one heavy part).
+        session: the session; the dashboard only reads `snapshot()` and calls `request_stop`.
+        interactive: whether to build widgets; None calls `is_interactive`.
+        clock: clock that paces the painter; default the machine's.
+        chart: whether to draw the equity line, the only expensive part.
     """
 
     def __init__(
         self,
-        session: Watched,
+        session: WatchedSession,
         *,
         interactive: bool | None = None,
         clock: Clock | None = None,
@@ -148,17 +163,17 @@ class Dashboard:
         self._line = EquityLine()
         self._painted: dict[str, str] = {}
         self._failure = ""
-        self._figure: Any = None
+        self._figure: FigureWidget | None = None
         self._task: asyncio.Task[None] | None = None
-        self.widget: Any = None
+        self.widget: widgets.VBox | None = None
         if self._interactive:
             self._build(chart)
 
     def show(self) -> None:
-        """Display below the running cell and follow the session.
+        """Display the dashboard below the running cell and follow the session.
 
         Raises:
-            SessionError: no event loop is running, so nothing could follow it.
+            SessionError: if no event loop is running, so that the painter has nowhere to run.
         """
         if not self._interactive:
             display(HTML(_static_line(self._session)))  # type: ignore[no-untyped-call, unused-ignore]
@@ -167,7 +182,7 @@ class Dashboard:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise SessionError(
-                "a dashboard follows its session from an event loop, and none is running"
+                "a dashboard needs a running event loop to follow its session; call show() from a notebook cell"
             ) from None
         self.paint()
         display(self.widget)  # type: ignore[no-untyped-call, unused-ignore]
@@ -175,7 +190,11 @@ class Dashboard:
             self._task = loop.create_task(self._follow(), name="dashboard")
 
     def paint(self, *, chart: bool = True) -> Snapshot:
-        """Send what has changed since the last call; the snapshot that is now on show."""
+        """Send the panels that changed since the last call, and return the snapshot that they show.
+
+        Args:
+            chart: whether to update the chart too.
+        """
         shot = self._session.snapshot()
         for name, panel in panels.PANELS.items():
             if name == "console":
@@ -189,7 +208,7 @@ class Dashboard:
         return shot
 
     def freeze(self) -> None:
-        """Paint the last state and close the chart's widget; a small drawing takes its place."""
+        """Paint the last state and replace the chart's widget with a small static drawing."""
         if not self._interactive:
             return
         if self._task is not None and self._task is not _current_task():
@@ -203,7 +222,7 @@ class Dashboard:
             self._figure = None
 
     async def wait(self) -> None:
-        """Return when the painter has ended."""
+        """Wait until the painter has ended."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -251,7 +270,7 @@ class Dashboard:
     def _paint_chart(self) -> None:
         if self._figure is None:
             return
-        # plotly.js guesses an axis' type anew whenever its data change: only texts are guessed to be dates.
+        # plotly.js infers the type of an axis again after each change of data, and infers dates from strings only.
         x = np.datetime_as_string(self._line.x.astype("datetime64[ms]"))
         with self._figure.batch_update():
             self._figure.data[0].x, self._figure.data[0].y = x, self._line.y
@@ -261,33 +280,35 @@ class Dashboard:
         try:
             while not self.paint(chart=turn % CHART_EVERY == 0).finished:
                 turn += 1
-                await self._clock.sleep(PAINT)
+                await self._clock.sleep(PAINT_INTERVAL_S)
             self.freeze()
-        except Exception as error:  # noqa: BLE001 - a view that breaks must not take the session with it
-            self._say(f"dashboard: stopped painting, {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - a failing view must not stop the session
+            self._report_failure(f"dashboard: stopped painting, {type(error).__name__}: {error}")
 
-    def _say(self, text: str) -> None:
-        """Put the painter's own failure above the console, without asking the session for anything."""
+    def _report_failure(self, text: str) -> None:
+        """Show the painter's failure above the console, without another call of the session."""
         self._failure = text
         old = self._panels["console"].value
         self._panels["console"].value = f'<div class="kl"><pre class="down">{escape(text)}</pre></div>{old}'
 
 
-def _stopper(session: Watched) -> Callable[[Any], None]:
-    """The stop button's callback.  It holds the session and nothing of the dashboard: it may run in a thread
-    of its own, where no widget may be touched."""
+def _stopper(session: WatchedSession) -> Callable[[object], None]:
+    """Return the callback of the stop button.
+
+    It captures only the session: a callback may run in another thread, where no widget may be touched.
+    """
     return lambda _: session.request_stop("stop button")
 
 
-def _current_task() -> asyncio.Task[Any] | None:
+def _current_task() -> asyncio.Task[object] | None:
     try:
         return asyncio.current_task()
     except RuntimeError:
         return None
 
 
-def _equity_widget() -> Any:
-    # plotly is slow to import; a session without a chart does not pay for it.
+def _equity_widget() -> FigureWidget:
+    # plotly is slow to import, and a session without a chart does not need it.
     import plotly.graph_objects as go
 
     figure = go.FigureWidget(
@@ -311,7 +332,7 @@ def _equity_widget() -> Any:
     return figure
 
 
-def _static_line(session: Watched) -> str:
+def _static_line(session: WatchedSession) -> str:
     shot = session.snapshot()
     run = escape(session.run_id)
     return (

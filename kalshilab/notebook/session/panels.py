@@ -1,10 +1,10 @@
-"""From a `Snapshot` to HTML, panel by panel: pure functions, no widget, no session, no clock.
+"""Dashboard panels: pure functions from a `Snapshot` to HTML, without widget, session or clock.
 
-A dashboard calls every function of `PANELS` and sends what changed.  Tickers, reasons and messages come from
-an exchange and are text here, never markup: each string goes through `html.escape` in one of the four
-functions that build tags (`_table`, `_facts`, `_card`, `_badge`), and nothing else builds any.
+A dashboard calls every function of `PANELS` and sends the panels that changed.  Tickers, reasons and messages come
+from an exchange and are text, never markup: each string passes through `html.escape` in one of the functions that
+build tags (`_cell`, `_table`, `_facts`, `_card`, `_badge`).
 
-Ages are differences of exchange time within one snapshot, so they stand still when the tape does.
+Ages are differences of exchange time within one snapshot, so they do not grow while the tape is paused.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ __all__ = [
 Panel = Callable[[Snapshot, Settings], str]
 
 LINES: Final = 60
-"""Console lines shown."""
+"""Maximum number of console lines shown."""
 
-SECOND = 1_000_000
+SECOND: Final = 1_000_000
+"""A second in microseconds."""
 
 STYLE: Final = """<style>
 .kalshilab-dashboard .widget-html-content{min-width:0;flex:1 1 0}
@@ -64,11 +65,11 @@ STYLE: Final = """<style>
 .kl .bar i{display:block;height:100%;background:#2a6fbb}
 .kl pre{margin:0;font-size:11px;white-space:pre-wrap;max-height:200px;overflow:auto}
 </style>"""
-"""One style sheet for all panels; colours follow JupyterLab's theme, light or dark."""
+"""The style sheet of all panels; colours follow JupyterLab's light or dark theme."""
 
 
 class _Cell(NamedTuple):
-    """A text with the CSS classes it is shown in; a plain `str` is a cell without any."""
+    """A text with its CSS classes; a plain `str` is a cell without classes."""
 
     text: str
     css: str = ""
@@ -118,7 +119,7 @@ def _badge(text: str, kind: str) -> str:
 
 
 def _span(seconds: float) -> str:
-    """Seconds in the two largest fitting units.
+    """Format seconds in the two largest units that fit.
 
     >>> _span(7.4), _span(135), _span(7_500), _span(190_000)
     ('7 s', '2 min 15 s', '2 h 5 min', '2 d 4 h')
@@ -149,7 +150,7 @@ _KINDS = {"READY": "good", "ACTING": "busy", "ERROR": "bad", "SHUTDOWN": ""}
 
 
 def header(shot: Snapshot, settings: Settings) -> str:
-    """Run, venue, state, exchange time, why nothing is traded if so, and how much of the tape is played."""
+    """Show run, venue, state, exchange time, progress of the tape, and the reason if the session cannot trade."""
     badges = [_badge(shot.state, _KINDS.get(shot.state, "warn"))]
     if shot.state in ("READY", "ACTING") and shot.cash < settings.min_cash * MONEY:
         badges.append(_badge("low cash", "warn"))
@@ -166,7 +167,7 @@ def header(shot: Snapshot, settings: Settings) -> str:
 
 
 def session(shot: Snapshot, settings: Settings) -> str:
-    """The account: cash, what is held, profit since the start (share of the starting equity), fees."""
+    """Show the account: cash, positions, fees, and profit since the start with its share of the starting equity."""
     equity = shot.cash + shot.portfolio_value
     gain = _gain(shot.pnl)
     share = _percent(shot.pnl, equity - shot.pnl)
@@ -191,7 +192,7 @@ def session(shot: Snapshot, settings: Settings) -> str:
 
 
 def processing(shot: Snapshot, settings: Settings) -> str:
-    """What happened to the public trades, and to the signals among them."""
+    """Count the public trades, those that were filtered, and the outcomes of the signals."""
     seen = shot.counts.get("trades", 0)
     latest = shot.trades[-1].ts if shot.trades else 0
     live = "–" if not latest else "live" if shot.now - latest < 10 * SECOND else "quiet"
@@ -214,7 +215,7 @@ def processing(shot: Snapshot, settings: Settings) -> str:
 
 
 def trades(shot: Snapshot, settings: Settings) -> str:
-    """The latest public prints in tracked markets, newest first."""
+    """List the latest public trades in tracked markets, newest first."""
     rows = [
         (t.ticker, t.taker, _num(show_cents(t.price)), _num(show_contracts(t.size)), _age(shot, t.ts))
         for t in reversed(shot.trades)
@@ -227,7 +228,7 @@ _ACTIONS = {"placed": "up", "rejected": "down", "unknown": "down", "refused": "d
 
 
 def decisions(shot: Snapshot, settings: Settings) -> str:
-    """What was done about the latest signals, and why, newest first."""
+    """List the latest decisions about signals with their reasons, newest first."""
     rows = [
         (
             d.ticker,
@@ -249,7 +250,7 @@ def decisions(shot: Snapshot, settings: Settings) -> str:
     return _card("decisions", "Decisions", _table(head, rows, "no signal yet"))
 
 
-def _holding(name: str, rows: Sequence[PositionRow]) -> tuple[str, _Cell]:
+def _outcome_total(name: str, rows: Sequence[PositionRow]) -> tuple[str, _Cell]:
     size, cost = sum(r.size for r in rows), sum(r.cost for r in rows)
     value, pnl = sum(r.value for r in rows), sum(r.pnl for r in rows)
     text = f"{show_contracts(size)} for {show_dollars(cost)}, now {show_dollars(value)} ({_gain(pnl).text})"
@@ -257,13 +258,13 @@ def _holding(name: str, rows: Sequence[PositionRow]) -> tuple[str, _Cell]:
 
 
 def positions(shot: Snapshot, settings: Settings) -> str:
-    """What is held: YES and NO together, then each position, largest value first, at its bid."""
+    """List the open positions at their bids, largest value first, below the totals of YES and NO."""
     rows = [
         (
             p.ticker,
             p.outcome,
             _num(show_contracts(p.size)),
-            # Money over size is a price; a hundredth of a cent is all that rounds here.
+            # Money divided by size is a price; rounding loses less than a hundredth of a cent.
             _num(show_cents(round(p.cost / p.size)) if p.size else ""),
             _num(show_cents(round(p.value / p.size)) if p.size else ""),
             _gain(p.pnl),
@@ -275,7 +276,7 @@ def positions(shot: Snapshot, settings: Settings) -> str:
     head = (
         "market",
         "side",
-        _num("held"),
+        _num("size"),
         _num("paid"),
         _num("bid"),
         _num("P&L"),
@@ -283,11 +284,11 @@ def positions(shot: Snapshot, settings: Settings) -> str:
         _num("closes in"),
     )
     sides = [
-        _holding(name.upper(), held)
+        _outcome_total(name.upper(), rows_of_outcome)
         for name in ("yes", "no")
-        if (held := [p for p in shot.positions if p.outcome == name])
+        if (rows_of_outcome := [p for p in shot.positions if p.outcome == name])
     ]
-    table = _table(head, rows, "nothing held")
+    table = _table(head, rows, "no open position")
     return _card("positions", "Open positions", _facts(sides, "facts wide") if sides else "", table)
 
 
@@ -298,7 +299,7 @@ def _closes(shot: Snapshot, close_ts: int) -> str:
 
 
 def settlements(shot: Snapshot, settings: Settings) -> str:
-    """The latest payouts, newest first, and what they come to after fees."""
+    """List the latest settlements, newest first, with their total after fees in the title."""
     rows = [
         (
             s.ticker,
@@ -313,15 +314,15 @@ def settlements(shot: Snapshot, settings: Settings) -> str:
         for s in reversed(shot.settlements)
     ]
     head = (
-        "market", "result", _num("held"), _num("cost"), _num("payout"), _num("fees"), _num("net"), _num("age"),
+        "market", "result", _num("size"), _num("cost"), _num("payout"), _num("fees"), _num("net"), _num("age"),
     )  # fmt: skip
     total = _gain(sum(s.pnl for s in shot.settlements)).text
     title = f"Settlements: {total} in the last {len(rows)}" if rows else "Settlements"
-    return _card("settlements", title, _table(head, rows, "none yet"))
+    return _card("settlements", title, _table(head, rows, "no settlement yet"))
 
 
 def markets(shot: Snapshot, settings: Settings) -> str:
-    """The tracked markets with the most prints, and how near each is to the signal's three conditions."""
+    """List the tracked markets with the most trades, and which of the signal's three conditions each meets."""
     rows = []
     for m in shot.markets:
         about = (
@@ -353,10 +354,10 @@ def markets(shot: Snapshot, settings: Settings) -> str:
 
 
 def system(shot: Snapshot, settings: Settings) -> str:
-    """How each part is doing, the feed's counters, and the latest changes of state, newest first."""
+    """Show the health of each part, the counters of the feed, and the latest state transitions, newest first."""
     parts: list[tuple[str, Text]] = [
-        (name, _Cell(word, "up" if word == "healthy" else "down"))
-        for name, word in sorted(shot.health.items())
+        (name, _Cell(health, "up" if health == "healthy" else "down"))
+        for name, health in sorted(shot.health.items())
     ]
     counters: list[tuple[str, Text]] = [
         (name, _count(shot, name)) for name in ("frames", "reconnects", "gaps")
@@ -367,8 +368,13 @@ def system(shot: Snapshot, settings: Settings) -> str:
 
 
 def console(shot: Snapshot, settings: Settings, failure: str = "") -> str:
-    """The last lines the session wrote, newest first, stamped with machine time (UTC).  `failure` is the
-    dashboard's own and comes first."""
+    """Show the latest messages of the session, newest first, with machine time (UTC).
+
+    Args:
+        shot: snapshot of the session.
+        settings: settings of the session.
+        failure: error of the dashboard itself, shown first.
+    """
     lines = [f"{to_datetime(at):%H:%M:%S} {text}" for at, text in shot.messages[-LINES:][::-1]]
     if failure:
         lines.insert(0, failure)
@@ -390,11 +396,11 @@ PANELS: Final[Mapping[str, Panel]] = MappingProxyType(
         "console": console,
     }
 )
-"""Every panel under its name; each is `(snapshot, settings) -> HTML`."""
+"""Every panel by name; each is a function `(snapshot, settings) -> HTML`."""
 
 
 def sparkline(values: Sequence[float], width: int = 600, height: int = 120) -> str:
-    """A line through `values` as SVG: what stays of the chart once its widget is closed.
+    """Draw a line through `values` as SVG; it replaces the chart when its widget is closed.
 
     >>> sparkline([1.0])
     ''

@@ -1,17 +1,18 @@
-"""Figures that are kept: each function takes a frame or a report and returns `(figure, frame)`.
+"""Static figures of a finished session: each function takes a report or a frame and returns `(figure, frame)`.
 
-The frame holds every row behind the drawing, so that a figure can be checked, exported or drawn otherwise; the
-figure holds at most 2,000 points of it, because it is saved with the notebook (under 60 kB each).  When rows
-are left out, the title says how many are drawn.  Figures are `go.Figure`, which a reopened notebook shows
-without a kernel; x axes are exchange time in UTC.
+The frame holds every row behind the drawing, so that a figure can be checked, exported or drawn otherwise.  The
+figure holds at most 2,000 of its points, because it is saved with the notebook (under 60 kB each); a title states
+how many rows are drawn when some are omitted.  Figures are `go.Figure`, which a reopened notebook shows without a
+kernel.  Their x axes are exchange time in UTC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 import polars as pl
 
@@ -37,11 +38,13 @@ __all__ = [
     "thin",
 ]
 
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+
 POINTS: Final = 2_000
-"""Points of one figure at most, all its traces together."""
+"""Maximum number of points of a figure, over all its traces."""
 
 NAMED: Final = 500
-"""Points whose ticker can be read by hovering, at most; past it the names alone would fill the notebook."""
+"""Maximum number of points whose ticker is shown on hover; more names would fill the notebook."""
 
 BARS: Final = 40
 
@@ -55,7 +58,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "unknown": "#c026a3",
     "none": "#c9ccd1",
 }
-"""The colour of each action; "none" is a signal that the run ended too early to act on."""
+"""The colour of each action; "none" is a signal that had no decision when the run ended."""
 
 BLUE: Final = "#2a6fbb"
 GREY: Final = "#8a8f98"
@@ -64,12 +67,12 @@ RED: Final = "#c8453b"
 
 
 def equity(report: Report) -> tuple[go.Figure, pl.DataFrame]:
-    """Cash plus the value of what is held, and cash alone, over the run, in dollars.
+    """Draw equity (cash plus open positions) and cash over the run, in dollars.
 
-    The lowest and the highest point are always among those drawn.
+    The lowest and the highest point are always drawn.
 
     Returns:
-        The figure, and `report.equity` as it is.
+        The figure, and `report.equity` unchanged.
     """
     frame = report.equity
     rows = thin(frame.height, POINTS // 2, frame["equity"].to_numpy())
@@ -78,7 +81,7 @@ def equity(report: Report) -> tuple[go.Figure, pl.DataFrame]:
     figure = blank(counted("Equity", len(rows), frame.height, "samples"), "dollars", dates=True)
     figure.update_yaxes(tickformat="$,.2f", title=None)
     for name, label, colour in (("cash", "cash", GREY), ("equity", "cash + positions", BLUE)):
-        # float32 carries seven digits, cents on ten thousand dollars, at half the bytes.
+        # float32 keeps seven digits, enough for cents on ten thousand dollars, in half the bytes.
         y = shown[name].to_numpy().astype(np.float32)
         line = {"color": colour, "width": 1.5, "shape": "hv"}
         figure.add_scatter(x=x, y=y, name=label, mode="lines", line=line, hovertemplate="$%{y:,.2f}")
@@ -86,16 +89,18 @@ def equity(report: Report) -> tuple[go.Figure, pl.DataFrame]:
 
 
 def fires(report: Report) -> tuple[go.Figure, pl.DataFrame]:
-    """Every signal of the run, time by YES price in cents, coloured by what was done about it in the end.
+    """Draw each signal of the run at its time and price, coloured by the last action that followed it.
 
     Returns:
-        The figure, and `report.signals` (its prices are price units, as a signal's `run` gives them) with the
-        `action` and `reason` of the last decision about each; null where there was none.
+        The figure, and `report.signals` with the `action` and `reason` of the last decision about each signal;
+        both are null if no decision was made.
     """
     frame = _with_decisions(report.signals, report.decisions)
     rows = thin(frame.height, POINTS // 2)
     shown = frame[rows].with_columns(pl.col("action").fill_null("none"))
-    figure = blank(counted("Signals", len(rows), frame.height), "YES price, cents", dates=True)
+    figure = blank(
+        counted("Signals", len(rows), frame.height), "price of the outcome bought, cents", dates=True
+    )
     named = shown.height <= NAMED
     for (action,), part in sorted(shown.group_by(["action"], maintain_order=True)):
         name = str(action)
@@ -113,7 +118,7 @@ def fires(report: Report) -> tuple[go.Figure, pl.DataFrame]:
 
 
 def decisions(report: Report) -> tuple[go.Figure, pl.DataFrame]:
-    """How often each action was taken, and for which reason.
+    """Count the decisions by action and reason.
 
     Returns:
         The figure, and a frame of `action, reason, n`, most frequent first.
@@ -131,10 +136,10 @@ def decisions(report: Report) -> tuple[go.Figure, pl.DataFrame]:
 
 
 def pnl_by_market(report: Report) -> tuple[go.Figure, pl.DataFrame]:
-    """Profit and loss of each market in dollars: settled (after fees), and open (at the bid, before fees).
+    """Draw the profit and loss of each market in dollars: settled (after fees) plus open (at the bid, before fees).
 
     Returns:
-        The figure (the largest gains and losses), and a frame of `ticker, settled, open, total`, best first.
+        The figure with the largest gains and losses, and a frame of `ticker, settled, open, total`, best first.
     """
     parts = [
         report.settlements.select("ticker", settled="pnl", open=pl.lit(0.0)),
@@ -158,22 +163,23 @@ def pnl_by_market(report: Report) -> tuple[go.Figure, pl.DataFrame]:
 def price_path(
     tape: pl.DataFrame, ticker: str, marks: pl.DataFrame | None = None
 ) -> tuple[go.Figure, pl.DataFrame]:
-    """The YES price of one market, print by print, in cents, with the fires of a signal on it.
+    """Draw the YES price of one market in cents, trade by trade, with the fires of a signal marked.
 
     Args:
         tape: a tape (`kl.to_tape`).
         ticker: the market.
-        marks: fires as a signal function returns them; those of other markets are left out.
+        marks: fires as a signal function returns them, with YES prices in 1/10,000 dollar; those of other markets
+            are ignored.
 
     Returns:
-        The figure, and the market's prints (`ts`, `price` in cents, `taker`).
+        The figure, and the trades of the market (`ts`, `price` in cents, `taker`).
 
     Raises:
-        TapeError: the tape holds no print of that market.
+        TapeError: if the tape has no trade in that market.
     """
     prints = tape.filter(pl.col("ticker").cast(pl.String) == ticker)
     if prints.is_empty():
-        raise TapeError(f"no print of {ticker} on this tape", column="ticker")
+        raise TapeError(f"ticker must be a market of this tape, got {ticker!r}", column="ticker")
     frame = prints.select("ts", pl.col("price").cast(pl.Float64) / 100, pl.col("taker").cast(pl.String))
     rows = thin(frame.height, POINTS - NAMED, frame["price"].to_numpy())
     shown = frame[rows]
@@ -200,11 +206,11 @@ def price_path(
     return figure, frame
 
 
-def _with_decisions(signals: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
-    """Each signal with the last decision that came after it and before the market's next signal."""
+def _with_decisions(signals: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
+    """Join each signal with the last decision that came after it and before the market's next signal."""
     numbered = signals.sort("ts", maintain_order=True).with_row_index("_fire")
     last = (
-        made.select("ts", "ticker", "action", "reason")
+        decided.select("ts", "ticker", "action", "reason")
         .sort("ts", maintain_order=True)
         .join_asof(
             numbered.select("ts", "ticker", "_fire"),
@@ -219,10 +225,8 @@ def _with_decisions(signals: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
     return numbered.join(last, on="_fire", how="left", maintain_order="left").drop("_fire")
 
 
-def thin(
-    height: int, limit: int, values: np.ndarray[Any, np.dtype[Any]] | None = None
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Row numbers, evenly spread and at most `limit`, first and last and the extremes of `values` included."""
+def thin(height: int, limit: int, values: npt.NDArray[np.generic] | None = None) -> npt.NDArray[np.int64]:
+    """Return at most `limit` evenly spaced row numbers, including the first, the last and the extremes of `values`."""
     if height <= limit:
         return np.arange(height)
     rows = np.linspace(0, height - 1, limit - 2).round().astype(np.int64)
@@ -231,25 +235,39 @@ def thin(
     return np.unique(rows)
 
 
-def milliseconds(ts: pl.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Instants as a date axis takes numbers; sent as eight bytes each instead of a string of twenty-six."""
+def milliseconds(ts: pl.Series) -> npt.NDArray[np.float64]:
+    """Return instants as milliseconds since 1970: eight bytes each on a date axis, where a string takes twenty-six."""
     return ts.dt.epoch("us").to_numpy().astype(np.float64) / 1000
 
 
-def _cents(price: pl.Series) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Price units to cents for an axis; float32 holds a tenth of a cent with room to spare."""
-    return (price.cast(pl.Float64) / 100).to_numpy().astype(np.float32)
+def _cents(price: pl.Series) -> Float32Array:
+    """Return prices in cents for an axis; float32 is exact enough for a tenth of a cent.
+
+    Integers are price units, as a signal's `run` returns them; floats are cents already, as in a report.
+    """
+    cents = price.cast(pl.Float64) / (100 if price.dtype.is_integer() else 1)
+    return cents.to_numpy().astype(np.float32)
 
 
-def counted(what: str, shown: int, total: int, unit: str = "points") -> str:
-    """A title that says how many of how many are drawn, or that there are none."""
+def counted(title: str, shown: int, total: int, unit: str = "points") -> str:
+    """Return a title that states how many rows are drawn if some are omitted, and whether there are any.
+
+    >>> counted("Equity", 3, 3), counted("Equity", 3, 5), counted("Equity", 0, 0)
+    ('Equity', 'Equity (3 of 5 points drawn)', 'Equity: none')
+    """
     if not total:
-        return f"{what}: none"
-    return what if shown == total else f"{what} ({shown:,} of {total:,} {unit} drawn)"
+        return f"{title}: none"
+    return title if shown == total else f"{title} ({shown:,} of {total:,} {unit} drawn)"
 
 
 def blank(title: str, unit: str, *, dates: bool = False) -> go.Figure:
-    """An empty figure in the style of all of them, legible on light and on dark pages; `unit` is the y axis's."""
+    """Return an empty figure in the common style, legible on light and dark pages.
+
+    Args:
+        title: title of the figure.
+        unit: title of the y axis.
+        dates: whether the x axis is time.
+    """
     grid = {"gridcolor": "rgba(128,128,128,.25)", "zeroline": False}
     return go.Figure(
         layout={
@@ -267,7 +285,7 @@ def blank(title: str, unit: str, *, dates: bool = False) -> go.Figure:
     )
 
 
-def _bars(title: str, unit: str, labels: list[str], values: list[Any], colours: list[str]) -> go.Figure:
+def _bars(title: str, unit: str, labels: list[str], values: Sequence[float], colours: list[str]) -> go.Figure:
     figure = blank(title, "")
     figure.add_bar(x=values, y=labels, orientation="h", marker={"color": colours})
     figure.update_layout(

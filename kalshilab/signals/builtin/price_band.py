@@ -1,24 +1,24 @@
-"""Price band: buy an outcome when its price comes into a band.
+"""Price band: buy an outcome when its price enters a band.
 
-It fires at the first print at which the outcome's price is between `low` and `high` cents, both inclusive;
-with re-arming, each time it comes back in after a print outside.  Fires whose price is within the inner band
+The signal fires at the first print at which the outcome's price is between `low` and `high` cents, both inclusive;
+with re-arming, each time the price enters again after a print outside.  Fires whose price is within the inner band
 are of tier "A", the others of tier "B" (the published system bet more on the former).
 
-"YES between 80 and 90 cents" (YES_80_90) was claimed to earn +5.1 cents (2,110 markets) and came out at -6.2 (1,382)
-when the system measured it again, before fee and spread.
+For "YES between 80 and 90 cents" (YES_80_90) the system claims +5.1 cents (2,110 markets).  Its own later measurement
+was -6.2 (1,382 markets), before fee and spread.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, cents_in, flag_in, side_in
-from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
-from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, Record, compiled
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
 from kalshilab.units import PRICE
 
 __all__ = ["PriceBand", "PriceBandFire", "price_band", "price_band_step"]
@@ -29,7 +29,7 @@ FIELDS = np.dtype([("n", "i4"), ("last", "i2"), ("inside", "u1"), ("fired", "u1"
 
 @compiled
 def price_band_step(
-    s: Any,
+    s: Record,
     ts: int,
     price: int,
     size: int,
@@ -39,7 +39,7 @@ def price_band_step(
     buy_yes: bool,
     rearm: bool,
 ) -> int:
-    """One print; fires when the YES price comes into [low, high] from outside, or begins inside."""
+    """Process one print; fire when the YES price enters [low, high], or starts inside."""
     was_inside = s.inside
     s.n += 1
     s.last = price
@@ -51,19 +51,20 @@ def price_band_step(
 
 
 class PriceBandFire(Fire, frozen=True):
-    """A price came into the band; `tier` "A" within the inner band."""
+    """A fire of a price band; its `tier` is "A" within the inner band, else "B"."""
 
     tier: str
 
 
 class PriceBand(CompiledSignal):
-    """The signal with its parameters; see the module for the rule.
+    """Buy an outcome when its price enters a band; the module's documentation states the rule.
 
     Args:
-        side: the outcome whose price is looked at, and bought.
-        low, high: the band in cents, inclusive.
-        inner: the inner band in cents, inclusive.
-        rearm: whether coming back in fires again.
+        side: the outcome whose price is compared, and which is bought.
+        low: the lower end of the band, cents, inclusive.
+        high: the upper end of the band, cents, inclusive.
+        inner: the inner band, cents, inclusive.
+        rearm: whether entering the band again fires again.
 
     >>> band = PriceBand(side="yes", low=80, high=90)
     >>> band.update("A-B-1", 1, 7900, 100, "yes")
@@ -71,13 +72,13 @@ class PriceBand(CompiledSignal):
     'A'
 
     Raises:
-        SignalError: a parameter out of range, or a band upside down.
+        SignalError: a parameter is out of range, or a lower end is above its upper end.
     """
 
     name = "price_band"
     step = staticmethod(price_band_step)
     reads: ClassVar[tuple[str, ...]] = ("price",)
-    columns: ClassVar[dict[str, Any]] = {"tier": TIER}
+    columns: ClassVar[Dtypes] = {"tier": TIER}
     fire = PriceBandFire
 
     def __init__(
@@ -91,13 +92,13 @@ class PriceBand(CompiledSignal):
         self._side = side_in(self.name, "side", side)
         bounds = cents_in(self.name, "low", low), cents_in(self.name, "high", high)
         if bounds[0] > bounds[1]:
-            raise SignalError(self.name, "high", high, f"at least low={low!r}")
+            raise SignalError(self.name, "high", high, f">= low={low!r}")
         pair = tuple(inner) if isinstance(inner, tuple | list) else ()
         if len(pair) != 2:
-            raise SignalError(self.name, "inner", inner, "two prices in cents, lower and upper")
+            raise SignalError(self.name, "inner", inner, "two prices in cents, the lower one first")
         self._inner = cents_in(self.name, "inner", pair[0]), cents_in(self.name, "inner", pair[1])
         if self._inner[0] > self._inner[1]:
-            raise SignalError(self.name, "inner", inner, "the lower price first")
+            raise SignalError(self.name, "inner", inner, "two prices in cents, the lower one first")
         # The step sees YES prices: a band of NO prices is its mirror image.
         yes = bounds if side == "yes" else (PRICE - bounds[1], PRICE - bounds[0])
         given = {"side": side, "low": low, "high": high, "inner": pair, "rearm": rearm}
@@ -108,7 +109,7 @@ class PriceBand(CompiledSignal):
         return {"tier": np.where((price >= self._inner[0]) & (price <= self._inner[1]), "A", "B")}
 
     def state(self, ticker: str) -> int | None:
-        """The market's last YES price in price units, or None if no print was seen since its reset."""
+        """Return the market's last YES price in 1/10,000 dollar, or `None` without a print since its reset."""
         s = self.live(ticker)
         return None if s is None else int(s["last"])
 
@@ -122,7 +123,7 @@ def price_band(
     inner: tuple[float, float] = (83, 87),
     rearm: bool = False,
 ) -> Frame:
-    """All fires of a price band over a tape; `PriceBand(…).run(tape)`.
+    """Return all fires of a price band over a tape: `PriceBand(…).run(tape)`.
 
     Parameters (prices in cents) and errors are those of `PriceBand` and its `run`.
 

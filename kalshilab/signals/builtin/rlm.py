@@ -1,35 +1,35 @@
 """Reverse line movement, as of each print.
 
-Most prints of a market buy YES, and yet YES has fallen: the signal says NO.  It fires at the first print at
-which all of these hold, each *as of that print, inclusive*:
+Most prints of a market buy YES, but YES has fallen: the signal buys NO.  It fires at the first print at which all of
+these conditions hold, each *as of that print, inclusive*:
 
-* at least `min_trades` prints since the anchor;
-* the share of YES takers in their flow is strictly above `yes_threshold`: of the prints, or with
-  `flow="contracts"` of the contracts;
+* there are at least `min_trades` prints since the anchor;
+* the share of YES takers in the flow is strictly above `yes_threshold`; the flow counts prints, or contracts with
+  `flow="contracts"`;
 * the anchor's YES price less this print's is at least `min_drop`;
 * this print's YES price is between `min_price` and `max_price`, both inclusive.
 
-The anchor is the first print seen, since tracking began or since the signal re-armed.  After a fire:
+The anchor is the first print since tracking began or since the signal re-armed.  After a fire:
 
 ===================== =======================================================================================
-`rearm=False`         the market fires no more
-`rearm=True`          it starts anew: its next print is the anchor, and nothing before counts
-`rearm="stronger"`    it goes on counting from the same anchor, and fires again whenever the share or the drop
-                      is strictly above what it was at its last fire (the other conditions holding)
+`rearm=False`         the market never fires again
+`rearm=True`          it starts anew: its next print is the anchor, and earlier prints do not count
+`rearm="stronger"`    it keeps its anchor, and fires again whenever the share or the drop is strictly above its
+                      value at the last fire (and the other conditions hold)
 ===================== =======================================================================================
 
-`side="yes"` is the mirror image: most prints buy NO, and yet YES has risen; the signal says YES.
+`side="yes"` is the mirror image: most prints buy NO, but YES has risen; the signal buys YES.
 
-The name and the rule are those of a published trading system whose whole-life version of this signal (last
-price, mean price, final counts) claims +17.38 cents.  That figure comes from looking ahead and appears on fair
-markets too: in the system's own report as of the firing print +0.43 is left after the fee and before the spread,
-and -1.15 against markets of like price (`kalshilab.edge.report.claims`).  Here nothing later than the print is ever read.
+The name and the rule are those of a published trading system.  Its whole-life version of this signal (last price, mean
+price, final counts) claims +17.38 cents, a figure that comes from looking ahead and appears on fair markets too.  In
+the system's own report as of the firing print, +0.43 is left after the fee and before the spread, and -1.15 against
+markets of like price (`kalshilab.edge.report.claims`).  This module never uses data later than the print.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import msgspec
 import polars as pl
@@ -38,6 +38,7 @@ from kalshilab.errors import SignalError
 from kalshilab.signals.builtin.rlm_grid import RlmCells
 from kalshilab.signals.builtin.rlm_step import fields_of, rlm_step_of
 from kalshilab.signals.engine.compiled_signal import (
+    SHARE,
     CompiledSignal,
     cents_in,
     number_in,
@@ -46,8 +47,8 @@ from kalshilab.signals.engine.compiled_signal import (
     whole_in,
 )
 from kalshilab.signals.engine.kernel import Array
-from kalshilab.signals.engine.model import Fire, Frame
-from kalshilab.signals.engine.state_pass import CellPass, OneCell
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
+from kalshilab.signals.engine.state_pass import CellPass, SingleCellPass
 
 __all__ = ["MarketState", "Rearm", "Rlm", "RlmFire", "rlm"]
 
@@ -55,18 +56,20 @@ Rearm = bool | Literal["stronger"]
 
 
 class RlmFire(Fire, frozen=True):
-    """A fire of reverse line movement: the share of YES in the flow, and the fall of the YES price from the
-    anchor's, in price units (below zero for the mirror image)."""
+    """A fire of reverse line movement."""
 
     yes_ratio: float
+    """Share of YES in the flow since the anchor."""
     drop: int
+    """Fall of the YES price since the anchor in 1/10,000 dollar; negative for the mirror image."""
     first_price: int
+    """YES price of the anchor in 1/10,000 dollar."""
 
 
 class MarketState(msgspec.Struct, frozen=True):
-    """A market's live numbers since its anchor, prices in price units.
+    """Live numbers of a market since its anchor, with prices in 1/10,000 dollar.
 
-    `yes_trades` is what of the flow bought YES, in prints (in size units with `flow="contracts"`), and
+    `yes_trades` is the part of the flow that bought YES, in prints (with `flow="contracts"` in 1/100 contract), and
     `yes_share` its share of the flow.
     """
 
@@ -78,15 +81,16 @@ class MarketState(msgspec.Struct, frozen=True):
 
 
 class Rlm(CompiledSignal):
-    """The signal with its parameters; see the module for the rule.
+    """Buy the outcome whose price rises against most takers; the module's documentation states the rule.
 
     Args:
-        yes_threshold: share of YES takers (of NO takers for `side="yes"`) that must be exceeded, 0 to 1.
-        min_trades: prints since the anchor, at least.
-        min_drop: fall of the YES price since the anchor (rise for `side="yes"`), cents, at least.
-        rearm: what a market does after a fire: nothing, start anew, or fire again when "stronger".
-        flow: what the share is of, "trades" or "contracts".
-        min_price, max_price: YES price of the firing print, cents, inclusive.
+        yes_threshold: the share of YES takers (of NO takers for `side="yes"`) must be above this, 0 to 1.
+        min_trades: the minimum number of prints since the anchor.
+        min_drop: the minimum fall of the YES price since the anchor (rise for `side="yes"`), cents.
+        rearm: behaviour of a market after a fire: never fire again, start anew, or fire again when "stronger".
+        flow: the unit in which the share is counted, "trades" or "contracts".
+        min_price: the minimum YES price of the firing print, cents, inclusive.
+        max_price: the maximum YES price of the firing print, cents, inclusive.
         side: the outcome to buy.
 
     >>> signal = Rlm(yes_threshold=0.5, min_trades=2, min_drop=3)
@@ -95,12 +99,12 @@ class Rlm(CompiledSignal):
     RlmFire(row=1, ts=2000, ticker='A-B-1', side='no', price=4700, n_trades=2, yes_ratio=1.0, drop=300, first_price=5000)
 
     Raises:
-        SignalError: a parameter out of range, before any data is read.
+        SignalError: a parameter is out of range; raised before any data is read.
     """
 
     name = "rlm"
     reads: ClassVar[tuple[str, ...]] = ("price", "taker")
-    columns: ClassVar[dict[str, Any]] = {"yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16}
+    columns: ClassVar[Dtypes] = {"yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16}
     fire = RlmFire
 
     def __init__(
@@ -116,23 +120,23 @@ class Rlm(CompiledSignal):
     ) -> None:
         rearm = plain(rearm)
         if not isinstance(rearm, bool) and rearm != "stronger":
-            raise SignalError(self.name, "rearm", rearm, 'False, True or "stronger"')
+            raise SignalError(self.name, "rearm", rearm, "False, True or 'stronger'")
         if flow not in ("trades", "contracts"):
-            raise SignalError(self.name, "flow", flow, "trades or contracts")
+            raise SignalError(self.name, "flow", flow, "'trades' or 'contracts'")
         low, high = cents_in(self.name, "min_price", min_price), cents_in(self.name, "max_price", max_price)
         if low > high:
-            raise SignalError(self.name, "max_price", max_price, f"at least min_price={min_price!r}")
+            raise SignalError(self.name, "max_price", max_price, f">= min_price={min_price!r}")
         self.buy_yes = side_in(self.name, "side", side) == "yes"
         by_contracts = flow == "contracts"
         if by_contracts:
-            # The class says what most need; this one needs one column more.
+            # The class variable holds the common case; this instance needs one more column.
             self.reads = ("price", "size", "taker")  # type: ignore[misc]
         stronger = rearm == "stronger"
-        self.step = rlm_step_of(by_contracts, stronger)  # type: ignore[misc]
+        self.step = rlm_step_of(by_contracts, stronger)  # type: ignore[method-assign,misc]
         self.by_contracts, self.once = by_contracts, not rearm
         rule = (
             self.buy_yes,
-            number_in(self.name, "yes_threshold", yes_threshold, 0, 1, "a share from 0 to 1"),
+            number_in(self.name, "yes_threshold", yes_threshold, 0, 1, SHARE),
             whole_in(self.name, "min_trades", min_trades),
             cents_in(self.name, "min_drop", min_drop),
             low,
@@ -147,24 +151,28 @@ class Rlm(CompiledSignal):
 
     @classmethod
     def begin_cells(
-        cls, signals: Sequence[Rlm], *, low: int = 0, high: int | None = None, markets: int = 0
+        cls, signals: Sequence[Self], *, low: int = 0, high: int | None = None, markets: int = 0
     ) -> list[CellPass]:
-        """Cells that fire once a market count the same prints until then: they share their state."""
-        alike: dict[Any, list[int]] = {}
+        """Return fresh passes for the cells of a grid; cells that fire once per market share their state.
+
+        Until they fire, such cells count the same prints.
+        """
+        groups: dict[object, list[int]] = {}
         for cell, signal in enumerate(signals):
             key = (signal.by_contracts, signal.buy_yes) if signal.once else cell
-            alike.setdefault(key, []).append(cell)
-        made: list[CellPass] = []
-        for cells in alike.values():
-            for at in range(0, len(cells), RlmCells.MOST):
-                some = cells[at : at + RlmCells.MOST]
-                own = [signals[c] for c in some]
-                if len(some) > 1:
-                    rules, by_contracts = [s.rule for s in own], own[0].by_contracts
-                    made.append(RlmCells(some, rules, by_contracts, low=low, high=high, markets=markets))
+            groups.setdefault(key, []).append(cell)
+        passes: list[CellPass] = []
+        for group in groups.values():
+            for at in range(0, len(group), RlmCells.MOST):
+                cells = group[at : at + RlmCells.MOST]
+                members = [signals[c] for c in cells]
+                if len(cells) > 1:
+                    rules, by_contracts = [s.rule for s in members], members[0].by_contracts
+                    passes.append(RlmCells(cells, rules, by_contracts, low=low, high=high, markets=markets))
                 else:
-                    made.append(OneCell(some[0], own[0].begin(low=low, high=high, markets=markets)))
-        return made
+                    alone = members[0].begin(low=low, high=high, markets=markets)
+                    passes.append(SingleCellPass(cells[0], alone))
+        return passes
 
     def own(self, seen: Array, prices: Array) -> dict[str, Array]:
         against, flow = seen["against"], seen["flow" if self.by_contracts else "n"]
@@ -175,11 +183,11 @@ class Rlm(CompiledSignal):
         }
 
     if TYPE_CHECKING:
-        # The base's: a call more would take a fifth of a live print's time.
+        # The method of the base class, typed; one more call would cost a fifth of a live print's time.
         def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> RlmFire | None: ...
 
     def state(self, ticker: str) -> MarketState | None:
-        """The market's live numbers, or None if no print of it was seen since its reset."""
+        """Return the market's live numbers, or `None` without a print since its reset."""
         s = self.live(ticker)
         if s is None:
             return None
@@ -200,7 +208,7 @@ def rlm(
     max_price: float = 100,
     side: str = "no",
 ) -> Frame:
-    """All fires of reverse line movement over a tape; `Rlm(…).run(tape)`.
+    """Return all fires of reverse line movement over a tape: `Rlm(…).run(tape)`.
 
     Parameters (`min_drop`, `min_price` and `max_price` in cents) and errors are those of `Rlm` and its `run`.
 

@@ -1,31 +1,32 @@
-"""The step of reverse line movement: what it remembers of a market, and what it asks of a print.
+"""The step of reverse line movement: its state and its conditions.
 
-The rule is in `kalshilab.signals.builtin.rlm`.  A single signal and a grid of them (`kalshilab.signals.builtin.rlm_grid`) stand on
-the same conditions, `share_if`.
+`kalshilab.signals.builtin.rlm` states the rule.  A single signal and a grid of signals
+(`kalshilab.signals.builtin.rlm_grid`) use the same conditions, `share_if`.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 
-from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, compiled
+from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Fields, Record, Step, compiled
 
 __all__ = ["fields_of", "rlm_step_of", "share_if"]
 
 NEVER = 1 << 40
-"""More prints than a market can have."""
+"""A number of prints that no market reaches."""
 PARTS = 10
-"""A share is first compared in 2^-10, rounded down: in whole numbers."""
+"""Bits of the first comparison of a share: in integers, in units of 2^-10, rounded down."""
 
 
-def fields_of(by_contracts: bool, stronger: bool) -> np.dtype[Any]:
-    """State of a market: prints, first and last YES price, whether it has fired, and the flow of the takers we bet
-    against; the whole flow where that is not the prints, and how strong the last fire was where that matters.
+def fields_of(by_contracts: bool, stronger: bool) -> Fields:
+    """Return the fields of a market's state.
 
-    Small on purpose: at a hundred thousand active markets half the size is a quarter of the time.
+    They are: prints, first and last YES price, whether the market has fired, and the flow of the takers on the other
+    side; the whole flow if it counts contracts; and the strength of the last fire if `stronger` needs it.
+
+    The state is small on purpose: with a hundred thousand active markets, half the size takes a quarter of the time.
     """
     fields = [("n", "i4"), ("against", "i8" if by_contracts else "i4"), ("first", "i2"), ("last", "i2")]
     fields.append(("fired", "u1"))
@@ -50,29 +51,29 @@ def share_if(
     high: int,
     large: bool,
 ) -> float:
-    """The share of the flow if all conditions hold, else 0.0 (which is above no threshold).
+    """Return the share of the flow if all conditions hold, else 0.0 (which exceeds no threshold).
 
     The flow is below 2^53, or, if `large`, below 2^63: two billion prints of the largest size.
     """
-    # What is missing to each condition, and one branch on whether any is below zero: with a branch a condition the
-    # processor guesses wrong at every other print, which costs more than all the rest.  The share is compared
-    # without its division first, a little too generously, and then exactly.
+    # The margins of all conditions, and one branch on whether any is negative: with a branch for each condition the
+    # processor mispredicts every other print, which costs more than the rest together.  The share is compared
+    # without a division first, slightly too generously, and then exactly.
     parts = np.int64(threshold * (1 << PARTS))
     spare = against - (flow >> PARTS) * parts if large else (against << PARTS) - flow * parts
     if (n - min_trades) | (drop - min_drop) | (price - low) | (high - price) | spare < 0:
         return 0.0
-    # The division is the correctly rounded one, so a share of exactly 0.7 is not above a threshold of 0.7.
+    # The division rounds correctly, so a share of exactly 0.7 is not above a threshold of 0.7.
     share = against / flow
     return share if share > threshold else 0.0
 
 
 @cache
-def rlm_step_of(by_contracts: bool, stronger: bool) -> Any:
-    """The compiled step for a flow and a kind of re-arming; see the module for the rule."""
+def rlm_step_of(by_contracts: bool, stronger: bool) -> Step:
+    """Return the compiled step for a kind of flow and a kind of re-arming."""
 
     @compiled
     def rlm_step(
-        s: Any,
+        s: Record,
         ts: int,
         price: int,
         size: int,
@@ -99,15 +100,15 @@ def rlm_step_of(by_contracts: bool, stronger: bool) -> Any:
         s.first = first
         s.last = price
         s.against = against
-        # The conditions below are constants of the step: fields that it does not have are never named.
+        # The branches below are constants of the step, so that it never names a field that its state lacks.
         if by_contracts:
             flow = s.flow + size
             s.flow = flow
         else:
             flow = n
         drop = price - first if buy_yes else first - price
-        # A market that has fired for good goes on counting, and needs more prints than there can be: were it left
-        # alone instead, the processor would have to guess at each print whether it has fired.
+        # A market that never fires again keeps counting and needs more prints than there can be.  An early return
+        # would make the processor predict at each print whether the market has fired.
         least = min_trades if stronger else min_trades + s.fired * NEVER
         share = share_if(n, drop, price, against, flow, threshold, least, min_drop, low, high, by_contracts)
         if share == 0.0:

@@ -1,42 +1,43 @@
-"""Whales: single prints whose taker put down a lot of money at little leverage.
+"""Whales: single prints whose taker paid a large amount at low leverage.
 
-What a taker pays is the price of the outcome he bought times the contracts; his leverage is what a dollar of
-stake can win, (a dollar − price) / price.  A print fires when the first is at least `min_value` dollars and
-the second below `max_leverage` (2.0 is a price above 33⅓ cents).  `WhaleFade` takes YES buyers and says NO;
-`WhaleFollow` takes buyers of either outcome and says the same.
+A taker pays the price of the outcome bought times the contracts.  The leverage of the print is the possible win per
+dollar paid, (a dollar − price) / price.  A print fires if the payment is at least `min_value` dollars and the
+leverage is below `max_leverage` (2.0 is a price above 33⅓ cents).  `WhaleFade` looks at YES buyers and buys NO; `WhaleFollow`
+looks at buyers of either outcome and buys the same outcome.
 
-By default each such print fires, as a live desk would see them; with `rearm=False` the first of a market.
+By default every such print fires, as a live desk would see them; with `rearm=False` only the first one of a market.
 
-With `top=N` only the largest get through: a queue holds the N largest whales, across all markets, of the last
-`window` seconds, and a print that would fire does so if it finds room in the queue or is larger than the
-smallest there, whose place it takes.  One who was let through stays in until he is pushed out or too old.
+With `top=N` only the largest pass: a queue holds the N largest whales, across all markets, of the last `window`
+seconds.  A print that would fire does so if the queue has room, or if it is larger than the smallest whale in the
+queue, which it replaces.  A whale stays in the queue until it is replaced or too old.
 
 For the fade the published system claims +5.79 cents, entered at the mean price of all whales of a market, later ones
-included.  Audited there is no value; following them lost by its own figures (-2.1 to -5.1).
+included.  There is no audited value.  Following whales lost by the system's own figures (-2.1 to -5.1).
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from kalshilab.errors import SignalError, UnitError
 from kalshilab.signals.engine.compiled_signal import CompiledSignal, flag_in, number_in, whole_in
-from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, compiled
-from kalshilab.signals.engine.model import Fire, Frame
+from kalshilab.signals.engine.kernel import BUY_NO, BUY_YES, NOTHING, Array, Record, compiled
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame
 from kalshilab.units import dollars
 
 __all__ = ["WhaleFade", "WhaleFire", "WhaleFollow", "WhaleQueue", "whale_fade", "whale_follow", "whale_step"]
 
 FIELDS = np.dtype([("n", "i4"), ("whales", "i4"), ("value", "i8")], align=True)
-"""Prints, whales among them, and what the taker of the last print paid, in money units."""
+"""Prints, whales among them, and the payment of the last print's taker in 1/1,000,000 dollar."""
 
 
 @compiled
 def whale_step(
-    s: Any,
+    s: Record,
     ts: int,
     price: int,
     size: int,
@@ -46,12 +47,12 @@ def whale_step(
     fade: bool,
     rearm: bool,
 ) -> int:
-    """One print; fires when what its taker paid is large and his leverage small."""
+    """Process one print; fire when its taker's payment is large and the leverage low."""
     paid = price if taker_yes else 10_000 - price
     value = paid * size
     s.n += 1
     s.value = value
-    # Leverage is (a dollar − price) / price, kept free of division by zero.
+    # Leverage is (a dollar − price) / price; multiplied out, so that no division by zero occurs.
     if value < min_value or 10_000 - paid >= max_leverage * paid or (fade and not taker_yes):
         return NOTHING
     s.whales += 1
@@ -61,77 +62,77 @@ def whale_step(
 
 
 @compiled
-def _queue(times: Any, values: Any, window: int, keep: Any, held_ts: Any, held_value: Any, held: int) -> int:
-    """Offer whales to a queue one after the other; fills `keep`, gives how many the queue now holds."""
-    room = len(held_ts)
+def _enqueue(
+    times: npt.NDArray[np.int64],
+    values: npt.NDArray[np.int64],
+    window: int,
+    keep: npt.NDArray[np.bool_],
+    queue_ts: npt.NDArray[np.int64],
+    queue_value: npt.NDArray[np.int64],
+    length: int,
+) -> int:
+    """Offer whales to a queue one after the other; fill the mask `keep` and return the queue's new length."""
+    room = len(queue_ts)
     for i in range(len(times)):
-        left = 0
+        recent = 0
         smallest = -1
-        for k in range(held):
-            if held_ts[k] > times[i] - window:
-                held_ts[left] = held_ts[k]
-                held_value[left] = held_value[k]
-                # Of equals the earlier goes first.
-                if smallest < 0 or held_value[left] < held_value[smallest]:
-                    smallest = left
-                left += 1
-        held = left
-        at = held
-        if held == room:
-            if values[i] <= held_value[smallest]:
+        for k in range(length):
+            if queue_ts[k] > times[i] - window:
+                queue_ts[recent] = queue_ts[k]
+                queue_value[recent] = queue_value[k]
+                # Among equals the earliest is replaced.
+                if smallest < 0 or queue_value[recent] < queue_value[smallest]:
+                    smallest = recent
+                recent += 1
+        length = recent
+        at = length
+        if length == room:
+            if values[i] <= queue_value[smallest]:
                 continue
-            # Out with the smallest, keeping the order of arrival.
-            for k in range(smallest, held - 1):
-                held_ts[k] = held_ts[k + 1]
-                held_value[k] = held_value[k + 1]
-            at = held - 1
+            # Remove the smallest and keep the order of arrival.
+            for k in range(smallest, length - 1):
+                queue_ts[k] = queue_ts[k + 1]
+                queue_value[k] = queue_value[k + 1]
+            at = length - 1
         else:
-            held += 1
-        held_ts[at] = times[i]
-        held_value[at] = values[i]
+            length += 1
+        queue_ts[at] = times[i]
+        queue_value[at] = values[i]
         keep[i] = True
-    return held
+    return length
 
 
 class WhaleQueue:
-    """The `top` largest whales of the last `window` seconds; see the module."""
+    """A queue of the `top` largest whales of the last `window` seconds; the module's documentation states the rule."""
 
     def __init__(self, top: int, window: float) -> None:
-        self._window = round(window * 1e6)
+        self._window_us = round(window * 1e6)
         self._ts, self._value = np.zeros(top, np.int64), np.zeros(top, np.int64)
-        self._held = 0
+        self._length = 0
 
     def keep(self, ts: Array, seen: Array) -> Array:
-        """Which of these whales get through, in the order of the tape."""
+        """Return a mask of the whales that enter the queue; they come in the order of the tape."""
         kept = np.zeros(len(ts), np.bool_)
         values = np.ascontiguousarray(seen["value"])
-        self._held = _queue(
-            ts.astype(np.int64), values, self._window, kept, self._ts, self._value, self._held
+        self._length = _enqueue(
+            ts.astype(np.int64), values, self._window_us, kept, self._ts, self._value, self._length
         )
         return kept
 
 
 class WhaleFire(Fire, frozen=True):
-    """A whale's print: what he paid in money units, and which of the market's whales he is (from 1)."""
+    """A whale's print: the payment in 1/1,000,000 dollar, and the number of the market's whales so far."""
 
     value: int
     whales: int
 
 
 class _Whales(CompiledSignal):
-    """What both signals share.
-
-    Args:
-        min_value: dollars the taker paid, at least.
-        max_leverage: his leverage must be below.
-        rearm: whether every whale of a market fires, or its first only.
-        top: how many whales the queue holds; None: no queue.
-        window: seconds for which a whale counts in the queue.
-    """
+    """Base of both signals; `WhaleFade` documents the parameters."""
 
     step = staticmethod(whale_step)
     reads: ClassVar[tuple[str, ...]] = ("price", "size", "taker")
-    columns: ClassVar[dict[str, Any]] = {"value": pl.Int64, "whales": pl.UInt32}
+    columns: ClassVar[Dtypes] = {"value": pl.Int64, "whales": pl.UInt32}
     fire = WhaleFire
     fade: ClassVar[bool]
 
@@ -148,8 +149,8 @@ class _Whales(CompiledSignal):
         except UnitError:
             value = -1
         if not 0 <= value <= 10**18:
-            raise SignalError(self.name, "min_value", min_value, "dollars from 0")
-        leverage = number_in(self.name, "max_leverage", max_leverage, 0, 1e6, "a number from 0")
+            raise SignalError(self.name, "min_value", min_value, "dollars >= 0")
+        leverage = number_in(self.name, "max_leverage", max_leverage, 0, 1e6, "a number >= 0")
         if top is not None:
             top = whole_in(self.name, "top", top)
         number_in(self.name, "window", window, 1e-6, 1e9, "seconds above 0")
@@ -166,31 +167,31 @@ class _Whales(CompiledSignal):
     def own(self, seen: Array, prices: Array) -> dict[str, Array]:
         return {"value": seen["value"], "whales": seen["whales"]}
 
-    def sieve(self) -> WhaleQueue | None:
+    def fire_filter(self) -> WhaleQueue | None:
         return None if self._top is None else WhaleQueue(self._top, self._window)
 
     def state(self, ticker: str) -> int | None:
-        """How many whales the market has seen, or None if no print of it was seen since its reset."""
+        """Return the number of the market's whales so far, or `None` without a print since its reset."""
         s = self.live(ticker)
         return None if s is None else int(s["whales"])
 
 
 class WhaleFade(_Whales):
-    """Bet against large YES buyers; see the module for the rule.
+    """Bet against large YES buyers; the module's documentation states the rule.
 
     Args:
-        min_value: dollars the taker paid, at least.
-        max_leverage: his leverage must be below.
-        rearm: whether every whale of a market fires, or its first only.
-        top: how many whales the queue holds; None: no queue.
-        window: seconds for which a whale counts in the queue.
+        min_value: the minimum payment of the taker, dollars.
+        max_leverage: the leverage must be below this.
+        rearm: whether every whale of a market fires, or only its first.
+        top: the length of the queue of whales; None: no queue.
+        window: seconds for which a whale stays in the queue.
 
     >>> fade = WhaleFade(min_value=100, max_leverage=2.0)
     >>> fade.update("A-B-1", 1, 5000, 20_000, "yes")
     WhaleFire(row=0, ts=1, ticker='A-B-1', side='no', price=5000, n_trades=1, value=100000000, whales=1)
 
     Raises:
-        SignalError: a parameter out of range.
+        SignalError: a parameter is out of range.
     """
 
     name = "whale_fade"
@@ -198,13 +199,13 @@ class WhaleFade(_Whales):
 
 
 class WhaleFollow(_Whales):
-    """Bet with large buyers of either outcome; see the module for the rule, `WhaleFade` for the parameters.
+    """Bet with large buyers of either outcome; `WhaleFade` documents the parameters.
 
     >>> WhaleFollow(min_value=100).update("A-B-1", 1, 5000, 20_000, "no").side
     'no'
 
     Raises:
-        SignalError: a parameter out of range.
+        SignalError: a parameter is out of range.
     """
 
     name = "whale_follow"
@@ -220,7 +221,7 @@ def whale_fade(
     top: int | None = None,
     window: float = 300,
 ) -> Frame:
-    """All fires against large YES buyers over a tape; `WhaleFade(…).run(tape)`.
+    """Return all fires against large YES buyers over a tape: `WhaleFade(…).run(tape)`.
 
     Parameters (`min_value` in dollars, `window` in seconds) and errors are those of `WhaleFade` and its `run`.
 
@@ -240,7 +241,7 @@ def whale_follow(
     top: int | None = None,
     window: float = 300,
 ) -> Frame:
-    """All fires with large buyers over a tape; `WhaleFollow(…).run(tape)`.
+    """Return all fires with large buyers over a tape: `WhaleFollow(…).run(tape)`.
 
     Parameters (`min_value` in dollars, `window` in seconds) and errors are those of `WhaleFade` and its `run`.
 

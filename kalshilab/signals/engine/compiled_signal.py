@@ -1,24 +1,33 @@
-"""The drivers every compiled signal shares: a run over a tape, chunks of one, and live prints.
+"""Drivers that every compiled signal shares: a run over a tape, over chunks of one, and over live prints.
 
-A signal states its rule once, as a compiled step over a market's state; what is here reads frames, hands the
-step its rows, and makes fires of what comes out.  All drivers call the same step.
+A signal states its rule once, as a compiled step over a market's state.  This module reads frames, passes their rows
+to the step and makes fires of its answers.  All drivers call the same step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import index
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, SupportsIndex, TypeVar
 
 import numpy as np
 import polars as pl
 
 from kalshilab.errors import SignalError, TapeError, UnitError
-from kalshilab.signals.engine.kernel import BUY_YES, Array, bounds, fresh_state, one_of
-from kalshilab.signals.engine.model import Fire, Frame, like
+from kalshilab.lazy import renamed
+from kalshilab.signals.engine.kernel import BUY_YES, Array, Fields, Rule, Step, bounds, fresh_state, one_of
+from kalshilab.signals.engine.model import Dtypes, Fire, Frame, Parameters, like
 from kalshilab.signals.engine.sharding import Shard, frame_of, scan_shard
-from kalshilab.signals.engine.state_pass import CellPass, Columns, Fires, OneCell, Pass, columns_of
+from kalshilab.signals.engine.state_pass import (
+    CellPass,
+    CrossMarketFilter,
+    Fires,
+    PrintArrays,
+    SingleCellPass,
+    StatePass,
+    columns_of,
+)
 from kalshilab.tape.frame_checks import checked_columns
 from kalshilab.tape.lake.opening import tape_of
 from kalshilab.tape.lake.source import StoredTape
@@ -26,83 +35,96 @@ from kalshilab.tape.schema import TAKER, TIME
 from kalshilab.tape.tape import FrameLike, Tape, frame_in_memory
 from kalshilab.units import cents
 
-__all__ = ["CompiledSignal", "Sieve", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
+__all__ = ["CompiledSignal", "cents_in", "flag_in", "number_in", "plain", "seconds_in", "side_in", "whole_in"]  # fmt: skip
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 Kind = TypeVar("Kind")
 FrameT = TypeVar("FrameT", bound=FrameLike)
 _SIDES = pl.Series(["yes", "no"], dtype=TAKER)
 _WORDS = ("", "yes", "no")
-"""Outcome to buy, by a step's answer."""
+"""Outcome to buy, by the answer of a step."""
 _ARRAYS = ("markets", "ts", "prices", "sizes", "takers")
 _TYPES = ("uint32", "int64", "int16", "uint32", "uint8")
-"""What `batch` takes, in its order."""
-
-
-class Sieve(Protocol):
-    """Lets some fires through, by what it remembers of those before, across markets."""
-
-    def keep(self, ts: Array, seen: Array) -> Array:
-        """Which of these fires stay, in the order of the tape; `ts` in microseconds."""
-        ...
+"""Names and dtypes of the arrays that `batch` takes, in its order."""
 
 
 class CompiledSignal:
     """Base of the signals with a compiled step.
 
-    A signal sets the class variables and says how its own columns follow from the state at its fires.  Its
-    state has a field `n`, the prints counted for a fire.
+    A signal sets the class variables, and `own` derives its additional columns from the states at its fires.  Its
+    state has a field `n`, the number of prints counted for a fire.
+
+    Args:
+        rule: the parameters as the step takes them.
+        parameters: the parameters as people type them.
+        fields: the fields of the state.
     """
 
     name: ClassVar[str]
-    step: ClassVar[Any]
+    step: ClassVar[Step]
     reads: ClassVar[tuple[str, ...]]
-    """What its step reads of a print, of `kernel.COLUMNS`."""
-    columns: ClassVar[dict[str, Any]]
-    """The signal's own columns and their dtypes, as `own` gives them."""
+    """Columns that the step reads, a subset of `kernel.COLUMNS`."""
+    columns: ClassVar[Dtypes]
+    """The signal's additional columns and their dtypes, as `own` returns them."""
     fire: ClassVar[type[Fire]]
 
-    def __init__(self, rule: tuple[Any, ...], parameters: dict[str, Any], fields: np.dtype[Any]) -> None:
+    def __init__(self, rule: Rule, parameters: Parameters, fields: Fields) -> None:
         self.rule, self.fields = rule, fields
         self.parameters = {name: plain(value) for name, value in parameters.items()}
         self._codes: dict[str, int] = {}
         self._names: list[str] = []
         self._count = 0
         self._pass = self.begin()
-        self._sieve = self.sieve()
+        self._filter = self.fire_filter()
 
-    # What a signal says of itself
+    # Definition of a signal
 
     def own(self, seen: Array, prices: Array) -> dict[str, Array]:
-        """The signal's own columns, from the states at its fires and the YES prices of the firing prints."""
+        """Return the signal's additional columns.
+
+        Args:
+            seen: the states of the markets at the fires.
+            prices: YES prices of the firing prints.
+        """
         return {}
 
-    def sieve(self) -> Sieve | None:
-        """What thins out its fires across markets, fresh; None for most signals."""
+    def fire_filter(self) -> CrossMarketFilter | None:
+        """Return a fresh filter of its fires across markets; `None` for most signals."""
         return None
 
-    def begin(self, *, low: int = 0, high: int | None = None, markets: int = 0) -> Pass:
-        """A fresh pass over a tape, or over the markets with codes in [`low`, `high`)."""
-        return Pass(self.step, self.reads, self.fields, self.rule, low=low, high=high, markets=markets)
+    def begin(self, *, low: int = 0, high: int | None = None, markets: int = 0) -> StatePass:
+        """Return a fresh pass over a tape, or over the markets with codes in [`low`, `high`)."""
+        return StatePass(self.step, self.reads, self.fields, self.rule, low=low, high=high, markets=markets)
 
     @classmethod
     def begin_cells(
-        cls, signals: Sequence[Any], *, low: int = 0, high: int | None = None, markets: int = 0
+        cls, signals: Sequence[Self], *, low: int = 0, high: int | None = None, markets: int = 0
     ) -> list[CellPass]:
-        """Fresh passes for the cells of a grid, `signals` of this class; a class whose cells can share work does."""
-        return [OneCell(i, s.begin(low=low, high=high, markets=markets)) for i, s in enumerate(signals)]
+        """Return fresh passes for the cells of a grid, `signals` of this class.
+
+        A class whose cells can share work overrides it.
+        """
+        return [
+            SingleCellPass(i, s.begin(low=low, high=high, markets=markets)) for i, s in enumerate(signals)
+        ]
 
     # Over tapes
 
     def run(self, tape: Frame) -> Frame:
-        """All fires over a tape, from fresh state, as a frame of the tape's kind, in the order of the tape.
+        """Return all fires over a tape, from fresh state, in the order of the tape.
 
-        `tape` is a polars or pandas frame, a lazy frame, or a `Lake`, which is read piece by piece and gives a
-        polars frame.  Columns: `row` (position in the tape), `ts`, `ticker`, `side` (outcome to buy), `price`
-        (YES price of the firing print), `n_trades` (prints counted for it), and the signal's own.  Live state
-        is not touched.
+        The fires come as a frame of the tape's kind, with the columns `row` (position in the tape), `ts`, `ticker`,
+        `side` (outcome to buy), `price` (YES price of the firing print), `n_trades` (prints counted for it) and
+        those of the signal.  Live state is not touched.
+
+        Args:
+            tape: a polars or pandas frame, a lazy frame, or a tape of any size (a `Lake`, a `TapeFile` or the path of
+                one), which is read piece by piece and returns a polars frame.
 
         Raises:
-            TapeError: not a tape; `kalshilab.to_tape` makes one.
+            TapeError: `tape` is not a tape; `kalshilab.to_tape` makes one.
             LakeError: the lake is damaged.
         """
         return like(self.fires(tape_of(tape, self.reads)), tape)
@@ -114,39 +136,45 @@ class CompiledSignal:
             return frame_of(tape, self, scan_shard(tape, [self], whole))
         frame = frame_in_memory(tape)
         fires = self.begin().push(columns_of(frame, self.reads))
-        return self.framed(frame, fires, fires.row, self.sieve())
+        return self.framed(frame, fires, fires.row, self.fire_filter())
 
     def feed(self, tape: FrameT) -> FrameT:
-        """Take the next prints as a frame, going on from the live state, and give their fires as a frame.
+        """Process the next prints from the live state and return their fires as a frame.
 
-        Tapes fed one after the other give what the whole gives, and `update` can go on where `feed` ended.
-        `row` counts all prints the signal has seen; market codes of the tape do not matter, tickers do.
+        Tapes fed one after the other produce the fires of the whole tape, and `update` can continue after `feed`.
+        `row` counts all prints that the signal has processed.  Markets are identified by ticker, not by code.
 
         Raises:
-            TapeError: not a tape.
+            TapeError: `tape` is not a tape.
         """
         frame = checked_columns(tape, self.reads)
         columns = columns_of(frame, self.reads)
-        here = frame.select("market", pl.col("ticker").cast(pl.String)).unique("market")
+        markets = frame.select("market", pl.col("ticker").cast(pl.String)).unique("market")
         codes = np.zeros(int(columns.market.max()) + 1 if len(columns.market) else 0, np.uint32)
-        codes[here["market"].to_numpy()] = self.codes(here["ticker"].to_list())
+        codes[markets["market"].to_numpy()] = self.codes(markets["ticker"].to_list())
         first = self._count
         fires = self._pass.push(columns._replace(market=codes[columns.market]), first)
         self._count = first + frame.height
-        return like(self.framed(frame, fires, fires.row - first, self._sieve), tape)
+        return like(self.framed(frame, fires, fires.row - first, self._filter), tape)
 
-    def framed(self, frame: pl.DataFrame, fires: Fires, at: Array, sieve: Sieve | None) -> pl.DataFrame:
-        """Fires as a frame; `at` are their positions in `frame`, which gives time and ticker."""
+    def framed(
+        self, frame: pl.DataFrame, fires: Fires, at: Array, fire_filter: CrossMarketFilter | None
+    ) -> pl.DataFrame:
+        """Return fires as a frame; `at` are their positions in `frame`, the source of times and tickers."""
         picked = frame.select("ts", pl.col("ticker").cast(pl.String))
         picked = picked.gather(at) if len(at) else picked.head(0)
-        return self.as_frame(fires, picked["ts"], picked["ticker"], sieve)
+        return self.as_frame(fires, picked["ts"], picked["ticker"], fire_filter)
 
     def as_frame(
-        self, fires: Fires, ts: pl.Series, tickers: pl.Series, sieve: Sieve | None = None
+        self,
+        fires: Fires,
+        ts: pl.Series,
+        tickers: pl.Series,
+        fire_filter: CrossMarketFilter | None = None,
     ) -> pl.DataFrame:
-        """Fires as a frame, with their times and tickers; those that `sieve` holds back are left out."""
+        """Return fires as a frame with their times and tickers, without those that `fire_filter` rejects."""
         own = self.own(fires.seen, fires.price)
-        found = pl.DataFrame(
+        frame = pl.DataFrame(
             {
                 "row": pl.Series(fires.row, dtype=pl.UInt64),
                 "ts": ts.cast(TIME),
@@ -157,19 +185,19 @@ class CompiledSignal:
                 **{name: pl.Series(own[name]).cast(dtype) for name, dtype in self.columns.items()},
             }
         )
-        if sieve is None or not found.height:
-            return found
-        if not found["ts"].is_sorted():
+        if fire_filter is None or not frame.height:
+            return frame
+        if not frame["ts"].is_sorted():
             raise TapeError(
                 "goes back in time, and this signal looks across markets; sort by ts or use kalshilab.to_tape",
                 column="ts",
             )
-        return found.filter(pl.Series(sieve.keep(found["ts"].dt.epoch("us").to_numpy(), fires.seen)))
+        return frame.filter(pl.Series(fire_filter.keep(frame["ts"].dt.epoch("us").to_numpy(), fires.seen)))
 
     # Live
 
     def codes(self, tickers: Sequence[str]) -> Array:
-        """The live codes of tickers (UInt32), given out in the order in which they are first asked for."""
+        """Return the live codes of tickers (UInt32), assigned in the order of first use."""
         return np.array([self._code(ticker) for ticker in tickers], np.uint32)
 
     def _code(self, ticker: str) -> int:
@@ -180,14 +208,21 @@ class CompiledSignal:
         return code
 
     def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
-        """Take one live print (our units, `ts` in microseconds); a fire if it made one.
+        """Process one live print and return its fire, or `None`.
+
+        Args:
+            ticker: the market.
+            ts: exchange time in microseconds.
+            price: YES price in 1/10,000 dollar.
+            size: size in 1/100 contract.
+            taker: the outcome that the taker bought, "yes" or "no".
 
         Raises:
-            SignalError: `taker` is neither "yes" nor "no" (a print without direction must not be counted), or a
-                number is not whole, or `price` outside 0 to 10,000.
+            SignalError: `taker` is neither "yes" nor "no" (a print without direction must not be counted), a number
+                is not whole, or `price` is outside 0 to 10,000.
         """
         if taker != "yes" and taker != "no":
-            raise SignalError(self.name, "taker", taker, "yes or no")
+            raise SignalError(self.name, "taker", taker, SIDE)
         if type(price) is not int or type(size) is not int or type(ts) is not int:
             ts, price, size = wholes(self.name, ts=ts, price=price, size=size)
         if not 0 <= price <= 10_000 or size < 0:
@@ -195,24 +230,26 @@ class CompiledSignal:
         market = self._codes.get(ticker)
         if market is None:
             market = self._code(ticker)
-        own = self._pass
-        if market >= own.room:
-            own.reserve(market + 1)
+        live = self._pass
+        if market >= live.room:
+            live.reserve(market + 1)
         row = self._count
         self._count = row + 1
-        side = self._one(own.state_at, market, ts, price, size, taker == "yes", own.rule_at)
-        return self._made(row, ts, ticker, side, price, own.state[market : market + 1]) if side else None
+        side = self._one(live.state_at, market, ts, price, size, taker == "yes", live.rule_at)
+        return self._fire_of(row, ts, ticker, side, price, live.state[market : market + 1]) if side else None
 
     @cached_property
-    def _one(self) -> Any:
-        # Compiled when the first live print comes: research does not wait for it.
+    def _one(self) -> Callable[..., int]:
+        # Compiled at the first live print, so that research does not wait for it.
         return one_of(self.step, self.fields, self._pass.rule.dtype)
 
     def batch(self, markets: Array, ts: Array, prices: Array, sizes: Array, takers: Array) -> list[Fire]:
-        """Take a batch of live prints as arrays of one length; the fires they made.
+        """Process a batch of live prints and return their fires.
+
+        All five arguments are contiguous arrays of one length.
 
         Args:
-            markets: codes from `codes`, UInt32; all five are contiguous arrays of the dtypes named here.
+            markets: codes from `codes`, UInt32.
             ts: exchange times in microseconds, Int64.
             prices: YES prices, Int16.
             sizes: UInt32.
@@ -227,63 +264,63 @@ class CompiledSignal:
         300
 
         Raises:
-            SignalError: a code that `codes` has not given out, or an array of another length or dtype, a
-                price outside 0 to 10,000; none of the batch is taken.
+            SignalError: a code that `codes` has not assigned, an array of another length or dtype, or a price
+                outside 0 to 10,000; the batch is rejected as a whole.
         """
         first = self._count
         if not len(markets) == len(ts) == len(prices) == len(sizes) == len(takers):
             lengths = tuple(map(len, (markets, ts, prices, sizes, takers)))
             raise SignalError(self.name, "batch", lengths, "five arrays of one length")
-        columns = Columns(markets, ts, prices, sizes, takers)
+        columns = PrintArrays(markets, ts, prices, sizes, takers)
         try:
-            top, odd = bounds()(markets, prices)
-            if len(markets) and top >= len(self._names):
-                raise SignalError(self.name, "markets", top, "codes given by codes()")
-            if odd:
-                raise out_of_range(self.name, odd, 0)
-            lots = list(self._pass.pushing(columns, first))
+            largest, invalid_price = bounds()(markets, prices)
+            if len(markets) and largest >= len(self._names):
+                raise SignalError(self.name, "markets", largest, "codes assigned by codes()")
+            if invalid_price:
+                raise out_of_range(self.name, invalid_price, 0)
+            parts = list(self._pass.pushing(columns, first))
         except (TypeError, AttributeError):
-            # What the compiled loop does not take is looked for now, not at every batch.
+            # Dtypes are checked only after the compiled loop has refused an array, not for each batch.
             raise _mistyped(self.name, columns) from None
         self._count = first + len(markets)
-        made = []
-        for fires in lots:
+        accepted = []
+        for fires in parts:
             for i, row in enumerate(fires.row.tolist()):
                 ticker = self._names[fires.market[i]]
                 at, price = int(ts[row - first]), int(fires.price[i])
-                fire = self._made(row, at, ticker, int(fires.side[i]), price, fires.seen[i : i + 1])
+                fire = self._fire_of(row, at, ticker, int(fires.side[i]), price, fires.seen[i : i + 1])
                 if fire is not None:
-                    made.append(fire)
-        return made
+                    accepted.append(fire)
+        return accepted
 
-    def _made(self, row: int, ts: int, ticker: str, side: int, price: int, seen: Array) -> Fire | None:
-        if self._sieve is not None and not self._sieve.keep(np.array([ts]), seen)[0]:
+    def _fire_of(self, row: int, ts: int, ticker: str, side: int, price: int, seen: Array) -> Fire | None:
+        if self._filter is not None and not self._filter.keep(np.array([ts]), seen)[0]:
             return None
         own = self.own(seen, np.array([price], np.int16))
         values = [own[name][0] for name in self.columns]
-        plain = [v.item() if isinstance(v, np.generic) else v for v in values]
-        return type(self).fire(row, ts, ticker, _WORDS[side], price, int(seen["n"][0]), *plain)
+        own_fields = [plain(value) for value in values]
+        return type(self).fire(row, ts, ticker, _WORDS[side], price, int(seen["n"][0]), *own_fields)
 
     def reset(self, ticker: str | None = None) -> None:
-        """Forget what was seen of one market, or of all."""
+        """Clear the live state of one market, or of all."""
         if ticker is None:
             self._codes, self._names, self._count = {}, [], 0
-            self._pass, self._sieve = self.begin(), self.sieve()
+            self._pass, self._filter = self.begin(), self.fire_filter()
         elif (market := self._codes.get(ticker)) is not None and market < len(self._pass.state):
             self._pass.state[market] = fresh_state(1, self.fields)[0]
 
     def live(self, ticker: str) -> np.void | None:
-        """The market's live state as a record, or None if nothing of it was seen since its reset."""
+        """Return the market's live state as a record, or `None` without a print since its reset."""
         market = self._codes.get(ticker)
         if market is None or market >= len(self._pass.state) or not self._pass.state[market]["n"]:
             return None
         row: np.void = self._pass.state[market]
         return row
 
-    # Itself
+    # Copies
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Parameters make the signal: what it has seen live stays where it is.
+    def __reduce__(self) -> tuple[object, ...]:
+        # A signal is pickled as its parameters, without its live state.
         return _made_with, (type(self), self.parameters)
 
     def __repr__(self) -> str:
@@ -291,44 +328,46 @@ class CompiledSignal:
         return f"{type(self).__name__}({given})"
 
     def with_parameters(self, **changed: Any) -> Self:
-        """The same signal with some parameters changed, fresh."""
+        """Return a fresh copy of the signal with some parameters changed."""
         return _made_with(type(self), {**self.parameters, **changed})
 
 
-def _made_with(kind: type[Kind], parameters: dict[str, Any]) -> Kind:
+def _made_with(kind: type[Kind], parameters: Parameters) -> Kind:
     return kind(**parameters)
 
 
-def wholes(signal: str, **numbers: Any) -> list[int]:
-    """Numbers of a live print as Python's own, where they are whole.
+SIDE: Final = "'yes' or 'no'"
+SHARE: Final = "a share from 0 to 1"
+_PRINT_NUMBERS: Final = {
+    "ts": "a whole number of microseconds",
+    "price": "a YES price in 1/10,000 dollar, a whole number from 0 to 10,000",
+    "size": "a size in 1/100 contract, a whole number from 0",
+}
+
+
+def wholes(signal: str, **numbers: SupportsIndex) -> list[int]:
+    """Return the numbers of a live print as Python integers.
 
     Raises:
-        SignalError: one is none.
+        SignalError: a number is not whole.
     """
-    found = []
+    integers = []
     for name, number in numbers.items():
         try:
-            found.append(index(number))
+            integers.append(index(number))
         except TypeError:
-            words = {
-                "ts": "microseconds, a whole number",
-                "price": "the YES price in 1/10,000 dollar, a whole number",
-            }
-            raise SignalError(
-                signal, name, number, words.get(name, "1/100 contracts, a whole number")
-            ) from None
-    return found
+            raise SignalError(signal, name, number, _PRINT_NUMBERS[name]) from None
+    return integers
 
 
 def out_of_range(signal: str, price: int, size: int) -> SignalError:
-    """What is wrong with a live print's price or size."""
-    if size < 0:
-        return SignalError(signal, "size", size, "1/100 contracts from 0")
-    return SignalError(signal, "price", price, "the YES price in 1/10,000 dollar, 0 to 10,000")
+    """Return the error for a live print whose price or size is out of range."""
+    name, value = ("size", size) if size < 0 else ("price", price)
+    return SignalError(signal, name, value, _PRINT_NUMBERS[name])
 
 
-def _mistyped(signal: str, columns: Columns) -> SignalError:
-    """Which of a batch's arrays the compiled loop does not take."""
+def _mistyped(signal: str, columns: PrintArrays) -> SignalError:
+    """Return the error for the first array of a batch that the compiled loop does not take."""
     for name, array, dtype in zip(_ARRAYS, columns, _TYPES, strict=True):
         if getattr(array, "dtype", None) != dtype or not array.flags.c_contiguous:
             shown = getattr(array, "dtype", type(array).__name__)
@@ -336,72 +375,72 @@ def _mistyped(signal: str, columns: Columns) -> SignalError:
     return SignalError(signal, "batch", "five arrays", "arrays of one dimension")
 
 
-def plain(value: Any) -> Any:
-    """A numpy number or truth value, as a loop over an array gives them, as Python's own; others as they are."""
+def plain(value: object) -> Any:
+    """Convert a numpy scalar to the Python number or truth value; return other values unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def number_in(signal: str, name: str, value: Any, low: float, high: float, words: str) -> float:
-    """A parameter as a number in [low, high].
+def number_in(signal: str, name: str, value: object, low: float, high: float, rule: str) -> float:
+    """Return a parameter as a number in [low, high].
 
     Raises:
-        SignalError: it is none.
+        SignalError: it is not a number or out of range; `rule` describes the range after "must be".
     """
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise SignalError(signal, name, value, words)
+        raise SignalError(signal, name, value, rule)
     return float(value)
 
 
-def whole_in(signal: str, name: str, value: Any, low: int = 1) -> int:
-    """A parameter as a whole number from `low`.
+def whole_in(signal: str, name: str, value: object, low: int = 1) -> int:
+    """Return a parameter as a whole number from `low`.
 
     Raises:
-        SignalError: it is none.
+        SignalError: it is not a whole number, or below `low`.
     """
-    number = number_in(signal, name, value, low, 2**31 - 1, f"a whole number from {low}")
+    number = number_in(signal, name, value, low, 2**31 - 1, f"a whole number >= {low}")
     if number != int(number):
-        raise SignalError(signal, name, value, f"a whole number from {low}")
+        raise SignalError(signal, name, value, f"a whole number >= {low}")
     return int(number)
 
 
-def cents_in(signal: str, name: str, value: Any) -> int:
-    """A parameter in cents as price units, 0 to a dollar.
+def cents_in(signal: str, name: str, value: object) -> int:
+    """Convert a parameter in cents, 0 to 100, to price units.
 
     Raises:
-        SignalError: out of range, or finer than a hundredth of a cent.
+        SignalError: it is out of range, or finer than a hundredth of a cent.
     """
     try:
         price = cents(plain(value))
     except UnitError:
         price = -1
     if not 0 <= price <= 10_000:
-        raise SignalError(signal, name, value, "cents from 0 to 100, in hundredths")
+        raise SignalError(signal, name, value, "cents from 0 to 100, in steps of 0.01")
     return price
 
 
-def seconds_in(signal: str, name: str, value: Any) -> int:
-    """A parameter in seconds as microseconds, above zero.
+def seconds_in(signal: str, name: str, value: object) -> int:
+    """Convert a parameter in seconds to microseconds.
 
     Raises:
-        SignalError: it is none.
+        SignalError: it is not a number of seconds above 0.
     """
     return max(round(number_in(signal, name, value, 1e-6, 1e9, "seconds above 0") * 1e6), 1)
 
 
-def side_in(signal: str, name: str, value: Any) -> str:
-    """A parameter that is an outcome, "yes" or "no".
+def side_in(signal: str, name: str, value: object) -> str:
+    """Return a parameter that is an outcome, "yes" or "no".
 
     Raises:
         SignalError: it is neither.
     """
     if value not in ("yes", "no"):
-        raise SignalError(signal, name, value, "yes or no")
+        raise SignalError(signal, name, value, SIDE)
     return str(value)
 
 
-def flag_in(signal: str, name: str, value: Any) -> bool:
-    """A parameter that is True or False.
+def flag_in(signal: str, name: str, value: object) -> bool:
+    """Return a parameter that is True or False.
 
     Raises:
         SignalError: it is neither.

@@ -1,38 +1,42 @@
-"""What a signal is: the values it gives and the protocol it follows."""
+"""The protocol of a signal, and its fires."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import polars as pl
 
 from kalshilab.tape.tape import TapeLike
 
-__all__ = ["Fire", "Frame", "Signal", "like"]
+__all__ = ["Dtypes", "Fire", "Frame", "Parameters", "Signal", "like"]
 
 Frame = TypeVar("Frame", bound=TapeLike)
-"""Trades as a signal takes them. A frame comes back as its own kind of frame; a tape or a path gives a polars frame."""
+"""Trades as a signal accepts them; a frame returns its own kind of frame, a tape or a path a polars frame."""
+Parameters: TypeAlias = dict[str, Any]
+"""Parameters of a signal by name, in the units that people type."""
+Dtypes: TypeAlias = dict[str, pl.DataType | type[pl.DataType]]
+"""Columns of a frame by name."""
 
 
 class Fire(msgspec.Struct, frozen=True):
-    """A signal fired, as of the print that made it (inclusive).
-
-    `row` counts the prints the signal has seen, from 0: over a tape it is the row of the firing print.
-    `ts` is that print's exchange time in microseconds, `price` its YES price, `side` the outcome to buy,
-    `n_trades` the prints of the market counted for it.  Each signal adds its own fields.
-    """
+    """A fire of a signal, as of the print that triggered it (inclusive); each signal adds further fields."""
 
     row: int
+    """Prints that the signal had processed before, so that over a tape it is the row of the firing print."""
     ts: int
+    """Exchange time of the firing print in microseconds."""
     ticker: str
     side: str
+    """The outcome to buy, "yes" or "no"."""
     price: int
+    """YES price of the firing print in 1/10,000 dollar."""
     n_trades: int
+    """Prints of the market that the signal counted."""
 
 
 class Signal(Protocol):
-    """What validation, sessions and scans ask of a signal."""
+    """The methods of a signal that validation, sessions and scans use."""
 
     @property
     def name(self) -> str:
@@ -40,24 +44,24 @@ class Signal(Protocol):
         ...
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """The parameters it was made with, in the units people type."""
+    def parameters(self) -> Parameters:
+        """Its parameters, in the units people type."""
         ...
 
     def run(self, tape: Frame) -> Frame:
-        """All fires over a tape, from fresh state; live state is not touched."""
+        """Return all fires over a tape, from fresh state; live state is not touched."""
         ...
 
     def update(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
-        """Take one print (integers in our units, `ts` in microseconds); a fire if it made one."""
+        """Process one print (price in 1/10,000 dollar, size in 1/100 contract) and return its fire, or `None`."""
         ...
 
     def reset(self, ticker: str | None = None) -> None:
-        """Forget one market, or all."""
+        """Clear the state of one market, or of all."""
         ...
 
-    def state(self, ticker: str) -> Any | None:
-        """The live numbers of a market for display, or None if no print of it was seen."""
+    def state(self, ticker: str) -> object | None:
+        """Return the live numbers of a market for display, or `None` without a print."""
         ...
 
 

@@ -1,54 +1,62 @@
-"""Shards of a lake's markets, and their fires: what one worker does of a scan.
+"""Shards of a lake's markets and their fires: the work of one process in a scan.
 
-A shard is a contiguous range of market codes on a carried state.  A lake is read once for all cells of a grid, and a
-thread reads ahead; a signal that looks at no times has them read where something fired.
+A shard is a contiguous range of market codes whose state is carried from file to file.  A lake is read once for all
+cells of a grid, and a thread reads ahead.  If a signal does not read times, only the times of its fires are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.engine.state_pass import CellPass, Columns, Fires, chunks_of
+from kalshilab.lazy import renamed
+from kalshilab.signals.engine.kernel import Array, Fields
+from kalshilab.signals.engine.state_pass import CellPass, CrossMarketFilter, Fires, PrintArrays, chunks_of
+from kalshilab.tape.lake.manifest import DayFile
 from kalshilab.tape.lake.source import StoredTape, batches
 
-__all__ = ["THREADS", "Cells", "Found", "Scannable", "Shard", "frame_of", "scan_shard", "shards_of"]
+__all__ = ["THREADS", "PassGroup", "Scannable", "Shard", "TimedFires", "frame_of", "scan_shard", "shards_of"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 THREADS: Final = 2
 """Threads that share the cells of a grid in one process."""
 
 
 class Scannable(Protocol):
-    """What a scan asks of a signal: `kalshilab.signals.engine.compiled_signal.CompiledSignal` is one."""
+    """Requirements of a scan on a signal, as `kalshilab.signals.engine.compiled_signal.CompiledSignal` meets them."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The columns its step reads."""
+        """Columns that its step reads."""
         ...
 
     @property
-    def fields(self) -> np.dtype[Any]:
-        """Of its state."""
+    def fields(self) -> Fields:
+        """Fields of its state."""
         ...
 
     @classmethod
     def begin_cells(
-        cls, signals: Sequence[Any], *, low: int, high: int | None, markets: int
+        cls, signals: Sequence[Self], *, low: int, high: int | None, markets: int
     ) -> list[CellPass]:
-        """Fresh passes for signals of this class."""
+        """Return fresh passes for signals of this class."""
         ...
 
-    def sieve(self) -> Any:
-        """What thins out its fires across markets."""
+    def fire_filter(self) -> CrossMarketFilter | None:
+        """Return a fresh filter of its fires across markets, or `None`."""
         ...
 
-    def as_frame(self, fires: Fires, ts: pl.Series, tickers: pl.Series, sieve: Any) -> pl.DataFrame:
-        """Fires as a frame."""
+    def as_frame(
+        self, fires: Fires, ts: pl.Series, tickers: pl.Series, fire_filter: CrossMarketFilter | None
+    ) -> pl.DataFrame:
+        """Return fires as a frame."""
         ...
 
 
@@ -59,12 +67,26 @@ class Shard(NamedTuple):
     high: int
 
 
-Found = tuple[Fires, Any]
-"""Fires and their times in microseconds."""
+class TimedFires(NamedTuple):
+    """Fires and their exchange times in microseconds."""
+
+    fires: Fires
+    ts: Array
 
 
-class Cells:
-    """The passes of several signals over the same columns; `threads` share them where there are more."""
+_LateTimes: TypeAlias = tuple[Array | Future[Array], Array]
+"""Times that a thread may still be reading, and the position of each fire's time in them."""
+
+
+class PassGroup:
+    """The passes of several signals over the same columns.
+
+    Args:
+        signals: signals of one class.
+        shard: the markets to process.
+        markets: the number of market codes.
+        threads: threads that share the passes if there are several.
+    """
 
     def __init__(self, signals: Sequence[Scannable], shard: Shard, markets: int, threads: int) -> None:
         kind = type(signals[0])
@@ -73,15 +95,17 @@ class Cells:
         self.reads = tuple(dict.fromkeys(name for signal in signals for name in signal.reads))
         self._count = len(signals)
 
-    def push(self, columns: Columns, first_row: int) -> list[Fires]:
-        """The fires of the next prints, for each signal."""
-        run: Any = map if self._threads is None else self._threads.map
-        found: dict[int, Fires] = {}
-        for own, fires in zip(
-            self._passes, run(lambda p: p.push(columns, first_row), self._passes), strict=True
-        ):
-            found.update(zip(own.cells, fires, strict=True))
-        return [found[cell] for cell in range(self._count)]
+    def push(self, columns: PrintArrays, first_row: int) -> list[Fires]:
+        """Process the next prints and return the fires of each signal."""
+
+        def push_one(cell_pass: CellPass) -> Sequence[Fires]:
+            return cell_pass.push(columns, first_row)
+
+        run: Callable[..., Iterable[Sequence[Fires]]] = map if self._threads is None else self._threads.map
+        by_cell: dict[int, Fires] = {}
+        for cell_pass, fires in zip(self._passes, run(push_one, self._passes), strict=True):
+            by_cell.update(zip(cell_pass.cells, fires, strict=True))
+        return [by_cell[cell] for cell in range(self._count)]
 
     def close(self) -> None:
         """End the threads."""
@@ -91,66 +115,53 @@ class Cells:
 
 def scan_shard(
     source: StoredTape, signals: Sequence[Scannable], shard: Shard, threads: int = THREADS
-) -> list[Found]:
-    """The fires of a shard's markets and their times, for each signal."""
-    cells = Cells(signals, shard, len(source.tickers), threads)
-    columns = list(dict.fromkeys(("market", "price", *cells.reads)))
-    lots: list[list[tuple[Fires, Any]]] = [[] for _ in signals]
+) -> list[TimedFires]:
+    """Return the fires of a shard's markets and their times, for each signal."""
+    group = PassGroup(signals, shard, len(source.tickers), threads)
+    columns = list(dict.fromkeys(("market", "price", *group.reads)))
+    by_signal: list[list[tuple[Fires, _LateTimes]]] = [[] for _ in signals]
     try:
         for batch in batches(source, columns, files=days_of(source, shard)):
-            row, found = batch.first_row, []
-            for part in chunks_of(batch.frame, cells.reads):
-                found += [
-                    (lot, fires)
-                    for lot, fires in zip(lots, cells.push(part, row), strict=True)
-                    if len(fires.row)
-                ]
-                row += len(part.market)
-            if not found:
+            row = batch.first_row
+            fired: list[tuple[int, Fires]] = []
+            for chunk in chunks_of(batch.frame, group.reads):
+                fired += [(i, fires) for i, fires in enumerate(group.push(chunk, row)) if len(fires.row)]
+                row += len(chunk.market)
+            if not fired:
                 continue
-            at = np.unique(np.concatenate([fires.row for _, fires in found])) - batch.first_row
-            # Unless the signal reads times, they are read where something fired, by the reading thread.
-            known: Any = (
+            at = np.unique(np.concatenate([fires.row for _, fires in fired])) - batch.first_row
+            # If the signal does not read times, the reading thread reads those of the fires.
+            times: Array | Future[Array] = (
                 batch.frame["ts"].gather(at).dt.epoch("us").to_numpy() if "ts" in columns else batch.times(at)
             )
-            for lot, fires in found:
-                lot.append((fires, (known, np.searchsorted(at, fires.row - batch.first_row))))
-        return [_joined(signal, lot) for signal, lot in zip(signals, lots, strict=True)]
+            for i, fires in fired:
+                by_signal[i].append((fires, (times, np.searchsorted(at, fires.row - batch.first_row))))
+        return [_joined(signal, parts) for signal, parts in zip(signals, by_signal, strict=True)]
     finally:
-        cells.close()
+        group.close()
 
 
-def _joined(signal: Scannable, lot: list[tuple[Fires, Any]]) -> Found:
-    """Fires of all batches behind each other, with their times, which may still be being read."""
-    none = np.zeros(0, np.int64)
-    parts = [
-        Fires(
-            none,
-            none.astype(np.uint32),
-            none.astype(np.int16),
-            none.astype(np.uint8),
-            np.zeros(0, signal.fields),
-        )
-    ]
-    times = [none]
-    for fires, (known, at) in lot:
-        parts.append(fires)
-        times.append((known.result() if isinstance(known, Future) else known)[at])
-    return Fires.joined(parts), np.concatenate(times)
+def _joined(signal: Scannable, parts: list[tuple[Fires, _LateTimes]]) -> TimedFires:
+    """Concatenate the fires of all batches and wait for their times."""
+    all_fires, all_times = [Fires.empty(signal.fields)], [np.zeros(0, np.int64)]
+    for fires, (times, at) in parts:
+        all_fires.append(fires)
+        all_times.append((times.result() if isinstance(times, Future) else times)[at])
+    return TimedFires(Fires.joined(all_fires), np.concatenate(all_times))
 
 
-def frame_of(source: StoredTape, signal: Scannable, lots: Sequence[Found]) -> pl.DataFrame:
-    """The fires of all shards as one frame, in the order of the tape."""
-    fires, ts = Fires.joined([f for f, _ in lots]), np.concatenate([t for _, t in lots])
-    order = np.argsort(fires.row, kind="stable")
-    fires = Fires(*(column[order] for column in fires))
+def frame_of(source: StoredTape, signal: Scannable, shards: Sequence[TimedFires]) -> pl.DataFrame:
+    """Return the fires of all shards as one frame, in the order of the tape."""
+    fires, ts = Fires.joined([s.fires for s in shards]), np.concatenate([s.ts for s in shards])
+    order = fires.tape_order()
+    fires = fires.take(order)
     times = pl.Series(ts[order], dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     tickers = source.tickers.cast(pl.String)
-    return signal.as_frame(fires, times, tickers.gather(fires.market), signal.sieve())
+    return signal.as_frame(fires, times, tickers.gather(fires.market), signal.fire_filter())
 
 
 def shards_of(source: StoredTape, count: int) -> list[Shard]:
-    """The markets in at most `count` contiguous ranges of codes with about the same number of prints each."""
+    """Divide the markets into at most `count` contiguous ranges of codes with about equal numbers of prints."""
     prints = source.listing["prints"].cast(pl.Int64).fill_null(0).to_numpy()
     total = np.concatenate([[0], np.cumsum(prints)])
     cuts = np.searchsorted(total, np.linspace(0, total[-1], count + 1)[1:-1])
@@ -158,10 +169,10 @@ def shards_of(source: StoredTape, count: int) -> list[Shard]:
     return [Shard(low, high) for low, high in pairwise(edges)] or [Shard(0, 0)]
 
 
-def days_of(source: StoredTape, shard: Shard) -> list[Any]:
-    """The files between the first and the last print of the shard's markets."""
-    own = source.listing.slice(shard.low, shard.high - shard.low)
-    begin, end = own.select(
+def days_of(source: StoredTape, shard: Shard) -> list[DayFile]:
+    """Return the files between the first and the last print of the shard's markets."""
+    listing = source.listing.slice(shard.low, shard.high - shard.low)
+    begin, end = listing.select(
         pl.col("first_ts").dt.epoch("us").min(), pl.col("last_ts").dt.epoch("us").max()
     ).row(0)
     if begin is None:

@@ -1,37 +1,64 @@
-"""A pass: one signal's state on its way through a tape, chunk after chunk.
+"""A pass: the states of one signal on their way through a tape, chunk after chunk.
 
-The state outlives the chunk, so files, chunks and live batches give the fires that one long tape gives.  A
-pass over part of the markets (a shard) gives the fires of those markets; the rows are those of the tape.
+The states outlive the chunk, so files, chunks and live batches produce the fires that one long tape produces.  A
+pass over part of the markets (a shard) produces the fires of those markets; row numbers are those of the tape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 
-from kalshilab.signals.engine.kernel import Array, address_of, fresh_state, grown, loop_of, packed
+from kalshilab.lazy import renamed
+from kalshilab.signals.engine.kernel import (
+    Array,
+    Fields,
+    Rule,
+    Step,
+    address_of,
+    fresh_state,
+    grown,
+    loop_of,
+    packed,
+)
 
-__all__ = ["CellPass", "Columns", "Fires", "OneCell", "Pass", "chunks_of", "columns_of"]
+__all__ = [
+    "CellPass",
+    "CrossMarketFilter",
+    "Fires",
+    "PrintArrays",
+    "SingleCellPass",
+    "StatePass",
+    "chunks_of",
+    "columns_of",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 BUFFER = 16_384
-"""Fires the compiled loop may find before it hands them over."""
+"""Capacity of the compiled loop's buffers, in fires."""
 EVERY = 2**32
-"""Above every market code."""
+"""A number above every market code."""
 
 
-class Columns(NamedTuple):
-    """Prints as arrays of one length: market codes (UInt32), times (µs), YES prices, sizes, takers (0 YES, 1 NO).
-    Those a signal does not read are empty."""
+class PrintArrays(NamedTuple):
+    """Prints as arrays of one length; a column that a signal does not read is empty."""
 
     market: Array
+    """Market codes, UInt32."""
     ts: Array
+    """Exchange times in microseconds, Int64."""
     price: Array
+    """YES prices, Int16."""
     size: Array
+    """Sizes, UInt32."""
     taker: Array
+    """0 for a YES taker, 1 for a NO taker, UInt8."""
 
 
 class Fires(NamedTuple):
@@ -42,14 +69,34 @@ class Fires(NamedTuple):
     price: Array
     side: Array
     seen: Array
+    """State of the market as of each fire, the firing print included."""
 
     @staticmethod
     def joined(parts: list[Fires]) -> Fires:
-        """Several lots of fires behind each other."""
+        """Concatenate several batches of fires."""
         return Fires(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
+    @staticmethod
+    def empty(fields: Fields) -> Fires:
+        """Return a batch without fires, for states with these fields."""
+        return Fires(
+            np.zeros(0, np.int64),
+            np.zeros(0, np.uint32),
+            np.zeros(0, np.int16),
+            np.zeros(0, np.uint8),
+            np.zeros(0, fields),
+        )
 
-_EMPTY = Columns(
+    def tape_order(self) -> Array:
+        """Return the positions of the fires in the order of the tape."""
+        return np.argsort(self.row, kind="stable")
+
+    def take(self, at: Array) -> Fires:
+        """Return the fires at these positions."""
+        return Fires(*(column[at] for column in self))
+
+
+_EMPTY = PrintArrays(
     np.zeros(0, np.uint32),
     np.zeros(0, np.int64),
     np.zeros(0, np.int16),
@@ -58,20 +105,22 @@ _EMPTY = Columns(
 )
 
 
-def columns_of(frame: pl.DataFrame, reads: tuple[str, ...]) -> Columns:
-    """The arrays of a tape's columns: the market code, the price and what the signal reads."""
-    return Columns(**_EMPTY._asdict() | {n: _values(n, frame[n]) for n in {"market", "price", *reads}})
+def columns_of(frame: pl.DataFrame, reads: tuple[str, ...]) -> PrintArrays:
+    """Return a tape's market codes, prices and the columns that a signal reads as arrays."""
+    return PrintArrays(**_EMPTY._asdict() | {n: _values(n, frame[n]) for n in {"market", "price", *reads}})
 
 
-def chunks_of(frame: pl.DataFrame, reads: tuple[str, ...]) -> Iterator[Columns]:
-    """As `columns_of`, in the pieces that the frame's memory is in anyway: putting them together would copy."""
+def chunks_of(frame: pl.DataFrame, reads: tuple[str, ...]) -> Iterator[PrintArrays]:
+    """Yield the arrays of `columns_of` for each chunk of the frame's memory; joining the chunks would copy them."""
     names = list({"market", "price", *reads})
     chunks = [frame[name].get_chunks() for name in names]
-    if len({tuple(map(len, own)) for own in chunks}) > 1:
+    if len({tuple(map(len, parts)) for parts in chunks}) > 1:
         yield columns_of(frame, reads)
         return
-    for some in zip(*chunks, strict=True):
-        yield Columns(**_EMPTY._asdict() | {n: _values(n, c) for n, c in zip(names, some, strict=True)})
+    for columns in zip(*chunks, strict=True):
+        yield PrintArrays(
+            **_EMPTY._asdict() | {n: _values(n, c) for n, c in zip(names, columns, strict=True)}
+        )
 
 
 def _values(name: str, column: pl.Series) -> Array:
@@ -82,21 +131,38 @@ def _values(name: str, column: pl.Series) -> Array:
     return column.cast(pl.Int16 if name == "price" else pl.UInt32).to_numpy()
 
 
-class Pass:
-    """A step's state on its way through a tape.
+class CrossMarketFilter(Protocol):
+    """A stateful filter of fires across markets: it decides by the fires it has seen before."""
+
+    def keep(self, ts: Array, seen: Array) -> Array:
+        """Return a mask of the fires to keep.
+
+        Args:
+            ts: times of the fires in microseconds, in the order of the tape.
+            seen: the states of their markets at the fires.
+        """
+        ...
+
+
+class StatePass:
+    """The states of a step on their way through a tape.
 
     Args:
-        step, reads, fields, rule: the signal's.
-        low, high: the range of market codes looked at, `high` exclusive; None: all.
-        markets: how many codes are expected; the state grows if there are more.
+        step: the compiled step.
+        reads: the columns that it reads.
+        fields: the fields of its state.
+        rule: its parameters, as the step takes them.
+        low: the first market code to process.
+        high: the end of the range of market codes, exclusive; None: all.
+        markets: the expected number of codes; the state grows if there are more.
     """
 
     def __init__(
         self,
-        step: Any,
+        step: Step,
         reads: tuple[str, ...],
-        fields: np.dtype[Any],
-        rule: tuple[Any, ...],
+        fields: Fields,
+        rule: Rule,
         *,
         low: int = 0,
         high: int | None = None,
@@ -115,31 +181,25 @@ class Pass:
         self.state, self.state_at, self.room = state, address_of(state), len(state)
 
     def reserve(self, markets: int) -> None:
-        """Make room for codes below `markets`, as far as they are in this pass's range."""
+        """Make room for the codes below `markets` that are in this pass's range."""
         self._keep(grown(self.state, min(markets, self._high) - self._low))
 
-    def push(self, columns: Columns, first_row: int = 0) -> Fires:
-        """The fires of the next prints; `first_row` is the row of the first of them in the tape."""
+    def push(self, columns: PrintArrays, first_row: int = 0) -> Fires:
+        """Process the next prints and return their fires; `first_row` is the tape row of the first print."""
         parts = list(self.pushing(columns, first_row))
         return Fires.joined(parts) if parts else self.nothing
 
     @cached_property
     def nothing(self) -> Fires:
-        """No fires, in the right types."""
-        none = np.zeros(0, np.int64)
-        return Fires(
-            none,
-            none.astype(np.uint32),
-            none.astype(np.int16),
-            none.astype(np.uint8),
-            np.zeros(0, self.state.dtype),
-        )
+        """A batch without fires."""
+        return Fires.empty(self.state.dtype)
 
-    def pushing(self, columns: Columns, first_row: int) -> Iterator[Fires]:
-        """As `push`, a buffer of fires at a time, none of them empty."""
+    def pushing(self, columns: PrintArrays, first_row: int) -> Iterator[Fires]:
+        """Process the next prints and yield their fires, a buffer at a time; empty buffers are skipped."""
         market, ts, price, size, taker = columns
         rows, sides = self._rows, self._sides
-        start, end = 0, len(market)
+        start: int | np.int64 = 0
+        end = len(market)
         while start < end:
             start, count = self._loop(
                 self.state_at, self.room, market, self._low, self._high, ts, price, size, taker, start, rows, sides,
@@ -151,30 +211,30 @@ class Pass:
                     at + first_row, market[at], price[at], sides[:count].copy(), self._seen[:count].copy()
                 )
             if start < end and count < BUFFER:
-                # It stopped at a market there was no room for.
+                # The loop stopped at a market beyond the room of the state.
                 self.reserve(int(market[start:].max()) + 1)
 
 
 class CellPass(Protocol):
-    """A pass for several cells of a grid of parameters."""
+    """A pass for several cells of a parameter grid."""
 
     @property
     def cells(self) -> Sequence[int]:
-        """Their numbers in the grid."""
+        """Positions of the cells in the grid."""
         ...
 
-    def push(self, columns: Columns, first_row: int = 0) -> Sequence[Fires]:
-        """The fires of the next prints, for each of `cells`."""
+    def push(self, columns: PrintArrays, first_row: int = 0) -> Sequence[Fires]:
+        """Process the next prints and return the fires of each cell."""
         ...
 
 
-class OneCell:
-    """A cell that has a pass of its own."""
+class SingleCellPass:
+    """A pass for one cell of a grid, which shares no state with the others."""
 
-    def __init__(self, cell: int, own: Pass) -> None:
+    def __init__(self, cell: int, state_pass: StatePass) -> None:
         self.cells: Sequence[int] = (cell,)
-        self._own = own
+        self._pass = state_pass
 
-    def push(self, columns: Columns, first_row: int = 0) -> Sequence[Fires]:
-        """The fires of the next prints, for the one cell."""
-        return (self._own.push(columns, first_row),)
+    def push(self, columns: PrintArrays, first_row: int = 0) -> Sequence[Fires]:
+        """Process the next prints and return the fires of the one cell."""
+        return (self._pass.push(columns, first_row),)

@@ -1,4 +1,4 @@
-"""Filling a lake: downloads, live recording and archive imports."""
+"""Ways to fill a lake: downloads, live recording and archive imports."""
 
 from kalshilab.lazy import exports
 

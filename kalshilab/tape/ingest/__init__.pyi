@@ -18,10 +18,10 @@ from .record import PrintFeed as PrintFeed
 from .record import Recorded as Recorded
 from .record import RecordProgress as RecordProgress
 from .recording import BREAK as BREAK
-from .recording import Harvest as Harvest
+from .recording import CommitCounts as CommitCounts
 from .recording import Item as Item
 from .recording import Recording as Recording
-from .recording import harvest as harvest
+from .recording import commit_recordings as commit_recordings
 from .segments import CLAIMING as CLAIMING
 from .segments import Segment as Segment
 from .segments import commit_segments as commit_segments

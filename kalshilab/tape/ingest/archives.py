@@ -1,4 +1,4 @@
-"""Archives of trades, in the layouts people share them in, piece by piece into tapes and into a lake.
+"""Read archives of trades in the layouts in which they are published, and import them into a lake.
 
 =========================================== ==================================================================
 `.parquet`                                  read by row groups, known columns only
@@ -7,12 +7,12 @@
 `.jsonl`, `.ndjson`, with or without `.gz`  one object, or one {"trades": [...]}, a line
 =========================================== ==================================================================
 
-The columns are those of `kalshilab.tape.normalise`, whose rules hold for every row.  A folder is walked in the
-order of names; in it files that begin with a dot or an underscore and texts (`.md`, `.txt`) are passed over,
-and any other file that cannot be read is an error: nothing is left out because of its name.
+The columns are those of `kalshilab.tape.normalise`, whose rules apply to every row.  Folders are walked in the order of
+names.  Files whose name begins with a dot or an underscore, and texts (`.md`, `.txt`), are skipped; any other file that
+cannot be read is an error.
 
-`import_archive` stages everything first and commits it in one change: an import that fails or is killed leaves
-the lake as it was.  Run it again and it begins anew.
+`import_archive` stages everything first and commits it in one transaction, so an import that fails or is killed leaves
+the lake unchanged.  A repeated import starts from the beginning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import gzip
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Final, Literal, cast
 
@@ -29,10 +29,10 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import TapeError
-from kalshilab.tape.lake.fs import short
 from kalshilab.tape.lake.lake import Lake
 from kalshilab.tape.lake.merge import Appended
-from kalshilab.tape.normalise import DroppedRows, Report, to_tape
+from kalshilab.tape.lake.parquet import short
+from kalshilab.tape.normalise import TRADE_COLUMNS, DroppedRows, NormalisationReport, to_tape
 from kalshilab.tape.schema import TAPE_SCHEMA, check_markets
 
 __all__ = ["archive_files", "import_archive", "read_archive"]
@@ -48,59 +48,58 @@ BLOCK: Final = 1 << 26
 LINES: Final = 250_000
 """Trades of a JSON file decoded at a time."""
 _ENDINGS: Final = (".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")  # fmt: skip
-_NUMBERS: Final = ("price", "yes_price", "no_price", "count", "size", "market")
-_TIMES: Final = ("ts", "created_time", "ts_ms", "time", "timestamp")
-_TEXTS: Final = (
-    "ticker",
-    "market_ticker",
-    "taker",
-    "taker_outcome_side",
-    "taker_side",
-    "trade_id",
-    "id",
-    # Decimals as the exchange writes them: exact as texts, and their names say the unit.
-    "yes_price_dollars",
-    "count_fp",
+_TEXTS: Final = frozenset(
+    # The exchange's decimals stay texts, which are exact; their names give the unit.
+    (
+        *TRADE_COLUMNS["ticker"],
+        *TRADE_COLUMNS["taker"],
+        *TRADE_COLUMNS["trade_id"],
+        "yes_price_dollars",
+        "count_fp",
+    )
 )
-KNOWN: Final = frozenset((*_NUMBERS, *_TIMES, *_TEXTS))
-"""Columns that may matter; others are not read."""
+KNOWN: Final = frozenset(chain(*TRADE_COLUMNS.values(), ("no_price", "market")))
+"""Columns that are read; others are ignored."""
 
 
 def archive_files(paths: Paths) -> list[Path]:
-    """The files of an archive: those given, and those of the folders given, in the order of names.
+    """List the files of an archive.
+
+    Args:
+        paths: a file, a folder, or several; the files of a folder are listed in the order of names.
 
     Raises:
-        TapeError: a path that does not exist, a folder without any, a file of a kind that cannot be read.
+        TapeError: a path does not exist, a folder is empty, or a file is of an unknown kind.
     """
-    found: list[Path] = []
+    archive: list[Path] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(path)
         if not path.exists():
-            raise TapeError(f"{path} does not exist")
+            raise TapeError(f"paths must exist, got {path}")
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        files = [p for p in inside if not path.is_dir() or not _passed_over(p, path)]
+        files = [p for p in inside if not path.is_dir() or not _is_skipped(p, path)]
         if not files:
-            raise TapeError(f"{path} has no files of trades in it")
+            raise TapeError(f"paths must contain files of trades, got {path}")
         for file in files:
             if not file.name.lower().endswith(_ENDINGS):
                 raise TapeError(
-                    f"{file} is of no kind that can be read ({', '.join(_ENDINGS)}); unpack it, or give files one by one"
+                    f"files must end in {', '.join(_ENDINGS)}, got {file}; unpack it, or list the files to import"
                 )
-        found += files
-    return found
+        archive += files
+    return archive
 
 
-def _passed_over(file: Path, folder: Path) -> bool:
+def _is_skipped(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
     return hidden or file.suffix.lower() in (".md", ".txt") or file.name in ("LICENSE", "README")
 
 
 def read_archive(paths: Paths, *, price_unit: Unit = None) -> Iterator[pl.DataFrame]:
-    """The trades of an archive, as tapes of at most about a million rows.
+    """Read the trades of an archive as tapes of at most about a million rows.
 
-    Each tape is in order in itself and has codes of its own; how they follow each other is up to the archive.
-    What is dropped (trades that name no taker, trade ids that come again within a piece) is said in a
-    `DroppedRows` warning for each file.
+    Each tape is sorted and has independent market codes; the order of the tapes is that of the archive.  Dropped trades
+    (of an unknown taker side, or with a trade id repeated within a tape) are counted in a `DroppedRows` warning for
+    each file.
 
     Args:
         paths: a file, a folder, or several.
@@ -114,19 +113,19 @@ def read_archive(paths: Paths, *, price_unit: Unit = None) -> Iterator[pl.DataFr
     [[(4300, 200)]]
 
     Raises:
-        TapeError: as for `archive_files` and `to_tape`; the sentence names the file, and `row` counts its trades.
+        TapeError: as for `archive_files` and `to_tape`; the message names the file, and `row` counts its trades.
     """
     return _tapes(archive_files(paths), price_unit)
 
 
 def _tapes(files: Sequence[Path], unit: Unit) -> Iterator[pl.DataFrame]:
     for file in files:
-        reports: list[Report] = []
+        reports: list[NormalisationReport] = []
         rows = 0
         for frame in _frames(file):
             try:
                 with warnings.catch_warnings():
-                    # Said once for the file, below.
+                    # Warned once for the file, below.
                     warnings.simplefilter("ignore", DroppedRows)
                     tape, report = to_tape(frame, price_unit=unit, report=True)
             except TapeError as error:
@@ -140,13 +139,13 @@ def _tapes(files: Sequence[Path], unit: Unit) -> Iterator[pl.DataFrame]:
             reports.append(report)
             if tape.height:
                 yield tape
-        total = [sum(getattr(r, name) for r in reports) for name in Report.__struct_fields__]
-        if (whole := Report(*total)).kept < whole.rows:
+        total = [sum(getattr(r, name) for r in reports) for name in NormalisationReport.__struct_fields__]
+        if (whole := NormalisationReport(*total)).kept < whole.rows:
             warnings.warn(f"{file}: {whole}", DroppedRows, stacklevel=3)
 
 
 def _frames(file: Path) -> Iterator[pl.DataFrame]:
-    """A file's trades, known columns only, in pieces."""
+    """Yield the known columns of a file's trades, in portions."""
     name = file.name.lower()
     try:
         if name.endswith(".parquet"):
@@ -156,7 +155,7 @@ def _frames(file: Path) -> Iterator[pl.DataFrame]:
         else:
             yield from _json(file)
     except (OSError, EOFError, ValueError, pl.exceptions.PolarsError) as error:
-        # pyarrow's errors are ValueErrors and OSErrors, and so are those of a torn gzip file.
+        # pyarrow and a truncated gzip file raise ValueError or OSError.
         if isinstance(error, TapeError):
             raise
         raise TapeError(f"{file} cannot be read: {short(error)}") from None
@@ -183,7 +182,7 @@ def _csv(file: Path) -> Iterator[pl.DataFrame]:
     names = [n.strip().strip('"') for n in header.split(",")]
     known = [n for n in names if n in KNOWN]
     if not known:
-        raise TapeError(f"{file} has no line of column names that are known: it begins with {header[:80]!r}")
+        raise TapeError(f"{file}, line 1: must have known column names, got {header[:80]!r}")
     with pa.input_stream(file, compression="detect") as stream:
         blocks = pc.open_csv(
             stream,
@@ -206,11 +205,11 @@ def _csv(file: Path) -> Iterator[pl.DataFrame]:
 
 
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of texts that are all numbers, as numbers; a tape's own columns as a tape's."""
+    """Convert text columns of numbers to numbers; give a tape's columns their dtypes."""
     columns = []
     for name in frame.columns:
         column = frame[name]
-        if name in (*_NUMBERS, *_TIMES) and column.dtype == pl.String:
+        if name not in _TEXTS and column.dtype == pl.String:
             for dtype in (pl.Int64, pl.Float64):
                 number = column.str.strip_chars().cast(dtype, strict=False)
                 if number.null_count() == column.null_count():
@@ -227,7 +226,7 @@ def _typed(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 class _Page(msgspec.Struct):
-    """An object that may be a page of trades."""
+    """A JSON object that may be a page of trades."""
 
     trades: list[msgspec.Raw] | None = None
 
@@ -236,25 +235,25 @@ def _json(file: Path) -> Iterator[pl.DataFrame]:
     with _open(file) as lines:
         first = next((line for line in lines if line.strip()), b"")
         lines.seek(0)
-        if first.lstrip().startswith(b"[") or not _whole(first):
+        if first.lstrip().startswith(b"[") or not _is_object(first):
             yield from _decoded(_list(file, lines.read()))
             return
         number = 0
         while chunk := list(islice(lines, LINES)):
-            trades: list[Any] = []
+            trades: list[msgspec.Raw | bytes] = []
             for line in chunk:
                 number += 1
                 if line.strip():
                     try:
                         page = msgspec.json.decode(line, type=_Page)
                     except msgspec.DecodeError as error:
-                        raise TapeError(f"{file}, line {number}: is not a JSON object ({error})") from None
+                        raise TapeError(f"{file}, line {number}: must be a JSON object ({error})") from None
                     trades += [line] if page.trades is None else page.trades
             yield from _decoded(trades)
 
 
-def _whole(line: bytes) -> bool:
-    """Whether a line is an object by itself."""
+def _is_object(line: bytes) -> bool:
+    """Return whether a line is a complete JSON object."""
     try:
         msgspec.json.decode(line, type=_Page)
     except msgspec.DecodeError:
@@ -268,13 +267,13 @@ def _list(file: Path, data: bytes) -> list[msgspec.Raw]:
             return msgspec.json.decode(data, type=list[msgspec.Raw])
         trades = msgspec.json.decode(data, type=_Page).trades
     except msgspec.DecodeError as error:
-        raise TapeError(f"{file} is not JSON, or cut short: {error}") from None
+        raise TapeError(f"{file} must be JSON, complete and well-formed: {error}") from None
     if trades is None:
-        raise TapeError(f"{file} is one JSON object without a list of trades")
+        raise TapeError(f"{file} must have a list of trades, got a JSON object without one")
     return trades
 
 
-def _decoded(trades: Sequence[Any]) -> Iterator[pl.DataFrame]:
+def _decoded(trades: Sequence[msgspec.Raw | bytes]) -> Iterator[pl.DataFrame]:
     for start in range(0, len(trades), LINES):
         text = b"[" + b",".join(bytes(t) for t in trades[start : start + LINES]) + b"]"
         rows = msgspec.json.decode(text, type=list[dict[str, Any]])
@@ -290,17 +289,18 @@ def _open(file: Path) -> IO[bytes]:
 def import_archive(
     lake: Lake | str | Path, paths: Paths, markets: pl.DataFrame | None = None, price_unit: Unit = None
 ) -> Appended:
-    """Put an archive into a lake, in one change.
+    """Import an archive into a lake, in one transaction.
 
-    Trades that are there already are dropped and counted, so an archive that overlaps with the lake, or comes a
-    second time, does no harm: by their id, and where the archive or the lake has none, by time, market, price, size
-    and taker, one for one.  (An archive without ids whose times are rounded is not known again.)  A download
-    afterwards does the same, and gives the prints their ids.
+    Trades that the lake has are dropped and counted, so an archive may overlap with the lake or be imported twice.
+    They are recognised by trade id.  If the archive or the lake lacks ids, they are matched by time, market, price,
+    size and taker, one for one.  (That fails for an archive without ids and with rounded times.)  A later download
+    matches prints in the same way and adds the ids.
 
     Args:
-        lake: a lake, or its folder, which is made if need be, and is not left behind by an import that fails.
-        paths, price_unit: as for `read_archive`.
+        lake: a lake, or its folder; a folder created for an import that fails is removed.
+        paths: as for `read_archive`.
         markets: metadata of the markets, from `to_markets`.
+        price_unit: as for `read_archive`.
 
     >>> import tempfile
     >>> import kalshilab as kl
@@ -313,20 +313,20 @@ def import_archive(
 
     Raises:
         TapeError: as for `read_archive`; nothing is imported.
-        LakeError: the lake is damaged, or somebody else writes to it.
+        LakeError: the lake is damaged, or another process writes to it.
     """
     files = archive_files(paths)
     if markets is not None:
         check_markets(markets)
-    with nullcontext(lake) if isinstance(lake, Lake) else Lake.begun(lake) as own, own.writing():
-        # Segments of an import that was killed: this one begins anew.
-        own.unstage(name for name in own.staged() if name.startswith("import-"))
+    with nullcontext(lake) if isinstance(lake, Lake) else Lake.begun(lake) as target, target.writing():
+        # Discard the segments of a killed import.
+        target.unstage(name for name in target.staged() if name.startswith("import-"))
         names: list[str] = []
         try:
             for tape in _tapes(files, price_unit):
                 names.append(f"import-{len(names):06d}")
-                own.stage(names[-1], tape)
-            return own.commit(names, markets=markets, match=True)
+                target.stage(names[-1], tape)
+            return target.commit(names, markets=markets, match=True)
         except BaseException:
-            own.unstage(names)
+            target.unstage(names)
             raise

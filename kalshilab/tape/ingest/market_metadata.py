@@ -1,11 +1,11 @@
-"""Markets' metadata for a lake, from the exchange's listings.
+"""Fetch the metadata of a lake's markets from the exchange's listings.
 
-A print names its market and nothing more; what the market is, and how it ended, is asked for by ticker: in
-the live listing, and what is not there in the historical one.  Series, category and fees stand on the
-market's series, which its event's ticker begins with (the event is asked where no series fits).  Markets
-whose result is not known yet are asked for again each time.
+A print names its market only.  The market's description and result are requested by ticker: from the live listing
+first, then from the historical one.  Series, category and fees come from the market's series, whose ticker begins the
+event's ticker; if no series matches, the event is requested.  Markets without a known result are requested again each
+time.
 
-Fees are the series' fees as they are now: the exchange's listing of series has no history.
+Fees are the series' current fees: the exchange's listing of series has no history.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = ["MarketListings", "SeriesFacts", "refresh_markets"]
 
 Filter = str | int | bool | None
 BATCH: Final = 100
-"""Tickers asked for at a time."""
-LONGEST: Final = 5_000
-"""Characters of tickers in one address."""
+"""Maximum number of tickers in a request."""
+MAX_URL_CHARACTERS: Final = 5_000
+"""Maximum length of the tickers in a URL."""
 PUT_EVERY: Final = 2_000
-"""Markets found between two writes to the lake: what a kill may cost."""
+"""Markets between two writes to the lake; a kill loses at most these."""
 
 
 class SeriesFacts(Protocol):
-    """What is read of a series."""
+    """The fields of a series that are used."""
 
     @property
     def ticker(self) -> str: ...
@@ -49,7 +49,7 @@ class SeriesFacts(Protocol):
 
 
 class EventFacts(Protocol):
-    """What is read of an event."""
+    """The fields of an event that are used."""
 
     @property
     def event_ticker(self) -> str: ...
@@ -60,7 +60,7 @@ class EventFacts(Protocol):
 
 
 class MarketListings(Protocol):
-    """What is asked of the exchange; `kalshilab.kalshi.rest.client.MarketData` fits."""
+    """The exchange's listings of markets, such as `kalshilab.kalshi.rest.client.MarketData`."""
 
     async def markets(self, **filters: Filter) -> list[Market]: ...
     async def historical_markets(self, **filters: Filter) -> list[Market]: ...
@@ -75,36 +75,38 @@ async def refresh_markets(
     concurrency: int = 4,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Put metadata into a lake for its markets without any, and for those without a result.
+    """Fetch metadata for the markets of a lake that lack metadata or a result.
 
     Args:
-        concurrency: batches asked for at once.
-        on_progress: called with markets asked for so far and in all.
+        client: the exchange's listings.
+        lake: the lake.
+        concurrency: maximum number of simultaneous requests.
+        on_progress: called with the number of markets requested so far, and their total.
 
     Returns:
-        How many markets the exchange described.
+        the number of markets that the exchange described.
     """
-    known = lake.listing
-    wanted = known.filter(pl.col("event").is_null() | pl.col("result").is_null())["ticker"].to_list()
+    listing = lake.listing
+    wanted = listing.filter(pl.col("event").is_null() | pl.col("result").is_null())["ticker"].to_list()
     if not wanted:
         return 0
     series = {s.ticker: s for s in await client.all_series()}
     batches = list(_batches(wanted))
-    described, asked = 0, 0
+    described, requested = 0, 0
     rows: list[dict[str, object]] = []
     for start in range(0, len(batches), concurrency):
         group = batches[start : start + concurrency]
-        answers = await asyncio.gather(*(_ask(client, batch) for batch in group))
+        answers = await asyncio.gather(*(_fetch(client, batch) for batch in group))
         markets = [m for answer in answers for m in answer]
         rows += await _rows(client, markets, series)
-        asked += sum(map(len, group))
+        requested += sum(map(len, group))
         described += len(markets)
         if len(rows) >= PUT_EVERY or start + concurrency >= len(batches):
             if rows:
                 await in_thread(lake.put_markets, pl.DataFrame(rows, schema=MARKETS_SCHEMA))
             rows = []
         if on_progress is not None:
-            on_progress(asked, len(wanted))
+            on_progress(requested, len(wanted))
     return described
 
 
@@ -112,8 +114,8 @@ def _batches(tickers: Sequence[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     length = 0
     for ticker in tickers:
-        # A comma takes three characters in an address.
-        if batch and (len(batch) == BATCH or length + len(ticker) + 3 > LONGEST):
+        # A comma takes three characters in a URL.
+        if batch and (len(batch) == BATCH or length + len(ticker) + 3 > MAX_URL_CHARACTERS):
             yield batch
             batch, length = [], 0
         batch.append(ticker)
@@ -122,8 +124,8 @@ def _batches(tickers: Sequence[str]) -> Iterator[list[str]]:
         yield batch
 
 
-async def _ask(client: MarketListings, batch: list[str]) -> list[Market]:
-    # Live first: a market that moves to the archive in between is found there.
+async def _fetch(client: MarketListings, batch: list[str]) -> list[Market]:
+    # Live first: a market that moves to the archive in between is in the second answer.
     found = {m.ticker: m for m in await client.markets(tickers=",".join(batch))}
     missing = [t for t in batch if t not in found]
     if missing:
@@ -134,28 +136,28 @@ async def _ask(client: MarketListings, batch: list[str]) -> list[Market]:
 async def _rows(
     client: MarketListings, markets: Sequence[Market], series: Mapping[str, SeriesFacts]
 ) -> list[dict[str, object]]:
-    """Rows of MARKETS_SCHEMA."""
-    homes = {m.event: _series_of(m.event, series) for m in markets}
+    """Return rows of MARKETS_SCHEMA, without column order."""
+    series_of = {m.event: _series_of(m.event, series) for m in markets}
     categories: dict[str, str] = {}
-    for batch in _batches([e for e, home in homes.items() if home is None and e]):
+    for batch in _batches([e for e, name in series_of.items() if name is None and e]):
         for event in await client.events(tickers=",".join(batch)):
-            homes[event.event_ticker] = event.series_ticker or None
+            series_of[event.event_ticker] = event.series_ticker or None
             categories[event.event_ticker] = event.category
     return [
-        _row(m, homes[m.event], series.get(homes[m.event] or ""), categories.get(m.event, ""))
+        _row(m, series_of[m.event], series.get(series_of[m.event] or ""), categories.get(m.event, ""))
         for m in markets
     ]
 
 
 def _series_of(event: str, series: Mapping[str, SeriesFacts]) -> str | None:
-    """The series whose ticker, with a dash, the event's begins with: the longest, if there are several."""
+    """Return the longest series ticker that begins the event's ticker up to a dash; None if no series matches."""
     parts = event.split("-")
     names = ("-".join(parts[:n]) for n in range(len(parts), 0, -1))
     return next((name for name in names if name in series), None)
 
 
 def _row(m: Market, series: str | None, facts: SeriesFacts | None, category: str) -> dict[str, object]:
-    # A result this version does not know, or one without its value, is none yet: nothing is made up.
+    # A result of an unknown kind, or a scalar one without its value, is treated as not known yet.
     value = {"yes": PRICE, "no": 0, "scalar": m.settlement}.get(m.result)
     return {
         "ticker": m.ticker,

@@ -1,19 +1,16 @@
-"""A recording on disk: prints as they came, a JSON object a line, and what it becomes in a lake.
+"""Recordings on disk: prints in order of arrival, one JSON object a line, and their conversion to segments.
 
-A recording is appended to and never changed, and each flush is synced, so what a killed recorder leaves is
-whole but for its last line.  Between prints stand *breaks*, where the feed may have missed some.  Prints
-between two breaks are a **run**, and a run claims its time: from a second after its first print to a second
-before its last one, because feeds deliver the markets of one second in no strict order.  A download fills
-what lies between the claims.  Claims are in exchange time and come from the prints alone; no machine's clock
-has a part in them.
+A recording is only appended to, and each flush is synced, so a killed recorder leaves complete lines except the last
+one.  Between prints there are *breaks*, at which the feed may have missed prints.  The prints between two breaks are a
+**run**.  A run covers the time from one second after its first print to one second before its last one, because feeds
+deliver the markets of one second in no strict order.  A download fills the time between runs.  Covered times are
+exchange times and derive from the prints alone; the machine's clock is not used.
 
-The exchange's day is a recording's length.  The next one goes on where the claim of the one before ends.
+A recording ends with the UTC day of exchange time.  The next one continues the run where the covered time ends.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
@@ -23,28 +20,29 @@ import msgspec
 import polars as pl
 
 from kalshilab.errors import LakeError
+from kalshilab.fs import lock, sync, sync_folder
 from kalshilab.market.model import Trade
 from kalshilab.tape.ingest.segments import Segment, commit_segments, segments
 from kalshilab.tape.normalise import to_tape
-from kalshilab.tape.schema import TIME
+from kalshilab.tape.schema import DAY_US, SECOND_US, TIME
 
 if TYPE_CHECKING:
     from kalshilab.tape.lake.lake import Lake
 
-__all__ = ["BREAK", "Harvest", "Item", "Recording", "harvest"]
+__all__ = ["BREAK", "CommitCounts", "Item", "Recording", "commit_recordings"]
 
-DAY: Final = 86_400_000_000
-MARGIN: Final = 1_000_000
-PIECE: Final = 500_000
-"""Prints in memory at once while a recording becomes segments."""
+MARGIN_US: Final = SECOND_US
+"""Time at both ends of a run that it does not cover."""
+CHUNK: Final = 500_000
+"""Maximum number of prints in memory while a recording is converted."""
 SUFFIX: Final = ".jsonl"
 BREAK: Final = "break"
-"""Stands between prints where the feed may have missed some."""
+"""A mark between prints where the feed may have missed some."""
 Item = Trade | Literal["break"]
 
 
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """A line: the start of the recording, a break, or a print."""
+class _RecordingLine(msgspec.Struct, omit_defaults=True, gc=False):
+    """A line of a recording: its start, a break or a print."""
 
     kind: Literal["start", "break", "print"] = "print"
     ts: int = 0
@@ -58,15 +56,16 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(_Line).decode
+_decode: Final = msgspec.json.Decoder(_RecordingLine).decode
 
 
 class Recording:
-    """Writes prints to recordings in `folder`, a new one for each UTC day of exchange time.
+    """Writer of recordings: one file for each UTC day of exchange time.
 
     Args:
-        whole: the feed brings every market; only then a run claims anything.
-        number: distinguishes this recorder's files, such as its starting time.
+        folder: the folder of the recordings.
+        whole: the feed delivers every market; otherwise runs cover nothing.
+        number: the number of the first file, which distinguishes recorders, such as the starting time.
     """
 
     def __init__(self, folder: Path, *, whole: bool, number: int) -> None:
@@ -74,37 +73,39 @@ class Recording:
         self._file: FileIO | None = None
         self._size = 0
         self._day = 0
-        self._begin: int | None = None
-        self._top = 0
+        self._run_begin: int | None = None
+        self._run_end = 0
 
     def write(self, items: Iterable[Item]) -> bool:
-        """Append and sync; whether a recording was finished, because its day is over.
+        """Append items and sync; return whether a recording was finished because its day has ended.
 
         Raises:
-            OSError: the disk is full or gone; the recording is whole up to some earlier line.
+            OSError: the disk is full or failed; the recording consists of complete lines up to an earlier item.
         """
         finished = False
         lines: list[bytes] = []
         for item in items:
             if isinstance(item, str):
-                self._begin = None
-                lines.append(_encode(_Line(kind="break")))
+                self._run_begin = None
+                lines.append(_encode(_RecordingLine(kind="break")))
                 continue
-            day = item.ts // DAY
+            day = item.ts // DAY_US
             if self._file is None:
                 self._open(day, None)
             elif day > self._day:
                 self._append(lines)
                 lines = []
                 self.close()
-                self._open(day, None if self._begin is None else max(self._begin, self._top - MARGIN))
+                self._open(
+                    day, None if self._run_begin is None else max(self._run_begin, self._run_end - MARGIN_US)
+                )
                 finished = True
-            if self._begin is None:
-                self._begin, self._top = item.ts + MARGIN, item.ts
-            self._top = max(self._top, item.ts)
+            if self._run_begin is None:
+                self._run_begin, self._run_end = item.ts + MARGIN_US, item.ts
+            self._run_end = max(self._run_end, item.ts)
             lines.append(
                 _encode(
-                    _Line(
+                    _RecordingLine(
                         ts=item.ts,
                         ticker=item.ticker,
                         price=item.price,
@@ -127,15 +128,11 @@ class Recording:
             except FileExistsError:
                 self._number += 1
         self._number += 1
-        # Whoever turns recordings into segments leaves the locked ones to their recorder.
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        # `commit_recordings` skips locked recordings: their recorder is still writing.
+        lock(self._file)
         self._day = day
-        self._append([_encode(_Line(kind="start", whole=self._whole, since=since))])
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        self._append([_encode(_RecordingLine(kind="start", whole=self._whole, since=since))])
+        sync_folder(self._folder)
 
     def _append(self, lines: Sequence[bytes]) -> None:
         if not lines or self._file is None:
@@ -145,9 +142,9 @@ class Recording:
             left = memoryview(data)
             while left:
                 left = left[self._file.write(left) :]
-            os.fsync(self._file.fileno())
+            sync(self._file)
         except OSError:
-            # A full disk, most of all: what is half written would be a torn line amid the recording.
+            # The disk is full, usually.  Truncate, or a torn line would remain in the middle of the recording.
             self._file.truncate(self._size)
             self._file.seek(self._size)
             raise
@@ -160,54 +157,52 @@ class Recording:
             self._file = None
 
 
-class Harvest(msgspec.Struct, frozen=True):
-    """What recordings became: new prints in the lake, prints it had, lines torn off by a kill."""
+class CommitCounts(msgspec.Struct, frozen=True):
+    """Result of committing recordings: new prints, prints that the lake had, and torn last lines."""
 
     added: int = 0
     duplicates: int = 0
     torn: int = 0
 
 
-def harvest(lake: Lake) -> Harvest:
-    """Turn every recording that nobody writes to into segments, and commit those.
+def commit_recordings(lake: Lake) -> CommitCounts:
+    """Convert every finished recording to segments, and commit those.
 
-    May be interrupted anywhere and done again: segments get the names they had.
+    After an interruption at any point it can be repeated: segments get the same names again.
 
     Raises:
-        LakeError: a line amid a recording cannot be read, or the lake cannot be written.
+        LakeError: a line other than the last one cannot be read, or the lake cannot be written.
     """
     torn = 0
     for path in sorted((lake.path / "incoming").glob(f"*{SUFFIX}")):
         with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock(file, wait=False):
                 continue
-            reading = _Reading(path, file)
-            for n, piece in enumerate(reading.pieces()):
+            reader = _RecordingReader(path, file)
+            for n, chunk in enumerate(reader.chunks()):
                 tag = f"{path.stem}-{n}"
-                lake.stage(Segment("record", *piece.span, tag).name, _tape(piece.prints))
-            torn += reading.torn
+                lake.stage(Segment("record", *chunk.covered, tag).name, _tape(chunk.prints))
+            torn += reader.torn
             path.unlink()
     done = commit_segments(lake, segments(lake, "record"))
-    return Harvest(torn=torn) if done is None else Harvest(done.added, done.duplicates, torn)
+    return CommitCounts(torn=torn) if done is None else CommitCounts(done.added, done.duplicates, torn)
 
 
-class _Piece(NamedTuple):
-    """Prints of one run; only a run's last piece has the span it claims."""
+class _Chunk(NamedTuple):
+    """Prints of one run; only a run's last chunk has the interval that the run covers, others have (0, 0)."""
 
-    prints: list[_Line]
-    span: tuple[int, int]
+    prints: list[_RecordingLine]
+    covered: tuple[int, int]
 
 
-class _Reading:
-    """A recording read back."""
+class _RecordingReader:
+    """Reader of a recording."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file
         self.torn = 0
 
-    def _lines(self) -> Iterator[_Line]:
+    def _lines(self) -> Iterator[_RecordingLine]:
         for n, line in enumerate(self._file):
             try:
                 if not line.endswith(b"\n"):
@@ -221,35 +216,35 @@ class _Reading:
                 self.torn += 1
                 return
 
-    def pieces(self) -> Iterator[_Piece]:
-        """The prints, run by run."""
-        prints: list[_Line] = []
-        whole, begin, top = False, None, 0
+    def chunks(self) -> Iterator[_Chunk]:
+        """Yield the prints, run by run."""
+        prints: list[_RecordingLine] = []
+        whole, begin, end = False, None, 0
         for line in self._lines():
             if line.kind == "start":
                 whole, begin = line.whole, line.since
             elif line.kind == "break":
                 if prints:
-                    yield _claim(prints, begin, top, whole)
-                prints, begin, top = [], None, 0
+                    yield _last_chunk(prints, begin, end, whole)
+                prints, begin, end = [], None, 0
             else:
-                begin = line.ts + MARGIN if begin is None else begin
-                top = max(top, line.ts)
-                if len(prints) == PIECE:
-                    yield _Piece(prints, (0, 0))
+                begin = line.ts + MARGIN_US if begin is None else begin
+                end = max(end, line.ts)
+                if len(prints) == CHUNK:
+                    yield _Chunk(prints, (0, 0))
                     prints = []
                 prints.append(line)
         if prints:
-            yield _claim(prints, begin, top, whole)
+            yield _last_chunk(prints, begin, end, whole)
 
 
-def _claim(prints: list[_Line], begin: int | None, top: int, whole: bool) -> _Piece:
-    if begin is None or not whole or top - MARGIN <= begin:
-        return _Piece(prints, (0, 0))
-    return _Piece(prints, (begin, top - MARGIN))
+def _last_chunk(prints: list[_RecordingLine], begin: int | None, end: int, whole: bool) -> _Chunk:
+    if begin is None or not whole or end - MARGIN_US <= begin:
+        return _Chunk(prints, (0, 0))
+    return _Chunk(prints, (begin, end - MARGIN_US))
 
 
-def _tape(prints: list[_Line]) -> pl.DataFrame:
+def _tape(prints: list[_RecordingLine]) -> pl.DataFrame:
     frame = pl.DataFrame(
         {
             "ts": pl.Series([p.ts for p in prints], dtype=pl.Int64).cast(pl.Datetime("us")),
@@ -260,6 +255,6 @@ def _tape(prints: list[_Line]) -> pl.DataFrame:
             "trade_id": pl.Series([p.trade_id or None for p in prints], dtype=pl.String),
         }
     ).with_columns(pl.col("ts").dt.replace_time_zone("UTC").cast(TIME))
-    # After a reconnection the feed may bring prints again, and out of their order.
-    again = pl.col("trade_id").is_not_null() & ~pl.col("trade_id").is_first_distinct()
-    return to_tape(frame.filter(~again).sort("ts", maintain_order=True))
+    # After a reconnection the feed may repeat prints, and deliver them out of order.
+    repeated = pl.col("trade_id").is_not_null() & ~pl.col("trade_id").is_first_distinct()
+    return to_tape(frame.filter(~repeated).sort("ts", maintain_order=True))

@@ -1,11 +1,10 @@
-"""Names of staged segments, and what they claim.
+"""Names of staged segments, and the time that they cover.
 
-A download and a recorder put prints into a lake in two steps: a **segment** is staged, whole or not at all,
-and later segments are committed.  Between the two a process may be killed, and the next one must know what
-the segments it finds hold.  So the name says it: `KIND-SINCE-UNTIL-TAG`, instants in microseconds, and a
-segment of the kinds in `CLAIMING` *claims* [SINCE, UNTIL): every public print of every market at those
-instants is in it or already in the lake.  Claims become the lake's `covered` at the commit, in one swap with
-the prints themselves.
+A download or a recorder adds prints to a lake in two steps: it stages a **segment** atomically, and commits segments
+later.  If it is killed in between, the next process must know what the staged segments contain.  Therefore the name
+holds it: `KIND-SINCE-UNTIL-TAG`, in microseconds.  A segment of a kind in `CLAIMING` *claims* [SINCE, UNTIL): it
+contains, or the lake contains, every public print of every market in that interval.  A commit adds claims to the lake's
+`covered` in the same transaction as the prints.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
-from kalshilab.tape.lake.intervals import Span, merge
+from kalshilab.tape.intervals import Interval, merge
 from kalshilab.tape.lake.lake import Lake
 from kalshilab.tape.lake.merge import Appended
 
@@ -23,16 +22,16 @@ __all__ = ["CLAIMING", "Segment", "commit_segments", "in_thread", "segments"]
 P = ParamSpec("P")
 R = TypeVar("R")
 CLAIMING: Final = ("download", "record")
-"""Kinds of segment that claim their stretch of time; the prints of a few series alone claim nothing."""
+"""Kinds of segment that claim their interval; prints of a few series alone claim nothing."""
 
 
 class Segment(NamedTuple):
-    """A staged segment by its name.
+    """The name of a staged segment; `since` and `until` are microseconds.
 
     >>> Segment("download", 0, 5).name, Segment.parse("record-5-9-a7")
     ('download-0-5', Segment(kind='record', since=5, until=9, tag='a7'))
-    >>> Segment.parse("import-2026") is None
-    True
+    >>> print(Segment.parse("import-2026"))
+    None
     """
 
     kind: str
@@ -42,16 +41,17 @@ class Segment(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name in the lake."""
         return f"{self.kind}-{self.since}-{self.until}" + (f"-{self.tag}" if self.tag else "")
 
     @property
-    def claim(self) -> tuple[Span, ...]:
-        """What it claims: one stretch, or nothing."""
+    def claim(self) -> tuple[Interval, ...]:
+        """The claimed interval; empty if the segment claims nothing."""
         return ((self.since, self.until),) if self.kind in CLAIMING and self.since < self.until else ()
 
     @classmethod
     def parse(cls, name: str) -> Segment | None:
-        """From a name; None for a segment that somebody else staged."""
+        """Parse a name; return None for a segment that another command staged."""
         kind, *rest = name.split("-", 3)
         if (
             kind not in (*CLAIMING, "series")
@@ -63,15 +63,15 @@ class Segment(NamedTuple):
 
 
 def segments(lake: Lake, *kinds: str) -> list[Segment]:
-    """The staged segments of these kinds."""
-    found = (Segment.parse(name) for name in lake.staged())
-    return [s for s in found if s is not None and s.kind in kinds]
+    """List the staged segments of some kinds."""
+    parsed = (Segment.parse(name) for name in lake.staged())
+    return [s for s in parsed if s is not None and s.kind in kinds]
 
 
 def commit_segments(lake: Lake, chosen: Sequence[Segment]) -> Appended | None:
-    """Commit segments with what they claim; None when there are none.
+    """Commit segments with their claims; return None if the list is empty.
 
-    Prints that the lake has of an archive without trade ids are matched (`Lake.commit`), and come once.
+    Prints that the lake has from an archive without trade ids are matched by content (`Lake.commit`).
     """
     if not chosen:
         return None
@@ -81,11 +81,11 @@ def commit_segments(lake: Lake, chosen: Sequence[Segment]) -> Appended | None:
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function that writes in another thread; a cancelled caller still waits until it has returned."""
+    """Call a writing function in another thread; if the caller is cancelled, wait until the function returns."""
     call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(call)
     except asyncio.CancelledError:
-        # Half a write would go on behind the back of whoever opens the lake next.
+        # Otherwise the write would continue after the lake has been closed or reopened.
         await asyncio.wait([call])
         raise

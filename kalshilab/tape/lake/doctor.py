@@ -1,8 +1,8 @@
-"""The lake's doctor: what is wrong with it, what is missing from it, and how to make it whole again.
+"""Check a lake for damage and gaps, and repair it.
 
-`doctor` changes nothing and works on lakes that cannot be opened.  `repair` takes out what is damaged, so that
-what is left can be trusted and read, and takes the days it took out from `covered`, so that the next download
-fetches them again; what it takes out is moved to `damaged/`, never deleted.
+`doctor` changes nothing and works on lakes that cannot be opened.  `repair` removes damaged days from the lake, so that
+the rest can be read and trusted.  It also removes those days from `covered`, so that the next download fetches them
+again.  Damaged files are moved to `damaged/`, never deleted.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from datetime import date, timedelta
 from itertools import count as count_from
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 import polars as pl
 
+from kalshilab import fs
 from kalshilab.clock import isoformat
 from kalshilab.errors import LakeError, TapeError
-from kalshilab.tape.lake import fs
-from kalshilab.tape.lake.intervals import merge, uncovered
+from kalshilab.tape.intervals import merge, uncovered
 from kalshilab.tape.lake.manifest import (
     COPY,
     LISTING_SCHEMA,
-    DayFile,
     Manifest,
-    Totals,
     check_file,
     claim,
     load,
@@ -35,20 +33,23 @@ from kalshilab.tape.lake.manifest import (
     read_listing,
 )
 from kalshilab.tape.lake.merge import count, recount
+from kalshilab.tape.lake.row_groups import Checksums, DayFile
 from kalshilab.tape.lake.staging import Incoming, abandoned, discard, staged
-from kalshilab.tape.lake.timestamps import lie_at
-from kalshilab.tape.lake.transaction import Swap, leftovers, remove
-from kalshilab.tape.schema import check_tape
+from kalshilab.tape.lake.timestamps import timestamps_lie_at
+from kalshilab.tape.lake.transaction import Transaction, leftovers, remove
+from kalshilab.tape.schema import DAY_US, check_tape
 
-__all__ = ["Finding", "Gap", "doctor", "gaps", "repair"]
-
-DAY: Final = 86_400_000_000
-"""Microseconds of a day."""
+__all__ = ["Finding", "RecordingGap", "doctor", "gaps", "repair"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something about a lake: an "error" stops readers or would mislead them, a "warning" may mean missing
-    prints, a "note" does no harm.  `file` is None where no one file is meant."""
+    """An observation about a lake.
+
+    Attributes:
+        severity: an "error" stops or misleads readers, a "warning" may mean missing prints, a "note" is harmless.
+        file: the file concerned; None if the finding does not concern a single file.
+        text: a phrase with the file as its subject.
+    """
 
     severity: Literal["error", "warning", "note"]
     file: Path | None
@@ -58,39 +59,44 @@ class Finding(msgspec.Struct, frozen=True):
         return f"{self.severity}: {f'{self.file}: ' if self.file else ''}{self.text}"
 
 
-class Gap(msgspec.Struct, frozen=True):
-    """A stretch [since, until), microseconds, of which nobody said that the lake has it all."""
+class RecordingGap(msgspec.Struct, frozen=True):
+    """An interval [since, until), microseconds, in which the lake may lack prints."""
 
     since: int
     until: int
     reason: str
 
 
-def gaps(manifest: Manifest) -> list[Gap]:
-    """Holes between covered stretches, and days without a file between the first day and the last that are
-    not covered (a covered day without prints is not a gap); in order.
+def gaps(manifest: Manifest) -> list[RecordingGap]:
+    """Return the gaps of a lake, in order.
+
+    A gap lies between two covered intervals, or consists of days without a file between the first day and the last
+    that are not covered.  A covered day without prints is not a gap.
     """
     covered = manifest.covered
     holes = uncovered(covered[0][0], covered[-1][1], covered) if covered else []
-    found = [Gap(low, high, "between two stretches that are covered") for low, high in holes]
-    starts = [_start(d.day) for d in manifest.days]
+    found = [RecordingGap(low, high, "between two covered intervals") for low, high in holes]
+    starts = [_start_us(d.day) for d in manifest.days]
     for before, after in pairwise(starts):
-        if before + DAY < after:
-            bare = uncovered(before + DAY, after, [*covered, *holes])
-            found += [Gap(low, high, "no day there has a file, and none is covered") for low, high in bare]
+        if before + DAY_US < after:
+            missing = uncovered(before + DAY_US, after, [*covered, *holes])
+            found += [
+                RecordingGap(low, high, "days without a file that are not covered") for low, high in missing
+            ]
     return sorted(found, key=lambda gap: gap.since)
 
 
-def _start(day: str) -> int:
+def _start_us(day: str) -> int:
     return (date.fromisoformat(day) - date(1970, 1, 1)) // timedelta(microseconds=1)
 
 
 def doctor(path: str | Path, deep: bool = True) -> list[Finding]:
-    """Everything that is wrong with a lake, or worth knowing; errors first.  Changes nothing.
+    """Check a lake and list the findings, errors first.  Changes nothing.
 
     Args:
-        deep: read all of it: the hash of each file, the order of its prints, their codes, trade ids that come
-            twice, control totals; else sizes and footers only.
+        path: the lake.
+        deep: read every file: check hashes, the order of prints, market codes, repeated trade ids and checksums;
+            otherwise check sizes and footers only.
 
     >>> import tempfile
     >>> import kalshilab as kl
@@ -103,7 +109,7 @@ def doctor(path: str | Path, deep: bool = True) -> list[Finding]:
     ('error', 'is missing')
 
     Raises:
-        LakeError: there is no lake.
+        LakeError: the folder is not a lake.
     """
     root = Path(path).absolute()
     try:
@@ -130,13 +136,15 @@ def doctor(path: str | Path, deep: bool = True) -> list[Finding]:
     found += _incoming(root, manifest, deep)
     found += [
         Finding(
-            "note", p, "belongs to no generation: a change is being made, or was killed (the next removes it)"
+            "note",
+            p,
+            "does not belong to the lake: a change is in progress or was killed (the next one removes it)",
         )
         for p in leftovers(root, manifest)
     ]
-    if not _copied(root, manifest):
+    if not _is_copied(root, manifest):
         found.append(Finding("warning", _copy(root, manifest), "is not a copy of manifest.json"))
-    found += [Finding("warning", path, text) for path, text in _strangers(root, manifest)]
+    found += [Finding("warning", path, text) for path, text in _foreign_files(root, manifest)]
     found += [
         Finding("warning", None, f"gap from {isoformat(gap.since)} to {isoformat(gap.until)}: {gap.reason}")
         for gap in gaps(manifest)
@@ -149,27 +157,27 @@ def _copy(root: Path, manifest: Manifest) -> Path:
     return root / f"manifest-{manifest.generation}.json"
 
 
-def _copied(root: Path, manifest: Manifest) -> bool:
-    """Whether the manifest has a copy, should it be damaged."""
+def _is_copied(root: Path, manifest: Manifest) -> bool:
+    """Return whether the manifest has a readable copy."""
     try:
         return load(root, _copy(root, manifest).name) == manifest
     except LakeError:
         return False
 
 
-def _strangers(root: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
-    """Files among the days' that no change of this lake wrote."""
-    ours = {*leftovers(root, manifest), *(file.path for file in manifest.files(root))}
+def _foreign_files(root: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
+    """Yield files among the days' files that this lake did not write."""
+    own = {*leftovers(root, manifest), *(file.path for file in manifest.files(root))}
     for path in sorted((root / "trades").rglob("*.parquet")):
-        if path not in ours:
-            yield path, "is not of this lake, but who reads trades/**/*.parquet reads it too; move it away"
+        if path not in own:
+            yield path, "is not part of this lake, but readers of trades/**/*.parquet read it; move it away"
 
 
 def _table_faults(listing: pl.DataFrame, manifest: Manifest) -> Iterator[str]:
     if not listing["market"].equals(pl.int_range(listing.height, dtype=pl.UInt32, eager=True)):
         yield "does not have its codes in order"
     if listing["ticker"].null_count() or listing["ticker"].n_unique() != listing.height:
-        yield "has a ticker twice, or none"
+        yield "has a repeated or missing ticker"
     if (counted := int(listing["prints"].sum())) != manifest.rows:
         yield f"counts {counted:,} prints, and the days have {manifest.rows:,}"
 
@@ -177,7 +185,7 @@ def _table_faults(listing: pl.DataFrame, manifest: Manifest) -> Iterator[str]:
 def _examine(
     root: Path, file: DayFile, generation: int, listing: pl.DataFrame | None, deep: bool
 ) -> tuple[list[str], list[pl.DataFrame]]:
-    """What is wrong with a day, and, if nothing is and it was read, its prints counted by market."""
+    """Check a day; return its faults and, if it was read and has none of them, its prints counted by market."""
     try:
         if not deep:
             check_file(root, file, generation)
@@ -197,23 +205,25 @@ def _day_faults(file: DayFile, frame: pl.DataFrame, listing: pl.DataFrame | None
         return
     first, last = frame["ts"].dt.epoch("us").gather([0, -1])
     if (first, last) != (file.first_ts, file.last_ts):
-        yield "does not begin and end when the manifest says"
-    if first // DAY * DAY != _start(file.day) or last // DAY != first // DAY:
+        yield "does not begin and end at the times in the manifest"
+    if first // DAY_US * DAY_US != _start_us(file.day) or last // DAY_US != first // DAY_US:
         yield "has prints of another day"
-    totals = Totals.of(frame)
+    totals = Checksums.of(frame)
     if file.totals is not None and not file.totals.ts:
         totals = msgspec.structs.replace(totals, ts=())
     if totals != file.totals:
-        yield "has columns that do not add up to the control totals"
-    if file.times_at and not lie_at(file.path, file.times_at, frame["ts"].dt.epoch("us").to_numpy()):
-        yield "has a manifest that says its times lie where they do not"
+        yield "has columns that do not match their checksums"
+    if file.times_at and not timestamps_lie_at(
+        file.path, file.times_at, frame["ts"].dt.epoch("us").to_numpy()
+    ):
+        yield "does not have its times at the offsets in the manifest"
     ids = frame["trade_id"].drop_nulls()
     if twice := len(ids) - ids.n_unique():
-        yield f"has {twice:,} prints whose trade id came before"
+        yield f"has {twice:,} prints with a repeated trade id"
     if listing is not None:
         pairs = frame.select("market", "ticker").unique()
         if pairs.join(listing, on=["market", "ticker"], how="anti").height:
-            yield "has market codes that are not those of the markets file"
+            yield "has market codes that differ from the markets file"
 
 
 def _incoming(root: Path, manifest: Manifest, deep: bool) -> Iterator[Finding]:
@@ -231,22 +241,24 @@ def _incoming(root: Path, manifest: Manifest, deep: bool) -> Iterator[Finding]:
         if path.stem in waiting and path.suffix == ".parquet":
             continue
         if path in abandoned(root):
-            yield Finding("note", path, "was left by a process that was killed (the next change removes it)")
+            yield Finding("note", path, "was left by a killed process (the next change removes it)")
         elif path.suffix == ".parquet":
             yield Finding("note", path, "is in the lake already (the next change removes it)")
         elif path.suffix == ".jsonl":
             yield Finding(
-                "note", path, "is an unfinished recording; run: kalshilab record or kalshilab download"
+                "note",
+                path,
+                "is a recording that is not committed; run: kalshilab record or kalshilab download",
             )
 
 
 def repair(path: str | Path) -> list[str]:
-    """Make a lake whole without what is damaged; one sentence for each thing that was done.
+    """Repair a lake by removing what is damaged; return one sentence for each action.
 
-    A manifest that cannot be read is replaced by its copy.  Days whose file is damaged or missing go out of the
-    manifest, their files to `damaged/`, and their time out of `covered`.  A markets file that is damaged is made
-    anew from the prints, without metadata (download gets them); codes that no print names get a ticker of our
-    own making, "lost-<code>", because codes are never reused.  What killed processes left is removed.
+    A manifest that cannot be read is replaced by its copy.  A day whose file is damaged or missing is removed from the
+    manifest and from `covered`, and its file is moved to `damaged/`.  A damaged markets file is rebuilt from the
+    prints, without metadata, which a download fetches again.  Codes without prints get the ticker "lost-<code>",
+    because codes are never reused.  Files that killed processes left are removed.
 
     >>> import tempfile
     >>> import kalshilab as kl
@@ -259,12 +271,13 @@ def repair(path: str | Path) -> list[str]:
     trades/day=2025-06-01/part-1.parquet is missing True
 
     Raises:
-        LakeError: there is no lake, neither its manifest nor the copy can be read, or somebody else writes to it.
+        LakeError: the folder is not a lake, neither its manifest nor the copy can be read, or another process writes
+            to it.
     """
     root = Path(path).absolute()
     if not root.is_dir():
         load(root)
-    lock = fs.Lock(root / ".lock")
+    lock = fs.FileLock(root / ".lock")
     claim(root, lock)
     try:
         return repair_held(root)
@@ -273,15 +286,15 @@ def repair(path: str | Path) -> list[str]:
 
 
 def repair_held(root: Path) -> list[str]:
-    """As `repair`, for who holds the lake's lock."""
+    """Repair a lake whose lock the caller holds; see `repair`."""
     done: list[str] = []
     manifest = _manifest(root, done.append)
-    stuck = discard(root, manifest.merged)
+    unremovable = discard(root, manifest.merged)
     listing = None
     try:
         listing = read_listing(root, manifest.markets)
     except LakeError as error:
-        done.append(f"{manifest.markets.file} {error.reason}: made anew from the prints, without metadata")
+        done.append(f"{manifest.markets.file} {error.reason}: rebuilt from the prints, without metadata")
     bad: list[tuple[DayFile, str]] = []
     counts: list[pl.DataFrame] = []
     pairs: list[pl.DataFrame] = []
@@ -294,48 +307,45 @@ def repair_held(root: Path) -> list[str]:
             pairs.append(pl.read_parquet(file.path, columns=["market", "ticker"]).unique())
     table = recount(_table(manifest, pairs) if listing is None else listing, counts)
     for file, text in bad:
-        moved = _put_away(root, file.path, f"{file.day}.{file.path.name}")
+        moved = _quarantine(root, file.path, f"{file.day}.{file.path.name}")
         done.append(
-            f"{file.path.relative_to(root)} {text}: {file.rows:,} prints of {file.day} taken out"
-            f"{f', file moved to {moved}' if moved else ''}; kalshilab download gets them again"
+            f"{file.path.relative_to(root)} {text}: {file.rows:,} prints of {file.day} removed"
+            f"{f', file moved to {moved}' if moved else ''}; kalshilab download fetches them again"
         )
     for name in staged(root, manifest):
         try:
             Incoming.open(root, name).verify(root)
         except LakeError as error:
-            moved = _put_away(root, root / "incoming" / f"{name}.parquet", f"{name}.parquet")
+            moved = _quarantine(root, root / "incoming" / f"{name}.parquet", f"{name}.parquet")
             done.append(f"incoming/{name}.parquet {error.reason}: moved to {moved}")
-    left = [*leftovers(root, manifest), *abandoned(root)]
-    # Before the change: a repair that was killed left files under the names that this one writes.
-    remove(left)
-    done += [f"{p.relative_to(root)} belonged to no generation: removed" for p in left if not p.exists()]
+    obsolete = [*leftovers(root, manifest), *abandoned(root)]
+    # Before the transaction: a killed repair may have left files under the names that this one writes.
+    remove(obsolete)
+    done += [f"{p.relative_to(root)} did not belong to the lake: removed" for p in obsolete if not p.exists()]
     if bad or listing is None or not table.equals(listing):
         if listing is not None and not bad:
-            done.append(f"{manifest.markets.file} did not count the prints that the days have: counted anew")
-        out = [(_start(f.day), _start(f.day) + DAY) for f, _ in bad]
+            done.append(f"{manifest.markets.file} did not count the prints that the days have: recounted")
+        removed = [(_start_us(f.day), _start_us(f.day) + DAY_US) for f, _ in bad]
         days = {f.day for f, _ in bad}
-        swap = Swap(root, manifest)
-        swap.commit(
+        transaction = Transaction(root, manifest)
+        transaction.commit(
             Manifest(
-                swap.generation,
-                swap.table(table),
+                transaction.generation,
+                transaction.table(table),
                 tuple(d for d in manifest.days if d.day not in days),
-                tuple(merge(s for low, high in manifest.covered for s in uncovered(low, high, out))),
-                stuck,
+                tuple(merge(s for low, high in manifest.covered for s in uncovered(low, high, removed))),
+                unremovable,
             )
         )
-    elif not _copied(root, manifest):
+    elif not _is_copied(root, manifest):
         copy = _copy(root, manifest)
-        temporary = copy.with_name(copy.name + fs.TEMPORARY)
-        fs.write_bytes(temporary, manifest.encoded())
-        fs.publish(temporary, copy)
-        fs.sync_folder(root)
-        done.append(f"{copy.name} was not a copy of manifest.json: written anew")
+        fs.write_durably(copy, manifest.encoded())
+        done.append(f"{copy.name} was not a copy of manifest.json: rewritten")
     return done
 
 
-def _manifest(root: Path, say: Callable[[str], None]) -> Manifest:
-    """The manifest, put back from its copy if need be."""
+def _manifest(root: Path, report: Callable[[str], None]) -> Manifest:
+    """Load the manifest; restore it from its copy if it cannot be read."""
     try:
         return load(root)
     except LakeError as error:
@@ -345,22 +355,19 @@ def _manifest(root: Path, say: Callable[[str], None]) -> Manifest:
         for _, copy in sorted(copies, reverse=True):
             with suppress(LakeError):
                 manifest = load(root, copy.name)
-                temporary = root / f"manifest.json{fs.TEMPORARY}"
-                fs.write_bytes(temporary, copy.read_bytes())
-                fs.publish(temporary, root / "manifest.json")
-                fs.sync_folder(root)
-                say(f"manifest.json {error.reason}: put back from {copy.name}")
+                fs.write_durably(root / "manifest.json", copy.read_bytes())
+                report(f"manifest.json {error.reason}: put back from {copy.name}")
                 return manifest
         raise LakeError(
             root,
             error.file,
-            f"{error.reason}, and it has no copy that can be read",
-            run=f"kalshilab import {root / 'trades'} --out NEW_LAKE, which saves the prints",
+            f"{error.reason}, and it has no readable copy",
+            run=f"kalshilab import {root / 'trades'} --out NEW_LAKE, which keeps the prints",
         ) from None
 
 
 def _table(manifest: Manifest, pairs: list[pl.DataFrame]) -> pl.DataFrame:
-    """A markets table from the codes and tickers of the prints."""
+    """Rebuild the markets table from the codes and tickers of the prints."""
     known = (
         pl.concat(pairs).unique()
         if pairs
@@ -376,8 +383,8 @@ def _table(manifest: Manifest, pairs: list[pl.DataFrame]) -> pl.DataFrame:
     )
 
 
-def _put_away(root: Path, path: Path, name: str) -> Path | None:
-    """Move a file to damaged/, if it is there; where it went, relative to the lake."""
+def _quarantine(root: Path, path: Path, name: str) -> Path | None:
+    """Move a file to damaged/, if it exists; return its new path relative to the lake."""
     if not path.exists():
         return None
     folder = root / "damaged"

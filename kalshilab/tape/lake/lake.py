@@ -1,19 +1,18 @@
-"""The lake: all prints, by day, in Parquet files that anything can read and nothing can lose silently.
+"""The lake: all prints, by day, in Parquet files that any tool can read and that nothing loses silently.
 
     lake = Lake.create("lake/")
-    lake.append(tape, markets)                 # one step; or stage(name, tape) … and commit()
+    lake.append(tape, markets)                 # one transaction; or stage(name, tape) ... and commit()
     lake.lazy(); lake.read(since, until)       # polars; kalshilab.signals.scan reads it out of core
-    pl.scan_parquet("lake/trades/**/*.parquet")  # or duckdb, pandas, pyarrow, as it is
+    pl.scan_parquet("lake/trades/**/*.parquet")  # or duckdb, pandas, pyarrow, directly
 
-**Never fewer rows.**  The manifest (`kalshilab.tape.lake.manifest`) names each file with its rows, size, hash and
-control totals.  A file that is missing, shorter, of another schema or another day's stops whoever reads with a
-`LakeError` that names it and says what to run.
+**Never fewer rows.** The manifest (`kalshilab.tape.lake.manifest`) lists each file with its rows, size, hash and control
+totals. A file that is missing, shorter, of another schema or of another day stops the reader with a `LakeError` that
+names it and the command to run.
 
-**The lake of before or the lake of after.**  A change is one rename; see `kalshilab.tape.lake.transaction`.
-One process at a time changes a lake; a second is refused.  Readers need no lock: they read the generation they
-opened, and are told when it has gone.
+**Atomic changes.** A change is one rename; see `kalshilab.tape.lake.transaction`. One process at a time can change a lake;
+a second one is refused. Readers need no lock: they read the generation they opened, and get an error once it is gone.
 
-**Codes** are dense, given out in the order in which tickers first arrive, never changed and never reused.
+**Codes** are dense, assigned in the order in which tickers first arrive, never changed and never reused.
 """
 
 from __future__ import annotations
@@ -27,10 +26,11 @@ from pathlib import Path
 
 import polars as pl
 
+from kalshilab import fs
 from kalshilab.clock import from_datetime
 from kalshilab.errors import LakeError, TapeError
-from kalshilab.tape.lake import doctor, fs
-from kalshilab.tape.lake.doctor import Finding, Gap
+from kalshilab.tape.lake import doctor
+from kalshilab.tape.lake.doctor import Finding, RecordingGap
 from kalshilab.tape.lake.manifest import (
     LISTING_SCHEMA,
     DayFile,
@@ -45,16 +45,16 @@ from kalshilab.tape.lake.manifest import (
 from kalshilab.tape.lake.merge import Appended, merge_into
 from kalshilab.tape.lake.source import StoredTape
 from kalshilab.tape.lake.staging import Incoming, path_of, staged, write_segment
-from kalshilab.tape.lake.transaction import Swap
+from kalshilab.tape.lake.transaction import Transaction
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA
 
 __all__ = ["Lake"]
 
 
 class Lake(StoredTape):
-    """A folder of prints by day; `open` one that is there, `create` one or open it.
+    """A folder of prints by day; `open` an existing one, or `create` one.
 
-    What it says is as of its generation: the one it was opened at, or its own last change.
+    Its properties describe one generation: the one it was opened at, or that of its last own change.
 
     >>> import tempfile
     >>> import kalshilab as kl
@@ -69,7 +69,7 @@ class Lake(StoredTape):
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._path = path
-        self._lock = fs.Lock(path / ".lock")
+        self._lock = fs.FileLock(path / ".lock")
         self._writers = 0
         self._guard = threading.Lock()
         self._turn = threading.RLock()
@@ -82,27 +82,30 @@ class Lake(StoredTape):
 
     @classmethod
     def open(cls, path: str | Path) -> Lake:
-        """The lake in a folder.
+        """Open the lake in a folder.
 
         Raises:
-            LakeError: there is none, or its manifest cannot be read.
+            LakeError: the folder has no lake, or its manifest cannot be read.
         """
         root = Path(path).absolute()
         return cls(root, load(root))
 
     @classmethod
     def create(cls, path: str | Path) -> Lake:
-        """A new, empty lake in a folder, which is made if need be; the one that is there, if there is one.
+        """Create an empty lake in a folder, and the folder if necessary; open the lake if there is one.
 
         Raises:
-            LakeError: the lake that is there cannot be read.
+            LakeError: the existing lake cannot be read.
         """
         root = Path(path).absolute()
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LakeError(
-                root, root, f"cannot be a folder ({error.strerror})", run="the same with another path"
+                root,
+                root,
+                f"cannot be created as a folder ({error.strerror})",
+                run="the same with another path",
             ) from None
         try:
             return cls.open(root)
@@ -110,18 +113,19 @@ class Lake(StoredTape):
             if error.file is not None:
                 raise
         (root / "incoming").mkdir(exist_ok=True)
-        with fs.held(root / ".lock"):
+        with fs.locked(root / ".lock"):
             if not (root / "manifest.json").exists():
-                swap = Swap(root, None)
-                table = swap.table(pl.DataFrame(schema=LISTING_SCHEMA))
-                swap.commit(Manifest(swap.generation, table))
+                transaction = Transaction(root, None)
+                table = transaction.table(pl.DataFrame(schema=LISTING_SCHEMA))
+                transaction.commit(Manifest(transaction.generation, table))
         return cls.open(root)
 
     @classmethod
     @contextmanager
     def begun(cls, path: str | Path) -> Iterator[Lake]:
-        """As `create`, for the length of a `with` block: a lake that is new, and into which nothing has come when
-        the block fails, is removed again, with the folders that were made for it.
+        """Create a lake for a `with` block; if the block fails, remove a new lake that is still empty.
+
+        The folders made for it are removed too.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +137,7 @@ class Lake(StoredTape):
         False
 
         Raises:
-            LakeError: the lake that is there cannot be read.
+            LakeError: the existing lake cannot be read.
         """
         root = Path(path).absolute()
         new = not (root / "manifest.json").exists()
@@ -147,8 +151,8 @@ class Lake(StoredTape):
             raise
 
     def _remove_empty(self, made: Sequence[Path]) -> None:
-        """Remove the lake if nothing was ever put into it, and of the folders those that are empty then."""
-        # What fails here leaves an empty lake, and must not hide why the work failed.
+        """Remove the lake if it was never changed, and then the empty folders among `made`."""
+        # A failure here leaves an empty lake; it must not hide why the work failed.
         with suppress(LakeError, OSError), self.writing():
             if load(self._path).generation or any(p.name != ".lock" for p in self.incoming.iterdir()):
                 return
@@ -172,33 +176,35 @@ class Lake(StoredTape):
 
     @property
     def incoming(self) -> Path:
-        """The folder of staged segments; other files in it are left alone."""
+        """The folder of staged segments; other files in it are ignored."""
         return self._path / "incoming"
 
     @property
     def generation(self) -> int:
-        """How often it was changed."""
+        """Number of changes since the lake was created."""
         return self._manifest.generation
 
     @property
     def rows(self) -> int:
-        """Prints."""
+        """Number of prints."""
         return self._manifest.rows
 
     @property
     def files(self) -> tuple[DayFile, ...]:
-        """The days' files, in order."""
+        """The daily files, in order."""
         return self._files
 
     @property
     def covered(self) -> tuple[tuple[int, int], ...]:
-        """Stretches [since, until), microseconds, of which it has every public print; in order, apart."""
+        """Intervals [since, until) in microseconds of which it has every public print; sorted and disjoint."""
         return self._manifest.covered
 
     @property
     def listing(self) -> pl.DataFrame:
-        """A row a market, by code: `market`, `ticker`, `prints`, `first_ts`, `last_ts` (inclusive; null
-        without prints), and the metadata, null where nothing is known.
+        """One row per market, by code.
+
+        Columns are `market`, `ticker`, `prints`, `first_ts`, `last_ts` (inclusive; null without prints) and the metadata,
+        null where unknown.
 
         Raises:
             LakeError: the markets file is damaged.
@@ -215,37 +221,37 @@ class Lake(StoredTape):
 
     @property
     def markets(self) -> pl.DataFrame:
-        """The markets whose metadata are known, as a markets table, by code."""
+        """The markets with known metadata, as a markets table, by code."""
         return self.listing.filter(pl.col("event").is_not_null()).select(MARKETS_SCHEMA.names())
 
     @property
     def unknown(self) -> int:
-        """Markets without metadata."""
+        """Number of markets without metadata."""
         return self.listing["event"].null_count()
 
     # Reading
 
     def check_file(self, file: DayFile) -> None:
-        """Compare size, rows, schema and origin of a day's file with the manifest.  Quick: its rows are not read.
+        """Compare size, row count, schema and origin of a daily file with the manifest, without reading its rows.
 
         Raises:
-            LakeError: it is missing, or not the file that was written.
+            LakeError: the file is missing, or is not the one that was written.
         """
         check_file(self._path, file, self._manifest.generation)
 
     def check_origin(self, file: DayFile) -> None:
-        """Compare size and origin of a day's file with the manifest, for who reads it and compares what is read.
+        """Compare size and origin of a daily file with the manifest; its values are compared while it is read.
 
         Raises:
-            LakeError: it is missing, or not the file that was written.
+            LakeError: the file is missing, or is not the one that was written.
         """
         check_origin(self._path, file, self._manifest.generation)
 
     def lazy(self) -> pl.LazyFrame:
-        """The whole tape, in order, as a lazy frame; each file is checked first with `check_file`.
+        """Return the whole tape, in order, as a lazy frame, after checking each file with `check_file`.
 
         Raises:
-            LakeError: a file is missing, or not the one that was written.
+            LakeError: a file is missing, or is not the one that was written.
         """
         files = self._files
         for file in files:
@@ -255,12 +261,15 @@ class Lake(StoredTape):
         return pl.scan_parquet([f.path for f in files], hive_partitioning=False).select(TAPE_SCHEMA.names())
 
     def read(self, since: int | datetime | None = None, until: int | datetime | None = None) -> pl.DataFrame:
-        """The tape of [since, until), in microseconds or as datetimes (without a time zone: UTC); None is from the
-        beginning, or to the end.
+        """Read the prints of [since, until) into memory, comparing every byte with its hash.
+
+        Args:
+            since: start, inclusive: microseconds or a datetime (UTC if it has no time zone); None: the beginning.
+            until: end, exclusive, likewise; None: the end.
 
         Raises:
-            TapeError: `since` or `until` is neither.
-            LakeError: a file of these days is missing or damaged: every byte is compared with its hash.
+            TapeError: `since` or `until` is neither a whole number nor a datetime.
+            LakeError: a file of these days is missing or damaged.
         """
         low = -(2**63) if since is None else _instant("since", since)
         high = 2**63 - 1 if until is None else _instant("until", until)
@@ -276,10 +285,10 @@ class Lake(StoredTape):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the one writer for the length of a `with` block; each change does so for itself otherwise.
+        """Hold the writer's lock for a `with` block; otherwise each change takes it for itself.
 
         Raises:
-            LakeError: somebody else writes to the lake.
+            LakeError: another process writes to the lake.
         """
         with self._guard:
             if not self._writers:
@@ -295,7 +304,7 @@ class Lake(StoredTape):
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        """One change after the other, on the lake as it is now."""
+        """Serialise changes, each on the current generation."""
         with self._turn, self.writing():
             manifest = load(self._path)
             if manifest != self._manifest:
@@ -308,42 +317,43 @@ class Lake(StoredTape):
         markets: pl.DataFrame | None = None,
         covered: Iterable[tuple[int, int]] | None = None,
     ) -> Appended:
-        """Put a tape into the lake, in one change; on return it is on the disk.
+        """Add a tape in one transaction; it is on disk when the call returns.
 
-        A print whose trade id is in the lake already (that day), or twice in the tape, is refused and counted;
-        prints without an id are all kept.  Prints of one instant keep their order, after those already there.
+        A print whose trade id is in the lake already (on that day), or twice in the tape, is refused and counted. Prints
+        without an id are all kept. Prints at one instant keep their order, after those already in the lake.
 
         Args:
-            tape: in the order of time; the lake has its own market codes.
+            tape: prints in the order of time; the lake assigns its own market codes.
             markets: metadata of some markets, which replace what is known.
-            covered: stretches [since, until), microseconds, of which the lake has everything now.
+            covered: intervals [since, until) in microseconds of which the lake is complete from now on.
 
         Raises:
-            TapeError: not a tape, or not a markets table.
-            LakeError: a day is damaged, or somebody else writes; the lake is as it was.
+            TapeError: the tape or the markets table is malformed.
+            LakeError: a day is damaged, or another process writes; the lake is unchanged.
         """
         with self._change():
             return self._merge([Incoming.of(tape)], markets, covered or ())
 
     def stage(self, name: str, tape: pl.DataFrame) -> None:
-        """Put a tape beside the lake, as incoming/<name>.parquet, to be committed later; on return it is on the
-        disk.  A segment of that name is replaced.  Needs no lock.
+        """Write a tape to incoming/<name>.parquet, to be committed later; it is on disk when the call returns.
+
+        A segment of that name is replaced. No lock is needed.
 
         Raises:
-            TapeError: not a tape.
-            ConfigError: not a name.
+            TapeError: the tape is malformed.
+            ConfigError: the name is not valid.
         """
         write_segment(self._path, name, tape)
 
     def staged(self) -> list[str]:
-        """Names of the segments that wait for `commit`, in order."""
+        """Return the names of the segments that await `commit`, in order."""
         return staged(self._path, load(self._path))
 
     def unstage(self, names: Iterable[str]) -> None:
-        """Remove staged segments that are not to be committed.
+        """Remove staged segments without committing them.
 
         Raises:
-            ConfigError: not a name.
+            ConfigError: a name is not valid.
         """
         for name in names:
             path_of(self._path, name).unlink(missing_ok=True)
@@ -356,28 +366,29 @@ class Lake(StoredTape):
         covered: Iterable[tuple[int, int]] = (),
         match: bool = False,
     ) -> Appended:
-        """Merge staged segments into their days, in one change, and remove them.  Takes the memory of a day.
+        """Merge staged segments into their days in one transaction, and remove them. Needs the memory of one day.
 
         Args:
-            names: which, in the order in which prints of one instant are to stand; None: all, by name.
-            markets, covered: as for `append`.
-            match: a print without a trade id is refused if the lake has one alike in time, market, price, size
-                and taker, one for one, and so is one with an id if the lake's has none, which takes that id; else
-                all of them are kept.
+            names: the segments, in the order in which prints at one instant are to stand; None: all, by name.
+            markets: metadata of some markets, which replace what is known.
+            covered: intervals [since, until) in microseconds of which the lake is complete from now on.
+            match: refuse a print without a trade id if the lake has one with the same time, market, price, size and
+                taker, one for one. A print with an id is refused likewise if the lake's print lacks one, which then takes
+                that id. False: keep all of them.
 
         Raises:
-            LakeError: a segment or a day is missing or damaged, or somebody else writes; the lake is as it was.
+            LakeError: a segment or a day is missing or damaged, or another process writes; the lake is unchanged.
         """
         with self._change():
             chosen = staged(self._path, self._manifest) if names is None else list(dict.fromkeys(names))
             return self._merge([Incoming.open(self._path, n) for n in chosen], markets, covered, match)
 
     def put_markets(self, markets: pl.DataFrame) -> int:
-        """Add metadata of markets, or replace it; unknown tickers get a code.  How many are new.
+        """Add or replace metadata of markets, assign codes to new tickers, and return their number.
 
         Raises:
-            TapeError: not a markets table.
-            LakeError: the markets file is damaged, or somebody else writes.
+            TapeError: the markets table is malformed.
+            LakeError: the markets file is damaged, or another process writes.
         """
         with self._change():
             return self._merge([], markets, ()).new_markets
@@ -397,23 +408,23 @@ class Lake(StoredTape):
 
     # Health
 
-    def gaps(self) -> list[Gap]:
-        """Stretches of which it is not known whether anything is missing: see `kalshilab.tape.lake.doctor.gaps`."""
+    def gaps(self) -> list[RecordingGap]:
+        """Return the intervals that may lack prints (`kalshilab.tape.lake.doctor.gaps`)."""
         return doctor.gaps(self._manifest)
 
     def unverified(self) -> Sequence[tuple[int, int, str]]:
-        """Return the stretches of `gaps` as `(since, until, reason)`."""
+        """Return the intervals of `gaps` as `(since, until, reason)`."""
         return [(gap.since, gap.until, gap.reason) for gap in self.gaps()]
 
     def doctor(self, deep: bool = True) -> list[Finding]:
-        """Everything that is wrong with the lake or worth knowing: see `kalshilab.tape.lake.doctor.doctor`."""
+        """Check the lake and return the findings (`kalshilab.tape.lake.doctor.doctor`); `deep` compares every byte."""
         return doctor.doctor(self._path, deep)
 
     def repair(self) -> list[str]:
-        """Make the lake whole again without what is damaged: see `kalshilab.tape.lake.doctor.repair`.
+        """Remove what is damaged from the lake and return what was done (`kalshilab.tape.lake.doctor.repair`).
 
         Raises:
-            LakeError: somebody else writes to the lake, or it cannot be repaired.
+            LakeError: another process writes to the lake, or it cannot be repaired.
         """
         with self._turn, self.writing():
             done = doctor.repair_held(self._path)
@@ -427,4 +438,4 @@ def _instant(name: str, value: object) -> int:
     try:
         return index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TapeError(f"{name}={value!r}: microseconds or a datetime") from None
+        raise TapeError(f"{name} must be microseconds or a datetime, got {value!r}") from None

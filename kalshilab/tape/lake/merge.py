@@ -1,15 +1,14 @@
-"""Merging segments into the days of a lake.
+"""Merge segments into the days of a lake.
 
-One day at a time: the prints that are there, then the segments' in the order they were given, without those
-whose trade id was there before, sorted by time.  So prints of one instant keep this order: those already in the
-lake first, then segment by segment, each in its own order.  A day that is merged into is first compared with
-its hash, so that damage is never written down as good.
+Days are merged one at a time: the prints already there, then the segments' prints in the given order, without those
+whose trade id is known, sorted by time.  So prints of one instant keep this order: the lake's first, then segment by
+segment.  A day is compared with its hash before anything is merged into it, so that damage is never written back.
 
-Prints without a trade id cannot be told apart and are all kept: who appends a tape without ids twice has it twice.
-Imports, downloads and recordings are told to `match` them instead: of prints alike in time, market, price, size and
-taker they take as many as the lake does not have yet, so the same archive a second time adds nothing.  And where the
-lake's print is the one without an id, the one that comes gives it its own: each id stands for one print of the lake,
-in whatever order an archive without ids and a download with them came.
+Prints without a trade id cannot be distinguished and are all kept: a tape without ids that is appended twice is in the
+lake twice.  Imports, downloads and recordings use `match` instead.  Of prints equal in time, market, price, size and
+taker, they add only as many as the lake lacks, so importing an archive a second time adds nothing.  If the lake's print
+lacks an id and the new one has it, the lake's print takes that id.  Each id stands for one print of the lake, whether
+the archive without ids or the download with them came first.
 """
 
 from __future__ import annotations
@@ -21,22 +20,28 @@ from typing import Final
 import msgspec
 import polars as pl
 
-from kalshilab.tape.lake.intervals import merge
-from kalshilab.tape.lake.manifest import LISTING_SCHEMA, Manifest, Merged, read_day
+from kalshilab.tape.intervals import merge
+from kalshilab.tape.lake.manifest import LISTING_SCHEMA, Manifest, MergedSegment, read_day
 from kalshilab.tape.lake.staging import Incoming, abandoned, discard
-from kalshilab.tape.lake.transaction import Swap, remove
+from kalshilab.tape.lake.transaction import Transaction, remove
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAPE_SCHEMA, check_markets
 
 __all__ = ["Appended", "count", "merge_into", "recount"]
 
-SAYS: Final = ["ts", "ticker", "price", "size", "taker"]
-"""All a print says but its id."""
+CONTENT: Final = ["ts", "ticker", "price", "size", "taker"]
+"""Columns by which prints without a trade id are matched."""
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """What was done: of `rows` prints `added` are new in the lake and `duplicates` had come before, by their
-    trade id or, where prints without ids are matched, by all they say; the files of `days` days changed;
-    `new_markets` got a code."""
+    """Result of adding prints to a lake.
+
+    Attributes:
+        rows: prints given.
+        added: prints that are new in the lake.
+        duplicates: prints that the lake had already, by trade id or, where prints are matched, by content.
+        days: days whose file changed.
+        new_markets: markets that received a code.
+    """
 
     rows: int
     added: int
@@ -54,29 +59,32 @@ def merge_into(
     covered: Iterable[tuple[int, int]] = (),
     match: bool = False,
 ) -> tuple[Manifest, pl.DataFrame, Appended]:
-    """Merge segments into a lake, in one change.
+    """Merge segments into a lake, in one transaction.
 
     Args:
-        listing: the markets file's table.
-        markets: metadata of some markets, known or new, which replaces what is there.
-        covered: stretches [since, until) that the lake has completely with these segments.
-        match: prints without an id, those that come and those that are there, are matched by all they say.
+        root: the lake.
+        manifest: its manifest.
+        listing: the table of its markets file.
+        segments: in the order in which prints of one instant are merged.
+        markets: metadata of known or new markets; it replaces the lake's.
+        covered: intervals [since, until), microseconds, of which the lake has every print after this merge.
+        match: match prints without an id, new ones and the lake's, by content.
 
     Returns:
-        The manifest and the table after it, and what was done.  Nothing is written where nothing changes.
+        the new manifest, the new table and the result.  If nothing changes, nothing is written.
 
     Raises:
-        LakeError: a day or a segment is damaged; the lake is as it was.
-        TapeError: `markets` is not a table of markets.
+        LakeError: a day or a segment is damaged; the lake is unchanged.
+        TapeError: `markets` is not a markets table.
     """
     if markets is not None:
         markets = check_markets(markets).select(MARKETS_SCHEMA.names())
-    # Processes that were killed left these.
-    stuck = discard(root, manifest.merged)
+    # Killed processes may have left files behind.
+    unremovable = discard(root, manifest.merged)
     remove(abandoned(root))
     table = _with_codes(root, listing, segments, markets)
     codes = table.select("ticker", "market")
-    swap = Swap(root, manifest)
+    transaction = Transaction(root, manifest)
     files = {f.day: f for f in manifest.files(root)}
     entries = {d.day: d for d in manifest.days}
     changed: list[str] = []
@@ -86,87 +94,92 @@ def merge_into(
         for segment in segments:
             parts += [segment.read(root, part) for part in segment.note.days if part.day == day]
         old = read_day(root, files[day], manifest.generation) if day in files else None
-        fresh = _fresh(old, parts, match)
-        named = False
+        new = _new_prints(old, parts, match)
+        ids_added = False
         if match and old is not None and old["trade_id"].null_count():
-            old, fresh, named = _named(old, fresh)
-        if not fresh.height and not named:
+            old, new, ids_added = _with_ids(old, new)
+        if not new.height and not ids_added:
             continue
-        fresh = (
-            fresh.drop("market")
+        new = (
+            new.drop("market")
             .join(codes, on="ticker", how="left", maintain_order="left")
             .select(TAPE_SCHEMA.names())
         )
-        counts.append(count(fresh))
-        whole = fresh if old is None else pl.concat([old, fresh])
-        entries[day] = swap.day(day, whole.sort("ts", maintain_order=True))
+        counts.append(count(new))
+        whole = new if old is None else pl.concat([old, new])
+        entries[day] = transaction.day(day, whole.sort("ts", maintain_order=True))
         changed.append(day)
     table = _counted(table, counts)
     if markets is not None:
         table = _described(table, markets)
-    spans = tuple(merge([*manifest.covered, *covered]))
-    merged = [Merged(s.path.stem, s.sha256) for s in segments if s.path is not None]
+    intervals = tuple(merge([*manifest.covered, *covered]))
+    merged = [MergedSegment(s.path.stem, s.sha256) for s in segments if s.path is not None]
     rows = sum(s.note.rows for s in segments)
     added = sum(int(c["prints"].sum()) for c in counts)
     done = Appended(rows, added, rows - added, len(changed), table.height - listing.height)
-    if changed or spans != manifest.covered or not table.equals(listing):
-        manifest = swap.commit(
+    if changed or intervals != manifest.covered or not table.equals(listing):
+        manifest = transaction.commit(
             Manifest(
-                swap.generation,
-                manifest.markets if table.equals(listing) else swap.table(table),
+                transaction.generation,
+                manifest.markets if table.equals(listing) else transaction.table(table),
                 tuple(entries[day] for day in sorted(entries)),
-                spans,
-                (*stuck, *merged),
+                intervals,
+                (*unremovable, *merged),
             )
         )
     discard(root, merged)
     return manifest, table, done
 
 
-def _fresh(old: pl.DataFrame | None, parts: Sequence[pl.DataFrame], match: bool) -> pl.DataFrame:
-    """The prints of the parts that are not there yet, in the parts' order."""
-    fresh = parts[0] if len(parts) == 1 else pl.concat(parts)
+def _new_prints(old: pl.DataFrame | None, parts: Sequence[pl.DataFrame], match: bool) -> pl.DataFrame:
+    """Return the prints of the parts that the lake does not have, in the parts' order."""
+    new = parts[0] if len(parts) == 1 else pl.concat(parts)
     if match and old is not None:
-        fresh = _unmatched(old, fresh)
-    ids = fresh["trade_id"]
-    if ids.null_count() == fresh.height:
-        return fresh
+        new = _unmatched(old, new)
+    ids = new["trade_id"]
+    if ids.null_count() == new.height:
+        return new
     keep = pl.lit(True)
     if len(parts) > 1:
         keep &= pl.col("trade_id").is_first_distinct()
     if old is not None:
         keep &= ~pl.col("trade_id").is_in(old["trade_id"].drop_nulls().implode())
-    return fresh.filter(pl.col("trade_id").is_null() | keep)
+    return new.filter(pl.col("trade_id").is_null() | keep)
 
 
-def _unmatched(old: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
-    """The prints without those that have no id and find their like among the old, one for one."""
-    there = old.group_by(SAYS).agg(pl.len().cast(pl.Int64).alias("_there"))
-    nth = pl.int_range(pl.len()).over(*SAYS, pl.col("trade_id").is_null()).alias("_nth")
-    joined = fresh.with_columns(nth).join(there, on=SAYS, how="left", maintain_order="left")
+def _unmatched(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Drop the new prints without an id that equal an old one in content, one for one."""
+    there = old.group_by(CONTENT).agg(pl.len().cast(pl.Int64).alias("_there"))
+    nth = pl.int_range(pl.len()).over(*CONTENT, pl.col("trade_id").is_null()).alias("_nth")
+    joined = new.with_columns(nth).join(there, on=CONTENT, how="left", maintain_order="left")
     known = pl.col("trade_id").is_null() & (pl.col("_nth") < pl.col("_there").fill_null(0))
     return joined.filter(~known).drop("_nth", "_there")
 
 
-def _named(old: pl.DataFrame, fresh: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, bool]:
-    """The old prints, those without an id with that of a new one alike, one for one; the new ones without these; and
-    whether there were any."""
-    nth = pl.int_range(pl.len()).over(*SAYS).alias("_nth")
+def _with_ids(old: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, bool]:
+    """Give old prints without an id the id of a new print equal in content, one for one.
+
+    Returns:
+        the old prints; the new ones without those whose id was used; whether any was used.
+    """
+    nth = pl.int_range(pl.len()).over(*CONTENT).alias("_nth")
     old = old.with_row_index("_row")
-    bare = old.filter(pl.col("trade_id").is_null()).select(*SAYS, "_row", nth)
-    given = fresh.filter(pl.col("trade_id").is_not_null()).select(*SAYS, pl.col("trade_id").alias("_id"), nth)
-    pairs = bare.join(given, on=[*SAYS, "_nth"]).select("_row", "_id")
+    bare = old.filter(pl.col("trade_id").is_null()).select(*CONTENT, "_row", nth)
+    given = new.filter(pl.col("trade_id").is_not_null()).select(
+        *CONTENT, pl.col("trade_id").alias("_id"), nth
+    )
+    pairs = bare.join(given, on=[*CONTENT, "_nth"]).select("_row", "_id")
     if pairs.height:
-        fresh = fresh.join(pairs, left_on="trade_id", right_on="_id", how="anti", maintain_order="left")
+        new = new.join(pairs, left_on="trade_id", right_on="_id", how="anti", maintain_order="left")
         ids = pl.coalesce("trade_id", "_id").alias("trade_id")
         old = old.join(pairs, on="_row", how="left", maintain_order="left").with_columns(ids)
-    return old.select(TAPE_SCHEMA.names()), fresh, pairs.height > 0
+    return old.select(TAPE_SCHEMA.names()), new, pairs.height > 0
 
 
 def _with_codes(
     root: Path, listing: pl.DataFrame, segments: Sequence[Incoming], markets: pl.DataFrame | None
 ) -> pl.DataFrame:
-    """The table with a row for each new ticker: in the order of their first prints, then those without any."""
+    """Add a row for each new ticker: in the order of first prints, then the tickers without prints."""
     known = listing["ticker"]
     firsts = [segment.tickers(root) for segment in segments]
     new = pl.concat([f for f in firsts if f.height] or [pl.DataFrame(schema={"ticker": pl.String})])
@@ -186,7 +199,7 @@ def _with_codes(
 
 
 def _counted(table: pl.DataFrame, counts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The table with new prints counted."""
+    """Add new prints to the table's counts."""
     if not counts:
         return table
     new = (
@@ -206,7 +219,7 @@ def _counted(table: pl.DataFrame, counts: Sequence[pl.DataFrame]) -> pl.DataFram
 
 
 def _described(table: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
-    """The table with metadata put in."""
+    """Put metadata into the table."""
     names = [n for n in MARKETS_SCHEMA.names() if n != "ticker"]
     new = markets.select("ticker", pl.struct(names).alias("_new"))
     joined = table.join(new, on="ticker", how="left", maintain_order="left")
@@ -217,16 +230,21 @@ def _described(table: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
 
 
 def recount(table: pl.DataFrame, counts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The table with prints counted anew: those of `counts`, from `count` of each day."""
-    clean = table.with_columns(
+    """Return the table with its prints counted again.
+
+    Args:
+        table: the markets file's table.
+        counts: `count` of each day.
+    """
+    uncounted = table.with_columns(
         pl.lit(0, pl.UInt64).alias("prints"),
         *(pl.lit(None, LISTING_SCHEMA[name]).alias(name) for name in ("first_ts", "last_ts")),
     )
-    return _counted(clean, counts)
+    return _counted(uncounted, counts)
 
 
 def count(day: pl.DataFrame) -> pl.DataFrame:
-    """A day's prints by market."""
+    """Count a day's prints by market."""
     return day.group_by("market").agg(
         pl.len().alias("prints"), pl.col("ts").min().alias("first"), pl.col("ts").max().alias("last")
     )

@@ -1,11 +1,11 @@
-"""Reading a source of trades piece by piece, ahead of who uses it.
+"""Tapes on disk, read in batches and ahead of their reader.
 
-A source is a lake or a single tape file: Parquet files in the order of time, read in batches of a
-million rows so that memory does not depend on length.  A thread reads the next batches while the last one is
-worked on; decoding Parquet holds no interpreter lock, so on two processors reading costs next to nothing.
+A stored tape is a lake or a single Parquet file. It is read in the order of time, about a million rows at a time, so that
+memory does not depend on its length. A thread reads the next batches while the last one is processed; decoding Parquet
+releases the interpreter lock, so on two processors reading costs next to nothing.
 
-What is read is compared with the control totals that were taken when the file was written: a file that
-decodes without complaint into something else is found out.
+What is read is compared with the control totals taken when the file was written: a file that decodes without an error
+into other values is detected.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from kalshilab.clock import to_datetime
 from kalshilab.errors import LakeError
-from kalshilab.tape.lake.manifest import DayFile
-from kalshilab.tape.lake.row_groups import ROW_GROUP, Piece, plan, read_pieces
-from kalshilab.tape.lake.timestamps import TimesAt, TimesAudit
+from kalshilab.tape.lake.row_groups import ROW_GROUP, DayFile, FileSlice, plan, read_slices
+from kalshilab.tape.lake.timestamps import TimestampAudit, TimestampReader
 from kalshilab.tape.tape import FrameTape, TapeBatch
 
 __all__ = ["BATCH", "Batch", "StoredTape", "batches", "check_unaudited"]
 
 T = TypeVar("T")
+Positions = npt.NDArray[np.int64]
+Times = npt.NDArray[np.int64]
 
 BATCH: Final = 4 * ROW_GROUP
-"""Rows of a batch, about."""
+"""Approximate number of rows in a batch."""
 AUDITED: Final = ("market", "price", "size", "taker")
 AHEAD: Final = 2
-"""Batches read ahead."""
+"""Number of batches read ahead."""
 
 
 class StoredTape(ABC):
@@ -88,7 +91,7 @@ class StoredTape(ABC):
 
     @property
     def markets(self) -> pl.DataFrame | None:
-        """The markets table stored beside the prints, or None if there is none."""
+        """The markets table stored beside the prints, or None without one."""
         return None
 
     def batches(self, columns: Sequence[str]) -> Iterator[TapeBatch]:
@@ -127,24 +130,32 @@ class StoredTape(ABC):
         return None
 
     def update_digest(self, digest: hashlib._Hash) -> None:
-        """Feed a hash with the hashes of the files; with the name and rows of a file that has none."""
+        """Feed a hash with the hashes of the files; or with the name and rows of a file without a hash."""
         for file in self.files:
             digest.update(str(file.sha256 or (file.path.name, file.rows)).encode())
 
 
 class Batch(NamedTuple):
-    """Consecutive rows of a source, from `first_row` on, and the pieces they come from."""
+    """Consecutive rows of a stored tape, from `first_row` on, and the slices of files they come from."""
 
     first_row: int
     frame: pl.DataFrame
-    pieces: list[Piece]
-    later: Callable[[list[Piece], Any], Future[Any]]
+    slices: list[FileSlice]
+    read_times: Callable[[list[FileSlice], Positions], Future[Times]]
 
-    def times(self, at: Any) -> Future[Any]:
-        """The exchange times, in microseconds, of the rows at these rising positions of the batch; for when
-        only few rows' times are wanted.  The reading thread reads them when it has read ahead; they are there
-        when the batches have come to their end."""
-        return self.later(self.pieces, at)
+    def times(self, at: Positions) -> Future[Times]:
+        """Request the exchange times of a few rows, which is cheaper than reading the column.
+
+        The reading thread reads them after the batches it has already started; they are complete when the iteration
+        ends.
+
+        Args:
+            at: increasing positions within the batch.
+
+        Returns:
+            Times in microseconds.
+        """
+        return self.read_times(self.slices, at)
 
 
 def batches(
@@ -154,121 +165,125 @@ def batches(
     files: Sequence[DayFile] | None = None,
     rows: int = BATCH,
 ) -> Iterator[Batch]:
-    """The rows of a source (or of some of its files) in order, read ahead by a thread.
+    """Read the rows of a stored tape in order; a thread reads ahead.
 
     Args:
+        source: a lake or a tape file.
         columns: names of tape columns.
-        rows: of a batch, at most.
+        files: some of its files, in order; None: all.
+        rows: maximum number of rows in a batch.
 
     Raises:
-        LakeError: a file is missing, damaged, or not the one that was written; before any of its rows is given
-            where its size or footer shows it, and after its last row where only the control totals do; or it has no
-            totals and was changed meanwhile.
+        LakeError: a file is missing, damaged, or not the one that was written. If its size or footer shows that, none
+            of its rows has been returned; if only its control totals do, all of them have. A file without totals has
+            changed while it was read.
     """
     files = source.files if files is None else files
     audit = _Audit(source.path, columns)
     thread = ThreadPoolExecutor(1, thread_name_prefix="kalshilab-read")
-    times = TimesAt(source.path)
+    reader = TimestampReader(source.path)
 
-    def later(pieces: list[Piece], at: Any) -> Future[Any]:
-        return thread.submit(_named, source, pieces, lambda: times.of(pieces, at))
+    def read_times(slices: list[FileSlice], at: Positions) -> Future[Times]:
+        return thread.submit(_explained, source, slices, lambda: reader.of(slices, at))
 
     done = False
     try:
-        ahead: deque[tuple[list[Piece], Future[pl.DataFrame]]] = deque()
-        lots = plan(files, rows)
+        ahead: deque[tuple[list[FileSlice], Future[pl.DataFrame]]] = deque()
+        planned = plan(files, rows)
         while True:
-            for pieces in islice(lots, AHEAD + 1 - len(ahead)):
-                ahead.append((pieces, thread.submit(_read, source, pieces, tuple(columns))))
+            for slices in islice(planned, AHEAD + 1 - len(ahead)):
+                ahead.append((slices, thread.submit(_read, source, slices, tuple(columns))))
             if not ahead:
                 break
-            pieces, reading = ahead.popleft()
+            slices, reading = ahead.popleft()
             frame = reading.result()
-            # By this thread, which has more time than the one that reads.
-            audit.add(pieces, frame)
-            first = pieces[0].file.first_row + pieces[0].offset
-            yield Batch(first, frame, pieces, later)
+            # Audited in this thread, which has more time to spare than the reading thread.
+            audit.add(slices, frame)
+            first = slices[0].file.first_row + slices[0].offset
+            yield Batch(first, frame, slices, read_times)
         done = True
     finally:
-        # What was read ahead for nobody is not read; times that were asked for are.
+        # After an early exit the batches read ahead are cancelled; after a complete one, requested times are still read.
         thread.shutdown(wait=True, cancel_futures=not done)
     check_unaudited(source, files)
 
 
 def check_unaudited(source: StoredTape, files: Sequence[DayFile]) -> None:
-    """Called once all of the files was read: no totals would find that one without them was changed meanwhile.
+    """Check, after reading, that files without control totals did not change while they were read.
 
     Raises:
-        LakeError: one was.
+        LakeError: a file changed.
     """
     for file in files:
         if file.totals is None:
             source.check_origin(file)
 
 
-def _read(source: StoredTape, pieces: list[Piece], columns: tuple[str, ...]) -> pl.DataFrame:
-    for piece in pieces:
-        if piece.offset == 0:
-            source.check_origin(piece.file)
-    return _named(source, pieces, lambda: read_pieces(source.path, pieces, columns))
+def _read(source: StoredTape, slices: list[FileSlice], columns: tuple[str, ...]) -> pl.DataFrame:
+    for part in slices:
+        if part.offset == 0:
+            source.check_origin(part.file)
+    return _explained(source, slices, lambda: read_slices(source.path, slices, columns))
 
 
-def _named(source: StoredTape, pieces: Sequence[Piece], read: Callable[[], T]) -> T:
-    """What `read` returns.  Where it fails because a file went away under it, it says why the file did: a lake that is
-    changed meanwhile is not damaged."""
+def _explained(source: StoredTape, slices: Sequence[FileSlice], read: Callable[[], T]) -> T:
+    """Call `read`; if it fails because a file was replaced, raise the error that explains why.
+
+    A lake that another process has just changed is not damaged.
+    """
     try:
         return read()
     except LakeError:
-        for piece in pieces:
-            source.check_origin(piece.file)
+        for part in slices:
+            source.check_origin(part.file)
         raise
 
 
 class _Audit:
-    """Sums of what was read of the current file, compared at its end; of times, at the end of a row group."""
+    """Control totals of the rows read, compared at the end of each file; those of times, at the end of a row group."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self._path = path
         self._columns = [c for c in AUDITED if c in columns]
         self._sums: dict[str, int] = {}
-        self._times: TimesAudit | None = None
+        self._times: TimestampAudit | None = None
         self._with_times = "ts" in columns
-        # Late: numba takes a third of a second, and a lake can be opened without it.
+        # Imported late: numba takes a third of a second, and a lake can be opened without it.
         from kalshilab.tape.lake.checksums import total_of
 
         self._total_of = total_of
 
-    def add(self, pieces: Sequence[Piece], frame: pl.DataFrame) -> None:
-        """Take the rows of some pieces.
+    def add(self, slices: Sequence[FileSlice], frame: pl.DataFrame) -> None:
+        """Add the rows of some slices.
 
         Raises:
-            LakeError: a file has nulls, or other values than were written.
+            LakeError: a file has nulls, or values other than those written.
         """
         at = 0
-        for piece in pieces:
-            self._add(piece, frame.slice(at, piece.rows) if len(pieces) > 1 else frame)
-            at += piece.rows
+        for part in slices:
+            self._add(part, frame.slice(at, part.rows) if len(slices) > 1 else frame)
+            at += part.rows
 
-    def _add(self, piece: Piece, part: pl.DataFrame) -> None:
-        file = piece.file
-        if piece.offset == 0:
+    def _add(self, where: FileSlice, rows: pl.DataFrame) -> None:
+        file = where.file
+        if where.offset == 0:
             self._sums = dict.fromkeys(self._columns, 0)
-            self._times = TimesAudit(self._path, file, 0) if self._with_times else None
+            self._times = TimestampAudit(self._path, file, 0) if self._with_times else None
         if self._times is not None:
-            self._times.add(part["ts"])
+            self._times.add(rows["ts"])
         for name in self._columns:
-            column = part[name]
+            column = rows[name]
             if column.null_count():
                 raise LakeError(self._path, file.path, f"has nulls in {name}")
             for chunk in column.get_chunks():
                 values = chunk.to_physical() if name == "taker" else chunk
                 self._sums[name] += self._total_of(name, values.to_numpy())
-        if piece.offset + piece.rows == file.rows and file.totals is not None:
+        if where.offset + where.rows == file.rows and file.totals is not None:
             for name in self._columns:
                 written = getattr(file.totals, "yes" if name == "taker" else name)
                 if self._sums[name] != written:
                     raise LakeError(
                         self._path,
                         file.path,
-                        f"column {name} adds up to {self._sums[name]:,}, {written:,} was written",
+                        f"column {name} adds up to {self._sums[name]:,}, but {written:,} was written",
                     )

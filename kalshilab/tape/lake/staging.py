@@ -1,12 +1,12 @@
-"""Segments: prints on their way into a lake.
+"""Segments: prints staged for a lake.
 
-A **segment** is a tape somebody wants in the lake: a frame in memory, or a file in incoming/, which is there
-whole or not at all.  Its note, sealed with a hash of itself, says where in it each day's prints are, and their
-hash.  So a commit can take one day at a time, and merges the prints that were staged, each on its day, or none.
+A **segment** is a tape to be merged into the lake: a frame in memory, or a file in incoming/, which is complete or
+absent.  Its note, sealed with a hash of itself, lists the days of its prints, with their position and hash.  So a
+commit reads one day at a time, and merges exactly the prints that were staged for that day.
 
-A segment that was merged is removed after the lake has changed; should the process be killed between, the
-manifest names it as merged, and it is not merged again.  Each has a token of its own, so that the same prints
-staged anew are another segment.
+A merged segment is removed after the lake has changed.  If the process is killed in between, the manifest names the
+segment as merged, and it is not merged again.  Each segment has a random token, so the same prints staged again are
+another segment.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from typing import Final, NamedTuple
 import msgspec
 import polars as pl
 
+from kalshilab import fs
 from kalshilab.errors import ConfigError, LakeError
-from kalshilab.tape.lake import fs
-from kalshilab.tape.lake.manifest import Manifest, Merged
+from kalshilab.fs import locked
+from kalshilab.tape.lake import parquet
+from kalshilab.tape.lake.manifest import Manifest, MergedSegment
 from kalshilab.tape.schema import TAPE_SCHEMA, check_tape
 
 __all__ = ["Incoming", "abandoned", "discard", "path_of", "staged", "write_segment"]
 
 ROW_GROUP: Final = 1 << 15
-"""Rows of a row group of a segment: small, because a day may be a small part of a segment."""
+"""Rows of a row group of a segment; small, because a day may be a small part of a segment."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
-class Slice(msgspec.Struct, frozen=True):
-    """Where in a segment a day's prints are, and their `fingerprint`, "" in one that is no file."""
+class DaySlice(msgspec.Struct, frozen=True):
+    """Position of a day's prints in a segment, and their `fingerprint` ("" in a segment in memory)."""
 
     day: str
     offset: int
@@ -44,45 +46,53 @@ class Slice(msgspec.Struct, frozen=True):
 
 
 class SegmentNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a segment's footer says: `token` makes it unlike any other, `rows` counts duplicates too."""
+    """The note in a segment's footer.
+
+    Attributes:
+        token: random, so that no two segments are alike.
+        rows: prints staged, duplicates included.
+        days: the position of each day's prints.
+        seal: the hash of all other fields.
+    """
 
     token: str
     rows: int
-    days: tuple[Slice, ...]
+    days: tuple[DaySlice, ...]
     seal: str = ""
 
     def sealed(self) -> SegmentNote:
-        """The same with the seal that fits it: a hash of all else."""
+        """Return the note with its seal."""
         bare = msgspec.structs.replace(self, seal="")
         return msgspec.structs.replace(bare, seal=hashlib.sha256(msgspec.json.encode(bare)).hexdigest())
 
 
 def fingerprint(prints: pl.DataFrame) -> str:
-    """The SHA-256, in hexadecimal, of what prints say, however a file holds them; of all but their market codes,
-    which the lake gives.
+    """Return the SHA-256 of prints, in hexadecimal; it does not depend on the encoding of the file.
+
+    Market codes are left out, because the lake assigns them.
 
     >>> import kalshilab as kl
     >>> tape = kl.sample()[0]
     >>> fingerprint(tape.head(9)) == fingerprint(tape.head(9).drop("market")) != fingerprint(tape[1:10])
     True
     """
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, dtype in TAPE_SCHEMA.items():
         if name == "market":
             continue
         column = prints[name]
         if dtype == pl.String:
-            # Lengths keep "ab", "c" apart from "a", "bc"; null has one that no text has.
+            # Lengths distinguish "ab", "c" from "a", "bc"; null has a length that no text has.
             lengths = column.str.len_bytes().fill_null(2**32 - 1)
-            found.update(lengths.to_numpy().tobytes())
-            found.update(column.str.join("", ignore_nulls=True).item().encode())
+            sha256.update(lengths.to_numpy().tobytes())
+            sha256.update(column.str.join("", ignore_nulls=True).item().encode())
         else:
-            found.update(column.to_physical().to_numpy().tobytes())
-    return found.hexdigest()
+            sha256.update(column.to_physical().to_numpy().tobytes())
+    return sha256.hexdigest()
 
 
 class Incoming(NamedTuple):
-    """A segment, to be read day by day; `path` and `sha256` are those of its file."""
+    """A segment, read day by day; `path` and `sha256` are those of its file, None and "" in memory."""
 
     note: SegmentNote
     lazy: pl.LazyFrame
@@ -91,63 +101,65 @@ class Incoming(NamedTuple):
 
     @classmethod
     def of(cls, tape: pl.DataFrame) -> Incoming:
-        """A tape in memory.
+        """Make a segment of a tape in memory; a trade id that occurs twice is kept once.
 
         Raises:
-            TapeError: not a tape.
+            TapeError: the frame is not a tape.
         """
         rows = check_tape(tape).height
         tape = tape.select(TAPE_SCHEMA.names()).with_columns(pl.col("ticker").cast(pl.String))
-        known = tape["trade_id"].is_null()
-        if not known.all():
-            keep = known | tape["trade_id"].is_first_distinct()
+        without_id = tape["trade_id"].is_null()
+        if not without_id.all():
+            keep = without_id | tape["trade_id"].is_first_distinct()
             if not keep.all():
                 tape = tape.filter(keep)
         counted = tape.group_by(pl.col("ts").dt.date().alias("day"), maintain_order=True).len()
         ends = counted["len"].cum_sum()
         days = tuple(
-            Slice(day.isoformat(), end - length, length)
+            DaySlice(day.isoformat(), end - length, length)
             for (day, length), end in zip(counted.iter_rows(), ends, strict=True)
         )
         return cls(SegmentNote(os.urandom(12).hex(), rows, days), tape.lazy())
 
     @classmethod
     def open(cls, root: Path, name: str) -> Incoming:
-        """A staged segment.
+        """Open a staged segment.
 
         Raises:
-            LakeError: there is none of this name, or it is damaged.
+            LakeError: no segment of this name is staged, or it is damaged.
         """
         path = path_of(root, name)
         try:
-            note = msgspec.json.decode(fs.note_of(path), type=SegmentNote)
+            note = msgspec.json.decode(parquet.note_of(path), type=SegmentNote)
             if note != note.sealed():
-                raise LakeError(root, path, "has a note that does not fit its seal: it was edited or damaged")
+                raise LakeError(
+                    root, path, "has a note that does not match its seal: it was edited or damaged"
+                )
             lazy = pl.scan_parquet(path, hive_partitioning=False)
             if lazy.collect_schema() != TAPE_SCHEMA:
                 raise LakeError(root, path, "has another schema than it was staged with")
-            return cls(note, lazy, path, fs.digest(path))
+            return cls(note, lazy, path, parquet.digest(path))
         except FileNotFoundError:
             raise LakeError(root, path, "is missing: no segment of this name is staged") from None
-        except fs.UNREADABLE as error:
-            raise LakeError(root, path, f"cannot be read ({fs.short(error)})") from None
+        except parquet.UNREADABLE as error:
+            raise LakeError(root, path, f"cannot be read ({parquet.short(error)})") from None
         except msgspec.DecodeError:
             raise LakeError(root, path, "was not staged by kalshilab") from None
 
     def verify(self, root: Path) -> None:
-        """Read all of it.
+        """Read the whole segment and compare it with its note.
 
         Raises:
-            LakeError: it is not what was staged.
+            LakeError: the segment is not the one that was staged.
         """
         for part in self.note.days:
             self.read(root, part)
 
-    def read(self, root: Path, part: Slice) -> pl.DataFrame:
-        """The prints of a day.
+    def read(self, root: Path, part: DaySlice) -> pl.DataFrame:
+        """Read the prints of a day.
 
         Raises:
-            LakeError: they cannot be read, or are not those that were staged.
+            LakeError: the prints cannot be read, or are not those that were staged.
         """
         frame = self.collect(root, self.lazy.slice(part.offset, part.rows))
         if self.path is not None and fingerprint(frame) != part.sha256:
@@ -155,48 +167,48 @@ class Incoming(NamedTuple):
         return frame
 
     def tickers(self, root: Path) -> pl.DataFrame:
-        """Its tickers and the time of their first print, in the order of these.
+        """Read the tickers, each with the time of its first print and in that order.
 
         Raises:
-            LakeError: they cannot be read.
+            LakeError: the segment cannot be read.
         """
         first = self.lazy.select("ticker", "ts").group_by("ticker", maintain_order=True).first()
         return self.collect(root, first)
 
     def collect(self, root: Path, lazy: pl.LazyFrame) -> pl.DataFrame:
-        """Some of it.
+        """Collect a query over the segment.
 
         Raises:
-            LakeError: it cannot be read.
+            LakeError: the segment cannot be read.
         """
         try:
             return lazy.collect()
-        except fs.UNREADABLE as error:
-            raise LakeError(root, self.path, f"cannot be read ({fs.short(error)})") from None
+        except parquet.UNREADABLE as error:
+            raise LakeError(root, self.path, f"cannot be read ({parquet.short(error)})") from None
 
 
 def path_of(root: Path, name: str) -> Path:
-    """The file of a staged segment.
+    """Return the file of a staged segment.
 
     Raises:
-        ConfigError: not a name.
+        ConfigError: the name is not allowed.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
             "name",
             name,
-            "letters, digits, '-', '_' and '.', at most 200, a letter or digit first",
+            "1 to 200 letters, digits, '-', '_' and '.', beginning with a letter or digit",
             "argument",
         )
     return root / "incoming" / f"{name}.parquet"
 
 
 def write_segment(root: Path, name: str, tape: pl.DataFrame) -> None:
-    """Put a tape into incoming/ under a name, whole or not at all; it replaces a segment of that name.
+    """Write a tape to incoming/ atomically; a segment of that name is replaced.
 
     Raises:
-        TapeError: not a tape.
-        ConfigError: not a name.
+        TapeError: the frame is not a tape.
+        ConfigError: the name is not allowed.
     """
     path, segment = path_of(root, name), Incoming.of(tape)
     path.parent.mkdir(exist_ok=True)
@@ -208,8 +220,8 @@ def write_segment(root: Path, name: str, tape: pl.DataFrame) -> None:
             for part in note.days
         )
         note = msgspec.structs.replace(note, days=days).sealed()
-        fs.write_frame(frame, temporary, note=msgspec.json.encode(note).decode(), row_group=ROW_GROUP)
-        with _gate(root):
+        parquet.write_frame(frame, temporary, note=msgspec.json.encode(note).decode(), row_group=ROW_GROUP)
+        with _incoming_lock(root):
             fs.publish(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -217,51 +229,51 @@ def write_segment(root: Path, name: str, tape: pl.DataFrame) -> None:
     fs.sync_folder(path.parent)
 
 
-def _gate(root: Path) -> AbstractContextManager[None]:
-    """Held while a segment gets its name or is removed, so that none is removed that has just come."""
+def _incoming_lock(root: Path) -> AbstractContextManager[None]:
+    """Lock incoming/ while a segment is published or removed, so that a new segment is never removed."""
     folder = root / "incoming"
     folder.mkdir(exist_ok=True)
-    return fs.held(folder / ".lock")
+    return locked(folder / ".lock")
 
 
 def staged(root: Path, manifest: Manifest) -> list[str]:
-    """Names of the staged segments that are not in the lake yet, in order."""
+    """List the names of the segments that are not merged yet, in order."""
     merged = {m.name: m.sha256 for m in manifest.merged}
     found = (p for p in sorted((root / "incoming").glob("*.parquet")) if _NAME.fullmatch(p.stem))
-    return [p.stem for p in found if p.stem not in merged or fs.digest(p) != merged[p.stem]]
+    return [p.stem for p in found if p.stem not in merged or parquet.digest(p) != merged[p.stem]]
 
 
-def discard(root: Path, segments: Iterable[Merged]) -> tuple[Merged, ...]:
-    """Remove segments that were merged; not one that was staged anew under the name.
+def discard(root: Path, segments: Iterable[MergedSegment]) -> tuple[MergedSegment, ...]:
+    """Remove merged segments, but not a new segment that was staged under the same name.
 
     Returns:
-        those that could not be removed: the manifest must go on naming them, or they would be merged again.
+        the segments that could not be removed.  The manifest must keep naming them, or they would be merged again.
     """
-    segments, left = list(segments), []
+    segments, remaining = list(segments), []
     if not segments:
         return ()
-    with _gate(root):
+    with _incoming_lock(root):
         for segment in segments:
             path = path_of(root, segment.name)
             try:
-                if path.exists() and fs.digest(path) == segment.sha256:
+                if path.exists() and parquet.digest(path) == segment.sha256:
                     path.unlink()
             except OSError:
-                left.append(segment)
-    return tuple(left)
+                remaining.append(segment)
+    return tuple(remaining)
 
 
 def abandoned(root: Path) -> list[Path]:
-    """Temporary files in incoming/ of processes that are no more."""
-    found = []
+    """List temporary files in incoming/ whose process has ended."""
+    paths = []
     for path in (root / "incoming").glob(f".*{fs.TEMPORARY}"):
         owner = path.name.removesuffix(fs.TEMPORARY).rpartition(".")[2]
-        if owner.isdigit() and not _alive(int(owner)):
-            found.append(path)
-    return sorted(found)
+        if owner.isdigit() and not _is_alive(int(owner)):
+            paths.append(path)
+    return sorted(paths)
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -8,8 +8,8 @@ from typing import Any, Final
 import polars as pl
 
 from kalshilab.errors import LakeError, TapeError
-from kalshilab.tape.lake import fs
-from kalshilab.tape.lake.manifest import DayFile
+from kalshilab.tape.lake import parquet
+from kalshilab.tape.lake.row_groups import DayFile
 from kalshilab.tape.lake.source import StoredTape, batches
 from kalshilab.tape.schema import TAPE_SCHEMA, TIME
 
@@ -51,9 +51,9 @@ class TapeFile(StoredTape):
             ]
             if not wrong and rows:
                 first, last = ends.select(pl.all().dt.epoch("us")).collect().row(0)
-        except fs.UNREADABLE as error:
+        except parquet.UNREADABLE as error:
             raise TapeError(
-                f"{path} is neither a lake nor a Parquet file that can be read ({fs.short(error)}); "
+                f"{path} is neither a lake nor a Parquet file that can be read ({parquet.short(error)}); "
                 "kalshilab import makes a lake of CSV and JSON files"
             ) from None
         if wrong:

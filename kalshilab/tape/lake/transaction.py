@@ -1,8 +1,8 @@
-"""One change of a lake: the lake of before, or the lake of after, and nothing between.
+"""Atomic lake transaction: readers see the old or the new generation, never a mix.
 
-New files are written under temporary names and brought to the disk, then get their names, which no manifest
-names yet; then the manifest's copy is written, and the manifest itself replaced in one step.  Old files go last.
-Between the last two steps the folder holds a day twice for those who read it without the manifest.
+New files are written under temporary names, synced and renamed to names that no manifest refers to yet.  Then the copy
+of the manifest is written, and the manifest itself is replaced in one step.  Old files are removed last.  Between the
+last two steps the folder holds the changed days twice for readers that ignore the manifest.
 """
 
 from __future__ import annotations
@@ -15,87 +15,89 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from kalshilab.tape.lake import fs
-from kalshilab.tape.lake.manifest import COPY, NAME, TABLE, DayEntry, Manifest, TableEntry, Totals
-from kalshilab.tape.lake.row_groups import ROW_GROUP
-from kalshilab.tape.lake.timestamps import TIME_BYTES, lie_at
+from kalshilab import fs
+from kalshilab.tape.lake import parquet
+from kalshilab.tape.lake.manifest import COPY, NAME, TABLE, DayEntry, Manifest, TableEntry
+from kalshilab.tape.lake.row_groups import ROW_GROUP, Checksums
+from kalshilab.tape.lake.timestamps import TIME_BYTES, timestamps_lie_at
 
-__all__ = ["Swap", "leftovers", "remove"]
+__all__ = ["Transaction", "leftovers", "remove"]
 
 
-class Swap:
-    """One change of a lake: new files under a new generation, then the manifest in one step.
+class Transaction:
+    """One change of a lake: new files of the next generation, then the manifest in one step.
 
-    Files are added with `day` and `table`; nothing of them can be seen until `commit`.
+    Add files with `day` and `table`; readers cannot see them before `commit`.
+
+    Args:
+        root: the lake.
+        old: the manifest before the change; None for a new lake.
     """
 
     def __init__(self, root: Path, old: Manifest | None) -> None:
         self.root, self.generation = root, 0 if old is None else old.generation + 1
-        self._waiting: list[tuple[Path, Path]] = []
+        self._pending: list[tuple[Path, Path]] = []
         if old is not None:
-            # A change that was killed had this generation too.
+            # A killed transaction may have left files of this generation.
             remove(leftovers(root, old))
 
     def day(self, day: str, frame: pl.DataFrame) -> DayEntry:
-        """Write a day's prints."""
+        """Write the prints of a day and return the manifest's entry for them."""
         file = f"trades/day={day}/part-{self.generation}.parquet"
         (self.root / "trades" / f"day={day}").mkdir(parents=True, exist_ok=True)
         path = self._write(file, frame)
         times = frame["ts"].dt.epoch("us")
         first, last = times.gather([0, -1])
-        size, digest, totals = path.stat().st_size, fs.digest(path), Totals.of(frame)
-        begins = fs.plain_at(path, "ts", TIME_BYTES)
-        # A library that lays files out in another way costs speed, and nothing else.
-        begins = begins if lie_at(path, begins, times.to_numpy()) else ()
-        return DayEntry(day, file, frame.height, size, digest, first, last, totals, begins)
+        size, digest, totals = path.stat().st_size, parquet.digest(path), Checksums.of(frame)
+        offsets = parquet.plain_at(path, "ts", TIME_BYTES)
+        # If another version of the Parquet library arranges pages differently, only speed is lost.
+        offsets = offsets if timestamps_lie_at(path, offsets, times.to_numpy()) else ()
+        return DayEntry(day, file, frame.height, size, digest, first, last, totals, offsets)
 
     def table(self, listing: pl.DataFrame) -> TableEntry:
-        """Write the markets file."""
+        """Write the markets file and return the manifest's entry for it."""
         file = f"markets-{self.generation}.parquet"
         path = self._write(file, listing)
-        return TableEntry(file, listing.height, path.stat().st_size, fs.digest(path))
+        return TableEntry(file, listing.height, path.stat().st_size, parquet.digest(path))
 
     def _write(self, file: str, frame: pl.DataFrame) -> Path:
         path = self.root / file
         temporary = path.with_name(path.name + fs.TEMPORARY)
-        self._waiting.append((temporary, path))
-        fs.write_frame(frame, temporary, note=file, row_group=ROW_GROUP)
+        self._pending.append((temporary, path))
+        parquet.write_frame(frame, temporary, note=file, row_group=ROW_GROUP)
         return temporary
 
     def commit(self, manifest: Manifest) -> Manifest:
-        """Make this manifest, with the files that were added, the lake; then remove the files of the old one.
+        """Publish the added files and a manifest, then remove the files of the old generation.
 
         Returns:
             the manifest with its seal.
         """
-        for temporary, path in self._waiting:
+        for temporary, path in self._pending:
             fs.publish(temporary, path)
-        for folder in dict.fromkeys(path.parent for _, path in self._waiting):
+        for folder in dict.fromkeys(path.parent for _, path in self._pending):
             fs.sync_folder(folder)
         if (self.root / "trades").is_dir():
             fs.sync_folder(self.root / "trades")
         data = manifest.encoded()
+        # The copy must be durable before the manifest is replaced.
         for name in (f"manifest-{self.generation}.json", NAME):
-            temporary = self.root / (name + fs.TEMPORARY)
-            fs.write_bytes(temporary, data)
-            fs.publish(temporary, self.root / name)
-            # The copy is on the disk before the manifest is replaced; each in its turn.
-            fs.sync_folder(self.root)
+            fs.write_durably(self.root / name, data)
         sealed = msgspec.json.decode(data, type=Manifest)
         remove(leftovers(self.root, sealed))
         return sealed
 
 
 def leftovers(root: Path, manifest: Manifest) -> list[Path]:
-    """Files of other generations and temporary files, outside incoming/: a killed change left them."""
-    named = {root / d.file for d in manifest.days} | {root / manifest.markets.file, root / NAME}
-    named.add(root / f"manifest-{manifest.generation}.json")
+    """List files of other generations and temporary files outside incoming/, which killed transactions left."""
+    current = {root / d.file for d in manifest.days} | {root / manifest.markets.file, root / NAME}
+    current.add(root / f"manifest-{manifest.generation}.json")
     found = [*root.glob("trades/day=*/part-*"), *root.glob("markets-*"), *root.glob("manifest*")]
-    return sorted(p for p in found if p not in named and _ours(p))
+    return sorted(p for p in found if p not in current and _has_lake_name(p))
 
 
-def _ours(path: Path) -> bool:
-    """Whether a lake gives such names: what others put there is theirs."""
+def _has_lake_name(path: Path) -> bool:
+    """Return whether a lake gives such names; files of other programs are left alone."""
     name = path.name.removesuffix(fs.TEMPORARY)
     if path.parent.name.startswith("day="):
         return re.fullmatch(r"part-\d+\.parquet", name) is not None
@@ -103,10 +105,9 @@ def _ours(path: Path) -> bool:
 
 
 def remove(files: Sequence[Path]) -> None:
-    """Remove files nobody needs, and the day folders they leave empty."""
+    """Remove obsolete files, and the day folders that are empty then."""
     for path in files:
-        # What cannot be removed now is no part of the lake anyway: the doctor names it, and the next change
-        # tries again.
+        # A file that cannot be removed now does no harm: the doctor reports it, and the next transaction retries.
         with suppress(OSError):
             path.unlink()
             if path.parent.name.startswith("day=") and not any(path.parent.iterdir()):

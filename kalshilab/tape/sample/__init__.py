@@ -1,8 +1,8 @@
-"""The bundled sample: a few hundred made markets with everything a tape can hold.
+"""The bundled sample: a few hundred synthetic markets that cover every feature of a tape.
 
 Fair markets and a group with a planted edge, several categories, cent and sub-cent prices, whole and
-fractional sizes, early closes, scalar settlements and a few markets still unsettled.  `generate.py` makes it,
-and a test makes it again and compares.
+fractional sizes, early closes, scalar settlements and a few unsettled markets.  `generate.py` builds it, and a test
+rebuilds it and compares.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["sample"]
 
 
 def sample() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The bundled tape and markets.
+    """Return the bundled tape and markets.
 
     >>> tape, markets = sample()
     >>> tape.schema["price"], sorted(markets["category"].unique())[:2]

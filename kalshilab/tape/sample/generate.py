@@ -1,4 +1,4 @@
-"""Makes the bundled sample: ``python -m kalshilab.tape.sample.generate`` writes it beside this file."""
+"""Build the bundled sample: ``python -m kalshilab.tape.sample.generate`` writes it beside this file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from kalshilab.tape.synth import Recipe, make
 __all__ = ["build", "main"]
 
 SEED = 20_250_601
-PLANTED_EDGE = 12.0
-"""Cents: large, so that a few dozen fires of the planted group can show it."""
+PLANTED_EDGE_CENTS = 12.0
+"""Large enough to show in the few dozen fires of the planted group."""
 
 _GROUPS: tuple[tuple[str, str, int, float, str, int, bool], ...] = (
-    # series, category, markets, planted edge, price structure, tick, fractional sizes
+    # series, category, markets, planted edge (cents), price structure, tick, fractional sizes
     ("KXSAMPLEGAME", "sports", 84, 0.0, "linear_cent", 100, False),
     ("KXSAMPLESHOW", "entertainment", 44, 0.0, "linear_cent", 100, True),
     ("KXSAMPLECOIN", "crypto", 44, 0.0, "deci_cent", 10, True),
-    ("KXSAMPLEWORD", "media_mentions", 56, PLANTED_EDGE, "tapered_deci_cent", 10, False),
+    ("KXSAMPLEWORD", "media_mentions", 56, PLANTED_EDGE_CENTS, "tapered_deci_cent", 10, False),
     ("KXSAMPLERATE", "economics", 24, 0.0, "linear_cent", 100, False),
 )
 
 
 def build() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The sample's tape and markets; the same on every machine."""
+    """Build the sample's tape and markets, identically on every machine."""
     rng = np.random.default_rng(SEED)
     tapes, tables = [], []
     for series, category, count, edge, structure, tick, fractional in _GROUPS:
@@ -54,10 +54,10 @@ def build() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _special_cases(markets: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """Titles, early closes, scalar settlements, and markets still unsettled."""
+    """Add titles, early closes, scalar settlements and unsettled markets."""
     markets = markets.with_columns(
         (pl.lit("Will it happen in ") + pl.col("event") + "?").alias("title"),
-        # Two in seven close half a day before they were expected to.
+        # Two in seven close half a day early.
         pl.when(pl.int_range(pl.len()) % 7 < 2)
         .then(pl.col("close_ts") + pl.duration(hours=12))
         .otherwise("close_ts")
@@ -79,7 +79,7 @@ def _special_cases(markets: pl.DataFrame, rng: np.random.Generator) -> pl.DataFr
 
 
 def main() -> None:
-    """Write both files beside this one."""
+    """Write both files beside this module."""
     folder = Path(__file__).parent
     for name, frame in zip(("trades", "markets"), build(), strict=True):
         frame.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=15)

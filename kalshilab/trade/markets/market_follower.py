@@ -1,8 +1,8 @@
-"""Following the markets: from feed events to tracked markets, live books and fires.
+"""Market data of a session: from feed events to tracked markets, live books and fires.
 
-The one handler of the stream's public events.  It keeps the tracker, the books and the strategy's signal in
-step with what arrives, and hands each fire on; it places nothing.  A market's prints reach the signal from
-the first one seen: those that came while its category was being looked up are fed in on admission.
+The follower handles all public events of the stream.  It updates the tracker, the books and the strategy's signal, and
+passes each fire on; it places no orders.  A market's prints reach the signal from the first one received: prints that
+arrive while its category is being looked up are replayed on admission.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from heapq import nsmallest
 import msgspec
 
 from kalshilab.clock import Clock, isoformat
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import (
     BookError,
     KalshilabError,
@@ -23,11 +24,11 @@ from kalshilab.errors import (
 )
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.stream.client import Stream
-from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, EventLifecycle, Gap, Lifecycle
+from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, EventLifecycle, FeedGap, Lifecycle
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
 from kalshilab.signals import Fire, MarketState
-from kalshilab.trade.health import NO_WORD, Health
+from kalshilab.trade.health import INCONCLUSIVE_ERRORS, Health
 from kalshilab.trade.markets.tracker import Tracked, Tracker
 from kalshilab.trade.status import MarketRow
 from kalshilab.trade.strategies.strategies import Strategy
@@ -36,18 +37,27 @@ from kalshilab.trade.tasks import Tasks
 __all__ = ["CHANNELS", "Follower"]
 
 CHANNELS = ("trade", "market_lifecycle_v2", "fill", "user_orders", "market_positions")
-"""What every session listens to; books join market by market."""
+"""The channels of every session; order books are subscribed market by market."""
 
 
 class Follower:
-    """Owner of the tracker, the books and the signal's live state.
+    """The tracker, the books and the live state of the signal.
 
     Args:
+        data: the REST client for look-ups.
+        stream: the stream on which books are subscribed.
+        tracker: the markets.
+        strategy: the strategy whose signal sees the prints.
+        clock: exchange time.
+        tasks: starts look-ups.
+        health: receives failures and console lines.
+        counts: the session's counters.
         on_fire: called with each fire, in order.
         on_settled: called with the ticker of each tracked market that the exchange has settled.
-        book_timeout: wall seconds to wait for the first book of a market newly tracked.
+        book_timeout_s: wall seconds to wait for the first book of a new market.
     """
 
+    @renamed_keywords(book_timeout="book_timeout_s")
     def __init__(
         self,
         *,
@@ -61,17 +71,17 @@ class Follower:
         counts: Counter[str],
         on_fire: Callable[[Fire], None],
         on_settled: Callable[[str], None],
-        book_timeout: float,
+        book_timeout_s: float,
     ) -> None:
         self._data, self._stream, self._tasks = data, stream, tasks
         self._clock, self._health, self._counts = clock, health, counts
         self._on_fire, self._on_settled = on_fire, on_settled
-        self._book_timeout = book_timeout
+        self._book_timeout_s = book_timeout_s
         self.tracker, self.strategy = tracker, strategy
         self.books: dict[str, Book] = {}
         self.recent: deque[Trade] = deque(maxlen=20)
         self.marks: dict[str, int] = {}
-        """YES prices at which what is held is valued: the last print, or what YES paid."""
+        """YES prices at which positions are valued: the last print, or the settlement."""
         self._awaited: dict[str, asyncio.Event] = {}
         self._categories: dict[str, asyncio.Task[tuple[str, str]]] = {}
         self.handlers: dict[type, Callable[..., None]] = {
@@ -80,13 +90,13 @@ class Follower:
             BookSnapshot: self.on_snapshot,
             Lifecycle: self.on_lifecycle,
             EventLifecycle: lambda event: None,
-            Gap: self.on_gap,
+            FeedGap: self.on_gap,
         }
 
     # Prints
 
     def on_trade(self, trade: Trade) -> None:
-        """One public print."""
+        """Handle a public print."""
         self._counts["trades"] += 1
         tracked = self.tracker.get(trade.ticker)
         if tracked is None or tracked.status == "rejected":
@@ -110,67 +120,73 @@ class Follower:
             raise
         except Exception as error:
             raise SessionError(
-                f"strategy {self.strategy.name}: its signal failed at a print of {trade.ticker}: "
+                f"strategy {self.strategy.name}: its signal raised an error at a print of {trade.ticker}: "
                 f"{type(error).__name__}: {error}"
             ) from error
         if fire is None:
             return
         if not isinstance(fire, Fire) or fire.side not in ("yes", "no"):
             raise SignalError(
-                self.strategy.name, "fire", fire, 'None, or a signals.Fire that says "yes" or "no"'
+                self.strategy.name, "fire", fire, 'None, or a signals.Fire with side "yes" or "no"'
             )
         self._on_fire(fire)
 
     # Books
 
     def on_snapshot(self, event: BookSnapshot) -> None:
-        """A whole book; ends the distrust that a gap began."""
+        """Replace a book by its snapshot, which ends the uncertainty after a gap."""
         book = self.books.get(event.ticker)
         if book is None:
             book = self.books[event.ticker] = Book()
         try:
             book.load(event.yes, event.no)
         except BookError as error:
-            self._distrust(event.ticker, str(error))
+            self._drop_book(event.ticker, str(error))
             return
         waiter = self._awaited.pop(event.ticker, None)
         if waiter is not None:
             waiter.set()
 
     def on_delta(self, event: BookDelta) -> None:
-        """One level of a book changed."""
+        """Apply a change of one level of a book."""
         book = self.books.get(event.ticker)
         if book is None:
             return
         try:
             book.apply(event.side, event.price, event.delta)
         except BookError as error:
-            self._distrust(event.ticker, str(error))
+            self._drop_book(event.ticker, str(error))
 
-    def _distrust(self, ticker: str, why: str) -> None:
-        """Drop a book that cannot be right and ask for it anew."""
+    def _drop_book(self, ticker: str, reason: str) -> None:
+        """Drop an inconsistent book and request a snapshot."""
         self.books.pop(ticker, None)
-        self._health.say(f"{ticker}: book dropped, {why}")
+        self._health.log(f"{ticker}: book dropped, {reason}")
         self._stream.get_snapshot([ticker])
 
-    def on_gap(self, gap: Gap) -> None:
-        """Frames were lost: books of that subscription are wrong until their snapshots come."""
+    def on_gap(self, gap: FeedGap) -> None:
+        """Drop the books of a subscription that lost frames, until their snapshots arrive."""
         self._counts["gaps"] += 1
-        self._health.say(f"{gap.channel}: frames lost")
+        self._health.log(f"{gap.channel}: frames lost")
         if gap.channel == "orderbook_delta":
             for ticker in gap.tickers:
                 self.books.pop(ticker, None)
 
     def on_disconnect(self) -> None:
-        """No book is to be trusted across a lost connection."""
+        """Drop all books: none is valid across a lost connection."""
         self.books.clear()
 
-    async def book(self, ticker: str, timeout: float) -> Book | None:
-        """The live book of a market, waiting up to `timeout` wall seconds for its first snapshot."""
-        if ticker not in self.books and timeout > 0:
+    @renamed_keywords(timeout="timeout_s")
+    async def book(self, ticker: str, timeout_s: float) -> Book | None:
+        """Return the live book of a market, or `None` before its first snapshot.
+
+        Args:
+            ticker: the market.
+            timeout_s: wall seconds to wait for the first snapshot.
+        """
+        if ticker not in self.books and timeout_s > 0:
             waiter = self._awaited.setdefault(ticker, asyncio.Event())
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(timeout_s):
                     await waiter.wait()
             except TimeoutError:
                 return None
@@ -179,7 +195,7 @@ class Follower:
     # Lifecycle
 
     def on_lifecycle(self, event: Lifecycle) -> None:
-        """A market was created, moved, paused, determined or settled."""
+        """Handle a market that was created, rescheduled, paused, determined or settled."""
         kind, ticker = event.kind, event.ticker
         if kind == "created":
             if self.tracker.begin(ticker):
@@ -222,7 +238,7 @@ class Follower:
         try:
             market = await self._data.market(event.ticker)
             series, category = await self._category(market.event)
-        except NO_WORD as error:
+        except INCONCLUSIVE_ERRORS as error:
             self._counts["lookup_errors"] += 1
             self._health.degraded("discovery", f"{event.ticker}: {error}")
             self.tracker.forget(event.ticker)
@@ -231,14 +247,18 @@ class Follower:
         await self.follow(msgspec.structs.replace(market, series=series, category=category))
 
     async def _category(self, event: str) -> tuple[str, str]:
-        """Series and category of an event; looked up once, however many of its markets ask at the same time."""
+        """Return series and category of an event; concurrent callers share one look-up."""
         task = self._categories.get(event)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._categories[event] = asyncio.ensure_future(self._data.category(event))
         return await asyncio.shield(task)
 
     async def follow(self, market: Market) -> bool:
-        """Admit a market that was looked up: subscribe its book, feed the prints that waited."""
+        """Admit a market after its look-up: subscribe its book and replay the prints that waited.
+
+        Returns:
+            False if the tracker rejects the market.
+        """
         if not self.tracker.accept(market, self._clock.now()):
             return False
         self._counts["tracked"] += 1
@@ -246,10 +266,10 @@ class Follower:
             waiter = self._awaited.setdefault(market.ticker, asyncio.Event())
             self._stream.add_markets("orderbook_delta", [market.ticker])
             try:
-                async with asyncio.timeout(self._book_timeout):
+                async with asyncio.timeout(self._book_timeout_s):
                     await waiter.wait()
             except TimeoutError:
-                self._health.say(f"{market.ticker}: no book within {self._book_timeout:g} s")
+                self._health.log(f"{market.ticker}: no book within {self._book_timeout_s:g} s")
         tracked = self.tracker.get(market.ticker)
         assert tracked is not None
         for trade in self.tracker.join(market.ticker):
@@ -257,48 +277,50 @@ class Follower:
         return True
 
     async def discover(self) -> None:
-        """Find open markets over REST and follow those that are wanted; a failure degrades, it ends nothing."""
+        """List open markets over REST and follow those that are admitted; a failure only degrades the health."""
         try:
             wanted = []
             now = self._clock.now()
-            # No market is left out by the clock where closing times are told not to matter: it may not be the
-            # exchange's, and then it would leave out all of them.
-            for market in await self._data.open_markets(min_close_ts=now if self.tracker.close_min else 0):
+            # With close_min_minutes=0, closing times do not matter, and the filter must not use the clock: if it is not
+            # the exchange's clock, it would exclude every market.
+            for market in await self._data.open_markets(min_close_ts=now if self.tracker.close_min_us else 0):
                 if self.tracker.begin(market.ticker):
                     series, category = market.series, market.category
                     if not category:
                         series, category = await self._category(market.event)
                     wanted.append(msgspec.structs.replace(market, series=series, category=category))
-            # Together: each waits for its first book, and there may be a thousand of them.
-            found = sum(await asyncio.gather(*(self.follow(market) for market in wanted)))
-        except NO_WORD as error:
+            # Concurrently: each waits for its first book, and there may be a thousand of them.
+            followed = sum(await asyncio.gather(*(self.follow(market) for market in wanted)))
+        except INCONCLUSIVE_ERRORS as error:
             self._health.degraded("discovery", str(error))
             return
         self._health.healthy("discovery")
-        if found:
-            self._health.say(f"discovery: {found} markets followed")
+        if followed:
+            self._health.log(f"discovery: {followed} markets followed")
         elif not len(self.tracker):
-            late = f" that closes after {isoformat(now)}, our clock; close_min_minutes=0 takes any"
-            self._health.say(
-                f"discovery: the exchange lists no open market{late if self.tracker.close_min else ''}"
+            condition = f" that closes after {isoformat(now)} (session clock); close_min_minutes=0 admits any"
+            self._health.log(
+                f"discovery: the exchange lists no open market{condition if self.tracker.close_min_us else ''}"
             )
         elif not self.tracker.active:
-            why = ", ".join(f"{n} {reason}" for reason, n in self.tracker.rejected.most_common())
-            self._health.say(f"discovery: no open market followed ({why})")
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self.tracker.rejected.most_common())
+            self._health.log(f"discovery: no open market followed ({reasons})")
 
-    async def keep_discovering(self, wall: Clock, interval: float) -> None:
-        """Discover again every `interval` wall seconds, until cancelled."""
+    @renamed_keywords(interval="interval_s")
+    async def keep_discovering(self, wall: Clock, interval_s: float) -> None:
+        """Repeat the discovery every `interval_s` wall seconds, until cancelled."""
         while True:
-            await wall.sleep(interval)
+            await wall.sleep(interval_s)
             await self.discover()
 
-    def rows(self, most: int = 30) -> list[MarketRow]:
-        """The tracked markets with the most prints, for display."""
+    @renamed_keywords(most="limit")
+    def rows(self, limit: int = 30) -> list[MarketRow]:
+        """Return the tracked markets with the most prints, for display."""
         rows = []
         signal = self.strategy.signal
         known = [t for t in self.tracker.all() if t.market is not None]
-        # A signal's state is read of those that are shown: several times a second, of a thousand markets, it tells.
-        for tracked in nsmallest(most, known, key=lambda t: (t.status != "active", -t.prints)):
+        # Read the signal's state of the displayed markets only: reading a thousand, several times a second, is slow.
+        for tracked in nsmallest(limit, known, key=lambda t: (t.status != "active", -t.prints)):
             assert tracked.market is not None
             n_trades, ratio, drop = tracked.prints, None, None
             state = None if signal is None else signal.state(tracked.ticker)

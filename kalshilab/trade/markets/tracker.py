@@ -1,8 +1,8 @@
-"""Which markets a session follows: admission, capacity, and the way from created to settled.
+"""Selection of the markets that a session follows: admission, capacity, and the life from created to settled.
 
-A public lifecycle message names a market but not its category, so admission needs a look-up over REST.
-Prints that arrive while it is under way are kept and handed over on admission, so that the anchor of a signal
-is the first print seen, not the first after a slow answer.
+A public lifecycle message names a market but not its category, so admission needs a look-up over REST.  Prints that
+arrive during the look-up are kept and replayed on admission, so a signal starts at the first print received, not at the
+first print after a slow answer.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.market.model import Market, Trade
 
 __all__ = ["Tracked", "Tracker", "category_matches"]
 
 PENDING_LIMIT = 10_000
-"""Prints kept for one market under look-up; beyond it the market is refused rather than its past cut."""
+"""Prints kept for one market during its look-up; beyond it the market is rejected, because its history would be cut."""
 
 
 class Tracked:
-    """One market as the session follows it.  `status` runs looking → active → closed → determined → settled,
-    or ends at rejected."""
+    """One market of a session.
+
+    `status` runs looking → active → closed → determined → settled, or ends at rejected.  `last_price` is the YES price in
+    price units.
+    """
 
     __slots__ = ("last_price", "market", "pending", "prints", "reason", "status", "ticker")
 
@@ -39,26 +43,27 @@ class Tracked:
 
 
 class Tracker:
-    """The one owner of what is tracked.
+    """The markets of a session, by ticker.
 
     Args:
-        categories: names to admit, or ("all",).
-        tickers: if not empty, only these are admitted, whatever their category.
-        max_markets: active markets at once; one more is rejected, none is thrown out.
-        close_min: a market that closes within so many microseconds is not admitted; 0 turns this off.
+        categories: categories to admit, or ("all",).
+        tickers: if not empty, only these markets are admitted, of any category.
+        max_markets: maximum number of active markets; beyond it new markets are rejected.
+        close_min_us: markets that close within this many microseconds are rejected; 0: no such limit.
     """
 
+    @renamed_keywords(close_min="close_min_us")
     def __init__(
         self,
         categories: Iterable[str],
         tickers: Iterable[str] = (),
         max_markets: int = 1000,
-        close_min: int = 0,
+        close_min_us: int = 0,
     ) -> None:
         self._categories = tuple(categories)
         self._only = frozenset(tickers)
         self._max = max_markets
-        self.close_min = close_min
+        self.close_min_us = close_min_us
         self._markets: dict[str, Tracked] = {}
         self.active = 0
         self.rejected: Counter[str] = Counter()
@@ -67,30 +72,37 @@ class Tracker:
         return len(self._markets)
 
     def get(self, ticker: str) -> Tracked | None:
-        """The market if it is known in any status."""
+        """Return a market of any status, or `None` if it is unknown."""
         return self._markets.get(ticker)
 
     def all(self, status: str | None = None) -> list[Tracked]:
-        """The markets known, of one status if given, in the order they were found."""
+        """Return the known markets, optionally of one status, in the order of their discovery."""
         return [t for t in self._markets.values() if status is None or t.status == status]
 
     def begin(self, ticker: str) -> bool:
-        """Note that a look-up starts.  False if the market is known already or not wanted at all."""
+        """Start a look-up; return False if the market is known already or excluded by `tickers`."""
         if ticker in self._markets or (self._only and ticker not in self._only):
             return False
         self._markets[ticker] = Tracked(ticker)
         return True
 
     def hold(self, tracked: Tracked, trade: Trade) -> None:
-        """Keep a print of a market under look-up."""
+        """Keep a print until the look-up of its market ends."""
         if len(tracked.pending) >= PENDING_LIMIT:
             self.reject(tracked.ticker, "look-up too slow")
             return
         tracked.pending.append(trade)
 
     def accept(self, market: Market, now: int) -> bool:
-        """Decide on a market that was looked up.  Accepted, it takes its place at once, but its prints are
-        still kept until `join`, so that they reach the signal in order."""
+        """Admit or reject a market after its look-up; return whether it is admitted.
+
+        An admitted market counts towards the capacity at once, but its prints are still kept until `join`, so that they
+        reach the signal in order.
+
+        Args:
+            market: the market, with its category.
+            now: exchange time in microseconds.
+        """
         tracked = self._markets.setdefault(market.ticker, Tracked(market.ticker))
         if tracked.status != "looking" or tracked.market is not None:
             return False
@@ -103,7 +115,7 @@ class Tracker:
         return True
 
     def join(self, ticker: str) -> list[Trade]:
-        """Make an accepted market active; the prints kept for it, in order, for the signal."""
+        """Make an admitted market active and return its kept prints, in order."""
         tracked = self._markets[ticker]
         if tracked.status != "looking" or tracked.market is None:
             return []
@@ -119,12 +131,12 @@ class Tracker:
                 return "category"
         if market.status not in ("active", "initialized", ""):
             return f"status {market.status}"
-        if self.close_min and market.close_ts and market.close_ts - now < self.close_min:
+        if self.close_min_us and market.close_ts and market.close_ts - now < self.close_min_us:
             return "closes too soon"
         return "capacity" if self.active >= self._max else ""
 
     def reject(self, ticker: str, reason: str) -> None:
-        """Refuse a market for good."""
+        """Reject a market permanently."""
         tracked = self._markets.setdefault(ticker, Tracked(ticker))
         if tracked.market is not None and tracked.status == "looking":
             self.active -= 1
@@ -132,19 +144,19 @@ class Tracker:
         self.rejected[reason] += 1
 
     def forget(self, ticker: str) -> None:
-        """Drop a market whose look-up failed, so that it can be found again."""
+        """Drop a market whose look-up failed, so that it can be discovered again."""
         tracked = self._markets.get(ticker)
         if tracked is not None and tracked.status == "looking" and tracked.market is None:
             del self._markets[ticker]
 
     def update(self, market: Market) -> None:
-        """Take newer facts of a tracked market."""
+        """Replace the facts of a tracked market."""
         tracked = self._markets.get(market.ticker)
         if tracked is not None and tracked.market is not None:
             tracked.market = market
 
     def advance(self, ticker: str, status: str) -> bool:
-        """Move a tracked market to closed, determined or settled.  False if it is not tracked or is there."""
+        """Change the status of a tracked market; return False if it is not tracked or has that status already."""
         tracked = self._markets.get(ticker)
         if tracked is None or tracked.market is None or tracked.status in ("rejected", status):
             return False
@@ -157,7 +169,11 @@ class Tracker:
 
 
 def category_matches(category: str, wanted: str) -> bool:
-    """Whether a category of the exchange is the one wanted: all words of one are among those of the other.
+    """Return whether two category names match: all words of one are among those of the other.
+
+    Args:
+        category: the exchange's name.
+        wanted: the name in the settings.
 
     >>> category_matches("Mentions", "media_mentions"), category_matches("Climate and Weather", "weather")
     (True, True)

@@ -1,9 +1,8 @@
-"""From intent to one known outcome: the only place that sends orders.
+"""Execution: from an intent to its one known outcome.  No other module sends orders.
 
-The order of things never varies: the intent goes to the journal, then the order to the exchange, then the
-outcome to the journal.  When no answer comes, nothing is sent again: the order is looked up under its client
-order id until it is found or shown to be absent.  A duplicate id is the exchange's word that the first
-sending arrived.
+The sequence is fixed: the intent goes to the journal, then the order to the exchange, then the outcome to the journal.
+An order without an answer is never sent again: execution looks it up by its client order id until it is found or shown
+to be absent.  A duplicate-id error means that the first copy arrived.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from kalshilab.errors import ApiError, ConnectionFailed, HostRefused, OutcomeUnk
 from kalshilab.kalshi.rest.orders import CancelAck, OrderAck, OrderRequest
 from kalshilab.market.model import Fill, Order
 from kalshilab.trade.events import CLIENT_PREFIX, Intent, Outcome
-from kalshilab.trade.health import NO_WORD
+from kalshilab.trade.health import INCONCLUSIVE_ERRORS
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.orders.portfolio import Portfolio
 
 __all__ = ["Execution", "OrderClient"]
 
 LOOKUP_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""Wall seconds before each look-up of an order whose answer was lost: reads lag behind writes."""
+"""Wall seconds before each look-up of an order without an answer; the exchange's reads lag behind its writes."""
 
 
 class OrderClient(Protocol):
-    """What execution needs of `kalshilab.kalshi.rest.orders.DemoOrders`."""
+    """The part of `kalshilab.kalshi.rest.orders.DemoOrders` that execution uses."""
 
     async def create(self, request: OrderRequest, /) -> OrderAck: ...
 
@@ -40,14 +39,19 @@ class OrderClient(Protocol):
 
 
 class Execution:
-    """Sends orders and keeps the set of those that rest.
+    """Sender of orders that tracks the resting ones.
 
     Args:
         client: the order client.
-        journal, portfolio: where intents, outcomes, orders and fills go.
+        journal: receives intents, outcomes, orders and fills.
+        portfolio: receives fills.
         clock: exchange time.
-        wall: the machine's clock, for waiting.
-        delays: wall seconds before each look-up after a lost answer.
+        wall: machine time, for waiting.
+        delays: wall seconds before each look-up of an order without an answer.
+
+    Attributes:
+        open: the resting orders by order id.
+        in_flight: requests without an answer yet.
     """
 
     def __init__(
@@ -63,17 +67,17 @@ class Execution:
         self._clock, self._wall, self._delays = clock, wall, tuple(delays)
         self.open: dict[str, Order] = {}
         self._ended: set[str] = set()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self.in_flight = 0
         self.api_errors = 0
-        """Errors of the order client in a row; a success ends the row."""
+        """Consecutive errors of the order client; a success resets it to 0."""
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def submit(self, intent: Intent) -> Outcome:
-        """Send one order and return what became of it.  Never raises for what the exchange says.
+        """Send one order and return its outcome; an error of the exchange is an outcome, not an exception.
 
-        The caller must not cancel this while it runs: wait for `idle` instead.
+        The caller must not cancel this call; wait for `idle` instead.
         """
         request = OrderRequest(
             ticker=intent.ticker,
@@ -89,8 +93,8 @@ class Execution:
         finally:
             self._end()
         self._journal.write("outcome", outcome)
-        if outcome.kind == "accepted" and outcome.order_id not in self._told:
-            # The stream may have told of this order before the answer came; then it knows better.
+        if outcome.kind == "accepted" and outcome.order_id not in self._reported:
+            # If the stream reported this order before the answer came, its report is newer.
             self.on_order(self._acknowledged(intent, outcome))
         return outcome
 
@@ -114,14 +118,14 @@ class Execution:
         )
 
     async def _resolve(self, intent: Intent) -> Outcome:
-        """Find out whether an order arrived.  "absent" only if that is what the exchange says in the end."""
+        """Look up whether an order arrived; "absent" only if the last look-up was answered and did not find it."""
         answered = False
         for delay in self._delays:
             await self._wall.sleep(delay)
             try:
                 order = await self._client.find(intent.client_order_id, intent.ticker)
-            except NO_WORD:
-                # What an earlier look-up said may not hold any more.
+            except INCONCLUSIVE_ERRORS:
+                # The answer of an earlier look-up may be outdated.
                 self.api_errors += 1
                 answered = False
                 continue
@@ -139,7 +143,7 @@ class Execution:
         return self._outcome(intent, "absent" if answered else "unknown", code="no_answer")
 
     async def recover(self) -> list[Outcome]:
-        """Settle the intents that an earlier process of this run left open."""
+        """Resolve the intents that an earlier process of this run left without an outcome; return the outcomes."""
         outcomes = []
         for intent in self._journal.unresolved():
             self._begin()
@@ -152,9 +156,9 @@ class Execution:
         return outcomes
 
     def on_order(self, order: Order) -> None:
-        """Take the exchange's word on one of our orders."""
+        """Record the state of an order as the exchange reports it."""
         self._journal.write("order", order)
-        self._told.add(order.order_id)
+        self._reported.add(order.order_id)
         if order.status == "resting" and order.remaining > 0:
             if order.order_id not in self._ended:
                 self.open[order.order_id] = order
@@ -163,7 +167,7 @@ class Execution:
             self.open.pop(order.order_id, None)
 
     def on_fill(self, fill: Fill) -> bool:
-        """Take one fill; False if it was known.  The order stays open until the exchange says it is done."""
+        """Record one fill; return False if it was known.  The order stays open until the exchange reports its end."""
         if self._portfolio.knows(fill):
             return False
         if not self._journal.write("fill", fill, f"{fill.trade_id}|{fill.order_id}"):
@@ -171,17 +175,20 @@ class Execution:
         return self._portfolio.fill(fill)
 
     async def cancel_stale(self) -> int:
-        """Cancel resting orders that an earlier run of ours left behind; how many there were."""
-        stale = [o for o in await self._resting_of_ours() if o.order_id not in self.open]
+        """Cancel the resting orders of earlier sessions; return their number."""
+        stale = [o for o in await self._own_resting_orders() if o.order_id not in self.open]
         for order in stale:
             await self._cancel(order.order_id, order.ticker)
         return len(stale)
 
     async def cancel_all(self, rounds: int = 5) -> list[Order]:
-        """Cancel every resting order of ours and ask the exchange whether any is left.
+        """Cancel every resting order of this program and check with the exchange that none is left.
+
+        Args:
+            rounds: maximum number of attempts.
 
         Returns:
-            What still rests after `rounds` tries; empty when all is well.
+            The orders that still rest after the last attempt; empty on success.
         """
         left: list[Order] = []
         for turn in range(rounds):
@@ -191,19 +198,19 @@ class Execution:
                 await self._cancel(order.order_id, order.ticker)
             unsure = bool(self.open)
             try:
-                left = await self._resting_of_ours()
-            except NO_WORD:
+                left = await self._own_resting_orders()
+            except INCONCLUSIVE_ERRORS:
                 self.api_errors += 1
                 left = list(self.open.values())
                 continue
-            # Also what was cancelled without an answer, or ended by the exchange itself, is open no more.
+            # The listing also covers orders cancelled without an answer or ended by the exchange.
             self.open = {o.order_id: o for o in left}
-            # A listing lags behind writes: of what no answer said that it is cancelled, a later one is asked.
+            # A listing lags behind writes: if a cancel had no answer, check a later listing too.
             if not left and not unsure:
                 break
         return left
 
-    async def _resting_of_ours(self) -> list[Order]:
+    async def _own_resting_orders(self) -> list[Order]:
         orders = await self._client.list(status="resting")
         return [o for o in orders if o.client_order_id.startswith(CLIENT_PREFIX)]
 
@@ -212,7 +219,7 @@ class Execution:
         try:
             await self._client.cancel(order_id, ticker=ticker)
         except ApiError as error:
-            # 404: filled or cancelled already, which is what was wanted. Anything else shows in the next listing.
+            # 404: the order is filled or cancelled already. Any other error shows in the next listing.
             if error.status != 404:
                 self.api_errors += 1
                 return
@@ -225,7 +232,7 @@ class Execution:
         self.open.pop(order_id, None)
 
     async def idle(self) -> None:
-        """Return once nothing is in flight."""
+        """Wait until no request is in flight."""
         await self._idle.wait()
 
     def _begin(self) -> None:

@@ -1,16 +1,16 @@
 """The journal: an append-only record of a run in one SQLite file.
 
-Everything that could cost money is written here *before* it happens (an intent) or as soon as it is known
-(its outcome, fills, settlements), each in a transaction of its own, so that after `kill -9` the file tells
-what was meant and what the exchange must be asked.  Rows are never changed or removed: the database itself
-refuses it.  Positions, cash and results are folds over these rows (`kalshilab.trade.orders.portfolio`).
+An intent is written *before* its order is sent; outcomes, fills and settlements are written as soon as they are known.
+Each row is one transaction, so after `kill -9` the file shows which orders were intended and which of them need a
+look-up at the exchange.  The database refuses changes and deletions.  Positions, cash and results are folds over these
+rows (`kalshilab.trade.orders.portfolio`).
 
-One table, `entries(seq, ts, wall, kind, key, body)`: `ts` exchange time and `wall` machine time in
-microseconds, `body` JSON of the value written, `key` what makes it unique within its kind (a fill's trade
-and order, an intent's client order id), so that a fill reported twice, by stream and by REST, is one row.
+The only table is `entries(seq, ts, wall, kind, key, body)`.  `ts` is exchange time and `wall` machine time, both in
+microseconds; `body` is the value as JSON.  `key` is unique within a kind (a fill's trade and order, an intent's client
+order id), so a fill that both the stream and REST report is one row.
 
-Write-ahead logging with `synchronous=NORMAL`: a row survives the death of the process at once; the death of
-the machine may lose the last moments, which the start-up reconciliation then finds at the exchange.
+The file uses write-ahead logging with `synchronous=NORMAL`.  A row survives a killed process at once; a crash of the
+machine may lose the last moments, which the reconciliation at the next start fetches from the exchange.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One row, decoded."""
+    """One decoded row; `ts` is exchange time and `wall` machine time, in microseconds."""
 
     seq: int
     ts: int
@@ -72,7 +72,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """An open journal.  Use `Journal.create` for a run's own, `Journal.open` to read one (also while it grows).
+    """An open journal: `Journal.create` to write one, `Journal.open` to read one, also while it grows.
 
     >>> import tempfile
     >>> from kalshilab.clock import SimClock
@@ -92,10 +92,15 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path, clock: Clock, wall: Clock) -> Journal:
-        """A new journal, or an existing one opened to be continued.
+        """Create a journal, or open an existing one to continue it.
+
+        Args:
+            path: the file; missing folders are created.
+            clock: exchange time.
+            wall: machine time.
 
         Raises:
-            JournalError: not a journal, of another version, or not writable.
+            JournalError: the file is not a journal, has another version, or is not writable.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         db = _connect(path, f"file:{path.as_posix()}?mode=rwc")
@@ -112,10 +117,10 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """An existing journal, read only.
+        """Open an existing journal for reading.
 
         Raises:
-            JournalError: no such file, not a journal, or of another version.
+            JournalError: the file is missing, is not a journal, or has another version.
         """
         if not path.is_file():
             raise JournalError(f"{path}: no such journal")
@@ -128,16 +133,25 @@ class Journal:
         return cls(path, db, None, None)
 
     def write(self, kind: str, value: msgspec.Struct, key: str | None = None) -> bool:
-        """Append one value, durably, before returning.  False if `key` was written before (nothing changes)."""
+        """Append one value durably.
+
+        Args:
+            kind: one of `KINDS`.
+            value: the value.
+            key: makes the value unique within its kind.
+
+        Returns:
+            False if the key exists already; the journal is then unchanged.
+        """
         return self._append(kind, msgspec.json.encode(value).decode(), key)
 
-    def note(self, what: str, **facts: Any) -> None:
-        """Append a note: a word and its facts."""
+    def note(self, what: str, **facts: object) -> None:
+        """Append a note: its name and its facts."""
         self._append("note", msgspec.json.encode({"what": what, **facts}).decode(), None)
 
     def _append(self, kind: str, body: str, key: str | None) -> bool:
         if self._clock is None or self._wall is None:
-            raise JournalError(f"{self.path}: opened to be read, not written")
+            raise JournalError(f"{self.path}: the journal is open for reading only")
         try:
             done = self._db.execute(
                 "INSERT OR IGNORE INTO entries (ts, wall, kind, key, body) VALUES (?, ?, ?, ?, ?)",
@@ -148,11 +162,11 @@ class Journal:
         return done.rowcount == 1
 
     def __iter__(self) -> Iterator[Entry]:
-        """All entries in the order they were written."""
+        """Yield all entries in the order of writing."""
         yield from self._select("SELECT seq, ts, wall, kind, key, body FROM entries ORDER BY seq")
 
     def values(self, kind: str) -> list[Any]:
-        """The values of one kind, in the order they were written."""
+        """Return the values of one kind, in the order of writing."""
         query = "SELECT seq, ts, wall, kind, key, body FROM entries WHERE kind = ? ORDER BY seq"
         return [entry.value for entry in self._select(query, kind)]
 
@@ -165,12 +179,12 @@ class Journal:
             raise JournalError(f"{self.path}: {error}") from None
 
     def unresolved(self) -> list[Intent]:
-        """Intents without a known outcome: what a restart must ask the exchange about."""
-        settled = {o.client_order_id for o in self.values("outcome") if o.kind != "unknown"}
-        return [i for i in self.values("intent") if i.client_order_id not in settled]
+        """Return the intents without a known outcome, which a restart must look up at the exchange."""
+        resolved = {o.client_order_id for o in self.values("outcome") if o.kind != "unknown"}
+        return [i for i in self.values("intent") if i.client_order_id not in resolved]
 
     def close(self) -> None:
-        """Close the file; further calls are errors."""
+        """Close the file; further calls raise an error."""
         self._db.close()
 
     def __enter__(self) -> Journal:
@@ -185,7 +199,7 @@ class Journal:
 
 def _connect(path: Path, uri: str) -> sqlite3.Connection:
     try:
-        # Autocommit: every append is a transaction of its own.  The session's thread is the only writer.
+        # Autocommit: each append is one transaction.  The session's thread is the only writer.
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
     except sqlite3.Error as error:
         raise JournalError(f"{path}: {error}") from None
@@ -194,4 +208,4 @@ def _connect(path: Path, uri: str) -> sqlite3.Connection:
 def _check_version(path: Path, db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != VERSION:
-        raise JournalError(f"{path}: is not a journal of version {VERSION} (found {version})")
+        raise JournalError(f"{path}: journal version must be {VERSION}, got {version}")

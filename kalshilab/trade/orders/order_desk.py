@@ -1,9 +1,8 @@
-"""The desk: what is done about a fire.
+"""The order desk: decides about each fire.
 
-Each fire is decided on its own and in turn (two prints that arrive together cannot place two orders past one
-limit), and every decision is written down with its reason.  What stands in the way only for a moment, the
-rate limit or a book not yet there, defers the fire instead of losing it; a deferred fire is tried again with
-the book as it is then, until it is no longer fresh.
+Fires are decided one at a time, so two prints that arrive together cannot place two orders past one limit.  The journal
+stores every decision with its reason.  A temporary obstacle (the rate limit, or a book that has not arrived) defers a
+fire; the desk retries it with the current book until it is no longer fresh.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from kalshilab.trade.orders.execution import Execution
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.orders.portfolio import Portfolio
 from kalshilab.trade.state_machine import Machine
-from kalshilab.trade.strategies.risk import Limits, refusal
+from kalshilab.trade.strategies.risk import RiskLimits, refusal
 from kalshilab.trade.strategies.strategies import Quote
 from kalshilab.units import show_cents, show_contracts
 
 __all__ = ["Desk"]
 
-FRESH = 60_000_000
-"""Microseconds of exchange time for which a deferred fire is worth trying again."""
+FRESH_US = 60_000_000
+"""Microseconds of exchange time for which a deferred fire is retried."""
 
 
 class Desk:
-    """Decides about fires and places orders; owns the rate limit and the memory of entries."""
+    """The desk of a session: it decides about fires, places orders, and keeps the rate limit and the entries."""
 
     def __init__(
         self,
@@ -53,46 +52,46 @@ class Desk:
         self._run_id, self._follower, self._execution = run_id, follower, execution
         self._portfolio, self._machine, self._journal = portfolio, machine, journal
         self._clock, self._health, self._counts = clock, health, counts
-        self._limits = Limits.of(settings)
+        self._limits = RiskLimits.of(settings)
         per_minute = settings.attempts_per_minute
         self._bucket = TokenBucket(per_minute / 60, max(per_minute, 1.0), clock)
-        self._book_timeout = settings.orderbook_timeout
+        self._book_timeout_s = settings.orderbook_timeout_s
         self._turn = asyncio.Lock()
         self._entries: dict[str, Fire] = {}
         self._deferred: deque[Fire] = deque()
         self._retrying = False
         self.decisions: deque[Decision] = deque(maxlen=100)
         self.closed = False
-        """Once set, no further order is placed: the kill switch, asked before every order."""
+        """Kill switch, checked before each order: once set, no order is placed."""
 
     async def act(self, fire: Fire) -> Decision:
-        """Decide about one fire and carry the decision out."""
+        """Decide about one fire and execute the decision."""
         async with self._turn:
             return await self._decide(fire)
 
     def due(self) -> bool:
-        """Whether a fire that waits can be tried again now, or is no longer fresh.
+        """Return whether a deferred fire can be retried now, or is no longer fresh.
 
-        By exchange time and by what is there, never by the machine's clock: a run over a tape is the same at
-        any speed.
+        The answer depends on exchange time and the available books, never on the machine's clock, so a run over a tape
+        is the same at any speed.
         """
         if not self._deferred or self._retrying:
             return False
         now = self._clock.now()
-        if any(now - fire.ts > FRESH for fire in self._deferred):
+        if any(now - fire.ts > FRESH_US for fire in self._deferred):
             return True
         return self._bucket.tokens >= 1 and any(f.ticker in self._follower.books for f in self._deferred)
 
     async def retry(self) -> None:
-        """Try deferred fires again, and let go those no longer fresh."""
+        """Retry deferred fires, and expire those that are no longer fresh."""
         self._retrying = True
         try:
             await self._retry()
         finally:
             self._retrying = False
 
-    def let_go(self) -> None:
-        """The session ends: what still waits is not tried again."""
+    def expire_deferred(self) -> None:
+        """Expire all deferred fires at the end of the session."""
         while self._deferred:
             self._write(self._deferred.popleft(), "expired", "session ended")
 
@@ -100,7 +99,7 @@ class Desk:
         async with self._turn:
             for _ in range(len(self._deferred)):
                 fire = self._deferred.popleft()
-                if self._clock.now() - fire.ts > FRESH:
+                if self._clock.now() - fire.ts > FRESH_US:
                     self._write(fire, "expired", "deferred too long")
                 else:
                     await self._decide(fire, again=True)
@@ -122,7 +121,7 @@ class Desk:
         if not self._bucket.try_acquire():
             self._counts["rate_limited"] += not again
             return self._defer(fire, "rate limit", again)
-        book = await self._follower.book(ticker, 0 if again else self._book_timeout)
+        book = await self._follower.book(ticker, 0 if again else self._book_timeout_s)
         if book is None:
             return self._defer(fire, "no book", again)
         quote = strategy.quote(fire, book, tracked.market.grid)
@@ -172,7 +171,7 @@ class Desk:
         self._counts["orders"] += 1
         self._counts["reentries"] += held
         self._entries[fire.ticker] = fire
-        self._health.say(
+        self._health.log(
             f"{fire.ticker}: {'bid' if quote.side == 'bid' else 'NO at'} "
             f"{show_cents(quote.price if quote.side == 'bid' else 10_000 - quote.price)}, "
             f"{show_contracts(quote.size)} contracts"
@@ -182,7 +181,7 @@ class Desk:
     def _defer(self, fire: Fire, reason: str, again: bool) -> Decision:
         self._deferred.append(fire)
         if again:
-            # Said once already; a fire that waits is not a new decision each time it is looked at.
+            # The deferral is journalled already; a retry that defers again is not a new decision.
             return Decision(ts=self._clock.now(), ticker=fire.ticker, action="deferred", reason=reason)
         return self._write(fire, "deferred", reason)
 

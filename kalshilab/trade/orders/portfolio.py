@@ -1,8 +1,8 @@
 """Cash, positions and profit as a fold over fills and settlements.
 
-Nothing here is told what we own: it is added up from what happened, exactly, in money units, so that it can
-be held against what the exchange says (`gap`).  One signed position a market, as on the exchange: a fill on
-the other side first closes what is held, at its average cost, and only then opens the other way.
+The portfolio is computed from events, exactly, in money units, so that it can be compared with the exchange's account
+(`gap`).  Each market has one signed position, as on the exchange: a fill on the opposite side first closes the position
+at its average cost and then opens the opposite one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["Portfolio"]
 
 
 class Portfolio:
-    """The account as our own record of fills and settlements implies it.
+    """The account that the recorded fills and settlements imply.
 
     Args:
-        cash: what the account had when the record began, in money units.
+        cash: cash at the start of the record, in money units.
 
     >>> book = Portfolio(cash=100_000_000)
     >>> fill = Fill(trade_id="t1", order_id="o1", ticker="A-B-1", side="ask", price=6000, size=1000, fee=168_000,
@@ -41,7 +41,7 @@ class Portfolio:
         self._seen: set[tuple[str, str]] = set()
 
     def fill(self, fill: Fill) -> bool:
-        """Add one fill.  False if this match was added before (stream and REST both tell of it)."""
+        """Add one fill; return False if it was added before (the stream and REST both report it)."""
         if self.knows(fill):
             return False
         self._seen.add((fill.trade_id, fill.order_id))
@@ -56,7 +56,7 @@ class Portfolio:
         return True
 
     def settle(self, settlement: Settlement) -> bool:
-        """Pay out one market.  False if nothing is held there (it was paid before, or never bought)."""
+        """Pay out one market; return False if there is no position (paid before, or never bought)."""
         holding = self.holdings.get(settlement.ticker)
         if holding is None or holding.size == 0:
             return False
@@ -67,11 +67,16 @@ class Portfolio:
         return True
 
     def knows(self, fill: Fill) -> bool:
-        """Whether a fill was added, or is part of what was there before the record began."""
+        """Return whether a fill was added, or precedes the start of the record."""
         return (fill.trade_id, fill.order_id) in self._seen
 
     def adopt(self, positions: Iterable[Position], fills: Iterable[Fill] = ()) -> None:
-        """Begin with positions that were there before the record did, and the fills that are in them."""
+        """Start from positions that precede the record.
+
+        Args:
+            positions: the positions.
+            fills: the fills that they include, which are not added again.
+        """
         self._seen.update((fill.trade_id, fill.order_id) for fill in fills)
         for p in positions:
             if p.size:
@@ -79,11 +84,15 @@ class Portfolio:
 
     @property
     def open(self) -> dict[str, Holding]:
-        """Markets in which something is held now."""
+        """The open positions by ticker."""
         return {t: h for t, h in self.holdings.items() if h.size}
 
     def value(self, marks: Mapping[str, int]) -> int:
-        """What the open positions are worth at YES prices `marks`; at cost where there is no mark."""
+        """Return the value of the open positions in money units.
+
+        Args:
+            marks: YES prices by ticker; a position without a mark counts at cost.
+        """
         total = 0
         for ticker, holding in self.holdings.items():
             if holding.size:
@@ -94,18 +103,22 @@ class Portfolio:
         return total
 
     def gap(self, positions: Iterable[Position], cash: int | None = None) -> dict[str, tuple[int, int]]:
-        """Where this record and the exchange differ: name to (ours, theirs); "cash" for the cash.
+        """Return the differences between this record and the exchange: name to (recorded, reported).
 
-        Call it when nothing is in flight; an empty answer means that no fill was lost and none counted twice.
+        Call it when no request is in flight; an empty result means that no fill was lost and none was counted twice.
+
+        Args:
+            positions: the positions that the exchange reports.
+            cash: the cash that it reports, in money units; the name of a difference is "cash".
         """
-        theirs = {p.ticker: p.size for p in positions if p.size}
-        ours = {t: h.size for t, h in self.open.items()}
-        differ = {
-            t: (ours.get(t, 0), theirs.get(t, 0))
-            for t in ours.keys() | theirs.keys()
-            if ours.get(t) != theirs.get(t)
+        reported = {p.ticker: p.size for p in positions if p.size}
+        recorded = {t: h.size for t, h in self.open.items()}
+        differences = {
+            t: (recorded.get(t, 0), reported.get(t, 0))
+            for t in recorded.keys() | reported.keys()
+            if recorded.get(t) != reported.get(t)
         }
-        # The exchange states cash in whole cents, cut off.
+        # The exchange truncates cash to whole cents.
         if cash is not None and abs(cash - self.cash) >= PRICE:
-            differ["cash"] = (self.cash, cash)
-        return differ
+            differences["cash"] = (self.cash, cash)
+        return differences

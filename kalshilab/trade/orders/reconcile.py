@@ -1,9 +1,8 @@
-"""Holding our own record against the exchange's.
+"""Reconciliation of the session's record with the exchange's account.
 
-The private channels carry no sequence numbers, so a fill may be lost with a connection and nobody would
-know.  `Sync` asks over REST at the start, at intervals, after each reconnect and at the end: fills we missed
-are added (each counts once, whoever tells of it), settlements are fetched and paid out, and what still
-differs is named.
+The private channels carry no sequence numbers, so a fill that is lost with a connection leaves no trace.  `Sync` reads
+the account over REST at the start, at intervals, after each reconnect and at the end.  It adds missed fills (each counts
+once), fetches settlements and pays them out, and names the remaining differences.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from kalshilab.clock import Clock
 from kalshilab.errors import ApiError, ConnectionFailed, ProtocolError, SessionError
 from kalshilab.kalshi.rest.orders import DemoOrders
 from kalshilab.market.model import Settlement
-from kalshilab.trade.health import NO_WORD, Health
+from kalshilab.trade.health import INCONCLUSIVE_ERRORS, Health
 from kalshilab.trade.orders.execution import Execution
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.orders.portfolio import Portfolio
@@ -23,14 +22,14 @@ from kalshilab.trade.orders.portfolio import Portfolio
 __all__ = ["Sync", "raise_if_refused"]
 
 EARLIER: Final = 86_400_000_000
-"""Microseconds before the start within which fills are listed: so far may this machine's clock be ahead of the
+"""Microseconds before the start from which fills are listed, because this machine's clock may be ahead of the
 exchange's."""
 
 
 async def raise_if_refused(client: DemoOrders) -> None:
-    """Raise what the exchange says of a key that it refuses: over REST in words, where a socket only does not open.
+    """Raise an error if the exchange refuses the key: REST gives the reason, where a socket merely fails to open.
 
-    Whatever else is wrong is left to the feed, which tries again.
+    Other errors are ignored here, because the feed retries.
 
     Raises:
         SessionError: the key is refused.
@@ -40,19 +39,29 @@ async def raise_if_refused(client: DemoOrders) -> None:
     except ApiError as error:
         if error.status in (401, 403):
             raise SessionError(
-                f"the exchange refuses the key ({error}); look at it with: kalshilab doctor"
+                f"the exchange refuses the key ({error}); check it with: kalshilab doctor"
             ) from error
     except (ConnectionFailed, ProtocolError):
         return
 
 
 class Sync:
-    """Reads the account over REST and mends or reports what differs.
+    """Reconciler: reads the account over REST, adds what is missing and reports what differs.
 
     Args:
-        since: when this run began (microseconds).  Which fills are its own does not hang on it, for no two clocks agree:
-            those are earlier that the exchange lists at the start.
+        client: the order client.
+        execution: receives missed fills.
+        portfolio: the record to compare.
+        journal: receives settlements.
+        health: receives differences and failures.
+        clock: exchange time.
+        since: start of the run, in microseconds.  It does not decide which fills belong to the run, because clocks
+            disagree: fills that the exchange lists at the start are earlier ones.
         on_change: called after cash or positions have changed.
+
+    Attributes:
+        cash: cash as last reported by the exchange, in money units.
+        differences: the result of the last `compare`.
     """
 
     def __init__(
@@ -72,15 +81,15 @@ class Sync:
         self._since, self._on_change = max(since - EARLIER, 0), on_change
         self.cash = 0
         self.differences: dict[str, tuple[int, int]] = {}
-        self._owed: set[str] = set()
+        self._pending: set[str] = set()
 
     async def start(self) -> None:
-        """Take over the account as it is before the first order of this run."""
+        """Adopt the account as it is before the first order of this run."""
         earlier = await self._client.fills(min_ts=self._since)
         for _ in range(5):
             balance = await self._client.balance()
             positions = await self._client.positions()
-            # What an earlier run left resting may be filled in between: positions and fills must be of one moment.
+            # An order of an earlier run may fill between the requests: positions and fills must be of one moment.
             before, earlier = len(earlier), await self._client.fills(min_ts=self._since)
             if len(earlier) == before:
                 break
@@ -93,33 +102,39 @@ class Sync:
         )
 
     async def fills(self) -> int:
-        """Add the fills that no frame told us of; how many there were."""
+        """Add the fills that the feed did not report; return their number."""
         missed = 0
         for fill in await self._client.fills(min_ts=self._since):
             missed += self._execution.on_fill(fill)
         if missed:
-            self._health.say(f"{missed} fills found over REST that the feed had lost")
+            self._health.log(f"{missed} fills found over REST that the feed did not report")
             self._on_change()
         if not self.differences:
             self._health.healthy("account")
         return missed
 
     async def settlements(self, *tickers: str) -> list[Settlement]:
-        """Fetch and pay out the settlements of these markets, where we hold them, and of those that could not be
-        asked for before; what was paid."""
-        self._owed.update(tickers)
+        """Fetch and pay out settlements of markets with a position.
+
+        Args:
+            tickers: the markets; those whose earlier request failed are added.
+
+        Returns:
+            The settlements that were paid out.
+        """
+        self._pending.update(tickers)
         paid = []
-        for ticker in sorted(self._owed):
-            self._owed.discard(ticker)
+        for ticker in sorted(self._pending):
+            self._pending.discard(ticker)
             if ticker not in self._portfolio.open:
                 continue
             try:
-                found = await self._client.settlements(ticker=ticker)
-            except NO_WORD as error:
-                self._owed.add(ticker)
+                settlements = await self._client.settlements(ticker=ticker)
+            except INCONCLUSIVE_ERRORS as error:
+                self._pending.add(ticker)
                 self._health.degraded("account", str(error))
                 continue
-            for settlement in found:
+            for settlement in settlements:
                 new = self._journal.write("settlement", settlement, f"{settlement.ticker}|{settlement.ts}")
                 if new and self._portfolio.settle(settlement):
                     paid.append(settlement)
@@ -130,9 +145,12 @@ class Sync:
     async def compare(
         self, pay_out: Callable[[], Awaitable[None]] | None = None
     ) -> dict[str, tuple[int, int]]:
-        """Fetch what was missed, then name every difference that is left: name to (ours, theirs).
+        """Fetch missed fills, then return the remaining differences: name to (recorded, reported).
 
-        Call it when nothing is in flight; `pay_out` is awaited when the fills are known, for what is owed.
+        Call it when no request is in flight.
+
+        Args:
+            pay_out: awaited once the fills are known, to pay out pending settlements.
         """
         await self.fills()
         if pay_out is not None:
@@ -142,7 +160,7 @@ class Sync:
         self.differences = self._portfolio.gap(positions, balance.cash)
         if self.differences:
             names = ", ".join(sorted(self.differences))
-            self._health.degraded("account", f"our record differs from the exchange's: {names}")
+            self._health.degraded("account", f"the record differs from the exchange's account: {names}")
         else:
             self._health.healthy("account")
         return self.differences

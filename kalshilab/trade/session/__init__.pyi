@@ -1,5 +1,8 @@
+from . import connection as connection
+from . import pacing as pacing
 from . import paper_entries as paper_entries
 from . import report as report
+from . import report_tables as report_tables
 from . import run_folder as run_folder
 from . import session as session
 from . import snapshot as snapshot

@@ -1,16 +1,17 @@
-"""Paper trades as entries: what sessions did, in the form in which an edge is judged.
+"""Paper trades as entries: the trades of sessions, in the form in which an edge is judged.
 
-A validated edge is a statement about fires; so is this: a row for each fire the session saw, with what its order
-paid, or nothing where none was sent or filled, which counts as a profit of nothing, as it did in the validation.
-`kalshilab.edge.monitor` and `Card.with_live` hold them against what was validated, `kalshilab.edge.replay_gap`
-against the same signal replayed on the recording of the same days.
+A validated edge is a statement about fires, and so is this frame.  It has a row for each fire that a session saw, with
+the price its order paid.  A fire whose order was not sent or not filled earns 0, as it does in the validation.
+`kalshilab.edge.monitor` and `Card.with_live` compare these entries with the validation, and `kalshilab.edge.replay_gap`
+compares them with the same signal replayed on a recording of the same days.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Final, NamedTuple
 
 import polars as pl
 
@@ -21,6 +22,7 @@ from kalshilab.tape import MARKETS_SCHEMA, to_markets
 from kalshilab.trade.events import Fired, client_order_id
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.session.report import Report
+from kalshilab.trade.session.report_tables import Dtype
 from kalshilab.units import PRICE
 
 __all__ = ["paper_entries"]
@@ -28,23 +30,41 @@ __all__ = ["paper_entries"]
 
 def paper_entries(
     runs: Report | str | Path | Iterable[Report | str | Path],
-    markets: Any = None,
+    markets: object = None,
     *,
     per_market: int | None = 1,
     exclusive: bool = False,
 ) -> pl.DataFrame:
-    """The fires of sessions as entries, with what was paid for them on paper.
+    """Return the fires of sessions as entries, with the price that was paid for each on paper.
 
     Args:
         runs: reports, or the folders of finished runs; in any order.
-        markets: the markets as they are known today (`kl.to_markets`, a lake's `markets`): what had not settled when
-            its run ended settles by it.  What it does not list is taken from the runs.
-        per_market: the first so many fires of each market, as in a validation; None: all, re-entries too.
+        markets: the markets as they are known today (`kl.to_markets`, or a lake's `markets`), from which markets that
+            were open at the end of a run take their settlement.  Markets that it does not list are taken from the runs.
+        per_market: the number of fires that count for each market, from the first, as in a validation; None: all,
+            re-entries included.
         exclusive: whether at most one market of each event settles YES.
 
     Returns:
-        `kalshilab.edge.ENTRIES_SCHEMA`, in the order of time.  `fire` counts them from 0; `mid` is null, because a
-        session does not write it down.  A market whose result is known and whose settlement is not counts as open.
+        A frame of `kalshilab.edge.ENTRIES_SCHEMA` in time order.  All prices are **dollars a contract** (0 to 1, the
+        input of the statistics; a `Report` shows cents):
+
+        ============================== =========================================================================
+        column                         unit
+        ============================== =========================================================================
+        `fire`                         number of the entry, from 0
+        `ts`, `entry_ts`, `settled_ts` exchange time (UTC); `entry_ts` is the first fill, null if unfilled
+        `side`                         outcome bought, "yes" or "no"
+        `fired_at`                     dollars: price of that outcome at the print that fired
+        `price`                        dollars a contract, mean over the fills, before the fee; null if unfilled
+        `fee`                          dollars a contract
+        `cost`                         dollars a contract: `price` plus `fee`
+        `value`                        dollars a contract: final value of the outcome; null while it is open
+        `pnl`                          dollars a contract: `value` less `cost`; 0 if unfilled
+        `mid`                          null, because a session does not record it
+        ============================== =========================================================================
+
+        A market whose result is known but whose settlement is not counts as open.
 
     >>> import asyncio, tempfile
     >>> import kalshilab as kl
@@ -57,15 +77,15 @@ def paper_entries(
     (True, 1)
 
     Raises:
-        SessionError: a folder without a finished run; no run at all.
-        TapeError: these are no markets.
+        SessionError: no run is given, or a folder holds no finished run.
+        TapeError: `markets` is not a table of markets.
     """
     if isinstance(runs, Report | str | Path):
         runs = [runs]
     reports = [run if isinstance(run, Report) else Report.load(run) for run in runs]
     if not reports:
-        raise SessionError("no run: paper_entries takes reports, or the folders of finished runs")
-    facts = _facts(reports, None if markets is None else to_markets(markets))
+        raise SessionError("runs must be reports or folders of finished runs, got no run")
+    facts = _settlement_facts(reports, None if markets is None else to_markets(markets))
     rows = [row for report in reports for row in _rows(report)]
     frame = pl.DataFrame(rows, _ROW, orient="row").sort("ts", maintain_order=True)
     if per_market is not None:
@@ -75,7 +95,7 @@ def paper_entries(
     dollars = pl.when(settled).then(pl.col("settlement").cast(pl.Float64) / PRICE)
     cost = pl.col("price") + pl.col("fee")
     value = pl.when(no).then(1 - dollars).otherwise(dollars)
-    found = (
+    entries = (
         frame.with_row_index("fire")
         .join(facts, on="ticker", how="left", maintain_order="left")
         .with_columns(cost=cost, value=value, filled=pl.col("price").is_not_null())
@@ -88,10 +108,10 @@ def paper_entries(
             pl.lit(exclusive).alias("exclusive"),
         )
     )
-    return found.select(pl.col(name).cast(dtype) for name, dtype in ENTRIES_SCHEMA.items())
+    return entries.select(pl.col(name).cast(dtype) for name, dtype in ENTRIES_SCHEMA.items())
 
 
-_ROW: dict[str, Any] = {
+_ROW: Final[dict[str, Dtype]] = {
     "ts": pl.Datetime("us", "UTC"),
     "ticker": pl.String,
     "side": pl.String,
@@ -102,35 +122,44 @@ _ROW: dict[str, Any] = {
 }
 
 
-def _facts(reports: list[Report], markets: pl.DataFrame | None) -> pl.DataFrame:
-    """What is known of the markets: today's table first, then the latest run's."""
+class _Purchase(NamedTuple):
+    """The fills of one order: time of the first, dollars a contract and fee a contract; all None without a fill."""
+
+    ts: datetime | None = None
+    price: float | None = None
+    fee: float | None = None
+
+
+def _settlement_facts(reports: list[Report], markets: pl.DataFrame | None) -> pl.DataFrame:
+    """Return the newest facts about each market: those of today's table first, then those of the latest run."""
     tables = [] if markets is None else [markets.select(MARKETS_SCHEMA.names())]
     latest = sorted(reports, key=lambda r: r.run_id, reverse=True)
-    whole = pl.concat([*tables, *(report.markets for report in latest)])
+    whole = pl.concat([*tables, *(report.raw("markets") for report in latest)])
     return whole.unique("ticker", keep="first", maintain_order=True).select(
         "ticker", "event", "series", "category", "settlement", "settled_ts"
     )
 
 
-def _rows(report: Report) -> list[tuple[Any, ...]]:
-    """A run's fires: when, where, which side, at what price; and when, at what price and fee they were filled."""
+def _rows(report: Report) -> list[tuple[object, ...]]:
+    """Return a run's fires as rows of `_ROW`."""
     with Journal.open(report.journal) as journal:
         fires: list[Fired] = journal.values("fire")
-    bought = {
-        row["client_order_id"]: row
-        for row in report.fills.join(report.orders.select("order_id", "client_order_id"), on="order_id")
+    orders = report.raw("orders").select("order_id", "client_order_id")
+    purchases = {
+        client_id: _Purchase(ts, price, fee)
+        for client_id, ts, price, fee in report.raw("fills")
+        .join(orders, on="order_id")
         .group_by("client_order_id")
         .agg(
             pl.col("ts").min(),
             (pl.col("cost").sum() / pl.col("size").sum()).alias("price"),
             (pl.col("fee").sum() / pl.col("size").sum()).alias("fee"),
         )
-        .iter_rows(named=True)
+        .iter_rows()
     }
-    none = {"ts": None, "price": None, "fee": None}
-    found = []
+    rows: list[tuple[object, ...]] = []
     for fire in fires:
-        own = bought.get(client_order_id(report.run_id, fire), none)
+        purchase = purchases.get(client_order_id(report.run_id, fire), _Purchase())
         fired_at = outcome_price(fire.price, fire.side) / PRICE
-        found.append((fire.ts, fire.ticker, fire.side, fired_at, own["ts"], own["price"], own["fee"]))
-    return found
+        rows.append((fire.ts, fire.ticker, fire.side, fired_at, *purchase))
+    return rows

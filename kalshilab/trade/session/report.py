@@ -1,231 +1,87 @@
-"""What a run leaves behind: frames for people, counts for machines.
-
-Frames hold prices in cents, sizes in contracts and money in dollars (Float64), instants as UTC datetimes,
-except `signals`, which has the units of the signal it comes from, and `markets`, which is a markets table;
-`Report.load` reads those of an earlier run from its folder.
-"""
+"""The record of a run: frames for people, counts for machines, and the stored tables for code."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import polars as pl
 
 from kalshilab.errors import KalshilabError, SessionError
-from kalshilab.market.model import Fill, Market, Order
-from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER
-from kalshilab.trade.events import Decision, Fired, Transition
+from kalshilab.market.model import Market
 from kalshilab.trade.orders.journal import Journal
-from kalshilab.units import MONEY, SIZE, show_dollars
+from kalshilab.trade.session.report_tables import FRAMES, Dtype, readable, stored_tables
+from kalshilab.trade.status import PositionRow
+from kalshilab.units import show_dollars
 
 __all__ = ["FRAMES", "Report"]
-
-_TS = pl.Datetime("us", "UTC")
-FRAMES = (
-    "signals", "decisions", "orders", "fills", "settlements", "positions", "transitions", "equity", "markets",
-)  # fmt: skip
-"""The frames of a report, each a property and a Parquet file of the run's folder."""
-
-_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
-    "signals": {
-        "row": pl.UInt64,
-        "ts": _TS,
-        "ticker": pl.String,
-        "side": TAKER,
-        "price": pl.Int16,
-        "n_trades": pl.UInt32,
-    },
-    "decisions": {
-        "ts": _TS,
-        "ticker": pl.String,
-        "action": pl.String,
-        "reason": pl.String,
-        "side": pl.String,
-        "price": pl.Float64,
-        "size": pl.Float64,
-        "yes_ratio": pl.Float64,
-        "drop": pl.Float64,
-        "client_order_id": pl.String,
-        "order_id": pl.String,
-    },
-    "orders": {
-        "created": _TS,
-        "updated": _TS,
-        "ticker": pl.String,
-        "side": pl.String,
-        "outcome": pl.String,
-        "price": pl.Float64,
-        "status": pl.String,
-        "initial": pl.Float64,
-        "filled": pl.Float64,
-        "remaining": pl.Float64,
-        "fees": pl.Float64,
-        "reason": pl.String,
-        "client_order_id": pl.String,
-        "order_id": pl.String,
-    },
-    "fills": {
-        "ts": _TS,
-        "ticker": pl.String,
-        "outcome": pl.String,
-        "price": pl.Float64,
-        "size": pl.Float64,
-        "cost": pl.Float64,
-        "fee": pl.Float64,
-        "is_taker": pl.Boolean,
-        "order_id": pl.String,
-        "trade_id": pl.String,
-    },
-    "settlements": {
-        "ts": _TS,
-        "ticker": pl.String,
-        "event": pl.String,
-        "result": pl.String,
-        "settlement": pl.Float64,
-        "yes_size": pl.Float64,
-        "no_size": pl.Float64,
-        "cost": pl.Float64,
-        "revenue": pl.Float64,
-        "fees": pl.Float64,
-        "pnl": pl.Float64,
-    },
-    "positions": {
-        "ticker": pl.String,
-        "outcome": pl.String,
-        "size": pl.Float64,
-        "cost": pl.Float64,
-        "value": pl.Float64,
-        "pnl": pl.Float64,
-        "close": _TS,
-    },
-    "transitions": {
-        "ts": _TS,
-        "wall": _TS,
-        "source": pl.String,
-        "target": pl.String,
-        "reason": pl.String,
-    },
-    "equity": {"ts": _TS, "cash": pl.Float64, "portfolio_value": pl.Float64, "equity": pl.Float64},
-    "markets": MARKETS_SCHEMA,
-}
-
-
-_OWN: Mapping[str, Any] = {"yes_ratio": pl.Float64, "drop": pl.Int16, "first_price": pl.Int16}
-"""Types of own fields of a signal that does not say them."""
-
-
-def _frame(name: str, rows: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> pl.DataFrame:
-    schema = dict(_SCHEMAS[name])
-    if name == "signals":
-        # A signal's own fields are columns behind the common ones, also where nothing has fired.
-        schema |= own
-        unsaid = dict.fromkeys(k for row in rows for k in row if k not in schema)
-        found = pl.DataFrame([{k: row.get(k) for k in unsaid} for row in rows], infer_schema_length=None)
-        schema |= {k: _OWN.get(k, found.schema[k]) for k in unsaid}
-    return pl.DataFrame(list(rows), schema=schema)
-
-
-def _signal(f: Fired) -> dict[str, Any]:
-    values = msgspec.structs.asdict(f)
-    own: dict[str, Any] = values.pop("own")
-    return values | own
-
-
-def _decision(d: Decision) -> dict[str, Any]:
-    row = msgspec.structs.asdict(d)
-    return row | {
-        "price": d.price / 100,
-        "size": d.size / SIZE,
-        "drop": None if d.drop is None else d.drop / 100,
-    }
-
-
-def _order(o: Order) -> dict[str, Any]:
-    return {
-        "created": o.created_ts,
-        "updated": o.updated_ts,
-        "ticker": o.ticker,
-        "side": o.side,
-        "outcome": o.outcome,
-        "price": o.price / 100,
-        "status": o.status,
-        "initial": o.initial / SIZE,
-        "filled": o.filled / SIZE,
-        "remaining": o.remaining / SIZE,
-        "fees": o.fees / MONEY,
-        "reason": o.reason,
-        "client_order_id": o.client_order_id,
-        "order_id": o.order_id,
-    }
-
-
-def _fill(f: Fill) -> dict[str, Any]:
-    price = f.price if f.side == "bid" else 10_000 - f.price
-    return {
-        "ts": f.ts,
-        "ticker": f.ticker,
-        "outcome": f.outcome,
-        "price": f.price / 100,
-        "size": f.size / SIZE,
-        "cost": price * f.size / MONEY,
-        "fee": f.fee / MONEY,
-        "is_taker": f.is_taker,
-        "order_id": f.order_id,
-        "trade_id": f.trade_id,
-    }
-
-
-def _settlement(s: Any) -> dict[str, Any]:
-    return {
-        "ts": s.ts,
-        "ticker": s.ticker,
-        "event": s.event,
-        "result": s.result,
-        "settlement": s.settlement / 100,
-        "yes_size": s.yes_size / SIZE,
-        "no_size": s.no_size / SIZE,
-        "cost": (s.yes_cost + s.no_cost) / MONEY,
-        "revenue": s.revenue / MONEY,
-        "fees": s.fees / MONEY,
-        "pnl": s.pnl / MONEY,
-    }
-
-
-def _position(p: Any) -> dict[str, Any]:
-    return {
-        "ticker": p.ticker,
-        "outcome": p.outcome,
-        "size": p.size / SIZE,
-        "cost": p.cost / MONEY,
-        "value": p.value / MONEY,
-        "pnl": p.pnl / MONEY,
-        "close": p.close_ts or None,
-    }
-
-
-def _market(m: Market) -> dict[str, Any]:
-    # The session has no use for the difference between unknown and none; a table has.
-    row = {name: getattr(m, name, None) for name in MARKETS_SCHEMA}
-    instants = ("open_ts", "close_ts", "expected_close_ts", "settled_ts", "result", "price_structure")
-    return row | {name: row[name] or None for name in instants}
-
-
-def _transition(t: Transition) -> dict[str, Any]:
-    return msgspec.structs.asdict(t)
 
 
 class Report:
     """The record of one run.
 
+    Every frame follows one convention: **prices in cents of the outcome bought** (a NO purchase shows the NO price),
+    **money in dollars, sizes in contracts, instants as UTC datetimes**.
+
+    ============= ============================================ ==================================================
+    frame         column                                       meaning
+    ============= ============================================ ==================================================
+    `signals`     `row`                                        prints the signal had seen before this one
+    (one row      `ts`                                         exchange time of the print that fired
+    a fire)       `side`                                       outcome to buy, "yes" or "no"
+    ..            `price`                                      cents of that outcome, at the print
+    ..            `n_trades`                                   prints of the market that were counted
+    ..            `yes_ratio`, `no_ratio`, other ratios        fractions
+    ..            `first_price`                                cents of that outcome, at the market's first print
+    ..            `drop`, `move`                               cents by which YES has fallen; by which it has moved
+    ..            `value`                                      dollars that the print's taker paid
+    ..            other columns of a custom signal             the signal's own units
+    `decisions`   `ts`                                         exchange time of the decision
+    (one row      `action`, `reason`                           see `kalshilab.trade.events.Decision`
+    a decision)   `side`                                       "bid" buys YES, "ask" buys NO, "" without an order
+    ..            `outcome`                                    outcome the order buys; null without an order
+    ..            `price`                                      limit in cents of `outcome`; null without an order
+    ..            `size`                                       contracts; null without an order
+    ..            `yes_ratio`, `drop`                          fraction; cents by which YES has fallen
+    `orders`      `created`, `updated`                         exchange time
+    (one row      `side`, `outcome`                            as for `decisions`
+    an order)     `price`                                      limit in cents of `outcome`
+    ..            `initial`, `filled`, `remaining`             contracts
+    ..            `fees`                                       dollars
+    ..            `status`, `reason`                           as last reported by the exchange
+    `fills`       `ts`                                         exchange time
+    (one row      `outcome`, `price`                           outcome bought, and its price in cents
+    a match)      `size`                                       contracts
+    ..            `cost`, `fee`                                dollars; the cost excludes the fee
+    ..            `is_taker`                                   whether our order took liquidity
+    `settlements` `ts`                                         exchange time
+    (one row      `result`                                     "yes", "no" or "scalar"
+    a market)     `outcome`, `settlement`                      outcome held, and its final value in cents
+    ..            `yes_size`, `no_size`                        contracts held
+    ..            `cost`, `revenue`, `fees`, `pnl`             dollars; `pnl` is after fees
+    `positions`   `outcome`, `size`                            outcome held, and contracts of it
+    (one row      `cost`, `value`, `pnl`                       dollars; `value` at the bid, `pnl` before fees
+    a market)     `close`                                      time at which the market closes
+    `transitions` `ts`, `wall`                                 exchange time, machine time
+    ..            `source`, `target`, `reason`                 states of the session
+    `equity`      `ts`                                         exchange time of the sample
+    ..            `cash`, `portfolio_value`, `equity`          dollars; `equity` is the sum of the other two
+    `markets`     as `kl.to_markets` returns them              a table for code: `settlement` in 1/10,000 dollar
+    ============= ============================================ ==================================================
+
+    `ticker`, `event`, `order_id`, `client_order_id` and `trade_id` are those of the exchange.  The stored tables, with
+    YES prices and a signal's own integer units, are available as `report.raw(name)`.
+
     Attributes:
         counts: the numbers of the run, by name (`trades`, `signals`, `orders`, `fills`, `settlements`,
-            `pnl_cents`, `open_positions`, …).
-        state: the state it ended in; `stopped`: why it ended.
-        run_dir, journal: its folder and the journal in it.
-        error: what ended it, if it did not end of its own will; `check()` raises it.
+            `open_positions`, …); names that end in `_cents` are whole cents.
+        state: the state in which the run ended.
+        stopped: the reason for the end.
+        run_id: the name of the run.
+        run_dir: the folder of the run.
+        journal: the path of its journal.
+        error: the error that ended the run, or `None`; `check()` raises it.
     """
 
     def __init__(
@@ -241,7 +97,8 @@ class Report:
     ) -> None:
         self.run_id, self.run_dir, self.journal = run_id, run_dir, run_dir / "journal.sqlite"
         self.state, self.stopped, self.counts, self.error = state, stopped, dict(counts), error
-        self._frames = dict(frames)
+        self._stored = dict(frames)
+        self._readable: dict[str, pl.DataFrame] = {}
 
     @classmethod
     def build(
@@ -252,33 +109,29 @@ class Report:
         state: str,
         stopped: str,
         counts: Mapping[str, int],
-        positions: Sequence[Any],
+        positions: Sequence[PositionRow],
         equity: Sequence[tuple[int, int, int]],
         markets: Iterable[Market] = (),
-        columns: Mapping[str, Any] | None = None,
+        columns: Mapping[str, Dtype] | None = None,
         error: KalshilabError | None = None,
     ) -> Report:
-        """From a journal, the open positions (`PositionRow`), the equity samples `(ts, cash, value)` and the markets
-        that were followed.
+        """Build the report of a finished session.
 
-        `columns` are the signal's own, with their types; what they leave out is read off the values.
+        Args:
+            journal: the run's journal.
+            run_id: the name of the run.
+            state: the state in which the run ended.
+            stopped: the reason for the end.
+            counts: the numbers of the run, by name.
+            positions: the open positions.
+            equity: samples `(ts, cash, value)`, in microseconds and money units.
+            markets: the markets that the session followed.
+            columns: the types of the signal's own columns; others are inferred from the values.
+            error: the error that ended the run.
         """
-        latest = {o.order_id: o for o in journal.values("order")}
-        rows = {
-            "signals": map(_signal, journal.values("fire")),
-            "decisions": map(_decision, journal.values("decision")),
-            "orders": map(_order, latest.values()),
-            "fills": map(_fill, journal.values("fill")),
-            "settlements": map(_settlement, journal.values("settlement")),
-            "positions": map(_position, positions),
-            "transitions": map(_transition, journal.values("transition")),
-            "equity": (
-                {"ts": t, "cash": c / MONEY, "portfolio_value": v / MONEY, "equity": (c + v) / MONEY}
-                for t, c, v in equity
-            ),
-            "markets": map(_market, markets),
-        }
-        frames = {name: _frame(name, list(rows[name]), columns or {}) for name in FRAMES}
+        frames = stored_tables(
+            journal, positions=positions, equity=equity, markets=markets, columns=columns or {}
+        )
         return cls(
             run_id=run_id,
             run_dir=journal.path.parent,
@@ -291,7 +144,7 @@ class Report:
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Report:
-        """The report of an earlier run.
+        """Load the report of an earlier run from its folder.
 
         Raises:
             SessionError: the folder holds no finished run.
@@ -308,18 +161,18 @@ class Report:
 
     def save(self) -> None:
         """Write `report.json` and a Parquet file for each frame into the run's folder."""
-        for name, frame in self._frames.items():
-            frame.write_parquet(self.run_dir / f"{name}.parquet")
+        for name, table in self._stored.items():
+            table.write_parquet(self.run_dir / f"{name}.parquet")
         facts = {"run_id": self.run_id, "state": self.state, "stopped": self.stopped, "counts": self.counts}
         (self.run_dir / "report.json").write_bytes(msgspec.json.encode(facts))
 
     def check(self) -> None:
-        """Raise what ended the run, if something did: the last line of an unattended notebook."""
+        """Raise the error that ended the run, if any: the last line of an unattended notebook."""
         if self.error is not None:
             raise self.error
 
     def summary(self) -> pl.DataFrame:
-        """The run in a small frame of two text columns, `metric` and `value`."""
+        """Return the numbers of the run as text, in two columns: `metric` and `value` (amounts in dollars)."""
         counts = self.counts
         rows = [
             ("stopped", self.stopped),
@@ -337,51 +190,72 @@ class Report:
         ]
         return pl.DataFrame(rows, schema={"metric": pl.String, "value": pl.String}, orient="row")
 
+    def raw(self, name: str) -> pl.DataFrame:
+        """Return a table as the run folder stores it: the input of code, and equal to research row by row.
+
+        `raw("signals")` has the columns and units of the signal's own `run`: YES prices in 1/10,000 dollar and money in
+        1/1,000,000 dollar.  In the other tables, prices are cents of YES, money is dollars and sizes are contracts; the
+        journal holds the exact integers.
+
+        Args:
+            name: one of `FRAMES`.
+
+        Raises:
+            SessionError: the report has no table of this name.
+        """
+        if name not in self._stored:
+            raise SessionError(f"name must be one of {', '.join(FRAMES)}, got {name!r}")
+        return self._stored[name]
+
+    def _frame(self, name: str) -> pl.DataFrame:
+        if name not in self._readable:
+            self._readable[name] = readable(name, self._stored[name])
+        return self._readable[name]
+
     @property
     def signals(self) -> pl.DataFrame:
-        """Every fire as the session saw it, in the columns and units of the signal's own `run`: what research
-        finds on the same tape can be held against it row by row."""
-        return self._frames["signals"]
+        """The fires, in the order in which the session saw them."""
+        return self._frame("signals")
 
     @property
     def decisions(self) -> pl.DataFrame:
-        """What was done about each fire, and why."""
-        return self._frames["decisions"]
+        """The decisions about each fire, with their reasons."""
+        return self._frame("decisions")
 
     @property
     def orders(self) -> pl.DataFrame:
-        """Our orders in their last known form."""
-        return self._frames["orders"]
+        """The session's orders in their last known state."""
+        return self._frame("orders")
 
     @property
     def fills(self) -> pl.DataFrame:
-        """Each match of one of our orders; `price` is the YES price, `cost` what was paid, fee apart."""
-        return self._frames["fills"]
+        """The matches of the session's orders."""
+        return self._frame("fills")
 
     @property
     def settlements(self) -> pl.DataFrame:
-        """What the exchange paid out, market by market; `pnl` after fees."""
-        return self._frames["settlements"]
+        """The payouts, market by market."""
+        return self._frame("settlements")
 
     @property
     def positions(self) -> pl.DataFrame:
-        """What is still held, valued at its bid."""
-        return self._frames["positions"]
+        """The positions open at the end, valued at their bid."""
+        return self._frame("positions")
 
     @property
     def transitions(self) -> pl.DataFrame:
         """The session's changes of state."""
-        return self._frames["transitions"]
+        return self._frame("transitions")
 
     @property
     def equity(self) -> pl.DataFrame:
-        """Cash and the value of positions, sampled at each fill and settlement and once a second."""
-        return self._frames["equity"]
+        """Cash and the value of positions, sampled at each fill and settlement and twice a second."""
+        return self._frame("equity")
 
     @property
     def markets(self) -> pl.DataFrame:
-        """The markets the session followed, as it last knew them, in the form of `kl.to_markets`."""
-        return self._frames["markets"]
+        """The markets that the session followed, as last known, in the form of `kl.to_markets`."""
+        return self._frame("markets")
 
     def __repr__(self) -> str:
         c = self.counts

@@ -1,4 +1,4 @@
-"""Runs: each has an id, a folder of its own, and conditions under which it ends by itself."""
+"""Run folders: the id and the folder of a run, and the conditions under which it ends by itself."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from kalshilab.errors import UsageError
 __all__ = ["RUN_VARIABLE", "Ending", "claim_run", "name_run"]
 
 RUN_VARIABLE: Final = "KALSHILAB_RUN"
-"""The environment variable by which a runner tells the session in its kernel which run it is."""
+"""The environment variable through which a runner passes the run id to the session in its kernel."""
 
 
 def claim_run(out: Path, now: int) -> tuple[str, Path]:
-    """Make a folder for a run that starts at `now` (microseconds); its id and the folder.
+    """Create the folder of a new run and return the run id and the folder.
 
-    The id is the time; making the folder is the lock, so two runs never share one.
+    The id is the time of the start.  Creating the folder is the lock, so two runs never share one.
+
+    Args:
+        out: the folder for all runs.
+        now: machine time in microseconds.
 
     Raises:
-        UsageError: the folder cannot be made.
+        UsageError: the folder cannot be created.
     """
     base = to_datetime(now).strftime("%Y%m%dT%H%M%SZ")
     for n in range(1, 1000):
@@ -33,14 +37,20 @@ def claim_run(out: Path, now: int) -> tuple[str, Path]:
             continue
         except OSError as error:
             raise UsageError(
-                f"{out} cannot hold runs: {error.strerror}; choose another folder with --out"
+                f"no run folder can be created in {out}: {error.strerror}; choose another folder with --out"
             ) from None
         return run_id, out / run_id
-    raise UsageError(f"{out}: a thousand runs began in this second")
+    raise UsageError(f"{out}: a thousand runs started in this second; try again")
 
 
 def name_run(settings: Settings, run_dir: Path | None, now: int) -> tuple[str, Path]:
-    """The id and folder of a session: the folder given, the one its runner claimed, or a new one."""
+    """Return the id and folder of a session.
+
+    Args:
+        settings: name the folder for all runs.
+        run_dir: the folder to use; default: the folder that the runner claimed, else a new one.
+        now: machine time in microseconds.
+    """
     if run_dir is not None:
         run_dir.mkdir(parents=True, exist_ok=True)
         return run_dir.name, run_dir
@@ -54,7 +64,9 @@ class Ending:
     """The conditions under which a run ends by itself: its minutes, or the stop file.
 
     Args:
-        began: `wall.monotonic()` when the run began.
+        settings: the minutes and the stop file.
+        wall: machine time.
+        began: `wall.monotonic()` at the start of the run.
     """
 
     def __init__(self, settings: Settings, wall: Clock, began: float) -> None:
@@ -63,10 +75,10 @@ class Ending:
         self._stop_file = None if settings.stop_file is None else Path(settings.stop_file)
 
     def due(self) -> str:
-        """Why the run should end now; "" if it should not."""
+        """Return the reason for which the run should end now, or ""."""
         if self._deadline is not None and self._wall.monotonic() >= self._deadline:
             return f"{self._minutes:g} minutes are up"
         if self._stop_file is not None and self._stop_file.exists():
-            # Whoever made the file may have said why.
+            # The content of the file may give the reason.
             return self._stop_file.read_text(errors="replace").strip()[:80] or "stop file"
         return ""

@@ -1,15 +1,14 @@
-"""The paper session: public trades in, paper orders out, and a record that can be trusted.
+"""The paper session: public trades in, paper orders out, and a complete record of the run.
 
-One WebSocket connection carries every channel, so that a book, a print and a fill arrive in the order in
-which the exchange sent them.  Events are handled synchronously as they arrive; whatever must wait for an
-answer (a look-up, an order) runs as a task that the session owns and counts, so that it knows when it is
-idle: the embedded exchange plays on only then, and a stop waits for it.
+One WebSocket connection carries every channel, so a book, a print and a fill arrive in the order in which the exchange
+sent them.  Events are handled synchronously as they arrive.  Anything that waits for an answer (a look-up, an order)
+runs as a task that the session owns and counts, so the session knows when it is idle: the embedded exchange plays on
+only then, and a stop waits for it.
 
-How a session ends.  The tape is over, the minutes are up, the stop file appears, the stop button is pressed,
-or the kernel is interrupted: each sets the reason once, and then the same few things happen in the same
-order: no new order, wait for those under way, cancel what rests and ask the exchange whether any is left,
-compare fills and positions with the exchange's, write the report, close the journal.  Only a second interrupt
-cuts this short.
+How a session ends: the tape is over, the minutes are up, the stop file appears, the stop button is pressed, or the kernel
+is interrupted.  Each of these sets the reason once, and the same steps follow in the same order: place no new order, wait
+for those under way, cancel resting orders and check with the exchange that none is left, compare fills and positions with
+the exchange's, write the report, close the journal.  Only a second interrupt skips these steps.
 """
 
 from __future__ import annotations
@@ -27,19 +26,21 @@ from kalshilab.config.settings import Settings
 from kalshilab.errors import JournalError, KalshilabError, SessionError
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.rest.orders import DemoOrders
-from kalshilab.kalshi.stream.client import Connected, Disconnected, Stream
-from kalshilab.kalshi.stream.events import PositionUpdate, Rejected, Subscribed
+from kalshilab.kalshi.stream.client import Stream
+from kalshilab.kalshi.stream.events import PositionUpdate
 from kalshilab.market.model import Fill, Order
 from kalshilab.signals import Fire
 from kalshilab.trade.events import Fired, Transition
-from kalshilab.trade.health import NO_WORD, Health
+from kalshilab.trade.health import INCONCLUSIVE_ERRORS, Health
 from kalshilab.trade.markets.market_follower import CHANNELS, Follower
 from kalshilab.trade.markets.tracker import Tracker
 from kalshilab.trade.orders.execution import Execution
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.orders.order_desk import Desk
 from kalshilab.trade.orders.portfolio import Portfolio
-from kalshilab.trade.orders.reconcile import Sync, raise_if_refused
+from kalshilab.trade.orders.reconcile import Sync
+from kalshilab.trade.session.connection import FeedConnection
+from kalshilab.trade.session.pacing import Pacing
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.run_folder import Ending, name_run
 from kalshilab.trade.session.snapshot import View
@@ -51,8 +52,12 @@ from kalshilab.trade.venues.venue import open_venue
 
 __all__ = ["PaperSession", "Report"]
 
-TICK = 0.5
-"""Wall seconds between looks at the deadline, the stop file, time-outs and the status file."""
+TICK_S = 0.5
+"""Wall seconds between checks of the deadline, the stop file and time limits, and updates of the status file."""
+SUBSCRIBED_WITHIN_S = 30.0
+"""Wall seconds within which every channel must be confirmed."""
+MAX_API_ERRORS = 5
+"""Consecutive errors of the order client after which orders count as degraded."""
 
 
 class PaperSession:
@@ -62,16 +67,16 @@ class PaperSession:
             session.show()                      # dashboard, in a notebook
             report = await session.run()        # until the tape ends, the minutes are up, or a stop
 
-    `run` absorbs the first interrupt and returns a `Report` all the same; what went wrong after the session
-    was ready is in `report.error` (`report.check()` raises it).
+    `run` absorbs the first interrupt and still returns a `Report`.  An error after the session was ready is in
+    `report.error`; `report.check()` raises it.
 
     Args:
-        settings: see `Settings`.
-        run_dir: where journal, status and report go; default `settings.out`/<run id>.
+        settings: the settings; default: those of the environment.
+        run_dir: the folder for journal, status and report; default `settings.out`/<run id>.
 
     Raises (from `async with`):
         CredentialsMissing, KeyUnusable, HostRefused: the venue cannot be used with these settings.
-        TapeError: the embedded venue cannot play what it was given.
+        TapeError: the embedded venue cannot play the tape.
     """
 
     def __init__(self, settings: Settings | None = None, *, run_dir: Path | None = None) -> None:
@@ -109,7 +114,7 @@ class PaperSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A session that was never run is over as well: whoever watches it may stop.
+        # A session that was never run has ended as well, so that a watcher may stop.
         self._finished = True
         await self._stack.aclose()
 
@@ -122,7 +127,7 @@ class PaperSession:
         self._machine.to("INITIALIZING", "start")
         strategy, why = self.settings.strategy, self._strategy.why
         self._journal.note("start", run=self.run_id, venue=self.settings.venue, strategy=strategy, why=why)
-        self._health.say(why or f"strategy {strategy}")
+        self._health.log(why or f"strategy {strategy}")
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
         self._stream = Stream.of(link.settings, clock=self._wall)
@@ -130,7 +135,11 @@ class PaperSession:
         self._execution = Execution(self._orders, self._journal, self._portfolio, self._clock, self._wall)
 
     def request_stop(self, reason: str) -> None:
-        """Ask for a clean stop.  May be called from any thread or event loop, and more than once."""
+        """Request a clean stop, from any thread or event loop; later requests have no effect.
+
+        Args:
+            reason: the reason, for the report.
+        """
         loop = self._loop
         if loop is None or loop.is_closed():
             return
@@ -139,14 +148,14 @@ class PaperSession:
     def _set_stop(self, reason: str) -> None:
         if not self._stopped:
             self._stopped = reason
-            self._health.say(f"stopping: {reason}")
+            self._health.log(f"stopping: {reason}")
         self._stop.set()
 
     async def run(self) -> Report:
-        """Trade until something ends it, then tidy up and report.
+        """Trade until the session ends, then clean up and report.
 
         Raises:
-            SessionError: run twice, or outside `async with`.
+            SessionError: the session has run before, or is not open.
             ApiError, ConnectionFailed, FeedLost: the venue could not be reached at the start.
         """
         if not self._opened or self._finished:
@@ -163,23 +172,25 @@ class PaperSession:
                 assert task is not None
                 task.uncancel()
                 self._set_stop("interrupted")
-            except Exception as error:  # noqa: BLE001 - raised below, outside the group, as itself
+            except Exception as error:  # noqa: BLE001 - raised below, outside the task group, unchanged
                 failure = error
             try:
                 await (self._finish() if failure is None else self._give_up(failure))
             except (JournalError, OSError) as error:
-                # A full disk, for instance: there is no record, but nothing may be left resting for that.
-                with suppress(*NO_WORD):
+                # For instance, a full disk: the record is lost, but no order may be left resting.
+                with suppress(*INCONCLUSIVE_ERRORS):
                     await self._execution.cancel_all()
                 await self._tasks.stop_background()
-                words = str(error) if isinstance(error, JournalError) else f"{self.run_dir}: {error.strerror}"
-                self._finished, failure = True, failure or self._error or JournalError(words)
+                reason = (
+                    str(error) if isinstance(error, JournalError) else f"{self.run_dir}: {error.strerror}"
+                )
+                self._finished, failure = True, failure or self._error or JournalError(reason)
         if failure is not None:
             raise failure
         return self.report
 
     async def _give_up(self, failure: Exception) -> None:
-        """The session could not start: nothing was traded, so there is nothing to report."""
+        """End a session that could not start; nothing was traded, so there is no report."""
         self._journal.note("error", error=type(failure).__name__, text=str(failure))
         await self._tasks.stop_background()
         self._set_stop(f"could not start: {failure}")
@@ -188,7 +199,7 @@ class PaperSession:
         write_status(self.run_dir / "status.json", self.snapshot())
 
     def _wire(self) -> None:
-        """Make the parts that need the task group."""
+        """Create the parts that need the task group."""
         s = self.settings
         tracker = Tracker(s.categories, s.tickers, s.max_markets, round(s.close_min_minutes * 60e6))
         assert self._machine is not None
@@ -196,7 +207,7 @@ class PaperSession:
             data=self._data, stream=self._stream, tracker=tracker, strategy=self._strategy, clock=self._clock,
             tasks=self._tasks, health=self._health, counts=self._counts, on_fire=self._on_fire,
             on_settled=lambda t: self._tasks.work(f"settlement {t}", self._pay_out(t)),
-            book_timeout=s.orderbook_timeout,
+            book_timeout_s=s.orderbook_timeout_s,
         )  # fmt: skip
         self._desk = Desk(
             s,
@@ -236,28 +247,47 @@ class PaperSession:
             since=self._clock.now(),
             on_change=self._sample,
         )
-        self._handlers: dict[type, Callable[..., None]] = self._follower.handlers | {
+        self._pacing = Pacing(
+            self._link,
+            stream=self._stream,
+            tasks=self._tasks,
+            execution=self._execution,
+            wall=self._wall,
+            health=self._health,
+        )
+        self._connection = FeedConnection(
+            machine=self._machine,
+            tasks=self._tasks,
+            follower=self._follower,
+            sync=self._sync,
+            orders=self._orders,
+            health=self._health,
+            counts=self._counts,
+            stop=self._stop,
+            pay_out=self._pay_out,
+        )
+        self._handlers: dict[type, Callable[..., None]] = {
+            **self._follower.handlers,
+            **self._connection.handlers,
             Fill: self._on_fill,
             Order: self._execution.on_order,
             PositionUpdate: lambda event: None,
-            Connected: self._on_connected,
-            Disconnected: self._on_disconnected,
-            Subscribed: self._on_subscribed,
-            Rejected: lambda e: self._health.say(f"feed: command refused, {e.message} (code {e.code})"),
         }
-        self._ready_channels: set[str] = set()
-        self._subscribed = asyncio.Event()
 
     async def _start(self) -> None:
         machine = self._running
         machine.to("ORDERBOOK_CONNECT", "feed")
         self._tasks.background("feed", self._stream.run(self._on_event))
-        in_time = await first_of(self._subscribed.wait(), self._stop.wait(), timeout=30.0)
+        in_time = await first_of(
+            self._connection.subscribed.wait(), self._stop.wait(), timeout_s=SUBSCRIBED_WITHIN_S
+        )
         if self._error is not None:
             raise self._error
         if not in_time:
-            why = self._health.parts.get("feed", "silent")
-            raise SessionError(f"no subscription was confirmed within 30 s; the feed is {why}")
+            status = self._health.parts.get("feed", "silent")
+            raise SessionError(
+                f"no subscription was confirmed within {SUBSCRIBED_WITHIN_S:g} s; the feed is {status}"
+            )
         machine.to("TRADING_CLIENT_CONNECT", "account")
         await self._orders.balance()
         machine.to("KALSHI_DATA_SYNC", "account")
@@ -266,37 +296,35 @@ class PaperSession:
         if self.settings.cleanup_on_startup:
             stale = await self._execution.cancel_stale()
             if stale:
-                self._health.say(f"{stale} orders of an earlier run cancelled")
+                self._health.log(f"{stale} orders of an earlier run cancelled")
         if self.settings.discovery:
             await self._follower.discover()
             self._tasks.background(
-                "discovery", self._follower.keep_discovering(self._wall, self.settings.discovery_interval)
+                "discovery", self._follower.keep_discovering(self._wall, self.settings.discovery_interval_s)
             )
         self._sample()
         machine.to("READY", "all parts started")
         self._tasks.background("housekeeping", self._keep_house())
-        self._tasks.background("sync", self._sync_on())
+        self._tasks.background("sync", self._keep_in_sync())
         self._tasks.background("venue", self._link.trouble())
+        self._pacing.start()
         if self._link.pace is not None:
-            self._link.pace.behind = self._behind
-            self._link.pace.open()
-            self._tasks.background("tape", self._until_tape_ends())
+            self._tasks.background("tape", self._stop_after_tape())
 
     async def _finish(self) -> None:
-        """The end, in its fixed order; see the module's docstring."""
+        """End the session in the fixed order of the module's docstring."""
         machine = self._running
         self._desk.closed = True
-        if self._link.pace is not None:
-            self._link.pace.hold()
+        self._pacing.hold()
         await self._tasks.idle()
-        self._desk.let_go()
+        self._desk.expire_deferred()
         try:
             left = await self._execution.cancel_all()
-            await self._settle_frames()
+            await self._pacing.settle_frames()
             await self._sync.compare(self._pay_out)
             if left:
                 self._health.degraded("orders", f"{len(left)} orders still rest at the exchange")
-        except NO_WORD as error:
+        except INCONCLUSIVE_ERRORS as error:
             left = list(self._execution.open.values())
             self._fail(error)
         self._counts["left_resting"] = len(left)
@@ -312,12 +340,6 @@ class PaperSession:
         )
         self.report.save()
         write_status(self.run_dir / "status.json", shot)
-
-    async def _settle_frames(self) -> None:
-        """Let frames under way arrive, so that the last fills are counted from the stream."""
-        for _ in range(20):
-            if self._behind():
-                await self._wall.sleep(0.05)
 
     # Events
 
@@ -349,46 +371,11 @@ class PaperSession:
             self._counts["fills"] += 1
             self._sample()
 
-    def _on_connected(self, event: Connected) -> None:
-        self._health.healthy("feed")
-        if event.attempt > 1:
-            self._counts["reconnects"] += 1
-
-    def _on_subscribed(self, event: Subscribed) -> None:
-        self._ready_channels.add(event.channel)
-        if self._ready_channels.issuperset(CHANNELS):
-            self._subscribed.set()
-            if self._running.state == "ERROR":
-                self._tasks.work("resume", self._resume())
-
-    async def _resume(self) -> None:
-        """After a reconnect: what happened meanwhile, then READY again."""
-        # It may be lost again meanwhile.
-        while self._running.state == "ERROR" and self._ready_channels.issuperset(CHANNELS):
-            try:
-                await self._sync.compare(self._pay_out)
-            except NO_WORD as error:
-                self._health.degraded("account", str(error))
-                if await first_of(self._stop.wait(), timeout=1.0):
-                    return
-            else:
-                if self._running.state == "ERROR" and self._ready_channels.issuperset(CHANNELS):
-                    self._running.to("READY", "feed is back")
-
-    def _on_disconnected(self, event: Disconnected) -> None:
-        self._ready_channels.clear()
-        self._follower.on_disconnect()
-        self._health.degraded("feed", event.reason)
-        if not self._subscribed.is_set():
-            self._tasks.background("account", raise_if_refused(self._orders))
-        if self._running.may_trade:
-            self._running.to("ERROR", f"feed lost: {event.reason}")
-
     def _on_transition(self, change: Transition) -> None:
         self._journal.write("transition", change)
 
     def _on_task_error(self, name: str, error: Exception) -> None:
-        """A part failed for good: stop cleanly and say what it was."""
+        """Stop cleanly after a part failed for good."""
         if isinstance(error, KalshilabError):
             self._fail(error)
         else:
@@ -400,29 +387,12 @@ class PaperSession:
         if self._error is None:
             self._error = error
         self._set_stop(f"{type(error).__name__}: {error}")
-        # A journal that cannot be written may be what failed; raised here it would cut off orders under way.
+        # The failure may be that of the journal itself; raised here, it would interrupt orders under way.
         with suppress(JournalError):
             self._journal.note("error", error=type(error).__name__, text=str(error))
 
-    # Keeping step with the embedded exchange
-
-    def _behind(self) -> bool:
-        """Whether something the exchange sent, or something we do about it, is not finished."""
-        if self._tasks.working or self._execution.in_flight:
-            return True
-        frames = self._link.frames
-        if frames is None or not frames.missing(self._stream.frames_received):
-            return False
-        gone = frames.give_up_stalled(self._stream.frames_received, self._wall.monotonic())
-        if gone:
-            self._health.say(f"{gone} frames died with a connection")
-        return not gone
-
-    async def _until_tape_ends(self) -> None:
-        assert self._link.finished is not None
-        await self._link.finished.wait()
-        while self._behind():
-            await self._wall.sleep(0.01)
+    async def _stop_after_tape(self) -> None:
+        await self._pacing.tape_ended()
         self._set_stop("tape ended")
 
     # Background
@@ -435,25 +405,25 @@ class PaperSession:
             if reason:
                 self._set_stop(reason)
             self._retry_deferred()
-            if self._execution.api_errors >= 5:
-                self._health.degraded("orders", f"{self._execution.api_errors} errors in a row")
+            if self._execution.api_errors >= MAX_API_ERRORS:
+                self._health.degraded("orders", f"{self._execution.api_errors} consecutive errors")
             else:
                 self._health.healthy("orders")
             if machine.check_timeout() and machine.state == "SHUTDOWN":
-                self._fail(SessionError(f"gave up: {machine.last_error}"))
+                self._fail(SessionError(f"time limit exceeded: {machine.last_error}"))
             self._sample()
             write_status(self.run_dir / "status.json", self.snapshot())
-            await self._wall.sleep(TICK)
+            await self._wall.sleep(TICK_S)
 
-    async def _sync_on(self) -> None:
-        """Compare with the exchange at intervals, when nothing is under way that would show as a difference."""
+    async def _keep_in_sync(self) -> None:
+        """Fetch missed fills and pending settlements at intervals, whenever no order is in flight."""
         while True:
-            await self._wall.sleep(self.settings.sync_interval)
+            await self._wall.sleep(self.settings.sync_interval_s)
             await self._execution.idle()
             try:
                 await self._sync.fills()
                 await self._pay_out()
-            except NO_WORD as error:
+            except INCONCLUSIVE_ERRORS as error:
                 self._health.degraded("account", str(error))
 
     def _sample(self) -> None:
@@ -474,7 +444,7 @@ class PaperSession:
         return "STARTUP" if self._machine is None else self._machine.state
 
     def snapshot(self) -> Snapshot:
-        """The session at this moment.  Cheap enough for several calls a second."""
+        """Return the session at this moment; cheap enough for several calls a second."""
         if self._view is None:
             return empty_snapshot(
                 run_id=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy, state=self.state,
@@ -485,8 +455,8 @@ class PaperSession:
         return self._view.snapshot(stopped=self._stopped, finished=self._finished)
 
     def show(self) -> None:
-        """Display the dashboard below the cell; it follows the session until the end."""
-        # notebook/ stands above trade/: only this call, made in a notebook, reaches up.
+        """Display the dashboard below the notebook cell; it follows the session until the end."""
+        # notebook/ is above trade/ in the layers: only this call, made in a notebook, imports upwards.
         from kalshilab.notebook.session.dashboard import Dashboard
 
         Dashboard(self).show()

@@ -1,4 +1,4 @@
-"""The session as others see it: snapshots, equity samples and the report, read off its parts."""
+"""Read-only view of a session: snapshots, equity samples and the report, built from its parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,23 @@ __all__ = ["View"]
 
 
 class View:
-    """Reads a session's parts; owns nothing of theirs but the samples of equity it has taken.
+    """View of a session's parts; the view itself keeps only the equity samples and the latest settlements.
 
     Args:
-        prints: prints of the tape, for `progress`; 0 where there is none.
-        started: machine time of the start in microseconds; `began` the same on the monotonic clock.
+        run_id: the name of the run.
+        venue: the name of the venue.
+        prints: number of prints of the tape, for `progress`; 0 without a tape.
+        started: machine time of the start in microseconds.
+        began: the same on the monotonic clock, in seconds.
+        clock: exchange time.
+        wall: machine time.
+        machine: the state.
+        follower: the markets, books and marks.
+        desk: the decisions.
+        execution: the resting orders.
+        portfolio: cash and positions.
+        health: the status of each part.
+        counts: the counters.
     """
 
     def __init__(
@@ -51,18 +63,23 @@ class View:
         self._machine, self._follower, self._desk = machine, follower, desk
         self._execution, self._portfolio, self._health, self._counts = execution, portfolio, health, counts
         self.equity: list[tuple[int, int, int]] = []
-        """Samples (exchange time, cash, value of positions)."""
+        """Samples (exchange time, cash, value of positions), in microseconds and money units."""
         self.settlements: deque[Settlement] = deque(maxlen=20)
 
     def sample(self) -> None:
-        """Note cash and the value of what is held, at this moment of exchange time."""
+        """Add a sample of cash and the value of the positions, at the current exchange time."""
         self.equity.append((self._clock.now(), self._portfolio.cash, self._value()))
 
     def _value(self) -> int:
         return self._portfolio.value(self._follower.marks)
 
     def snapshot(self, *, stopped: str, finished: bool) -> Snapshot:
-        """The session at this moment."""
+        """Return the session at this moment.
+
+        Args:
+            stopped: the reason for the end, or "".
+            finished: whether the session has ended.
+        """
         p, value = self._portfolio, self._value()
         start = sum(self.equity[0][1:]) if self.equity else p.cash
         return Snapshot(
@@ -109,7 +126,14 @@ class View:
     def report(
         self, journal: Journal, shot: Snapshot, *, differences: int, error: KalshilabError | None
     ) -> Report:
-        """The report of a finished session; `shot` is its last snapshot."""
+        """Build the report of a finished session.
+
+        Args:
+            journal: the journal of the run.
+            shot: the last snapshot.
+            differences: the number of differences from the exchange's account.
+            error: the error that ended the run.
+        """
         counts = {k: v for k, v in shot.counts.items() if k != "frames"}
         counts |= {
             "open_positions": len(shot.positions),
@@ -130,7 +154,7 @@ class View:
             positions=shot.positions,
             equity=self.equity,
             markets=[t.market for t in self._follower.tracker.all() if t.market is not None],
-            # What a signal says of its own columns; one in plain Python may say nothing.
+            # A compiled signal declares its own columns; a signal in plain Python may not.
             columns=getattr(self._follower.strategy.signal, "columns", None),
             error=error,
         )

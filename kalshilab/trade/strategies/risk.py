@@ -1,7 +1,7 @@
-"""The limits every order passes before it is sent: a pure function of what is known at that moment.
+"""Risk limits that each order must pass before it is sent, as a pure function of the known state.
 
-A limit looks at the worst that can still happen: resting orders count as if they had filled, and a position
-limit looks at the side, so that buying NO on top of NO is seen to add.
+The limits assume the worst case: resting orders count as filled.  The position limit considers the side, so buying NO on
+top of NO adds to the position.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ from kalshilab.market.fees import fill_fee
 from kalshilab.market.model import Order, outcome_price
 from kalshilab.units import contracts, dollars
 
-__all__ = ["Limits", "refusal"]
+__all__ = ["Limits", "RiskLimits", "refusal"]
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session may do.  Sizes in size units, money in money units."""
+class RiskLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of a session.
+
+    Attributes:
+        max_orders: resting orders.
+        max_position: position per market, in size units.
+        max_concurrent: markets with a position or a resting order.
+        min_cash: cash below which no order is sent, in money units; 0: no such limit.
+    """
 
     max_orders: int
     max_position: int
@@ -27,8 +34,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     min_cash: int
 
     @classmethod
-    def of(cls, settings: Settings) -> Limits:
-        """The limits of these settings."""
+    def of(cls, settings: Settings) -> RiskLimits:
+        """Return the limits that the settings give."""
         return cls(
             max_orders=settings.max_orders,
             max_position=contracts(settings.max_position),
@@ -37,8 +44,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+Limits = RiskLimits
+"""The former name of `RiskLimits`."""
+
+
 def refusal(
-    limits: Limits,
+    limits: RiskLimits,
     *,
     ticker: str,
     side: str,
@@ -50,27 +61,32 @@ def refusal(
     markets_held: Collection[str],
     orders: Collection[Order],
 ) -> str | None:
-    """Why this order must not be sent, or None if it may.
+    """Return the reason for which an order must not be sent, or `None` if it may be.
 
     Args:
-        price: YES price of the order.
-        cash: cash of the account, before what resting orders bind.
-        position: signed position in the market.
+        limits: the limits.
+        ticker: the market of the order.
+        side: "bid" or "ask".
+        price: YES price of the order, in price units.
+        size: size of the order, in size units.
+        may_trade: whether the session may place orders.
+        cash: cash of the account before the amount that resting orders reserve, in money units.
+        position: signed position in the market, in size units.
         markets_held: tickers with a position or a resting order.
-        orders: all our resting orders.
+        orders: all resting orders of the session.
 
     Returns:
         "not ready", "low cash", "cash", "orders", "position" or "concurrent".
 
-    >>> limits = Limits(max_orders=10, max_position=10_000, max_concurrent=5, min_cash=100_000_000)
+    >>> limits = RiskLimits(max_orders=10, max_position=10_000, max_concurrent=5, min_cash=100_000_000)
     >>> refusal(limits, ticker="A", side="ask", price=6000, size=5000, may_trade=True, cash=99_990_000,
     ...         position=0, markets_held=(), orders=())
     'low cash'
     """
     if not may_trade:
         return "not ready"
-    bound = sum(outcome_price(o.price, o.outcome) * o.remaining for o in orders)
-    free = cash - bound
+    reserved = sum(outcome_price(o.price, o.outcome) * o.remaining for o in orders)
+    free = cash - reserved
     if limits.min_cash and free < limits.min_cash:
         return "low cash"
     outcome = "yes" if side == "bid" else "no"

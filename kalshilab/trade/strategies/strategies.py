@@ -1,34 +1,44 @@
-"""Strategies: from a fire to a price and a size, purely.
+"""Strategies: pure functions from a fire to a price and a size.
 
-A strategy owns a signal (the same object research runs over a tape) and turns a fire, together with the book
-as it stands, into a `Quote` or into the reason why there is none.  It sends nothing and remembers nothing.
+A strategy has a signal (the same object that research runs over a tape).  It turns a fire and the current book into a
+`Quote`, or into the reason for not quoting.  It sends no orders and keeps no state.
 
 =============== ======================================= =====================================================
 `strategy=`     buys                                    size
 =============== ======================================= =====================================================
-`hold`          nothing                                 none
+`hold`          nothing                                 0
 `rlm_no`        NO, on `signals.Rlm`                    `contracts`, times a factor of `size_tiers` by the drop
 `whale_fade`    what the whale sold, `signals.WhaleFade` `contracts`
 `yes_80_90`     YES, on `signals.PriceBand`             `yes8090_contracts`, more in tier A
-`custom`        as the signal says, `signal="module:name"` `contracts`
-`rl_model`      as the policy says, `policy="module:name"` `contracts`
+`custom`        the signal's side, `signal="module:name"` `contracts`
+`rl_model`      the policy's side, `policy="module:name"` `contracts`
 =============== ======================================= =====================================================
 
-Whether any of these earns anything is another question: the report card of its signal says so.
+A strategy need not be profitable: see the report card of its signal (`kl.validate`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from kalshilab.config.settings import Settings
 from kalshilab.errors import ConfigError, KalshilabError, SignalError
 from kalshilab.market.book import Book
-from kalshilab.signals import Fire, PriceBand, Rlm, RlModel, Signal, WhaleFade
+from kalshilab.signals import (
+    Fire,
+    PriceBand,
+    PriceBandFire,
+    Rlm,
+    RlmFire,
+    RlModel,
+    Signal,
+    WhaleFade,
+    WhaleFire,
+)
 from kalshilab.signals.policy import load_object
 from kalshilab.trade.strategies.pricing import limit_price, order_at, spread_of
 from kalshilab.units import TickGrid, cents, contracts
@@ -36,8 +46,11 @@ from kalshilab.units import TickGrid, cents, contracts
 __all__ = ["Bought", "Hold", "PolicyStrategy", "Quote", "RlmNo", "Strategy", "WhaleFader", "Yes8090", "make_strategy"]  # fmt: skip
 
 
+F = TypeVar("F", bound=Fire)
+
+
 class Quote(msgspec.Struct, frozen=True):
-    """An order worth sending: `side` "bid" or "ask", YES `price` on the market's grid, `size`."""
+    """An order to send: `side` "bid" or "ask", YES `price` in price units on the market's grid, `size` in size units."""
 
     side: str
     price: int
@@ -45,23 +58,23 @@ class Quote(msgspec.Struct, frozen=True):
 
 
 class Strategy(Protocol):
-    """What a session needs of a strategy; `why` says why it does nothing, or is empty."""
+    """The interface that a session uses; `why` is the reason for which the strategy places no orders, or ""."""
 
     name: str
     signal: Signal | None
     why: str
 
     def quote(self, fire: Any, book: Book, grid: TickGrid) -> Quote | str:
-        """The order for this fire on this book, or why none (a short phrase)."""
+        """Return the order for a fire on the current book, or a short reason for not sending one."""
         ...
 
     def reentry(self, fire: Any, entry: Any | None) -> str | None:
-        """For a market already held, entered on `entry`: None if this fire may add to it, else why not."""
+        """Return None if a fire may add to the position that `entry` opened, else the reason against it."""
         ...
 
 
 class Hold:
-    """Trades nothing: the session watches and records."""
+    """A strategy without orders: the session watches and records."""
 
     name = "hold"
     signal: Signal | None = None
@@ -74,14 +87,15 @@ class Hold:
         return "hold"
 
 
-class Bought:
-    """Buys the outcome that a signal's fires name, with a limit inside the spread, and holds it to settlement.
+class Bought(Generic[F]):
+    """A strategy that buys the side of each fire with a limit inside the spread, and holds it to settlement.
 
     Args:
-        signal: what fires.
+        settings: spreads, sizes and re-entry.
+        signal: the signal.
 
     Raises:
-        ConfigError: the spreads are not in order.
+        ConfigError: the spreads are not in ascending order.
     """
 
     name = "custom"
@@ -89,54 +103,56 @@ class Bought:
 
     def __init__(self, settings: Settings, signal: Signal) -> None:
         self.signal: Signal | None = signal
-        self._tight, self._normal = cents(settings.tight_spread), cents(settings.normal_spread)
-        self._widest, self._high = cents(settings.max_spread), cents(settings.high_drop)
-        if not self._tight <= self._normal <= self._widest:
+        self._tight, self._normal = cents(settings.tight_spread_cents), cents(settings.normal_spread_cents)
+        self._max_spread, self._high = cents(settings.max_spread_cents), cents(settings.high_drop_cents)
+        if not self._tight <= self._normal <= self._max_spread:
             raise ConfigError(
-                "max_spread", settings.max_spread, "tight_spread <= normal_spread <= max_spread"
+                "max_spread_cents",
+                settings.max_spread_cents,
+                "at least normal_spread_cents, which must be at least tight_spread_cents",
             )
         self._base = contracts(settings.contracts)
         self._allow_reentry = settings.allow_reentry
 
-    def size(self, fire: Any) -> int:
-        """Order size in size units."""
+    def size(self, fire: F) -> int:
+        """Return the order size in size units."""
         return self._base
 
-    def eager(self, fire: Any) -> bool:
-        """Whether the price may be nearer to the ask."""
+    def eager(self, fire: F) -> bool:
+        """Return whether the price may be nearer to the ask."""
         return False
 
-    def strength(self, fire: Any) -> tuple[float, ...]:
-        """Numbers of which one must be larger for a fire to be stronger than another; none: it never is."""
+    def strength(self, fire: F) -> tuple[float, ...]:
+        """Return the strength components: a fire is stronger if any of them is larger; empty means never."""
         return ()
 
-    def quote(self, fire: Any, book: Book, grid: TickGrid) -> Quote | str:
+    def quote(self, fire: F, book: Book, grid: TickGrid) -> Quote | str:
         spread = spread_of(book, fire.side)
         if spread is None:
             return "one-sided book"
         bid, ask = spread
-        if ask - bid > self._widest:
+        if ask - bid > self._max_spread:
             return "spread"
         price = limit_price(bid, ask, eager=self.eager(fire), tight=self._tight, normal=self._normal)
         return Quote(*order_at(fire.side, price, grid), self.size(fire))
 
-    def reentry(self, fire: Any, entry: Any | None) -> str | None:
+    def reentry(self, fire: F, entry: F | None) -> str | None:
         strength = self.strength(fire)
         if not self._allow_reentry or not strength:
             return "held"
         if entry is None:
-            # After a restart the strength of the entry may be unknown; then nothing shows this one is stronger.
+            # After a restart the entry's strength may be unknown, so no fire can be shown to be stronger.
             return "entry unknown"
         stronger = any(now > then for now, then in zip(strength, self.strength(entry), strict=True))
         return None if stronger else "not stronger"
 
 
-class RlmNo(Bought):
-    """Reverse line movement: most prints buy YES, yet YES has fallen; buy NO.
+class RlmNo(Bought[RlmFire]):
+    """Reverse line movement: most takers buy YES, yet YES has fallen; buy NO.
 
-    The larger the drop, the more eager the price and the larger the size, by `size_tiers`.  Those tiers were made
-    for a claimed edge (+17.38 cents; +0.43 audited, after the fee and before the spread) that grows with the drop
-    on fair markets too: see `kalshilab.edge.report.claims`.
+    A larger drop gives a more eager price and, by `size_tiers`, a larger size.  These tiers were made for a claimed edge
+    (+17.38 cents; +0.43 audited, after the fee and before the spread) that grows with the drop on fair markets too: see
+    `kalshilab.edge.report.claims`.
     """
 
     name = "rlm_no"
@@ -151,21 +167,21 @@ class RlmNo(Bought):
         super().__init__(settings, signal)
         self._tiers = tuple((cents(drop), factor) for drop, factor in settings.size_tiers)
 
-    def size(self, fire: Any) -> int:
-        """For the fire's drop; whole contracts once the base is at least one."""
+    def size(self, fire: RlmFire) -> int:
+        """Return the size for the fire's drop, in whole contracts if the base is at least one contract."""
         factor = max((d, f) for d, f in self._tiers if d <= max(fire.drop, 0))[1]
         size = int(self._base * factor)
         return size - size % 100 if self._base >= 100 else size
 
-    def eager(self, fire: Any) -> bool:
-        return bool(fire.drop >= self._high)
+    def eager(self, fire: RlmFire) -> bool:
+        return fire.drop >= self._high
 
-    def strength(self, fire: Any) -> tuple[float, ...]:
+    def strength(self, fire: RlmFire) -> tuple[float, ...]:
         return fire.yes_ratio, fire.drop
 
 
-class WhaleFader(Bought):
-    """A large, low-leverage print: buy the other side of it (+5.79 cents claimed, audited there is no value)."""
+class WhaleFader(Bought[WhaleFire]):
+    """Whale fade: after a large, low-leverage print, buy the opposite side (+5.79 cents claimed; audited without value)."""
 
     name = "whale_fade"
 
@@ -174,16 +190,16 @@ class WhaleFader(Bought):
             min_value=settings.whale_min_value,
             max_leverage=settings.whale_max_leverage,
             top=settings.whale_top,
-            window=settings.whale_window,
+            window=settings.whale_window_s,
         )
         super().__init__(settings, signal)
 
-    def strength(self, fire: Any) -> tuple[float, ...]:
+    def strength(self, fire: WhaleFire) -> tuple[float, ...]:
         return (fire.value,)
 
 
-class Yes8090(Bought):
-    """YES has come between 80 and 90 cents: buy it, more of it in the inner band (+5.1 cents claimed, -6.2 audited)."""
+class Yes8090(Bought[PriceBandFire]):
+    """Price band: buy YES between 80 and 90 cents, more in the inner band (+5.1 cents claimed; -6.2 audited)."""
 
     name = "yes_80_90"
 
@@ -196,57 +212,57 @@ class Yes8090(Bought):
             "B": contracts(settings.yes8090_contracts),
         }
 
-    def size(self, fire: Any) -> int:
-        """For the fire's tier."""
+    def size(self, fire: PriceBandFire) -> int:
+        """Return the size for the fire's tier."""
         return self._sizes[fire.tier]
 
 
-class PolicyStrategy(Bought):
-    """A policy decides at each print; without one it holds, and `why` says so."""
+class PolicyStrategy(Bought[Fire]):
+    """A strategy whose policy decides at each print; without a policy it places no orders."""
 
     name = "rl_model"
 
     def __init__(self, settings: Settings) -> None:
-        with _of_somebody("rl_model", "policy", settings.policy):
+        with _user_code("rl_model", "policy", settings.policy):
             signal = RlModel(settings.policy)
         super().__init__(settings, signal)
         self.why = signal.why
 
 
 @contextmanager
-def _of_somebody(strategy: str, setting: str, text: str | None) -> Iterator[None]:
-    """Code that is not ours is imported and made here: whatever it raises is a refusal in a sentence."""
+def _user_code(strategy: str, setting: str, text: str | None) -> Iterator[None]:
+    """Convert any error of user code that is imported and constructed here to a SignalError."""
     try:
         yield
     except KalshilabError:
         raise
     except Exception as error:
-        why = f"something that imports, and is made, without an error ({type(error).__name__}: {error})"
-        raise SignalError(strategy, setting, text, why) from error
+        rule = f"an object that can be imported and constructed without an error ({type(error).__name__}: {error})"
+        raise SignalError(strategy, setting, text, rule) from error
 
 
-def _custom(settings: Settings) -> Bought:
+def _custom(settings: Settings) -> Bought[Fire]:
     if settings.signal is None:
         raise ConfigError("signal", None, '"module:name" of a signal, for strategy=custom')
-    with _of_somebody("custom", "signal", settings.signal):
-        found = load_object("custom", "signal", settings.signal)
-        if isinstance(found, type):
-            found = found()
-    missing = [name for name in ("update", "run", "reset", "state") if not callable(getattr(found, name, None))]  # fmt: skip
+    with _user_code("custom", "signal", settings.signal):
+        signal = load_object("custom", "signal", settings.signal)
+        if isinstance(signal, type):
+            signal = signal()
+    missing = [name for name in ("update", "run", "reset", "state") if not callable(getattr(signal, name, None))]  # fmt: skip
     if missing:
         raise SignalError(
-            "custom", "signal", settings.signal, f"a signal, such as @kalshilab.signal makes; it has no {missing[0]}"
+            "custom", "signal", settings.signal, f"a signal, such as @kalshilab.signal makes; {missing[0]} is missing"
         )  # fmt: skip
-    return Bought(settings, found)
+    return Bought(settings, signal)
 
 
 def make_strategy(settings: Settings) -> Strategy:
-    """The strategy that `settings.strategy` names.
+    """Return the strategy that `settings.strategy` names.
 
     Raises:
-        ConfigError, SignalError: a setting of it, its signal or its policy cannot be used.
+        ConfigError, SignalError: one of its settings, its signal or its policy is unusable.
     """
-    made: dict[str, Any] = {
+    factories: dict[str, Callable[[Settings], Strategy]] = {
         "hold": lambda s: Hold(),
         "rlm_no": RlmNo,
         "whale_fade": WhaleFader,
@@ -254,5 +270,4 @@ def make_strategy(settings: Settings) -> Strategy:
         "custom": _custom,
         "rl_model": PolicyStrategy,
     }
-    strategy: Strategy = made[settings.strategy](settings)
-    return strategy
+    return factories[settings.strategy](settings)

@@ -1,16 +1,16 @@
-"""The shadow venue's ear: what the real exchange says, told to an exchange of our own.
+"""Feed of the shadow venue: a real exchange, read only, mirrored into the local exchange.
 
-The feed of one host, read only, is pushed into a `Mirror`: each market that is wanted with its fees, its prints,
-its book level by level, its life.  The session trades on the exchange that plays the mirror, so its orders
-meet the world's book and the world never hears of them: nothing here can write.
+The feed of one host is pushed into a `Mirror`: each selected market with its fees, its prints, its book level by level
+and its lifecycle.  The session trades on the local exchange that plays the mirror.  Its orders therefore meet the real
+book but never reach the real exchange: this module cannot write.
 
-What is not known is not made up.  After a gap in the feed's numbers or a lost connection the books concerned are
-blind until their snapshots come: nothing is displayed, nothing can be taken, and what rests keeps its place and
-is filled if the new book has moved onto it.  Prints that the connection lost stay lost, and are not counted by
-the signal; the console says so.
+Unknown data is never invented.  After a gap in the feed's sequence numbers or a lost connection, the affected books are
+blind until their snapshots arrive: no size is displayed, no order can take, and resting orders keep their place and fill
+if the new book has moved through them.  Prints lost with the connection stay lost, and the signal does not count them;
+the console reports the gap.
 
-Exchange time is that of the feed's messages.  While it is silent, time passes as on this machine, so that orders
-expire; markets open and close by it too, because the feed sends no message of either.
+Exchange time is that of the feed's messages.  While the feed is silent, time passes as on this machine, so that orders
+expire.  Markets also open and close by that time, because the feed sends no message for either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
 
@@ -38,33 +38,34 @@ from kalshilab.kalshi.stream.events import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
-    Gap,
+    FeedGap,
     Lifecycle,
     Rejected,
     Subscribed,
 )
 from kalshilab.market.book import Book
 from kalshilab.market.model import Market, Trade
-from kalshilab.trade.health import NO_WORD, Health
+from kalshilab.trade.health import INCONCLUSIVE_ERRORS, Health
 from kalshilab.trade.markets.tracker import Tracked, Tracker
 from kalshilab.trade.tasks import Tasks, first_of
 
 __all__ = ["ShadowFeed"]
 
 CHANNELS: Final = ("trade", "market_lifecycle_v2")
-"""What is listened to for all markets; books join market by market."""
+"""Channels for all markets; order books are subscribed market by market."""
 PART: Final = "shadow feed"
-TICK: Final = 1.0
-"""Wall seconds between two looks at the time."""
-CONFIRMED_WITHIN: Final = 30.0
-FIRST_WITHIN: Final = 5.0
-"""Wall seconds to wait for a message that tells the feed's time, before the machine's is taken."""
+TICK_S: Final = 1.0
+"""Wall seconds between two time updates."""
+CONFIRMED_WITHIN_S: Final = 30.0
+"""Wall seconds within which the subscription must be confirmed."""
+FIRST_MESSAGE_WITHIN_S: Final = 5.0
+"""Wall seconds to wait for a message with the feed's time before machine time is used."""
 BACKLOG: Final = 1_000_000
-"""Steps that may wait for the session to play them."""
+"""Maximum number of steps that wait for the session."""
 
 
 class ShadowFeed:
-    """Keeps a mirror in step with a real feed.
+    """A mirror of a real feed.
 
         async with ShadowFeed(settings, health) as feed:
             exchange = Exchange(flow=feed.mirror)
@@ -74,14 +75,14 @@ class ShadowFeed:
     Entering returns once the open markets are in the mirror.
 
     Args:
-        settings: the host (production's, where none is named) and a key to listen with; `categories`, `tickers`
-            and `max_markets` say what is mirrored.
-        health: told of gaps and lost connections, as part "shadow feed".
+        settings: the host (default: production) and a key for its feed; `categories`, `tickers` and `max_markets`
+            select the markets.
+        health: receives gaps and lost connections, as part "shadow feed".
         wall: machine time.
 
     Raises:
-        HostRefused, CredentialsMissing, KeyUnusable: the host cannot be listened to with these settings.
-        ApiError, ConnectionFailed, FeedLost, SessionError: it did not answer (on entering).
+        HostRefused, CredentialsMissing, KeyUnusable: the feed cannot be used with these settings.
+        ApiError, ConnectionFailed, FeedLost, SessionError: the host did not answer (on entering).
     """
 
     def __init__(self, settings: Settings, health: Health, *, wall: Clock | None = None) -> None:
@@ -92,15 +93,15 @@ class ShadowFeed:
         self._data = MarketData(source)
         self._stream = Stream.of(source, clock=self._wall)
         self._stream.subscribe(*CHANNELS)
-        # What closes soon is the session's to leave out: it may hold it already.
+        # The session rejects markets that close soon; the mirror keeps them, because a position may be open.
         self._tracker = Tracker(settings.categories, settings.tickers, settings.max_markets)
-        self._interval = settings.discovery_interval
+        self._interval = settings.discovery_interval_s
         self.mirror: Final = Mirror()
         """The flow that an exchange plays."""
         self._books: dict[str, Book] = {}
         self._fees: dict[str, tuple[str, str, float]] = {}
         self._subscribed: set[str] = set()
-        self._last, self._heard = 0, 0.0
+        self._last, self._received_at = 0, 0.0
         self._first = asyncio.Event()
         self._confirmed = asyncio.Event()
         self._ready = asyncio.Event()
@@ -114,11 +115,11 @@ class ShadowFeed:
             BookSnapshot: self._on_snapshot,
             Lifecycle: self._on_lifecycle,
             EventLifecycle: lambda e: self.mirror.push_event(e.event, e.series, e.title),
-            Gap: self._on_gap,
+            FeedGap: self._on_gap,
             Connected: lambda e: None,
             Disconnected: self._on_disconnected,
             Subscribed: self._on_subscribed,
-            Rejected: lambda e: health.say(f"{PART}: command refused, {e.message} (code {e.code})"),
+            Rejected: lambda e: health.log(f"{PART}: command refused, {e.message} (code {e.code})"),
         }
 
     # Life
@@ -130,7 +131,7 @@ class ShadowFeed:
         ready.cancel()
         if not self._ready.is_set():
             await self._end()
-            raise self._error or SessionError(f"{PART}: ended before it began")
+            raise self._error or SessionError(f"{PART}: ended before it was ready")
         return self
 
     async def __aexit__(
@@ -145,17 +146,17 @@ class ShadowFeed:
         await self._data.aclose()
 
     async def trouble(self) -> None:
-        """Wait until the feed cannot go on, and say why; cancelled otherwise.
+        """Wait until the feed fails, and raise its error.
 
         Raises:
-            FeedLost, ProtocolError, SessionError: what ended it.
+            FeedLost, ProtocolError, SessionError: the error that ended the feed.
         """
         await self._stop.wait()
         if self._error is not None:
             raise self._error
 
     async def more(self) -> bool:
-        """Wait until the mirror has something to play; for `serve`."""
+        """Wait until the mirror has an event to play; an argument of `serve`."""
         if self.mirror.next_ts is None:
             self._arrived.clear()
             await self._arrived.wait()
@@ -168,7 +169,7 @@ class ShadowFeed:
 
     @property
     def frames_received(self) -> int:
-        """Frames of the feed that are in the mirror."""
+        """Number of the feed's frames that are in the mirror."""
         return self._stream.frames_received
 
     async def _run(self) -> None:
@@ -180,12 +181,12 @@ class ShadowFeed:
             await self._tasks.stop_background()
 
     async def _begin(self) -> None:
-        await first_of(self._confirmed.wait(), self._stop.wait(), timeout=CONFIRMED_WITHIN)
+        await first_of(self._confirmed.wait(), self._stop.wait(), timeout_s=CONFIRMED_WITHIN_S)
         if self._error is not None:
             return
         if not self._confirmed.is_set():
-            raise SessionError(f"{PART}: no subscription was confirmed within {CONFIRMED_WITHIN:g} s")
-        if not await first_of(self._first.wait(), self._stop.wait(), timeout=FIRST_WITHIN):
+            raise SessionError(f"{PART}: no subscription was confirmed within {CONFIRMED_WITHIN_S:g} s")
+        if not await first_of(self._first.wait(), self._stop.wait(), timeout_s=FIRST_MESSAGE_WITHIN_S):
             self._at(self._wall.now())
         self.mirror.push_time(self.now)
         for series in await self._data.all_series():
@@ -206,19 +207,19 @@ class ShadowFeed:
 
     @property
     def now(self) -> int:
-        """The feed's time: that of its last message, and what has passed since on this machine."""
-        return self._last + round((self._wall.monotonic() - self._heard) * 1e6)
+        """The feed's time in microseconds: that of its last message, plus the machine time since then."""
+        return self._last + round((self._wall.monotonic() - self._received_at) * 1e6)
 
     def _at(self, ts: int) -> int:
-        """A message's time; 0 stands for now."""
+        """Record and return the time of a message; 0 means unknown."""
         if ts and ts >= self._last:
-            self._last, self._heard = ts, self._wall.monotonic()
+            self._last, self._received_at = ts, self._wall.monotonic()
             self._first.set()
         return ts
 
     async def _keep_time(self) -> None:
         while True:
-            await self._wall.sleep(TICK)
+            await self._wall.sleep(TICK_S)
             now = self.now
             for tracked in self._tracker.all("active"):
                 market = tracked.market
@@ -233,7 +234,7 @@ class ShadowFeed:
 
     # The feed
 
-    def _on_event(self, event: Any) -> None:
+    def _on_event(self, event: object) -> None:
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
@@ -259,7 +260,7 @@ class ShadowFeed:
             self._print(tracked, trade)
 
     def _print(self, tracked: Tracked, trade: Trade) -> None:
-        # Whatever the announced time: where something trades, the market is open.
+        # A market that trades is open, even before its announced time.
         assert tracked.market is not None
         self._open(tracked.market, trade.ts)
         self.mirror.push_trade(trade)
@@ -269,26 +270,26 @@ class ShadowFeed:
         try:
             book.load(event.yes, event.no)
         except BookError as error:
-            self._distrust(event.ticker, str(error))
+            self._drop_book(event.ticker, str(error))
             return
         if self._follows(event.ticker):
             self.mirror.push_snapshot(event.ticker, event.yes, event.no, self.now)
 
     def _on_delta(self, event: BookDelta) -> None:
-        # The book is kept here as well, so that the exchange is never told of a level below zero.
+        # A second book here ensures that the exchange never receives a negative level.
         book = self._books.get(event.ticker)
         if book is None or not self._follows(event.ticker):
             return
         try:
             book.apply(event.side, event.price, event.delta)
         except BookError as error:
-            self._distrust(event.ticker, str(error))
+            self._drop_book(event.ticker, str(error))
             return
         self.mirror.push_delta(event.ticker, event.side, event.price, event.delta, self._at(event.ts))
 
-    def _distrust(self, ticker: str, why: str) -> None:
-        """Drop a book that cannot be right and ask for it anew."""
-        self._health.say(f"{PART}: {ticker}: book dropped, {why}")
+    def _drop_book(self, ticker: str, reason: str) -> None:
+        """Drop an inconsistent book and request a snapshot."""
+        self._health.log(f"{PART}: {ticker}: book dropped, {reason}")
         self._blind([ticker])
         self._stream.get_snapshot([ticker])
 
@@ -297,8 +298,8 @@ class ShadowFeed:
             if self._books.pop(ticker, None) is not None:
                 self.mirror.push_blind(ticker, self.now)
 
-    def _on_gap(self, gap: Gap) -> None:
-        self._health.say(f"{PART}: frames of {gap.channel} lost")
+    def _on_gap(self, gap: FeedGap) -> None:
+        self._health.log(f"{PART}: frames of {gap.channel} lost")
         if gap.channel == "orderbook_delta":
             self._blind(list(gap.tickers))
 
@@ -314,13 +315,13 @@ class ShadowFeed:
         return tracked is not None and tracked.status == "active"
 
     def _open(self, market: Market, ts: int) -> None:
-        """A market's opening time has come; it may have before."""
+        """Open a market whose opening time has come; repeated calls have no effect."""
         if market.status == "initialized":
             self._tracker.update(msgspec.structs.replace(market, status="active"))
             self.mirror.push_lifecycle(market.ticker, "activated", ts)
 
     def _leave(self, ticker: str, status: str) -> None:
-        """A market's book is of no use any more."""
+        """Unsubscribe the book of a market that has closed."""
         if self._tracker.advance(ticker, status) and self._books.pop(ticker, None) is not None:
             self._stream.delete_markets("orderbook_delta", [ticker])
 
@@ -355,24 +356,24 @@ class ShadowFeed:
         try:
             market = await self._data.market(ticker)
             series, category = await self._data.category(market.event)
-        except NO_WORD as error:
-            self._put_off(ticker, error)
+        except INCONCLUSIVE_ERRORS as error:
+            self._postpone(ticker, error)
             return
         await self._admit(msgspec.structs.replace(market, series=series, category=category))
 
-    def _put_off(self, ticker: str, error: KalshilabError) -> None:
-        """A market could not be looked up; the next discovery finds it again."""
-        self._health.say(f"{PART}: {ticker} could not be looked up: {error}")
+    def _postpone(self, ticker: str, error: KalshilabError) -> None:
+        """Forget a market whose look-up failed, so that the next discovery finds it again."""
+        self._health.log(f"{PART}: {ticker} could not be looked up: {error}")
         self._tracker.forget(ticker)
 
     async def _admit(self, market: Market) -> None:
-        """Mirror a market, if it is wanted: what it is, the prints that waited, its book from now on."""
+        """Mirror a market if it is admitted: its facts, the prints that waited, and its book from now on."""
         home = market.series or market.event.partition("-")[0]
         if home not in self._fees:
             try:
                 series = await self._data.series(home)
-            except NO_WORD as error:
-                self._put_off(market.ticker, error)
+            except INCONCLUSIVE_ERRORS as error:
+                self._postpone(market.ticker, error)
                 return
             self._fees[home] = series.category, series.fee_type, series.fee_multiplier
         category, fee_type, multiplier = self._fees[home]
@@ -388,7 +389,7 @@ class ShadowFeed:
         try:
             self.mirror.push_market(market, self.now)
         except ExchangeError as error:
-            self._health.say(f"{PART}: {error}")
+            self._health.log(f"{PART}: {error}")
             self._tracker.reject(market.ticker, "fees without a formula")
             return
         tracked = self._tracker.get(market.ticker)
@@ -408,8 +409,8 @@ class ShadowFeed:
             await self._wall.sleep(self._interval)
             try:
                 await self._discover()
-            except NO_WORD as error:
-                self._health.say(f"{PART}: open markets could not be listed: {error}")
+            except INCONCLUSIVE_ERRORS as error:
+                self._health.log(f"{PART}: open markets could not be listed: {error}")
 
     def __repr__(self) -> str:
         return f"ShadowFeed({self._tracker.active} markets, {self.mirror!r})"

@@ -1,11 +1,9 @@
-"""Where a session trades: an exchange it starts itself, or Kalshi's demo environment.
+"""Venues of a session: a local exchange that plays a tape or mirrors a feed, or Kalshi's demo environment.
 
-The exchange of its own plays a tape (*embedded*) or mirrors a real feed (*shadow*).
-
-On either the session and the exchange keep step.  The exchange plays its next event only when
-the session has handled every frame of the one before and has no order under way (`Lockstep`), so an hour of
-tape gives the same orders and fills whether it takes an hour or a second, on a fast machine or a slow one.
-The session's clock then *is* the exchange's.
+The local exchange plays a tape (*embedded*) or mirrors a real feed (*shadow*).  On both, session and exchange run in
+lockstep: the exchange plays its next event only when the session has handled every frame of the previous one and has no
+order under way (`Lockstep`).  An hour of tape therefore gives the same orders and fills whether it takes an hour or a
+second, on a fast machine or a slow one.  The session's clock is then the clock of the exchange.
 """
 
 from __future__ import annotations
@@ -30,17 +28,17 @@ from kalshilab.units import dollars
 __all__ = ["FrameCount", "Lockstep", "VenueLink", "open_venue", "read_frames"]
 
 STALL = 5.0
-"""Wall seconds without progress after which a count of frames is taken anew: frames died with a connection."""
+"""Wall seconds without progress after which missing frames count as lost with a connection."""
 
 
 class Lockstep:
-    """Lets the exchange's flow go on only when the session has caught up.
+    """Pace of the exchange's flow: the next event waits until the session has caught up.
+
+    The session sets `behind` to a function that returns whether it still has work, and calls `open` when it is ready for
+    the first event.
 
     Args:
-        clock: moved to the time of each event just before it is played.
-
-    The session sets `behind` to a function that says whether it still has work, and calls `open` when it is
-    ready for the first event.
+        clock: advanced to the time of each event just before it is played.
     """
 
     def __init__(self, clock: SimClock) -> None:
@@ -58,47 +56,72 @@ class Lockstep:
         self._gate.clear()
 
     async def step(self, ts: int) -> None:
-        """Called by the exchange before each event of its flow; returns when the event may be played."""
+        """Wait until the next event may be played; the exchange calls this before each event of its flow.
+
+        Args:
+            ts: the event's exchange time in microseconds.
+        """
         while True:
             if not self._gate.is_set():
                 await self._gate.wait()
             if not self.behind():
                 break
-            # One turn of the loop moves a frame one hop further; there is nothing to wait on but that.
+            # Each turn of the event loop moves the frames one step; there is no event to wait for.
             await asyncio.sleep(0)
         self.events += 1
         self._clock.advance(ts)
 
 
 class FrameCount:
-    """Frames the exchange has handed to connections, against those the session has handled.
+    """Count of the frames that the exchange has sent and the session has not handled yet.
 
-    Frames that were under way when a connection died never come; after `STALL` seconds without progress they
-    are written off, or the lockstep would wait for them for ever.
+    Frames under way on a lost connection never arrive.  After `STALL` seconds without progress they are written off;
+    otherwise the lockstep would wait for them for ever.
+
+    Args:
+        sent: returns the number of frames sent.
     """
 
     def __init__(self, sent: Callable[[], int]) -> None:
         self._sent = sent
-        self._gone = 0
+        self._lost = 0
         self._received, self._since = -1, 0.0
 
     def missing(self, received: int) -> int:
-        """Frames sent and not yet handled."""
-        return max(self._sent() - self._gone - received, 0)
+        """Return the number of frames sent but not handled, given the number received."""
+        return max(self._sent() - self._lost - received, 0)
 
     def give_up_stalled(self, received: int, now: float) -> int:
-        """Write off missing frames if none has come for `STALL` seconds; how many.  `now` is monotonic."""
+        """Write off missing frames if none has arrived for `STALL` seconds.
+
+        Args:
+            received: the number of frames received.
+            now: monotonic time in seconds.
+
+        Returns:
+            The number of frames written off.
+        """
         if received != self._received:
             self._received, self._since = received, now
         elif now - self._since > STALL:
             missing = self.missing(received)
-            self._gone += missing
+            self._lost += missing
             return missing
         return 0
 
 
 class VenueLink:
-    """An open venue, as the session sees it."""
+    """An open venue as the session uses it.
+
+    Args:
+        settings: the settings with the venue's addresses and key.
+        clock: the venue's exchange time.
+        pace: the lockstep of a local exchange; None: the venue has its own time.
+        finished: set when the tape of a local exchange has ended.
+        frames: the frame count of a local exchange.
+        prints: the number of prints of the tape; 0 without a tape.
+        feed: the feed behind a shadow venue.
+    """
 
     def __init__(
         self,
@@ -116,31 +139,35 @@ class VenueLink:
         self.feed = feed
 
     async def trouble(self) -> None:
-        """Wait until what stands behind the venue cannot go on, and raise why; return where nothing does."""
+        """Wait until the feed behind the venue fails, and raise its error; return at once without such a feed."""
         if self.feed is not None:
             await self.feed.trouble()
 
 
 def read_frames(settings: Settings) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The tape and markets that the settings name: the bundled sample, or Parquet files in any known layout.
+    """Read the tape and the markets of the settings: the bundled sample, or Parquet files in any known layout.
 
     Raises:
-        TapeError: a file is missing or is not Parquet, or only one of the two is named.
+        TapeError: a file is missing or is not Parquet, or only one of the two is given.
     """
     if settings.tape is None and settings.markets is None:
         return sample()
     if settings.tape is None or settings.markets is None:
         lacking = "tape" if settings.tape is None else "markets"
-        raise TapeError(f"a tape and its markets go together: {lacking} is not given")
+        raise TapeError(f"tape and markets must be given together; {lacking} is missing")
     markets = to_markets(read_parquet(settings.markets), result_column=settings.result_column)
     return to_tape(read_parquet(settings.tape)), markets
 
 
 def read_parquet(path: str, rows: int | None = None) -> pl.DataFrame:
-    """A Parquet file, or its first `rows` rows.
+    """Read a Parquet file.
+
+    Args:
+        path: the file; `~` is expanded.
+        rows: read only the first rows; default all.
 
     Raises:
-        TapeError: it is missing, or is not Parquet.
+        TapeError: the file is missing or is not Parquet.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -148,37 +175,43 @@ def read_parquet(path: str, rows: int | None = None) -> pl.DataFrame:
     try:
         return pl.read_parquet(file, n_rows=rows)
     except pl.exceptions.PolarsError as error:
-        raise TapeError(
-            f"{path}: not a Parquet file that can be read ({str(error).splitlines()[0]})"
-        ) from None
+        raise TapeError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
 
 
 @asynccontextmanager
 async def open_venue(settings: Settings, health: Health) -> AsyncIterator[VenueLink]:
-    """Start or name the venue of `settings`; on leaving, what was started here has ended.
+    """Open the venue of the settings; on exit, everything started here has ended.
 
     Args:
-        health: told how the feed behind a shadow venue is doing.
+        settings: the venue, its addresses and its key.
+        health: receives the status of the feed behind a shadow venue.
 
     Raises:
-        CredentialsMissing: a venue that needs a key was given none.
-        TapeError: the embedded venue cannot play what it was given.
+        CredentialsMissing: the venue needs a key, and the settings have no key.
+        TapeError: the embedded venue cannot play the tape.
         HostRefused, ApiError, ConnectionFailed, FeedLost: the shadow venue's source cannot be used.
     """
     settings.require_credentials()
     if settings.venue == "embedded":
         tape, markets = read_frames(settings)
         exchange = Exchange(
-            tape, markets, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False
+            tape,
+            markets,
+            seed=settings.seed,
+            balance_money_units=dollars(settings.balance),
+            echo_trades=False,
         )
-        async with _own(settings, exchange, prints=tape.height) as link:
+        async with _serve_local(settings, exchange, prints=tape.height) as link:
             yield link
     elif settings.venue == "shadow":
         async with ShadowFeed(settings, health) as feed:
             exchange = Exchange(
-                flow=feed.mirror, seed=settings.seed, balance=dollars(settings.balance), echo_trades=False
+                flow=feed.mirror,
+                seed=settings.seed,
+                balance_money_units=dollars(settings.balance),
+                echo_trades=False,
             )
-            async with _own(settings.replace(speed="max"), exchange, feed=feed) as link:
+            async with _serve_local(settings.replace(speed="max"), exchange, feed=feed) as link:
                 yield link
     else:
         rest, ws = hosts.defaults(settings.venue)
@@ -187,10 +220,10 @@ async def open_venue(settings: Settings, health: Health) -> AsyncIterator[VenueL
 
 
 @asynccontextmanager
-async def _own(
+async def _serve_local(
     settings: Settings, exchange: Exchange, *, prints: int = 0, feed: ShadowFeed | None = None
 ) -> AsyncIterator[VenueLink]:
-    """Serve an exchange of our own, in step with the session."""
+    """Serve a local exchange in lockstep with the session."""
     clock = SimClock(exchange.now)
     pace = Lockstep(clock)
     more = None if feed is None else feed.more

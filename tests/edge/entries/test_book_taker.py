@@ -1,4 +1,4 @@
-"""Books as recorded, and what an order would have found in them, against a plain walk over a plain book."""
+"""Taker orders against recorded books, checked against a plain walk over a plain book."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ def orders(*wanted: tuple[str, str]) -> pl.DataFrame:
     return pl.DataFrame(list(wanted), {"ticker": pl.String, "side": pl.String}, orient="row")
 
 
-def test_the_walk_level_by_level() -> None:
+def test_an_order_walks_the_levels_and_pays_their_mean_price() -> None:
     log = QuoteLog()
     log.snapshot(10, T, yes=[(4200, 700), (4100, 1000)], no=[(5600, 400)])
-    # Half of 7, 10 contracts in whole ones: 3 at 58 cents, 5 at 59.
+    # The haircut leaves half of the 7 and the 10 contracts, rounded down: 3 at 58 cents, 5 at 59.
     got = asked(
         orders((T, "no"), (T, "yes"), ("B-1", "no")), np.array([10, 10, 10]), log.frame(), contracts=9
     )
     assert got.contracts.tolist() == [8, 2, 0] and got.ts.tolist() == [10, 10, 0]
     assert got.price.tolist() == pytest.approx([(3 * 5800 + 5 * 5900) / 8, 4400, 0])
-    # Nothing before the book was known; no dearer than the limit; all of it without a haircut.
+    # There is no fill before the first snapshot and none above the limit; without a haircut, all levels are filled.
     assert asked(orders((T, "no")), np.array([9]), log.frame()).contracts.tolist() == [0]
     assert asked(orders((T, "no")), np.array([11]), log.frame(), limit=5800).contracts.tolist() == [3]
     assert asked(orders((T, "no")), np.array([11]), log.frame(), haircut=0).contracts.tolist() == [10]
 
 
-def test_what_we_took_is_gone_until_its_level_is() -> None:
+def test_contracts_we_took_stay_consumed_until_their_level_shrinks() -> None:
     log = QuoteLog()
     log.snapshot(0, T, yes=[(4200, 2000)], no=[])
     log.change(20, T, "yes", 4200, -1900)
     log.change(30, T, "yes", 4200, 1900)
     both = asked(orders((T, "no"), (T, "no")), np.array([10, 15]), log.frame(), contracts=10)
     assert both.contracts.tolist() == [10, 5]
-    # Of 1 contract left, none is still there for us; of the 19 that came, what we took is no part.
+    # The 1 contract left counts as ours: no fill.  Of the 20 shown later, 19 are new, and half of them can be taken.
     again = asked(orders(*[(T, "no")] * 3), np.array([10, 25, 35]), log.frame(), contracts=10)
     assert again.contracts.tolist() == [10, 0, 9]
-    # In whatever order they are asked for.
+    # The order of the rows does not matter; time decides.
     swapped = asked(orders((T, "no"), (T, "no")), np.array([15, 10]), log.frame(), contracts=10)
     assert swapped.contracts.tolist() == [5, 10]
 
@@ -88,7 +88,7 @@ def frame_of(rows: list[tuple[int, str, str, tuple[int, int]]]) -> pl.DataFrame:
 
 @settings(max_examples=200)
 @given(changes, wanted, st.integers(1, 30), st.sampled_from([0.0, 0.5, 0.8]))
-def test_it_is_what_a_plain_walk_finds(
+def test_fills_equal_those_of_a_plain_walk(
     rows: list[Any], fires: list[Any], contracts: int, haircut: float
 ) -> None:
     frame = frame_of(rows)
@@ -108,21 +108,22 @@ def test_it_is_what_a_plain_walk_finds(
             ours[at] = min(ours.get(at, 0), row["size"])
             done += 1
         across = "no" if side == "yes" else "yes"
-        held, cash = 0, 0
+        filled, cash = 0, 0
         for price in range(9000, 0, -1000):
             at = (ticker, across, price)
             if PRICE - price <= limits[i]:
-                some = min(int((shown.get(at, 0) - ours.get(at, 0)) * (1 - haircut)) // 100, contracts - held)
-                held, cash = held + some, cash + some * (PRICE - price)
-                ours[at] = ours.get(at, 0) + some * 100
-        assert got.contracts[i] == held
-        assert got.price[i] == pytest.approx(cash / held if held else 0)
+                available = int((shown.get(at, 0) - ours.get(at, 0)) * (1 - haircut)) // 100
+                take = min(available, contracts - filled)
+                filled, cash = filled + take, cash + take * (PRICE - price)
+                ours[at] = ours.get(at, 0) + take * 100
+        assert got.contracts[i] == filled
+        assert got.price[i] == pytest.approx(cash / filled if filled else 0)
 
 
 @settings(max_examples=100)
 @given(changes)
 @example([(0, "A-1", "yes", (1, 0)), (0, "A-1", "yes", (1, 0))])
-def test_tops_are_those_of_a_plain_book(rows: list[Any]) -> None:
+def test_best_quotes_equal_those_of_a_plain_book(rows: list[Any]) -> None:
     frame = frame_of(rows)
     best = tops(frame)
     books: dict[str, dict[str, dict[int, int]]] = {}
@@ -145,7 +146,7 @@ def test_tops_are_those_of_a_plain_book(rows: list[Any]) -> None:
     assert moved["yes_bid"].all()
 
 
-def test_entries_from_a_book() -> None:
+def test_rule_book_pays_the_levels_shown_after_the_latency() -> None:
     tape = tape_of([(0, T, 60, "yes"), (0, "B-1", 60, "yes")])
     log = QuoteLog()
     log.snapshot(START - 5, T, yes=[(5800, 4000)], no=[(4000, 4000)])
@@ -154,7 +155,7 @@ def test_entries_from_a_book() -> None:
     markets = markets_of({T: "no", "B-1": "no"})
     fires = fires_of(tape, [(0, "no"), (1, "no")])
     found = enter(fires, tape, markets, rule="book", books=log.frame(), contracts=10)
-    # As of two seconds after: five at 41 cents, five at 42; the mid was 59 as of the fire.  B has no book.
+    # Two seconds after the fire: five at 41 cents, five at 42.  The YES mid at the fire was 59.  B has no book.
     entry, other = found.row(0, named=True), found.row(1, named=True)
     assert entry["filled"] and entry["entry_ts"] == BEGIN + timedelta(seconds=2)
     fee = fill_fee(4150, 1000) / 1e7
@@ -162,20 +163,20 @@ def test_entries_from_a_book() -> None:
         [0.41, 0.415, fee, 0.585 - fee]
     )
     assert not other["filled"] and other["pnl"] == 0
-    # What the book cannot give is dropped, and the fee is that of the smaller order.
+    # Contracts that the book does not offer are not filled; the fee is that of the smaller order.
     large = enter(fires, tape, markets, rule="book", books=log.frame(), contracts=100).row(0, named=True)
     assert large["price"] == pytest.approx((5 * 0.41 + 20 * 0.42) / 25)
     assert large["fee"] == pytest.approx(fill_fee(round(large["price"] * PRICE), 2500) / 25e6)
-    # The firing print's NO costs 40 cents: a cent more buys half, nothing more buys nothing.
+    # NO costs 40 cents at the firing print.  A limit of 1 cent above it buys half; a limit of 0 buys nothing.
     near = [enter(fires, tape, markets, rule="book", books=log.frame(), limit_cents=c) for c in (0.0, 1.0)]
     assert [n["filled"][0] for n in near] == [False, True] and near[1]["price"][0] == pytest.approx(0.41)
 
 
-def test_a_log_of_a_feed() -> None:
+def test_a_log_records_the_levels_that_each_message_changes() -> None:
     log = QuoteLog()
     log.snapshot(5, T, yes=[(4100, 100)], no=[(5000, 300)])
     log.snapshot(6, T, yes=[(4100, 100), (4200, 200)], no=[])
-    log.change(3, T, "yes", 4100, 50)  # late: counts as of the one before
+    log.change(3, T, "yes", 4100, 50)  # a late message takes the time of the previous one
     log.lost(9, T)
     log.lost(10, T)
     rows = log.frame().select(pl.col("ts").dt.epoch("us"), "side", "price", "size").rows()
@@ -184,7 +185,7 @@ def test_a_log_of_a_feed() -> None:
         (6, "yes", 4100, 150), (9, "yes", 4200, 0), (9, "yes", 4100, 0),
     ]  # fmt: skip
     assert check_quotes(log.frame()).schema == QUOTES_SCHEMA and "7 changes" in repr(log)
-    with pytest.raises(EdgeError, match="before the first snapshot"):
+    with pytest.raises(EdgeError, match="must follow a snapshot"):
         log.change(11, T, "yes", 4100, 50)
     log.snapshot(12, T, yes=[(4100, 100)], no=[])
     with pytest.raises(BookError):
@@ -192,7 +193,7 @@ def test_a_log_of_a_feed() -> None:
 
 
 @pytest.mark.parametrize("name", ["orderbook_frames_verbatim.jsonl", "btc15m_frames.jsonl.gz"])
-def test_recorded_frames_make_the_books_they_made(shared: Path, name: str) -> None:
+def test_a_log_of_recorded_frames_rebuilds_their_books(shared: Path, name: str) -> None:
     path = shared / "data" / "ws" / name
     data = gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()
     log, books, now = QuoteLog(), dict[str, Book](), 0
@@ -216,7 +217,7 @@ def test_recorded_frames_make_the_books_they_made(shared: Path, name: str) -> No
     for ticker, book in books.items():
         last = best.filter(pl.col("ticker") == ticker).tail(1).row(0, named=True)
         assert (last["yes_bid"], last["yes_ask"]) == (book.best_yes_bid, book.yes_ask)
-    # An order at the end finds what the last book shows.
+    # An order at the end pays the best price of the last book.
     ends = orders(*((t, "yes") for t in books))
     got = asked(ends, np.full(len(books), now), log.frame(), contracts=1, haircut=0)
     for ticker, price in zip(books, got.price, strict=True):
@@ -226,19 +227,19 @@ def test_recorded_frames_make_the_books_they_made(shared: Path, name: str) -> No
 
 
 @pytest.fixture(scope="module")
-def box() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """The sample's day on the exchange in a box, and the quotes a listener made of it."""
+def replayed() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Replay the sample on the simulated exchange and return tape, markets and the quotes of a subscriber."""
     tape, markets = kl.sample()
     ex, log, known, now = Exchange(tape, markets), QuoteLog(), set[str](), 0
     connection = ex.hub.connect()
 
-    def heard(event: Any) -> None:
+    def log_quotes(event: Any) -> None:
         if isinstance(event, BookSnapshot):
             log.snapshot(now, event.ticker, event.yes, event.no)
         elif isinstance(event, BookDelta):
             log.change(event.ts, event.ticker, event.side, event.price, event.delta)
 
-    reader = StreamProtocol(heard)
+    reader = StreamProtocol(log_quotes)
     while (due := ex.next_ts()) is not None:
         now = due
         ex.step()
@@ -252,17 +253,19 @@ def box() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     return tape, markets, log.frame()
 
 
-def test_entries_on_the_exchange_in_a_box(box: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]) -> None:
-    tape, markets, quotes = box
+def test_entries_on_the_simulated_exchange_fill_above_the_mid_after_the_latency(
+    replayed: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+) -> None:
+    tape, markets, quotes = replayed
     fires = kl.signals.rlm(tape, min_trades=15, min_drop=2)
     found = enter(fires, tape, markets, rule="book", books=quotes, contracts=5)
-    # Its books are empty only around the end: nearly all are filled, none below the mid or before its time.
+    # Books are empty only near the close.  Nearly all orders fill, above the mid and after the latency.
     assert found.height > 20 and found["filled"].mean() > 0.8  # type: ignore[operator]
     got = found.filter("filled")
     assert (got["entry_ts"] == got["ts"] + timedelta(seconds=2)).all()
     best = mids(tops(quotes), got["ticker"], got["entry_ts"].dt.epoch("us").to_numpy()) / PRICE
     assert (got["price"].to_numpy() > 1 - best).all()
-    # Quotes that joined the bid are filled in more books the less is asked of them.
+    # Each easier fill model fills at least as many contracts of the quotes that joined the bid.
     rested = maker.rest(maker.joining(fires, quotes), tape, quotes, contracts=5)
     filled = [rested.filter(pl.col("book") == b)["contracts"].sum() for b in maker.BOOKS]
     assert filled == sorted(filled) and filled[-1] > 0
@@ -270,18 +273,18 @@ def test_entries_on_the_exchange_in_a_box(box: tuple[pl.DataFrame, pl.DataFrame,
     assert set(marks["group"]) == {"filled", "unfilled"} and marks["horizon_s"].null_count() > 0
 
 
-def test_makers_entries_are_those_of_the_hardest_book(
-    box: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+def test_rule_maker_gives_the_entries_of_the_most_pessimistic_fill_model(
+    replayed: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
 ) -> None:
-    tape, markets, quotes = box
+    tape, markets, quotes = replayed
     fires = kl.signals.rlm(tape, min_trades=15, min_drop=2)
     found = enter(
         fires, tape, markets, rule="maker", books=quotes, contracts=5, latency_s=0.5, window_s=600.0
     )
     rested = maker.rest(maker.joining(fires, quotes), tape, quotes, contracts=5, life_s=600.0, latency_s=0.5)
-    own = maker.entries(rested, markets).join(found.select("fire"), on="fire", how="semi")
-    joined = found.filter("filled").join(own, on="fire", suffix="_m")
-    assert 0 < joined.height == own["filled"].sum() < found.height
+    expected = maker.entries(rested, markets).join(found.select("fire"), on="fire", how="semi")
+    joined = found.filter("filled").join(expected, on="fire", suffix="_m")
+    assert 0 < joined.height == expected["filled"].sum() < found.height
     for name in ("entry_ts", "price", "fee", "value", "pnl"):
         one, other = joined[name], joined[f"{name}_m"]
         assert (
@@ -289,14 +292,16 @@ def test_makers_entries_are_those_of_the_hardest_book(
             if one.dtype == pl.Datetime
             else one.to_numpy() == pytest.approx(other.to_numpy())
         )
-    # The bid is below the mid, and the maker pays no taker's fee.
+    # A maker buys at the bid, below the mid.
     assert (joined["price"] < joined["mid"]).all()
     with pytest.raises(EdgeError, match=r'rule="maker" needs books='):
         enter(fires, tape, markets, rule="maker")
 
 
-def test_a_card_of_a_maker(box: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]) -> None:
-    tape, markets, quotes = box
+def test_a_card_of_rule_maker_reports_markouts_and_adverse_selection(
+    replayed: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+) -> None:
+    tape, markets, quotes = replayed
     signal = kl.signals.Rlm(min_trades=15, min_drop=2)
     card = kl.validate(signal, tape, markets, rule="maker", books=quotes, audits=False, latency_s=0.5)
     assert card.verdict == "INSUFFICIENT" and 0 < card.numbers["filled"] < card.numbers["kept"]
@@ -310,7 +315,7 @@ def test_a_card_of_a_maker(box: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame])
         kl.validate(signal, tape, markets, rule="mid")
 
 
-def test_what_are_no_quotes_is_said() -> None:
+def test_frames_that_are_not_quotes_and_arguments_out_of_range_are_refused() -> None:
     log = QuoteLog()
     log.snapshot(5, T, yes=[(4100, 100)], no=[(5000, 300)])
     good = log.frame()
@@ -323,8 +328,8 @@ def test_what_are_no_quotes_is_said() -> None:
     ):
         with pytest.raises(EdgeError, match="quotes"):
             check_quotes(bad)
-    for how in ({"contracts": 0}, {"haircut": 1.0}):
+    for arguments in ({"contracts": 0}, {"haircut": 1.0}):
         with pytest.raises(EdgeError):
-            asked(orders((T, "no")), np.array([5]), good, **how)  # type: ignore[arg-type]
+            asked(orders((T, "no")), np.array([5]), good, **arguments)  # type: ignore[arg-type]
     empty = asked(orders(), np.zeros(0, np.int64), good)
     assert empty.contracts.tolist() == [] and tops(good.head(0)).is_empty()

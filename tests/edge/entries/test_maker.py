@@ -1,4 +1,4 @@
-"""Resting orders: when the queue lets them be filled, and that late fills are the bad ones."""
+"""Resting orders: fills by queue position, and adverse selection of the last orders in a queue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def at(seconds: float) -> int:
 
 
 def orders_of(*sent: tuple[float, str, int], ticker: str = T) -> pl.DataFrame:
-    """Orders of (seconds, side, YES cents)."""
+    """Return orders sent at (seconds, side, YES price in cents)."""
     return pl.DataFrame(
         {
             "row": range(len(sent)),
@@ -57,87 +57,87 @@ def got(rested: pl.DataFrame) -> list[float]:
 
 
 def book_log(size: int = 300) -> QuoteLog:
-    """58 bid for three contracts, 62 asked for three."""
+    """Return a log with a bid of 58 and an ask of 62 for `size` (1/100 contract) each, three contracts by default."""
     log = QuoteLog()
     log.snapshot(at(0), T, yes=[(5800, size), (5700, 9900)], no=[(3800, size), (3700, 9900)])
     return log
 
 
-def test_the_queue() -> None:
-    # Two contracts of ours behind three: prints of two, two and two at our price.
+def test_each_fill_model_fills_a_queued_order_by_its_rule() -> None:
+    # Our two contracts are behind three; prints of two, two and two contracts are at our price.
     tape = tape_of([(s, T, 58, "no") for s in (1, 1, 2, 2, 3, 3)] + [(4, T, 62, "yes")])
     found = maker.rest(orders_of((0, "yes", 58)), tape, book_log().frame(), **AT_ONCE)
     assert found.schema == maker.RESTED_SCHEMA and found["book"].to_list() == list(maker.BOOKS)
     assert got(found) == [0, 2, 2, 2] and found["ahead"].to_list() == [3.0] * 4 and found["posted"].all()
     assert found["first_ts"].to_list() == [None, *(BEGIN + timedelta(seconds=s) for s in (2, 2, 1))]
     assert found["mid"].to_list() == [0.6] * 4 and found["price"].to_list() == [0.58] * 4
-    # NO is bid for from the other side: the YES taker at 62 takes it.
+    # A bid for NO is an ask for YES: the YES taker at 62 fills it.
     assert got(maker.rest(orders_of((0, "no", 62)), tape, book_log().frame(), **AT_ONCE)) == [0, 0, 0, 2]
-    # A print beyond our price fills it whatever stood there; partly reached, partly filled.
+    # A print through our price fills the order regardless of the queue; a queue consumed in part gives a partial fill.
     through = tape_of([(1, T, 57, "no")])
     assert got(maker.rest(orders_of((0, "yes", 58)), through, book_log().frame(), **AT_ONCE)) == [2] * 4
     some = tape_of([(1, T, 58, "no")] * 4)
     assert got(maker.rest(orders_of((0, "yes", 58)), some, book_log().frame(), **AT_ONCE)) == [0, 1, 1, 2]
 
 
-def test_those_who_cancel() -> None:
+def test_cancellations_move_the_order_up_only_in_the_pro_rata_model() -> None:
     log = book_log(size=600)
-    # Three were traded; of the three left, two cancel: none before us, or two in three of those that were.
+    # Three contracts trade, and two of the other three are cancelled: behind us in "queue", ahead of us in "pro_rata".
     log.change(at(1), T, "yes", 5800, -300)
     log.change(at(2), T, "yes", 5800, -200)
     tape = tape_of([(1, T, 58, "no")] * 3 + [(3, T, 58, "no")] * 2)
     found = maker.rest(orders_of((0, "yes", 58)), tape, log.frame(), **AT_ONCE)
     assert got(found) == [0, 0, 1, 2]
-    # Cancelled before it is known that they were traded: prints of the instant come first.
-    # A book that was lost: nobody cancelled.
+    # Prints come before book changes of the same instant, so a traded contract does not count as cancelled.
+    # A lost book does not count as a cancellation.
     lost = book_log(size=600)
     lost.lost(at(1), T)
     later = tape_of([(3, T, 58, "no")] * 5)
     assert got(maker.rest(orders_of((0, "yes", 58)), later, lost.frame(), **AT_ONCE)) == [0, 0, 0, 2]
 
 
-def test_an_offer_at_our_price_meets_us() -> None:
+def test_a_quote_of_the_other_side_at_our_price_fills_the_order() -> None:
     log = book_log()
     log.change(at(5), T, "yes", 5800, -300)
     log.change(at(6), T, "no", 4200, 100)
     tape = tape_of([(9, T, 57, "yes")])
     found = maker.rest(orders_of((0, "yes", 58)), tape, log.frame(), **AT_ONCE)
     assert got(found) == [2] * 4 and found["first_ts"][0] == BEGIN + timedelta(seconds=6)
-    # Not while others bid there too: such a book is not of one instant.
+    # There is no fill while other orders bid at that price: such a crossed book mixes two instants.
     crossed = book_log()
     crossed.change(at(6), T, "no", 4200, 100)
     assert got(maker.rest(orders_of((0, "yes", 58)), tape, crossed.frame(), **AT_ONCE)) == [0] * 4
 
 
-def test_when_an_order_is_there() -> None:
+def test_an_order_is_live_from_its_latency_until_its_cancellation_arrives() -> None:
     tape = tape_of([(s, T, 57, "no") for s in (1, 3, 11, 12)])
     quotes = book_log().frame()
 
-    def first(sent: float, **how: Any) -> float | None:
-        found = maker.rest(orders_of((sent, "yes", 58)), tape, quotes, contracts=2, **how)["first_ts"][0]
+    def first(sent: float, **terms: Any) -> float | None:
+        found = maker.rest(orders_of((sent, "yes", 58)), tape, quotes, contracts=2, **terms)["first_ts"][0]
         return None if found is None else (found - BEGIN).total_seconds()
 
     assert first(0, latency_s=0) == 1 and first(0, latency_s=1) == 3 and first(1, latency_s=0) == 3
-    # Cancelled after five seconds, or a little later.
+    # The print is 5 s after the order went live: 4.5 s of life and 0.49 s of cancelling are too short.
     assert first(5.5, latency_s=0.5, life_s=4.5, cancel_latency_s=0.49) is None
     assert first(5.5, latency_s=0.5, life_s=4.5, cancel_latency_s=0.5) == 11
 
 
-def test_what_is_not_posted() -> None:
+def test_an_order_is_not_posted_if_it_would_take_or_has_no_book_or_another_rests() -> None:
     tape = tape_of([(5, T, 50, "no")])
     log = book_log()
     log.lost(at(50), T)
     sent = orders_of((-1, "yes", 58), (0, "yes", 62), (1, "yes", 58), (2, "yes", 57), (3, "no", 62), (60, "yes", 58))  # fmt: skip
     found = maker.rest(sent, tape, log.frame(), life_s=40, **AT_ONCE).filter(pl.col("book") == "through")
-    # No book yet; it would take; posted; one is there; the other side is free; the book is lost.
+    # In order: no book yet; would take; posted; an order rests; posted on the other side; book lost.
     assert found["posted"].to_list() == [False, False, True, False, True, False]
     assert found["contracts"].to_list() == [0, 0, 2, 0, 0, 0]
-    # After the time of the one before, the next.
+    # An order is posted once the previous one has been cancelled.
     again = maker.rest(orders_of((1, "yes", 58), (9, "yes", 58)), tape, log.frame(), life_s=7.9, **AT_ONCE)
     assert again["posted"].all()
 
 
-def test_joining_the_best_bid() -> None:
+def test_orders_join_the_best_bid_of_their_side() -> None:
     tape = tape_of([(1, T, 60, "yes"), (2, T, 60, "yes"), (3, "B-1", 60, "yes")])
     found = maker.joining(fires_of(tape, [(0, "no"), (1, "yes"), (2, "yes")]), book_log().frame())
     assert found.select("row", "price").rows() == [(0, 6200), (1, 5800)]
@@ -157,7 +157,7 @@ sent = st.lists(
 
 
 def made(rows: list[Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A tape and quotes of one market; prices in tens of cents of the side."""
+    """Return a tape and quotes of one market; prices are in tens of cents of the side."""
     time, tape, quotes = 0, [], []
     for kind, gap, side, price, size in rows:
         time += gap
@@ -179,7 +179,7 @@ def made(rows: list[Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 @settings(max_examples=200)
 @given(prints, levels, st.randoms(use_true_random=False), sent)
-def test_books_are_in_order_and_as_a_plain_loop_has_them(
+def test_fills_grow_from_through_to_touch_and_equal_those_of_a_plain_loop(
     some: list[Any], other: list[Any], shuffle: Any, wanted: list[tuple[int, str, int]]
 ) -> None:
     rows = [*some, *other]
@@ -194,7 +194,7 @@ def test_books_are_in_order_and_as_a_plain_loop_has_them(
         both = hard["first_ts"].is_not_null()
         assert (easy["first_ts"].filter(both) <= hard["first_ts"].filter(both)).all()
     assert found["contracts"].max() <= 2 and not found.filter(~pl.col("posted"))["contracts"].sum()  # type: ignore[operator]
-    # "touch", "queue" and "through" in plain words, for the first order.
+    # A plain loop computes "touch", "queue" and "through" for the first order.
     first = next((r for r in by[0].iter_rows(named=True) if r["posted"]), None)
     if first is None:
         return
@@ -230,12 +230,13 @@ def test_books_are_in_order_and_as_a_plain_loop_has_them(
 
 
 def informed(n: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Orders, tape, quotes and markets in which the true edge of the last in the queue is nothing.
+    """Simulate orders, tape, quotes and markets in which the last order in the queue has a true edge of zero.
 
-    Three contracts stand at the best bid of each market, ours behind them.  Noise sells one, and others come back to
-    the end of the queue; the informed sell all and beyond, and the mid falls by J, or buy, and it rises by J.  With
-    r the share of noise, the fourth sale reaches us with chance r⁴, the informed with (1 − r⁴)/2 first, so that
-    J = h · (1 + 2·r⁴/(1 − r⁴)) makes the fills worth nothing on average, h being half the spread.
+    Three contracts rest at the best bid of each market, with our order behind them.  A noise trader sells one contract,
+    and a new one joins the end of the queue.  An informed trader either sells through the level, and the mid falls by J,
+    or buys, and the mid rises by J.  With r the share of noise trades, four noise sales reach our order first with
+    probability r⁴, and an informed sale with (1 − r⁴)/2.  The mean value of our fills is therefore zero for
+    J = h · (1 + 2·r⁴/(1 − r⁴)), where h is half the spread.
     """
     rng = np.random.default_rng(seed)
     r, half, ahead = 0.7, 600, 3
@@ -245,7 +246,7 @@ def informed(n: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFram
     down = rng.random(n) < 0.5
     mid = rng.integers(2500, 7500, n)
     yes_side = rng.random(n) < 0.5
-    # As of our side; a NO order lives in the mirror.
+    # Prices are those of our side; a NO order sees the mirrored book.
     value = rng.random(n) < (mid + np.where(down, -jump, jump)) / PRICE
     log, prints, orders = QuoteLog(), [], []
     for e in range(n):
@@ -305,7 +306,7 @@ def informed(n: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFram
 
 
 def edges_of(seed: int, n: int = 6_000) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """The edge in each book as bootstrapped over events, and what it was measured on."""
+    """Return the bootstrapped edge in each book with the orders, quotes and markets that it was measured on."""
     orders, tape, quotes, markets = informed(n, seed)
     rested = maker.rest(orders, tape, quotes, contracts=1, latency_s=0.5, life_s=3000)
     assert rested["posted"].all()
@@ -313,28 +314,31 @@ def edges_of(seed: int, n: int = 6_000) -> tuple[dict[str, Any], pl.DataFrame, p
     for book in maker.BOOKS:
         entries = maker.entries(rested, markets, book=book)
         assert entries.schema == ENTRIES_SCHEMA and entries["fee"].drop_nulls().max() == 0
-        found[book] = bootstrap(entries["pnl"].to_numpy(), entries["event"].to_numpy(), b=499, seed=seed)
+        found[book] = bootstrap(
+            entries["pnl"].to_numpy(), entries["event"].to_numpy(), resamples=499, seed=seed
+        )
     return found, rested, quotes, markets
 
 
-def test_t17_the_queue_knows_what_touch_does_not() -> None:
+def test_t17_the_queue_model_finds_a_zero_edge_where_touch_finds_a_false_one() -> None:
     worlds = [edges_of(seed) for seed in range(5)]
-    # Nothing in truth: the queue has it right, the pessimist never sees more, the optimist always does.
+    # The true edge is zero.  The interval of "queue" contains it, that of "through" is never above it, and that of
+    # "touch" always is.
     assert sum(found["queue"].lower < 0 < found["queue"].upper for found, *_ in worlds) >= 3
     assert all(found["through"].lower <= 0 for found, *_ in worlds)
     assert all(found["touch"].lower > 0 for found, *_ in worlds)
     _, rested, quotes, markets = worlds[0]
-    # Who is filled late is filled by those who know.
+    # Late fills come from informed traders.
     gaps = {b: maker.selection(rested, markets, book=b).gap for b in maker.BOOKS}
     assert gaps["through"] < gaps["queue"] < gaps["touch"]
-    # After an hour all is revealed but the outcome: with the noise of outcomes gone, the queue's edge is nothing.
+    # After an hour all information is in the mid.  Without the noise of outcomes, the edge of "queue" is still zero.
     hour = maker.markouts(rested, quotes, markets, book="queue", horizons=(3600,), resamples=199)
     queue = hour.filter(pl.col("group") == "filled", pl.col("horizon_s") == 3600).row(0, named=True)
     assert queue["lower"] < 0 < queue["upper"] and queue["upper"] - queue["lower"] < 0.6
     marks = maker.markouts(rested, quotes, markets, book="through", resamples=199)
     assert marks.columns == ["horizon_s", "group", "markout", "lower", "upper", "n"]
     soon = dict(marks.filter(pl.col("horizon_s") == 60).select("group", "markout").rows())
-    # Filled by the informed: half a spread earned, the jump lost; unfilled, the market had run away.
+    # A fill by an informed trader earns half the spread and loses the jump; an unfilled quote misses the jump.
     assert soon["filled"] == pytest.approx(6 - 9.79, abs=0.01)
     late = dict(marks.filter(pl.col("horizon_s") == 3600).select("group", "markout").rows())
     assert late["unfilled"] == pytest.approx(6 + 9.79, abs=0.01)
@@ -343,7 +347,7 @@ def test_t17_the_queue_knows_what_touch_does_not() -> None:
 
 
 @pytest.mark.soak
-def test_t17_in_a_hundred_worlds() -> None:
+def test_t17_at_full_size() -> None:
     found = [edges_of(seed, 3_000)[0] for seed in range(100, 200)]
     assert sum(f["queue"].lower < 0 < f["queue"].upper for f in found) >= 88
     assert sum(f["queue"].p < 0.05 for f in found) <= 12
@@ -352,14 +356,14 @@ def test_t17_in_a_hundred_worlds() -> None:
     assert np.mean([f["through"].estimate for f in found]) == pytest.approx(-1.89, abs=0.3)
 
 
-def test_a_lake_gives_the_same(tmp_path: Path) -> None:
+def test_a_lake_and_a_frame_give_the_same_fills(tmp_path: Path) -> None:
     orders, tape, quotes, markets = informed(40, seed=3)
     lake = Lake.create(tmp_path / "lake")
     lake.append(tape, markets)
     assert maker.rest(orders, lake, quotes).equals(maker.rest(orders, tape, quotes))
 
 
-def test_makers_fees_and_what_became_of_it() -> None:
+def test_entries_selection_and_markouts_of_a_maker_equal_a_manual_computation() -> None:
     tape = tape_of([(1, T, 58, "no")] * 4)
     markets = markets_of({T: "yes"}, fee_type=["quadratic_with_maker_fees"])
     sent = orders_of((0, "yes", 58), (1, "yes", 57))
@@ -376,22 +380,22 @@ def test_makers_fees_and_what_became_of_it() -> None:
     none = maker.selection(rested, markets)
     assert none.n_filled == 0 and np.isnan(none.gap)
     marks = maker.markouts(rested, book_log().frame(), markets, book="touch")
-    # One event cannot tell how it varies; the mid stays, then the market pays.
+    # A single event gives no interval.  The mid does not move; then the market settles.
     assert (
         marks["markout"].to_list() == pytest.approx([2.0] * 4 + [42.0]) and marks["lower"].null_count() == 5
     )
 
 
-def test_what_cannot_be_done_is_said() -> None:
+def test_invalid_arguments_are_refused() -> None:
     tape, quotes = tape_of([(1, T, 58, "no")]), book_log().frame()
-    for how in ({"contracts": 0}, {"life_s": 0}, {"latency_s": -1}, {"cancel_latency_s": -1}):
+    for arguments in ({"contracts": 0}, {"life_s": 0}, {"latency_s": -1}, {"cancel_latency_s": -1}):
         with pytest.raises(EdgeError):
-            maker.rest(orders_of((0, "yes", 58)), tape, quotes, **how)  # type: ignore[arg-type]
-    with pytest.raises(EdgeError, match="prices"):
+            maker.rest(orders_of((0, "yes", 58)), tape, quotes, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(EdgeError, match="price must be"):
         maker.rest(orders_of((0, "yes", 0)), tape, quotes)
     rested = maker.rest(orders_of((0, "yes", 58)), tape, quotes)
     with pytest.raises(EdgeError, match="one of through"):
         maker.entries(rested, markets_of({T: "yes"}), book="front")  # type: ignore[arg-type]
-    with pytest.raises(EdgeError, match="not in the table"):
+    with pytest.raises(EdgeError, match="markets must contain every order's market"):
         maker.entries(rested, markets_of({"B-1": "yes"}))
     assert maker.rest(orders_of(), tape, quotes).schema == maker.RESTED_SCHEMA

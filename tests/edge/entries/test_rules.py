@@ -1,4 +1,4 @@
-"""Entries: the first later print of our side and nothing else, against a plain loop over prints."""
+"""Entry rules: an entry is the first later print by a taker of our side, checked against a plain loop over prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_is_bought_from_a_later_no_taker() -> None:
         fires_of(tape, [(0, "no")]), tape, markets_of({"A-1": "no", "B-1": "no"}), half_spread_cents=1
     ).row(0, named=True)
     assert entry["fired_at"] == pytest.approx(0.40) and entry["mid"] == pytest.approx(0.41)
-    # The print after one second is within the latency of two, the YES taker's is not ours.
+    # The print after 1 s is within the latency of 2 s; the print after 4 s has a YES taker.
     assert entry["entry_ts"] == BEGIN + timedelta(seconds=5)
     fee = fill_fee(4200, 1000) / 1e7
     assert [entry[k] for k in ("price", "fee", "cost", "value", "pnl")] == pytest.approx(
@@ -34,19 +34,19 @@ def test_no_is_bought_from_a_later_no_taker() -> None:
     )
 
 
-def test_no_fill_no_profit() -> None:
+def test_an_entry_without_a_print_in_its_window_is_unfilled_and_has_no_profit() -> None:
     tape = tape_of(
         [(0, "A-1", 60, "yes"), (2, "A-1", 59, "no"), (9, "A-1", 59, "yes"), (1803, "A-1", 30, "no")]
     )
     markets = markets_of({"A-1": "no"})
     entry = enter(fires_of(tape, [(0, "no")]), tape, markets).row(0, named=True)
     assert not entry["filled"] and entry["pnl"] == 0 and entry["price"] is None and entry["entry_ts"] is None
-    # After the latency, not at it; within the window, its end included.
+    # The end of the latency is exclusive, the end of the window inclusive.
     assert enter(fires_of(tape, [(0, "no")]), tape, markets, latency_s=1.999)["filled"].all()
     assert enter(fires_of(tape, [(0, "no")]), tape, markets, window_s=1801)["filled"].all()
 
 
-def test_after_the_expected_close_the_outcome_may_be_known() -> None:
+def test_fires_after_the_expected_close_are_left_out() -> None:
     tape = tape_of(
         [(0, "A-1", 50, "yes"), (20, "B-1", 50, "yes"), (30, "A-1", 50, "no"), (31, "B-1", 50, "no")]
     )
@@ -57,7 +57,7 @@ def test_after_the_expected_close_the_outcome_may_be_known() -> None:
     assert enter(fires, tape, markets, extremes=True).height == 2
 
 
-def test_what_a_contract_paid() -> None:
+def test_value_and_price_follow_the_settlement_and_the_rule() -> None:
     rows = [(i, t, 50, "no") for i, t in enumerate(["A-1", "B-1", "C-1", "D-1"])]
     tape = tape_of(rows + [(10 + s, t, 50, k) for s, t, _, _ in rows for k in ("yes", "no")])
     markets = markets_of({"A-1": "yes", "B-1": "no", "C-1": "scalar", "D-1": None})
@@ -73,7 +73,7 @@ def test_what_a_contract_paid() -> None:
     assert enter(fires, tape, markets, ticks=3)["price"].to_list() == pytest.approx([0.53] * 4)
 
 
-def test_a_tick_dearer_is_one_of_the_markets_grid() -> None:
+def test_extra_ticks_are_those_of_the_markets_price_grid() -> None:
     tickers = ["A-1", "B-1", "C-1", "D-1"]
     rows = [(i, t, p, "no") for i, (t, p) in enumerate(zip(tickers, [95, 90, 50, 95], strict=True))]
     tape = tape_of([*rows, *((10 + i, t, p, "yes") for i, t, p, _ in rows)])
@@ -90,7 +90,7 @@ def test_a_tick_dearer_is_one_of_the_markets_grid() -> None:
         assert found["fee"].to_list() == pytest.approx([fill_fee(round(p * 1e4), 1000) / 1e7 for p in prices])
 
 
-def test_what_is_left_out_is_counted() -> None:
+def test_fires_left_out_are_counted_by_reason() -> None:
     tape = tape_of([(i, t, p, "no") for i, (t, p) in enumerate(
         [("A-1", 50), ("A-1", 50), ("A-2", 50), ("A-3", 50), ("B-1", 98), ("B-1", 97), ("X-1", 50)])])  # fmt: skip
     markets = markets_of({"A-1": "yes", "A-2": "no", "A-3": "no", "B-1": "yes"})
@@ -119,18 +119,18 @@ prints = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(prints, st.data(), st.integers(0, 5), st.integers(1, 9), st.integers(1, 15))
-def test_it_is_what_a_plain_loop_finds(
+def test_entries_equal_those_of_a_plain_loop(
     rows: list[tuple[int, str, int, str]], data: st.DataObject, latency: int, window: int, lot: int
 ) -> None:
     at = np.cumsum([gap for gap, *_ in rows])
     tape = tape_of([(int(s), t, p, k) for s, (_, t, p, k) in zip(at, rows, strict=True)])
-    some = data.draw(st.lists(st.tuples(st.integers(0, len(rows) - 1), st.sampled_from(["yes", "no"])), max_size=12, unique_by=lambda f: f[0]))  # fmt: skip
-    fires = fires_of(tape, sorted(some))
+    fired = data.draw(st.lists(st.tuples(st.integers(0, len(rows) - 1), st.sampled_from(["yes", "no"])), max_size=12, unique_by=lambda f: f[0]))  # fmt: skip
+    fires = fires_of(tape, sorted(fired))
     found = enter(
         fires, tape, markets_of({"A-1": "yes", "A-2": "no", "B-1": None}), latency_s=latency, window_s=window,
         per_market=None, both_sides=True, half_spread_cents=1,
     )  # fmt: skip
-    assert found.schema == ENTRIES_SCHEMA and found.height == len(some)
+    assert found.schema == ENTRIES_SCHEMA and found.height == len(fired)
     plain = tape.rows(named=True)
     for entry in found.iter_rows(named=True):
         start = entry["ts"] + timedelta(seconds=latency)
@@ -142,7 +142,7 @@ def test_it_is_what_a_plain_loop_finds(
             assert entry["entry_ts"] == first["ts"] and entry["price"] == pytest.approx(paid / 10_000)
 
 
-def test_a_lake_gives_the_same(tmp_path: Path) -> None:
+def test_a_lake_and_a_frame_give_the_same_entries(tmp_path: Path) -> None:
     tape, markets = kl.synth.martingale(n_markets=400, seed=5)
     lake = Lake.create(tmp_path / "lake")
     lake.append(tape, markets)
@@ -152,7 +152,7 @@ def test_a_lake_gives_the_same(tmp_path: Path) -> None:
     assert from_lake.equals(enter(signal.run(stored), stored, markets)) and from_lake.height > 10
 
 
-def test_spreads_are_read_off_the_tape() -> None:
+def test_the_half_spread_is_estimated_from_the_tape_and_is_1_cent_by_default() -> None:
     tape, _ = kl.synth.martingale(n_markets=2_000, seed=2)
     assert half_spread_of(tape) == 1.0
     assert (
@@ -161,7 +161,7 @@ def test_spreads_are_read_off_the_tape() -> None:
     assert half_spread_of(tape_of([(0, "A-1", 50, "yes")])) == 1.0
 
 
-def test_what_cannot_be_done_is_said() -> None:
+def test_invalid_arguments_are_refused_with_the_reason() -> None:
     tape = tape_of([(0, "A-1", 50, "yes")])
     markets = markets_of({"A-1": "yes", "Z-1": "no"})
     fires = fires_of(tape, [(0, "no")])
@@ -172,15 +172,17 @@ def test_what_cannot_be_done_is_said() -> None:
     for names in ("all", {"A-1"}, ["B"]):
         with pytest.raises(EdgeError, match=r"exclusive must be a set of event tickers"):
             enter(fires, tape, markets, exclusive=names)
-    with pytest.raises(EdgeError, match="no print on this tape"):
+    with pytest.raises(EdgeError, match="has no print on it"):
         enter(fires.with_columns(ticker=pl.lit("Z-1")), tape, markets)
     with pytest.raises(
         EdgeError, match=r"fires must be a DataFrame as returned by signal.run\(tape\), got Rlm"
     ):
         enter(kl.signals.Rlm(), tape, markets)
-    with pytest.raises(TapeError, match=r"pandas.DataFrame is no polars DataFrame; kalshilab.to_markets"):
+    with pytest.raises(
+        TapeError, match=r"markets must be a polars DataFrame, got pandas.DataFrame; kalshilab.to_markets"
+    ):
         enter(fires, tape, markets.to_pandas())
     assert enter(fires.lazy(), tape, markets).equals(enter(fires.to_pandas(), tape, markets))
-    with pytest.raises(EdgeError, match="past the end"):
+    with pytest.raises(EdgeError, match="past its end"):
         enter(fires.with_columns(row=pl.lit(7)), tape, markets)
     assert enter(fires.head(0), tape, markets).is_empty()

@@ -1,4 +1,4 @@
-"""The terms of entry: checked values, keywords, and the names of version 0.1."""
+"""Terms of entry: validation of values, keywords, and the keywords of version 0.1."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def test_a_value_out_of_range_is_named_with_its_rule(name: str, value: object) -
         terms_of("validate", None, {name: value})
 
 
-def test_an_unknown_keyword_is_named_with_those_there_are() -> None:
+def test_an_unknown_keyword_is_refused_and_the_valid_ones_are_listed() -> None:
     with pytest.raises(
         EdgeError, match=r"validate\(\) has no argument 'delay'; the terms of entries are rule, latency_s"
     ):
         kl.validate(kl.signals.Rlm(), TAPE, MARKETS, delay=1)
 
 
-def test_numbers_of_numpy_are_taken() -> None:
+def test_numpy_numbers_are_accepted() -> None:
     terms = terms_of("enter", None, {"per_event": None, "contracts": np.int64(5), "latency_s": np.float32(1)})
     assert (terms.contracts, terms.latency_s, terms.per_event) == (5, 1.0, None)
 
 
-def test_keywords_change_given_terms_and_leave_the_others() -> None:
+def test_keywords_override_single_fields_of_the_given_terms() -> None:
     base = EntryTerms(latency_s=7, contracts=3)
     changed = terms_of("enter", base, {"contracts": 4})
     assert (changed.latency_s, changed.contracts, base.contracts) == (7, 4, 3)
@@ -70,9 +70,9 @@ def test_keywords_change_given_terms_and_leave_the_others() -> None:
     ],
 )
 def test_a_keyword_of_version_0_1_warns_at_the_caller(old: str, new: str, value: float) -> None:
-    with pytest.warns(DeprecationWarning, match=rf"enter\(\): the keyword '{old}' is now '{new}'") as seen:
+    with pytest.warns(DeprecationWarning, match=rf"enter\(\): the keyword '{old}' is now '{new}'") as warned:
         entries = kl.edge.enter(FIRES, TAPE, MARKETS, **{old: value})
-    assert seen[0].filename == __file__
+    assert warned[0].filename == __file__
     assert entries.equals(kl.edge.enter(FIRES, TAPE, MARKETS, **{new: value}))
     with pytest.raises(EdgeError, match="got both"), pytest.warns(DeprecationWarning):
         terms_of("enter", None, {new: value, old: value})
@@ -80,8 +80,8 @@ def test_a_keyword_of_version_0_1_warns_at_the_caller(old: str, new: str, value:
 
 def test_validate_accepts_terms_and_the_keywords_of_version_0_1() -> None:
     rule = kl.signals.Rlm(min_trades=15)
-    own = kl.validate(rule, TAPE, MARKETS, terms=EntryTerms(latency_s=9.0), audits=False)
-    assert own.spec["terms"]["latency"] == 9.0
-    with pytest.warns(DeprecationWarning, match=r"validate\(\): the keyword 'latency'") as seen:
+    new = kl.validate(rule, TAPE, MARKETS, terms=EntryTerms(latency_s=9.0), audits=False)
+    assert new.spec["terms"]["latency"] == 9.0
+    with pytest.warns(DeprecationWarning, match=r"validate\(\): the keyword 'latency'") as warned:
         old = kl.validate(rule, TAPE, MARKETS, latency=9.0, audits=False)
-    assert seen[0].filename == __file__ and old.numbers["net"] == own.numbers["net"]
+    assert warned[0].filename == __file__ and old.numbers["net"] == new.numbers["net"]

@@ -1,4 +1,4 @@
-"""Paper beside its replay: parts that add up, and a cent of shortfall seen within tens of trades."""
+"""Paper trades and their replay: parts that add up, and a shortfall of one cent found within tens of trades."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def table(rows: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=ENTRIES_SCHEMA)
 
 
-def test_each_part_has_its_line() -> None:
+def test_each_cause_has_a_row() -> None:
     replay = table(
         [fire(0, 0.70, 1.0), fire(1, 0.70, 0.0), fire(2, 0.60, 1.0), fire(3, None, None), fire(4, 0.5, 1.0)]
     )
@@ -79,7 +79,7 @@ def test_each_part_has_its_line() -> None:
     assert "67% of signals matched" in repr(got)
 
 
-def test_a_cent_of_shortfall_shows_within_thirty_trades_while_profit_says_nothing() -> None:
+def test_a_shortfall_of_one_cent_is_found_within_thirty_trades() -> None:
     rng = np.random.default_rng(1)
     shown = 0
     for _ in range(200):
@@ -109,7 +109,7 @@ ROWS = st.lists(
 
 
 @given(ROWS, ROWS)
-def test_the_parts_add_up_and_no_fire_is_in_two_pairs(left: list[Any], right: list[Any]) -> None:
+def test_the_parts_add_up_and_each_signal_is_in_at_most_one_pair(left: list[Any], right: list[Any]) -> None:
     paper, replay = (
         table([fire(i, price, value, seconds=s, side=side) for i, price, value, s, side in rows])
         for rows in (left, right)
@@ -124,7 +124,7 @@ def test_the_parts_add_up_and_no_fire_is_in_two_pairs(left: list[Any], right: li
         assert total["replay"] == pytest.approx(100 * replay["pnl"].sum(), abs=1e-9)
 
 
-def test_the_same_on_both_sides_is_no_gap() -> None:
+def test_identical_entries_have_a_gap_of_zero() -> None:
     same = table([fire(i, 0.7, float(i % 3 > 0)) for i in range(9)])
     got = replay_gap(same, same, claim=0.0)
     assert (
@@ -137,20 +137,20 @@ def test_the_same_on_both_sides_is_no_gap() -> None:
     assert math.isnan(got.unfilled_edge)
 
 
-def test_nearest_in_time_is_paired() -> None:
+def test_the_nearest_signal_in_time_is_paired() -> None:
     replay = table([fire(0, 0.5, 1.0), fire(0, 0.6, 1.0, seconds=4)])
     paper = table([fire(0, 0.6, 1.0, seconds=3)])
     got = replay_gap(paper, replay)
     assert got.matched == 1 and got.price.estimate == 0
-    assert replay_gap(paper, replay, tolerance=0.5).matched == 0
+    assert replay_gap(paper, replay, tolerance_s=0.5).matched == 0
 
 
-def test_nothing_at_all() -> None:
+def test_empty_entries_are_accepted() -> None:
     empty = table([])
     got = replay_gap(empty, empty, claim=2.0)
     assert math.isnan(got.matched_share) and got.price.n == 0 and got.price.lower == -math.inf
     assert got.frame["total"].sum() == 0
     with pytest.raises(EdgeError, match="tolerance"):
-        replay_gap(empty, empty, tolerance=-1)
+        replay_gap(empty, empty, tolerance_s=-1)
     with pytest.raises(EdgeError, match="column"):
         replay_gap(empty.drop("fee"), empty)

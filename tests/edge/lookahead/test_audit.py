@@ -1,9 +1,8 @@
-"""Audits: honest strategies pass, every kind of looking ahead is found, and where."""
+"""Tests of the audits: honest strategies pass, and every kind of look-ahead is detected with its first fire."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,11 +11,12 @@ import pytest
 import kalshilab as kl
 from kalshilab.edge.entries.rules import enter
 from kalshilab.edge.lookahead import audit
-from kalshilab.edge.lookahead.fair_tape import Stage, replay
-from kalshilab.edge.lookahead.settlement_facts import named_facts, point_in_time
+from kalshilab.edge.lookahead.fair_tape import FairWorlds, fair_world
+from kalshilab.edge.lookahead.settlement_facts import facts_in_code, point_in_time
 from kalshilab.edge.lookahead.whole_life import whole_life_edge
 from kalshilab.edge.robustness.perturbations import interval
 from kalshilab.errors import EdgeError, TapeError
+from kalshilab.signals.engine.compiled_signal import CompiledSignal
 from kalshilab.tape.tape import FrameTape
 
 S = kl.signals
@@ -26,7 +26,7 @@ TAPE, MARKETS = kl.synth.martingale(n_markets=700, seed=11)
 def chosen(
     at: int, keep: Callable[[pl.DataFrame], pl.Expr], feature: pl.Expr
 ) -> Callable[[pl.DataFrame], pl.DataFrame]:
-    """NO at each market's print number `at` where its whole life satisfies a condition: looking ahead."""
+    """Return a strategy that looks ahead: NO at print `at` of each market whose whole life satisfies a condition."""
 
     def strategy(tape: pl.DataFrame) -> pl.DataFrame:
         life = tape.group_by("ticker", maintain_order=True).agg(
@@ -46,7 +46,7 @@ def chosen(
 LAST, MEAN = pl.col("price").last(), pl.col("price").mean()
 
 
-def fell(_: Any) -> pl.Expr:
+def fell(_: pl.DataFrame) -> pl.Expr:
     return (pl.col("f") < pl.col("first")) & (pl.col("share") > 0.6)
 
 
@@ -58,11 +58,13 @@ CHEATS = [
 
 
 @pytest.mark.parametrize(("name", "cheat"), CHEATS, ids=[n for n, _ in CHEATS])
-def test_t6_whole_life_features_are_found_twenty_times_of_twenty(name: str, cheat: Any) -> None:
+def test_t6_twenty_of_twenty_whole_life_features_are_detected(
+    name: str, cheat: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
     prefix = audit.prefix_invariance(cheat, TAPE, cuts=20)
     null = audit.null_replay(cheat, TAPE, MARKETS, seeds=12)
-    assert not prefix.passed and prefix.first_row is not None and "differs" in prefix.detail
-    assert not null.passed, null.detail
+    assert not prefix.passed and prefix.first_row is not None and "changes when" in prefix.detail
+    assert not null.passed and "; repeated in other worlds: " in null.detail, null.detail
     assert not audit.future_scramble(cheat, TAPE, cuts=10).passed
 
 
@@ -72,13 +74,13 @@ def test_t6_whole_life_features_are_found_twenty_times_of_twenty(name: str, chea
      S.LowLeverageVariance(), S.Steam(), S.DollarDirection(), S.ConvictionRatio(), S.BuyBack()],
     ids=lambda s: s.name,
 )  # fmt: skip
-def test_signals_pass(signal: Any) -> None:
+def test_built_in_signals_pass(signal: CompiledSignal) -> None:
     for found in audit.every(signal, TAPE, MARKETS, seeds=6, cuts=6):
         assert found.passed, found
 
 
 def production(tape: pl.DataFrame) -> pl.DataFrame:
-    """The published rule's production setting as its authors ran it: NO at the 25th print, filtered by whole lives."""
+    """Return the fires of the published rule in its production setting: NO at the 25th print, filtered by whole lives."""
     life = tape.group_by("ticker", maintain_order=True).agg(
         (pl.col("taker").cast(pl.String) == "yes").mean().alias("share"), pl.len().alias("n"),
         (pl.col("price").first() - pl.col("price").last()).alias("drop"), (1 - pl.col("price").mean() / 10_000).alias("no"),
@@ -89,7 +91,7 @@ def production(tape: pl.DataFrame) -> pl.DataFrame:
 
 
 def leak_and_edge(seed: int, markets: int) -> tuple[float, float, float]:
-    """T7: what the whole life shows of rule D where 3 cents are planted, what is there as of the fire, and its error."""
+    """Return rule D's whole-life edge, its edge as of the fire and the latter's standard error, with 3 cents planted."""
     rule = S.Rlm(yes_threshold=0.70, min_trades=25, min_drop=5, max_price=65)
     tape, table = kl.synth.martingale(n_markets=markets, seed=seed, edge=3.0)
     whole = whole_life_edge(tape, table, 0.70, 25, 5)
@@ -97,7 +99,7 @@ def leak_and_edge(seed: int, markets: int) -> tuple[float, float, float]:
     return whole.edge, honest.estimate, (honest.upper - honest.lower) / 3.92
 
 
-def test_t7_a_true_edge_does_not_hide_the_leak() -> None:
+def test_t7_a_leak_is_detected_beside_a_real_edge() -> None:
     whole, honest, se = leak_and_edge(2, 40_000)
     assert whole > 10 and abs(honest - 3.0) < 2 * se and whole - honest > 3 * se
     tape, table = kl.synth.martingale(n_markets=3_000, seed=5, edge=3.0)
@@ -107,7 +109,7 @@ def test_t7_a_true_edge_does_not_hide_the_leak() -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_t7_on_five_tapes() -> None:
+def test_t7_holds_on_five_tapes() -> None:
     found = np.array([leak_and_edge(seed, 72_791) for seed in range(5)])
     print("T7", found.round(2))
     se = float(np.sqrt((found[:, 2] ** 2).sum()) / 5)
@@ -115,7 +117,7 @@ def test_t7_on_five_tapes() -> None:
     assert abs(found[:, 1].mean() - 3.0) <= 2 * se, (found[:, 1].mean(), se)
 
 
-def test_looking_at_the_next_print_is_found() -> None:
+def test_a_strategy_that_reads_the_next_print_fails_three_audits() -> None:
     def peeking(tape: pl.DataFrame) -> pl.DataFrame:
         after = pl.col("price").shift(-1).over("ticker")
         rows = tape.with_row_index("row").filter(after - pl.col("price") <= -500)
@@ -126,7 +128,7 @@ def test_looking_at_the_next_print_is_found() -> None:
     assert not audit.null_replay(peeking, TAPE, MARKETS).passed
 
 
-def test_settlement_facts_are_refused_by_name_and_by_absence() -> None:
+def test_settlement_facts_are_refused_by_name_and_withheld_from_functions() -> None:
     def direct(tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
         won = markets.filter(pl.col("settlement") == 0)
         return S.rlm(tape).join(won.select("ticker"), on="ticker", how="semi")
@@ -140,50 +142,51 @@ def test_settlement_facts_are_refused_by_name_and_by_absence() -> None:
         assert not found.passed and fact in found.detail
     assert not audit.prefix_invariance(direct, TAPE, markets=MARKETS).passed
     assert "result" not in point_in_time(MARKETS).columns and point_in_time(None) is None
-    assert named_facts(lambda t: S.rlm(t)) == ()
+    assert facts_in_code(lambda t: S.rlm(t)) == ()
     assert audit.settlement_facts(
         lambda tape, markets: S.rlm(tape).join(markets, on="ticker", how="semi"), TAPE, MARKETS
     ).passed
 
 
-def test_a_misspelt_column_is_a_mistake_and_no_cheat() -> None:
-    told = MARKETS.with_columns(last_price=pl.lit(1.0))
-    for column, asked in (("settled_ts", True), ("last_price", True), ("prise", False)):
+def test_a_misspelt_column_raises_and_does_not_fail_the_audit() -> None:
+    extended = MARKETS.with_columns(last_price=pl.lit(1.0))
+    for column, withheld in (("settled_ts", True), ("last_price", True), ("prise", False)):
         names = [column]
 
         def asks(tape: pl.DataFrame, markets: pl.DataFrame, names: list[str] = names) -> pl.DataFrame:
             return S.rlm(tape).join(markets.filter(pl.col(names[0]).is_not_null()), on="ticker", how="semi")
 
-        if asked:
-            assert "must not have" in audit.settlement_facts(asks, TAPE, told).detail
+        if withheld:
+            assert "must not have" in audit.settlement_facts(asks, TAPE, extended).detail
         else:
             with pytest.raises(EdgeError, match=r"asks raised ColumnNotFoundError: .*prise"):
-                audit.settlement_facts(asks, TAPE, told)
+                audit.settlement_facts(asks, TAPE, extended)
 
 
-def test_a_few_favourites_that_all_won_are_no_leak() -> None:
-    """One market that fires in each of 20 fair worlds near a dollar: all are won more often than not."""
+def test_a_few_favourites_that_all_won_are_not_a_leak() -> None:
+    """One market fires near a dollar in each of 20 fair worlds, so usually all of its bets win."""
     rule = S.PriceBand(side="no", low=1, high=6)
     fires = rule.run(TAPE)["ticker"].unique(maintain_order=True).head(30)
     passed = [audit.null_replay(rule, TAPE.filter(pl.col("ticker") == t), MARKETS).passed for t in fires]
     assert len(passed) == 30 and all(passed)
 
 
-def test_a_fire_must_carry_its_own_print() -> None:
+def test_a_fire_must_have_the_price_and_row_of_its_print() -> None:
     def cheaper(tape: pl.DataFrame) -> pl.DataFrame:
         return S.rlm(tape, min_trades=8, min_drop=2).with_columns(pl.col("price") + 100)
 
     found = audit.settlement_facts(cheaper, TAPE)
     assert not found.passed and found.first_row is not None
+    assert "does not have that print's time, ticker and price" in found.detail
     assert not audit.settlement_facts(
         lambda t: S.rlm(t, min_trades=8).with_columns(row=pl.lit(10**7)), TAPE
     ).passed
 
 
-def test_a_leak_in_the_entry_is_seen_by_the_null_replay_alone() -> None:
+def test_the_null_replay_detects_a_leak_in_the_entry_rule() -> None:
     rule = S.Rlm(min_trades=8, min_drop=2)
 
-    def dear(fires: pl.DataFrame, tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
+    def costly(fires: pl.DataFrame, tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
         return enter(fires, tape, markets)
 
     def life_mean(fires: pl.DataFrame, tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
@@ -193,17 +196,18 @@ def test_a_leak_in_the_entry_is_seen_by_the_null_replay_alone() -> None:
         )
         return entries.with_columns(pnl=pl.col("value") - (1 - pl.col("mean") / 10_000)).drop("mean")
 
-    assert audit.null_replay(rule, TAPE, MARKETS, entry=dear).passed
+    assert audit.null_replay(rule, TAPE, MARKETS, entry=costly).passed
     assert not audit.null_replay(rule, TAPE, MARKETS, entry=life_mean).passed
 
 
-def test_outcomes_drawn_again_centre_on_the_costs() -> None:
+def test_resampled_outcomes_lose_exactly_the_costs() -> None:
     entries = enter(S.rlm(TAPE, min_trades=5, min_drop=1), TAPE, MARKETS)
     assert audit.outcome_resampling(entries).passed
-    assert audit.outcome_resampling(entries.head(0)).passed
+    empty = audit.outcome_resampling(entries.head(0))
+    assert empty.passed and empty.detail == "no entry was filled"
 
 
-def test_placebos_name_what_is_inert() -> None:
+def test_a_variant_with_the_edge_of_the_rule_is_inert() -> None:
     tape, markets = kl.synth.martingale(n_markets=8_000, seed=2)
 
     def bought(fires: pl.DataFrame) -> pl.DataFrame:
@@ -216,31 +220,37 @@ def test_placebos_name_what_is_inert() -> None:
     assert found["edge"].to_list()[3] is None
 
 
-def test_a_fair_world_keeps_everything_but_prices_and_outcomes() -> None:
+def test_a_fair_world_replaces_only_prices_and_outcomes() -> None:
     tape, markets = kl.sample()
-    stage = Stage(FrameTape(tape), markets)
-    one, again, other = stage.world(1), replay(tape, markets, seed=1), stage.world(2)
-    assert (
-        one.tape.equals(again.tape) and one.markets.equals(again.markets) and not one.tape.equals(other.tape)
-    )
+    worlds = FairWorlds(FrameTape(tape), markets)
+    one, same, other = worlds.world(1), fair_world(tape, markets, seed=1), worlds.world(2)
+    assert one.tape.equals(same.tape) and one.markets.equals(same.markets)
+    assert not one.tape.equals(other.tape)
     assert one.tape.drop("price").equals(tape.drop("price")) and one.markets["settlement"].null_count() == 0
     assert one.tape["price"].is_between(100, 9900).all()
-    # The mid is fair: over many worlds outcomes agree with it.
+    # The mid is fair: over many worlds the mean outcome equals it.
     off = []
     for seed in range(30):
-        world = stage.world(seed)
+        world = worlds.world(seed)
         last = world.tape.with_columns(mid=pl.Series(world.mid)).group_by("ticker").agg(pl.col("mid").last())
         both = last.join(world.markets.select("ticker", "settlement"), on="ticker")
         off += ((both["settlement"] / 10_000) - both["mid"]).to_list()
     assert abs(np.mean(off)) < 3.5 * np.std(off) / np.sqrt(len(off))
 
 
-def test_nothing_to_audit() -> None:
+def test_the_spread_of_a_fair_world_was_called_spread() -> None:
+    tape, markets = kl.sample()
+    with pytest.warns(DeprecationWarning, match="the keyword 'spread' is now 'spread_cents'"):
+        old = fair_world(tape, markets, spread=4.0)  # type: ignore[call-arg]
+    assert old.tape.equals(fair_world(tape, markets, spread_cents=4.0).tape)
+
+
+def test_a_strategy_without_fires_passes() -> None:
     assert audit.prefix_invariance(S.Rlm(), TAPE.head(0)).passed
     assert audit.null_replay(S.Rlm(min_trades=10_000), TAPE, MARKETS, seeds=2).passed
 
 
-@pytest.mark.parametrize("look", [audit.prefix_invariance, audit.future_scramble])
-def test_a_tape_sorted_by_market_has_no_end_to_cut_off(look: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("compare", [audit.prefix_invariance, audit.future_scramble])
+def test_a_tape_sorted_by_market_is_refused(compare: Callable[..., audit.Audit]) -> None:
     with pytest.raises(TapeError, match="sort by ts"):
-        look(S.Rlm(), TAPE.sort("ticker", "ts"))
+        compare(S.Rlm(), TAPE.sort("ticker", "ts"))

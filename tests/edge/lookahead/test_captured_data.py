@@ -1,4 +1,4 @@
-"""What a strategy holds besides its tape: every way to bring the future along is found, and honest ones are left alone."""
+"""Tests of captured data: every way to capture the future is detected, and honest strategies pass."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import pytest
 
 import kalshilab as kl
 from kalshilab.edge.lookahead import audit
-from kalshilab.edge.lookahead.captured_data import brought
+from kalshilab.edge.lookahead.captured_data import forbidden_capture
 
 S = kl.signals
 TAPE, MARKETS = kl.synth.martingale(n_markets=1_200, seed=11)
 RULE = S.Rlm(min_trades=5, min_drop=1)
-WHOLE = TAPE  # What a notebook calls its tape, and a function takes in place of its argument.
+WHOLE = TAPE  # A notebook's variable, which a function uses in place of its argument.
 LIFE = TAPE.group_by("ticker").agg(first=pl.col("price").first(), last=pl.col("price").last())
 WON = frozenset(MARKETS.filter(pl.col("result") == "no")["ticker"])
 LAST = dict(LIFE.select("ticker", "last").iter_rows())
@@ -84,6 +84,8 @@ def given(known: Any, tape: pl.DataFrame) -> pl.DataFrame:
 
 
 class Informed:
+    """A strategy that keeps the winners in an attribute."""
+
     name = "informed"
 
     def __init__(self) -> None:
@@ -102,9 +104,9 @@ def frozen(s, ts, price, size, taker_yes):  # type: ignore[no-untyped-def]
 
 
 def elsewhere(tape: pl.DataFrame) -> pl.DataFrame:
-    import told_elsewhere  # type: ignore[import-not-found]
+    import answers_elsewhere  # type: ignore[import-not-found]
 
-    return among(RULE.run(tape), told_elsewhere.WON)
+    return among(RULE.run(tape), answers_elsewhere.WON)
 
 
 def from_a_file(tape: pl.DataFrame) -> pl.DataFrame:
@@ -130,6 +132,8 @@ def dated_import(tape: pl.DataFrame) -> pl.DataFrame:
 
 
 class Dated:
+    """A strategy with a table with times as a class attribute."""
+
     seen: Any = DATED.SEEN
 
     def run(self, tape: pl.DataFrame) -> pl.DataFrame:
@@ -137,6 +141,8 @@ class Dated:
 
 
 class DatedOutside:
+    """A strategy that uses a global pandas table indexed by time."""
+
     def run(self, tape: pl.DataFrame) -> pl.DataFrame:
         return falling(tape, SEEN_BY_TIME.reset_index().pipe(pl.from_pandas))
 
@@ -153,7 +159,7 @@ def lengths(market: Any, n: int) -> Any:
 
 
 def life_share(tape: pl.DataFrame) -> pl.DataFrame:
-    """Only in the second half of a market's prints: what half that is, is known at the end."""
+    """Fire only in the second half of a market's prints, which is known only at its end."""
     market = tape["market"].to_numpy()
     fires = RULE.run(tape)
     n = lengths(market, int(market.max(initial=0)) + 1)[market[fires["row"].to_numpy().astype(np.int64)]]
@@ -161,31 +167,38 @@ def life_share(tape: pl.DataFrame) -> pl.DataFrame:
 
 
 CHEATS: dict[str, tuple[Any, str]] = {
-    "a table of features": (features, "holds LIFE, which names"),
-    "the tape by another name": (another_tape, "differs"),
-    "a memory of an earlier call": (memory, "differs"),
-    "a cache": (cached, "holds LAST, which names"),
-    "a closure": (closure(), "holds winners, which names"),
-    "a pandas join": (merged, "holds GOOD, which names"),
+    "a table of features": (features, "captures LIFE, which names"),
+    "the tape by another name": (another_tape, "changes when"),
+    "a memory of an earlier call": (memory, "changes when"),
+    "a cache": (cached, "captures LAST, which names"),
+    "a closure": (closure(), "captures winners, which names"),
+    "a pandas join": (merged, "captures GOOD, which names"),
     "a default": (by_default, "a default of by_default"),
     "a partial": (functools.partial(given, WON), "which names"),
-    "an object": (Informed(), "holds Informed.won, which names"),
-    "a compiled step": (frozen(), "names prints by their time"),
-    "a module": (elsewhere, "holds told_elsewhere.WON, which names"),
-    "a table with times in a module": (dated_module, "rows of DATED.SEEN are there"),
-    "a table with times that is imported": (dated_import, "differs"),
-    "a table with times of a class": (Dated(), "rows of Dated.seen are there"),
-    "a pandas table by time that a class uses": (DatedOutside(), "rows of SEEN_BY_TIME are there"),
+    "an object": (Informed(), "captures Informed.won, which names"),
+    "a compiled step": (frozen(), "identifies prints by their time"),
+    "a module": (elsewhere, "captures answers_elsewhere.WON, which names"),
+    "a table with times in a module": (
+        dated_module,
+        "rows of DATED.SEEN count as known from their latest time on",
+    ),
+    "a table with times that is imported": (dated_import, "changes when"),
+    "a table with times of a class": (Dated(), "rows of Dated.seen count as known from their latest time on"),
+    "a pandas table by time that a class uses": (
+        DatedOutside(),
+        "rows of SEEN_BY_TIME count as known from their latest time on",
+    ),
     "a file": (from_a_file, "reads data while it runs (read_parquet)"),
-    "counts of a compiled function": (life_share, "differs"),
+    "counts of a compiled function": (life_share, "changes when"),
 }
 
 
 @pytest.fixture(autouse=True)
-def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    module = types.ModuleType("told_elsewhere")
+def modules_and_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Provide the modules that strategies import, and the file that one reads."""
+    module = types.ModuleType("answers_elsewhere")
     module.WON = set(WON)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "told_elsewhere", module)
+    monkeypatch.setitem(sys.modules, "answers_elsewhere", module)
     monkeypatch.setitem(sys.modules, "dated_elsewhere", DATED)
     honest = types.ModuleType("honest_elsewhere")
     honest.load = lambda path: pl.read_parquet(path)  # type: ignore[attr-defined]
@@ -197,33 +210,32 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", CHEATS)
-def test_the_future_is_found_wherever_it_is_kept(name: str) -> None:
-    cheat, said = CHEATS[name]
+def test_the_future_is_detected_in_every_place(name: str) -> None:
+    cheat, message = CHEATS[name]
     failed = [a for a in audit.every(cheat, TAPE, MARKETS, seeds=2, cuts=12) if not a.passed]
-    assert failed and any(said in a.detail for a in failed), failed
+    assert failed and any(message in a.detail for a in failed), failed
     assert all(a.first_row is not None and a.first_row["ticker"] for a in failed if a.name != "null replay")
 
 
-def test_the_verdict_says_it_with_the_first_row() -> None:
+def test_the_verdict_names_the_first_fire() -> None:
     found = kl.validate(features, TAPE, MARKETS, resamples=99)
     assert found.verdict == "INVALID_LOOKAHEAD"
     assert "its first fire is at row" in found.criterion(1).detail
 
 
-def test_columns_of_ones_own_and_the_order_of_the_table_are_not_handed_on() -> None:
+def test_unknown_columns_and_the_row_order_of_the_markets_are_withheld() -> None:
     def asks(tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
         return among(RULE.run(tape), markets.filter(pl.col("outcome") == "no")["ticker"])
 
-    told = MARKETS.with_columns(outcome=pl.col("result"))
-    assert "must not have" in audit.settlement_facts(asks, TAPE, told).detail
-    seen: list[list[str]] = []
+    extended = MARKETS.with_columns(outcome=pl.col("result"))
+    assert "must not have" in audit.settlement_facts(asks, TAPE, extended).detail
 
     def looks(tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
         if markets["ticker"].to_list() != sorted(markets["ticker"]):
-            raise AssertionError("sorted by something else")
+            raise AssertionError("the markets are not sorted by ticker")
         return RULE.run(tape)
 
-    assert audit.settlement_facts(looks, TAPE, MARKETS.sort("result", "settled_ts")).passed and not seen
+    assert audit.settlement_facts(looks, TAPE, MARKETS.sort("result", "settled_ts")).passed
 
 
 SCORES = TAPE.gather_every(7).select("ts", "ticker", rating=pl.col("price") / 10_000)
@@ -233,7 +245,7 @@ COUNTED = [0]
 
 
 def scored(tape: pl.DataFrame) -> pl.DataFrame:
-    """Fires where what was known elsewhere by then agrees: a table with times, joined backward."""
+    """Return fires confirmed by a captured table with times, joined backward."""
     fires = RULE.run(tape).sort("ts")
     known = SCORES.sort("ts").with_columns(pl.col("ticker").cast(fires.schema["ticker"]))
     both = fires.join_asof(known, on="ts", by="ticker", strategy="backward", check_sortedness=False)
@@ -253,7 +265,7 @@ def through_a_module(tape: pl.DataFrame) -> pl.DataFrame:
 
 
 class Fitted:
-    """A class that can read a file when it is made, and does not while it runs."""
+    """A class that can read a file when it is created, but does not read while it runs."""
 
     @classmethod
     def load(cls, path: str) -> pl.DataFrame:
@@ -272,7 +284,7 @@ BARS = pd.DataFrame({"open": [1.0]})
 
 
 def by_event(tape: pl.DataFrame) -> pl.DataFrame:
-    """What everybody knows of every market, a scale as long as the list of markets, a column called open."""
+    """Use metadata of every market, a scale as long as the list of markets, and a column called open."""
     fires = among(RULE.run(tape), TICKERS).with_columns(event=pl.col("ticker").replace_strict(EVENTS))
     return fires.filter(pl.lit(len(KINDS) + SCALE[0] + BARS.open.iloc[0] > 0)).drop("event")
 
@@ -282,7 +294,7 @@ CALENDAR = HOURS.with_columns(at=pl.lit(time(8, 30)), lasts=timedelta(hours=1), 
 
 
 def before_a_release(tape: pl.DataFrame) -> pl.DataFrame:
-    """Looks ahead in a calendar that was announced."""
+    """Return fires shortly before a release of a calendar that was announced in advance."""
     fires = RULE.run(tape).sort("ts")
     due = fires.join_asof(CALENDAR, left_on="ts", right_on="due", strategy="forward", check_sortedness=False)
     return due.filter(pl.col("due") - pl.col("ts") < timedelta(hours=2)).sort("row")
@@ -308,10 +320,10 @@ def recursive(tape: pl.DataFrame, depth: int = 2) -> pl.DataFrame:
 def test_honest_functions_pass(honest: Any) -> None:
     for found in audit.every(honest, TAPE, MARKETS, seeds=3, cuts=8):
         assert found.passed, found
-    assert COUNTED == [0], "audit leave no trace in what a function remembers"
+    assert COUNTED == [0], "an audit leaves no trace in the state of a function"
 
 
-def test_a_table_with_times_that_is_joined_forward_is_found() -> None:
+def test_a_forward_join_with_a_table_with_times_is_detected() -> None:
     def peeks(tape: pl.DataFrame) -> pl.DataFrame:
         fires = RULE.run(tape).sort("ts")
         later = SCORES.sort("ts").with_columns(pl.col("ticker").cast(fires.schema["ticker"]))
@@ -321,11 +333,11 @@ def test_a_table_with_times_that_is_joined_forward_is_found() -> None:
     assert not audit.prefix_invariance(peeks, TAPE, cuts=20).passed
 
 
-def test_tables_of_outcomes_are_refused_whatever_times_they_have() -> None:
-    found = brought(lambda tape: among(RULE.run(tape), MARKETS["ticker"]), TAPE, MARKETS)
-    assert found is not None and "result, settlement" in found.what and len(found.tickers) > 1_000
+def test_outcomes_and_numbers_per_print_are_refused_and_one_market_is_allowed() -> None:
+    found = forbidden_capture(lambda tape: among(RULE.run(tape), MARKETS["ticker"]), TAPE, MARKETS)
+    assert found is not None and "result, settlement" in found.reason and len(found.tickers) > 1_000
     one = next(iter(WON))
-    assert brought(lambda tape: RULE.run(tape).filter(pl.col("ticker") == one), TAPE) is None
+    assert forbidden_capture(lambda tape: RULE.run(tape).filter(pl.col("ticker") == one), TAPE) is None
     numbers = np.arange(TAPE.height) % 7
-    found = brought(lambda tape: numbers, TAPE)
-    assert found is not None and "a number for each market or print" in found.what
+    found = forbidden_capture(lambda tape: numbers, TAPE)
+    assert found is not None and "one number per market or print" in found.reason

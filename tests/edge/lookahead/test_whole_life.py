@@ -1,4 +1,4 @@
-"""The forbidden method: it shows on fair markets what was published of real ones, and passes its own checks there."""
+"""Tests of the forbidden method: on fair markets it has the published edge and passes its own checks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from ..entries.test_rules import markets_of, tape_of
 
 
 def worlds(sets: int, markets: int, first: int = 1) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Return tapes and markets of fair worlds, with seeds from `first` on."""
     return [kl.synth.martingale(n_markets=markets, seed=first + s) for s in range(sets)]
 
 
 def as_of(tape: pl.DataFrame, markets: pl.DataFrame, rule: str) -> tuple[float, float, int]:
-    """Edge of the first fires of the published parameters as of the fire, its standard error, and how many."""
+    """Return the edge in cents of the published rule's first fires as of the fire, its standard error and their number."""
     fires = kl.signals.rlm(tape, yes_threshold=0.70, min_trades=5, min_drop=1)
     entries = enter(fires, tape, markets, rule=rule, extremes=True, half_spread_cents=1.0)
     found = interval(entries)
     return found.estimate, (found.upper - found.lower) / 3.92, found.n
 
 
-def test_t1_fair_markets_show_the_published_edge() -> None:
+def test_t1_fair_markets_have_the_published_edge() -> None:
     tape, markets = worlds(1, 30_000)[0]
     whole = whole_life_edge(tape, markets)
     assert 14 < whole.edge < 22 and whole.excess > 10
@@ -37,13 +38,13 @@ def test_t1_fair_markets_show_the_published_edge() -> None:
     mid, se, _ = as_of(tape, markets, "mid")
     assert abs(mid) < 3 * se + 0.1
     assert as_of(tape, markets, "next_print")[0] < 0
-    # What the published system found when it entered at the last print instead.
+    # The published system had such an edge when it entered at the last print instead.
     assert -1 < last_print_edge(tape, markets, 0.70, 25, 2).edge < 5
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_t1_at_full_size() -> None:
+def test_t1_holds_at_full_size() -> None:
     rows = []
     for tape, markets in worlds(10, 72_791):
         whole = whole_life_edge(tape, markets)
@@ -60,7 +61,7 @@ def test_t1_at_full_size() -> None:
     assert abs(mean[4]) <= 3 * pooled and mean[6] < 0
 
 
-def test_t2_the_published_checks_pass_where_there_is_nothing() -> None:
+def test_t2_the_published_checks_pass_on_fair_markets() -> None:
     passed = [checklist(*world).passed for world in worlds(12, 12_000)]
     # At a rate of 99 %, fewer than 11 of 12 has probability 0.006.
     assert sum(passed) >= 11
@@ -68,7 +69,7 @@ def test_t2_the_published_checks_pass_where_there_is_nothing() -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_t2_at_full_size() -> None:
+def test_t2_holds_at_full_size() -> None:
     theirs = ours = 0
     for number in range(200):
         tape, markets = worlds(1, 12_000, first=1000 + number)[0]
@@ -80,12 +81,12 @@ def test_t2_at_full_size() -> None:
     assert theirs >= 190 and ours == 0
 
 
-def test_t13_the_identity_at_its_worst() -> None:
-    """E[A − Y | Y = 0] of the average price A is p0 (1 − V)."""
+def test_t13_the_worst_bias_follows_the_formula() -> None:
+    """The bias E[A − Y | Y = 0] of the average price A equals p0 (1 − V)."""
     rng = np.random.default_rng(3)
     n, prints, total = 60_000, 30, 4.0
     step = total / prints
-    # What is shown, and what the formula makes of the same worlds, from long shots to favourites.
+    # The measured bias and the formula in the same worlds, from long shots to favourites.
     for p0 in (0.15, 0.35, 0.55, 0.75):
         y = rng.random(n) < p0
         logit = np.log(p0 / (1 - p0)) + np.cumsum(
@@ -97,7 +98,7 @@ def test_t13_the_identity_at_its_worst() -> None:
         assert 0.05 < path[~y].mean() < p0
 
 
-def test_by_hand() -> None:
+def test_a_small_tape_matches_a_calculation_by_hand() -> None:
     tape = tape_of([(0, "A-1", 60, "yes"), (1, "A-1", 50, "yes"), (2, "A-1", 40, "yes"), (3, "B-1", 40, "yes"), (4, "B-1", 60, "yes"),
                     (5, "C-1", 60, "yes"), (6, "C-1", 50, "no"), (7, "D-1", 60, "yes"), (8, "D-1", 50, "yes")])  # fmt: skip
     markets = markets_of({"A-1": "no", "B-1": "no", "C-1": "no", "D-1": None})
@@ -126,7 +127,7 @@ def test_by_hand() -> None:
     st.integers(1, 12),
     st.sampled_from([0, 1, 5, 12.5]),
 )
-def test_it_is_what_a_plain_loop_counts(seed: int, threshold: float, least: int, drop: float) -> None:
+def test_a_plain_loop_gives_the_same_edge(seed: int, threshold: float, least: int, drop: float) -> None:
     tape, markets = kl.synth.martingale(n_markets=60, seed=seed)
     won = dict(markets.select("ticker", 1 - pl.col("settlement") / 10_000).iter_rows())
     profits = []

@@ -1,4 +1,4 @@
-"""The file behind a registry: added to only, whoever writes, whoever crashes, and refused when edited."""
+"""The append-only log: concurrent writers, crashes, and edits that are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def opened(path: Path | None) -> Registry:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
-    """A registry of four lines."""
+    """Return the path of a registry of four lines."""
     path = tmp_path / "registry.jsonl"
     registry = opened(path)
     prereg = registry.register(IDEA)
@@ -40,7 +40,7 @@ def filled(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_file_is_made_with_the_first_record_and_read_again(tmp_path: Path) -> None:
+def test_the_file_is_created_with_the_first_record_and_can_be_reopened(tmp_path: Path) -> None:
     path = tmp_path / "registry.jsonl"
     registry = opened(path)
     assert registry.trials("rlm") == 0 and not path.exists() and registry.path == path
@@ -53,7 +53,7 @@ def test_the_file_is_made_with_the_first_record_and_read_again(tmp_path: Path) -
     assert "1 hypotheses, 1 evaluations" in repr(again)
 
 
-def test_two_registries_of_one_file_see_each_other(tmp_path: Path) -> None:
+def test_two_registries_of_one_file_share_their_records(tmp_path: Path) -> None:
     one, two = opened(tmp_path / "r.jsonl"), opened(tmp_path / "r.jsonl")
     prereg = one.register(IDEA)
     for n in range(5):
@@ -73,14 +73,14 @@ for n in range(40):
 """
 
 
-def test_processes_write_beside_each_other(tmp_path: Path) -> None:
+def test_several_processes_write_concurrently(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), who]) for who in "abc"]
     assert [w.wait(60) for w in writers] == [0, 0, 0]
     assert len(opened(path)) == 121 and opened(path).trials("f") == 120
 
 
-# The loss of the last line cannot be seen in the file alone.
+# The deletion of the last line cannot be detected from the file alone.
 @pytest.mark.parametrize(
     ("how", "line"),
     [
@@ -103,11 +103,11 @@ def test_an_edited_line_is_refused(filled: Path, how: str, line: int) -> None:
     else:
         lines[line], lines[line - 1] = lines[line - 1], lines[line]
     filled.write_text("".join(lines))
-    with pytest.raises(RegistryError, match=r"registry.jsonl, line \d: it was edited, or lines before"):
+    with pytest.raises(RegistryError, match=r"registry.jsonl, line \d: it was edited, or earlier lines"):
         opened(filled)
 
 
-def test_an_edit_is_refused_again_and_again_and_by_writers_too(filled: Path) -> None:
+def test_an_edit_is_refused_on_every_call_by_readers_and_writers(filled: Path) -> None:
     registry = opened(filled)
     good = filled.read_bytes()
     filled.write_bytes(good + b'{"kind":"evaluation"}\n')
@@ -120,21 +120,21 @@ def test_an_edit_is_refused_again_and_again_and_by_writers_too(filled: Path) -> 
     assert registry.trials("rlm") == 3
 
 
-def test_a_registry_that_shrank_or_went_is_refused_by_who_knew_it(filled: Path) -> None:
+def test_a_registry_that_was_truncated_or_deleted_is_refused_by_an_open_reader(filled: Path) -> None:
     registry = opened(filled)
     good = filled.read_bytes()
     filled.write_bytes(b"".join(good.splitlines(keepends=True)[:-1]))
-    with pytest.raises(RegistryError, match="not here any more"):
+    with pytest.raises(RegistryError, match="read here earlier has changed"):
         registry.trials("rlm")
     filled.unlink()
-    with pytest.raises(RegistryError, match="the file is gone"):
+    with pytest.raises(RegistryError, match="the file was deleted"):
         registry.trials("rlm")
-    with pytest.raises(RegistryError, match="the file is gone"):
+    with pytest.raises(RegistryError, match="the file was deleted"):
         registry.register(IDEA)
     assert not filled.exists()
 
 
-def test_a_crash_at_any_byte_loses_only_what_was_not_acknowledged(filled: Path) -> None:
+def test_a_crash_at_any_byte_loses_only_the_unacknowledged_record(filled: Path) -> None:
     good = filled.read_bytes()
     start = good[:-1].rindex(b"\n") + 1
     for cut in range(start, len(good), 7):
@@ -143,13 +143,13 @@ def test_a_crash_at_any_byte_loses_only_what_was_not_acknowledged(filled: Path) 
         assert reader.trials("rlm") == 2
         writer = opened(filled)
         writer.evaluated(IDEA.prereg_hash, {"n": 99}, "d", 0.5, 0.0, 1)
-        assert filled.read_bytes().startswith(good[:cut]), "nothing is rewritten"
+        assert filled.read_bytes().startswith(good[:cut]), "the file is never rewritten"
         again = opened(filled)
         assert writer.trials("rlm") == reader.trials("rlm") == again.trials("rlm") == 3
         assert again.evaluations()[-1].trial.parameters == {"n": 99}
 
 
-def test_a_record_that_lacks_only_its_end_of_line_counts(filled: Path) -> None:
+def test_a_record_without_its_end_of_line_counts(filled: Path) -> None:
     good = filled.read_bytes()
     filled.write_bytes(good[:-1])
     registry = opened(filled)
@@ -158,14 +158,14 @@ def test_a_record_that_lacks_only_its_end_of_line_counts(filled: Path) -> None:
     assert registry.trials("rlm") == opened(filled).trials("rlm") == 4
 
 
-def test_a_strange_fragment_at_the_end_is_no_crash_of_ours(filled: Path) -> None:
+def test_a_foreign_fragment_at_the_end_is_refused(filled: Path) -> None:
     with filled.open("ab") as file:
         file.write(b"hello")
-    with pytest.raises(RegistryError, match=r"line 5: it is none of ours"):
+    with pytest.raises(RegistryError, match=r"line 5: it is incomplete and was not written by this log"):
         opened(filled)
 
 
-def test_a_full_disk_leaves_a_registry_that_goes_on(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_continues_after_a_full_disk(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = opened(filled)
     write = os.write
 
@@ -184,15 +184,17 @@ def test_a_full_disk_leaves_a_registry_that_goes_on(filled: Path, monkeypatch: p
 def test_a_record_of_a_later_version_is_refused(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "r.jsonl", lambda record, line: None)
     ledger.add(lambda: [{"kind": "from_the_future"}])
-    with pytest.raises(RegistryError, match="unknown kind 'from_the_future', as of a later version"):
+    with pytest.raises(
+        RegistryError, match="unknown kind 'from_the_future' of record, possibly of a later version"
+    ):
         opened(tmp_path / "r.jsonl")
 
 
-def test_nothing_is_written_if_the_records_cannot_be_made(filled: Path) -> None:
+def test_nothing_is_written_if_the_callback_raises(filled: Path) -> None:
     good, ledger = filled.read_bytes(), Ledger(filled, lambda record, line: None)
 
     def fails() -> list[dict[str, object]]:
-        assert ledger.lines == 4, "whoever adds has seen all that stands before"
+        assert ledger.lines == 4, "a writer has read all earlier records"
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
@@ -212,17 +214,17 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_canonical_text_is_json_and_its_own_canonical_text(value: object) -> None:
+def test_canonical_text_is_json_and_a_fixed_point(value: object) -> None:
     text = canonical(value)
     assert canonical(json.loads(text)) == text
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(), min_size=2))
-def test_the_order_of_keys_does_not_matter(value: dict[str, int]) -> None:
+def test_the_hash_does_not_depend_on_the_order_of_keys(value: dict[str, int]) -> None:
     assert hash_of(value) == hash_of(dict(reversed(value.items())))
 
 
-def test_numbers_are_written_by_value() -> None:
+def test_numbers_are_written_by_value_and_not_by_type() -> None:
     assert canonical([1.0, np.float64(1), np.int32(1), True]) == "[1,1,1,true]"
     assert canonical(0.1 + 0.2) == canonical(0.3) == "0.3"
     assert canonical([-0.0, 1e300, 1e-300]) == "[0,1e+300,1e-300]"
@@ -237,6 +239,12 @@ def test_numbers_are_written_by_value() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1: 2}, b"x", "\ud800", object()])
-def test_what_json_has_no_word_for_is_refused(value: object) -> None:
+def test_values_without_a_json_form_are_refused(value: object) -> None:
     with pytest.raises(RegistryError):
         canonical(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_error_for_nan_and_infinity_names_the_remedy(value: float) -> None:
+    with pytest.raises(RegistryError, match=f"NaN and infinity cannot be stored, got {value}; pass None"):
+        canonical({"p": value})

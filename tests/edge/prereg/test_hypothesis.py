@@ -1,4 +1,4 @@
-"""What is registered is what is judged."""
+"""Hypotheses: the registered specification is the one that is judged."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from kalshilab.edge.prereg.registry import Registry
 from kalshilab.errors import EdgeError, RegistryError
 
 RULE = kl.signals.Rlm(min_trades=15)
-SAID = {"family": "rlm", "mechanism": "m", "author": "us"}
+FIELDS = {"family": "rlm", "mechanism": "m", "author": "us"}
 
 
-def test_what_differs_is_another_hypothesis() -> None:
-    one = hypothesis_of(RULE, id="A", **SAID).prereg_hash
-    assert hypothesis_of(kl.signals.Rlm(min_trades=15), id="B", **SAID).prereg_hash == one
+def test_each_difference_makes_another_hypothesis() -> None:
+    one = hypothesis_of(RULE, id="A", **FIELDS).prereg_hash
+    assert hypothesis_of(kl.signals.Rlm(min_trades=15), id="B", **FIELDS).prereg_hash == one
     others = [
-        hypothesis_of(kl.signals.Rlm(min_trades=16), id="A", **SAID),
-        hypothesis_of(RULE, id="A", latency_s=60.0, **SAID),
-        hypothesis_of(RULE, id="A", contracts=100, **SAID),
-        hypothesis_of(RULE, id="A", grid={"min_trades": [10, 15]}, **SAID),
+        hypothesis_of(kl.signals.Rlm(min_trades=16), id="A", **FIELDS),
+        hypothesis_of(RULE, id="A", latency_s=60.0, **FIELDS),
+        hypothesis_of(RULE, id="A", contracts=100, **FIELDS),
+        hypothesis_of(RULE, id="A", grid={"min_trades": [10, 15]}, **FIELDS),
     ]
     assert len({one, *(h.prereg_hash for h in others)}) == 5
 
@@ -47,7 +47,7 @@ def test_the_hash_of_a_hypothesis_is_that_of_version_0_1() -> None:
     assert list(spec["terms"]) == ["rule", "latency", "window", "contracts", "per_event"]
 
 
-def test_the_registry_of_this_process_takes_everything_once() -> None:
+def test_the_session_registry_registers_a_specification_once() -> None:
     strategy = strategy_of(kl.signals.Steam(min_trades=6))
     spec = specification(strategy, EntryTerms(), None)
     book, prereg, family = registered(None, strategy, spec)
@@ -58,11 +58,11 @@ def test_the_registry_of_this_process_takes_everything_once() -> None:
     assert trials_of(book, prereg, family, [strategy.parameters], "other data") == before + 1
 
 
-def test_a_registry_of_ones_own_refuses_what_it_does_not_know() -> None:
+def test_a_given_registry_refuses_an_unregistered_hypothesis() -> None:
     strategy = strategy_of(RULE)
     spec = specification(strategy, EntryTerms(), None)
     mine = Registry()
     with pytest.raises(RegistryError, match="is not registered"):
         registered(mine, strategy, spec)
-    prereg = mine.register(hypothesis_of(RULE, id="A", **SAID))
+    prereg = mine.register(hypothesis_of(RULE, id="A", **FIELDS))
     assert registered(mine, strategy, spec) == (mine, prereg, "rlm")

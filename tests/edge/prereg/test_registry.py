@@ -1,4 +1,4 @@
-"""The registry: what was tried cannot be forgotten, renamed or edited."""
+"""The registry: trials cannot be forgotten, renamed or edited."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
     return opened(None if request.param == "memory" else tmp_path / "registry.jsonl")
 
 
-def test_a_hypothesis_is_named_by_its_specification(registry: Registry) -> None:
+def test_a_hypothesis_is_identified_by_its_specification(registry: Registry) -> None:
     prereg = registry.register(IDEA)
     assert prereg == IDEA.prereg_hash == hash_of({"yes_threshold": 0.1 + 0.6, "signal": "rlm"})
     assert registry.registered(prereg) and not registry.registered("0" * 64)
@@ -55,7 +55,7 @@ def test_trials_are_distinct_points_of_distinct_specifications_on_distinct_data(
     assert [e.trial.p for e in registry.evaluations(prereg)] == [0.01, 0.02, None, None]
 
 
-def test_a_grid_counts_each_cell(registry: Registry) -> None:
+def test_each_cell_of_a_grid_counts_as_a_trial(registry: Registry) -> None:
     prereg = registry.register(IDEA)
     registry.evaluated_all(
         prereg, (Trial({"n": n, "d": d}, 0.5, 0.0, 50) for n in range(6) for d in range(6)), "data"
@@ -63,7 +63,7 @@ def test_a_grid_counts_each_cell(registry: Registry) -> None:
     assert registry.trials("rlm") == 36
 
 
-def test_trials_cannot_be_left_behind_by_a_new_name(registry: Registry) -> None:
+def test_a_new_name_does_not_reset_the_trials(registry: Registry) -> None:
     registry.register(IDEA)
     with pytest.raises(RegistryError, match="registered as RLM_NO in family rlm"):
         registry.register(Hypothesis("NEW", "fresh", IDEA.mechanism, "me", IDEA.spec))
@@ -76,31 +76,31 @@ def test_trials_cannot_be_left_behind_by_a_new_name(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("field", ["id", "family", "mechanism", "author"])
-def test_nothing_is_left_empty(registry: Registry, field: str) -> None:
+def test_empty_fields_are_refused(registry: Registry, field: str) -> None:
     fields = {"id": "A", "family": "f", "mechanism": "m", "author": "a", field: "  "}
-    with pytest.raises(RegistryError, match=f"{field} is empty"):
+    with pytest.raises(RegistryError, match=f"{field} must not be empty"):
         registry.register(Hypothesis(**fields, spec={}))
     assert len(registry) == 0
 
 
-def test_what_is_not_registered_is_refused(registry: Registry) -> None:
+def test_unregistered_hypotheses_and_invalid_values_are_refused(registry: Registry) -> None:
     for call in (
         lambda: registry.evaluated("f" * 64, {}, "d", 0.1, 1.0, 100),
         lambda: registry.hypothesis("f" * 64),
         lambda: registry.registered_at("f" * 64),
         lambda: registry.registered_first("f" * 64, "d"),
     ):
-        with pytest.raises(RegistryError, match="no hypothesis ffffffffffff… is registered"):
+        with pytest.raises(RegistryError, match="must name a registered hypothesis, got ffffffffffff…"):
             call()
     prereg = registry.register(IDEA)
-    with pytest.raises(RegistryError, match="no probability"):
+    with pytest.raises(RegistryError, match=r"p must be a probability from 0 to 1, got 1.5"):
         registry.evaluated(prereg, {}, "d", 1.5, 1.0, 100)
-    with pytest.raises(RegistryError, match="cannot be written down"):
+    with pytest.raises(RegistryError, match="must be text, numbers, dates or lists of them"):
         registry.evaluated(prereg, {"f": print}, "d", 0.5, 1.0, 100)
     assert len(registry) == 1
 
 
-def test_only_who_registered_first_and_did_not_tune_may_use_the_whole_sample(registry: Registry) -> None:
+def test_only_an_untuned_hypothesis_registered_first_may_use_the_whole_sample(registry: Registry) -> None:
     first = registry.register(IDEA)
     assert registry.registered_first(first, "d1")
     registry.evaluated(first, {"n": 25}, "d1", 0.01, 1.0, 300)
@@ -113,14 +113,14 @@ def test_only_who_registered_first_and_did_not_tune_may_use_the_whole_sample(reg
     assert registry.registered_first(apart, "d1")
 
 
-def test_the_board_adjusts_within_and_across(registry: Registry) -> None:
+def test_the_board_adjusts_within_and_across_hypotheses(registry: Registry) -> None:
     one = registry.register(IDEA)
     two = registry.register(Hypothesis("FAV", "fav", "Long shots are dear.", "a", {"signal": "fav"}))
     registry.register(Hypothesis("IDLE", "fav", "Not judged.", "a", {"signal": "idle"}))
     for n, p in ((1, 0.004), (2, 0.3), (3, None)):
         registry.evaluated(one, {"n": n}, "d", p, 1.5, 210)
     registry.evaluated(two, {}, "d", 0.01, 0.6, 400)
-    registry.evaluated(two, {}, "d", 0.04, 0.5, 400)  # Judged twice: the worse counts.
+    registry.evaluated(two, {}, "d", 0.04, 0.5, 400)  # Tested twice: the larger p-value counts.
     board = registry.board()
     assert board["id"].to_list() == ["RLM_NO", "FAV", "IDLE"]
     assert board["trials"].to_list() == [3, 1, 0] and board["family_trials"].to_list() == [3, 1, 1]
@@ -133,7 +133,7 @@ def test_the_board_adjusts_within_and_across(registry: Registry) -> None:
     assert board["registered"][0] == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
 
 
-def test_too_small_a_sample_has_an_edge_and_no_p_value(registry: Registry) -> None:
+def test_a_sample_that_is_too_small_has_an_edge_but_no_p_value(registry: Registry) -> None:
     one = registry.register(IDEA)
     for edge in (2.5, 9.0):
         registry.evaluated(one, {"edge": edge}, "d", None, edge, 40)
@@ -147,7 +147,7 @@ def test_an_empty_registry_has_an_empty_board(registry: Registry) -> None:
     assert registry.trials("x") == 0 and len(registry) == 0
 
 
-def test_a_lockbox_keeps_records_of_its_kinds_only(registry: Registry) -> None:
-    with pytest.raises(RegistryError, match="kinds boundary, look, result"):
+def test_a_lockbox_refuses_other_kinds_of_records(registry: Registry) -> None:
+    with pytest.raises(RegistryError, match="one of boundary, look, result, got"):
         registry.box("rlm", lambda before: {"kind": "guess"})
     assert len(registry) == 0

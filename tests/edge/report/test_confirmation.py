@@ -59,7 +59,7 @@ def test_a_longer_or_shorter_tape_does_not_pass_for_a_new_sample(tmp_path: Path)
     registry = Registry(tmp_path / "r.jsonl")
     tried(registry, registry.register(named(FIRST, "A")), TAPE)
     late = registry.register(named(SECOND, "B"))
-    found = infer(SIGNAL, b=499)
+    found = infer(SIGNAL, resamples=499)
     fresh = kl.synth.martingale(n_markets=1_500, seed=4)[0]
     for tape, passed in (
         (TAPE.head(TAPE.height - 500), False),
@@ -120,5 +120,5 @@ def registry_of(signal: Any) -> Registry:
 def test_a_lockbox_needs_entries() -> None:
     registry = Registry()
     prereg = registry.register(named(FIRST, "A"))
-    with pytest.raises(EdgeError, match="no entries to set a lockbox by"):
+    with pytest.raises(EdgeError, match="must not be empty to set the boundary of a lockbox"):
         confirmed_by_lockbox(Lockbox(registry, "f"), registry, SIGNAL.head(0), prereg, "d", (), seed=0)

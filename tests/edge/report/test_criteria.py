@@ -35,7 +35,7 @@ GOOD: dict[int, Criterion] = {
     ),
     8: criteria.time([1.0, 0.2, -0.1, 0.5], 0.1),
     9: criteria.robustness(0.8, 8, 0.2),
-    10: criteria.execution(at_tick=0.1, at_minute=-0.1, half_life=60.0),
+    10: criteria.execution(at_tick=0.1, at_minute=-0.1, half_life_s=60.0),
     11: criteria.economics(annualised=0.05, cash_rate=0.04, dollars_a_day=3.0),
     12: criteria.confirmation(p=0.01, budget=0.03, how="lockbox"),
 }
@@ -71,7 +71,7 @@ BAD: dict[int, list[Criterion]] = {
         criteria.time([1.0, -1.0], None),
     ],
     9: [criteria.robustness(0.79, 8, None), criteria.robustness(1.0, 12, 0.21)],
-    10: [criteria.execution(at_tick=0.0, at_minute=1.0, half_life=None)],
+    10: [criteria.execution(at_tick=0.0, at_minute=1.0, half_life_s=None)],
     11: [criteria.economics(annualised=0.04, cash_rate=0.04, dollars_a_day=3.0)],
     12: [criteria.confirmation(p=0.031, budget=0.03, how="lockbox")],
 }

@@ -33,7 +33,7 @@ def rate(sets: int, events: int, **world: float) -> tuple[float, float, float]:
 
 def test_t5_a_price_bias_does_not_pass_for_a_signal() -> None:
     # 60 sets at a rate of 4 %: more than 8 has probability 0.001.
-    smooth, _, mean = rate(60, 1000, edge=0.0, net=False, flb=6.0)  # type: ignore[arg-type]
+    smooth, _, mean = rate(60, 1000, edge=0.0, net=False, flb_cents=6.0)  # type: ignore[arg-type]
     assert smooth <= 8 / 60 and abs(mean) < 1.0
 
 
@@ -43,7 +43,7 @@ def test_a_signal_beyond_its_price_is_found() -> None:
 
 
 def test_the_fit_maximises_the_penalised_likelihood() -> None:
-    _, pool = simulated_entries.entries(800, seed=3, flb=6.0, edge=0.0, net=False)
+    _, pool = simulated_entries.entries(800, seed=3, flb_cents=6.0, edge=0.0, net=False)
     design = price_matching._Design.of(pool)
     x, y = design.matrix(pool), pool["value"].to_numpy()
     beta, chance, _ = price_matching._fit(x, y, design.smooth)

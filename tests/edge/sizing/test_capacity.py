@@ -1,4 +1,4 @@
-"""Capacity: a book walked by hand, a tape whose volume is known, and a fair market that takes nothing."""
+"""Capacity: a book computed by hand, a tape of known volume, and a fair market without capacity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def free(prices: Any) -> Any:
 
 
 def prints(*rows: tuple[float, str, int, float, str]) -> pl.DataFrame:
-    """A tape of (seconds, ticker, YES price in cents, contracts, taker)."""
+    """Return a tape of (seconds, ticker, YES price in cents, contracts, taker)."""
     frame = pl.DataFrame(
         [
             {
@@ -48,7 +48,7 @@ def prints(*rows: tuple[float, str, int, float, str]) -> pl.DataFrame:
 
 
 def fires(*rows: tuple[float, str, str, float | None]) -> pl.DataFrame:
-    """Entries at (seconds, ticker, side, value)."""
+    """Return entries at (seconds, ticker, side, value)."""
     return pl.DataFrame(
         [
             {
@@ -67,9 +67,9 @@ def fires(*rows: tuple[float, str, str, float | None]) -> pl.DataFrame:
 # ---------------------------------------------------------------- fees
 
 
-def test_t12_fees_of_large_orders() -> None:
+def test_t12_fees_of_large_orders_equal_the_published_table() -> None:
     golden = {0.50: 1.75, 0.67: 1.55, 0.73: 1.38, 0.75: 1.32, 0.90: 0.63, 0.95: 0.34, 0.97: 0.21}
-    # The published table is of 100 contracts, rounded up to the cent.
+    # The published table is for 100 contracts, rounded up to the cent.
     for price, cents in golden.items():
         assert math.ceil(100 * 100 * taker_fee(price)[0] - 1e-6) / 100 == pytest.approx(cents)
     assert taker_fee([0.3, 0.7, 0.3]) == pytest.approx([0.0147] * 3)
@@ -78,7 +78,7 @@ def test_t12_fees_of_large_orders() -> None:
 # ---------------------------------------------------------------- books
 
 
-def test_a_book_by_hand() -> None:
+def test_a_book_equals_a_manual_computation() -> None:
     got = book_capacity([0.70, 0.72, 0.76], [100, 200, 500], 0.75, fee=free, haircut=0.5)
     assert got.contracts == 150 and got.dollars == pytest.approx(50 * 0.05 + 100 * 0.03)
     assert got.vwap == pytest.approx((50 * 0.70 + 100 * 0.72) / 150)
@@ -89,7 +89,7 @@ def test_a_book_by_hand() -> None:
     assert "150 contracts" in repr(got)
 
 
-def test_fee_hurdle_and_haircut_each_take_some() -> None:
+def test_fee_hurdle_and_haircut_each_reduce_capacity() -> None:
     book = ([0.70, 0.72, 0.735, 0.76], [100, 200, 300, 500], 0.75)
     whole = book_capacity(*book, fee=free, haircut=0)
     assert whole.contracts == 600
@@ -97,8 +97,8 @@ def test_fee_hurdle_and_haircut_each_take_some() -> None:
         book_capacity(*book, haircut=0).contracts == 600
         and book_capacity(*book, haircut=0.5).contracts == 300
     )
-    assert book_capacity(*book, haircut=0, hurdle=1.0).contracts == 300
-    none = book_capacity(*book, hurdle=10.0)
+    assert book_capacity(*book, haircut=0, hurdle_cents=1.0).contracts == 300
+    none = book_capacity(*book, hurdle_cents=10.0)
     assert none.contracts == 0 and math.isnan(none.edge) and none.dollars == 0
     assert book_capacity([0.8], [100], 0.75).half_edge is None
     assert book_capacity([], [], 0.75).contracts == 0 and book_capacity([0.5], [0], 0.75).half_edge is None
@@ -113,7 +113,7 @@ LEVELS = st.lists(
 
 
 @given(LEVELS, st.floats(0.05, 0.99))
-def test_what_is_worth_taking_earns_the_most(levels: list[tuple[int, int]], p: float) -> None:
+def test_the_contracts_worth_taking_maximise_the_profit(levels: list[tuple[int, int]], p: float) -> None:
     price, size = (np.array(v, float) for v in zip(*sorted(levels), strict=True))
     got = book_capacity(price / 100, size, p)
     assert got.dollars >= got.frame["dollars"].fill_nan(0).max() - 1e-9  # type: ignore[operator]
@@ -126,7 +126,7 @@ def test_what_is_worth_taking_earns_the_most(levels: list[tuple[int, int]], p: f
 # ---------------------------------------------------------------- tapes
 
 
-def test_a_tape_by_hand() -> None:
+def test_a_tape_equals_a_manual_computation() -> None:
     tape = prints(
         (0, "A", 30, 10, "no"),
         (1, "A", 30, 99, "no"),
@@ -137,14 +137,14 @@ def test_a_tape_by_hand() -> None:
         (1803, "A", 25, 99, "no"),
         (5000, "B", 60, 50, "yes"),
     )
-    # The print at 1 s is within the latency, the one at 1,803 s after the window, the one of YES not ours.
+    # Excluded: the print at 1 s (before the latency), at 1,803 s (after the window), and that of a YES taker.
     got = tape_capacity(
         fires((0, "A", "no", 1.0), (4990, "B", "yes", 0.0)), tape, participation=(0.1, 0.5, 1.0), fee=free
     )
     assert got.fires == 2 and got.days == 1 and got.volume == pytest.approx(125)
     rows = got.frame.to_dicts()
     assert [r["contracts"] for r in rows] == pytest.approx([12.5, 62.5, 125])
-    # A tenth of A's 200 contracts at 70 c, of B's 50 at 60 c.
+    # A tenth of the 200 contracts of A at 70 c and of the 50 contracts of B at 60 c.
     assert rows[0]["dollars"] == pytest.approx(20 * 0.30 - 5 * 0.60)
     assert rows[1]["dollars"] == pytest.approx(40 * 0.30 + 60 * 0.26 - 25 * 0.60)
     assert rows[2]["dollars"] == rows[2]["dollars_spread"] == pytest.approx(12 + 15.6 + 25 - 30)
@@ -154,8 +154,8 @@ def test_a_tape_by_hand() -> None:
     assert "at 50% of the flow" in repr(got)
 
 
-def test_an_edge_that_decays_halves() -> None:
-    # Ten prints of ten contracts, each a cent dearer: the mean edge is 10 c at first and half that after all.
+def test_half_edge_is_where_a_decaying_edge_has_halved() -> None:
+    # Each print of ten contracts is a cent dearer: the mean edge is 10 c at first and half of that at the end.
     tape = prints(*[(10 + i, "A", 30 - i, 10, "no") for i in range(11)])
     got = tape_capacity(fires((0, "A", "no", 0.8)), tape, fee=free)
     assert got.half_edge == pytest.approx(110.0, abs=2)
@@ -164,12 +164,12 @@ def test_an_edge_that_decays_halves() -> None:
     assert tape_capacity(fires((0, "A", "no", 0.0)), tape, fee=free).half_edge is None
 
 
-def test_fires_of_one_market_may_overlap_and_unsettled_ones_are_left_out() -> None:
+def test_windows_may_overlap_and_unsettled_signals_are_excluded() -> None:
     tape = prints((10, "A", 30, 10, "no"), (20, "A", 30, 20, "no"), (40, "A", 30, 40, "no"))
     both = tape_capacity(
         fires((0, "A", "no", 1.0), (15, "A", "no", 1.0), (5, "A", "no", None)), tape, window_s=25, fee=free
     )
-    # The first has 10 and 20, the second 20 and 40.
+    # The first window has 10 and 20 contracts, the second 20 and 40.
     assert (
         both.fires == 2 and both.unsettled == 1 and both.frame["contracts"][1] == pytest.approx(0.1 * 90 / 2)
     )
@@ -185,7 +185,7 @@ def world() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def fair(n: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A fair tape, and entries at the first print of each market."""
+    """Return a fair tape, and entries at the first print of each market."""
     tape, markets = synth.martingale(n, seed=seed)
     first = tape.unique("ticker", keep="first", maintain_order=True).join(markets, on="ticker")
     side = pl.when(pl.col("price") < 5000).then(pl.lit("no")).otherwise(pl.lit("yes"))
@@ -202,7 +202,7 @@ def fair(n: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     return tape, entries.cast(dict(ENTRIES_SCHEMA))
 
 
-def test_a_fair_market_costs_the_spread_and_the_fee_at_any_size() -> None:
+def test_a_fair_market_loses_spread_and_fee_at_any_size() -> None:
     found = np.array(
         [
             tape_capacity(entries, tape, window_s=86_400.0 * 30)
@@ -211,11 +211,13 @@ def test_a_fair_market_costs_the_spread_and_the_fee_at_any_size() -> None:
             for tape, entries in (fair(3000, seed) for seed in range(6))
         ]
     )
-    # A few large markets decide each tape: its standard error is about 2.5 c.
+    # A few large markets dominate each tape: its standard error is about 2.5 c.
     assert (found.mean(0) > -6).all() and (found.mean(0) < -0.5).all()
 
 
-def test_a_lake_gives_what_the_frame_gives(world: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+def test_a_lake_and_a_frame_give_equal_results(
+    world: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
     tape, entries = world
     lake = Lake.create(tmp_path / "lake")
     lake.append(tape)
@@ -225,7 +227,7 @@ def test_a_lake_gives_what_the_frame_gives(world: tuple[pl.DataFrame, pl.DataFra
     assert of_frame.frame.equals(tape_capacity(entries, tape.to_pandas(), window_s=86_400.0).frame)
 
 
-def test_the_sample_goes_through() -> None:
+def test_the_sample_tape_is_accepted() -> None:
     tape, _ = kl.sample()
     first = tape.unique("ticker", keep="first", maintain_order=True)["ticker"].to_list()[:20]
     at = (tape["ts"][0] - START).total_seconds()
@@ -254,7 +256,7 @@ def test_the_sample_goes_through() -> None:
         lambda: tape_capacity(fires((0, "A", "no", 1.0)), prints((5, "A", 30, 1, "no"))).dollars_a_day(0.3),
     ],
 )
-def test_what_makes_no_sense_is_refused(bad: Any) -> None:
+def test_invalid_arguments_are_refused(bad: Any) -> None:
     with pytest.raises(EdgeError):
         bad()
     with pytest.raises(TapeError):

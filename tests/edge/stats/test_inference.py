@@ -1,4 +1,4 @@
-"""Tests of edges keep their size: in fair worlds of every kind they cry wolf as seldom as they say."""
+"""Size, coverage and power of the tests of an edge in simulated markets."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ FAIR: dict[str, dict[str, Any]] = {
 
 
 def fair(name: str, seed: int) -> pl.DataFrame:
-    """A fair market of sixty days, entered at the mid."""
+    """Simulate entries at the mid in a fair market of sixty days."""
     return simulated_entries.entries(
         **{"fee": False, "days": 60, "pool_events": 0, "seed": seed, **FAIR[name]}
     )[0]
 
 
 def clustered(pnl: np.ndarray, codes: np.ndarray) -> float:
-    """One-sided p of the usual t-test with clustered errors."""
+    """Return the one-sided p-value of the usual t-test with clustered standard errors."""
     code = np.unique(codes, return_inverse=True)[1]
     sums = np.bincount(code, pnl - pnl.mean())
     g = len(sums)
@@ -46,15 +46,15 @@ def clustered(pnl: np.ndarray, codes: np.ndarray) -> float:
 
 
 def every_test(entries: pl.DataFrame, b: int, seed: int) -> dict[str, float]:
-    """One-sided p-values of one sample by all methods."""
+    """Return the one-sided p-values of one sample by all methods."""
     a = martingale.coupled(entries)
     n, price = len(a.pnl), a.cost.mean()
     won = (a.pnl + a.cost).mean()
     each = np.bincount(a.event, a.pnl) / np.bincount(a.event)
-    found = inference.infer(entries, b=b, seed=seed)
+    found = inference.infer(entries, resamples=b, seed=seed)
 
     def monte_carlo(rho: float) -> float:
-        drawn = martingale.null_means(a, b=b, rho=rho, seed=seed)
+        drawn = martingale.null_means(a, resamples=b, rho=rho, seed=seed)
         return float((1 + (drawn >= each.mean() - 1e-9).sum()) / (b + 1))
 
     return {
@@ -72,24 +72,26 @@ def every_test(entries: pl.DataFrame, b: int, seed: int) -> dict[str, float]:
 
 
 def sizes(name: str, sets: int, b: int) -> dict[str, float]:
-    """Share of fair worlds in which a one-sided 5 % test rejects, by method."""
+    """Return the fraction of fair simulations in which a one-sided 5 % test rejects, by method."""
     ps = [every_test(fair(name, 1_000 + s), b, s) for s in range(sets)]
     return {method: float(np.mean([p[method] <= 0.05 for p in ps])) for method in ps[0]}
 
 
 def limit(rate: float, sets: int) -> float:
-    """The highest share that so many sets may show at this rate, three binomial standard errors up."""
+    """Return the upper limit of a rejection rate over `sets` simulations: three binomial standard errors up."""
     return rate + 3 * math.sqrt(rate * (1 - rate) / sets)
 
 
 @pytest.mark.parametrize("name", FAIR)
-def test_t8_reported_p_keeps_its_size_in_short(name: str) -> None:
+def test_t8_the_reported_p_value_keeps_its_size(name: str) -> None:
     sets = 100
-    rejected = sum(inference.infer(fair(name, 5_000 + s), b=199, seed=s).p <= 0.05 for s in range(sets))
+    rejected = sum(
+        inference.infer(fair(name, 5_000 + s), resamples=199, seed=s).p <= 0.05 for s in range(sets)
+    )
     assert rejected / sets <= limit(0.05, sets)
 
 
-def test_t8_naive_tests_on_ladders_lie_in_short() -> None:
+def test_t8_naive_tests_reject_too_often_on_ladders() -> None:
     rate = sizes("ladders K=10, 150 events", 80, 99)
     assert rate["naive z"] > 0.15
     assert rate["iid t"] > 0.15
@@ -98,7 +100,7 @@ def test_t8_naive_tests_on_ladders_lie_in_short() -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", FAIR)
-def test_t8_sizes(name: str) -> None:
+def test_t8_the_sizes_of_all_methods_are_as_documented(name: str) -> None:
     rate = sizes(name, 400, 399)
     print(f"\nT8 {name}: " + ", ".join(f"{method} {r:.3f}" for method, r in rate.items()))
     assert rate["reported"] <= 0.075
@@ -124,33 +126,35 @@ def test_t8_sizes(name: str) -> None:
         ({"n_events": 60, "price": (0.9, 0.94)}, 2.0),
     ],
 )
-def test_intervals_cover(world: dict[str, Any], edge: float) -> None:
+def test_intervals_contain_the_true_edge(world: dict[str, Any], edge: float) -> None:
     sets, covered = 80, 0
     for s in range(sets):
         signal, _ = simulated_entries.entries(edge=edge, pool_events=0, seed=s, **world)
-        found = inference.infer(signal, b=299, seed=s)
+        found = inference.infer(signal, resamples=299, seed=s)
         assert found.lower <= found.edge <= found.upper
         covered += found.lower <= edge <= found.upper
     assert covered / sets >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / sets)
 
 
-def test_the_power_is_that_of_the_detectable_edge() -> None:
-    # At the smallest detectable edge a single test finds 80 %; all three together somewhat fewer.
+def test_the_detectable_edge_is_found_with_the_stated_power() -> None:
+    # At the minimum detectable edge a single test finds 80 %; all three together find somewhat fewer.
     signal, _ = simulated_entries.entries(500, seed=0)
-    edge = inference.infer(signal, b=99).mde
+    edge = inference.infer(signal, resamples=99).mde
     found = [
-        inference.infer(simulated_entries.entries(500, edge=edge, pool_events=0, seed=s)[0], b=199, seed=s)
+        inference.infer(
+            simulated_entries.entries(500, edge=edge, pool_events=0, seed=s)[0], resamples=199, seed=s
+        )
         for s in range(80)
     ]
     assert 0.55 < np.mean([f.p <= 0.05 for f in found]) < 0.95
     assert 0.65 < np.mean([f.p_mc <= 0.05 for f in found]) < 0.95
 
 
-def test_reported_numbers_hang_together() -> None:
+def test_reported_numbers_are_consistent() -> None:
     signal, _ = simulated_entries.entries(
         200, kind="ladder", legs=4, rho_day=0.1, fill_rate=0.8, edge=2.0, seed=3
     )
-    found = inference.infer(signal, b=499)
+    found = inference.infer(signal, resamples=499)
     each = signal.group_by("event").agg(pl.col("pnl").mean())["pnl"].to_numpy()
     assert found.edge == pytest.approx(100 * each.mean())
     assert found.p == max(found.p_mc, found.p_event, found.p_day)
@@ -165,84 +169,86 @@ def test_reported_numbers_hang_together() -> None:
     assert found.mde_at(1) == found.mde < found.mde_at(117)
     assert found.interval == Interval(found.edge, found.lower, found.upper, found.p, found.n, found.n_events)
     assert found.method == "bootstrap over events" or found.method == "bootstrap over days"
-    # Numbers of Python only: a card is stored as JSON.
+    # Only plain Python numbers, because a card is stored as JSON.
     assert all(type(v) in (int, float, str) for v in msgspec.structs.astuple(found))
     assert msgspec.json.decode(msgspec.json.encode(found), type=inference.Inference) == found
 
 
-def test_effective_size_of_independent_entries_is_their_number() -> None:
+def test_the_effective_size_of_independent_entries_is_their_number() -> None:
     signal, _ = simulated_entries.entries(3_000, days=3_000, price=(0.72, 0.74), fee=False, seed=5)
-    found = inference.infer(signal, b=99)
+    found = inference.infer(signal, resamples=99)
     assert found.n_eff == pytest.approx(3_000, rel=0.1)
     assert found.mde == pytest.approx(power.mde(0.73, 3_000), rel=0.06)
-    # Ten copies of each tell no more than one.
+    # Ten copies of each entry carry the information of one.
     copies = pl.concat(
         [
             signal.with_columns(ticker=pl.col("ticker") + f"-{k}", fire=pl.col("fire") + 3_000 * k)
             for k in range(10)
         ]
     )
-    again = inference.infer(copies, b=99)
+    again = inference.infer(copies, resamples=99)
     assert again.n == 30_000
     assert again.n_eff == pytest.approx(found.n_eff)
     assert again.mde == pytest.approx(found.mde)
     assert again.edge == pytest.approx(found.edge)
 
 
-def test_few_clusters_or_losses_get_the_inverted_test() -> None:
+def test_few_clusters_or_losses_use_the_inverted_test() -> None:
     small, _ = simulated_entries.entries(20, seed=1)
-    assert inference.infer(small, b=199).method == "inverted Monte Carlo"
+    assert inference.infer(small, resamples=199).method == "inverted Monte Carlo"
     sure, _ = simulated_entries.entries(400, price=(0.985, 0.995), edge=0.4, seed=1)
-    found = inference.infer(sure, b=199)
+    found = inference.infer(sure, resamples=199)
     assert found.n_losses < inference.LOSSES
     assert found.method == "inverted Monte Carlo"
     # Many events on few days: the wider of the bootstrap over events and the inverted test with the day factor.
     crowded, _ = simulated_entries.entries(900, rho_day=0.2, days=9, seed=1)
-    found = inference.infer(crowded, b=199)
+    found = inference.infer(crowded, resamples=199)
     assert found.n_days == 9
     assert found.method == "inverted Monte Carlo"
     assert found.upper - found.lower > 2 * 1.96 * found.se_event
 
 
-def test_without_a_loss_the_p_value_is_that_of_the_null() -> None:
+def test_without_a_loss_the_p_value_is_that_of_the_martingale_null() -> None:
     signal, _ = simulated_entries.entries(12, price=(0.9, 0.91), fee=False, edge=8.99, seed=0)
     assert signal["value"].eq(1).all()
     found = inference.infer(signal)
-    # Each draw wins them all with the chance that the null gives: about 0.905^12, more with the day factor.
+    # The probability that a draw wins all of them is about 0.905^12, and higher with the day factor.
     assert found.p == found.p_mc > 0.25
     assert found.lower < 0 < found.edge
 
 
-def test_one_event_has_a_p_value_and_no_bootstrap() -> None:
+def test_a_single_event_has_a_p_value_but_no_bootstrap() -> None:
     signal, _ = simulated_entries.entries(1, kind="ladder", legs=5, seed=2)
-    found = inference.infer(signal, b=199)
+    found = inference.infer(signal, resamples=199)
     assert math.isnan(found.p_event) and math.isnan(found.p_day) and math.isnan(found.se_two_way)
     assert found.p == found.p_mc
     assert found.n_events == found.n_days == 1
     assert math.isfinite(found.lower) and math.isfinite(found.upper) and found.mde > 50
 
 
-def test_information_is_judged_at_the_mid() -> None:
-    signal, _ = simulated_entries.entries(1_500, edge=5.0, net=False, spread=6.0, fill_rate=0.5, seed=3)
+def test_the_mid_null_tests_information_before_costs() -> None:
+    signal, _ = simulated_entries.entries(1_500, edge=5.0, net=False, spread_cents=6.0, fill_rate=0.5, seed=3)
     free = inference.gross(signal)
     assert free["filled"].all() and free["pnl"].equals((signal["value"] - signal["mid"]).alias("pnl"))
-    mid, net = inference.infer(signal, null="mid", b=499), inference.infer(signal, b=499)
+    mid, net = inference.infer(signal, null="mid", resamples=499), inference.infer(signal, resamples=499)
     assert mid.p < 0.01 < net.p
     assert mid.n_filled == mid.n == 1_500 and net.n_filled < 1_000
     assert mid.edge == pytest.approx(5.0, abs=3.5)
-    # A fire in a market that settled counts although it was not filled; one that is unsettled does not.
+    # An unfilled signal in a settled market counts; one in an unsettled market does not.
     open_ = signal.with_columns(value=pl.when(pl.col("fire") < 100).then(None).otherwise("value"))
     assert inference.gross(open_).height == 1_400
 
 
-def test_unsettled_entries_are_left_out_and_fractions_count_as_they_are() -> None:
+def test_unsettled_entries_are_excluded_and_scalar_settlements_count_fractionally() -> None:
     signal, _ = simulated_entries.entries(100, seed=9)
     later = signal.with_columns(
         pl.when(pl.col("fire") < 20).then(None).otherwise(c).alias(c) for c in ("value", "pnl", "settled_ts")
     )
-    assert inference.infer(later, b=99) == inference.infer(signal.filter(pl.col("fire") >= 20), b=99)
+    assert inference.infer(later, resamples=99) == inference.infer(
+        signal.filter(pl.col("fire") >= 20), resamples=99
+    )
     void = signal.with_columns(value=pl.lit(0.5), pnl=0.5 - pl.col("cost"))
-    found = inference.infer(void, b=99)
+    found = inference.infer(void, resamples=99)
     assert found.edge == pytest.approx(100 * (0.5 - signal["cost"].to_numpy().mean()))
     assert found.n_losses == 100 and found.upper < 0
 
@@ -252,7 +258,7 @@ def test_unsettled_entries_are_left_out_and_fractions_count_as_they_are() -> Non
 def test_the_same_seed_gives_the_same_result_in_any_order_of_rows(seed: int, shuffle: int) -> None:
     signal, _ = simulated_entries.entries(40, kind="ladder", legs=3, seed=seed)
     again = signal.sample(fraction=1, shuffle=True, seed=shuffle)
-    assert inference.infer(signal, b=99, seed=seed) == inference.infer(again, b=99, seed=seed)
+    assert inference.infer(signal, resamples=99, seed=seed) == inference.infer(again, resamples=99, seed=seed)
 
 
 @given(
@@ -263,7 +269,7 @@ def test_the_same_seed_gives_the_same_result_in_any_order_of_rows(seed: int, shu
     weighted=st.booleans(),
 )
 @hypothesis_settings(max_examples=40)
-def test_bootstrap_is_that_of_the_formula(
+def test_the_bootstrap_follows_its_formula(
     g: int, scale: float, shift: float, seed: int, weighted: bool
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -293,22 +299,24 @@ def test_bootstrap_is_that_of_the_formula(
     assert (result.n, result.clusters) == (n, g)
 
 
-def test_bootstrap_takes_any_labels_and_knows_when_it_knows_nothing() -> None:
+def test_the_bootstrap_accepts_any_labels_and_is_infinite_without_variance() -> None:
     x = [0.1, -0.2, 0.3, 0.4]
-    assert inference.bootstrap(x, ["a", "b", "a", "c"], b=99) == inference.bootstrap(x, [0, 1, 0, 2], b=99)
+    assert inference.bootstrap(x, ["a", "b", "a", "c"], resamples=99) == inference.bootstrap(
+        x, [0, 1, 0, 2], resamples=99
+    )
     for nothing in (inference.bootstrap(x, [1] * 4), inference.bootstrap([0.2] * 4, [1, 2, 3, 4])):
         assert (nothing.lower, nothing.upper) == (-math.inf, math.inf) and math.isnan(nothing.p)
     assert math.isnan(inference.wild(x, [1] * 4)) and math.isnan(inference.wild([0.0] * 4, range(4)))
 
 
-def test_wild_signs_are_those_of_all_flips() -> None:
+def test_the_wild_bootstrap_approximates_all_sign_flips() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(0.4, 1, 10)
     signs = np.array(np.meshgrid(*[[-1, 1]] * 10)).reshape(10, -1)
     flipped = signs.T * x
     t = flipped.mean(axis=1) / flipped.std(axis=1, ddof=1)
     exact = (t >= x.mean() / x.std(ddof=1) - 1e-12).mean()
-    assert inference.wild(x, range(10), b=20_000) == pytest.approx(exact, abs=0.012)
+    assert inference.wild(x, range(10), resamples=20_000) == pytest.approx(exact, abs=0.012)
 
 
 def test_two_way_errors_agree_with_statsmodels() -> None:
@@ -318,7 +326,7 @@ def test_two_way_errors_agree_with_statsmodels() -> None:
     a, c = rng.integers(0, 30, 600), rng.integers(0, 20, 600)
     x = rng.normal(size=600) + rng.normal(size=30)[a] + rng.normal(size=20)[c]
     fit = linear.OLS(x, np.ones(600)).fit()
-    # Its own small-sample factor is (G/(G−1))·((n−1)/(n−k)), and k is 1.
+    # The small-sample factor of statsmodels is (G/(G−1))·((n−1)/(n−k)) with k = 1.
     both, _, _ = sandwich.cov_cluster_2groups(fit, a, c, use_correction=True)
     assert inference.two_way(x, a, c) == pytest.approx(math.sqrt(both[0, 0]))
     one = sandwich.cov_cluster(fit, a, use_correction=True)
@@ -326,20 +334,29 @@ def test_two_way_errors_agree_with_statsmodels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "wrong"),
+    ("message", "wrong"),
     [
-        ("no entry is settled", lambda: inference.infer(simulated_entries.entries(3)[0].clear())),
-        ("none of 3 settled fires", lambda: inference.infer(simulated_entries.entries(3, fill_rate=0.0)[0])),
+        (
+            "at least one settled entry, got 0",
+            lambda: inference.infer(simulated_entries.entries(3)[0].clear()),
+        ),
+        (
+            "got 3 settled signals without a fill",
+            lambda: inference.infer(simulated_entries.entries(3, fill_rate=0.0)[0]),
+        ),
         ("'net' or 'mid'", lambda: inference.infer(simulated_entries.entries(3)[0], null="fair")),  # type: ignore[arg-type]
-        ("b=0", lambda: inference.infer(simulated_entries.entries(3)[0], b=0)),
-        ("no profit", lambda: inference.bootstrap([], [])),
-        ("one row of each", lambda: inference.bootstrap([1.0], [1, 2])),
+        (
+            "resamples must be at least 1, got 0",
+            lambda: inference.infer(simulated_entries.entries(3)[0], resamples=0),
+        ),
+        ("at least one value, got 0", lambda: inference.bootstrap([], [])),
+        ("of equal length, got shapes", lambda: inference.bootstrap([1.0], [1, 2])),
         ("finite", lambda: inference.bootstrap([math.nan], [1])),
-        ("finite", lambda: inference.bootstrap([1.0], [1], [-1.0])),
-        ("level", lambda: inference.bootstrap([1.0, 2.0], [1, 2], level=0.0)),
-        ("b=0", lambda: inference.wild([1.0, 2.0], [1, 2], b=0)),
+        ("weights must be at least 0", lambda: inference.bootstrap([1.0], [1], [-1.0])),
+        ("level must be a confidence level", lambda: inference.bootstrap([1.0, 2.0], [1, 2], level=0.0)),
+        ("resamples must be at least 1, got 0", lambda: inference.wild([1.0, 2.0], [1, 2], resamples=0)),
     ],
 )
-def test_what_cannot_be_is_refused(said: str, wrong: Callable[[], Any]) -> None:
-    with pytest.raises(EdgeError, match=said):
+def test_invalid_arguments_are_refused(message: str, wrong: Callable[[], Any]) -> None:
+    with pytest.raises(EdgeError, match=message):
         wrong()

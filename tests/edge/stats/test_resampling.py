@@ -1,4 +1,4 @@
-"""Resampling on an executor: the same numbers from one process, two threads, two processes and a cluster."""
+"""Resampling on an executor: equal results from one process, two threads, two processes and a cluster."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalshilab.edge.report.statistical_verdict import judge
-from kalshilab.edge.stats import simulated_entries
+from kalshilab.edge.stats import resampling, simulated_entries
 from kalshilab.edge.stats.inference import bootstrap, infer, wild
 from kalshilab.edge.stats.martingale import null_means
 from kalshilab.edge.stats.multiplicity import romano_wolf
-from kalshilab.edge.stats.resampling import CHUNK, blocks_of, draw
+from kalshilab.edge.stats.resampling import CHUNK, PORTIONS, blocks_of, draw
 from kalshilab.signals.scan import spawn_pool
 
-B = 9_999
+RESAMPLES = 999
+SMALL_CHUNK = 30_000
+"""Random numbers per block in these tests, so that small samples have several blocks too."""
 
 
 @pytest.fixture(scope="module", params=["threads", "spawn", "dask"])
@@ -34,7 +37,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Executor]:
         distributed = pytest.importorskip("distributed")
         with (
             distributed.LocalCluster(
-                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
             ) as cluster,
             distributed.Client(cluster) as client,
         ):
@@ -42,44 +45,52 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Executor]:
 
 
 @pytest.fixture(scope="module")
-def entries() -> Any:
-    return simulated_entries.entries(1_500, kind="ladder", edge=2.0, seed=1)
+def entries() -> tuple[pl.DataFrame, pl.DataFrame]:
+    return simulated_entries.entries(240, kind="ladder", legs=3, edge=2.0, seed=1)
 
 
-def test_every_test_draws_the_same(workers: Executor, entries: Any) -> None:
+def test_results_do_not_depend_on_the_executor(
+    workers: Executor, entries: tuple[pl.DataFrame, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampling, "CHUNK", SMALL_CHUNK)
     signal, pool = entries
-    assert infer(signal, b=B, executor=workers) == infer(signal, b=B)
-    assert np.array_equal(null_means(signal, b=B, executor=workers), null_means(signal, b=B))
+    (size, _), *others = blocks_of(RESAMPLES, 240, 0)
+    assert len(others) >= PORTIONS, "each worker must get several portions"
+    options: dict[str, Any] = {"resamples": RESAMPLES, "seed": 3}
+    assert infer(signal, **options, executor=workers) == infer(signal, **options)
+    here, there = null_means(signal, **options), null_means(signal, **options, executor=workers)
+    assert np.array_equal(here, there) and not np.array_equal(here[:size], here[size : 2 * size])
     pnl = signal["pnl"].fill_null(0.0).to_numpy()
     events = signal["event"].to_physical().to_numpy()
-    assert wild(pnl, events, b=B, executor=workers) == wild(pnl, events, b=B)
-    assert bootstrap(pnl, events, b=B, seed=3, executor=workers) == bootstrap(pnl, events, b=B, seed=3)
-    cells = np.random.default_rng(0).normal(size=(900, 6))
-    one, other = romano_wolf(cells, b=B), romano_wolf(cells, b=B, executor=workers)
+    assert wild(pnl, events, **options, executor=workers) == wild(pnl, events, **options)
+    assert bootstrap(pnl, events, **options, executor=workers) == bootstrap(pnl, events, **options)
+    cells = np.random.default_rng(0).normal(size=(240, 6))
+    one, other = romano_wolf(cells, **options), romano_wolf(cells, **options, executor=workers)
     assert np.array_equal(one.p, other.p)
-    ours, theirs = judge(signal, pool, trials=40), judge(signal, pool, trials=40, executor=workers)
+    ours, theirs = judge(signal, pool, trials=5), judge(signal, pool, trials=5, executor=workers)
     assert ours.criteria == theirs.criteria and ours.inference == theirs.inference
 
 
-def many(of: int, n: int, rng: np.random.Generator) -> tuple[int, float]:
-    return of * n, float(rng.random())
+def many(sample: int, n: int, rng: np.random.Generator) -> tuple[int, float]:
+    return sample * n, float(rng.random())
 
 
 @given(st.integers(1, 10_000), st.integers(1, CHUNK * 2), st.integers(0, 5))
-def test_blocks(b: int, width: int, seed: int) -> None:
-    blocks = blocks_of(b, width, seed)
-    assert sum(n for n, _ in blocks) == b
+@settings(max_examples=40)
+def test_blocks_are_small_reproducible_and_distinct(resamples: int, width: int, seed: int) -> None:
+    blocks = blocks_of(resamples, width, seed)
+    assert sum(n for n, _ in blocks) == resamples
     assert all(n == 1 or n * width <= CHUNK for n, _ in blocks)
-    again = draw(many, 3, blocks_of(b, width, seed))
+    again = draw(many, 3, blocks_of(resamples, width, seed))
     found = draw(many, 3, blocks)
     assert found == again and [n for n, _ in found] == [3 * n for n, _ in blocks]
-    assert len({x for _, x in found}) == len(blocks), "no two blocks draw the same"
+    assert len({x for _, x in found}) == len(blocks), "each block has a different generator"
 
 
-def test_a_block_that_fails_is_heard(workers: Executor) -> None:
+def test_an_error_in_a_block_propagates(workers: Executor) -> None:
     with pytest.raises(ZeroDivisionError):
         draw(fails, 0, blocks_of(10_000, 1_000, 0), workers)
 
 
-def fails(of: int, n: int, rng: np.random.Generator) -> float:
-    return n / of
+def fails(sample: int, n: int, rng: np.random.Generator) -> float:
+    return n / sample

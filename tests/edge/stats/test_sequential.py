@@ -1,4 +1,4 @@
-"""Anytime evidence: what it promises on fair markets, how fast it finds edges, and the traps it is built around."""
+"""Anytime-valid tests: error rates in fair markets, speed of detection, overlapping and adaptive batches."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ X = hnp.arrays(float, st.integers(1, 40), elements=st.floats(-1, 1))
 
 
 def trades(rng: np.random.Generator, paths: int, n: int, edge: float, top: float = 0.90) -> Any:
-    """Profits of independent trades at costs from 55 c to `top`, winning with cost + edge; and the costs."""
+    """Simulate profits of independent trades that win with cost + edge; costs are uniform from 55 c to `top`."""
     cost = rng.uniform(0.55, top, (paths, n))
     return (rng.random((paths, n)) < cost + edge / 100) - cost, cost
 
 
 def first(crossed: Any) -> Any:
-    """When each path first crossed (from 1), infinity where it never did."""
+    """Return the index (from 1) at which each path first crossed, or infinity."""
     return np.where(crossed.any(1), crossed.argmax(1) + 1, np.inf)
 
 
@@ -83,7 +83,7 @@ def table(*rows: dict[str, Any]) -> pl.DataFrame:
 
 
 @given(X, st.sampled_from([None, 0.0, 5.0, 17.38]))
-def test_one_batch_at_a_time_is_the_whole_path(x: Any, claim: float | None) -> None:
+def test_single_updates_equal_the_vectorised_path(x: Any, claim: float | None) -> None:
     test = EProcess(claim=claim)
     path = log_e(x, claim=claim)
     for value, at in zip(x, path, strict=True):
@@ -95,7 +95,7 @@ def test_one_batch_at_a_time_is_the_whole_path(x: Any, claim: float | None) -> N
 
 
 @given(X, st.integers(1, 6))
-def test_streams_are_separate_bets_behind_one_line(x: Any, streams: int) -> None:
+def test_streams_are_separate_bets_with_one_threshold(x: Any, streams: int) -> None:
     test = EProcess(streams=streams)
     for value in x:
         test.update(value)
@@ -111,7 +111,7 @@ def test_capital_is_the_mean_of_the_bets() -> None:
     assert math.exp(log_e(x, claim=5.0)[-1]) == pytest.approx(against)
 
 
-def test_a_batch_is_events_and_not_legs() -> None:
+def test_a_batch_weights_events_equally() -> None:
     assert batch_mean([0.2, 0.2, 0.2, -0.6], ["a", "a", "a", "b"]) == pytest.approx(-0.2)
     assert batch_mean([0.2, -0.6]) == pytest.approx(-0.2) and math.isnan(batch_mean([]))
     by_leg, by_event = EProcess(), EProcess()
@@ -120,7 +120,7 @@ def test_a_batch_is_events_and_not_legs() -> None:
     assert by_leg.e == pytest.approx(1.0) and by_event.e < 0.95
 
 
-def test_confirming_and_refuting_are_different_questions() -> None:
+def test_confirmed_and_refuted_belong_to_different_null_hypotheses() -> None:
     up, against = EProcess(), EProcess(claim=17.38)
     for _ in range(200):
         up.update([0.3, 0.3, -0.7, 0.3, 0.3])
@@ -134,13 +134,13 @@ def test_confirming_and_refuting_are_different_questions() -> None:
     assert math.isfinite(huge.e) and huge.p < 1e-300
 
 
-def test_streams_take_their_batches_in_order_of_entry_each() -> None:
+def test_each_stream_takes_its_batches_in_order_of_entry() -> None:
     test = EProcess(streams=2)
     test.update(0.5, batch=1)
     test.update(0.1, batch=0)
     test.update(0.1, batch=2)
     assert test.log_e == pytest.approx(log_e([0.5])[-1] - math.log(2))
-    with pytest.raises(EdgeError, match="batch 0 comes after batch 2"):
+    with pytest.raises(EdgeError, match="got batch 0 after batch 2"):
         test.update(0.1, batch=0)
 
 
@@ -163,12 +163,12 @@ def test_streams_take_their_batches_in_order_of_entry_each() -> None:
         lambda: Sprt(5, alpha=0.6),
         lambda: Sprt().update(1, 1.0),
         lambda: Sprt().update(2, 0.5),
-        lambda: day_batches(table(entry(0, "a", 0.3)), horizon=-1),
+        lambda: day_batches(table(entry(0, "a", 0.3)), horizon_days=-1),
         lambda: day_batches(table(entry(0, "a", 0.3, None))),
         lambda: day_batches(table(entry(0, "a", 0.3)).drop("pnl")),
     ],
 )
-def test_what_makes_no_sense_is_refused(bad: Any) -> None:
+def test_invalid_arguments_are_refused(bad: Any) -> None:
     with pytest.raises(EdgeError):
         bad()
 
@@ -177,7 +177,7 @@ def test_what_makes_no_sense_is_refused(bad: Any) -> None:
 
 
 def e_null(paths: int, n: int) -> dict[str, float]:
-    """T9: how often a fair market confirms, and how often it would with a factor a leg of a ladder."""
+    """Return how often a fair market is confirmed (T9), and how often with one factor per leg of a ladder."""
     rng = np.random.default_rng(9)
     fair, _ = trades(rng, paths, n, 0.0)
     legs, events = 8, n // 8
@@ -190,21 +190,21 @@ def e_null(paths: int, n: int) -> dict[str, float]:
     }
 
 
-def test_t9_a_fair_market_is_not_confirmed_however_often_one_looks() -> None:
+def test_t9_a_fair_market_is_rarely_confirmed_under_continuous_checking() -> None:
     rates = e_null(300, 1600)
     assert rates["single"] <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300) and rates["per event"] <= 0.075
     assert rates["per leg"] > 0.25, "a factor a leg multiplies one piece of luck eight times"
 
 
 @pytest.mark.soak
-def test_t9_full() -> None:
+def test_t9_at_full_size() -> None:
     rates = e_null(1000, 3000)
     print("T9", rates)
     assert rates["single"] <= 0.05 and rates["per event"] <= 0.05 and rates["per leg"] > 0.30
 
 
 def speed(paths: int) -> dict[str, float]:
-    """T10: trades until +5 c is confirmed, until +17.38 c is refuted in a fair market, and false refutations."""
+    """Return the trades until +5 c is confirmed and +17.38 c refuted, and the rate of false refutations (T10)."""
     rng = np.random.default_rng(10)
     five, _ = trades(rng, paths, 3000, 5.0)
     fair, _ = trades(rng, paths, 400, -2.2)
@@ -222,7 +222,7 @@ def speed(paths: int) -> dict[str, float]:
     }
 
 
-def test_t10_how_fast_an_edge_is_confirmed_and_a_claim_refuted() -> None:
+def test_t10_edges_are_confirmed_and_claims_refuted_within_the_stated_trades() -> None:
     found = speed(200)
     assert 400 <= found["confirm median"] <= 650
     assert 30 <= found["refute median"] <= 70 and found["refute 80 %"] <= 90
@@ -230,7 +230,7 @@ def test_t10_how_fast_an_edge_is_confirmed_and_a_claim_refuted() -> None:
 
 
 @pytest.mark.soak
-def test_t10_full() -> None:
+def test_t10_at_full_size() -> None:
     found = speed(1000)
     print("T10", found)
     assert 400 <= found["confirm median"] <= 650 and 30 <= found["refute median"] <= 70
@@ -241,7 +241,7 @@ def test_t10_full() -> None:
 
 
 def overlap(paths: int, days: int) -> dict[str, float]:
-    """T16: twenty trades a day held for five, all under the shocks of the days they are held (rho = 0.3)."""
+    """Simulate twenty trades a day, each held for five days and exposed to their shocks (T16, rho = 0.3)."""
     rng = np.random.default_rng(16)
     hold, rho, trades_a_day = 5, 0.3, 20
     streamed, plain = 0, 0
@@ -263,7 +263,7 @@ def test_t16_overlapping_batches_need_streams() -> None:
 
 
 @pytest.mark.soak
-def test_t16_full() -> None:
+def test_t16_at_full_size() -> None:
     rates = overlap(1000, 400)
     print("T16", rates)
     assert rates["streams"] <= 0.05 and rates["plain"] > 0.15
@@ -273,7 +273,7 @@ def test_t16_full() -> None:
 
 
 def coverage(runs: int, n: int) -> dict[str, Any]:
-    """T11: runs in which the bounds held at all times, and their half-widths in cents."""
+    """Return the fraction of runs whose bounds held at all times, and their half-widths in cents (T11)."""
     rng = np.random.default_rng(11)
     pnl, _ = trades(rng, runs, n, 2.0)
     marks = [m for m in (100, 300, 1000, 2000) if m <= n]
@@ -286,7 +286,7 @@ def coverage(runs: int, n: int) -> dict[str, Any]:
             width.append((cs.upper - cs.lower) / 2)
             start = mark
         cs.update(x[start:])
-        # Bounds only ever move inwards: what holds at the end held throughout.
+        # Bounds only tighten: if they hold at the end, they held throughout.
         inside += cs.lower <= 2.0 <= cs.upper
         widths.append(width)
     return {
@@ -295,22 +295,22 @@ def coverage(runs: int, n: int) -> dict[str, Any]:
     }
 
 
-def test_t11_the_confidence_sequence_covers() -> None:
+def test_t11_the_confidence_sequence_contains_the_mean() -> None:
     found = coverage(60, 1000)
     assert found["coverage"] >= 0.90
-    # These count whole points of the grid, which are a quarter of a cent narrower on each side, at +5 c.
+    # The published values count whole points of the grid, a quarter of a cent narrower on each side, at +5 c.
     assert found["half-widths"] == pytest.approx({100: 11.1, 300: 6.5, 1000: 3.8}, rel=0.15)
 
 
 @pytest.mark.soak
-def test_t11_full() -> None:
+def test_t11_at_full_size() -> None:
     found = coverage(600, 2000)
     print("T11", found)
     assert found["coverage"] >= 0.94
 
 
 @given(X)
-def test_bounds_by_batch_or_at_once_and_only_inwards(x: Any) -> None:
+def test_bounds_only_tighten_and_do_not_depend_on_how_batches_are_passed(x: Any) -> None:
     whole, single = ConfidenceSequence(), ConfidenceSequence()
     before = (-100.0, 100.0)
     for value in x:
@@ -322,7 +322,7 @@ def test_bounds_by_batch_or_at_once_and_only_inwards(x: Any) -> None:
 
 
 @given(X, st.integers(2, 4))
-def test_streams_of_bounds_all_hold(x: Any, streams: int) -> None:
+def test_the_bounds_of_streams_intersect(x: Any, streams: int) -> None:
     together, single = ConfidenceSequence(streams=streams), ConfidenceSequence(streams=streams)
     together.update(x)
     for value in x:
@@ -336,7 +336,7 @@ def test_streams_of_bounds_all_hold(x: Any, streams: int) -> None:
     assert together.upper == single.upper == pytest.approx(min(a.upper for a in apart), abs=1e-9)
 
 
-def test_certain_profit_is_found_at_the_edge_of_the_range() -> None:
+def test_a_certain_profit_gives_bounds_at_the_end_of_the_range() -> None:
     cs = ConfidenceSequence()
     cs.update(np.ones(500))
     assert cs.lower > 97 and cs.upper == 100 and "after 500" in repr(cs)
@@ -348,7 +348,7 @@ def test_certain_profit_is_found_at_the_edge_of_the_range() -> None:
 # ---------------------------------------------------------------- SPRT
 
 
-def test_sprt_decides_between_its_two_points() -> None:
+def test_the_sprt_decides_between_its_two_hypotheses() -> None:
     rng = np.random.default_rng(12)
     found = {}
     for edge in (0.0, 5.0):
@@ -364,7 +364,7 @@ def test_sprt_decides_between_its_two_points() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0.02, 0.99)), min_size=1, max_size=60))
-def test_sprt_one_at_a_time_is_the_whole(rows: list[tuple[float, float]]) -> None:
+def test_single_sprt_updates_equal_one_call(rows: list[tuple[float, float]]) -> None:
     value, cost = np.array(rows).T
     whole, single = Sprt(5), Sprt(5)
     whole.update(value, cost)
@@ -398,7 +398,7 @@ def test_batches_are_days_of_entry_weighted_by_event() -> None:
     assert got["adaptive"].to_list() == [True, False, False]
 
 
-def test_an_open_batch_waits_and_overlaps_all_after_it() -> None:
+def test_an_open_batch_overlaps_all_later_ones() -> None:
     frame = table(entry(0.1, "a", None, None), entry(1.1, "b", 0.3), entry(2.1, "c", 0.3))
     got = day_batches(frame)
     assert got["low"].to_list() == [None, pytest.approx(0.3), pytest.approx(0.3)]
@@ -406,20 +406,20 @@ def test_an_open_batch_waits_and_overlaps_all_after_it() -> None:
     assert streams_needed(got.head(0)) == 1
 
 
-def test_what_is_overdue_counts_at_its_worst_and_stays_so() -> None:
+def test_overdue_entries_are_scored_at_their_bounds_for_good() -> None:
     rows = [entry(0.1, "a", 0.3), entry(0.2, "b", 0.3, 10.0), entry(4.0, "c", 0.3)]
-    got = day_batches(table(*rows), horizon=2)
+    got = day_batches(table(*rows), horizon_days=2)
     assert got["overdue"].to_list() == [1, 0]
     assert got["low"][0] == pytest.approx((0.3 - 0.7) / 2) and got["high"][0] == pytest.approx(0.3)
     assert got["closed"][0] == START + timedelta(days=3) and streams_needed(got) == 1
-    early = day_batches(table(*rows), horizon=2, as_of=START + timedelta(days=2))
+    early = day_batches(table(*rows), horizon_days=2, as_of=START + timedelta(days=2))
     assert early["low"].to_list() == [None]
-    # A win that came late is no better than a market that is still open.
-    unsettled = day_batches(table(rows[0], entry(0.2, "b", None, None), rows[2]), horizon=2)
+    # A late win counts like a market that is still open.
+    unsettled = day_batches(table(rows[0], entry(0.2, "b", None, None), rows[2]), horizon_days=2)
     assert unsettled["low"].to_list() == got["low"].to_list()
 
 
-def test_nothing_after_as_of_is_known() -> None:
+def test_events_after_as_of_are_ignored() -> None:
     frame = table(entry(0.1, "a", 0.3, 0.2), entry(0.2, "b", -0.7, 2.0), entry(1.0, "c", 0.3))
     now = START + timedelta(days=0.9)
     got = day_batches(frame, as_of=now)

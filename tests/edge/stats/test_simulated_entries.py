@@ -1,4 +1,4 @@
-"""Worlds of entries: the edge that was put there is in them, and the joint law is the one that was asked for."""
+"""Simulated entries: the planted edge, the costs and the joint distribution are as specified."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from kalshilab.errors import EdgeError
 
 
 def mean_and_error(frame: pl.DataFrame, what: str = "pnl") -> tuple[float, float]:
-    """Mean over events of the event's mean, and its standard error, in cents."""
+    """Return the mean over events of the event's mean, and its standard error, in cents."""
     of = frame.group_by("event").agg((100 * pl.col(what)).mean()).to_series(1).to_numpy()
     return float(of.mean()), float(of.std() / np.sqrt(len(of)))
 
 
-def test_entries_of_pandas_are_named() -> None:
-    with pytest.raises(EdgeError, match=r"pandas.DataFrame is no polars DataFrame"):
+def test_a_pandas_frame_is_named_in_the_error() -> None:
+    with pytest.raises(
+        EdgeError, match=r"must be a polars DataFrame as returned by kl.edge.enter, got pandas.DataFrame"
+    ):
         check_entries(simulated_entries.entries(10, seed=1)[0].to_pandas())
 
 
 @pytest.mark.parametrize("kind", simulated_entries.KINDS)
-def test_both_halves_are_entries(kind: simulated_entries.Kind) -> None:
-    signal, pool = simulated_entries.entries(60, kind=kind, fill_rate=0.7, spread=2.0, seed=4)
+def test_signal_and_pool_are_valid_entries(kind: simulated_entries.Kind) -> None:
+    signal, pool = simulated_entries.entries(60, kind=kind, fill_rate=0.7, spread_cents=2.0, seed=4)
     for frame in (signal, pool):
         assert check_entries(frame) is frame
         assert frame.schema == ENTRIES_SCHEMA
@@ -46,8 +48,8 @@ def test_both_halves_are_entries(kind: simulated_entries.Kind) -> None:
 
 @pytest.mark.parametrize("kind", simulated_entries.KINDS)
 @pytest.mark.parametrize("net", [True, False])
-def test_the_planted_edge_is_there(kind: simulated_entries.Kind, net: bool) -> None:
-    signal, pool = simulated_entries.entries(8_000, kind=kind, edge=4.0, net=net, spread=2.0, seed=11)
+def test_the_mean_profit_is_the_planted_edge(kind: simulated_entries.Kind, net: bool) -> None:
+    signal, pool = simulated_entries.entries(8_000, kind=kind, edge=4.0, net=net, spread_cents=2.0, seed=11)
     over = signal if net else signal.with_columns(pnl=pl.col("value") - pl.col("mid"))
     mean, error = mean_and_error(over)
     assert abs(mean - 4.0) < 3.5 * error
@@ -55,8 +57,8 @@ def test_the_planted_edge_is_there(kind: simulated_entries.Kind, net: bool) -> N
     assert abs(fair) < 3.5 * error
 
 
-def test_costs_are_spread_and_fee() -> None:
-    signal, _ = simulated_entries.entries(500, edge=0, net=False, spread=3.0, seed=2)
+def test_costs_are_half_the_spread_and_the_fee() -> None:
+    signal, _ = simulated_entries.entries(500, edge=0, net=False, spread_cents=3.0, seed=2)
     paid = signal["price"].to_numpy()
     assert np.allclose(paid - signal["mid"].to_numpy(), 0.015)
     assert np.allclose(signal["fee"].to_numpy(), 0.07 * paid * (1 - paid))
@@ -66,9 +68,9 @@ def test_costs_are_spread_and_fee() -> None:
     assert set(np.round(printed, 9)) == {-0.015, 0.015}
 
 
-def test_a_bias_of_favourites_is_in_signal_and_pool() -> None:
+def test_a_favourite_bias_is_in_signal_and_pool() -> None:
     signal, pool = simulated_entries.entries(
-        20_000, edge=0, net=False, flb=6.0, fee=False, price=(0.55, 0.9), pool_events=40_000, seed=5
+        20_000, edge=0, net=False, flb_cents=6.0, fee=False, price=(0.55, 0.9), pool_events=40_000, seed=5
     )
     assert pool["mid"].min() < 0.06 and pool["mid"].max() > 0.92  # type: ignore[operator]
     low, high = (pool.filter(pl.col("mid") < 0.55), pool.filter(pl.col("mid").is_between(0.55, 0.9)))
@@ -93,7 +95,7 @@ def test_at_most_one_exclusive_leg_settles_yes() -> None:
 
 
 @pytest.mark.parametrize("kind", simulated_entries.KINDS)
-def test_days_share_a_shock(kind: simulated_entries.Kind) -> None:
+def test_events_of_one_day_share_a_shock(kind: simulated_entries.Kind) -> None:
     def spread_of_days(rho: float) -> float:
         signal, pool = simulated_entries.entries(
             3_000, kind=kind, edge=0, net=False, rho_day=rho, price=(0.5, 0.6), days=100, seed=8
@@ -113,9 +115,15 @@ def test_days_share_a_shock(kind: simulated_entries.Kind) -> None:
     spread=st.floats(0, 4),
     seed=st.integers(0, 2**32),
 )
-def test_every_row_adds_up(kind: simulated_entries.Kind, n: int, days: int, spread: float, seed: int) -> None:
-    signal, pool = simulated_entries.entries(n, kind=kind, days=days, spread=spread, fill_rate=0.9, seed=seed)
-    again, _ = simulated_entries.entries(n, kind=kind, days=days, spread=spread, fill_rate=0.9, seed=seed)
+def test_the_columns_of_each_row_are_consistent(
+    kind: simulated_entries.Kind, n: int, days: int, spread: float, seed: int
+) -> None:
+    signal, pool = simulated_entries.entries(
+        n, kind=kind, days=days, spread_cents=spread, fill_rate=0.9, seed=seed
+    )
+    again, _ = simulated_entries.entries(
+        n, kind=kind, days=days, spread_cents=spread, fill_rate=0.9, seed=seed
+    )
     assert_frame_equal(signal, again)
     for frame in (signal, pool):
         hit = frame.filter("filled")
@@ -128,20 +136,20 @@ def test_every_row_adds_up(kind: simulated_entries.Kind, n: int, days: int, spre
 
 
 @pytest.mark.parametrize(
-    ("said", "arguments"),
+    ("message", "arguments"),
     [
         ("one of single, ladder, mutex", {"kind": "nested"}),
         ("several legs", {"legs": 3}),
-        ("n_events=0", {"n_events": 0}),
-        ("days=0", {"days": 0}),
+        ("n_events must be at least 1, got 0", {"n_events": 0}),
+        ("days must be at least 1, got 0", {"days": 0}),
         ("rho_day", {"rho_day": 1.0}),
         ("fill_rate", {"fill_rate": 1.2}),
-        ("negative", {"spread": -1.0}),
-        ("the lower one first", {"price": (0.9, 0.5)}),
+        ("spread_cents must be at least 0", {"spread_cents": -1.0}),
+        ("two rising dollar values", {"price": (0.9, 0.5)}),
         ("lower the edge", {"edge": 20.0}),
-        ("more than certainty", {"kind": "mutex", "edge": -12.0}),
+        ("add up to at most 1", {"kind": "mutex", "edge": -12.0}),
     ],
 )
-def test_what_cannot_be_is_refused(said: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(EdgeError, match=said):
+def test_invalid_arguments_are_refused(message: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(EdgeError, match=message):
         simulated_entries.entries(**{"n_events": 50, **arguments})

@@ -1,4 +1,4 @@
-"""Quotes from past prints: never crossed by a print, blind to the future, and as wide as prints bounce."""
+"""Quotes inferred from past prints: never crossed, independent of later prints, as wide as the bounce."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalshilab.exchange.flows.background_quotes import Quotes
+from kalshilab.exchange.flows.background_quotes import BackgroundQuotes
 from kalshilab.units import TickGrid
 
 GRIDS = ("linear_cent", "deci_cent", "tapered_deci_cent")
@@ -17,13 +17,13 @@ prints = st.lists(
 )
 
 
-def quotes(structure: str = "linear_cent", spread: int = 200, depth: int = 3) -> Quotes:
-    return Quotes(TickGrid.named(structure), spread, depth)
+def quotes(structure: str = "linear_cent", spread: int = 200, depth: int = 3) -> BackgroundQuotes:
+    return BackgroundQuotes(TickGrid.named(structure), spread, depth)
 
 
 @settings(max_examples=300, deadline=None)
 @given(prints, st.sampled_from(GRIDS), st.sampled_from([100, 200, 700]), st.integers(1, 5))
-def test_a_print_hits_the_best_and_never_crosses(
+def test_a_print_hits_the_best_quote_and_never_crosses(
     tape: list[tuple[int, int, str]], structure: str, spread: int, depth: int
 ) -> None:
     q = quotes(structure, spread, depth)
@@ -31,7 +31,7 @@ def test_a_print_hits_the_best_and_never_crosses(
     for price, size, taker in tape:
         same = q.stays(price, taker)
         bids, asks = q.around(price, taker)
-        assert not same or (bids, asks) == last, "what stays is what stood"
+        assert not same or (bids, asks) == last, "unchanged quotes differ"
         last = bids, asks
         assert all(n > 0 for n in (*bids.values(), *asks.values()))
         assert len(bids) <= depth and len(asks) <= depth
@@ -44,7 +44,7 @@ def test_a_print_hits_the_best_and_never_crosses(
 
 @settings(max_examples=100, deadline=None)
 @given(prints, prints, prints)
-def test_nothing_of_a_later_print_shows(past: Any, one: Any, other: Any) -> None:
+def test_quotes_do_not_depend_on_later_prints(past: Any, one: Any, other: Any) -> None:
     seen = []
     for future in (one, other):
         q = quotes()
@@ -60,7 +60,7 @@ def test_nothing_of_a_later_print_shows(past: Any, one: Any, other: Any) -> None
 
 
 @pytest.mark.parametrize("true", [100, 300, 500])
-def test_the_spread_is_what_prints_bounce_between(true: int) -> None:
+def test_the_spread_converges_to_the_bounce_of_prints(true: int) -> None:
     q = quotes(spread=200)
     for n in range(60):
         mid = 5_000 + 100 * (n // 7 % 3)
@@ -70,10 +70,10 @@ def test_the_spread_is_what_prints_bounce_between(true: int) -> None:
         q.learn(price, 1_000, taker)
     assert abs(q.spread - true) <= 100
     bids, asks = q.around(8_000, "yes")
-    assert abs(min(asks) - max(bids) - true) <= 100, "where nothing else is known"
+    assert abs(min(asks) - max(bids) - true) <= 100, "the spread applies at a new price"
 
 
-def test_a_bounce_leaves_the_book_as_it_is() -> None:
+def test_a_bounce_leaves_the_book_unchanged() -> None:
     q = quotes()
     q.around(4_600, "yes")
     q.learn(4_600, 5_000, "yes")
@@ -84,7 +84,7 @@ def test_a_bounce_leaves_the_book_as_it_is() -> None:
         assert q.around(price, taker) == before
 
 
-def test_a_move_is_no_spread() -> None:
+def test_a_price_move_does_not_change_the_spread() -> None:
     q = quotes()
     for price, taker in ((2_000, "no"), (7_000, "yes"), (2_000, "yes"), (1_000, "no")):
         q.around(price, taker)
@@ -92,7 +92,7 @@ def test_a_move_is_no_spread() -> None:
     assert q.spread == 200
 
 
-def test_sizes_follow_past_prints() -> None:
+def test_sizes_follow_those_of_past_prints() -> None:
     small, large = quotes(), quotes()
     for _ in range(60):
         small.learn(4_500, 100, "yes")

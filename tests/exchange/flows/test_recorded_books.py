@@ -43,17 +43,17 @@ def test_a_recording_is_read_in_either_form() -> None:
         BookFrame(5_000, "A", levels=({4_400: 1_000}, {4_500: 750})),
         BookFrame(5_000, "A", "ask", 4_500, 100),
         BookFrame(5_000, "A", "ask", 4_500, 100),
-    ], "time never goes back, and a snapshot comes before what follows it"
+    ], "time never goes back, and a snapshot precedes the next delta"
     assert [f.ts for f in read_frames([snapshot(1, received=9)])] == [9_000]
 
 
-def test_after_a_gap_nothing_is_believed_until_a_snapshot() -> None:
+def test_deltas_after_a_gap_are_skipped_until_a_snapshot() -> None:
     frames = [snapshot(1), snapshot(2, "B"), delta(3, 5), delta(5, 6), delta(6, 7, ticker="B"), snapshot(7), delta(8, 8)]  # fmt: skip
     got = [(f.ticker, f.levels is not None, f.ts // 1000) for f in read_frames(frames)]
     assert got == [("A", True, 5), ("B", True, 5), ("A", False, 5), ("A", True, 8), ("A", False, 8)]
 
 
-def test_other_channels_are_passed_over() -> None:
+def test_other_channels_are_skipped() -> None:
     other = [
         line("ticker", 0, {"market_ticker": "A"}),
         b'{"type":"subscribed","id":1,"msg":{}}',
@@ -74,12 +74,12 @@ def test_other_channels_are_passed_over() -> None:
         b'{"received_ms":1,"frame":7}',
     ],
 )
-def test_what_is_no_frame_is_said(bad: bytes) -> None:
+def test_an_invalid_line_raises_protocol_error(bad: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a recorded frame"):
         list(read_frames([bad]))
 
 
-def test_files_plain_and_packed(tmp_path: Path) -> None:
+def test_plain_and_gzipped_files_are_read(tmp_path: Path) -> None:
     content = snapshot(1) + b"\n" + delta(2, 5) + b"\n"
     plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
     plain.write_bytes(content)
@@ -91,9 +91,9 @@ def test_files_plain_and_packed(tmp_path: Path) -> None:
         list(read_frames(tmp_path / "none"))
 
 
-def test_folding() -> None:
+def test_fold_applies_frames_to_a_book() -> None:
     book = fold(None, delta_frame(0, "A", "yes", 4_400, 10))
-    assert book is None, "nothing is known before a snapshot"
+    assert book is None, "the book is unknown before a snapshot"
     book = fold(book, snapshot_frame(0, "A", [(4_400, 10), (4_300, 0)], [(5_500, 5)]))
     for frame in (delta_frame(1, "A", "yes", 4_400, -10), delta_frame(1, "A", "no", 5_600, 3)):
         book = fold(book, frame)
@@ -111,7 +111,7 @@ def one_market() -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
     return part, markets.filter(pl.col("ticker") == busiest), times
 
 
-def test_recorded_books_stand_in_for_quotes_and_make_way_for_prints() -> None:
+def test_recorded_books_replace_inferred_quotes_and_yield_to_prints() -> None:
     tape, markets, times = one_market()
     ticker = tape["ticker"][0]
     start = times[5] + 1
@@ -136,7 +136,7 @@ def test_recorded_books_stand_in_for_quotes_and_make_way_for_prints() -> None:
     assert row == tape.height
 
 
-def test_frames_before_the_opening_are_the_book_it_opens_with() -> None:
+def test_frames_before_the_opening_form_the_opening_book() -> None:
     tape, markets, times = one_market()
     ticker, opening = tape["ticker"][0], int(markets["open_ts"].dt.epoch("us")[0])
     frames = [
@@ -151,7 +151,7 @@ def test_frames_before_the_opening_are_the_book_it_opens_with() -> None:
     assert (listing.book.bids, listing.book.asks) == ({3_000: 100, 3_100: 70}, {7_000: 100})
 
 
-def test_frames_date_a_market_that_the_table_does_not() -> None:
+def test_frames_date_a_market_without_dates_in_the_table() -> None:
     tape, markets, _ = one_market()
     nothing = pl.lit(None, pl.Datetime("us", "UTC"))
     silent = markets.with_columns(ticker=pl.lit("Q-1-A"), event=pl.lit("Q-1"), open_ts=nothing, close_ts=nothing, expected_close_ts=nothing, settled_ts=nothing)  # fmt: skip

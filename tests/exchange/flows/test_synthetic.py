@@ -1,4 +1,4 @@
-"""The flow that makes itself: fair, endless, bounded, and the same for the same seed."""
+"""The synthetic flow: fair, endless, bounded in memory, and reproducible."""
 
 from __future__ import annotations
 
@@ -15,25 +15,31 @@ from kalshilab.errors import ExchangeError
 from kalshilab.exchange import Exchange
 from kalshilab.exchange.flows.synthetic import CATEGORIES, START, Synthetic
 from kalshilab.exchange.flows.synthetic_series import SERIES
-from kalshilab.exchange.flows.tape_flow import ORDER, Step
+from kalshilab.exchange.flows.tape_flow import ORDER, FlowStep
 
-QUICK: Any = {"categories": ["Crypto"], "markets": 12, "rate": 1.0}
+QUICK: Any = {"categories": ["Crypto"], "markets": 12, "rate_per_s": 1.0}
 
 
-def steps(flow: Synthetic, count: int) -> Iterator[Step]:
-    """One at a time: facts are as of the step."""
+def steps(flow: Synthetic, count: int) -> Iterator[FlowStep]:
+    """Yield one step at a time, so that facts are as of the step."""
     return (flow.take() for _ in range(count))
 
 
-def take(flow: Synthetic, count: int) -> list[Step]:
+def take(flow: Synthetic, count: int) -> list[FlowStep]:
     return list(steps(flow, count))
 
 
 @pytest.mark.parametrize(
     "bad",
-    [{"categories": ["Astrology"]}, {"categories": []}, {"markets": 0}, {"rate": 0}, {"settle_after": 0}],
+    [
+        {"categories": ["Astrology"]},
+        {"categories": []},
+        {"markets": 0},
+        {"rate_per_s": 0},
+        {"settle_after_us": 0},
+    ],
 )
-def test_what_makes_no_sense_is_refused(bad: Any) -> None:
+def test_invalid_arguments_are_refused(bad: Any) -> None:
     with pytest.raises(ExchangeError):
         Synthetic(**bad)
 
@@ -42,16 +48,16 @@ def test_what_makes_no_sense_is_refused(bad: Any) -> None:
 @given(st.integers(0, 2**40), st.sets(st.sampled_from(CATEGORIES), min_size=1), st.integers(1, 80))
 def test_the_same_seed_gives_the_same_steps(seed: int, categories: set[str], markets: int) -> None:
     chosen = sorted(categories)
-    a, b, other = (Synthetic(s, chosen, markets=markets, rate=5) for s in (seed, seed, seed + 1))
+    a, b, other = (Synthetic(s, chosen, markets=markets, rate_per_s=5) for s in (seed, seed, seed + 1))
     first = take(a, 1_500)
     assert first == take(b, 1_500) != take(other, 1_500)
     assert [f.ticker for f in a.facts] == [f.ticker for f in b.facts]
 
 
-def test_two_runs_give_the_same_bytes() -> None:
+def test_an_exchange_with_the_same_flow_gives_the_same_bytes() -> None:
     runs = []
     for seed in (3, 3, 4):
-        ex = Exchange(flow=Synthetic(seed, markets=30, rate=3), seed=1)
+        ex = Exchange(flow=Synthetic(seed, markets=30, rate_per_s=3), seed=1)
         connection = ex.hub.connect()
         while len(ex.listings) < 30:
             ex.step()
@@ -66,8 +72,8 @@ def test_two_runs_give_the_same_bytes() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_steps_are_in_order_and_prints_are_of_open_markets_on_their_grid() -> None:
-    flow = Synthetic(5, markets=40, rate=2)
+def test_steps_are_in_order_and_prints_are_on_the_grid_of_open_markets() -> None:
+    flow = Synthetic(5, markets=40, rate_per_s=2)
     state: dict[int, str] = {}
     before = (0, 0)
     seen: Counter[str] = Counter()
@@ -88,8 +94,8 @@ def test_steps_are_in_order_and_prints_are_of_open_markets_on_their_grid() -> No
     assert flow.prints == seen["print"]
 
 
-def test_the_number_of_open_markets_stays_about_what_was_asked() -> None:
-    flow = Synthetic(1, markets=25, rate=0.01)
+def test_the_number_of_open_markets_stays_near_the_target() -> None:
+    flow = Synthetic(1, markets=25, rate_per_s=0.01)
     live = 0
     for step in steps(flow, 4_000):
         live += (step.kind == "open") - (step.kind == "close")
@@ -97,8 +103,8 @@ def test_the_number_of_open_markets_stays_about_what_was_asked() -> None:
             assert 15 <= live <= 35
 
 
-def test_every_category_has_its_markets_and_names_are_never_used_twice() -> None:
-    flow = Synthetic(2, markets=120, rate=0.002)
+def test_every_category_has_markets_and_tickers_are_unique() -> None:
+    flow = Synthetic(2, markets=120, rate_per_s=0.002)
     tickers: list[str] = []
     for step in steps(flow, 6_000):
         if step.kind == "create":
@@ -111,7 +117,7 @@ def test_every_category_has_its_markets_and_names_are_never_used_twice() -> None
     assert {p.category for p in SERIES if p.series in listed} == set(CATEGORIES)
 
 
-def test_a_result_is_not_there_before_the_close() -> None:
+def test_a_result_does_not_exist_before_the_close() -> None:
     flow = Synthetic(8, **QUICK)
     results: dict[int, str] = {}
     for step in steps(flow, 30_000):
@@ -125,8 +131,8 @@ def test_a_result_is_not_there_before_the_close() -> None:
     assert len(results) > 40 and set(results.values()) == {"yes", "no"}
 
 
-def test_prices_are_fair_and_end_where_the_result_is() -> None:
-    flow = Synthetic(11, ["Crypto", "Sports"], markets=60, rate=0.05)
+def test_prices_are_fair_and_converge_to_the_result() -> None:
+    flow = Synthetic(11, ["Crypto", "Sports"], markets=60, rate_per_s=0.05)
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     gaps, late = [], []
@@ -139,13 +145,13 @@ def test_prices_are_fair_and_end_where_the_result_is() -> None:
             gaps.append(worth - first[step.market])
             late.append(abs(worth - last[step.market]))
     assert len(gaps) > 1_500
-    # Standard error of a mean of such gaps: about 40 cents over the root of their number; legs are not independent.
+    # The standard error of the mean gap is about 40 cents / sqrt(n); markets of one event are not independent.
     assert abs(sum(gaps) / len(gaps)) < 3 * 4_500 / len(gaps) ** 0.5
     assert sum(late) / len(late) < 0.6 * sum(map(abs, gaps)) / len(gaps)
 
 
-def test_the_legs_of_an_event_agree() -> None:
-    flow = Synthetic(4, ["Climate and Weather", "Sports", "Economics"], markets=200, rate=0.002)
+def test_the_markets_of_an_event_are_consistent() -> None:
+    flow = Synthetic(4, ["Climate and Weather", "Sports", "Economics"], markets=200, rate_per_s=0.002)
     events: dict[str, list[tuple[str, str]]] = {}
     for step in steps(flow, 6_000):
         if step.kind == "settle":
@@ -157,22 +163,22 @@ def test_the_legs_of_an_event_agree() -> None:
     ladders = [v for k, v in events.items() if k.startswith(("KXCPI", "KXPAY"))]
     for v in ladders:
         results = [r for _, r in sorted(v, key=lambda x: float(x[0].rpartition("-T")[2]))]
-        assert results == sorted(results, reverse=True), "YES below what came, NO above"
+        assert results == sorted(results, reverse=True), "YES below the outcome, NO above"
 
 
-def test_memory_is_bounded() -> None:
-    flow = Synthetic(6, ["Crypto"], markets=10, rate=0.001, retire_after=60_000_000)
-    held = []
+def test_the_memory_of_the_flow_is_bounded() -> None:
+    flow = Synthetic(6, ["Crypto"], markets=10, rate_per_s=0.001, retire_after_us=60_000_000)
+    kept = []
     for _ in range(6):
         take(flow, 3_000)
-        held.append(sum(1 for f in flow.facts if f.ticker))
+        kept.append(sum(1 for f in flow.facts if f.ticker))
     assert len(flow.facts) > 2_000
-    assert max(held) < 120
-    assert len(flow._used) < 2_000 and len(flow._due) < 1_000
+    assert max(kept) < 120
+    assert len(flow._used) < 2_000 and len(flow._schedule) < 1_000
 
 
-def test_an_exchange_forgets_what_has_retired() -> None:
-    ex = Exchange(flow=Synthetic(6, ["Crypto"], markets=10, rate=0.01, retire_after=60_000_000))
+def test_an_exchange_drops_retired_markets() -> None:
+    ex = Exchange(flow=Synthetic(6, ["Crypto"], markets=10, rate_per_s=0.01, retire_after_us=60_000_000))
     listed = []
     for _ in range(5):
         for _ in range(2_000):
@@ -184,11 +190,11 @@ def test_an_exchange_forgets_what_has_retired() -> None:
     assert {x.facts.event for x in ex.listings} == set(ex.listings.events())
 
 
-def test_an_exchange_plays_it_and_settles_what_is_held() -> None:
+def test_an_exchange_plays_the_flow_and_settles_positions() -> None:
     from kalshilab.kalshi.wire import rest as wire
     from kalshilab.units import format_price
 
-    ex = Exchange(flow=Synthetic(9, ["Crypto"], markets=15, rate=1.0))
+    ex = Exchange(flow=Synthetic(9, ["Crypto"], markets=15, rate_per_s=1.0))
     bought = 0
     for _ in range(12_000):
         ex.step()

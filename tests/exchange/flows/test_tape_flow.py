@@ -1,4 +1,4 @@
-"""The flow: prints as recorded, a book that fits each of them, and nothing of the future."""
+"""The tape flow: prints as recorded, a book that fits each print, and no use of future data."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def events(frames: list[bytes]) -> list[Any]:
     return got
 
 
-def meddle(ex: Exchange, n: int) -> None:
-    """Take and rest orders in whatever market has a book."""
+def place_order(ex: Exchange, n: int) -> None:
+    """Take and rest orders in the first market with a book."""
     for listing in ex.listings:
         price = listing.book.best_ask() if n % 2 else listing.book.best_bid()
         if listing.status == "active" and price is not None and listing.facts.grid.valid(price):
@@ -53,22 +53,22 @@ def meddle(ex: Exchange, n: int) -> None:
             return
 
 
-@pytest.mark.parametrize("meddling", [False, True])
-def test_the_public_tape_is_the_recorded_one(meddling: bool) -> None:
+@pytest.mark.parametrize("with_orders", [False, True])
+def test_public_trades_equal_the_recorded_tape(with_orders: bool) -> None:
     tape, markets = sample()
     ex = Exchange(tape, markets, echo_trades=False)
     connection = listen(ex, "trade")
     n = 0
     while ex.step():
         n += 1
-        if meddling and n % 50 == 0:
-            meddle(ex, n)
-    assert not meddling or len(ex.account.fills) > 50
-    heard = [e for e in events(connection.take()) if isinstance(e, Trade)]
+        if with_orders and n % 50 == 0:
+            place_order(ex, n)
+    assert not with_orders or len(ex.account.fills) > 50
+    received = [e for e in events(connection.take()) if isinstance(e, Trade)]
     rows = tape.select(
         pl.col("ts").dt.epoch("us"), "ticker", "price", "size", pl.col("taker").cast(pl.String), "trade_id"
     )
-    assert [(t.ts, t.ticker, t.price, t.size, t.taker, t.trade_id) for t in heard] == rows.rows()
+    assert [(t.ts, t.ticker, t.price, t.size, t.taker, t.trade_id) for t in received] == rows.rows()
     assert ex.prints_played == tape.height
     assert ex.next_ts() is None and not ex.step()
 
@@ -80,7 +80,7 @@ def test_own_fills_are_public_trades_when_echoed() -> None:
     while ex.step():
         n += 1
         if n % 50 == 0:
-            meddle(ex, n)
+            place_order(ex, n)
     ids = {t.trade_id for t in events(connection.take()) if isinstance(t, Trade)}
     assert len(ex.account.fills) > 50
     assert {f.trade_id for f in ex.account.fills} <= ids
@@ -103,8 +103,8 @@ def test_the_book_fits_every_print() -> None:
     assert row == tape.height
 
 
-def test_nothing_of_the_future_shows() -> None:
-    """Two tapes alike up to a cut, wholly different after it: every frame up to the cut is the same."""
+def test_frames_do_not_depend_on_the_future() -> None:
+    """Play two tapes that agree up to a cut: every frame up to the cut must be the same."""
     tape, markets = sample()
     cut = tape.height // 2
     when = tape["ts"][cut]
@@ -133,7 +133,7 @@ def test_nothing_of_the_future_shows() -> None:
             ex.step()
             n += 1
             if n % 40 == 0:
-                meddle(ex, n)
+                place_order(ex, n)
         books = {
             x.facts.ticker: (x.book.levels("bid"), x.book.levels("ask"), x.status, x.close_ts)
             for x in ex.listings
@@ -143,7 +143,7 @@ def test_nothing_of_the_future_shows() -> None:
     assert len(seen[0][0]) > 1_000
 
 
-def test_same_tape_seed_and_calls_same_bytes() -> None:
+def test_same_tape_seed_and_calls_give_the_same_bytes() -> None:
     runs = []
     for seed in (1, 1, 2):
         ex = Exchange(*sample(), seed=seed)
@@ -151,18 +151,21 @@ def test_same_tape_seed_and_calls_same_bytes() -> None:
         for n in range(6_000):
             ex.step()
             if n % 25 == 0:
-                meddle(ex, n)
+                place_order(ex, n)
         runs.append(connection.take())
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_whoever_follows_the_messages_never_sees_a_crossed_book() -> None:
-    """Not even between two messages of one change; and at each print his book is the exchange's."""
+def test_the_book_of_a_subscriber_is_never_crossed() -> None:
+    """Apply every message: the book is never crossed, even between two messages of one change.
+
+    At regular checks the book rebuilt from messages equals the exchange's.
+    """
     ex = Exchange(*sample(), echo_trades=False)
     connection = ex.hub.connect()
     books: dict[str, Book] = {}
 
-    def heard(event: Any) -> None:
+    def received(event: Any) -> None:
         if isinstance(event, BookSnapshot):
             books.setdefault(event.ticker, Book()).load(event.yes, event.no)
         elif isinstance(event, BookDelta):
@@ -171,7 +174,7 @@ def test_whoever_follows_the_messages_never_sees_a_crossed_book() -> None:
             bid, ask = book.best_yes_bid, book.yes_ask
             assert bid is None or ask is None or bid < ask
 
-    reader = StreamProtocol(heard)
+    reader = StreamProtocol(received)
     known: set[str] = set()
     n = 0
     while ex.step():
@@ -186,7 +189,7 @@ def test_whoever_follows_the_messages_never_sees_a_crossed_book() -> None:
             }
             connection.receive(json.dumps(command))
         if n % 50 == 0:
-            meddle(ex, n)
+            place_order(ex, n)
         for frame in connection.take():
             reader.receive(frame)
         if n % 500 == 0:
@@ -217,53 +220,53 @@ def kinds(ex: Exchange) -> list[tuple[str, int]]:
     ]
 
 
-def test_unknown_times_are_filled_in_without_telling_the_end() -> None:
+def test_missing_times_are_filled_in_without_revealing_the_end() -> None:
     nothing = pl.lit(None, pl.Datetime("us", "UTC"))
     tape, markets = small(open_ts=nothing, close_ts=nothing, expected_close_ts=nothing, settled_ts=nothing)
     ex = Exchange(tape, markets)
-    said = kinds(ex)
-    assert [k for k, _ in said] == ["created", "close_date_updated", "determined", "settled"]
+    sent = kinds(ex)
+    assert [k for k, _ in sent] == ["created", "close_date_updated", "determined", "settled"]
     last = int(tape["ts"].max().timestamp())
-    assert said[0][1] >= last + 86_000, "announced: after the end of the tape"
-    assert said[1][1] - last <= 2
+    assert sent[0][1] >= last + 86_000, "the announced close is after the end of the tape"
+    assert sent[1][1] - last <= 2
 
 
 def test_an_early_close_is_announced_only_when_it_happens() -> None:
     tape, markets = small()
     close = markets["close_ts"][0]
-    said = kinds(Exchange(tape, markets.with_columns(expected_close_ts=pl.lit(close + timedelta(hours=5)))))
-    assert said[0][1] - said[1][1] == 5 * 3600
-    said = kinds(Exchange(tape, markets.with_columns(expected_close_ts=pl.lit(close))))
-    assert [k for k, _ in said] == ["created", "determined", "settled"]
+    sent = kinds(Exchange(tape, markets.with_columns(expected_close_ts=pl.lit(close + timedelta(hours=5)))))
+    assert sent[0][1] - sent[1][1] == 5 * 3600
+    sent = kinds(Exchange(tape, markets.with_columns(expected_close_ts=pl.lit(close))))
+    assert [k for k, _ in sent] == ["created", "determined", "settled"]
 
 
-def test_no_result_no_determination() -> None:
+def test_a_market_without_a_result_is_not_determined() -> None:
     tape, markets = small(result=pl.lit(None, pl.String), settlement=pl.lit(None, pl.Int16))
     ex = Exchange(tape, markets)
     assert "determined" not in [k for k, _ in kinds(ex)]
     assert next(iter(ex.listings)).status == "closed"
 
 
-def test_what_cannot_be_played_is_said() -> None:
+def test_invalid_inputs_are_refused() -> None:
     tape, markets = sample()
-    for prints, table, error, says in (
-        (tape, markets.head(3), ExchangeError, "are not in the markets table"),
-        (tape.head(0), markets, ExchangeError, "no prints"),
-        (tape, markets.with_columns(fee_type=pl.lit("flat")), ExchangeError, "has no formula"),
+    for prints, table, error, message in (
+        (tape, markets.head(3), ExchangeError, "markets must list every ticker of the tape"),
+        (tape.head(0), markets, ExchangeError, "tape must not be empty"),
+        (tape, markets.with_columns(fee_type=pl.lit("flat")), ExchangeError, "fee_type must be one of"),
         (tape.reverse(), markets, TapeError, "goes back in time"),
         (tape.drop("taker"), markets, TapeError, "is missing"),
     ):
-        with pytest.raises(error, match=says):
+        with pytest.raises(error, match=message):
             Exchange(prints, table)
-    with pytest.raises(ExchangeError, match="above zero"):
-        Exchange(tape, markets, spread=0)
-    with pytest.raises(ExchangeError, match="give a tape"):
+    with pytest.raises(ExchangeError, match="spread_price_units must be >= 1, got 0"):
+        Exchange(tape, markets, spread_price_units=0)
+    with pytest.raises(ExchangeError, match="tape and markets must be given together"):
         Exchange(tape)
-    with pytest.raises(ExchangeError, match="one of them"):
+    with pytest.raises(ExchangeError, match="tape and flow exclude each other"):
         Exchange(tape, markets, flow=Synthetic())
 
 
-def test_real_prints_play(shared: Any) -> None:
+def test_real_prints_are_played(shared: Any) -> None:
     from kalshilab.tape import to_markets
 
     tape = to_tape(pl.read_parquet(shared / "data" / "trades_macro.parquet"))

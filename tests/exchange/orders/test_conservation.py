@@ -1,8 +1,8 @@
-"""Any run of order flow keeps the sums, the queue and every view of them: prints, all kinds of orders and changes.
+"""Property test: any sequence of prints and order actions keeps the invariants and the consistency of all views.
 
-After each action: cash, positions at cost and fees add up to the deposit to the micro-dollar; no book is
-crossed; the cash that orders bind is there; who came first at a price is filled first.  In the end what REST
-says of orders, fills and positions is what the stream has said.
+After each action: cash, positions at cost and fees add up to the deposit to the micro-dollar; no book is crossed;
+the reserved cash is available; orders at one price fill in order of arrival.  At the end the REST view of orders,
+fills and positions equals the stream's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXPECTED = {
     "insufficient_balance", "market_inactive", "fill_or_kill_insufficient_resting_volume", "invalid_order",
     "invalid_order_size", "exceeded_order_group_risk_limit", "order_group_not_found", "not_found",
 }  # fmt: skip
-"""What an honest client may be told."""
+"""Refusals that a valid client may receive."""
 GROUPS = 3
 
 recipe = Recipe(prints_log_median=float(np.log(40)), prints_log_sd=0.3, span_days=2.0)
@@ -39,10 +39,10 @@ MARKETS = MARKETS.with_columns(pl.lit("quadratic_with_maker_fees").alias("fee_ty
 
 
 class Run:
-    """An exchange under way, a client of it, and what a connection has heard."""
+    """A running exchange, a client of it, and a connection with all private channels."""
 
     def __init__(self, balance: int) -> None:
-        self.ex = Exchange(TAPE, MARKETS, seed=3, balance=dollars(balance))
+        self.ex = Exchange(TAPE, MARKETS, seed=3, balance_money_units=dollars(balance))
         self.routes = PortfolioRoutes(self.ex)
         self.connection = self.ex.hub.connect()
         channels = ["fill", "user_orders", "market_positions", "order_group_updates"]
@@ -58,7 +58,7 @@ class Run:
         ]
 
     def call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
-        """A request; None where it is refused as it may be."""
+        """Send a request; return None for an expected refusal."""
         sent = b"" if body is None else json.dumps(body).encode()
         try:
             answer = self.routes.answer(Request(method, "", query, {}, sent), ["portfolio", *path.split("/")])
@@ -72,20 +72,22 @@ class Run:
     # Invariants
 
     def queues(self) -> Queue:
-        """Resting orders and what each has been filled, by market, side and price, first come first."""
-        found: Queue = {}
+        """Return resting orders and their filled sizes, by market, side and price, in order of arrival."""
+        collected: Queue = {}
         for listing in self.ex.listings:
             for order in listing.book.own:
                 key = (order.ticker, order.side, order.price)
-                found.setdefault(key, []).append((order, order.filled))
-        return found
+                collected.setdefault(key, []).append((order, order.filled))
+        return collected
 
     def check(self) -> None:
         ex, account = self.ex, self.ex.account
         assert account.drift() == 0
-        assert account.cash - account.bound(ex.desk.resting()) >= 0
+        assert account.cash - account.reserved(ex.desk.resting()) >= 0
         assert (
-            ex.desk._reserved.most == sum(map(gross, ex.desk.resting())) >= account.bound(ex.desk.resting())
+            ex.desk._reserved.most
+            == sum(map(gross, ex.desk.resting()))
+            >= account.reserved(ex.desk.resting())
         )
         own = [o for x in ex.listings for o in x.book.own]
         assert {id(o) for o in own} == {id(o) for o in ex.desk.resting()}
@@ -101,7 +103,9 @@ class Run:
         for queue in before.values():
             for (first, had), (later, later_had) in pairwise(queue):
                 if later.filled > later_had:
-                    assert first.remaining == 0 and first.filled >= had, "who came first is filled first"
+                    assert first.remaining == 0 and first.filled >= had, (
+                        "an order was filled before an earlier one at its price"
+                    )
         self.check()
         return more
 
@@ -206,23 +210,22 @@ class Run:
     # Views
 
     def everything(self, path: str, key: str, **query: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        collected: list[dict[str, Any]] = []
         cursor = ""
         while True:
             page = self.call("GET", path, limit="7", cursor=cursor, **query)
-            found += page[key]
+            collected += page[key]
             cursor = page["cursor"]
             if not cursor:
-                return found
+                return collected
 
     def compare(self) -> None:
-        """REST and stream agree."""
-        heard = [json.loads(f) for f in self.connection.take()]
-        told: dict[str, list[dict[str, Any]]] = {}
-        for frame in heard:
-            told.setdefault(frame["type"], []).append(frame["msg"])
+        """Check that REST and stream agree."""
+        streamed: dict[str, list[dict[str, Any]]] = {}
+        for frame in map(json.loads, self.connection.take()):
+            streamed.setdefault(frame["type"], []).append(frame["msg"])
         orders = {o["order_id"]: o for o in self.everything("orders", "orders")}
-        last = {o["order_id"]: o for o in told.get("user_order", [])}
+        last = {o["order_id"]: o for o in streamed.get("user_order", [])}
         alike = (
             "status", "client_order_id", "yes_price_dollars", "initial_count_fp", "fill_count_fp", "remaining_count_fp",
             "taker_fees_dollars", "maker_fees_dollars", "taker_fill_cost_dollars", "maker_fill_cost_dollars",
@@ -235,10 +238,10 @@ class Run:
         fills = self.everything("fills", "fills")
         same = ("trade_id", "order_id", "count_fp", "yes_price_dollars", "fee_cost", "is_taker", "book_side")
         assert [[f[k] for k in same] for f in reversed(fills)] == [
-            [f[k] for k in same] for f in told.get("fill", [])
+            [f[k] for k in same] for f in streamed.get("fill", [])
         ]
         positions = self.everything("positions", "market_positions", settlement_status="all")
-        latest = {p["market_ticker"]: p for p in told.get("market_position", [])}
+        latest = {p["market_ticker"]: p for p in streamed.get("market_position", [])}
         keys = ("position_fp", "realized_pnl_dollars", "fees_paid_dollars")
         assert {p["ticker"]: [p[k] for k in keys] for p in positions} == {
             t: [p[k] for k in keys] for t, p in latest.items()
@@ -253,7 +256,7 @@ class Run:
         assert {o["order_id"] for o in resting} == {o.order_id for o in self.ex.desk.resting()}
         queued = self.call("GET", "orders/queue_positions")["queue_positions"]
         assert {q["order_id"] for q in queued} == {o["order_id"] for o in resting}
-        for frame in told.get("order_group_updates", []):
+        for frame in streamed.get("order_group_updates", []):
             assert ("contracts_limit_fp" in frame) == (frame["event_type"] in ("created", "limit_updated"))
 
 
@@ -299,7 +302,7 @@ BUSY: list[tuple[Any, ...]] = [
 @settings(max_examples=80, deadline=None)
 @given(st.lists(actions, min_size=12, max_size=45), st.sampled_from([100, 1_000, 50_000]))
 @example(BUSY, 50_000)
-def test_any_flow_of_orders(steps: list[tuple[Any, ...]], balance: int) -> None:
+def test_any_sequence_of_actions_keeps_the_invariants(steps: list[tuple[Any, ...]], balance: int) -> None:
     run = Run(balance)
     for kind, *facts in steps:
         run.act(kind, *facts)
@@ -308,7 +311,7 @@ def test_any_flow_of_orders(steps: list[tuple[Any, ...]], balance: int) -> None:
 
 @settings(max_examples=5, deadline=None)
 @given(st.lists(actions, min_size=10, max_size=30))
-def test_all_settle_in_the_end(steps: list[tuple[Any, ...]]) -> None:
+def test_every_position_settles_in_the_end(steps: list[tuple[Any, ...]]) -> None:
     run = Run(50_000)
     for kind, *facts in steps:
         run.act(kind, *facts)

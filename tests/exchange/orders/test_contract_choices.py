@@ -1,4 +1,4 @@
-"""What is left open can be chosen, and is said to the client as chosen."""
+"""The open questions of the contract can be answered by choice, and responses follow the choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kalshilab.errors import ExchangeError
 from kalshilab.exchange.orders.contract_choices import Choices, Refusal
 
 
-def test_a_closed_market_and_a_pause_in_other_words() -> None:
+def test_refusals_follow_the_choices() -> None:
     bench = Bench(choices=Choices(market_closed=(409, "MARKET_INACTIVE"), trading_paused=(400, "paused")))
     order_id = bench.made()
     bench.listing.status = "inactive"
@@ -25,16 +25,16 @@ def test_a_closed_market_and_a_pause_in_other_words() -> None:
 
 
 @pytest.mark.parametrize(("boundary", "taken"), [("reached", 400), ("exceeded", 201)])
-def test_when_a_group_triggers(boundary: str, taken: int) -> None:
+def test_a_group_triggers_at_the_chosen_boundary(boundary: str, taken: int) -> None:
     bench = Bench(choices=Choices(group_boundary=boundary))  # type: ignore[arg-type]
     group = bench.group("4.00")
     assert bench.made(order_group_id=group, price="0.4400", count="4.00")
     assert bench.make(order_group_id=group)[0] == taken
 
 
-def test_choices_that_make_no_sense() -> None:
+def test_invalid_choices_are_refused() -> None:
     assert Choices(market_closed=(409, "x")).market_closed == Refusal(409, "x")  # type: ignore[arg-type]
-    with pytest.raises(ExchangeError, match='"reached" or "exceeded"'):
+    with pytest.raises(ExchangeError, match="group_boundary must be 'reached' or 'exceeded', got 'near'"):
         Choices(group_boundary="near")  # type: ignore[arg-type]
     with pytest.raises(ExchangeError, match="400 to 499"):
         Choices(trading_paused=(200, "fine"))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Orders at the desk: refusals in the exchange's words, times in force, and conservation to the micro-dollar."""
+"""The order desk: refusals, times in force, and conservation to the micro-dollar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def world(fee_type: str = "quadratic_with_maker_fees", **options: Any) -> Exchan
     return Exchange(tape, markets.with_columns(pl.lit(fee_type).alias("fee_type")), seed=3, **options)
 
 
-def until_open(ex: Exchange) -> str:
+def play_until_open(ex: Exchange) -> str:
     while ex.step():
         for listing in ex.listings:
             if listing.status == "active" and listing.book.asks and listing.book.bids:
@@ -67,9 +67,11 @@ def body(ticker: str, **changes: Any) -> wire.CreateOrder:
         ),
     ],
 )
-def test_refusals(changes: dict[str, Any], status: int, code: str) -> None:
-    ex = world(balance=dollars(100_000))
-    ticker = until_open(ex)
+def test_a_refusal_has_the_exchanges_code_and_no_effect(
+    changes: dict[str, Any], status: int, code: str
+) -> None:
+    ex = world(balance_money_units=dollars(100_000))
+    ticker = play_until_open(ex)
     with pytest.raises(Refused) as caught:
         ex.desk.create(body(**({"ticker": ticker} | changes)))
     assert (caught.value.status, caught.value.code) == (status, code)
@@ -77,9 +79,9 @@ def test_refusals(changes: dict[str, Any], status: int, code: str) -> None:
     assert not ex.desk.orders
 
 
-def test_an_id_is_used_once_even_by_a_dead_order() -> None:
+def test_a_client_order_id_is_never_reused() -> None:
     ex = world()
-    ticker = until_open(ex)
+    ticker = play_until_open(ex)
     order, _, _ = ex.desk.create(body(ticker, client_order_id="a"))
     ex.desk.cancel(order.order_id)
     with pytest.raises(Refused, match="order_already_exists"):
@@ -88,9 +90,9 @@ def test_an_id_is_used_once_even_by_a_dead_order() -> None:
         ex.desk.cancel(order.order_id)
 
 
-def test_times_in_force() -> None:
+def test_each_time_in_force_is_honoured() -> None:
     ex = world()
-    ticker = until_open(ex)
+    ticker = play_until_open(ex)
     book = ex.listings.get(ticker).book
     ask = book.best_ask()
     there = book.size_at("ask", ask)
@@ -109,9 +111,9 @@ def test_times_in_force() -> None:
     assert (soon.status, soon.reason) in (("canceled", "ExpiryCancel"), ("canceled", "CloseCancel"))
 
 
-def test_closing_cancels_and_then_refuses() -> None:
+def test_a_close_cancels_resting_orders_and_refuses_new_ones() -> None:
     ex = world()
-    ticker = until_open(ex)
+    ticker = play_until_open(ex)
     order, _, _ = ex.desk.create(body(ticker))
     while ex.listings.get(ticker).status == "active":
         ex.step()
@@ -122,7 +124,7 @@ def test_closing_cancels_and_then_refuses() -> None:
         assert (caught.value.status, caught.value.code) == (400, "market_inactive")
 
 
-def test_scalar_payouts_are_whole_cents_and_the_rest_a_fee() -> None:
+def test_scalar_payouts_are_whole_cents_and_the_remainder_is_a_fee() -> None:
     from kalshilab.exchange.state.account import Account
     from kalshilab.exchange.state.order_book import RestingOrder
 

@@ -1,4 +1,4 @@
-"""Order groups: the window that rolls and the latch that does not open by itself, over REST and on the stream."""
+"""Order groups: the rolling window and the latch that only a reset opens, over REST and on the stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from order_bench import Bench
 
 from kalshilab.exchange.orders.order_checks import Refused
-from kalshilab.exchange.orders.order_groups import WINDOW, OrderGroup, OrderGroups
+from kalshilab.exchange.orders.order_groups import WINDOW_US, OrderGroup, OrderGroups
 from kalshilab.kalshi.wire.stream import OrderGroupUpdate
 
 PATH = "/portfolio/order_groups"
@@ -24,11 +24,11 @@ def bench() -> Bench:
     return made
 
 
-def told(bench: Bench) -> list[tuple[str, str | None]]:
-    return [(m["event_type"], m.get("contracts_limit_fp")) for m in bench.heard("order_group_updates")]
+def updates(bench: Bench) -> list[tuple[str, str | None]]:
+    return [(m["event_type"], m.get("contracts_limit_fp")) for m in bench.received("order_group_updates")]
 
 
-def test_create_list_get_and_delete(bench: Bench) -> None:
+def test_groups_are_created_listed_read_and_deleted(bench: Bench) -> None:
     first = bench.group("150.00")
     status, answer = bench.call("POST", f"{PATH}/create", {"contracts_limit": 7, "contracts_limit_fp": "7"})
     assert status == 201
@@ -48,8 +48,8 @@ def test_create_list_get_and_delete(bench: Bench) -> None:
     assert [bench.one(i)["status"] for i in [*ids, stranger]] == ["canceled", "canceled", "resting"]
     assert bench.call("GET", f"{PATH}/{first}")[0] == 404
     assert bench.make(order_group_id=first)[1]["error"]["code"] == "order_group_not_found"
-    assert told(bench) == [("created", "150.00"), ("created", "7.00"), ("deleted", None)]
-    assert [o.get("order_group_id") for o in bench.heard("user_order")][:2] == [first, first]
+    assert updates(bench) == [("created", "150.00"), ("created", "7.00"), ("deleted", None)]
+    assert [o.get("order_group_id") for o in bench.received("user_order")][:2] == [first, first]
 
 
 def test_makers_and_takers_count_and_the_latch_holds_until_a_reset(bench: Bench) -> None:
@@ -60,7 +60,7 @@ def test_makers_and_takers_count_and_the_latch_holds_until_a_reset(bench: Bench)
     bench.prints(4_100, 500, "no")
     assert bench.one(waiting)["fill_count_fp"] == "5.00"
     assert bench.one(far)["status"] == "resting", "nine are below ten"
-    bench.prints(4_100, 100, "no", after=14 * SECOND)
+    bench.prints(4_100, 100, "no", after_us=14 * SECOND)
     assert [bench.one(i)["status"] for i in (waiting, far)] == ["canceled", "canceled"]
     assert bench.one(waiting)["fill_count_fp"] == "6.00"
     bench.ex.now += 3600 * SECOND
@@ -68,16 +68,16 @@ def test_makers_and_takers_count_and_the_latch_holds_until_a_reset(bench: Bench)
     assert (refused[0], refused[1]["error"]["code"]) == (400, "exceeded_order_group_risk_limit")
     assert bench.call("PUT", f"{PATH}/{group}/reset", {}) == (200, {})
     bench.made(order_group_id=group)
-    assert told(bench) == [("created", "10.00"), ("triggered", None), ("reset", None)]
+    assert updates(bench) == [("created", "10.00"), ("triggered", None), ("reset", None)]
 
 
-def test_what_is_older_than_fifteen_seconds_does_not_count(bench: Bench) -> None:
+def test_fills_older_than_fifteen_seconds_do_not_count(bench: Bench) -> None:
     group = bench.group("10.00")
     waiting = bench.made(order_group_id=group, price="0.4100", count="30.00")
     bench.prints(4_100, 900, "no")
-    bench.prints(4_100, 900, "no", after=15 * SECOND)
+    bench.prints(4_100, 900, "no", after_us=15 * SECOND)
     assert bench.one(waiting)["status"] == "resting"
-    bench.prints(4_100, 100, "no", after=15 * SECOND - 1)
+    bench.prints(4_100, 100, "no", after_us=15 * SECOND - 1)
     assert bench.one(waiting)["status"] == "canceled"
 
 
@@ -88,7 +88,7 @@ def test_a_taker_that_hits_the_limit_does_not_rest(bench: Bench) -> None:
     assert bench.one(answer["order_id"])["status"] == "canceled"
 
 
-def test_one_print_fills_all_that_it_reaches_before_the_group_shuts(bench: Bench) -> None:
+def test_one_print_fills_every_order_it_reaches_before_the_group_triggers(bench: Bench) -> None:
     group = bench.group("5.00")
     ids = [bench.made(order_group_id=group, price="0.4100", count="5.00") for _ in range(3)]
     bench.prints(4_100, 1_200, "no")
@@ -96,7 +96,7 @@ def test_one_print_fills_all_that_it_reaches_before_the_group_shuts(bench: Bench
     assert [bench.one(i)["status"] for i in ids] == ["executed", "executed", "canceled"]
 
 
-def test_triggered_by_hand_and_by_a_lower_limit(bench: Bench) -> None:
+def test_a_group_is_triggered_by_request_and_by_a_lower_limit(bench: Bench) -> None:
     group, other = bench.group("50.00"), bench.group("50.00")
     mine, theirs = bench.made(order_group_id=group), bench.made(order_group_id=other)
     for _ in range(2):
@@ -107,20 +107,20 @@ def test_triggered_by_hand_and_by_a_lower_limit(bench: Bench) -> None:
     assert bench.one(theirs)["status"] == "resting"
     assert bench.call("PUT", f"{PATH}/{other}/limit", {"contracts_limit_fp": "4.00"}) == (200, {})
     assert bench.one(theirs)["status"] == "canceled"
-    assert told(bench)[2:] == [
+    assert updates(bench)[2:] == [
         ("triggered", None), ("limit_updated", "5.00"), ("limit_updated", "4.00"), ("triggered", None),
     ]  # fmt: skip
 
 
-def test_a_body_of_nothing_is_as_good_as_an_empty_one(bench: Bench) -> None:
+def test_a_missing_body_equals_an_empty_one(bench: Bench) -> None:
     group = bench.group()
     for action in ("trigger", "reset"):
         assert bench.call("PUT", f"{PATH}/{group}/{action}") == (200, {})
 
 
-def test_a_number_of_groups_is_enough() -> None:
-    heard: list[OrderGroupUpdate] = []
-    groups = OrderGroups(heard.append, most=2)
+def test_the_number_of_groups_is_limited() -> None:
+    received: list[OrderGroupUpdate] = []
+    groups = OrderGroups(received.append, most=2)
     for name in "ab":
         groups.create(name, 100, 0)
     with pytest.raises(Refused, match="no more than 2"):
@@ -133,7 +133,7 @@ def test_a_number_of_groups_is_enough() -> None:
 
 
 @pytest.mark.parametrize(("boundary", "fills"), [("reached", 1), ("exceeded", 2)])
-def test_the_boundary_is_a_choice(boundary: Any, fills: int) -> None:
+def test_the_boundary_decides_when_a_group_triggers(boundary: Any, fills: int) -> None:
     groups = OrderGroups(lambda _: None, boundary=boundary)
     group = groups.create("g", 100, 0)
     for n in range(1, 3):
@@ -146,7 +146,9 @@ def test_the_boundary_is_a_choice(boundary: Any, fills: int) -> None:
     st.lists(st.tuples(st.integers(0, 20 * SECOND), st.integers(1, 5_000)), max_size=40),
     st.integers(1, 20_000),
 )
-def test_the_window_is_what_its_definition_says(steps: list[tuple[int, int]], limit: int) -> None:
+def test_a_group_triggers_when_the_fills_of_its_window_reach_the_limit(
+    steps: list[tuple[int, int]], limit: int
+) -> None:
     groups = OrderGroups(lambda _: None)
     group = groups.create("g", limit, 0)
     fills: list[tuple[int, int]] = []
@@ -156,7 +158,7 @@ def test_the_window_is_what_its_definition_says(steps: list[tuple[int, int]], li
         fills.append((now, size))
         groups.filled("g", size, now)
         groups.due(now)
-        latched = latched or sum(s for t, s in fills if now - WINDOW < t <= now) >= limit
+        latched = latched or sum(s for t, s in fills if now - WINDOW_US < t <= now) >= limit
         assert group.triggered == latched
-        assert group.within(now) == sum(s for t, s in fills if now - WINDOW < t <= now)
+        assert group.within(now) == sum(s for t, s in fills if now - WINDOW_US < t <= now)
     assert isinstance(group, OrderGroup)

@@ -1,4 +1,4 @@
-"""What becomes of an order that is taken: how it trades, where it stands, how it changes, what it costs."""
+"""The life of an accepted order: matching, queueing, changes and cost."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def bench() -> Bench:
 
 
 def reasons(bench: Bench, order_id: str) -> list[str | None]:
-    return [o.get("last_update_reason") for o in bench.heard("user_order") if o["order_id"] == order_id]
+    return [o.get("last_update_reason") for o in bench.received("user_order") if o["order_id"] == order_id]
 
 
 # Times in force and matching
 
 
-def test_a_taker_pays_the_resting_prices_and_rests_with_what_is_left(bench: Bench) -> None:
+def test_a_taker_pays_the_resting_prices_and_rests_the_remainder(bench: Bench) -> None:
     status, answer = bench.make(price="0.4600", count="20.00")
     assert status == 201
     assert (answer["fill_count"], answer["remaining_count"]) == ("14.00", "6.00")
@@ -38,16 +38,16 @@ def test_a_taker_pays_the_resting_prices_and_rests_with_what_is_left(bench: Benc
     ]  # fmt: skip
 
 
-def test_a_seller_of_yes_buys_no(bench: Bench) -> None:
+def test_selling_yes_opens_a_no_position(bench: Bench) -> None:
     _, answer = bench.make(side="ask", price="0.4000", count="5.00")
     assert (answer["fill_count"], answer["average_fill_price"]) == ("5.00", "0.4000")
     order = bench.one(answer["order_id"])
     assert (order["outcome_side"], order["book_side"], order["no_price_dollars"]) == ("no", "ask", "0.6000")
     assert (order["side"], order["action"], order["taker_fill_cost_dollars"]) == ("yes", "sell", "3.000000")
-    assert bench.heard("market_position")[-1]["position_fp"] == "-5.00"
+    assert bench.received("market_position")[-1]["position_fp"] == "-5.00"
 
 
-def test_immediate_or_cancel(bench: Bench) -> None:
+def test_immediate_or_cancel_never_rests(bench: Bench) -> None:
     _, answer = bench.make(price="0.4400", count="6.00", time_in_force="immediate_or_cancel")
     assert (answer["fill_count"], answer["remaining_count"]) == ("4.00", "0.00")
     assert bench.one(answer["order_id"])["status"] == "canceled"
@@ -56,15 +56,15 @@ def test_immediate_or_cancel(bench: Bench) -> None:
     assert "average_fill_price" not in nothing and "average_fee_paid" not in nothing
 
 
-def test_fill_or_kill(bench: Bench) -> None:
+def test_fill_or_kill_fills_completely(bench: Bench) -> None:
     _, answer = bench.make(price="0.4500", count="14.00", time_in_force="fill_or_kill")
     assert (answer["fill_count"], bench.one(answer["order_id"])["status"]) == ("14.00", "executed")
 
 
-def test_prevention_at_the_taker_keeps_what_it_had_and_leaves_the_resting_order(bench: Bench) -> None:
+def test_taker_prevention_keeps_earlier_fills_and_the_resting_order(bench: Bench) -> None:
     own = bench.made(side="ask", price="0.4500")
     _, answer = bench.make(price="0.4500", count="30.00")
-    assert (answer["fill_count"], answer["remaining_count"]) == ("14.00", "0.00"), "10 stood before ours"
+    assert (answer["fill_count"], answer["remaining_count"]) == ("14.00", "0.00"), "10 stand before our order"
     assert bench.one(own)["status"] == "resting"
     assert bench.one(answer["order_id"])["status"] == "canceled"
     assert reasons(bench, answer["order_id"])[-1] == "SelfTradeCancel"
@@ -73,7 +73,7 @@ def test_prevention_at_the_taker_keeps_what_it_had_and_leaves_the_resting_order(
     assert (first["fill_count"], first["remaining_count"]) == ("0.00", "0.00")
 
 
-def test_prevention_at_the_maker_cancels_it_and_goes_on(bench: Bench) -> None:
+def test_maker_prevention_cancels_the_resting_order_and_goes_on(bench: Bench) -> None:
     own = bench.made(side="ask", price="0.4300")
     _, answer = bench.make(price="0.4400", count="4.00", self_trade_prevention_type="maker")
     assert (answer["fill_count"], answer["average_fill_price"]) == ("4.00", "0.4400")
@@ -82,7 +82,7 @@ def test_prevention_at_the_maker_cancels_it_and_goes_on(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("prevention", "filled"), [("taker_at_cross", "4.00"), ("maker", "14.00")])
-def test_a_fill_or_kill_that_meets_our_own_order_is_immediate_or_cancel(
+def test_a_fill_or_kill_that_would_self_trade_is_immediate_or_cancel(
     bench: Bench, prevention: str, filled: str
 ) -> None:
     bench.made(side="ask", price="0.4400", count="1.00")
@@ -92,16 +92,16 @@ def test_a_fill_or_kill_that_meets_our_own_order_is_immediate_or_cancel(
     assert (status, answer["fill_count"], answer["remaining_count"]) == (201, filled, "0.00")
 
 
-def test_a_fill_or_kill_that_is_filled_before_our_own_order_is_one(bench: Bench) -> None:
+def test_a_fill_or_kill_that_fills_before_reaching_our_order_is_filled_completely(bench: Bench) -> None:
     bench.made(side="ask", price="0.4500", count="1.00")
     _, answer = bench.make(price="0.4500", count="4.00", time_in_force="fill_or_kill")
     assert (answer["fill_count"], bench.one(answer["order_id"])["status"]) == ("4.00", "executed")
 
 
-def test_post_only_rests_where_it_does_not_cross(bench: Bench) -> None:
+def test_post_only_rests_unless_it_crosses(bench: Bench) -> None:
     assert bench.make(price="0.4300", post_only=True)[1]["remaining_count"] == "10.00"
     own = bench.make(side="ask", price="0.4300", post_only=True)
-    assert own[1]["error"]["details"] == "post only cross", "our own order counts too"
+    assert own[1]["error"]["details"] == "post only cross", "our resting order counts too"
 
 
 def test_reduce_only_is_capped_at_the_position(bench: Bench) -> None:
@@ -111,12 +111,12 @@ def test_reduce_only_is_capped_at_the_position(bench: Bench) -> None:
     )
     assert (status, answer["fill_count"], answer["remaining_count"]) == (201, "4.00", "0.00")
     assert bench.one(answer["order_id"])["initial_count_fp"] == "4.00"
-    assert bench.heard("market_position")[-1]["position_fp"] == "0.00"
+    assert bench.received("market_position")[-1]["position_fp"] == "0.00"
     with_it = bench.make(side="bid", price="0.4500", reduce_only=True, time_in_force="immediate_or_cancel")
     assert with_it[0] == 400
 
 
-def test_expiration(bench: Bench) -> None:
+def test_an_order_expires_at_its_expiration(bench: Bench) -> None:
     second = bench.ex.now // 1_000_000
     order_id = bench.made(expiration_time=second + 2)
     assert bench.one(order_id)["expiration_time"].endswith("Z")
@@ -129,14 +129,14 @@ def test_expiration(bench: Bench) -> None:
     assert reasons(bench, order_id)[-1] == "ExpiryCancel"
 
 
-def test_a_halt_takes_those_that_asked_for_it(bench: Bench) -> None:
+def test_a_halt_cancels_orders_with_cancel_order_on_pause(bench: Bench) -> None:
     stays, goes = bench.made(), bench.made(cancel_order_on_pause=True)
     bench.ex.desk.halt(bench.listing)
     assert [bench.one(i)["status"] for i in (stays, goes)] == ["resting", "canceled"]
     assert reasons(bench, goes)[-1] == "HaltCancel"
 
 
-def test_cancel_and_cancel_all(bench: Bench) -> None:
+def test_cancel_and_cancel_all_end_resting_orders(bench: Bench) -> None:
     order_id = bench.made(client_order_id="mine")
     status, answer = bench.cancel(order_id, market_ticker=bench.ticker, exchange_index="-1", subaccount="0")
     assert status == 200
@@ -150,7 +150,7 @@ def test_cancel_and_cancel_all(bench: Bench) -> None:
     ids = [bench.made() for _ in range(3)]
     assert bench.call("DELETE", ORDERS) == (204, None)
     assert {bench.one(i)["status"] for i in ids} == {"canceled"}
-    assert bench.call("DELETE", ORDERS) == (204, None), "nothing to cancel is fine"
+    assert bench.call("DELETE", ORDERS) == (204, None), "a cancel without orders succeeds"
 
 
 # Queue, amend, decrease
@@ -165,9 +165,11 @@ def test_queue_positions_are_by_price_then_time(bench: Bench) -> None:
     elsewhere = bench.call("GET", "/portfolio/orders/queue_positions", market_tickers="A,B")[1]
     assert elsewhere == {"queue_positions": []}
     event = bench.listing.facts.event
-    found = bench.call("GET", "/portfolio/orders/queue_positions", event_ticker=event)[1]["queue_positions"]
-    assert {q["order_id"]: q["queue_position_fp"] for q in found}[second] == "13.50"
-    assert {q["market_ticker"] for q in found} == {bench.ticker}
+    positions = bench.call("GET", "/portfolio/orders/queue_positions", event_ticker=event)[1][
+        "queue_positions"
+    ]
+    assert {q["order_id"]: q["queue_position_fp"] for q in positions}[second] == "13.50"
+    assert {q["market_ticker"] for q in positions} == {bench.ticker}
     bench.cancel(first)
     assert bench.call("GET", f"/portfolio/orders/{first}/queue_position")[0] == 404
 
@@ -186,17 +188,19 @@ def test_an_amend_to_less_keeps_the_place(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("change", [{"count": "10.01"}, {"price": "0.4100"}])
-def test_an_amend_to_more_or_elsewhere_goes_to_the_back(bench: Bench, change: dict[str, str]) -> None:
+def test_an_amend_to_more_or_to_another_price_goes_to_the_back(bench: Bench, change: dict[str, str]) -> None:
     first, second = bench.made(), bench.made()
     status, answer = bench.amend(first, **change)
     assert status == 200
-    assert ("remaining_count" in answer) == ("count" in change), "only where the resting size changed"
+    assert ("remaining_count" in answer) == ("count" in change), (
+        "counts appear only if the resting size changed"
+    )
     bench.amend(first, price="0.4000")
     assert bench.queue(second) == "10.00"
     assert float(bench.queue(first)) == 20.0
 
 
-def test_an_amend_of_the_expiration_alone(bench: Bench) -> None:
+def test_an_amend_of_the_expiration_keeps_the_place(bench: Bench) -> None:
     first, second = bench.made(), bench.made()
     later = bench.ex.now // 1_000_000 + 100
     status, answer = bench.amend(first, expiration_time=later)
@@ -204,7 +208,7 @@ def test_an_amend_of_the_expiration_alone(bench: Bench) -> None:
     assert bench.queue(first) == "10.00"
     assert "expiration_time" in bench.one(first)
     bench.amend(first, count="9.00")
-    assert "expiration_time" in bench.one(first), "left out, it is kept"
+    assert "expiration_time" in bench.one(first), "an omitted expiration is kept"
     bench.amend(first, expiration_time=0)
     assert "expiration_time" not in bench.one(first)
     bench.amend(second, expiration_time=later, price="0.4100")
@@ -219,26 +223,26 @@ def test_an_amend_that_crosses_trades(bench: Bench) -> None:
     assert status == 200
     assert (answer["fill_count"], answer["remaining_count"]) == ("14.00", "2.00")
     assert answer["average_fill_price"] == "0.4471"
-    assert answer["average_fee_paid"] == bench_average(bench, order_id)
+    assert answer["average_fee_paid"] == average_fee(bench, order_id)
     order = bench.one(order_id)
     assert (order["yes_price_dollars"], order["initial_count_fp"], order["status"]) == (
         "0.4500",
         "16.00",
         "resting",
     )
-    assert [f["order_id"] for f in bench.heard("fill")] == [order_id, order_id]
+    assert [f["order_id"] for f in bench.received("fill")] == [order_id, order_id]
 
 
-def bench_average(bench: Bench, order_id: str) -> str:
-    """Fees over contracts of an order's fills."""
+def average_fee(bench: Bench, order_id: str) -> str:
+    """Return the fees over the contracts of an order's fills."""
     fills = bench.call("GET", "/portfolio/fills", order_id=order_id)[1]["fills"]
     return f"{sum(float(f['fee_cost']) for f in fills) / sum(float(f['count_fp']) for f in fills):.4f}"
 
 
-def test_a_count_includes_what_is_filled(bench: Bench) -> None:
+def test_an_amend_count_includes_the_filled_size(bench: Bench) -> None:
     order_id = bench.made(price="0.4400")
     assert bench.amend(order_id, count="5.00")[1]["remaining_count"] == "1.00"
-    assert bench.amend(order_id, count="4.00")[1]["remaining_count"] == "0.00", "as many as filled: a cancel"
+    assert bench.amend(order_id, count="4.00")[1]["remaining_count"] == "0.00", "the filled count is a cancel"
     order = bench.one(order_id)
     assert (order["status"], order["fill_count_fp"]) == ("canceled", "4.00")
     assert bench.amend(order_id, count="9.00")[0] == 404
@@ -268,13 +272,13 @@ def test_decrease_keeps_the_place(bench: Bench) -> None:
     assert [bench.queue(i) for i in (first, second)] == ["10.00", "17.00"]
     assert reasons(bench, first)[-1] == "Decrease"
     assert bench.one(first)["initial_count_fp"] == "10.00"
-    assert bench.decrease(first, reduce_to="7.00")[0] == 200, "no change is fine"
+    assert bench.decrease(first, reduce_to="7.00")[0] == 200, "an unchanged size succeeds"
     assert bench.decrease(first, reduce_by="99.00")[1]["remaining_count"] == "0.00"
     assert bench.one(first)["status"] == "canceled"
     assert bench.decrease(second, reduce_to="0.00")[1]["remaining_count"] == "0.00"
 
 
-def test_cash_that_an_order_bound_is_free_again(bench: Bench) -> None:
+def test_reserved_cash_is_released(bench: Bench) -> None:
     order_id = bench.made(count="15000.00")
     assert bench.make(count="15000.00")[0] == 400
     bench.decrease(order_id, reduce_to="5000.00")
@@ -295,7 +299,7 @@ def test_cash_that_an_order_bound_is_free_again(bench: Bench) -> None:
         ("center_deci_edge_centi_cent", ["0.0001", "0.0099", "0.0110"], ["0.0101", "0.3705"]),
     ],
 )
-def test_grids(structure: str, good: list[str], bad: list[str]) -> None:
+def test_prices_must_be_on_the_grid(structure: str, good: list[str], bad: list[str]) -> None:
     bench = Bench(structure)
     bench.set_book({}, {})
     for price in good:
@@ -305,7 +309,7 @@ def test_grids(structure: str, good: list[str], bad: list[str]) -> None:
         assert (status, answer["error"]["code"]) == (400, "invalid_price"), price
 
 
-def test_a_hundredth_of_a_contract(bench: Bench) -> None:
+def test_a_hundredth_of_a_contract_trades(bench: Bench) -> None:
     _, answer = bench.make(price="0.4400", count="0.01")
     assert (answer["fill_count"], answer["average_fill_price"]) == ("0.01", "0.4400")
     order = bench.one(answer["order_id"])

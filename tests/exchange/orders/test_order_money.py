@@ -1,4 +1,4 @@
-"""What orders cost and come to: fees to the millionth, netting, settlement, and how the account is read."""
+"""The money side of orders: fees to the millionth, netting, settlement, and account reads."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def bench() -> Bench:
         (4_400, "4.00", "0.069000"),
     ],
 )  # fmt: skip
-def test_golden_fees(price: int, count: str, fee: str) -> None:
+def test_taker_fees_equal_the_published_ones(price: int, count: str, fee: str) -> None:
     bench = Bench(fee_type="quadratic")
     bench.command(id=1, cmd="subscribe", params={"channels": ["fill"]})
     bench.set_book({}, {price: 5_000})
     cash = bench.ex.account.cash
     _, answer = bench.make(price=f"{price / 10_000:.4f}", count=count)
     assert bench.one(answer["order_id"])["taker_fees_dollars"] == fee
-    assert bench.heard("fill")[0]["fee_cost"] == fee
+    assert bench.received("fill")[0]["fee_cost"] == fee
     (filled,) = bench.call("GET", "/portfolio/fills")[1]["fills"]
     assert filled["fee_cost"] == fee
     paid = round(float(count) * price * 100) + round(float(fee) * 1e6)
@@ -54,14 +54,14 @@ def test_golden_fees(price: int, count: str, fee: str) -> None:
         ("quadratic_with_combo_maker_fees", "0.086300"),
     ],
 )  # fmt: skip
-def test_what_a_maker_pays(fee_type: str, maker: str) -> None:
+def test_maker_fees_depend_on_the_fee_type(fee_type: str, maker: str) -> None:
     bench = Bench(fee_type=fee_type)
     order_id = bench.made(price="0.4400", count="14.00")
     assert bench.one(order_id)["taker_fees_dollars"] == "0.069000"
     bench.prints(4_400, 1_000, "no")
     order = bench.one(order_id)
     assert order["status"] == "executed"
-    # 10 at 0.44: 0.04312 and 0.08624, put on the grid together with what the taker's fill had left over.
+    # 10 at 0.44: 0.04312 and 0.08624, rounded to the grid together with the remainder of the taker's fill.
     assert order["maker_fees_dollars"] == maker
 
 
@@ -73,10 +73,10 @@ def test_the_rounding_account_follows_an_order_from_taker_to_maker(bench: Bench)
     assert order["status"] == "executed"
     whole = 68_992 + 80 * -(-175 * 4_400 * 5_600 * 1 // 100_000_000)
     total = round((float(order["taker_fees_dollars"]) + float(order["maker_fees_dollars"])) * 1e6)
-    assert 0 <= total - whole < 200, "small fills cost what one would, to a grid unit and the ceilings"
+    assert 0 <= total - whole < 200, "small fills cost as much as one, up to a grid unit and the ceilings"
 
 
-def test_multiplier_override_and_waiver(bench: Bench) -> None:
+def test_multiplier_override_and_waiver_change_the_fee(bench: Bench) -> None:
     tariff, facts = bench.ex.desk.tariff, bench.listing.facts
 
     def fee() -> str:
@@ -102,7 +102,7 @@ def test_multiplier_override_and_waiver(bench: Bench) -> None:
     ) == (bench.ex.now)
     tariff.waive(facts.ticker, 0)
     assert "fee_waiver_expiration_time" not in bench.call("GET", f"/markets/{bench.ticker}")[1]["market"]
-    assert [tuple(m.values()) for m in bench.heard("event_fee_update")] == [
+    assert [tuple(m.values()) for m in bench.received("event_fee_update")] == [
         (facts.event, None, 2.0), (facts.event, "quadratic", None), (facts.event, None, None),
     ]  # fmt: skip
     assert stream.EventFeeUpdate(event_ticker="E").fee_type_override is None
@@ -114,13 +114,13 @@ def test_multiplier_override_and_waiver(bench: Bench) -> None:
 # Netting, settlement, reads
 
 
-def test_yes_and_no_net(bench: Bench) -> None:
+def test_yes_and_no_positions_net(bench: Bench) -> None:
     bench.made(price="0.4400", count="4.00")
     bench.made(side="ask", price="0.4000", count="6.00")
-    (held,) = bench.call("GET", "/portfolio/positions")[1]["market_positions"]
-    assert (held["position_fp"], held["market_exposure_dollars"]) == ("-2.00", "1.200000")
-    assert held["realized_pnl_dollars"] == "-0.160000"
-    assert held["total_traded_dollars"] == "5.360000"
+    (position,) = bench.call("GET", "/portfolio/positions")[1]["market_positions"]
+    assert (position["position_fp"], position["market_exposure_dollars"]) == ("-2.00", "1.200000")
+    assert position["realized_pnl_dollars"] == "-0.160000"
+    assert position["total_traded_dollars"] == "5.360000"
     assert bench.ex.account.drift() == 0
 
 
@@ -131,7 +131,7 @@ def test_yes_and_no_net(bench: Bench) -> None:
         ("scalar", 3_333, "bid", 133, 3_200), ("scalar", 3_333, "ask", 266, 6_800),
     ],
 )  # fmt: skip
-def test_settlement(
+def test_settlement_pays_out_a_position(
     bench: Bench, result: str, settlement: int, side: str, revenue: int, remainder: int
 ) -> None:
     bench.made(side=side, price="0.4400" if side == "bid" else "0.4000", count="4.00")
@@ -144,7 +144,7 @@ def test_settlement(
     assert account.drift() == 0
     (paid,) = bench.call("GET", "/portfolio/settlements", ticker=bench.ticker)[1]["settlements"]
     assert (paid["market_result"], paid["revenue"], paid["value"]) == (result, revenue, settlement // 100)
-    assert paid["fee_cost"] == f"{(fees + remainder) / 1e6:.6f}", "what is below a cent is a fee"
+    assert paid["fee_cost"] == f"{(fees + remainder) / 1e6:.6f}", "the remainder below a cent is a fee"
     assert paid["yes_count_fp" if side == "bid" else "no_count_fp"] == "4.00"
     assert bench.call("GET", "/portfolio/positions")[1]["market_positions"] == []
     for wanted in ("settled", "all"):
@@ -153,7 +153,7 @@ def test_settlement(
         assert [e["event_ticker"] for e in page["event_positions"]] == [facts.event]
 
 
-def test_positions_and_their_filters(bench: Bench) -> None:
+def test_positions_are_filtered(bench: Bench) -> None:
     bench.made(price="0.4400", count="4.00")
     event = bench.listing.facts.event
 
@@ -177,30 +177,34 @@ def test_positions_and_their_filters(bench: Bench) -> None:
     assert (seen(), seen(count_filter="position"), seen(count_filter="position,total_traded")) == (1, 0, 1)
 
 
-def test_balance(bench: Bench) -> None:
+def test_the_balance_is_in_whole_cents(bench: Bench) -> None:
     bench.made(price="0.4400", count="4.00")
     bench.listing.last_price = 9_900
     answer = bench.call("GET", "/portfolio/balance")[1]
-    assert (answer["balance"], answer["balance_dollars"]) == (999_817, "9998.171000"), "cut off, not rounded"
+    assert (answer["balance"], answer["balance_dollars"]) == (999_817, "9998.171000"), (
+        "truncated, not rounded"
+    )
     assert answer["portfolio_value"] == 396
     assert answer["balance_breakdown"] == [{"exchange_index": 0, "balance": "9998.171000"}]
     bench.made()
-    assert bench.call("GET", "/portfolio/balance")[1]["balance"] == 999_817, "what rests is not taken off"
+    assert bench.call("GET", "/portfolio/balance")[1]["balance"] == 999_817, (
+        "resting orders do not reduce the balance"
+    )
     assert bench.call("GET", "/portfolio/balance", exchange_index="2")[1]["balance"] == 0
 
 
-def test_a_page_neither_repeats_nor_hides_what_comes_meanwhile(bench: Bench) -> None:
+def test_new_rows_neither_repeat_nor_hide_rows_of_later_pages(bench: Bench) -> None:
     ids = [bench.made(count="1.00") for _ in range(7)]
 
     def walk(path: str, key: str, between: Any, **query: str) -> list[str]:
-        found: list[str] = []
+        collected: list[str] = []
         cursor = ""
         while True:
             page = bench.call("GET", path, limit="3", cursor=cursor, **query)[1]
-            found += [row["order_id"] for row in page[key]]
+            collected += [row["order_id"] for row in page[key]]
             cursor = page["cursor"]
             if not cursor:
-                return found
+                return collected
             between()
 
     for status in ("", "resting"):
@@ -214,7 +218,7 @@ def test_a_page_neither_repeats_nor_hides_what_comes_meanwhile(bench: Bench) -> 
     ) == taken[::-1]  # fmt: skip
 
 
-def test_filters_of_orders_and_fills(bench: Bench) -> None:
+def test_orders_and_fills_are_filtered(bench: Bench) -> None:
     first = bench.made(price="0.4400", count="4.00")
     second = bench.ex.now // 1_000_000
     bench.ex.now += 5_000_000

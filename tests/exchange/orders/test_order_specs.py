@@ -1,4 +1,4 @@
-"""What is said of orders, groups, fills and positions validates against the contract, each kind of answer once."""
+"""Every kind of response about orders, groups, fills and positions validates against the contract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAYLOADS = {
 
 
 class Checked(Bench):
-    """A bench whose every answer is held against the contract."""
+    """A bench that validates every response against the contract."""
 
     def __init__(self, contract: Any) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Checked(Bench):
         return status, answer
 
     def template(self, path: str) -> str:
-        """The contract's path for one that was called."""
+        """Return the contract's path of a called path."""
         if path in self.contract.openapi["paths"]:
             return path
         parts = path.split("/")
@@ -53,7 +53,7 @@ class Checked(Bench):
         )
 
 
-def test_every_answer_about_orders(contract: Any) -> None:
+def test_every_response_about_orders_matches_the_contract(contract: Any) -> None:
     b = Checked(contract)
     channels = ["fill", "user_orders", "market_positions", "order_group_updates", "market_lifecycle_v2"]
     b.command(id=1, cmd="subscribe", params={"channels": channels})
@@ -109,10 +109,10 @@ def test_every_answer_about_orders(contract: Any) -> None:
         ("PUT", f"{GROUP}/limit"), ("GET", "/historical/fills"), ("GET", "/historical/orders"),
         ("GET", "/historical/positions"),
     }  # fmt: skip
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for raw in [*b.frames, *b.connection.take()]:
         frame = json.loads(raw)
         if frame["type"] in PAYLOADS:
-            told[frame["type"]] += 1
+            counts[frame["type"]] += 1
             contract.frame(PAYLOADS[frame["type"]], frame)
-    assert set(told) == set(PAYLOADS)
+    assert set(counts) == set(PAYLOADS)

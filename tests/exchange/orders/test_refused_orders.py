@@ -1,4 +1,4 @@
-"""The contract's table of errors, row by row, and the rules that refuse an order: status and body, exactly."""
+"""The contract's table of errors, row by row, and the rules that refuse an order: exact status and body."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Calls = Callable[[Bench], tuple[int, Any]]
 
 
 class Row(NamedTuple):
-    """A case: what is done, the status, and code and details of the nested error (details None: any)."""
+    """A case: the calls, the status, and code and details of the nested error (details None: any)."""
 
     call: Calls
     status: int
@@ -28,7 +28,7 @@ def create(**changes: Any) -> Calls:
 
 
 def twice(**changes: Any) -> Calls:
-    """The same client order id again."""
+    """Return calls that use the same client order id twice."""
 
     def call(b: Bench) -> tuple[int, Any]:
         b.made(client_order_id="a")
@@ -37,7 +37,7 @@ def twice(**changes: Any) -> Calls:
     return call
 
 
-def after_death(b: Bench) -> tuple[int, Any]:
+def id_of_an_ended_order(b: Bench) -> tuple[int, Any]:
     b.cancel(b.made(client_order_id="a"))
     return b.make(client_order_id="a")
 
@@ -127,7 +127,7 @@ LATE = 4_000_000_000
 ROWS: dict[str, Row] = {
     # The table of errors.
     "insufficient balance": Row(create(count="1000000.00"), 400, "insufficient_balance"),
-    "insufficient after what rests": Row(
+    "insufficient beside resting orders": Row(
         lambda b: (b.made(count="20000.00"), b.make(count="20000.00"))[1], 400, "insufficient_balance"
     ),
     "amend beyond the balance": Row(amending({}, count="1000000.00"), 400, "insufficient_balance"),
@@ -145,13 +145,13 @@ ROWS: dict[str, Row] = {
     "size too fine": Row(create(count="0.001"), 400, "invalid_order_size", "count 0.001"),
     "size not a number": Row(create(count="ten"), 400, "invalid_order_size", "count ten"),
     "size of ten thousand digits": Row(create(count="9" * 10_000), 400, "invalid_order_size", None),
-    "size beyond all": Row(create(count="9" * 20), 400, "invalid_order_size", None),
-    "amend below what is filled": Row(below_filled, 400, "invalid_order_size", None),
+    "size above the maximum": Row(create(count="9" * 20), 400, "invalid_order_size", None),
+    "amend below the filled size": Row(below_filled, 400, "invalid_order_size", None),
     **{
         f"no {field}": Row(create(**{field: None}), 400, "invalid_order", f"{field} is required")
         for field in ("ticker", "side", "count", "price", "time_in_force", "self_trade_prevention_type")
     },
-    "side in the old words": Row(create(side="yes"), 400, "invalid_order", "side yes"),
+    "side in the legacy form": Row(create(side="yes"), 400, "invalid_order", "side yes"),
     "unknown time in force": Row(create(time_in_force="GTT"), 400, "invalid_order", "time_in_force GTT"),
     "unknown prevention": Row(create(self_trade_prevention_type="none"), 400, "invalid_order", None),
     "client id too long": Row(create(client_order_id="x" * 65), 400, "invalid_order", None),
@@ -186,7 +186,7 @@ ROWS: dict[str, Row] = {
     "routing asked for without a ticker": Row(
         lambda b: b.cancel(b.made(), exchange_index="-1"), 400, "invalid_order", None
     ),
-    "decrease by nothing named": Row(decreasing(), 400, "invalid_order", None),
+    "decrease without an amount": Row(decreasing(), 400, "invalid_order", None),
     "decrease both ways": Row(
         decreasing(reduce_by="1.00", reduce_to="1.00"), 400, "invalid_order",
         "exactly one of reduce_by and reduce_to is required",
@@ -204,14 +204,14 @@ ROWS: dict[str, Row] = {
     ),
     "client id again": Row(twice(), 409, "order_already_exists", "client_order_id a"),
     "client id again, otherwise": Row(twice(side="ask", price="0.9000"), 409, "order_already_exists", None),
-    "client id of a dead order": Row(after_death, 409, "order_already_exists", None),
-    "client id given away by an amend": Row(old_name_again, 409, "order_already_exists", None),
+    "client id of an ended order": Row(id_of_an_ended_order, 409, "order_already_exists", None),
+    "client id released by an amend": Row(old_name_again, 409, "order_already_exists", None),
     "amended to a taken client id": Row(renamed_onto_another, 409, "order_already_exists", None),
-    "FOK beyond what is there": Row(
+    "FOK above the resting volume": Row(
         create(time_in_force="fill_or_kill", price="0.4400", count="4.01"),
         409, "fill_or_kill_insufficient_resting_volume",
     ),
-    "FOK that meets nothing": Row(
+    "FOK without a match": Row(
         create(time_in_force="fill_or_kill"), 409, "fill_or_kill_insufficient_resting_volume"
     ),
     "create while trading is paused": Row(paused("trading_active", create()), 409, "trading_is_paused"),
@@ -239,16 +239,16 @@ ROWS: dict[str, Row] = {
     "amend when inactive": Row(amend_when("inactive"), 400, "market_inactive", "market is inactive"),
     "no such market": Row(create(ticker="NOPE"), 404, "not_found", "market not found"),
     "no such shard": Row(create(exchange_index=2), 404, "not_found", None),
-    "cancel of no order": Row(lambda b: b.cancel("no-such-order"), 404, "not_found", "order not found"),
+    "cancel of an unknown order": Row(lambda b: b.cancel("no-such-order"), 404, "not_found", "order not found"),
     "cancel of a cancelled order": Row(cancelled_twice, 404, "not_found", "order not found"),
     "cancel of an executed order": Row(cancel_executed, 404, "not_found", "order not found"),
-    "amend of no order": Row(
+    "amend of an unknown order": Row(
         call("POST", f"{ORDERS}/x/amend", {"ticker": "A", "side": "bid", "price": "0.5", "count": "1"}),
         404, "not_found", "order not found",
     ),
-    "decrease of no order": Row(call("POST", f"{ORDERS}/x/decrease", {"reduce_by": "1"}), 404, "not_found", None),
-    "read of no order": Row(call("GET", "/portfolio/orders/x"), 404, "not_found", None),
-    "queue position of no order": Row(
+    "decrease of an unknown order": Row(call("POST", f"{ORDERS}/x/decrease", {"reduce_by": "1"}), 404, "not_found", None),
+    "read of an unknown order": Row(call("GET", "/portfolio/orders/x"), 404, "not_found", None),
+    "queue position of an unknown order": Row(
         call("GET", "/portfolio/orders/x/queue_position"), 404, "not_found", None
     ),
     **{
@@ -265,9 +265,9 @@ ROWS: dict[str, Row] = {
     "balance of another subaccount": Row(
         call("GET", "/portfolio/balance", subaccount="63"), 403, "forbidden", None
     ),
-    "a subaccount that none has": Row(create(subaccount=64), 400, "invalid_order", None),
+    "an invalid subaccount": Row(create(subaccount=64), 400, "invalid_order", None),
     # Batches.
-    "batch of nothing": Row(call("POST", f"{ORDERS}/batched", {"orders": []}), 400, "invalid_order", None),
+    "empty batch": Row(call("POST", f"{ORDERS}/batched", {"orders": []}), 400, "invalid_order", None),
     "batch without orders": Row(
         call("DELETE", f"{ORDERS}/batched", {}), 400, "invalid_order", "orders is required"
     ),
@@ -299,9 +299,9 @@ ROWS: dict[str, Row] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_row(name: str) -> None:
+def test_each_refused_request_has_its_status_code_and_details(name: str) -> None:
     row = ROWS[name]
-    bench = Bench(balance=dollars(10_000))
+    bench = Bench(balance_money_units=dollars(10_000))
     status, answer = row.call(bench)
     assert status == row.status, answer
     assert set(answer) == {"error"}, "the nested form"
@@ -309,7 +309,7 @@ def test_every_row(name: str) -> None:
     assert error["code"] == row.code
     assert error["message"]
     if row.details is None:
-        assert error.get("details"), "it says what was wrong"
+        assert error.get("details"), "details are missing"
     else:
         assert error.get("details", "") == row.details
     assert bench.ex.account.drift() == 0
@@ -339,7 +339,7 @@ def test_a_refused_order_leaves_no_trace() -> None:
         {"side": None, "count": 1}, {"subaccount": 0.5},
     ],
 )  # fmt: skip
-def test_a_wrong_type_is_told_flatly(body: dict[str, Any]) -> None:
+def test_a_wrong_type_gives_the_flat_error(body: dict[str, Any]) -> None:
     bench = Bench()
     status, answer = bench.make(**body)
     assert status == 400
@@ -353,7 +353,7 @@ DEEP = b'{"orders":[{"a":' + b'{"a":' * 100_000
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b'{"orders":{}}', b"[" * 100_000, DEEP]
 )
-def test_what_is_not_the_json_it_should_be(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     bench = Bench()
     for method, path in (
         ("POST", ORDERS), ("POST", f"{ORDERS}/batched"), ("DELETE", f"{ORDERS}/batched"),
@@ -371,7 +371,7 @@ def test_what_is_not_the_json_it_should_be(body: bytes) -> None:
     "query",
     [{"limit": "1001"}, {"limit": "-1"}, {"limit": "ten"}, {"subaccount": "x"}, {"exchange_index": "-1"}],
 )
-def test_a_bad_query_is_told_in_msg(path: str, query: dict[str, str]) -> None:
+def test_a_bad_query_gives_the_msg_error(path: str, query: dict[str, str]) -> None:
     bench = Bench()
     status, answer = bench.call("GET", f"/portfolio/{path}", **query)
     assert status == 400
@@ -386,13 +386,13 @@ def test_a_bad_query_is_told_in_msg(path: str, query: dict[str, str]) -> None:
         ("positions", {"settlement_status": "open"}), ("positions", {"count_filter": "size"}),
     ],
 )  # fmt: skip
-def test_filters_that_mean_nothing(path: str, query: dict[str, str]) -> None:
+def test_invalid_filters_are_refused(path: str, query: dict[str, str]) -> None:
     bench = Bench()
     status, answer = bench.call("GET", f"/portfolio/{path}", **query)
     assert (status, set(answer)) == (400, {"msg"})
 
 
-def test_cancels_are_taken_while_trading_is_paused() -> None:
+def test_cancels_are_accepted_while_trading_is_paused() -> None:
     bench = Bench()
     order_id, other = bench.made(), bench.made()
     bench.ex.trading_active = False
@@ -401,7 +401,7 @@ def test_cancels_are_taken_while_trading_is_paused() -> None:
     assert bench.one(other)["status"] == "canceled"
 
 
-def test_batches_answer_item_by_item_in_order() -> None:
+def test_a_batch_response_lists_one_item_per_order_in_order() -> None:
     bench = Bench()
     good = {
         "ticker": bench.ticker, "side": "bid", "count": "4.00", "price": "0.4400",
@@ -432,7 +432,7 @@ def test_batches_answer_item_by_item_in_order() -> None:
     assert [r["order_id"] for r in answer["orders"]] == [i["order_id"] for i in items]
 
 
-def test_one_wrong_type_spoils_a_batch_before_anything_of_it_is_done() -> None:
+def test_one_wrong_type_refuses_the_whole_batch() -> None:
     bench = Bench()
     orders = [{"ticker": bench.ticker, "side": "bid", "count": "1.00", "price": "0.1000",
                "time_in_force": "good_till_canceled", "self_trade_prevention_type": "maker"}, {"count": 5}]  # fmt: skip
@@ -441,7 +441,7 @@ def test_one_wrong_type_spoils_a_batch_before_anything_of_it_is_done() -> None:
     assert not bench.ex.desk.orders
 
 
-def test_nulls_are_as_good_as_nothing() -> None:
+def test_null_fields_equal_missing_ones() -> None:
     bench = Bench()
     body = {
         "ticker": bench.ticker, "side": "bid", "count": "1", "price": "0.4", "time_in_force": "good_till_canceled",

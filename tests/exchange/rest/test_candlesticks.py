@@ -1,4 +1,4 @@
-"""Candlesticks over REST against the prints and books of the day they are of."""
+"""Candlesticks over REST, compared with the prints and books of their day."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scripted_day import Day
 
-from kalshilab.exchange.rest.candlesticks import MOST, Range
+from kalshilab.exchange.rest.candlesticks import MAX_PERIODS, CandleRange
 from kalshilab.exchange.state.listings import Listing
 
 SECOND = 1_000_000
@@ -15,7 +15,7 @@ LENGTHS = {1: 60, 60: 3600, 1440: 86_400}
 
 
 class Watched(Day):
-    """A day on which the best quotes of every market are noted whenever something has happened."""
+    """A day that records the best quotes of every market after each step."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -25,20 +25,20 @@ class Watched(Day):
         for _ in range(steps):
             if not self.ex.step():
                 break
-            self.note()
+            self.record_quotes()
 
-    def note(self) -> None:
+    def record_quotes(self) -> None:
         for x in self.ex.listings:
             bid, ask = x.book.best_bid(), x.book.best_ask()
             now = (self.ex.now, bid or 0, 10_000 if ask is None else ask)
-            noted = self.quotes.setdefault(x.facts.ticker, [(0, 0, 10_000)])
-            if noted[-1][1:] != now[1:]:
-                noted.append(now)
+            recorded = self.quotes.setdefault(x.facts.ticker, [(0, 0, 10_000)])
+            if recorded[-1][1:] != now[1:]:
+                recorded.append(now)
 
 
 @pytest.fixture(scope="module")
 def day() -> Watched:
-    """A day and a half with quotes that move between prints, because of orders of ours."""
+    """Return a day and a half whose quotes move between prints, because the account places orders."""
     d = Watched()
     for n in range(40):
         d.play(60)
@@ -48,10 +48,10 @@ def day() -> Watched:
             price = f"{(x.book.best_ask() or 0) / 10_000:.4f}"
             status, answer = d.order(x.facts.ticker, price=price, count="25.00")
             assert status == 201
-            d.note()
+            d.record_quotes()
             if n % 2 and answer["remaining_count"] != "0.00":
                 assert d.call("DELETE", f"/portfolio/events/orders/{answer['order_id']}")[0] == 200
-                d.note()
+                d.record_quotes()
     return d
 
 
@@ -72,36 +72,36 @@ def dollars(price: int) -> str:
 
 
 def expected(day: Watched, x: Listing, end: int, interval: int) -> dict[str, Any]:
-    """The candle of the period that ends at `end`, from the prints and from what was noted."""
+    """Return the candle of the period that ends at `end`, from the prints and the recorded quotes."""
     high, low = end * SECOND, (end - LENGTHS[interval]) * SECOND
     prints = day.ex.prints.between(0, 2**60, x.facts.ticker, count=10**6).prints[::-1]
     inside = [t for t in prints if low < t.ts <= high]
     before = [t for t in prints if t.ts <= low]
-    noted = day.quotes[x.facts.ticker]
-    standing = [q for q in noted if q[0] <= low][-1:] + [q for q in noted if low < q[0] <= high]
-    made: dict[str, Any] = {"end_period_ts": end, "price": {}}
+    recorded = day.quotes[x.facts.ticker]
+    standing = [q for q in recorded if q[0] <= low][-1:] + [q for q in recorded if low < q[0] <= high]
+    candle: dict[str, Any] = {"end_period_ts": end, "price": {}}
     for name, place in (("yes_bid", 1), ("yes_ask", 2)):
         values = [q[place] for q in standing]
         ohlc = (values[0], min(values), max(values), values[-1])
-        made[name] = dict(zip(("open_dollars", "low_dollars", "high_dollars", "close_dollars"), map(dollars, ohlc), strict=True))  # fmt: skip
+        candle[name] = dict(zip(("open_dollars", "low_dollars", "high_dollars", "close_dollars"), map(dollars, ohlc), strict=True))  # fmt: skip
     if inside:
         prices = [t.price for t in inside]
         size = sum(t.size for t in inside)
         mean = sum(t.price * t.size for t in inside) / size
-        made["price"] = {
+        candle["price"] = {
             "open_dollars": dollars(prices[0]), "low_dollars": dollars(min(prices)),
             "high_dollars": dollars(max(prices)), "close_dollars": dollars(prices[-1]),
             "mean_dollars": dollars(int(mean + 0.5)),
         }  # fmt: skip
     if before:
-        made["price"]["previous_dollars"] = dollars(before[-1].price)
-    made["volume_fp"] = f"{sum(t.size for t in inside) / 100:.2f}"
-    made["open_interest_fp"] = f"{sum(t.size for t in before + inside) // 2 / 100:.2f}"
-    return made
+        candle["price"]["previous_dollars"] = dollars(before[-1].price)
+    candle["volume_fp"] = f"{sum(t.size for t in inside) / 100:.2f}"
+    candle["open_interest_fp"] = f"{sum(t.size for t in before + inside) // 2 / 100:.2f}"
+    return candle
 
 
 @pytest.mark.parametrize("interval", [1, 60, 1440])
-def test_every_candle_is_what_happened(day: Watched, interval: int) -> None:
+def test_every_candle_matches_the_prints_and_quotes_of_its_period(day: Watched, interval: int) -> None:
     end = day.ex.now // SECOND
     end += LENGTHS[interval] - end % LENGTHS[interval]
     start = max(end - 4_900 * LENGTHS[interval], 0)
@@ -115,10 +115,10 @@ def test_every_candle_is_what_happened(day: Watched, interval: int) -> None:
             quiet += candle["volume_fp"] == "0.00"
         volume = sum(float(c["volume_fp"]) for c in ask(day, x, end - 8_640_000, end + 86_400, 1440))
         assert volume == pytest.approx(x.volume / 100)
-    assert quiet or interval > 1, "some candle is of quotes alone"
+    assert quiet or interval > 1, "some candle has quotes alone"
 
 
-def test_the_range_is_inclusive(day: Watched) -> None:
+def test_the_range_is_inclusive_at_both_ends(day: Watched) -> None:
     x = busiest(day)[0]
     end = day.ex.now // SECOND
     every = ask(day, x, end - 200_000, end + 60, 1)
@@ -128,7 +128,7 @@ def test_the_range_is_inclusive(day: Watched) -> None:
     assert ask(day, x, first, first, 1) == [every[2]]
 
 
-def test_the_latest_before_the_start(day: Watched) -> None:
+def test_the_latest_candle_before_the_start_precedes_the_others(day: Watched) -> None:
     x = busiest(day)[0]
     end = day.ex.now // SECOND
     every = ask(day, x, end - 200_000, end + 60, 1)
@@ -137,34 +137,32 @@ def test_the_latest_before_the_start(day: Watched) -> None:
     )
     before, after = every[gap - 1], every[gap]
     start = before["end_period_ts"] + 1
-    found = ask(day, x, start, end + 60, 1, include_latest_before_start="true")
-    assert found[1:] == every[gap:]
-    made = found[0]
-    assert made["end_period_ts"] == before["end_period_ts"] + 60 < after["end_period_ts"]
+    latest, *others = ask(day, x, start, end + 60, 1, include_latest_before_start="true")
+    assert others == every[gap:]
+    assert latest["end_period_ts"] == before["end_period_ts"] + 60 < after["end_period_ts"]
     last = before["price"].get("close_dollars", before["price"].get("previous_dollars"))
-    assert made["price"] == {"previous_dollars": last}
-    assert made["volume_fp"] == "0.00" and made["open_interest_fp"] == before["open_interest_fp"]
+    assert latest["price"] == {"previous_dollars": last}
+    assert latest["volume_fp"] == "0.00" and latest["open_interest_fp"] == before["open_interest_fp"]
     for side in ("yes_bid", "yes_ask"):
-        assert set(made[side].values()) == {before[side]["close_dollars"]}
-    # A period has one candle, and before the first there is none.
+        assert set(latest[side].values()) == {before[side]["close_dollars"]}
+    # A period has one candle, and nothing precedes the first one.
     start = after["end_period_ts"] - 59
     assert ask(day, x, start, end + 60, 1, include_latest_before_start="true") == every[gap:]
-    none = ask(day, x, 0, 200_000, 1, include_latest_before_start="true")
-    assert none == []
+    assert ask(day, x, 0, 200_000, 1, include_latest_before_start="true") == []
     long_ago = end - 8_640_000
     whole = ask(day, x, long_ago, end, 1440, include_latest_before_start="1")
     assert whole == ask(day, x, long_ago, end, 1440)
 
 
-def test_a_range_where_nothing_happened_has_the_latest_alone(day: Watched) -> None:
+def test_a_range_without_activity_has_the_latest_candle_alone(day: Watched) -> None:
     x = busiest(day)[0]
     start = day.ex.now // SECOND + 10 * 86_400
-    found = ask(day, x, start, start + 3600, 1, include_latest_before_start="true")
-    assert len(found) == 1 and start <= found[0]["end_period_ts"] < start + 60
+    (latest,) = ask(day, x, start, start + 3600, 1, include_latest_before_start="true")
+    assert start <= latest["end_period_ts"] < start + 60
     assert ask(day, x, start, start + 3600, 1) == []
 
 
-def test_several_markets(day: Watched, contract: Any) -> None:
+def test_several_markets_have_the_candles_of_each(day: Watched, contract: Any) -> None:
     some = busiest(day)
     end = day.ex.now // SECOND
     query = {"start_ts": str(end - 50_000), "end_ts": str(end), "period_interval": "1"}
@@ -182,7 +180,7 @@ def test_several_markets(day: Watched, contract: Any) -> None:
         ]
 
 
-def test_an_event(day: Watched, contract: Any) -> None:
+def test_an_event_has_the_candles_of_its_markets_in_a_truncated_range(day: Watched, contract: Any) -> None:
     x = busiest(day)[0]
     event, series = x.facts.event, x.facts.series
     listed = day.ex.listings.of_event(event)
@@ -195,16 +193,16 @@ def test_an_event(day: Watched, contract: Any) -> None:
     assert body["market_tickers"] == [x.facts.ticker for x in listed]
     assert body["market_candlesticks"] == [ask(day, x, end - 90_000, end, 60) for x in listed]
     assert body["adjusted_end_ts"] == end
-    # Too long a range is cut, and it is said where.
+    # A range that is too long is truncated, and its end is reported.
     start = end - 5_000_000
     _, body = day.call("GET", path, start_ts=str(start), end_ts=str(end), period_interval="1")
-    assert body["adjusted_end_ts"] == start + MOST // len(listed) * 60
+    assert body["adjusted_end_ts"] == start + MAX_PERIODS // len(listed) * 60
     assert day.call("GET", f"/series/OTHER/events/{event}/candlesticks", **query)[0] == 404
-    assert Range(0, 1, 60, False).length == 3600
+    assert CandleRange(0, 1, 60, False).period_s == 3600
 
 
-def test_the_archive_has_its_own_names(contract: Any) -> None:
-    d = Day(archive_after=3 * 86_400 * SECOND)
+def test_archived_candles_have_the_field_names_of_the_archive(contract: Any) -> None:
+    d = Day(archive_after_us=3 * 86_400 * SECOND)
     d.play(100_000)
     x = max((x for x in d.ex.listings if d.ex.archived(x)), key=lambda x: x.volume)
     f = x.facts
@@ -227,7 +225,7 @@ def test_the_archive_has_its_own_names(contract: Any) -> None:
     assert d.call("GET", f"/historical/markets/{live}/candlesticks", **query)[0] == 404
 
 
-def test_live_candles_by_the_contract(day: Watched, contract: Any) -> None:
+def test_live_candles_match_the_contract(day: Watched, contract: Any) -> None:
     x = busiest(day)[1]
     end = day.ex.now // SECOND
     for interval in (1, 60, 1440):
@@ -238,7 +236,7 @@ def test_live_candles_by_the_contract(day: Watched, contract: Any) -> None:
         contract.body("GET", "/series/{series_ticker}/markets/{ticker}/candlesticks", 200, body)
 
 
-def test_candles_of_january() -> None:
+def test_candles_of_january_2026_have_whole_numbers_beside_todays_fields() -> None:
     today, then = Day(), Day(form="2026-01")
     for d in (today, then):
         d.play(2_000)
@@ -250,7 +248,7 @@ def test_candles_of_january() -> None:
     for a, b in zip(new["candlesticks"], old["candlesticks"], strict=True):
         assert b["volume"] == int(float(a["volume_fp"]))
         assert b["yes_bid"]["open"] == int(float(a["yes_bid"]["open_dollars"]) * 100 + 1e-9)
-        assert b["yes_ask"] | a["yes_ask"] == b["yes_ask"], "and what there is today"
+        assert b["yes_ask"] | a["yes_ask"] == b["yes_ask"], "today's fields stay"
         traded = "close_dollars" in a["price"]
         assert b["price"]["close"] == (
             int(float(a["price"]["close_dollars"]) * 100 + 1e-9) if traded else None

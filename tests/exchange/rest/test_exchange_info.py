@@ -1,4 +1,4 @@
-"""Public REST: every error a query can have, every filter against a second way of choosing, bodies by the contract."""
+"""Public REST: every error of a query, every filter against an independent selection, bodies by the contract."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ BAD: list[tuple[str, dict[str, str], str]] = [
         if a != b
     ],
     *[
-        ("/markets", {f"max_{family}_ts": "1", "status": status}, f"not with status {status}")
+        ("/markets", {f"max_{family}_ts": "1", "status": status}, f"must not be combined with status {status}")
         for family, fine in (
             ("created", ("unopened", "open")), ("close", ("closed",)), ("settled", ("settled",)), ("updated", ()),
         )
         for status in ("unopened", "open", "paused", "closed", "settled")
         if status not in fine
     ],
-    ("/markets", {"min_updated_ts": "1", "tickers": "A"}, "not with tickers"),
-    ("/markets", {"min_updated_ts": "1", "event_ticker": "A"}, "not with event_ticker"),
+    ("/markets", {"min_updated_ts": "1", "tickers": "A"}, "must not be combined with tickers"),
+    ("/markets", {"min_updated_ts": "1", "event_ticker": "A"}, "must not be combined with event_ticker"),
     ("/markets", {"min_updated_ts": "1", "mve_filter": "only"}, "mve_filter=exclude"),
     ("/markets", {"min_updated_ts": "1", "series_ticker": "A"}, "mve_filter=exclude"),
     # Books
@@ -87,9 +87,9 @@ BAD: list[tuple[str, dict[str, str], str]] = [
     ("/historical/markets", {"series_ticker": "A", "event_ticker": "B"}, "only one"),
     # Candlesticks
     *[
-        (path, {k: v for k, v in RANGE.items() if k != gone} | {"market_tickers": "A"}, gone)
+        (path, {k: v for k, v in RANGE.items() if k != absent} | {"market_tickers": "A"}, absent)
         for path in CANDLES
-        for gone in RANGE
+        for absent in RANGE
     ],
     *[
         (path, RANGE | {"market_tickers": "A", name: value}, name)
@@ -104,14 +104,16 @@ BAD: list[tuple[str, dict[str, str], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "query", "says"), BAD)
-def test_a_bad_query_is_told_so(day: Day, path: str, query: dict[str, str], says: str) -> None:
+@pytest.mark.parametrize(("path", "query", "message"), BAD)
+def test_an_invalid_query_is_answered_400_with_the_reason(
+    day: Day, path: str, query: dict[str, str], message: str
+) -> None:
     f = next(iter(day.ex.listings)).facts
     status, body = day.call("GET", path.format(ticker=f.ticker, event=f.event, series=f.series), **query)
-    assert status == 400 and body.keys() == {"msg"} and says in body["msg"], body
+    assert status == 400 and body.keys() == {"msg"} and message in body["msg"], body
 
 
-def test_too_many_books_at_once(day: Day) -> None:
+def test_the_number_of_books_in_one_request_is_limited(day: Day) -> None:
     pairs = tuple(("tickers", f"T{n}") for n in range(101))
     assert day.send("GET", "/markets/orderbooks", pairs)[0] == 400
     assert day.send("GET", "/markets/orderbooks", pairs[1:]) == (200, {"orderbooks": []})
@@ -129,7 +131,9 @@ def test_too_many_books_at_once(day: Day) -> None:
         ),
     ],
 )
-def test_a_range_that_is_too_long(day: Day, path: str, query: dict[str, str], details: str) -> None:
+def test_a_range_with_too_many_candlesticks_is_refused(
+    day: Day, path: str, query: dict[str, str], details: str
+) -> None:
     status, body = day.call("GET", path, **query)
     assert status == 400 and body["error"]["code"] == "bad_request"
     assert body["error"]["details"].endswith(details)
@@ -152,13 +156,13 @@ def test_a_range_that_is_too_long(day: Day, path: str, query: dict[str, str], de
         ("/historical", {}),
     ],
 )
-def test_what_is_not_there(day: Day, path: str, query: dict[str, str]) -> None:
+def test_unknown_names_and_paths_are_answered_404(day: Day, path: str, query: dict[str, str]) -> None:
     status, body = day.call("GET", path, **query)
     assert status == 404 and body["error"]["code"] == "not_found"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_public_paths_are_for_reading(day: Day, method: str) -> None:
+def test_public_paths_answer_only_get(day: Day, method: str) -> None:
     for path in ("/markets", "/events", "/exchange/status", "/account/endpoint_costs"):
         assert day.call(method, path)[0] == 404
 
@@ -166,16 +170,16 @@ def test_public_paths_are_for_reading(day: Day, method: str) -> None:
 # The exchange
 
 
-def test_status_and_hours(by_contract: Any) -> None:
+def test_status_and_schedule_follow_the_exchange(by_contract: Any) -> None:
     day = Day()
     day.play(10)
-    for exchange, trading, said in ((True, True, True), (True, False, False), (False, True, False)):
+    for exchange, trading, reported in ((True, True, True), (True, False, False), (False, True, False)):
         day.ex.exchange_active, day.ex.trading_active = exchange, trading
         status, body = day.call("GET", "/exchange/status")
         by_contract.body("GET", "/exchange/status", 200, body)
-        assert (status, body["exchange_active"], body["trading_active"]) == (200, exchange, said)
+        assert (status, body["exchange_active"], body["trading_active"]) == (200, exchange, reported)
         (shard,) = body["exchange_index_statuses"]
-        assert (shard["exchange_index"], shard["trading_active"]) == (0, said)
+        assert (shard["exchange_index"], shard["trading_active"]) == (0, reported)
     schedule = day.call("GET", "/exchange/schedule")[1]
     by_contract.body("GET", "/exchange/schedule", 200, schedule)
     assert schedule["schedule"]["standard_hours"][0]["thursday"]
@@ -189,7 +193,7 @@ def test_status_and_hours(by_contract: Any) -> None:
 # Series and events
 
 
-def test_series(day: Day, by_contract: Any) -> None:
+def test_series_are_filtered_and_have_their_volume(day: Day, by_contract: Any) -> None:
     _, every = day.call("GET", "/series")
     by_contract.body("GET", "/series", 200, every)
     assert "volume_fp" not in every["series"][0] and "product_metadata" not in every["series"][0]
@@ -212,12 +216,12 @@ def test_series(day: Day, by_contract: Any) -> None:
     assert day.call("GET", "/series", min_updated_ts=str(stamps[0] // SECOND - 1))[1] == every
 
 
-def test_fee_changes(day: Day, by_contract: Any) -> None:
+def test_fee_changes_of_events_are_listed_and_those_of_series_are_empty(day: Day, by_contract: Any) -> None:
     d = Day()
     d.play(3_000)
-    _, none = d.call("GET", "/series/fee_changes", show_historical="true", series_ticker="KXSAMPLEGAME")
-    assert none == {"series_fee_change_arr": []}, "fees of a series never change here"
-    by_contract.body("GET", "/series/fee_changes", 200, none)
+    _, empty = d.call("GET", "/series/fee_changes", show_historical="true", series_ticker="KXSAMPLEGAME")
+    assert empty == {"series_fee_change_arr": []}, "fees of a series never change"
+    by_contract.body("GET", "/series/fee_changes", 200, empty)
     events = d.ex.listings.events()[:3]
     for n, event in enumerate(events):
         d.ex.desk.tariff.override(event, "quadratic_with_maker_fees", n / 2)
@@ -240,7 +244,7 @@ def test_fee_changes(day: Day, by_contract: Any) -> None:
     by_contract.body("GET", "/events/{event_ticker}", 200, event)
 
 
-def test_one_event_in_each_of_its_shapes(day: Day, by_contract: Any) -> None:
+def test_an_event_has_its_markets_beside_it_or_nested_or_not_at_all(day: Day, by_contract: Any) -> None:
     event = max(day.ex.listings.events(), key=lambda e: len(day.ex.listings.of_event(e)))
     tickers = [x.facts.ticker for x in day.ex.listings.of_event(event)]
     for query, beside, nested in (
@@ -266,7 +270,9 @@ def test_one_event_in_each_of_its_shapes(day: Day, by_contract: Any) -> None:
         {"tickers": "{some},NOPE"},
     ],
 )  # fmt: skip
-def test_events_are_filtered(day: Day, by_contract: Any, query: dict[str, str]) -> None:
+def test_events_are_filtered_as_selected_independently(
+    day: Day, by_contract: Any, query: dict[str, str]
+) -> None:
     listings = day.ex.listings
     middle = day.ex.now // SECOND - 86_400
     some = listings.events()[3]

@@ -1,4 +1,4 @@
-"""Public reads of markets: times, filters, books and prints, and what a market becomes on its way."""
+"""Public reads of markets: time filters, other filters, books, prints, and changes of a market."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scripted_day import Day
 
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.rest.router import RestSide
+from kalshilab.exchange.rest.router import RestRouter
 from kalshilab.exchange.state.listings import Listing
 from kalshilab.tape import sample
 
@@ -19,7 +19,7 @@ DAY = 86_400 * SECOND
 
 
 def chosen(day: Day, **query: str) -> list[str]:
-    """Tickers of every page."""
+    """Return the tickers of all pages."""
     seen: list[str] = []
     cursor = ""
     while True:
@@ -37,7 +37,7 @@ def time_of(x: Listing, family: str) -> int | None:
 
 
 @pytest.mark.parametrize("family", ["created", "close", "settled", "updated"])
-def test_times_of_markets(day: Day, family: str) -> None:
+def test_markets_are_filtered_by_each_kind_of_time(day: Day, family: str) -> None:
     times = sorted(t for x in day.ex.listings if (t := time_of(x, family)) is not None)
     low, high = times[len(times) // 4], times[3 * len(times) // 4]
     query = {f"min_{family}_ts": str(low // SECOND), f"max_{family}_ts": str(high // SECOND)}
@@ -59,7 +59,7 @@ def test_times_of_markets(day: Day, family: str) -> None:
         assert chosen(day, mve_filter="exclude", series_ticker="KXSAMPLEGAME", **query) == own
 
 
-def test_other_filters_of_markets(day: Day, by_contract: Any) -> None:
+def test_markets_are_filtered_by_name_event_series_and_status(day: Day, by_contract: Any) -> None:
     every = [x.facts.ticker for x in day.ex.listings]
     assert chosen(day) == chosen(day, mve_filter="exclude") == every
     assert chosen(day, mve_filter="only") == []
@@ -73,14 +73,14 @@ def test_other_filters_of_markets(day: Day, by_contract: Any) -> None:
     by_status = [chosen(day, status=s) for s in ("unopened", "open", "paused", "closed", "settled")]
     assert sorted(t for some in by_status for t in some) == sorted(every) and all(map(len, by_status[1::2]))
     _, page = day.call("GET", "/markets", limit="0", cursor="garbage")
-    assert len(page["markets"]) == 100, "none is the usual number, and a bad cursor the start"
+    assert len(page["markets"]) == 100, "limit 0 is the usual size, and an invalid cursor the start"
     by_contract.body("GET", "/markets", 200, page)
 
 
-def test_a_market_tells_what_it_was_a_day_ago(day: Day, by_contract: Any) -> None:
+def test_a_market_has_its_price_and_volume_of_a_day_ago(day: Day, by_contract: Any) -> None:
     checked = 0
     for x in day.ex.listings:
-        # What the exchange counts by minutes is checked against its prints.
+        # The exchange counts by minutes; its prints are the reference.
         edge = (day.ex.now - DAY) // (60 * SECOND) * 60 * SECOND
         prints = day.ex.prints.between(0, 2**60, x.facts.ticker, count=10**6).prints
         _, body = day.call("GET", f"/markets/{x.facts.ticker}")
@@ -97,7 +97,7 @@ def test_a_market_tells_what_it_was_a_day_ago(day: Day, by_contract: Any) -> Non
     assert checked > 3
 
 
-def test_books_of_several_markets(day: Day, by_contract: Any) -> None:
+def test_books_of_several_markets_equal_the_single_books(day: Day, by_contract: Any) -> None:
     tickers = [x.facts.ticker for x in day.ex.listings if x.status == "active"][:4]
     pairs = tuple(("tickers", t) for t in [*tickers, "NOPE", tickers[0]])
     status, body = day.send("GET", "/markets/orderbooks", pairs)
@@ -110,17 +110,17 @@ def test_books_of_several_markets(day: Day, by_contract: Any) -> None:
         for depth in (1, 100):
             _, some = day.call("GET", f"/markets/{book['ticker']}/orderbook", depth=str(depth))
             for side, levels in some["orderbook_fp"].items():
-                assert levels == book["orderbook_fp"][side][-depth:], "the best, which come last"
+                assert levels == book["orderbook_fp"][side][-depth:], "the best levels come last"
 
 
-def test_block_trades(day: Day, archive: Day) -> None:
+def test_a_filter_for_block_trades_finds_nothing(day: Day, archive: Day) -> None:
     for path, d in (("/markets/trades", day), ("/historical/trades", archive)):
         assert d.call("GET", path, is_block_trade="true")[1] == {"trades": [], "cursor": ""}
         every = d.call("GET", path)[1]
         assert d.call("GET", path, is_block_trade="false")[1] == every and every["trades"]
 
 
-def test_costs_of_calls_need_no_key(day: Day, by_contract: Any) -> None:
+def test_endpoint_costs_need_no_key(day: Day, by_contract: Any) -> None:
     from kalshilab.exchange.rest.params import Request
 
     answer = day.side.answer(Request("GET", "/trade-api/v2/account/endpoint_costs", {}, {}))
@@ -129,7 +129,7 @@ def test_costs_of_calls_need_no_key(day: Day, by_contract: Any) -> None:
     by_contract.body("GET", "/account/endpoint_costs", 200, body)
 
 
-def test_what_changes_a_market_updates_it() -> None:
+def test_every_change_of_a_market_moves_its_updated_time() -> None:
     day = Day()
     day.play(2_000)
     x = next(x for x in day.ex.listings if x.status == "active")
@@ -156,7 +156,7 @@ def test_what_changes_a_market_updates_it() -> None:
         last = x.updated
 
 
-def test_pauses_and_disputes_are_found_by_status() -> None:
+def test_paused_and_disputed_markets_are_found_by_status() -> None:
     day = Day()
     day.play(2_000)
     paused, disputed = [x.facts.ticker for x in day.ex.listings if x.status == "active"][:2]
@@ -169,7 +169,7 @@ def test_pauses_and_disputes_are_found_by_status() -> None:
     assert day.call("GET", f"/markets/{disputed}")[1]["market"]["status"] == "disputed"
 
 
-def test_combinations_are_told_apart() -> None:
+def test_combinations_are_distinguished_by_the_prefix_of_their_ticker() -> None:
     tape, markets = sample()
     combination = markets["ticker"][0]
     event = markets["event"][0]
@@ -182,7 +182,7 @@ def test_combinations_are_told_apart() -> None:
     )
     day = Day()
     day.ex = Exchange(tape, markets)
-    day.side = RestSide(day.ex, {}, lambda: 0)
+    day.side = RestRouter(day.ex, {}, lambda: 0)
     day.play(100_000)
     assert chosen(day, mve_filter="only") == [renamed[combination]]
     assert renamed[combination] in chosen(day) and renamed[combination] not in chosen(

@@ -1,5 +1,7 @@
-"""A walk over the contract's paths with whatever its schemas allow, and what they do not: no answer is a
-failure of the server's own, and every body has the shape that the contract gives it."""
+"""A random walk over the contract's paths, with values inside and outside its schemas.
+
+No request causes a server error, and every body has the shape that the contract gives it.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,22 @@ NOT_SERVED = (
     "/portfolio/target_balance_allocation", "/account/api_usage_level", "/events/{event_ticker}/metadata",
     "/series/{series_ticker}/events/{ticker}/forecast_percentile_history",
 )  # fmt: skip
-"""What a toolkit from research to paper does not call."""
+"""Paths that the exchange leaves out, because paper trading does not need them."""
 METHODS = ("get", "post", "put", "delete")
 
 
 def resolved(document: dict[str, Any], node: Any) -> Any:
-    """A schema or parameter with its references followed, one level."""
+    """Return a schema or parameter with its references resolved, one level deep."""
     while isinstance(node, dict) and "$ref" in node:
-        found = document
+        target = document
         for part in node["$ref"].removeprefix("#/").split("/"):
-            found = found[part]
-        node = found
+            target = target[part]
+        node = target
     return node
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Method, path and operation of everything that is served."""
+    """Return method, path and operation of every served operation."""
     return [
         (method, path, item[method] | {"parameters": item.get("parameters", []) + item[method].get("parameters", [])})
         for path, item in document["paths"].items()
@@ -41,12 +43,12 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]  # fmt: skip
 
 
-def test_the_walk_is_over_most_of_what_there_is(contract: Any) -> None:
+def test_the_walk_covers_most_of_the_contract(contract: Any) -> None:
     assert len(operations(contract.openapi)) >= 45
 
 
 class Walker:
-    """Makes requests: known names mostly, values within a schema mostly, and nonsense now and then."""
+    """A generator of requests: mostly known names and values within the schema, and sometimes invalid ones."""
 
     def __init__(self, day: Day, document: dict[str, Any], seed: int) -> None:
         self.day, self.document, self.random = day, document, random.Random(seed)
@@ -56,7 +58,7 @@ class Walker:
         return self.random.random() < of
 
     def focus(self, path: str) -> None:
-        """Choose the market and the order that this request is about, so that its parts fit together mostly."""
+        """Choose the market and the order of a request, so that its parts mostly fit together."""
         ex = self.day.ex
         listings = list(ex.listings)
         archived = [x for x in listings if ex.archived(x)]
@@ -74,7 +76,7 @@ class Walker:
         self.others = [{k: getattr(x.facts, k) for k in self.about} for x in listings[-12:]]
 
     def known(self, name: str) -> list[str]:
-        """Values that mean something under this name."""
+        """Return values that exist on the exchange under this name."""
         if name in ("order_id", "order_ids"):
             return [*[self.order] * 8, *list(self.day.ex.desk.orders)[-1:], "no-such-order"]
         if name in ("order_group_id", "id"):
@@ -85,7 +87,7 @@ class Walker:
         return [*[self.about[kind]] * 8, *(o[kind] for o in self.others[:2])]
 
     def value(self, name: str, schema: dict[str, Any], nonsense: bool) -> Any:
-        """A value for a field or parameter."""
+        """Return a value for a field or parameter."""
         schema = resolved(self.document, schema)
         for key in ("anyOf", "oneOf", "allOf"):
             if key in schema:
@@ -123,7 +125,7 @@ class Walker:
         return "".join(self.random.choices("abcXYZ019-_ ", k=self.random.randint(0, 12)))
 
     def object(self, schema: dict[str, Any], nonsense: bool) -> dict[str, Any]:
-        """A JSON object of a schema."""
+        """Return a JSON object that follows a schema."""
         schema = resolved(self.document, schema)
         return {
             name: self.value(name, field, nonsense)
@@ -132,7 +134,7 @@ class Walker:
         }
 
     def request(self, path: str, operation: dict[str, Any]) -> tuple[str, tuple[tuple[str, str], ...], bytes]:
-        """A path, a query and a body."""
+        """Return a path, a query and a body."""
         nonsense = self.chance(0.2)
         self.focus(path)
         pairs: list[tuple[str, str]] = []
@@ -140,7 +142,7 @@ class Walker:
             parameter = resolved(self.document, parameter)
             name, schema = parameter["name"], parameter.get("schema", {})
             if parameter["in"] == "path":
-                # Of an event's path the parameter is called ticker as well.
+                # In the paths of events the parameter is called ticker too.
                 kind = "event_ticker" if name == "ticker" and "/events/{ticker}" in path else name
                 path = path.replace("{" + name + "}", self.random.choice(self.known(kind)))
             elif parameter["in"] == "query" and self.chance(0.95 if parameter.get("required") else 0.15):
@@ -159,7 +161,7 @@ class Walker:
 
 
 def error_shape(status: int, body: Any) -> bool:
-    """Whether a body is one of the exchange's four kinds of error."""
+    """Return whether a body has one of the exchange's four error shapes."""
     if not isinstance(body, dict):
         return False
     error = body.get("error")
@@ -170,15 +172,15 @@ def error_shape(status: int, body: Any) -> bool:
     return body.keys() == {"msg"} or {"code", "message"} <= body.keys() <= {"code", "message", "details"}
 
 
-def test_a_long_walk(contract: Any) -> None:
-    """Ten thousand requests over two days of the exchange's: everything that is served succeeds at least once."""
+def test_a_long_walk_has_no_server_error_and_every_operation_succeeds(contract: Any) -> None:
+    """Send ten thousand requests over two exchange days; every served operation succeeds at least once."""
     served = operations(contract.openapi)
     seen: dict[tuple[str, str], set[int]] = {(m, p): set() for m, p, _ in served}
-    # What makes orders and groups comes more often than what removes them.
+    # Operations that create orders and groups are drawn more often than those that remove them.
     makers = {("post", "/portfolio/events/orders"), ("post", "/portfolio/order_groups/create")}
     drawn = [*served, *[o for o in served if o[:2] in makers] * 4]
     for seed in range(2):
-        day = Day(archive_after=86_400_000_000)
+        day = Day(archive_after_us=86_400_000_000)
         day.play(6_000)
         walker = Walker(day, contract.openapi, seed)
         for _ in range(5_000):
@@ -198,4 +200,4 @@ def test_a_long_walk(contract: Any) -> None:
                 assert error_shape(status, answer), note
                 assert (answer.get("error") or {}).get("message") != "no such path", note
     never = sorted(f"{m} {p}" for (m, p), statuses in seen.items() if not any(s < 300 for s in statuses))
-    assert not never, f"never answered with a success: {never}"
+    assert not never, f"operations without a success: {never}"

@@ -1,4 +1,4 @@
-"""Token buckets: rates and bursts of every tier, what each call costs, batches, and the answers."""
+"""Token buckets: rates and bursts of every tier, the cost of each call, batches, and the answers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from kalshilab.exchange.rest.rate_limits import (
     TIERS,
     TOO_MANY,
     Bucket,
-    Limits,
+    RateLimiter,
     account_limits,
     batch_size,
     cost_of,
     endpoint_costs,
 )
-from kalshilab.exchange.rest.router import RestSide
+from kalshilab.exchange.rest.router import RestRouter
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.rest import rate_limits as client
 from kalshilab.kalshi.wire.base import REST_PATH
@@ -32,7 +32,7 @@ SECOND = 1_000_000
 
 
 class Machine:
-    """A clock that is told the time."""
+    """A machine clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1_795_329_000 * SECOND
@@ -41,8 +41,8 @@ class Machine:
         return self.now
 
 
-def spent(limits: Limits, method: str, path: str, items: int = 1) -> int:
-    """How often a call fits at this moment."""
+def spent(limits: RateLimiter, method: str, path: str, items: int = 1) -> int:
+    """Return the number of calls that fit at this moment."""
     count = 0
     while limits.charge(method, REST_PATH + path, items):
         count += 1
@@ -56,9 +56,9 @@ READ = ("GET", "/markets")
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_tier_bursts_and_refills(tier: str) -> None:
     machine, t = Machine(), TIERS[tier]
-    limits = Limits(tier, machine)
+    limits = RateLimiter(tier, machine)
     assert spent(limits, *READ) == t.read_capacity // 10
-    assert spent(limits, *CREATE) == t.write_capacity // 10, "reads and writes do not touch each other"
+    assert spent(limits, *CREATE) == t.write_capacity // 10, "reads and writes are independent"
     assert spent(limits, "GET", "/portfolio/balance") == t.balances
     for seconds in (1, 3, 100):
         machine.now += seconds * SECOND
@@ -66,13 +66,13 @@ def test_a_tier_bursts_and_refills(tier: str) -> None:
         assert spent(limits, *CREATE) == min(t.write_rate * seconds, t.write_capacity) // 10
         assert spent(limits, "GET", "/portfolio/balance") == t.balances
     machine.now -= 50 * SECOND
-    assert not limits.charge(*READ), "a clock that goes back brings nothing"
-    assert repr(limits) == f"Limits({tier!r})"
+    assert not limits.charge(*READ), "a clock that runs backwards refills nothing"
+    assert repr(limits) == f"RateLimiter({tier!r})"
 
 
 def test_refill_is_continuous() -> None:
     machine = Machine()
-    limits = Limits("basic", machine)
+    limits = RateLimiter("basic", machine)
     spent(limits, *CREATE)
     machine.now += 99_999
     assert not limits.charge(*CREATE)
@@ -85,14 +85,14 @@ def test_refill_is_continuous() -> None:
     st.integers(1, 30_000),
     st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(0, 300)), max_size=50),
 )
-def test_no_token_is_lost_or_made(rate: int, capacity: int, calls: list[tuple[int, int]]) -> None:
-    bucket, now, held = Bucket(rate, capacity, 0), 0, capacity * SECOND
+def test_tokens_are_conserved(rate: int, capacity: int, calls: list[tuple[int, int]]) -> None:
+    bucket, now, tokens_left = Bucket(rate, capacity, 0), 0, capacity * SECOND
     for after, tokens in calls:
         now += after
-        held = min(held + after * rate, capacity * SECOND)
-        fits = tokens * SECOND <= held
+        tokens_left = min(tokens_left + after * rate, capacity * SECOND)
+        fits = tokens * SECOND <= tokens_left
         assert bucket.take(tokens, now) is fits
-        held -= tokens * SECOND * fits
+        tokens_left -= tokens * SECOND * fits
 
 
 ID = "3b23c1c7-f4ef-4f0d-8b9a-9e53c61f1a0d"
@@ -122,20 +122,20 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("method", "path", "tokens", "bucket"), TABLE)
-def test_what_a_call_costs(method: str, path: str, tokens: int, bucket: str) -> None:
+def test_a_call_has_its_listed_cost_and_bucket(method: str, path: str, tokens: int, bucket: str) -> None:
     for ending in ("", "/"):
-        found = cost_of(method, path + ending)
-        assert (found.tokens, found.bucket) == (tokens, bucket)
+        cost = cost_of(method, path + ending)
+        assert (cost.tokens, cost.bucket) == (tokens, bucket)
 
 
-def test_a_batch_fits_whole_or_not_at_all() -> None:
-    limits = Limits("basic", Machine())
+def test_a_batch_is_charged_as_a_whole() -> None:
+    limits = RateLimiter("basic", Machine())
     create, cancel = (
         ("POST", "/portfolio/events/orders/batched"),
         ("DELETE", "/portfolio/events/orders/batched"),
     )
     assert not limits.charge(*create, items=11), "110 of 100 tokens"
-    assert limits.charge(*create, items=9), "the one that did not fit took nothing"
+    assert limits.charge(*create, items=9), "a refused batch is not charged"
     assert not limits.charge(*cancel, items=6)
     assert limits.charge(*cancel, items=4) and limits.charge(*cancel, items=0)
     assert not limits.charge(*cancel, items=1)
@@ -154,30 +154,30 @@ def test_a_batch_fits_whole_or_not_at_all() -> None:
         ("/portfolio/events/orders", b'{"orders":[1,2]}', 1),
     ],
 )
-def test_items_of_a_batch(path: str, body: bytes, size: int) -> None:
+def test_the_items_of_a_batch_are_counted(path: str, body: bytes, size: int) -> None:
     request = Request("POST", REST_PATH + path, {}, {}, body)
     assert batch_size(request) == size
-    limits = Limits("basic", Machine())
+    limits = RateLimiter("basic", Machine())
     assert limits.admits(request) and spent(limits, *CREATE) == 10 - size
 
 
-def test_the_answer_to_one_too_many() -> None:
+def test_a_call_above_the_limit_is_answered_429_with_the_exchanges_body() -> None:
     assert TOO_MANY.status == 429 and TOO_MANY.body == b'{"error":"too many requests"}'
 
 
-def test_no_such_tier() -> None:
+def test_an_unknown_tier_is_refused() -> None:
     with pytest.raises(ConfigError, match="tier"):
-        Limits("gold", Machine())
+        RateLimiter("gold", Machine())
 
 
-def test_what_the_account_is_told(contract: Any) -> None:
+def test_limits_and_costs_are_reported_by_the_contract(contract: Any) -> None:
     for tier, t in TIERS.items():
-        told = json.loads(encode(account_limits(tier)))
-        contract.body("GET", "/account/limits", 200, told)
-        assert told["usage_tier"] == tier and bool(told["grants"]) == (tier != "basic")
-        assert told["read"] == {"refill_rate": t.read_rate, "bucket_capacity": t.read_capacity}
-        assert told["write"] == {"refill_rate": t.write_rate, "bucket_capacity": t.write_capacity}
-    assert Limits("prime", Machine()).body() == account_limits("prime")
+        body = json.loads(encode(account_limits(tier)))
+        contract.body("GET", "/account/limits", 200, body)
+        assert body["usage_tier"] == tier and bool(body["grants"]) == (tier != "basic")
+        assert body["read"] == {"refill_rate": t.read_rate, "bucket_capacity": t.read_capacity}
+        assert body["write"] == {"refill_rate": t.write_rate, "bucket_capacity": t.write_capacity}
+    assert RateLimiter("prime", Machine()).body() == account_limits("prime")
     costs = json.loads(encode(endpoint_costs()))
     contract.body("GET", "/account/endpoint_costs", 200, costs)
     assert costs["default_cost"] == 10
@@ -185,33 +185,37 @@ def test_what_the_account_is_told(contract: Any) -> None:
         (c.method, c.path, c.tokens) for c in COSTS if c.tokens not in (10, 1)
     }
     paths = contract.openapi["paths"]
-    assert all(c.method.lower() in paths[c.path] for c in COSTS), "every path is one of the contract's"
+    assert all(c.method.lower() in paths[c.path] for c in COSTS), "every path is in the contract"
 
 
-def test_the_client_expects_what_the_exchange_allows() -> None:
+def test_client_and_exchange_have_the_same_tiers() -> None:
     assert TIERS.keys() == client.TIERS.keys()
     for tier, t in client.TIERS.items():
         assert TIERS[tier][:4] == (t.read_rate, t.read_capacity, t.write_rate, t.write_capacity)
 
 
-def test_an_exchange_that_counts() -> None:
+def test_the_router_charges_requests_after_checking_their_signature() -> None:
     day, machine = Day(), Machine()
     day.play(100)
     _, public = generate_key("ed25519")
-    day.side = RestSide(day.ex, {"key": Verifier(public)}, lambda: NOW, limits=Limits("basic", machine))
+    day.side = RestRouter(
+        day.ex, {"key": Verifier(public)}, lambda: NOW, limits=RateLimiter("basic", machine)
+    )
     answers = [day.side.answer(Request("GET", REST_PATH + "/exchange/status", {}, {})) for _ in range(61)]
     assert [a.status for a in answers] == [200] * 60 + [429] and answers[-1] == TOO_MANY
     unsigned = day.side.answer(Request("GET", REST_PATH + "/portfolio/balance", {}, {}))
-    assert unsigned.status == 401, "who nobody knows is told so, and charged nothing"
+    assert unsigned.status == 401, "an unsigned request is not charged"
     machine.now += SECOND // 20
     assert day.side.answer(Request("GET", REST_PATH + "/exchange/status", {}, {})).status == 200
 
 
-def test_a_signed_account_is_told_its_tier_and_its_batches_are_counted() -> None:
+def test_an_account_sees_its_tier_and_its_batches_are_charged_by_item() -> None:
     day, machine = Day(), Machine()
     pem, public = generate_key("ed25519")
     day.signer = Signer.from_pem("key", pem.decode())
-    day.side = RestSide(day.ex, {"key": Verifier(public)}, lambda: NOW, limits=Limits("basic", machine))
+    day.side = RestRouter(
+        day.ex, {"key": Verifier(public)}, lambda: NOW, limits=RateLimiter("basic", machine)
+    )
     assert day.call("GET", "/account/limits")[1]["usage_tier"] == "basic"
     path = "/portfolio/events/orders/batched"
     assert day.call("POST", path, {"orders": [{}] * 11}) == (429, {"error": "too many requests"})

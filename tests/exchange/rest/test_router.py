@@ -1,4 +1,4 @@
-"""REST: who may read what, the four bodies of a bad signature, errors by the table, and pages that miss nothing."""
+"""REST routing: public and private paths, the four 401 bodies, errors by table, and complete pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from kalshilab.exchange import Exchange
 from kalshilab.exchange.rest.params import Answer, Request
-from kalshilab.exchange.rest.router import WINDOW_MS, RestSide
+from kalshilab.exchange.rest.router import WINDOW_MS, RestRouter
 from kalshilab.kalshi.auth import KeyKind, Signer, Verifier, generate_key
 from kalshilab.kalshi.wire.base import REST_PATH
 from kalshilab.tape import sample
@@ -26,8 +26,8 @@ def ex() -> Exchange:
     return made
 
 
-def side_of(ex: Exchange) -> RestSide:
-    return RestSide(ex, {kind: Verifier(public) for kind, (_, public) in KEYS.items()}, lambda: NOW)
+def router_of(ex: Exchange) -> RestRouter:
+    return RestRouter(ex, {kind: Verifier(public) for kind, (_, public) in KEYS.items()}, lambda: NOW)
 
 
 def ask(
@@ -38,17 +38,17 @@ def ask(
         headers = Signer.from_pem(key_id or kind, KEYS[kind][0].decode()).headers(
             method, REST_PATH + path, now
         )
-    answer: Answer = side_of(ex).answer(Request(method, REST_PATH + path, query, headers, body))
+    answer: Answer = router_of(ex).answer(Request(method, REST_PATH + path, query, headers, body))
     return answer.status, json.loads(answer.body) if answer.body else None
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ed25519"])
-def test_both_kinds_of_key(ex: Exchange, kind: KeyKind) -> None:
+def test_both_kinds_of_key_are_accepted(ex: Exchange, kind: KeyKind) -> None:
     assert ask(ex, "GET", "/portfolio/balance", kind=kind)[0] == 200
     assert ask(ex, "GET", "/portfolio/orders", kind=kind, limit="5", status="resting")[0] == 200
 
 
-def test_the_four_bodies_of_401(ex: Exchange) -> None:
+def test_an_invalid_signature_has_one_of_four_401_bodies(ex: Exchange) -> None:
     def error(**options: Any) -> dict[str, str]:
         status, body = ask(ex, "GET", "/portfolio/balance", **options)
         assert status == 401
@@ -57,7 +57,7 @@ def test_the_four_bodies_of_401(ex: Exchange) -> None:
     assert error(headers={})["code"] == "signature_is_missing_from_headers"
     for off in (WINDOW_MS + 1, -WINDOW_MS - 1):
         assert error(now=NOW + off)["code"] == "header_timestamp_expired"
-    assert error(key_id="stranger")["details"] == "NOT_FOUND"
+    assert error(key_id="unknown")["details"] == "NOT_FOUND"
     wrong = Signer.from_pem("rsa", KEYS["ed25519"][0].decode()).headers(
         "GET", REST_PATH + "/portfolio/balance", NOW
     )
@@ -65,7 +65,7 @@ def test_the_four_bodies_of_401(ex: Exchange) -> None:
     assert ask(ex, "GET", "/portfolio/balance", now=NOW + WINDOW_MS)[0] == 200, "the window is inclusive"
 
 
-def test_public_reads_need_no_key(ex: Exchange) -> None:
+def test_only_public_reads_need_no_key(ex: Exchange) -> None:
     for path in ("/exchange/status", "/series", "/events", "/markets", "/markets/trades"):
         assert ask(ex, "GET", path, headers={})[0] == 200
     for path in ("/historical/cutoff", "/historical/trades", "/historical/markets"):
@@ -111,7 +111,7 @@ def test_public_reads_need_no_key(ex: Exchange) -> None:
         ("GET", "/historical/nothing", b"", {}, 404, "not_found"),
     ],
 )
-def test_errors(
+def test_an_invalid_request_has_the_exchanges_status_and_error_shape(
     ex: Exchange, method: str, path: str, body: bytes, query: dict[str, str], status: int, code: str | None
 ) -> None:
     got, answer = ask(ex, method, path, body=body, **query)
@@ -119,7 +119,7 @@ def test_errors(
     if code is None:
         assert set(answer) == {"msg"}
     elif code == "bad_request":
-        assert answer["code"] == code, "flat, for a body that is not what it should be"
+        assert answer["code"] == code, "a flat shape, for an invalid body"
     else:
         assert answer["error"]["code"] == code
 
@@ -135,20 +135,20 @@ def every(ex: Exchange, path: str, field: str, **query: str) -> list[Any]:
         cursor = page["cursor"]
         if not cursor:
             return rows
-    raise AssertionError("pages without end")
+    raise AssertionError("endless pages")
 
 
-def test_pages_hold_each_row_once(ex: Exchange) -> None:
+def test_pages_contain_each_row_once(ex: Exchange) -> None:
     markets = [m["ticker"] for m in every(ex, "/markets", "markets", limit="7")]
     assert markets == [x.facts.ticker for x in ex.listings]
     trades = [t["trade_id"] for t in every(ex, "/markets/trades", "trades", limit="999")]
     assert len(trades) == len(set(trades)) == ex.prints_played
     times = [t["created_time"] for t in every(ex, "/markets/trades", "trades", limit="1000")]
     assert times == sorted(times, reverse=True), "newest first"
-    assert ask(ex, "GET", "/markets", cursor="garbage")[0] == 200, "taken for the start, as on the exchange"
+    assert ask(ex, "GET", "/markets", cursor="garbage")[0] == 200, "the first page, as on the exchange"
 
 
-def test_filters(ex: Exchange) -> None:
+def test_markets_and_trades_are_filtered(ex: Exchange) -> None:
     for wanted, status in (("open", "active"), ("settled", "finalized"), ("unopened", "initialized")):
         rows = every(ex, "/markets", "markets", limit="50", status=wanted)
         assert {m["status"] for m in rows} <= {status}
@@ -162,7 +162,7 @@ def test_filters(ex: Exchange) -> None:
     assert own and {t["ticker"] for t in own} == {x.facts.ticker}
 
 
-def test_a_book_is_bids_only_ascending(ex: Exchange) -> None:
+def test_a_book_lists_bids_in_ascending_order(ex: Exchange) -> None:
     x = next(x for x in ex.listings if x.book.best_ask() and x.book.best_bid())
     _, body = ask(ex, "GET", f"/markets/{x.facts.ticker}/orderbook")
     book = body["orderbook_fp"]
@@ -179,23 +179,23 @@ DAY = 86_400_000_000
 
 @pytest.fixture(scope="module")
 def old() -> Exchange:
-    """The whole sample, of which the first days have gone to the archive."""
-    made = Exchange(*sample(), archive_after=3 * DAY)
+    """Return an exchange after the whole sample, with its first days archived."""
+    made = Exchange(*sample(), archive_after_us=3 * DAY)
     while made.step():
         pass
     return made
 
 
-def test_a_record_is_in_one_listing_only(old: Exchange) -> None:
+def test_a_record_is_either_live_or_archived(old: Exchange) -> None:
     status, cutoff = ask(old, "GET", "/historical/cutoff")
     assert status == 200 and cutoff["trades_created_ts"] == cutoff["market_settled_ts"]
     assert cutoff["trades_created_ts"].endswith("T00:00:00.000000Z") and old.cutoff % DAY == 0
     assert 3 * DAY <= old.now - old.cutoff < 4 * DAY
 
     live = every(old, "/markets/trades", "trades", limit="999")
-    gone = every(old, "/historical/trades", "trades", limit="1000")
-    assert gone[0]["created_time"] < cutoff["trades_created_ts"] <= live[-1]["created_time"]
-    assert [t["trade_id"] for t in reversed(live + gone)] == sample()[0]["trade_id"].to_list()
+    archived_trades = every(old, "/historical/trades", "trades", limit="1000")
+    assert archived_trades[0]["created_time"] < cutoff["trades_created_ts"] <= live[-1]["created_time"]
+    assert [t["trade_id"] for t in reversed(live + archived_trades)] == sample()[0]["trade_id"].to_list()
     assert every(old, "/historical/trades", "trades", limit="9", min_ts=str(old.cutoff // 1_000_000)) == []
 
     present = {m["ticker"] for m in every(old, "/markets", "markets", limit="1000")}
@@ -211,11 +211,13 @@ def test_a_record_is_in_one_listing_only(old: Exchange) -> None:
     assert ask(old, "GET", "/historical/markets", event_ticker=event)[1]["markets"] == archived[:1]
     for query in ({}, {"with_nested_markets": "true"}):
         status, body = ask(old, "GET", f"/events/{event}", **query)
-        assert status == 200 and body["markets"] == [] and not body["event"].get("markets"), "the event stays"
+        assert status == 200 and body["markets"] == [] and not body["event"].get("markets"), (
+            "the event itself is never archived"
+        )
     assert [e["event_ticker"] for e in ask(old, "GET", "/events", tickers=event)[1]["events"]] == [event]
 
 
-def test_seconds_are_inclusive_at_both_ends(old: Exchange) -> None:
+def test_times_of_trades_are_inclusive_at_both_ends(old: Exchange) -> None:
     tape = sample()[0]
     moment = tape["ts"].dt.epoch("us")[-100]
     second = moment // 1_000_000
@@ -224,8 +226,8 @@ def test_seconds_are_inclusive_at_both_ends(old: Exchange) -> None:
     assert [t["trade_id"] for t in reversed(rows)] == wanted and wanted
 
 
-def test_pages_of_markets_hold_when_some_move_to_the_archive() -> None:
-    ex = Exchange(*sample(), archive_after=DAY)
+def test_pages_of_markets_stay_complete_while_markets_are_archived() -> None:
+    ex = Exchange(*sample(), archive_after_us=DAY)
     for _ in range(6_000):
         ex.step()
     names = [x.facts.ticker for x in ex.listings if not ex.archived(x)]
@@ -240,10 +242,10 @@ def test_pages_of_markets_hold_when_some_move_to_the_archive() -> None:
             ex.step()
     still = [x.facts.ticker for x in ex.listings if not ex.archived(x)]
     assert len(set(seen)) == len(seen) and set(still) & set(names) <= set(seen)
-    assert set(names) - set(still), "some moved"
+    assert set(names) - set(still), "some were archived"
 
 
-def test_own_fills_are_in_the_listing_when_echoed() -> None:
+def test_fills_of_the_account_are_listed_as_public_trades() -> None:
     ex = Exchange(*sample())
     for _ in range(3_000):
         ex.step()
@@ -260,7 +262,7 @@ def test_own_fills_are_in_the_listing_when_echoed() -> None:
     assert newest["trade_id"] == ask(ex, "GET", "/portfolio/fills")[1]["fills"][0]["trade_id"]
 
 
-def test_cancel_all() -> None:
+def test_cancel_all_removes_every_resting_order() -> None:
     ex = Exchange(*sample())
     for _ in range(3_000):
         ex.step()

@@ -1,4 +1,4 @@
-"""Candles against a second way of making them, for any prints and quotes; and their memory."""
+"""Candles against an independent computation, for any prints and quotes; and their memory bound."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kalshilab.units import PRICE
 SECOND = 1_000_000
 
 
-class Happening(NamedTuple):
-    """Something at an instant; without `size` a change of quotes."""
+class Event(NamedTuple):
+    """An event at an instant: a print, or without `size` a change of quotes."""
 
     ts: int
     bid: int
@@ -25,8 +25,8 @@ class Happening(NamedTuple):
     size: int
 
 
-def happenings() -> st.SearchStrategy[list[Happening]]:
-    """In order of time, with gaps of a moment and of days, and instants that end a period."""
+def event_lists() -> st.SearchStrategy[list[Event]]:
+    """Return events in order of time, with short and long gaps, and instants that end a period."""
     gap = st.one_of(
         st.integers(0, 90 * SECOND), st.sampled_from([0, 1, 60 * SECOND, 3600 * SECOND, 86_400 * SECOND])
     )
@@ -34,18 +34,18 @@ def happenings() -> st.SearchStrategy[list[Happening]]:
         gap, st.integers(0, 5_000), st.integers(5_001, PRICE), st.integers(1, PRICE - 1), st.integers(0, 3)
     )
 
-    def timed(rows: list[tuple[int, int, int, int, int]]) -> list[Happening]:
+    def timed(rows: list[tuple[int, int, int, int, int]]) -> list[Event]:
         ts, made = 0, []
         for after, bid, ask, price, size in rows:
             ts += after
-            made.append(Happening(ts, bid, ask, price, size * 125))
+            made.append(Event(ts, bid, ask, price, size * 125))
         return made
 
     return st.lists(one, max_size=60).map(timed)
 
 
-def by_hand(events: list[Happening], interval: int) -> list[tuple[object, ...]]:
-    """The candles' facts, each period by itself."""
+def by_hand(events: list[Event], interval: int) -> list[tuple[object, ...]]:
+    """Return the fields of the candles, computed for each period separately."""
     length = interval * 60 * SECOND
     made, bid, ask, last, total = [], 0, PRICE, 0, 0
     ends = sorted({-(-e.ts // length) * length for e in events})
@@ -83,7 +83,7 @@ def facts(c: Candle) -> tuple[object, ...]:
     return (c.end, c.bid, c.ask, c.price, c.previous, c.volume, c.notional, c.total)
 
 
-def played(candles: Candles, events: list[Happening], ticker: str = "A") -> Candles:
+def played(candles: Candles, events: list[Event], ticker: str = "A") -> Candles:
     for e in events:
         if e.size:
             candles.printed(ticker, e.ts, e.price, e.size)
@@ -91,17 +91,15 @@ def played(candles: Candles, events: list[Happening], ticker: str = "A") -> Cand
     return candles
 
 
-@given(happenings())
-def test_candles_are_those_made_by_hand(events: list[Happening]) -> None:
+@given(event_lists())
+def test_candles_equal_the_independent_computation(events: list[Event]) -> None:
     candles = played(Candles(), events)
     for interval in INTERVALS:
         assert [facts(c) for c in candles.between("A", interval, 0, 2**60)] == by_hand(events, interval)
 
 
-@given(happenings(), st.integers(0, 10 * 86_400), st.integers(0, 10 * 86_400), st.sampled_from(INTERVALS))
-def test_a_range_is_inclusive_at_both_ends(
-    events: list[Happening], low: int, high: int, interval: int
-) -> None:
+@given(event_lists(), st.integers(0, 10 * 86_400), st.integers(0, 10 * 86_400), st.sampled_from(INTERVALS))
+def test_a_range_is_inclusive_at_both_ends(events: list[Event], low: int, high: int, interval: int) -> None:
     candles = played(Candles(), events)
     every = [facts(c) for c in candles.between("A", interval, 0, 2**60)]
     low, high = low * SECOND, high * SECOND
@@ -111,8 +109,8 @@ def test_a_range_is_inclusive_at_both_ends(
     assert (earlier and facts(earlier)) == next((f for f in reversed(every) if f[0] < low), None)  # type: ignore[operator]
 
 
-@given(happenings(), happenings())
-def test_markets_do_not_touch_each_other(a: list[Happening], b: list[Happening]) -> None:
+@given(event_lists(), event_lists())
+def test_markets_are_independent(a: list[Event], b: list[Event]) -> None:
     both = Candles()
     for ticker, event in sorted([("A", e) for e in a] + [("B", e) for e in b], key=lambda x: x[1].ts):
         played(both, [event], ticker)
@@ -123,17 +121,17 @@ def test_markets_do_not_touch_each_other(a: list[Happening], b: list[Happening])
             assert [facts(c) for c in left] == [facts(c) for c in right]
 
 
-def test_memory_is_bounded_and_the_oldest_go_first() -> None:
+def test_memory_is_bounded_and_the_oldest_are_forgotten_first() -> None:
     candles = Candles(dict.fromkeys(INTERVALS, 80))
     for minute in range(1_000):
         candles.printed("AB"[minute % 2], minute * 60 * SECOND, 5_000, 100)
     kept = [c.end // (60 * SECOND) for c in candles.between("A", 1, 0, 2**60)]
     assert kept == list(range(kept[0], 1_000, 2)) and 30 <= len(kept) <= 42
-    assert len(candles.between("A", 60, 0, 2**60)) == 18, "hours stay when minutes go"
+    assert len(candles.between("A", 60, 0, 2**60)) == 18, "hours outlast minutes"
     candles.forget("A")
     assert candles.between("A", 1, 0, 2**60) == [] and candles.before("A", 1, 2**60) is None
     assert candles.between("B", 1, 0, 2**60)
-    with pytest.raises(ExchangeError, match="at least 8"):
+    with pytest.raises(ExchangeError, match="kept must be >= 8"):
         Candles(dict.fromkeys(INTERVALS, 7))
 
 

@@ -1,4 +1,4 @@
-"""Fill models: what a taker may have, what fills a maker, and the two that bound him, side by side."""
+"""Fill models: the fills of takers and makers, and all models side by side."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def taken(book: MarketBook, *args: Any) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
-        ({"mode": "hopeful"}, "one of"),
-        ({"haircut": 1.0}, "below 1"),
-        ({"haircut": -0.1}, "from 0"),
-        ({"latency": -1}, "not below zero"),
-        ({"cancels": "ahead"}, "pro_rata"),
+        ({"mode": "hopeful"}, "mode must be one of"),
+        ({"haircut": 1.0}, "haircut must be >= 0 and < 1, got 1.0"),
+        ({"haircut": -0.1}, "haircut must be >= 0 and < 1, got -0.1"),
+        ({"latency_us": -1}, "latency_us must be >= 0, got -1"),
+        ({"cancels": "ahead"}, "cancels must be"),
     ],
 )
-def test_a_model_that_makes_no_sense_is_refused(model: Any, says: str) -> None:
-    with pytest.raises(ExchangeError, match=says):
+def test_invalid_model_arguments_are_refused(model: Any, message: str) -> None:
+    with pytest.raises(ExchangeError, match=message):
         FillModel(**model)
-    with pytest.raises(ExchangeError, match="at least 1"):
+    with pytest.raises(ExchangeError, match="kept must be >= 1, got 0"):
         ShadowFills(kept=0)
 
 
@@ -58,11 +58,11 @@ def test_a_haircut_leaves_its_share_of_each_level() -> None:
     book.requote({}, {4_500: 100, 4_600: 300, 4_700: 1_000})
     assert book.available("bid", 4_600) == 200
     assert taken(book, "bid", 4_600, 500) == [(4_500, 50), (4_600, 150)]
-    # Who wanted more saw the rest go, so what rests of him crosses nothing.
+    # The order wanted more, so the rest of each level is withdrawn and its remainder does not cross.
     assert book.asks == {4_700: 1_000}
 
 
-def test_asking_twice_gets_no_more_than_asking_once() -> None:
+def test_many_small_orders_get_no_more_than_one_large_one() -> None:
     once, twice = (MarketBook(FillModel(haircut=0.25)) for _ in range(2))
     for book in (once, twice):
         book.requote({}, {4_500: 1_000})
@@ -71,23 +71,23 @@ def test_asking_twice_gets_no_more_than_asking_once() -> None:
     assert whole == pieces == 750
 
 
-def test_what_was_taken_does_not_grow_back_until_something_new_comes() -> None:
+def test_taken_size_does_not_grow_back_until_new_size_arrives() -> None:
     book = MarketBook()
     book.requote({}, {4_500: 100, 4_600: 100})
     taken(book, "bid", 4_500, 60)
     book.requote({}, {4_500: 100, 4_600: 100})
-    assert (book.asks, book.gone("ask")) == ({4_500: 40, 4_600: 100}, {4_500: 60})
+    assert (book.asks, book.consumed("ask")) == ({4_500: 40, 4_600: 100}, {4_500: 60})
     book.requote({}, {4_500: 130, 4_600: 100})
     assert book.asks[4_500] == 70, "30 are new"
     book.requote({}, {4_500: 50, 4_600: 100})
-    assert 4_500 not in book.asks, "the world shows less than we took"
-    assert book.gone("ask") == {4_500: 50}
+    assert 4_500 not in book.asks, "the real book shows less than we took"
+    assert book.consumed("ask") == {4_500: 50}
     book.printed(4_500, 20, "yes")
     book.requote({}, {4_500: 50, 4_600: 100})
-    assert book.asks[4_500] == 20, "20 were sold and the level stands: they came after us"
+    assert book.asks[4_500] == 20, "20 traded and the level stands: they arrived after ours"
     book.requote({}, {4_600: 100})
     book.requote({}, {4_500: 50})
-    assert book.asks == {4_500: 50}, "a level that went is another when it comes back"
+    assert book.asks == {4_500: 50}, "a level that returns is a new one"
 
 
 # Makers
@@ -102,33 +102,33 @@ def resting(mode: Any, *orders: RestingOrder, bids: Any = (), asks: Any = ()) ->
 
 
 @pytest.mark.parametrize(("mode", "filled"), [("pessimistic", 0), ("queue", 20), ("optimistic", 50)])
-def test_a_print_at_the_price(mode: str, filled: int) -> None:
+def test_a_print_at_the_price_fills_by_mode(mode: str, filled: int) -> None:
     mine = order("ask", 4_600, 80)
     book = resting(mode, mine, asks={4_600: 30})
     assert sum(n for _, n in book.printed(4_600, 50, "yes")) == filled
-    assert mine.ahead == 0, "the queue moves whatever the model"
+    assert mine.ahead == 0, "the queue moves under every model"
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("taker", ["yes", "no"])
-def test_a_print_through_the_price_fills_whoever_took(mode: str, taker: str) -> None:
+def test_a_print_through_the_price_fills_whichever_side_took(mode: str, taker: str) -> None:
     mine = order("ask", 4_600, 80)
     book = resting(mode, mine, asks={4_600: 3_000})
     assert book.printed(4_700, 50, taker) == [(mine, 50)]
     assert book.printed(4_500, 50, taker) == []
 
 
-def test_a_quote_that_meets_us_fills_all_but_the_pessimist() -> None:
+def test_a_crossing_quote_fills_unless_the_model_is_pessimistic() -> None:
     for mode in MODES:
         mine = order("ask", 4_600, 80)
         book = resting(mode, mine)
         fills = book.requote({4_700: 50, 4_600: 10, 4_500: 5}, {4_800: 9})
         assert fills == ([] if mode == "pessimistic" else [(mine, 60)])
-        assert book.bids == {4_500: 5}, "and never crosses the book"
-        assert book.gone("bid") == {4_700: 50, 4_600: 10}
+        assert book.bids == {4_500: 5}, "the book is not crossed"
+        assert book.consumed("bid") == {4_700: 50, 4_600: 10}
 
 
-def test_one_trade_told_twice_counts_once() -> None:
+def test_a_trade_reported_twice_counts_once() -> None:
     for first in ("level", "print"):
         mine = order("bid", 4_400, 10)
         book = MarketBook(mirrored=True)
@@ -143,12 +143,12 @@ def test_one_trade_told_twice_counts_once() -> None:
         assert mine.ahead == 60
         book.now += 10_000_000
         book.apply("bid", 4_400, -30)
-        assert mine.ahead == 30, "30 have left: at most 30 are ahead"
+        assert mine.ahead == 30, "30 remain, so at most 30 are ahead"
         book.now += 10_000_000
-        assert book.printed(4_400, 35, "no") == [(mine, 5)], "long after, a trade of its own"
+        assert book.printed(4_400, 35, "no") == [(mine, 5)], "long after, the print is a separate trade"
 
 
-def test_who_leaves_a_level_may_be_anybody() -> None:
+def test_cancels_reduce_the_queue_behind_or_pro_rata() -> None:
     for cancels, ahead in (("behind", 100), ("pro_rata", 75)):
         mine = order("bid", 4_400, 10)
         book = MarketBook(FillModel(cancels=cancels), mirrored=True)  # type: ignore[arg-type]
@@ -166,13 +166,13 @@ def test_who_leaves_a_level_may_be_anybody() -> None:
                 else:
                     book.apply("bid", 4_400, -20)
             ahead -= 20
-            assert mine.ahead == ahead, "a trade is no cancel, in whichever order it is told"
+            assert mine.ahead == ahead, "a trade does not count as a cancel, whichever message comes first"
 
 
 # Side by side
 
 
-def test_the_shadows_of_one_order() -> None:
+def test_shadow_orders_follow_their_order() -> None:
     shadows = ShadowFills("queue")
     book = MarketBook(FillModel(), shadows)
     book.requote({}, {4_600: 30})
@@ -190,11 +190,11 @@ def test_the_shadows_of_one_order() -> None:
     book.printed(4_700, 500, "yes")
     row = shadows.frame().row(0, named=True)
     assert (row["pessimistic"], row["waits"], row["size"]) == (60, False, 100), (
-        "cancelled is cancelled for all"
+        "a cancel ends the order under every model"
     )
 
 
-def test_ghosts_wait_on_when_the_order_is_filled_and_end_with_the_market() -> None:
+def test_shadow_orders_outlive_a_filled_order_and_end_with_the_market() -> None:
     shadows = ShadowFills("optimistic")
     book = MarketBook(FillModel("optimistic"), shadows)
     late, soon = order("bid", 4_400, 10), order("bid", 4_400, 10, expires=500)
@@ -204,17 +204,17 @@ def test_ghosts_wait_on_when_the_order_is_filled_and_end_with_the_market() -> No
         o.remaining -= n
         o.filled += n
         book.remove(o)
-    assert book.waiting and not book.own
+    assert book.fillable and not book.own
     book.now = 600
     book.printed(4_300, 15, "no")
     frame = shadows.frame()
-    assert frame["pessimistic"].to_list() == [10, 0], "the other would have expired"
+    assert frame["pessimistic"].to_list() == [10, 0], "the other order would have expired"
     assert frame["waits"].to_list() == [False, False]
     book.clear()
-    assert not book.waiting
+    assert not book.fillable
 
 
-def test_a_moved_order_keeps_what_its_ghosts_had() -> None:
+def test_a_moved_order_keeps_its_shadow_fills() -> None:
     shadows = ShadowFills("queue")
     book = MarketBook(FillModel(), shadows)
     mine = order("ask", 4_600, 100)
@@ -222,14 +222,14 @@ def test_a_moved_order_keeps_what_its_ghosts_had() -> None:
     book.rest(mine)
     book.printed(4_600, 40, "yes")
     book.remove(mine)
-    mine.price, mine.remaining, mine.filled = 4_700, 70, 30  # moved, and took 30 on the way
+    mine.price, mine.remaining, mine.filled = 4_700, 70, 30  # moved, and took 30 before resting again
     book.rest(mine)
     book.printed(4_700, 10, "yes")
     row = shadows.frame().row(0, named=True)
     assert (row["optimistic"], row["size"], row["filled"], row["pessimistic"]) == (50, 70, 0, 0)
 
 
-def test_few_are_remembered_if_few_are_to_be() -> None:
+def test_the_number_of_remembered_orders_is_limited() -> None:
     shadows = ShadowFills(kept=3)
     book = MarketBook(FillModel(), shadows)
     for _ in range(50):
@@ -255,7 +255,7 @@ events = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(events, st.sampled_from(MODES))
-def test_pessimistic_is_never_above_queue_nor_queue_above_optimistic(steps: Any, mode: Any) -> None:
+def test_fills_are_ordered_pessimistic_queue_optimistic(steps: Any, mode: Any) -> None:
     shadows = ShadowFills(mode)
     book = MarketBook(FillModel(mode), shadows)
     placed: list[RestingOrder] = []
@@ -277,9 +277,9 @@ def test_pessimistic_is_never_above_queue_nor_queue_above_optimistic(steps: Any,
             fill(book.printed(step[1] * 100, step[2], step[3]))
         elif step[0] == "cancel":
             if book.own:
-                gone = book.own[step[1] % len(book.own)]
-                book.remove(gone)
-                gone.remaining = 0
+                cancelled = book.own[step[1] % len(book.own)]
+                book.remove(cancelled)
+                cancelled.remaining = 0
         else:
             o = order(step[1], step[2] * 100, step[3], stp="maker")
             result = book.take(o)
@@ -302,18 +302,18 @@ def test_pessimistic_is_never_above_queue_nor_queue_above_optimistic(steps: Any,
 
 
 def quote_and_hold(model: FillModel) -> Exchange:
-    """The sample played with an order to buy and one to sell in each market, at the best of its first book."""
+    """Play the sample with a bid and an ask in each market, at the best prices of its first book."""
     ex = Exchange(*sample(), fills=model, echo_trades=False)
-    asked: set[str] = set()
+    quoted: set[str] = set()
     while ex.step():
         for listing in ex.listings if ex.prints_played % 20 == 0 else ():
             ticker = listing.facts.ticker
-            if listing.status != "active" or ticker in asked:
+            if listing.status != "active" or ticker in quoted:
                 continue
             bid, ask = listing.book.best_bid(), listing.book.best_ask()
             if bid is None or ask is None or not bid < ask:
                 continue
-            asked.add(ticker)
+            quoted.add(ticker)
             for side, price in (("bid", bid), ("ask", ask)):
                 if listing.facts.grid.valid(price):
                     ex.desk.create(
@@ -325,7 +325,7 @@ def quote_and_hold(model: FillModel) -> Exchange:
     return ex
 
 
-def test_the_models_side_by_side_on_a_tape() -> None:
+def test_shadow_fills_equal_the_fills_of_a_run_with_that_model() -> None:
     runs = {mode: quote_and_hold(FillModel(mode)) for mode in MODES}
     for mode, ex in runs.items():
         frame = ex.shadow_fills()
@@ -336,9 +336,9 @@ def test_the_models_side_by_side_on_a_tape() -> None:
         made = sum(f.size for f in ex.account.fills if not f.is_taker)
         assert made == frame["filled"].sum()
         assert ex.account.drift() == 0
-    # What a run says of the model it did not use is what the run with that model did.
-    told = runs["queue"].shadow_fills()
+    # The shadow fills of one run equal the fills of the runs with those models.
+    frame = runs["queue"].shadow_fills()
     for mode in ("pessimistic", "optimistic"):
-        assert told[mode].to_list() == runs[mode].shadow_fills()["filled"].to_list()
-    totals = [told[mode].sum() for mode in MODES]
+        assert frame[mode].to_list() == runs[mode].shadow_fills()["filled"].to_list()
+    totals = [frame[mode].sum() for mode in MODES]
     assert totals == sorted(totals) and totals[0] < totals[2]

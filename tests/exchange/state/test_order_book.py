@@ -1,4 +1,4 @@
-"""The book: price, then time; never crossed; and what fills an order that rests."""
+"""The book: price-time priority, never crossed, and the fills of resting orders."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def test_a_print_fills_through_then_at_the_price_behind_the_queue() -> None:
     assert (first.ahead, second.ahead) == (5, 5)
     assert b.printed(4_600, 22, "yes") == [(first, 10), (second, 7)]
     assert b.printed(4_600, 5, "no") == [], "a NO taker hits bids"
-    assert b.printed(4_500, 5, "yes") == [], "below our price"
+    assert b.printed(4_500, 5, "yes") == [], "a print below our price"
 
 
-def test_background_that_comes_later_stands_behind() -> None:
+def test_background_size_added_later_queues_behind_our_order() -> None:
     mine = order("bid", 4_400, 10)
     b = book({4_400: 20}, {4_600: 5}, mine)
     b.requote({4_400: 500}, {4_600: 5})
     assert mine.ahead == 20
     b.requote({4_400: 8}, {4_600: 5})
-    assert mine.ahead == 8, "who left was ahead of us, or is gone anyway"
+    assert mine.ahead == 8, "orders that left were ahead of our order, as far as possible"
     b.requote({4_300: 8}, {4_600: 5})
     assert mine.ahead == 0
 
 
-def test_a_quote_that_meets_us_trades_with_the_best_of_us_first() -> None:
+def test_a_crossing_quote_fills_our_best_order_first() -> None:
     old, better = order("bid", 4_400, 1_000), order("bid", 4_600, 1_000)
     b = book({}, {}, old, better)
     assert b.requote({}, {4_400: 1_500}) == [(better, 1_000), (old, 500)]
@@ -74,7 +74,7 @@ def test_a_quote_that_meets_us_trades_with_the_best_of_us_first() -> None:
     assert b.asks == {4_400: 3_000}, "the rest of the quote stays"
 
 
-def test_self_trade_prevention() -> None:
+def test_self_trade_prevention_stops_or_cancels() -> None:
     resting = order("ask", 4_600, 10)
     b = book({}, {4_500: 5, 4_600: 20}, resting)
     result = b.take(order("bid", 4_700, 100))
@@ -89,7 +89,7 @@ def test_self_trade_prevention() -> None:
     )
 
 
-def test_a_taker_that_stops_in_the_queue_moves_everybody_up() -> None:
+def test_a_partial_take_moves_the_whole_queue_up() -> None:
     first, second = order("ask", 4_600, 10), order("ask", 4_600, 10)
     b = book({}, {4_600: 1_000}, first, second)
     b.take(order("bid", 4_600, 600))
@@ -118,7 +118,7 @@ def apply(b: MarketBook, fills: list[tuple[RestingOrder, int]]) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(actions)
-def test_never_crossed_never_negative(steps: list[tuple[Any, ...]]) -> None:
+def test_the_book_is_never_crossed_and_sizes_stay_positive(steps: list[tuple[Any, ...]]) -> None:
     b = MarketBook()
     for step in steps:
         if step[0] == "quote":
@@ -164,9 +164,9 @@ def test_background_is_conserved_and_time_decides_within_a_price(steps: list[tup
         before = background()
         if step[0] == "quote":
             bids, asks = dict(step[1]), {10_000 - p: s for p, s in step[2].items()}
-            gone = {side: b.gone(side) for side in ("bid", "ask")}
-            world = sum(max(s - gone["bid"].get(p, 0), 0) for p, s in bids.items())
-            world += sum(max(s - gone["ask"].get(p, 0), 0) for p, s in asks.items())
+            consumed = {side: b.consumed(side) for side in ("bid", "ask")}
+            world = sum(max(s - consumed["bid"].get(p, 0), 0) for p, s in bids.items())
+            world += sum(max(s - consumed["ask"].get(p, 0), 0) for p, s in asks.items())
             fills = b.requote(bids, asks)
             fair(fills)
             assert background() == world - sum(n for _, n in fills)
@@ -178,10 +178,10 @@ def test_background_is_conserved_and_time_decides_within_a_price(steps: list[tup
             apply(b, fills)
         else:
             o = order(step[1], step[2] * 100, step[3], stp=step[4])
-            told = b.rehearse(o)
+            previewed = b.preview(o)
             assert background() == before
             result = b.take(o)
-            assert [m[:2] for m in told.matches] == [m[:2] for m in result.matches]
+            assert [m[:2] for m in previewed.matches] == [m[:2] for m in result.matches]
             assert background() == before - sum(m.size for m in result.matches)
             for own in result.cancelled:
                 b.remove(own)
@@ -192,7 +192,7 @@ def test_background_is_conserved_and_time_decides_within_a_price(steps: list[tup
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(levels, levels), min_size=1, max_size=6), st.integers(1, 99), st.integers(1, 99))
-def test_level_by_level_comes_to_what_all_at_once_does(
+def test_level_changes_equal_one_replacement_of_the_book(
     worlds: list[tuple[dict[int, int], dict[int, int]]], bid: int, ask: int
 ) -> None:
     whole, single = MarketBook(mirrored=True), MarketBook(mirrored=True)
@@ -214,17 +214,20 @@ def test_level_by_level_comes_to_what_all_at_once_does(
         world = {**bids}, {**asks}
         for b in (whole, single):
             for side, there in zip(("bid", "ask"), world, strict=True):
-                gone = b.gone(side)
+                consumed = b.consumed(side)
                 shown_here = b.bids if side == "bid" else b.asks
-                assert {p: shown_here.get(p, 0) + gone.get(p, 0) for p in {*shown_here, *gone}} == there
+                assert {
+                    p: shown_here.get(p, 0) + consumed.get(p, 0) for p in {*shown_here, *consumed}
+                } == there
 
 
-def test_what_a_print_contradicts_makes_way() -> None:
+def test_levels_that_a_print_contradicts_are_dropped() -> None:
     b = MarketBook(mirrored=True)
     b.requote({4_400: 10, 4_300: 10}, {4_500: 10, 4_600: 10})
-    assert not b.make_way(4_500, "yes") and not b.make_way(4_400, "no") and not b.make_way(4_450, "yes")
-    assert b.make_way(4_600, "yes")
-    assert (b.bids, b.asks, b.gone("ask")) == ({4_400: 10, 4_300: 10}, {4_600: 10}, {4_500: 10})
+    for price, taker in ((4_500, "yes"), (4_400, "no"), (4_450, "yes")):
+        assert not b.drop_crossed(price, taker)
+    assert b.drop_crossed(4_600, "yes")
+    assert (b.bids, b.asks, b.consumed("ask")) == ({4_400: 10, 4_300: 10}, {4_600: 10}, {4_500: 10})
     b.apply("ask", 4_500, 5)
-    assert b.asks == {4_500: 5, 4_600: 10}, "what comes after the print is there"
-    assert b.make_way(4_300, "no") and b.bids == {4_300: 10}
+    assert b.asks == {4_500: 5, 4_600: 10}, "size that arrives after the print is displayed"
+    assert b.drop_crossed(4_300, "no") and b.bids == {4_300: 10}

@@ -1,4 +1,4 @@
-"""The log of prints: what a plain list would answer, pages that nothing moves, and bounded memory."""
+"""The trade log: equal to a plain list, stable pages, and bounded memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kalshilab.errors import ExchangeError
 from kalshilab.exchange import Exchange
-from kalshilab.exchange.state.trade_log import PrintLog
+from kalshilab.exchange.state.trade_log import TradeLog
 from kalshilab.market.model import Trade
 from kalshilab.tape import sample
 
@@ -25,39 +25,39 @@ def prints(steps: list[tuple[int, str, str]]) -> list[Trade]:
     return made
 
 
-def walk(log: PrintLog, low: int, high: int, ticker: str | None, count: int) -> list[Trade]:
-    found: list[Trade] = []
+def walk(log: TradeLog, low: int, high: int, ticker: str | None, count: int) -> list[Trade]:
+    collected: list[Trade] = []
     below = None
     while True:
         page = log.between(low, high, ticker, below=below, count=count)
         assert len(page.prints) <= count
-        found += page.prints
+        collected += page.prints
         if page.below is None:
-            return found
-        assert page.prints, "a page that goes on has something"
+            return collected
+        assert page.prints, "a page before the last is not empty"
         below = page.below
 
 
 @given(STEPS, st.integers(0, 100), st.integers(0, 100), st.sampled_from([None, "", "A", "B", "?"]),
        st.integers(1, 7), st.integers(8, 40))  # fmt: skip
-def test_it_answers_as_a_list_would(
+def test_a_listing_equals_that_of_a_plain_list(
     steps: list[tuple[int, str, str]], low: int, high: int, ticker: str | None, count: int, limit: int
 ) -> None:
-    log, made = PrintLog(limit), prints(steps)
+    log, made = TradeLog(limit), prints(steps)
     for trade in made:
         log.append(trade)
     kept = made[log.first :]
     assert len(log) == len(kept) <= limit
-    assert len(kept) == len(made) or len(kept) >= limit * 7 // 8, "no more is forgotten than has to be"
+    assert len(kept) == len(made) or len(kept) >= limit * 7 // 8, "more was forgotten than necessary"
     wanted = [t for t in reversed(kept) if low <= t.ts < high and (not ticker or t.ticker == ticker)]
     assert walk(log, low, high, ticker, count) == wanted
 
 
 @given(STEPS, STEPS, st.integers(1, 5))
-def test_what_arrives_while_a_client_pages_moves_nothing(
+def test_prints_that_arrive_between_pages_do_not_move_rows(
     first: list[tuple[int, str, str]], more: list[tuple[int, str, str]], count: int
 ) -> None:
-    log, made = PrintLog(), prints(first + more)
+    log, made = TradeLog(), prints(first + more)
     for trade in made[: len(first)]:
         log.append(trade)
     seen: list[Trade] = []
@@ -73,8 +73,8 @@ def test_what_arrives_while_a_client_pages_moves_nothing(
     assert seen == list(reversed(made[: len(first)]))
 
 
-def test_what_is_forgotten_while_a_client_pages_only_ends_the_walk() -> None:
-    log = PrintLog(16)
+def test_prints_forgotten_between_pages_only_end_the_listing() -> None:
+    log = TradeLog(16)
     made = prints([(1, "A", "yes")] * 40)
     for trade in made[:16]:
         log.append(trade)
@@ -86,14 +86,14 @@ def test_what_is_forgotten_while_a_client_pages_only_ends_the_walk() -> None:
     assert log.between(0, 100, below=page.below, count=4) == ([], None)
 
 
-def test_time_does_not_go_back_and_nothing_is_too_small() -> None:
-    log = PrintLog()
+def test_invalid_arguments_are_refused() -> None:
+    log = TradeLog()
     log.append(Trade(5, "A", 1, 1, "yes", "a"))
-    with pytest.raises(ExchangeError, match="print b at 4"):
+    with pytest.raises(ExchangeError, match="print b: ts must be >= 5"):
         log.append(Trade(4, "A", 1, 1, "yes", "b"))
-    with pytest.raises(ExchangeError, match="at least 8"):
-        PrintLog(7)
-    for wrong in ({"archive_after": -1}, {"prints_kept": 7}):
+    with pytest.raises(ExchangeError, match="must be >= 8, got 7"):
+        TradeLog(7)
+    for wrong in ({"archive_after_us": -1}, {"prints_kept": 7}):
         with pytest.raises(ExchangeError):
             Exchange(*sample(), **wrong)
-    assert repr(log) == "PrintLog(1 of 1 prints, 1 markets)"
+    assert repr(log) == "TradeLog(1 of 1 prints, 1 markets)"

@@ -1,4 +1,4 @@
-"""How a message may be told: with YES prices on both sides, to whom by id, and as in January 2026."""
+"""Variants of messages: YES prices on both sides, markets by id, and the forms of January 2026."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sides(book: Any) -> Any:
     return book.levels("yes"), book.levels("no")
 
 
-def test_yes_prices_on_both_sides_are_the_same_book(day: Day) -> None:
+def test_yes_prices_on_both_sides_describe_the_same_book(day: Day) -> None:
     tickers = names(day)
     usual, turned = day.ex.hub.connect(), day.ex.hub.connect()
     params = {"channels": ["orderbook_delta"], "market_tickers": tickers}
@@ -70,7 +70,7 @@ def test_yes_prices_on_both_sides_are_the_same_book(day: Day) -> None:
         assert sides(books[0][ticker]) == sides(books[1][ticker])
 
 
-def test_markets_by_id(day: Day) -> None:
+def test_a_ticker_subscription_accepts_market_ids(day: Day) -> None:
     ticker = names(day)[0]
     connection = day.ex.hub.connect()
     params = {"channels": ["ticker"], "market_id": serialize.market_id(ticker), "send_initial_snapshot": True}
@@ -78,7 +78,7 @@ def test_markets_by_id(day: Day) -> None:
     assert [f["type"] for f in frames] == ["subscribed", "ticker"]
     assert frames[1]["msg"]["market_ticker"] == ticker
     for bad in (
-        {"channels": ["ticker"], "market_id": "nobody's"},
+        {"channels": ["ticker"], "market_id": "unknown"},
         {"channels": ["trade"], "market_id": serialize.market_id(ticker)},
         {"channels": ["ticker"], "market_id": serialize.market_id(ticker), "market_ticker": ticker},
     ):
@@ -86,7 +86,7 @@ def test_markets_by_id(day: Day) -> None:
         assert error["msg"]["code"] == 11
 
 
-def test_an_answer_without_the_list(day: Day) -> None:
+def test_skip_ticker_ack_omits_the_list_of_markets(day: Day) -> None:
     connection = day.ex.hub.connect()
     tickers = names(day)
     params: dict[str, Any] = {"channels": ["trade"], "market_tickers": tickers[:1], "skip_ticker_ack": True}
@@ -98,8 +98,8 @@ def test_an_answer_without_the_list(day: Day) -> None:
     assert answer["type"] == "ok" and "market_tickers" not in answer["msg"]
 
 
-def test_too_many_markets(day: Day, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kalshilab.exchange.stream.subscriber.MOST_MARKETS", 3)
+def test_a_connection_has_a_limit_of_markets(day: Day, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalshilab.exchange.stream.subscriber.MAX_MARKETS", 3)
     connection = day.ex.hub.connect()
     tickers = names(day)
     (error,) = say(connection, id=1, cmd="subscribe", params={"channels": ["trade"], "market_tickers": tickers[:4]})  # fmt: skip
@@ -134,9 +134,8 @@ COMMANDS = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(COMMANDS, max_size=12), st.sampled_from(["", "2026-01"]))
-def test_no_commands_break_the_sequences(commands: list[dict[str, Any]], form: str) -> None:
-    """Whatever is asked: each sid's numbers have no hole, data come after its acknowledgement, none after its end,
-    and the connection hears of the tape as before."""
+def test_random_commands_do_not_break_the_sequences(commands: list[dict[str, Any]], form: str) -> None:
+    """Sequences have no gap, and the data of a sid lie between its acknowledgement and its end."""
     ex = Exchange(*sample(), form=form)
     for _ in range(400):
         ex.step()
@@ -157,7 +156,7 @@ def test_no_commands_break_the_sequences(commands: list[dict[str, Any]], form: s
             assert frame["msg"]["sid"] not in alive
             alive[frame["msg"]["sid"]] = 0
         elif "sid" in frame:
-            assert frame["sid"] in alive, "nothing before the acknowledgement, nothing after the end"
+            assert frame["sid"] in alive, "data lie between acknowledgement and end"
             if "seq" in frame:
                 assert frame["seq"] == alive[frame["sid"]] + 1
                 alive[frame["sid"]] += 1
@@ -165,13 +164,13 @@ def test_no_commands_break_the_sequences(commands: list[dict[str, Any]], form: s
                 del alive[frame["sid"]]
         assert ("sending_ts_ms" in frame) <= (form == "")
     connection.close()
-    assert not any(ls.all or ls.by_ticker for ls in ex.hub._listeners.values()), "nothing is left behind"
+    assert not any(s.all or s.by_ticker for s in ex.hub._subscribers.values()), "closed"
 
 
 # January 2026
 
 
-def test_the_stream_of_january(day: Day) -> None:
+def test_messages_of_january_2026_have_whole_numbers_and_no_sending_time(day: Day) -> None:
     old = Day(form="2026-01")
     channels = ["trade", "ticker", "market_lifecycle_v2", "fill", "market_positions", "user_orders"]
     assert old.ex.hub.form == "2026-01"
@@ -190,7 +189,7 @@ def test_the_stream_of_january(day: Day) -> None:
         assert "sending_ts_ms" not in frame
         seen.setdefault(frame["type"], frame)
     assert {"trade", "ticker", "market_lifecycle_v2", "fill", "market_position", "orderbook_snapshot", "orderbook_delta"} <= seen.keys()  # fmt: skip
-    assert "user_order" not in seen, "there was no such channel"
+    assert "user_order" not in seen, "the channel did not exist"
     for kind, frame in seen.items():
         assert ("seq" in frame) == (kind in ("orderbook_snapshot", "orderbook_delta", "ok")), kind
     trade = seen["trade"]["msg"]
@@ -208,7 +207,7 @@ def test_the_stream_of_january(day: Day) -> None:
     [
         (
             "trade",
-            wire.Trade(market_ticker="M", yes_price_dollars="0.4400", no_price_dollars="0.5600", count_fp="4.00", taker_side="yes", ts=1769000000, trade_id="t"),
+            wire.TradeMessage(market_ticker="M", yes_price_dollars="0.4400", no_price_dollars="0.5600", count_fp="4.00", taker_side="yes", ts=1769000000, trade_id="t"),
             {"market_ticker": "M", "yes_price": 44, "yes_price_dollars": "0.440", "no_price": 56, "no_price_dollars": "0.560", "count": 4, "taker_side": "yes", "ts": 1769000000},
         ),
         (
@@ -218,17 +217,17 @@ def test_the_stream_of_january(day: Day) -> None:
         ),
         (
             "market_position",
-            wire.MarketPosition(market_ticker="M", position_fp="4.00", position_cost_dollars="1.7600", realized_pnl_dollars="0.0000", fees_paid_dollars="0.0690", volume_fp="4.00", user_id="u"),
+            wire.MarketPositionMessage(market_ticker="M", position_fp="4.00", position_cost_dollars="1.7600", realized_pnl_dollars="0.0000", fees_paid_dollars="0.0690", volume_fp="4.00", user_id="u"),
             {"user_id": "u", "market_ticker": "M", "position": 4, "position_cost": 17600, "realized_pnl": 0, "fees_paid": 690, "volume": 4},
         ),
         ("user_order", wire.OrderGroupUpdate(event_type="created", order_group_id="g"), None),
     ],
 )  # fmt: skip
-def test_published_examples(kind: str, body: Any, expected: Any) -> None:
+def test_a_message_is_converted_as_in_the_published_examples(kind: str, body: Any, expected: Any) -> None:
     assert january_frame(kind, body) == expected
 
 
-def test_the_rest_of_january() -> None:
+def test_rest_bodies_of_january_2026_have_whole_numbers() -> None:
     old = Day(form="2026-01")
     old.play(1_500)
     ticker = names(old)[0]
@@ -245,22 +244,22 @@ def test_the_rest_of_january() -> None:
     assert january_rest(b"[1]") == b"[1]"
 
 
-def test_a_form_that_never_was() -> None:
-    with pytest.raises(ExchangeError, match="2026-01"):
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(ExchangeError, match="form must be one of '', '2026-01', got '1999'"):
         Exchange(*sample(), form="1999")
 
 
 @pytest.fixture(scope="module")
 def combinations() -> list[dict[str, Any]]:
-    """Every frame of both lifecycle channels, where one event's markets are combinations."""
+    """Return every frame of both lifecycle channels; the markets of one event are combinations."""
     import polars as pl
 
     tape, markets = sample()
     first = markets["event"][0]
     renamed = pl.when(pl.col("event") == first).then(pl.lit("KXMVE") + pl.col("ticker")).otherwise(pl.col("ticker"))  # fmt: skip
-    theirs = markets.filter(pl.col("event") == first)["ticker"]
+    combined = markets.filter(pl.col("event") == first)["ticker"]
     tape = tape.with_columns(
-        pl.when(pl.col("ticker").cast(pl.String).is_in(theirs.implode()))
+        pl.when(pl.col("ticker").cast(pl.String).is_in(combined.implode()))
         .then(pl.lit("KXMVE") + pl.col("ticker").cast(pl.String))
         .otherwise(pl.col("ticker").cast(pl.String))
         .cast(tape.schema["ticker"])
@@ -274,7 +273,7 @@ def combinations() -> list[dict[str, Any]]:
     return [json.loads(f) for f in connection.take()]
 
 
-def test_combinations_have_a_channel_of_their_own(combinations: list[dict[str, Any]]) -> None:
+def test_combinations_have_a_separate_lifecycle_channel(combinations: list[dict[str, Any]]) -> None:
     by_kind: dict[str, set[bool]] = {}
     for frame in combinations:
         if "market_ticker" in frame["msg"]:
@@ -282,7 +281,9 @@ def test_combinations_have_a_channel_of_their_own(combinations: list[dict[str, A
     assert by_kind == {"market_lifecycle_v2": {False}, "multivariate_market_lifecycle": {True}}
 
 
-def test_combinations_fit_the_contract(combinations: list[dict[str, Any]], contract: Any) -> None:
+def test_lifecycle_frames_of_combinations_match_the_contract(
+    combinations: list[dict[str, Any]], contract: Any
+) -> None:
     kinds = set()
     for frame in combinations:
         if frame["type"] == "multivariate_market_lifecycle":

@@ -1,4 +1,4 @@
-"""Commands and frames: acknowledgement first, one sid a channel, no hole in a sequence, errors by code."""
+"""Commands and frames: acknowledgements first, one sid per channel, sequences without gaps, errors by code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_acknowledgements_come_before_data_and_each_channel_has_its_sid(ex: Exch
     assert {f["id"] for f in frames if f["type"] == "subscribed"} == {1}
 
 
-def test_sequences_have_no_hole(ex: Exchange) -> None:
+def test_sequences_have_no_gap(ex: Exchange) -> None:
     connection = ex.hub.connect()
     tickers = [x.facts.ticker for x in ex.listings]
     say(connection, id=1, cmd="subscribe", params={"channels": ["trade", "market_lifecycle_v2", "ticker"]})
@@ -83,7 +83,7 @@ def test_sequences_have_no_hole(ex: Exchange) -> None:
         ({"cmd": "unsubscribe", "params": {}}, 4),
         ({"cmd": "dance", "params": {}}, 5),
         ({"cmd": "unsubscribe", "params": {"sids": [99]}}, 7),
-        ({"cmd": "subscribe", "params": {"channels": ["gossip"]}}, 8),
+        ({"cmd": "subscribe", "params": {"channels": ["unknown"]}}, 8),
         (
             {
                 "cmd": "update_subscription",
@@ -103,7 +103,9 @@ def test_sequences_have_no_hole(ex: Exchange) -> None:
         ({"cmd": "update_subscription", "params": {"sids": [1], "market_tickers": ["X"]}}, 15),
     ],
 )
-def test_errors_by_code_and_the_connection_lives(ex: Exchange, command: Any, code: int) -> None:
+def test_an_invalid_command_is_answered_by_code_and_the_connection_stays_open(
+    ex: Exchange, command: Any, code: int
+) -> None:
     connection = ex.hub.connect()
     say(connection, id=1, cmd="subscribe", params={"channels": ["trade"]})
     connection.receive(command if isinstance(command, str) else json.dumps({"id": 5, **command}))
@@ -113,7 +115,7 @@ def test_errors_by_code_and_the_connection_lives(ex: Exchange, command: Any, cod
     assert say(connection, id=6, cmd="list_subscriptions")[0]["msg"] == [{"channel": "trade", "sid": 1}]
 
 
-def test_a_second_subscription_adds_and_is_no_error(ex: Exchange) -> None:
+def test_a_second_subscription_to_a_channel_adds_markets(ex: Exchange) -> None:
     connection = ex.hub.connect()
     one, two, three = names(ex)
     say(connection, id=1, cmd="subscribe", params={"channels": ["orderbook_delta"], "market_tickers": [one]})
@@ -152,7 +154,7 @@ def test_unsubscribing_ends_the_data(ex: Exchange) -> None:
     connection.close()
 
 
-def test_filters_keep_other_markets_away(ex: Exchange) -> None:
+def test_a_filter_excludes_other_markets(ex: Exchange) -> None:
     listing = next(x for x in ex.listings if x.status == "active")
     connection = ex.hub.connect()
     say(
@@ -168,34 +170,33 @@ def test_filters_keep_other_markets_away(ex: Exchange) -> None:
     assert {f["msg"]["market_ticker"] for f in frames} == {listing.facts.ticker}
 
 
-def test_the_ticker_tells_of_every_change_of_its_fields() -> None:
-    """An order of ours that is the best, its size, its end; and not what changes behind it."""
+def test_the_ticker_is_published_for_every_change_of_the_best_quotes_only() -> None:
     bench = Bench()
     bench.command(id=1, cmd="subscribe", params={"channels": ["ticker"]})
-    bench.heard("ticker")
+    bench.received("ticker")
 
-    def told() -> list[tuple[str, str]]:
-        heard = [(m["yes_bid_dollars"], m["yes_bid_size_fp"]) for m in bench.heard("ticker")]
+    def new_bids() -> list[tuple[str, str]]:
+        bids = [(m["yes_bid_dollars"], m["yes_bid_size_fp"]) for m in bench.received("ticker")]
         bench.frames = []
-        return heard
+        return bids
 
     order_id = bench.made(price="0.4100")
-    assert told() == [("0.4100", "10.00")]
+    assert new_bids() == [("0.4100", "10.00")]
     bench.made(price="0.3900")
-    assert told() == []
+    assert new_bids() == []
     bench.amend(order_id, count="7.00")
-    assert told() == [("0.4100", "7.00")]
+    assert new_bids() == [("0.4100", "7.00")]
     bench.cancel(order_id)
-    assert told() == [("0.4000", "10.00")]
+    assert new_bids() == [("0.4000", "10.00")]
     bench.listing.book.apply("bid", 4_000, -300)
-    bench.ex._see_quotes(bench.listing)
-    assert told() == [("0.4000", "7.00")]
-    bench.ex._see_quotes(bench.listing)
-    assert told() == []
+    bench.ex._quotes_changed(bench.listing)
+    assert new_bids() == [("0.4000", "7.00")]
+    bench.ex._quotes_changed(bench.listing)
+    assert new_bids() == []
 
 
 @pytest.mark.parametrize("form", ["", "2026-01"])
-def test_every_message_says_when_it_was_sent(form: str) -> None:
+def test_every_message_has_its_sending_time_except_in_the_january_form(form: str) -> None:
     exchange = Exchange(*sample(), form=form)
     connection = exchange.hub.connect()
     say(connection, id=1, cmd="subscribe", params={"channels": ["trade", "ticker", "market_lifecycle_v2"]})

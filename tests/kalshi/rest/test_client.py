@@ -1,4 +1,4 @@
-"""REST: which trouble is which error, reads tried again and writes never, pages followed to their end."""
+"""REST client: failures map to errors, reads are retried and writes never, and listings are read to their end."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from kalshilab.errors import (
     RateLimited,
 )
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
-from kalshilab.kalshi.rest.client import READ_TRIES, MarketData, Rest, _error, pages
-from kalshilab.kalshi.rest.rate_limits import Limits
+from kalshilab.kalshi.rest.api_errors import api_error
+from kalshilab.kalshi.rest.client import READ_RETRY, MarketData, Rest, pages
+from kalshilab.kalshi.rest.rate_limits import AccountLimits
+from kalshilab.kalshi.rest.transport import Reply
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Trade
 
@@ -33,7 +35,7 @@ Handler = Callable[[httpx.Request], Answer]
 
 
 class NoWait(WallClock):
-    """A machine clock on which sleeping takes no time and is written down."""
+    """A machine clock on which sleeping takes no time and is recorded."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
@@ -43,7 +45,7 @@ class NoWait(WallClock):
 
 
 class Script(httpx.AsyncBaseTransport):
-    """Answers from a list; the last answer stands for all that follow."""
+    """Answers from a list; the last answer is repeated."""
 
     def __init__(self, *answers: Answer | Handler) -> None:
         self.answers, self.seen = list(answers), list[httpx.Request]()
@@ -55,7 +57,7 @@ class Script(httpx.AsyncBaseTransport):
             answer = answer(request)
         if isinstance(answer, Exception):
             raise answer
-        # A response may be read once: hand out a fresh one each time.
+        # A response can be read once, so each request gets a new one.
         return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
 
@@ -118,7 +120,7 @@ async def test_every_shape_of_an_error_body_is_read(
         {"error": {"code": "order_already_exists", "message": "m", "status": 409}},
     ],
 )
-async def test_a_code_is_read_whatever_stands_beside_it(body: dict[str, object]) -> None:
+async def test_a_code_is_read_from_bodies_with_other_fields(body: dict[str, object]) -> None:
     rest, _, _ = client(bad(409, body))
     async with rest:
         with pytest.raises(ApiError) as caught:
@@ -128,22 +130,22 @@ async def test_a_code_is_read_whatever_stands_beside_it(body: dict[str, object])
 
 @given(st.binary(max_size=300) | st.recursive(st.none() | st.booleans() | st.text() | st.integers(), lambda s: st.lists(s) | st.dictionaries(st.sampled_from(["error", "code", "message", "details", "msg"]), s)).map(msgspec.json.encode),
        st.integers(400, 599), st.sampled_from(["GET", "POST", "DELETE"]))  # fmt: skip
-def test_any_error_body_makes_an_api_error(content: bytes, status: int, method: str) -> None:
-    error = _error(method, "/p", status, content)
+def test_any_error_body_becomes_an_api_error(content: bytes, status: int, method: str) -> None:
+    error = api_error(method, "/p", Reply(status, "", content))
     assert error.status == status and str(error)
     assert isinstance(error, RateLimited) == (status == 429)
     assert isinstance(error, OutcomeUnknown) == (status >= 500 and method != "GET")
 
 
 @pytest.mark.parametrize("status", [200, 400, 502])
-async def test_a_body_that_is_not_utf_8_is_one_of_our_errors(status: int) -> None:
+async def test_a_body_that_is_not_utf_8_raises_a_kalshilab_error(status: int) -> None:
     rest, _, _ = client(bad(status, b'{"code":"\xff"}'))
     async with rest:
         with pytest.raises(KalshilabError):
             await rest.post("/p", wire.ErrorBody, BODY)
 
 
-async def test_too_many_calls_is_told_apart() -> None:
+async def test_429_on_a_write_raises_rate_limited_and_is_not_retried() -> None:
     rest, script, clock = client(bad(429, {"error": "too many requests"}))
     async with rest:
         for write in (lambda: rest.post("/p", dict, BODY), lambda: rest.delete("/p", dict)):
@@ -153,7 +155,7 @@ async def test_too_many_calls_is_told_apart() -> None:
     assert len(script.seen) == 2 and clock.slept == []
 
 
-# Tried again, or not
+# Retries
 
 
 PASSING: list[Answer] = [
@@ -164,7 +166,7 @@ PASSING: list[Answer] = [
 
 
 @pytest.mark.parametrize("trouble", PASSING, ids=repr)
-async def test_a_read_is_tried_again(trouble: Answer) -> None:
+async def test_a_read_is_retried_with_growing_waits(trouble: Answer) -> None:
     rest, script, clock = client(trouble, trouble, ok(x=1))
     async with rest:
         assert await rest.get("/p", dict) == {"x": 1}
@@ -173,19 +175,33 @@ async def test_a_read_is_tried_again(trouble: Answer) -> None:
 
 
 @pytest.mark.parametrize("trouble", PASSING, ids=repr)
-async def test_but_not_for_ever(trouble: Answer) -> None:
+async def test_a_read_gives_up_after_the_last_attempt(trouble: Answer) -> None:
     rest, script, clock = client(trouble)
     async with rest:
         with pytest.raises(KalshilabError) as caught:
             await rest.get("/p", dict)
-    assert len(script.seen) == READ_TRIES and len(clock.slept) == READ_TRIES - 1
+    assert len(script.seen) == READ_RETRY.attempts and len(clock.slept) == READ_RETRY.attempts - 1
     assert isinstance(caught.value, ApiError | ConnectionFailed) and not isinstance(
         caught.value, OutcomeUnknown
     )
 
 
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [("3", 3.0), ("86400", READ_RETRY.longest_wait_s), ("Wed, 21 Oct 2026 07:28:00 GMT", 0)],
+)
+async def test_a_read_waits_as_long_as_retry_after_asks(status: int, header: str, wait_s: float) -> None:
+    busy = httpx.Response(status, headers={"Retry-After": header}, content=b"{}")
+    rest, script, clock = client(busy, ok(x=1))
+    async with rest:
+        assert await rest.get("/p", dict) == {"x": 1}
+    assert len(script.seen) == 2
+    assert clock.slept == [wait_s] if wait_s else clock.slept[0] <= 0.3
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410])
-async def test_a_refusal_is_final(status: int) -> None:
+async def test_a_refused_read_is_not_retried(status: int) -> None:
     rest, script, _ = client(bad(status, {"error": {"code": "c", "message": "m"}}))
     async with rest:
         with pytest.raises(ApiError):
@@ -200,7 +216,9 @@ async def test_a_refusal_is_final(status: int) -> None:
     ids=repr,
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["post", "delete"])
-async def test_a_write_whose_fate_is_unknown_says_so_and_is_sent_once(trouble: Answer, method: str) -> None:
+async def test_a_write_without_an_answer_is_sent_once_and_its_outcome_is_unknown(
+    trouble: Answer, method: str
+) -> None:
     rest, script, clock = client(trouble)
     async with rest:
         with pytest.raises(OutcomeUnknown) as caught:
@@ -214,7 +232,7 @@ async def test_a_write_whose_fate_is_unknown_says_so_and_is_sent_once(trouble: A
     [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow"), httpx.PoolTimeout("full")],
     ids=repr,
 )
-async def test_a_write_that_was_never_sent_is_not_unknown(trouble: Exception) -> None:
+async def test_a_write_that_was_not_sent_raises_connection_failed(trouble: Exception) -> None:
     rest, script, _ = client(trouble)
     async with rest:
         with pytest.raises(ConnectionFailed) as caught:
@@ -223,7 +241,7 @@ async def test_a_write_that_was_never_sent_is_not_unknown(trouble: Exception) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"not json", b'{"order_id": 5}', b"[]", b"<html>"])
-async def test_an_answer_that_cannot_be_read_is_an_error(content: bytes) -> None:
+async def test_a_read_with_an_unreadable_answer_raises_protocol_error(content: bytes) -> None:
     rest, _, _ = client(httpx.Response(200, content=content))
     async with rest:
         with pytest.raises(ProtocolError):
@@ -238,7 +256,7 @@ async def test_a_write_with_an_unreadable_answer_has_an_unknown_outcome(content:
             await rest.post("/p", wire.CreateOrderResponse, BODY)
 
 
-async def test_a_host_that_is_not_there() -> None:
+async def test_an_unreachable_host_raises_connection_failed() -> None:
     rest = Rest("http://127.0.0.1:9/trade-api/v2", purpose="orders", clock=NoWait())
     async with rest:
         with pytest.raises(ConnectionFailed):
@@ -272,7 +290,7 @@ async def test_an_unsigned_client_sends_no_key() -> None:
 
 async def test_the_clients_own_buckets_are_used() -> None:
     clock = NoWait()
-    limits = Limits(clock)
+    limits = AccountLimits(clock)
     async with Rest(BASE, purpose="orders", clock=clock, limits=limits, transport=Script(ok())) as rest:
         await rest.get("/p", dict)
         await rest.post("/p", dict, BODY)
@@ -315,11 +333,11 @@ async def test_pages_are_followed_to_the_end(n: int, cursors: list[str]) -> None
 
 
 @pytest.mark.parametrize("cursors", [["a", "a"], ["a", "b", "a"]])
-async def test_a_cursor_that_comes_twice_is_an_error_not_a_loop(cursors: list[str]) -> None:
+async def test_a_repeated_cursor_raises_protocol_error(cursors: list[str]) -> None:
     answers = [ok(trades=[], cursor=c) for c in cursors]
     rest, script, _ = client(*answers)
     async with rest:
-        with pytest.raises(ProtocolError, match="twice"):
+        with pytest.raises(ProtocolError, match="same cursor twice"):
             async for _page in pages(rest, "/t", wire.TradePage, {}, limit=7):
                 pass
     assert len(script.seen) == len(cursors)
@@ -347,7 +365,7 @@ def data(*answers: Answer | Handler) -> tuple[MarketData, Script]:
     return MarketData(settings, clock=NoWait(), transport=script), script
 
 
-async def test_reads_of_public_data() -> None:
+async def test_public_data_are_read_and_converted() -> None:
     client_, script = data(
         ok(exchange_active=True, trading_active=False),
         ok(market=MARKET),
@@ -380,7 +398,7 @@ async def test_reads_of_public_data() -> None:
     )
 
 
-async def test_trades_come_page_by_page() -> None:
+async def test_trades_are_yielded_page_by_page() -> None:
     client_, _ = data(listing(2, ["a"]))
     async with client_ as d:
         found = [page async for page in d.trades(ticker="T", min_ts=1)]
@@ -397,7 +415,7 @@ async def test_an_unknown_market_is_an_error_with_its_status() -> None:
 
 
 @pytest.mark.parametrize("ticker", ["A?limit=1", "A#b", "../portfolio/balance", ".."])
-async def test_a_ticker_stays_one_part_of_the_path(ticker: str) -> None:
+async def test_a_ticker_stays_one_segment_of_the_path(ticker: str) -> None:
     client_, script = data(ok(market=MARKET))
     async with client_ as d:
         try:

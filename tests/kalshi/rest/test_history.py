@@ -1,4 +1,4 @@
-"""History over REST: the cutoff, both listings of prints as values and as columns, and pages that are refused."""
+"""Historical records over REST: the cutoff, trades as values and as columns, and invalid pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kalshilab.clock import WallClock
 from kalshilab.config.settings import Settings
 from kalshilab.errors import ProtocolError
 from kalshilab.kalshi.rest.client import MarketData
-from kalshilab.kalshi.rest.history import Cutoff, PrintPage
+from kalshilab.kalshi.rest.history import HistoricalCutoff, RawTradePage
 from kalshilab.market.model import Trade
 
 BASE = "http://127.0.0.1:9/trade-api/v2"
@@ -27,7 +27,7 @@ def trade(n: int, **changes: Any) -> dict[str, Any]:
 
 
 class Pager(httpx.AsyncBaseTransport):
-    """Bodies by path and cursor; every request is kept."""
+    """Answers by path and cursor; every request is recorded."""
 
     def __init__(self, **bodies: dict[str, Any]) -> None:
         self.bodies, self.seen = bodies, list[httpx.URL]()
@@ -45,7 +45,7 @@ def data(**bodies: dict[str, Any]) -> tuple[MarketData, Pager]:
     return MarketData(settings, clock=WallClock(), transport=pager), pager
 
 
-async def test_the_cutoff() -> None:
+async def test_the_cutoff_is_read_in_microseconds() -> None:
     client, _ = data(
         historical_cutoff={
             "market_settled_ts": "1970-01-01T00:00:02Z",
@@ -54,11 +54,13 @@ async def test_the_cutoff() -> None:
         }
     )
     async with client:
-        assert await client.cutoff() == Cutoff(trades=1_500_000, markets=2_000_000, orders=3_000_000)
+        assert await client.cutoff() == HistoricalCutoff(
+            trades=1_500_000, markets=2_000_000, orders=3_000_000
+        )
 
 
 @pytest.mark.parametrize("historical", [False, True])
-async def test_columns_of_all_pages(historical: bool) -> None:
+async def test_columns_of_all_pages_keep_the_exchanges_texts(historical: bool) -> None:
     name = "historical_trades" if historical else "markets_trades"
     last = trade(1)
     del last["taker_outcome_side"], last["taker_book_side"]
@@ -80,7 +82,7 @@ async def test_columns_of_all_pages(historical: bool) -> None:
     assert asked[1] == asked[0] | {"cursor": "x"}
 
 
-async def test_historical_values() -> None:
+async def test_archived_trades_and_markets_are_read_as_values() -> None:
     market = {"ticker": "A-B-1", "event_ticker": "A-B", "status": "finalized", "result": "no",
               "price_level_structure": "deci_cent"}  # fmt: skip
     client, pager = data(
@@ -106,15 +108,15 @@ async def test_historical_values() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"trades":[{}]}', b'{"trades":[{"trade_id":1}]}', b'{"cursor":""}', b'{"trades":"\xff"}']
 )  # fmt: skip
-async def test_what_is_no_page_is_refused(body: bytes) -> None:
+async def test_a_body_that_is_not_a_page_raises_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
-        PrintPage.decode(body)
+        RawTradePage.decode(body)
 
 
-async def test_a_cursor_that_comes_twice_is_no_endless_loop() -> None:
+async def test_a_repeated_cursor_raises_protocol_error() -> None:
     page = {"trades": [trade(1)], "cursor": "x"}
     client, _ = data(markets_trades=page, markets_tradesx=page)
     async with client:
-        with pytest.raises(ProtocolError, match="cursor came twice"):
+        with pytest.raises(ProtocolError, match="same cursor twice"):
             async for _ in client.trade_columns():
                 pass

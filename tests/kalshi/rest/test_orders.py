@@ -1,4 +1,4 @@
-"""Orders: the body the exchange's specification asks for, answers in our units, and one order per client order id."""
+"""Order client: bodies match the exchange's specification, answers are in our units, and writes are sent once."""
 
 from __future__ import annotations
 
@@ -33,11 +33,15 @@ ROOT = "/trade-api/v2"
 
 
 class NoWait(WallClock):
+    """A machine clock on which sleeping takes no time."""
+
     async def sleep(self, seconds: float) -> None:
         return
 
 
 class Script(httpx.AsyncBaseTransport):
+    """Answers from a list; every request is recorded."""
+
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self.answers, self.seen = list(answers), list[httpx.Request]()
 
@@ -80,7 +84,7 @@ def schema(shared: Path) -> Draft202012Validator:
         spec = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     body = {"$ref": "#/components/schemas/CreateOrderV2Request", "components": spec["components"]}
     known = spec["components"]["schemas"]["CreateOrderV2Request"]["properties"].keys()
-    # The document does not forbid unknown fields; a misspelt one would be ignored in silence, so we do.
+    # The document permits unknown fields, so a misspelt one would be ignored silently; forbid them here.
     return Draft202012Validator(
         {"allOf": [body], "propertyNames": {"enum": sorted(known)}, "components": spec["components"]}
     )
@@ -105,9 +109,7 @@ REQUESTS = st.builds(
 
 
 @given(request_=REQUESTS)
-def test_the_body_is_what_the_specification_asks_for(
-    schema: Draft202012Validator, request_: OrderRequest
-) -> None:
+def test_the_body_matches_the_specification(schema: Draft202012Validator, request_: OrderRequest) -> None:
     body: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(request_.body()))
     schema.validate(body)
     assert parse_price(body["price"]) == request_.price and parse_size(body["count"]) == request_.size
@@ -123,7 +125,7 @@ def test_the_body_is_what_the_specification_asks_for(
         assert body["expiration_time"] == request_.expiration_ts // 1_000_000
 
 
-def test_the_specification_would_refuse_what_is_wrong(schema: Draft202012Validator) -> None:
+def test_the_specification_rejects_invalid_bodies(schema: Draft202012Validator) -> None:
     body: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(REQUEST.body()))
     for wrong in ({"side": "yes"}, {"price": 0.44}, {"time_in_force": "gtc"}, {"typo": 1}):
         assert not schema.is_valid(body | wrong)
@@ -134,7 +136,7 @@ def test_the_specification_would_refuse_what_is_wrong(schema: Draft202012Validat
     [({"price": 0}, UnitError), ({"price": PRICE}, UnitError), ({"price": -1}, UnitError), ({"size": 0}, UnitError),
      ({"size": -100}, UnitError), ({"client_order_id": ""}, ConfigError)],
 )  # fmt: skip
-async def test_an_impossible_order_is_not_sent(change: dict[str, Any], error: type[Exception]) -> None:
+async def test_an_invalid_order_is_not_sent(change: dict[str, Any], error: type[Exception]) -> None:
     orders, script = client(answer())
     async with orders:
         with pytest.raises(error):
@@ -147,7 +149,7 @@ async def test_an_impossible_order_is_not_sent(change: dict[str, Any], error: ty
     [{"side": "yes"}, {"time_in_force": "gtc"}, {"client_order_id": "x" * 65},
      {"time_in_force": "immediate_or_cancel", "expiration_ts": 10**15}],
 )  # fmt: skip
-def test_a_malformed_order_is_refused_before_it_is_sent(change: dict[str, Any]) -> None:
+def test_a_malformed_order_is_rejected_before_it_is_sent(change: dict[str, Any]) -> None:
     with pytest.raises((UnitError, ConfigError)):
         msgspec.structs.replace(REQUEST, **change).body()
 
@@ -155,7 +157,7 @@ def test_a_malformed_order_is_refused_before_it_is_sent(change: dict[str, Any]) 
 # Answers
 
 
-async def test_an_order_that_filled_in_part() -> None:
+async def test_a_partly_filled_order_reports_average_price_and_fee() -> None:
     orders, script = client(
         answer(201, order_id="o-1", client_order_id="c-1", fill_count="4.00", remaining_count="6.00",
                average_fill_price="0.4400", average_fee_paid="0.0173", ts_ms=1795329000123)
@@ -172,7 +174,7 @@ async def test_an_order_that_filled_in_part() -> None:
     assert msgspec.json.decode(sent.content)["client_order_id"] == "c-1"
 
 
-async def test_an_order_that_rests_says_nothing_of_prices() -> None:
+async def test_a_resting_order_has_no_average_price() -> None:
     orders, _ = client(
         answer(201, order_id="o-1", fill_count="0.00", remaining_count="10.00", ts_ms=1, new_field={})
     )
@@ -182,7 +184,7 @@ async def test_an_order_that_rests_says_nothing_of_prices() -> None:
     assert ack.client_order_id == "c-1"
 
 
-async def test_a_cancel_names_its_market() -> None:
+async def test_a_cancel_sends_its_market() -> None:
     orders, script = client(answer(order_id="o-1", reduced_by="6.00", ts_ms=1795329000123))
     async with orders:
         assert await orders.cancel("o-1", ticker="T-1") == CancelAck(
@@ -193,7 +195,7 @@ async def test_a_cancel_names_its_market() -> None:
     assert dict(sent.url.params) == {"market_ticker": "T-1"}
 
 
-async def test_cancel_all_takes_an_empty_answer() -> None:
+async def test_cancel_all_accepts_an_empty_answer() -> None:
     orders, script = client(httpx.Response(204))
     async with orders:
         assert await orders.cancel_all() is None
@@ -201,7 +203,7 @@ async def test_cancel_all_takes_an_empty_answer() -> None:
 
 
 @pytest.mark.parametrize("order_id", ["", ".", "..", "?x", "#", "a/.."])
-async def test_one_cancel_never_becomes_cancel_all(order_id: str) -> None:
+async def test_an_invalid_order_id_never_turns_a_cancel_into_cancel_all(order_id: str) -> None:
     orders, script = client(answer(order_id="o", reduced_by="0.00", ts_ms=1))
     async with orders:
         try:
@@ -223,7 +225,7 @@ async def test_one_cancel_never_becomes_cancel_all(order_id: str) -> None:
         (404, "not_found"),
     ],
 )
-async def test_a_refusal_carries_the_exchanges_code(status: int, code: str) -> None:
+async def test_a_refused_order_raises_the_exchanges_code(status: int, code: str) -> None:
     orders, script = client(answer(status, error={"code": code, "message": code}))
     async with orders:
         with pytest.raises(ApiError) as caught:
@@ -235,7 +237,9 @@ async def test_a_refusal_carries_the_exchanges_code(status: int, code: str) -> N
 @pytest.mark.parametrize(
     "trouble", [answer(500), answer(503), httpx.ReadTimeout("slow"), httpx.ReadError("reset")], ids=repr
 )
-async def test_a_lost_answer_is_looked_up_by_its_id(trouble: httpx.Response | Exception) -> None:
+async def test_an_order_with_a_lost_answer_is_found_by_its_client_order_id(
+    trouble: httpx.Response | Exception,
+) -> None:
     orders, script = client(trouble, answer(orders=[order("o-9", "other"), order("o-1")], cursor=""))
     async with orders:
         with pytest.raises(OutcomeUnknown):
@@ -246,7 +250,7 @@ async def test_a_lost_answer_is_looked_up_by_its_id(trouble: httpx.Response | Ex
     assert script.seen[1].url.params["ticker"] == "T-1"
 
 
-async def test_what_was_not_sent_is_not_unknown() -> None:
+async def test_an_order_that_was_not_sent_raises_connection_failed() -> None:
     orders, script = client(httpx.ConnectError("refused"))
     async with orders:
         with pytest.raises(ConnectionFailed):
@@ -254,7 +258,7 @@ async def test_what_was_not_sent_is_not_unknown() -> None:
     assert len(script.seen) == 1
 
 
-async def test_find_goes_through_all_pages_and_stops_when_found() -> None:
+async def test_find_reads_pages_until_the_order_is_found() -> None:
     first = answer(orders=[order("o-1", "a"), order("o-2", "b")], cursor="p2")
     second = answer(orders=[order("o-3", "c-1"), order("o-4", "d")], cursor="p3")
     orders, script = client(first, second, answer(orders=[], cursor=""))
@@ -264,7 +268,7 @@ async def test_find_goes_through_all_pages_and_stops_when_found() -> None:
         assert await orders.find("none", "T-1") is None
 
 
-async def test_an_order_reads_back_in_our_units() -> None:
+async def test_an_order_is_read_in_our_units() -> None:
     orders, script = client(answer(order=order("o-1")))
     async with orders:
         got = await orders.get("o-1")
@@ -280,7 +284,7 @@ async def test_an_order_reads_back_in_our_units() -> None:
     assert script.seen[0].url.path == f"{ROOT}/portfolio/orders/o-1"
 
 
-async def test_the_account_reads_back_in_our_units() -> None:
+async def test_the_account_is_read_in_our_units() -> None:
     position = {"ticker": "T-1", "position_fp": "-3.00", "total_traded_dollars": "2.500000", "market_exposure_dollars": "2.500000",
                 "realized_pnl_dollars": "-0.100000", "fees_paid_dollars": "0.018900", "last_updated_ts": "2026-11-22T06:29:30Z"}  # fmt: skip
     fill = {"trade_id": "t", "order_id": "o", "ticker": "T-1", "book_side": "bid", "outcome_side": "yes", "count_fp": "1.00",
@@ -318,6 +322,6 @@ async def test_the_account_reads_back_in_our_units() -> None:
     assert script.seen[4].url.params["status"] == "resting"
 
 
-def test_a_client_needs_a_key() -> None:
+def test_an_order_client_without_a_key_raises_credentials_missing() -> None:
     with pytest.raises(CredentialsMissing):
         DemoOrders(Settings(env={}, env_file=None, rest_url=f"http://127.0.0.1:9{ROOT}"))

@@ -1,4 +1,4 @@
-"""Token buckets: never more than the capacity at once, never more than the rate over time, and no waiter starves."""
+"""Rate limits: a bucket never exceeds its capacity or its rate, and every waiter is served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalshilab.clock import SimClock
-from kalshilab.kalshi.rest.rate_limits import COSTS, TIERS, Limits, TokenBucket
+from kalshilab.kalshi.rest.rate_limits import COSTS, TIERS, AccountLimits, TokenBucket
 
 
 @given(
@@ -17,7 +17,9 @@ from kalshilab.kalshi.rest.rate_limits import COSTS, TIERS, Limits, TokenBucket
     st.integers(1, 500),
     st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(1, 60)), min_size=1, max_size=60),
 )
-def test_no_more_than_capacity_and_rate_allow(rate: int, capacity: int, calls: list[tuple[int, int]]) -> None:
+def test_a_bucket_never_exceeds_capacity_and_rate(
+    rate: int, capacity: int, calls: list[tuple[int, int]]
+) -> None:
     clock = SimClock(1_000)
     bucket = TokenBucket(rate, capacity, clock)
     taken: list[tuple[int, int]] = []
@@ -29,7 +31,7 @@ def test_no_more_than_capacity_and_rate_allow(rate: int, capacity: int, calls: l
         assert got == (before + 1e-6 >= cost)
         if got:
             taken.append((clock.now(), cost))
-    # Over every window: no more than was there plus what flowed in.
+    # Over every window: at most the capacity plus the refill.
     for i, (start, _) in enumerate(taken):
         total = 0
         for at, cost in taken[i:]:
@@ -37,7 +39,7 @@ def test_no_more_than_capacity_and_rate_allow(rate: int, capacity: int, calls: l
             assert total <= capacity + (at - start) / 1e6 * rate + 1e-3
 
 
-def test_ten_refills_of_a_tenth_make_one() -> None:
+def test_ten_refills_of_a_tenth_make_one_token() -> None:
     clock = SimClock()
     bucket = TokenBucket(1, 1, clock)
     assert bucket.try_acquire()
@@ -47,7 +49,7 @@ def test_ten_refills_of_a_tenth_make_one() -> None:
     assert bucket.try_acquire()
 
 
-async def test_a_waiter_sleeps_just_long_enough() -> None:
+async def test_a_waiter_sleeps_until_its_tokens_are_available() -> None:
     clock = SimClock()
     bucket = TokenBucket(rate=100, capacity=100, clock=clock)
     await bucket.acquire(100)
@@ -57,10 +59,10 @@ async def test_a_waiter_sleeps_just_long_enough() -> None:
     await asyncio.sleep(0)
     assert not task.done()
     clock.advance(100_001)
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, 60)
 
 
-async def test_all_waiters_are_served_in_the_end() -> None:
+async def test_all_waiters_are_served() -> None:
     clock = SimClock()
     bucket = TokenBucket(rate=100, capacity=100, clock=clock)
     tasks = [asyncio.create_task(bucket.acquire(10)) for _ in range(40)]
@@ -71,20 +73,20 @@ async def test_all_waiters_are_served_in_the_end() -> None:
     assert all(t.done() for t in tasks)
 
 
-async def test_more_than_the_bucket_holds_is_refused_at_once() -> None:
+async def test_a_cost_above_the_capacity_is_rejected_at_once() -> None:
     bucket = TokenBucket(1, 5, SimClock())
-    with pytest.raises(ValueError, match="bucket of 5"):
+    with pytest.raises(ValueError, match="cost must be at most the capacity 5, got 6"):
         await bucket.acquire(6)
 
 
 @pytest.mark.parametrize(("rate", "capacity"), [(0, 1), (1, 0), (-1, 1), (1, -1)])
-def test_a_bucket_that_never_fills_is_refused(rate: float, capacity: float) -> None:
-    with pytest.raises(ValueError, match="above zero"):
+def test_a_rate_or_capacity_of_zero_or_less_is_rejected(rate: float, capacity: float) -> None:
+    with pytest.raises(ValueError, match="must be above 0"):
         TokenBucket(rate, capacity, SimClock())
 
 
 class SetBack:
-    """A wall clock that an NTP daemon sets back an hour, while its monotonic time goes on."""
+    """A clock whose wall time is set back by an hour while its monotonic time continues."""
 
     def __init__(self) -> None:
         self.wall, self.mono = 10_000_000_000, 0.0
@@ -101,7 +103,7 @@ class SetBack:
         await asyncio.sleep(0)
 
 
-async def test_a_clock_set_back_does_not_stop_the_refill() -> None:
+async def test_setting_the_clock_back_does_not_stop_the_refill() -> None:
     clock = SetBack()
     bucket = TokenBucket(rate=100, capacity=100, clock=clock)
     await bucket.acquire(100)
@@ -111,7 +113,7 @@ async def test_a_clock_set_back_does_not_stop_the_refill() -> None:
     assert bucket.try_acquire(10)
 
 
-def test_the_tiers_are_the_exchanges() -> None:
+def test_tiers_and_costs_match_the_exchange() -> None:
     assert list(TIERS) == ["basic", "advanced", "expert", "premier", "paragon", "prime", "prestige"]
     basic = TIERS["basic"]
     assert (basic.read_rate, basic.read_capacity, basic.write_rate, basic.write_capacity) == (
@@ -127,8 +129,8 @@ def test_the_tiers_are_the_exchanges() -> None:
     assert all(t.read_capacity >= COSTS["default"] <= t.write_capacity for t in TIERS.values())
 
 
-def test_an_account_has_two_buckets_that_do_not_touch() -> None:
-    limits = Limits(SimClock())
+def test_reads_and_writes_have_independent_buckets() -> None:
+    limits = AccountLimits(SimClock())
     assert sum(limits.write.try_acquire(COSTS["default"]) for _ in range(20)) == 10
     assert limits.read.tokens == 600
-    assert Limits(SimClock(), "premier").write.capacity == 3600
+    assert AccountLimits(SimClock(), "premier").write.capacity == 3600

@@ -1,5 +1,7 @@
-"""The stream against a real server on loopback: it comes back with a fresh signature and all its subscriptions,
-waits longer each time, notices silence, gives up when told to, and never leaves the host it was made for."""
+"""Stream against a server on loopback: reconnection, growing waits, detection of silence, and the rule for hosts.
+
+Every test runs over both transports.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from kalshilab.clock import WallClock
 from kalshilab.errors import FeedLost, HostRefused, ProtocolError
 from kalshilab.kalshi.auth import Signer, Verifier, generate_key
 from kalshilab.kalshi.stream.client import Connected, Disconnected, Stream, backoff
-from kalshilab.kalshi.stream.protocol import Gap, Rejected, Subscribed
+from kalshilab.kalshi.stream.protocol import FeedGap, Rejected, Subscribed
 from kalshilab.market.model import Trade
 
 PATH = "/trade-api/ws/v2"
@@ -35,7 +37,7 @@ Behaviour = Callable[["Server", ServerConnection], Awaitable[None]]
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["websockets", "picows"])
 def kind_of_socket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that a stream promises, it promises over either socket."""
+    """Run each test over both transports."""
     monkeypatch.setitem(globals(), "Stream", partial(STREAM, fast=request.param))
 
 
@@ -43,7 +45,7 @@ STREAM = Stream
 
 
 class FastClock(WallClock):
-    """Machine time whose sleeps are a thousand times shorter and written down; `now` never says the same twice."""
+    """Machine time whose sleeps are recorded and a thousand times shorter; `now` never repeats an instant."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
@@ -58,8 +60,18 @@ class FastClock(WallClock):
         await asyncio.sleep(seconds / 1000)
 
 
+class HurriedClock(FastClock):
+    """A clock that runs a thousand times faster than the machine's, so that a long silence passes at once.
+
+    The answer to a ping is awaited in machine time: with `silence_s` 60, a busy machine has 30 seconds for it.
+    """
+
+    def now(self) -> int:
+        return super().now() * 1000
+
+
 class Server:
-    """A WebSocket server that answers subscriptions and then does what it is told."""
+    """A WebSocket server that runs one behaviour per connection, the last one for all that follow."""
 
     def __init__(self, *behaviours: Behaviour) -> None:
         self.behaviours = behaviours
@@ -82,7 +94,7 @@ class Server:
             await self.behaviours[min(turn, len(self.behaviours) - 1)](self, socket)
 
     async def confirm(self, socket: ServerConnection, count: int = 1) -> None:
-        """Take `count` commands and confirm each channel of a subscribe."""
+        """Receive `count` commands and confirm each channel of a subscription."""
         for _ in range(count):
             command = json.loads(await socket.recv())
             self.commands[-1].append(command)
@@ -115,7 +127,7 @@ async def streaming(stream: Stream, handler: Callable[[Any], None]) -> AsyncIter
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
@@ -138,7 +150,7 @@ def of(kind: type, events: list[Any]) -> list[Any]:
     return [e for e in events if isinstance(e, kind)]
 
 
-def test_the_waits_double_up_to_a_minute() -> None:
+def test_waits_double_up_to_a_minute() -> None:
     assert [backoff(n) for n in (1, 2, 3, 6, 7, 8, 500)] == [1, 2, 4, 32, 60, 60, 60]
 
 
@@ -160,10 +172,10 @@ async def test_events_arrive_in_order_and_are_counted() -> None:
             assert "open" in repr(stream)
     assert [type(e) for e in events[:2]] == [Connected, Subscribed] and events[0] == Connected(1)
     assert [t.trade_id for t in of(Trade, events)] == [str(n) for n in range(1, 501)]
-    assert not of(Gap, events) and stream.last_frame > 0
+    assert not of(FeedGap, events) and stream.last_frame > 0
 
 
-async def test_every_handshake_is_signed_afresh() -> None:
+async def test_every_handshake_has_a_new_signature() -> None:
     pem, public = generate_key("rsa")
     verifier = Verifier(public)
     async with running(confirm_and_go, confirm_and_go, stay) as server:
@@ -178,7 +190,7 @@ async def test_every_handshake_is_signed_afresh() -> None:
     assert len({h["KALSHI-ACCESS-SIGNATURE"] for h in server.handshakes}) == 3
 
 
-async def test_all_is_subscribed_anew_after_a_loss() -> None:
+async def test_a_new_connection_subscribes_to_everything_again() -> None:
     async def first(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket, 4)  # channels, books, one more market, one less
 
@@ -211,7 +223,7 @@ async def test_all_is_subscribed_anew_after_a_loss() -> None:
     assert of(Connected, events) == [Connected(1), Connected(2)]
 
 
-async def test_a_channel_may_be_asked_for_while_it_runs() -> None:
+async def test_a_channel_can_be_subscribed_while_the_stream_runs() -> None:
     async def two(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket, 2)
         await socket.wait_closed()
@@ -227,7 +239,7 @@ async def test_a_channel_may_be_asked_for_while_it_runs() -> None:
     assert [e.channel for e in of(Subscribed, events)] == ["trade", "ticker"]
 
 
-async def test_a_gap_makes_it_ask_for_snapshots() -> None:
+async def test_a_gap_requests_snapshots() -> None:
     async def lossy(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket)
         await socket.send(
@@ -243,7 +255,7 @@ async def test_a_gap_makes_it_ask_for_snapshots() -> None:
         stream.add_markets("orderbook_delta", ["A"])
         async with streaming(stream, events.append):
             await until(lambda: len(server.commands[0]) == 2 if server.commands else False)
-    assert of(Gap, events) == [Gap(10, "orderbook_delta", ("A",), 2, 5)]
+    assert of(FeedGap, events) == [FeedGap(10, "orderbook_delta", ("A",), 2, 5)]
     assert server.commands[0][1]["params"] == {
         "sids": [10],
         "action": "get_snapshot",
@@ -258,50 +270,50 @@ async def test_waits_grow_until_a_subscription_is_confirmed() -> None:
         stream.subscribe("trade")
         async with streaming(stream, events.append):
             await until(lambda: len(of(Subscribed, events)) == 3)
-    delays = [e.delay for e in of(Disconnected, events)]
+    delays = [e.delay_s for e in of(Disconnected, events)]
     assert delays == [1, 2, 4, 1, 2, 1]
     assert [s for s in clock.slept if s != 15] == delays
     assert stream.failures == 0
 
 
-async def test_it_gives_up_after_so_many_failures() -> None:
+async def test_the_stream_gives_up_after_max_attempts() -> None:
     clock, events = FastClock(), list[Any]()
     stream = Stream(f"ws://127.0.0.1:9{PATH}", None, clock=clock, max_attempts=9)
     stream.subscribe("trade")
     with pytest.raises(FeedLost) as caught:
-        await asyncio.wait_for(stream.run(events.append), 20)
-    assert clock.slept == [e.delay for e in events] == [1, 2, 4, 8, 16, 32, 60, 60]
+        await asyncio.wait_for(stream.run(events.append), 60)
+    assert clock.slept == [e.delay_s for e in events] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert caught.value.attempts == 9 and caught.value.reason and "127.0.0.1:9" in caught.value.url
 
 
-async def test_a_refused_handshake_is_a_failure_like_another() -> None:
+async def test_a_refused_handshake_counts_as_a_failure() -> None:
     events: list[Any] = []
     async with running(stay) as server:
         server.answer = Response(401, "Unauthorized", Headers(), b"")
         stream = Stream(server.url, None, clock=FastClock(), max_attempts=3)
         with pytest.raises(FeedLost, match="401"):
-            await asyncio.wait_for(stream.run(events.append), 10)
+            await asyncio.wait_for(stream.run(events.append), 60)
     assert len(server.handshakes) == 3 and not of(Connected, events)
 
 
-async def test_a_server_that_hangs_is_left() -> None:
+async def test_a_server_that_hangs_is_disconnected() -> None:
     async def hang(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket)
-        socket.transport.pause_reading()  # no pong any more: a half-open connection
+        socket.transport.pause_reading()  # a half-open connection: no more pongs
         await server.done.wait()
         socket.transport.abort()
 
     events: list[Any] = []
     async with running(hang, stay) as server:
-        stream = Stream(server.url, None, silence=0.2)
+        stream = Stream(server.url, None, silence_s=0.2)
         stream.subscribe("trade")
         async with streaming(stream, events.append):
-            await until(lambda: of(Disconnected, events), 5)
-            await until(lambda: len(of(Connected, events)) == 2, 5)
+            await until(lambda: of(Disconnected, events))
+            await until(lambda: len(of(Connected, events)) == 2)
     assert of(Disconnected, events)[0].reason
 
 
-async def test_the_reason_says_that_it_was_silent() -> None:
+async def test_the_reason_of_a_silent_connection_is_silence() -> None:
     async def hang(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket)
         socket.transport.pause_reading()
@@ -310,25 +322,27 @@ async def test_the_reason_says_that_it_was_silent() -> None:
 
     events: list[Any] = []
     async with running(hang, stay) as server:
-        stream = Stream(server.url, None, silence=0.2)
+        stream = Stream(server.url, None, silence_s=0.2)
         stream.subscribe("trade")
         async with streaming(stream, events.append):
-            await until(lambda: of(Disconnected, events), 5)
+            await until(lambda: of(Disconnected, events))
     assert "silent" in of(Disconnected, events)[0].reason
 
 
-async def test_a_quiet_server_that_answers_pings_is_kept() -> None:
+async def test_a_quiet_server_that_answers_pings_stays_connected() -> None:
     events: list[Any] = []
     async with running(stay) as server:
-        stream = Stream(server.url, None, silence=0.05)
+        clock = HurriedClock()
+        stream = Stream(server.url, None, silence_s=60, clock=clock)
         stream.subscribe("trade")
         async with streaming(stream, events.append):
-            await asyncio.sleep(0.6)
+            # The watch sleeps half the silence before each look.
+            await until(lambda: len(clock.slept) >= 10)
     assert not of(Disconnected, events) and len(server.handshakes) == 1
 
 
-async def test_the_watch_ends_although_a_pong_comes_as_it_is_told_to() -> None:
-    """Or whoever closes the stream waits for ever."""
+async def test_the_watch_is_cancelled_even_if_a_pong_arrives_at_the_same_time() -> None:
+    """Check that a cancellation is not lost; closing the stream would otherwise wait for ever."""
     pong = asyncio.get_running_loop().create_future()
 
     class Silent:
@@ -337,16 +351,17 @@ async def test_the_watch_ends_although_a_pong_comes_as_it_is_told_to() -> None:
             return pong
 
     asked = asyncio.Event()
-    watch = asyncio.create_task(Stream("ws://127.0.0.1:1", None, silence=0.02)._watch(Silent()))  # type: ignore[arg-type]
+    stream = Stream("ws://127.0.0.1:1", None, silence_s=60, clock=HurriedClock())
+    watch = asyncio.create_task(stream._watch(Silent()))  # type: ignore[arg-type]
     await asked.wait()
     await asyncio.sleep(0)
     pong.set_result(0.001)
     watch.cancel()
-    await asyncio.wait([watch], timeout=0.005)
+    await asyncio.wait([watch], timeout=60)
     assert watch.cancelled()
 
 
-async def test_a_frame_that_cannot_be_understood_ends_it() -> None:
+async def test_repeated_invalid_frames_end_the_stream() -> None:
     async def noise(server: Server, socket: ServerConnection) -> None:
         await server.confirm(socket)
         await socket.send("nonsense")
@@ -356,10 +371,10 @@ async def test_a_frame_that_cannot_be_understood_ends_it() -> None:
         stream = Stream(server.url, None)
         stream.subscribe("trade")
         with pytest.raises(ProtocolError, match="nonsense"):
-            await asyncio.wait_for(stream.run(lambda event: None), 10)
+            await asyncio.wait_for(stream.run(lambda event: None), 60)
 
 
-async def test_a_refused_command_is_told() -> None:
+async def test_a_refused_command_is_reported() -> None:
     async def refuse(server: Server, socket: ServerConnection) -> None:
         command = json.loads(await socket.recv())
         await socket.send(
@@ -379,10 +394,10 @@ async def test_a_refused_command_is_told() -> None:
 
 
 class Bug(Exception):
-    pass
+    """An error of a handler."""
 
 
-async def test_a_bug_of_the_handler_ends_the_stream() -> None:
+async def test_an_error_of_the_handler_ends_the_stream() -> None:
     def handler(event: Any) -> None:
         if isinstance(event, Subscribed):
             raise Bug
@@ -391,7 +406,7 @@ async def test_a_bug_of_the_handler_ends_the_stream() -> None:
         stream = Stream(server.url, None)
         stream.subscribe("trade")
         with pytest.raises(Bug):
-            await asyncio.wait_for(stream.run(handler), 10)
+            await asyncio.wait_for(stream.run(handler), 60)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), TimeoutError()], ids=repr)
@@ -404,7 +419,7 @@ async def test_an_os_error_of_the_handler_is_not_a_lost_connection(error: Except
         stream = Stream(server.url, None, clock=FastClock(), max_attempts=3)
         stream.subscribe("trade")
         with pytest.raises(type(error)):
-            await asyncio.wait_for(stream.run(handler), 0.5)
+            await asyncio.wait_for(stream.run(handler), 60)
         assert len(server.handshakes) == 1
 
 
@@ -413,7 +428,7 @@ async def test_an_os_error_of_the_handler_is_not_a_lost_connection(error: Except
     ["ws://evil.com/trade-api/ws/v2", "ws://demo-api.kalshi.co/trade-api/ws/v2", "wss://demo-api.kalshi.co.evil.com/", "wss://demo-api.kalshi.co:444/",
      "ws://0.0.0.0:80/", "wss://user@demo-api.kalshi.co/trade-api/ws/v2"],
 )  # fmt: skip
-def test_other_hosts_are_refused(url: str) -> None:
+def test_addresses_of_other_hosts_are_refused(url: str) -> None:
     with pytest.raises(HostRefused):
         Stream(url, None)
 
@@ -428,3 +443,13 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
             await until(lambda: task.done() or other.handshakes)
         assert [h.get("KALSHI-ACCESS-KEY") for h in other.handshakes] == []
         assert isinstance(task.exception(), FeedLost | HostRefused)
+
+
+def test_the_old_keyword_silence_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="the keyword 'silence' is now 'silence_s'"):
+        assert Stream("ws://127.0.0.1:1", None, silence=5)._silence_s == 5  # type: ignore[call-arg]
+
+
+def test_the_old_field_delay_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="Disconnected.delay is now Disconnected.delay_s"):
+        assert Disconnected("lost", 2.0).delay == 2.0

@@ -1,4 +1,4 @@
-"""Feeds against a server on loopback: events in order, and where some may be missing between them."""
+"""Feeds against a server on loopback: events in order, and the breaks before which some may be missing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ def settings(url: str, attempts: int) -> Settings:
 async def play(
     *connections: list[str], tickers: tuple[str, ...] = ()
 ) -> tuple[TradeFeed, list[str], list[Any]]:
-    """What a feed makes of connections that send these frames and end; at the end of the last it gives up."""
+    """Run a feed over connections that each send frames and close, until it gives up.
+
+    Returns:
+        The feed, the tickers of its events, and the commands that the server received.
+    """
     commands: list[Any] = []
 
     async def handle(socket: ServerConnection) -> None:
@@ -55,41 +59,43 @@ async def play(
         if len(commands) >= len(connections):
             server.close(close_connections=False)
 
-    heard: list[str] = []
+    tickers_received: list[str] = []
     async with serve(handle, "127.0.0.1", 0, close_timeout=0.2) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         url = f"ws://127.0.0.1:{port}/trade-api/ws/v2"
         async with TradeFeed(settings(url, 3), tickers, clock=FastClock()) as feed:
             with pytest.raises(FeedLost):
                 async for event in feed:
-                    heard.append(event.ticker)  # noqa: PERF401 (what came before the error counts)
-    return feed, heard, commands
+                    tickers_received.append(event.ticker)  # noqa: PERF401 (events before the error count)
+    return feed, tickers_received, commands
 
 
-async def test_one_connection_has_one_break_before_its_first_event() -> None:
-    feed, heard, commands = await play([trade(1, "A"), trade(2, "B")])
-    assert heard == ["A", "B"] and feed.breaks == (0,) and feed.tickers == ()
+async def test_the_first_connection_is_a_break_before_the_first_event() -> None:
+    feed, tickers_received, commands = await play([trade(1, "A"), trade(2, "B")])
+    assert tickers_received == ["A", "B"] and feed.breaks == (0,) and feed.tickers == ()
     assert commands == [{"channels": ["trade"]}]
 
 
 async def test_a_new_connection_is_a_break() -> None:
-    feed, heard, _ = await play([trade(1, "A"), trade(2, "B")], [trade(1, "C")], [])
-    assert heard == ["A", "B", "C"]
+    feed, tickers_received, _ = await play([trade(1, "A"), trade(2, "B")], [trade(1, "C")], [])
+    assert tickers_received == ["A", "B", "C"]
     assert feed.breaks == (0, 2, 3) and feed.stats.reconnects == 2
 
 
-async def test_a_gap_in_the_numbers_is_a_break_before_the_event_that_shows_it() -> None:
-    feed, heard, _ = await play([trade(1, "A"), trade(3, "B"), trade(4, "C")])
-    assert heard == ["A", "B", "C"]
+async def test_a_sequence_gap_is_a_break_before_the_event_that_reveals_it() -> None:
+    feed, tickers_received, _ = await play([trade(1, "A"), trade(3, "B"), trade(4, "C")])
+    assert tickers_received == ["A", "B", "C"]
     assert feed.breaks == (0, 1) and feed.stats.gaps == 1
 
 
-async def test_prints_that_name_no_taker_are_counted_over_connections() -> None:
+async def test_trades_without_a_taker_are_counted_over_all_connections() -> None:
     nobody = {"taker_side": ""}
-    feed, heard, _ = await play([trade(1, "A", **nobody)], [trade(1, "B"), trade(2, "C", **nobody)])
-    assert heard == ["B"] and feed.stats.undirected == 2
+    feed, tickers_received, _ = await play(
+        [trade(1, "A", **nobody)], [trade(1, "B"), trade(2, "C", **nobody)]
+    )
+    assert tickers_received == ["B"] and feed.stats.undirected == 2
 
 
-async def test_some_markets_only() -> None:
+async def test_a_feed_of_some_markets_subscribes_to_these_only() -> None:
     feed, _, commands = await play([trade(1, "A")], tickers=("A", "B"))
     assert feed.tickers == ("A", "B") and commands[0]["market_tickers"] == ["A", "B"]

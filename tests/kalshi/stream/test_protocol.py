@@ -1,5 +1,7 @@
-"""The stream protocol without sockets: no lost frame goes unnoticed, no book is built across a gap, every frame
-recorded from the exchange is understood."""
+"""Stream protocol without sockets: lost frames are detected, and no book is built across a gap.
+
+Every frame recorded from the exchange decodes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from kalshilab.kalshi.stream.protocol import (
     BookDelta,
     BookSnapshot,
     EventLifecycle,
-    Gap,
+    FeedGap,
     Lifecycle,
     PositionUpdate,
     Rejected,
@@ -30,7 +32,7 @@ from kalshilab.market.book import Book
 from kalshilab.market.model import Fill, Order, Trade
 from kalshilab.units import PRICE, format_price, format_size
 
-# Meaning
+# Decoding
 
 
 EXAMPLES: list[tuple[str, Any]] = [
@@ -114,7 +116,7 @@ LIFE: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("msg", "facts"), LIFE, ids=[m["event_type"] for m, _ in LIFE])
-def test_a_markets_life(msg: dict[str, Any], facts: dict[str, Any]) -> None:
+def test_lifecycle_messages_become_events(msg: dict[str, Any], facts: dict[str, Any]) -> None:
     (event,) = Talk().hear(type="market_lifecycle_v2", sid=4, seq=1, msg={"market_ticker": "M", **msg})
     assert isinstance(event, Lifecycle) and (event.kind, event.ticker) == (msg["event_type"], "M")
     assert {name: getattr(event, name) for name in facts} == facts
@@ -125,13 +127,13 @@ def test_a_markets_life(msg: dict[str, Any], facts: dict[str, Any]) -> None:
     ['{"id":4,"type":"ok","sid":1,"seq":17,"msg":{"market_tickers":["A"]}}', '{"id":3,"type":"ok","msg":[{"channel":"trade","sid":2}]}',
      '{"id":2,"type":"unsubscribed","sid":2,"seq":7}', '{"type":"ok","market_tickers":["A"]}'],
 )  # fmt: skip
-def test_answers_without_news_say_nothing(frame: str) -> None:
+def test_confirmations_without_content_emit_no_event(frame: str) -> None:
     talk = Talk()
     talk.protocol.receive(frame)
     assert talk.events == [] and talk.protocol.unknown == 0
 
 
-def test_a_new_type_is_counted_and_passed_over() -> None:
+def test_an_unknown_type_is_counted_and_ignored() -> None:
     talk = Talk()
     assert talk.hear(type="brand_new", sid=1, msg={"a": 1}) == []
     assert talk.protocol.unknown == 1
@@ -150,7 +152,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("frame", BROKEN, ids=ascii)
-def test_a_frame_that_cannot_be_understood_is_an_error(frame: str | bytes) -> None:
+def test_an_invalid_frame_raises_protocol_error(frame: str | bytes) -> None:
     with pytest.raises(ProtocolError):
         Talk().protocol.receive(frame)
 
@@ -160,7 +162,7 @@ def test_a_frame_that_cannot_be_understood_is_an_error(frame: str | bytes) -> No
     | st.text(max_size=80)
     | st.sampled_from([e for e, _ in EXAMPLES]).flatmap(lambda e: st.integers(0, len(e)).map(lambda n: e[:n]))
 )
-def test_noise_is_an_event_or_a_protocol_error(frame: bytes | str) -> None:
+def test_any_frame_is_decoded_or_raises_protocol_error(frame: bytes | str) -> None:
     try:
         Talk().protocol.receive(frame)
     except ProtocolError as error:
@@ -168,7 +170,7 @@ def test_noise_is_an_event_or_a_protocol_error(frame: bytes | str) -> None:
 
 
 @pytest.mark.parametrize("taker", [{}, {"taker_side": ""}, {"taker_outcome_side": "unknown"}])
-def test_a_print_without_direction_is_no_trade(taker: dict[str, str]) -> None:
+def test_a_trade_without_a_taker_is_dropped_and_counted(taker: dict[str, str]) -> None:
     talk = Talk()
     try:
         events = talk.hear(
@@ -182,7 +184,7 @@ def test_a_print_without_direction_is_no_trade(taker: dict[str, str]) -> None:
     assert events == []
 
 
-def test_a_change_of_no_side_is_refused() -> None:
+def test_a_delta_without_a_side_raises_protocol_error() -> None:
     with pytest.raises(ProtocolError):
         Talk().hear(**delta(1, 1, side="maybe"))
 
@@ -191,11 +193,11 @@ def test_a_change_of_no_side_is_refused() -> None:
     "msg",
     [{"event_type": "created", "open_ts": None}, {"event_type": "determined", "settlement_value": None}],
 )
-def test_a_null_is_an_absent_value(msg: dict[str, Any]) -> None:
+def test_null_means_absent(msg: dict[str, Any]) -> None:
     assert len(Talk().hear(type="market_lifecycle_v2", sid=4, seq=1, msg={"market_ticker": "M", **msg})) == 1
 
 
-def test_a_bug_in_the_handler_is_not_blamed_on_the_frame() -> None:
+def test_an_error_of_the_handler_is_not_a_protocol_error() -> None:
     def handler(event: Any) -> None:
         event.no_such_field  # noqa: B018
 
@@ -206,12 +208,12 @@ def test_a_bug_in_the_handler_is_not_blamed_on_the_frame() -> None:
 # Sequence
 
 
-def test_gaps_are_told_and_books_asked_for_anew() -> None:
+def test_a_gap_is_reported_and_new_snapshots_are_requested() -> None:
     talk = Talk().subscribed("orderbook_delta", 1, "A", "B")
     assert [type(e) for e in talk.hear(**snapshot(1, 1, "A"))] == [BookSnapshot]
     assert [type(e) for e in talk.hear(**snapshot(1, 2, "B"))] == [BookSnapshot]
     assert len(talk.hear(**delta(1, 3))) == 1
-    assert talk.hear(**delta(1, 6)) == [Gap(1, "orderbook_delta", ("A", "B"), 4, 6)]
+    assert talk.hear(**delta(1, 6)) == [FeedGap(1, "orderbook_delta", ("A", "B"), 4, 6)]
     (ask,) = talk.commands()
     assert ask["params"] == {"sids": [1], "action": "get_snapshot", "market_tickers": ["A", "B"]}
     assert talk.hear(**delta(1, 7)) == [] and talk.hear(**delta(1, 8, "B")) == []
@@ -219,12 +221,12 @@ def test_gaps_are_told_and_books_asked_for_anew() -> None:
     assert len(talk.hear(**delta(1, 10, "A"))) == 1 and talk.hear(**delta(1, 11, "B")) == []
 
 
-def test_a_gap_of_prints_is_told() -> None:
+def test_a_gap_of_trades_is_reported() -> None:
     talk = Talk().subscribed("trade", 2)
     trade = {"market_ticker": "M", "yes_price_dollars": "0.4", "count_fp": "1", "taker_side": "yes"}
     assert len(talk.hear(type="trade", sid=2, seq=1, msg=trade)) == 1
     gap, again = talk.hear(type="trade", sid=2, seq=3, msg=trade)
-    assert gap == Gap(2, "trade", (), 2, 3) and isinstance(again, Trade)
+    assert gap == FeedGap(2, "trade", (), 2, 3) and isinstance(again, Trade)
     assert talk.commands() == []
 
 
@@ -236,7 +238,7 @@ def test_channels_without_a_sequence_have_no_gaps() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=60))
-def test_a_gap_is_told_exactly_when_frames_are_missing(steps: list[tuple[int, bool]]) -> None:
+def test_a_gap_is_reported_exactly_when_frames_are_missing(steps: list[tuple[int, bool]]) -> None:
     talk = Talk()
     sent, due = {}, {}
     for sid in (1, 2, 3):
@@ -249,25 +251,25 @@ def test_a_gap_is_told_exactly_when_frames_are_missing(steps: list[tuple[int, bo
         if lost:
             continue
         frame = snapshot(sid, sent[sid]) if sid == 1 else {"type": "ok", "sid": sid, "seq": sent[sid]}
-        gaps = [e for e in talk.hear(**frame) if isinstance(e, Gap)]
+        gaps = [e for e in talk.hear(**frame) if isinstance(e, FeedGap)]
         assert [(g.sid, g.expected, g.got) for g in gaps] == (
             [(sid, due[sid], sent[sid])] if due[sid] != sent[sid] else []
         )
         due[sid] = sent[sid] + 1
 
 
-def test_a_gap_before_an_unknown_type_is_told() -> None:
+def test_a_gap_before_an_unknown_type_is_reported() -> None:
     talk = Talk().subscribed("market_lifecycle_v2", 4)
     talk.hear(type="market_lifecycle_v2", sid=4, seq=1, msg={"market_ticker": "M", "event_type": "activated"})
     events = talk.hear(type="event_fee_update", sid=4, seq=5, msg={})
     events += talk.hear(
         type="market_lifecycle_v2", sid=4, seq=6, msg={"market_ticker": "M", "event_type": "activated"}
     )
-    assert [type(e) for e in events].count(Gap) == 1
+    assert [type(e) for e in events].count(FeedGap) == 1
 
 
 class Venue:
-    """Books of an exchange, sent through a line that may lose frames."""
+    """Order books of an exchange, sent over a connection that may lose frames."""
 
     def __init__(self, tickers: list[str]) -> None:
         self.books: dict[str, dict[str, dict[int, int]]] = {t: {"yes": {}, "no": {}} for t in tickers}
@@ -299,26 +301,26 @@ class Venue:
 
 @settings(deadline=None)
 @given(st.data())
-def test_books_are_never_wrong_for_long_and_never_across_a_known_gap(data: st.DataObject) -> None:
+def test_no_delta_is_applied_across_a_gap_and_all_books_recover(data: st.DataObject) -> None:
     tickers = ["A", "B", "C"]
     venue, books, talk = (
         Venue(tickers),
         {t: Book() for t in tickers},
         Talk().subscribed("orderbook_delta", 1, "A", "B", "C"),
     )
-    wrong: set[str] = set()
+    stale: set[str] = set()
 
     def deliver(frame: dict[str, Any]) -> None:
         for event in talk.hear(**frame):
             if isinstance(event, BookSnapshot):
                 books[event.ticker].load(event.yes, event.no)
-                wrong.discard(event.ticker)
+                stale.discard(event.ticker)
             elif isinstance(event, BookDelta):
-                # Never a BookError: a delta is only handed out on a book that has missed nothing.
+                # Never a BookError: a delta is emitted only for a book that is complete.
                 books[event.ticker].apply(event.side, event.price, event.delta)
-                assert event.ticker not in wrong
-            elif isinstance(event, Gap):
-                wrong.update(event.tickers)
+                assert event.ticker not in stale
+            elif isinstance(event, FeedGap):
+                stale.update(event.tickers)
 
     for frame in venue.answer(talk.sent[0]):
         deliver(frame)
@@ -338,7 +340,7 @@ def test_books_are_never_wrong_for_long_and_never_across_a_known_gap(data: st.Da
             if data.draw(st.integers(0, 4)):
                 deliver(frame)
         pending += [c for c in talk.commands() if c["params"]["action"] == "get_snapshot"]
-    # The line is good from here on: one more frame shows the last loss, and the answers mend it.
+    # No more losses: one more frame reveals the last one, and the snapshots repair it.
     deliver(venue.change("A", "yes", 100, 1))
     for _ in range(3):
         pending += talk.commands()
@@ -357,7 +359,7 @@ def test_books_are_never_wrong_for_long_and_never_across_a_known_gap(data: st.Da
 @pytest.mark.parametrize(
     ("name", "count"), [("orderbook_frames_verbatim.jsonl", 269), ("btc15m_frames.jsonl.gz", 40_000)]
 )
-def test_every_recorded_frame_is_understood(shared: Path, name: str, count: int) -> None:
+def test_every_recorded_frame_decodes(shared: Path, name: str, count: int) -> None:
     path = shared / "data" / "ws" / name
     if not path.exists():
         pytest.skip(f"{name} is not here")
@@ -387,7 +389,7 @@ def test_every_recorded_frame_is_understood(shared: Path, name: str, count: int)
         protocol.receive(bytes(decode(line)["frame"]))
         frames += 1
     assert frames == count and protocol.unknown == 0
-    assert seen["BookSnapshot"] and seen["BookDelta"] > 200 and not seen["Gap"]
+    assert seen["BookSnapshot"] and seen["BookDelta"] > 200 and not seen["FeedGap"]
     for ticker, book in books.items():
         for side in ("yes", "no"):
             assert dict(book.levels(side)) == plain[ticker][side]

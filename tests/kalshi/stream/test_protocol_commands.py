@@ -1,4 +1,4 @@
-"""The commands of the stream protocol: what the specification asks for, once, and in an order that works out."""
+"""Commands of the stream protocol: they match the specification, and each is sent once and in a valid order."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CHANNELS = [
         max_size=25,
     )
 )
-def test_every_command_is_what_the_specification_asks_for(
+def test_every_command_matches_the_specification(
     schemas: dict[str, Draft202012Validator], steps: list[tuple[str, str, list[str]]]
 ) -> None:
     talk = Talk()
@@ -87,14 +87,14 @@ def test_every_command_is_what_the_specification_asks_for(
     assert [c["id"] for c in talk.sent] == list(range(1, len(talk.sent) + 1))
 
 
-def test_commands_are_handed_out_once() -> None:
+def test_each_command_is_returned_once() -> None:
     talk = Talk()
     talk.protocol.subscribe(["trade", "fill"])
     assert talk.protocol.has_commands and len(talk.commands()) == 1
     assert not talk.protocol.has_commands and talk.commands() == []
 
 
-def test_markets_added_before_the_answer_are_asked_for_after_it() -> None:
+def test_markets_added_before_the_confirmation_are_requested_after_it() -> None:
     talk = Talk()
     talk.protocol.add_markets("orderbook_delta", ["A"])
     talk.protocol.add_markets("orderbook_delta", ["B", "C"])
@@ -108,7 +108,7 @@ def test_markets_added_before_the_answer_are_asked_for_after_it() -> None:
     assert third["params"] == {"sids": [7], "action": "delete_markets", "market_tickers": ["A"]}
 
 
-def test_a_refused_subscription_may_be_asked_for_again() -> None:
+def test_a_refused_subscription_can_be_requested_again() -> None:
     talk = Talk()
     talk.protocol.add_markets("orderbook_delta", ["A"])
     talk.commands()
@@ -119,14 +119,14 @@ def test_a_refused_subscription_may_be_asked_for_again() -> None:
     assert [c["cmd"] for c in talk.commands()] == ["subscribe"]
 
 
-def test_a_delete_before_the_first_add_does_no_harm() -> None:
+def test_deleting_markets_before_any_subscription_has_no_effect() -> None:
     talk = Talk()
     talk.protocol.delete_markets("orderbook_delta", ["A"])
     talk.protocol.add_markets("orderbook_delta", ["B"])
     assert [c["cmd"] for c in talk.commands()] == ["subscribe"]
 
 
-def test_a_delete_before_the_answer_is_carried_out_after_it() -> None:
+def test_a_delete_before_the_confirmation_is_sent_after_it() -> None:
     talk = Talk()
     talk.protocol.add_markets("orderbook_delta", ["A", "B"])
     talk.commands()
@@ -136,7 +136,7 @@ def test_a_delete_before_the_answer_is_carried_out_after_it() -> None:
 
 
 @pytest.mark.parametrize("channel", ["trade", "ticker"])
-def test_markets_of_other_channels_can_be_deleted_too(channel: str) -> None:
+def test_markets_of_every_channel_can_be_deleted(channel: str) -> None:
     talk = Talk().subscribed(channel, 2, "A", "B")
     talk.protocol.delete_markets(channel, ["A"])
     assert [c["params"]["action"] for c in talk.commands()] == ["delete_markets"]

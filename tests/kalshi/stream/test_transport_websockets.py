@@ -1,4 +1,4 @@
-"""What a stream asks of a socket, over raw connections: `websockets` and `picows` answer alike."""
+"""WebSocket transports over raw connections: `websockets` and `picows` behave alike."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ def opener(request: pytest.FixtureRequest) -> Opener:
 
 
 @pytest.fixture(autouse=True)
-async def nothing_is_left() -> AsyncIterator[None]:
-    """No exception of a future that nobody asked for, and no connection."""
-    said: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context["message"]))
+async def no_leaks() -> AsyncIterator[None]:
+    """Fail if an exception was never retrieved or a connection never closed."""
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: reported.append(context["message"])
+    )
     yield
     gc.collect()
     await asyncio.sleep(0)
-    assert said == []
+    assert reported == []
 
 
 def message(kind: int, data: bytes, *, last: bool = True) -> bytes:
@@ -42,13 +44,13 @@ def message(kind: int, data: bytes, *, last: bool = True) -> bytes:
     return bytes([last << 7 | kind, len(data)]) + data
 
 
-def goodbye(code: int, reason: bytes = b"") -> bytes:
+def close_frame(code: int, reason: bytes = b"") -> bytes:
     return message(CLOSE, struct.pack(">H", code) + reason)
 
 
 @asynccontextmanager
 async def serving(talk: Talk) -> AsyncIterator[str]:
-    """A server that takes one connection after the other to `talk`, with the answer to its handshake."""
+    """Serve WebSocket connections by `talk`, which gets the answer to the handshake."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
@@ -65,7 +67,7 @@ async def serving(talk: Talk) -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
 
-def says(*frames: bytes) -> Talk:
+def sending(*frames: bytes) -> Talk:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgrade: bytes) -> None:
         writer.write(upgrade + b"".join(frames))
         await reader.read(100)
@@ -74,22 +76,22 @@ def says(*frames: bytes) -> Talk:
 
 
 async def all_of(opener: Opener, url: str) -> tuple[list[bytes], str]:
-    """The frames of a connection, and how it ended."""
+    """Return the frames of a connection and the reason of its end."""
     found: list[bytes] = []
     with pytest.raises(SocketLost) as lost:
-        async with asyncio.timeout(5), opener(url, {}) as socket:
+        async with asyncio.timeout(60), opener(url, {}) as socket:
             await socket.read(lambda frame: found.append(frame) or False)  # type: ignore[func-returns-value]
     return found, str(lost.value)
 
 
-async def test_frames_before_the_end_are_handed_on(opener: Opener) -> None:
-    async with serving(says(message(TEXT, b"a"), goodbye(4001, b"go away"))) as url:
+async def test_frames_before_the_end_are_delivered(opener: Opener) -> None:
+    async with serving(sending(message(TEXT, b"a"), close_frame(4001, b"go away"))) as url:
         assert await all_of(opener, url) == ([b"a"], "closed with code 4001 go away")
 
 
-async def test_a_message_in_pieces(opener: Opener) -> None:
+async def test_a_fragmented_message_is_assembled(opener: Opener) -> None:
     pieces = [message(TEXT, b"a", last=False), message(PING, b"p"), message(CONTINUATION, b"b")]
-    async with serving(says(*pieces, goodbye(1000))) as url:
+    async with serving(sending(*pieces, close_frame(1000))) as url:
         assert await all_of(opener, url) == ([b"ab"], "closed with code 1000")
 
 
@@ -104,17 +106,17 @@ async def test_a_message_in_pieces(opener: Opener) -> None:
     ],
     ids=["opcode", "nothing to continue", "two at once", "too large", "too large in pieces"],
 )
-async def test_what_is_no_message_ends_it(
+async def test_an_invalid_message_ends_the_connection(
     frames: list[bytes], code: int, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (transport_websockets, transport_picows):
         monkeypatch.setattr(module, "MAX_FRAME", 100)
-    async with serving(says(*frames, message(TEXT, b"after"))) as url:
+    async with serving(sending(*frames, message(TEXT, b"after"))) as url:
         found, why = await all_of(opener, url)
     assert found == [] and why.startswith(f"closed with code {code} ")
 
 
-async def test_closed_during_the_handshake(opener: Opener) -> None:
+async def test_a_close_during_the_handshake_raises_socket_lost(opener: Opener) -> None:
     async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgrade: bytes) -> None:
         writer.write(upgrade[:40])
 
@@ -122,50 +124,50 @@ async def test_closed_during_the_handshake(opener: Opener) -> None:
         assert (await all_of(opener, url))[0] == []
 
 
-async def test_no_log_shows_what_a_handshake_is_signed_with(
+async def test_no_log_shows_the_signature_of_a_handshake(
     opener: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(1)
-    async with serving(says()) as url, opener(url, {"KALSHI-ACCESS-SIGNATURE": "signed"}):
+    async with serving(sending()) as url, opener(url, {"KALSHI-ACCESS-SIGNATURE": "signed"}):
         pass
     assert "signed" not in caplog.text
 
 
-@pytest.mark.parametrize("patience", [0.05, 10.0], ids=["too slow", "cancelled"])
-async def test_an_opening_that_comes_to_nothing_leaves_no_connection(
-    patience: float, opener: Opener, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("open_timeout_s", [0.05, 10.0], ids=["too slow", "cancelled"])
+async def test_a_failed_handshake_leaves_no_connection_open(
+    open_timeout_s: float, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone, asked = asyncio.Event(), asyncio.Event()
+    closed, asked = asyncio.Event(), asyncio.Event()
 
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgrade: bytes) -> None:
         asked.set()
         assert await reader.read() == b""
-        gone.set()
+        closed.set()
 
     for module in (transport_websockets, transport_picows):
-        monkeypatch.setattr(module, "OPENING", patience)
+        monkeypatch.setattr(module, "OPEN_TIMEOUT_S", open_timeout_s)
     async with serving(wait) as url:
         task = asyncio.create_task(all_of(opener, url))
         await asked.wait()
-        if patience > 1:
+        if open_timeout_s > 1:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
         else:
             assert (await task)[1] == transport_websockets.NO_ANSWER
-        async with asyncio.timeout(2):
-            await gone.wait()
+        async with asyncio.timeout(60):
+            await closed.wait()
 
 
-async def test_nothing_is_handled_after_a_cancel_and_the_goodbye_is_a_proper_one(opener: Opener) -> None:
+async def test_a_cancelled_reader_handles_no_more_frames_and_closes_properly(opener: Opener) -> None:
     found: list[bytes] = []
-    left: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    close_sent: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgrade: bytes) -> None:
         writer.write(upgrade + message(TEXT, b"a"))
-        said = await reader.read(100)
-        writer.write(message(TEXT, b"late") + goodbye(1000))
-        left.set_result(said)
+        sent = await reader.read(100)
+        writer.write(message(TEXT, b"late") + close_frame(1000))
+        close_sent.set_result(sent)
 
     async def listen(url: str) -> None:
         async with opener(url, {}) as socket:
@@ -178,7 +180,7 @@ async def test_nothing_is_handled_after_a_cancel_and_the_goodbye_is_a_proper_one
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        said = await left
+        sent = await close_sent
     assert found == [b"a"]
-    code = bytes(byte ^ mask for byte, mask in zip(said[6:8], said[2:4], strict=True))
-    assert said[0] == 0x80 | CLOSE and code == struct.pack(">H", 1000)
+    code = bytes(byte ^ mask for byte, mask in zip(sent[6:8], sent[2:4], strict=True))
+    assert sent[0] == 0x80 | CLOSE and code == struct.pack(">H", 1000)

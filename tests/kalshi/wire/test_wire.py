@@ -1,4 +1,4 @@
-"""The exchange's messages: today's examples decode, mean what they say in our units, and encode back to the same."""
+"""Wire format: the exchange's examples decode to our units and encode back unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read(text: str, kind: type[Any]) -> Any:
     return msgspec.json.decode(text.encode(), type=kind)
 
 
-def test_a_market_in_our_units() -> None:
+def test_a_market_is_read_in_our_units() -> None:
     market = read(MARKET, rest.MarketResponse).market.to_model(series="KXHIGHNY", category="Climate")
     assert (market.ticker, market.event, market.series) == (
         "KXHIGHNY-26NOV22-B52.5",
@@ -50,24 +50,24 @@ def test_a_market_in_our_units() -> None:
     [("", None, None), (None, None, None), ("yes", None, PRICE), ("no", None, 0), ("yes", "1.0000", PRICE), ("no", "0.0000", 0),
      ("scalar", "0.3700", 3700)],
 )  # fmt: skip
-def test_what_a_settled_market_is_worth(
+def test_the_settlement_of_a_market_is_its_value_or_follows_from_its_result(
     result: str | None, value: str | None, settlement: int | None
 ) -> None:
-    market = rest.Market(
+    market = rest.MarketBody(
         ticker="T", event_ticker="E", status="finalized", result=result, settlement_value_dollars=value
     )
     assert market.to_model().settlement == settlement
 
 
-def test_a_market_with_next_to_nothing_is_read() -> None:
+def test_a_market_with_only_the_required_fields_is_read() -> None:
     market = read(
-        '{"ticker":"T","event_ticker":"E","status":"initialized","brand_new":[1,{}]}', rest.Market
+        '{"ticker":"T","event_ticker":"E","status":"initialized","brand_new":[1,{}]}', rest.MarketBody
     ).to_model()
     assert (market.yes_bid, market.yes_ask, market.volume, market.close_ts) == (0, PRICE, 0, 0)
 
 
-def test_a_print_in_our_units() -> None:
-    trade = read(TRADE, rest.Trade).to_model()
+def test_a_trade_is_read_in_our_units() -> None:
+    trade = read(TRADE, rest.TradeBody).to_model()
     assert (trade.price, trade.size, trade.taker, trade.ts) == (4300, 750, "yes", 1_795_356_191_609_997)
 
 
@@ -79,48 +79,48 @@ def test_a_print_in_our_units() -> None:
         ({"taker_outcome_side": "yes", "taker_side": "no"}, "yes"),
     ],
 )
-def test_the_takers_outcome(fields: dict[str, str], taker: str) -> None:
+def test_the_taker_is_read_from_the_newer_field_or_the_older_one(fields: dict[str, str], taker: str) -> None:
     base = msgspec.json.decode(TRADE)
     for name in ("taker_outcome_side", "taker_side", "taker_book_side"):
         base.pop(name, None)
-    assert msgspec.convert(base | fields, rest.Trade).to_model().taker == taker
+    assert msgspec.convert(base | fields, rest.TradeBody).to_model().taker == taker
 
 
 @pytest.mark.parametrize("side", [None, "", "unknown", "YES"])
-def test_a_print_without_direction_is_not_guessed(side: str | None) -> None:
+def test_a_trade_without_a_taker_raises_protocol_error(side: str | None) -> None:
     base = msgspec.json.decode(TRADE) | {"taker_outcome_side": side, "taker_side": side}
-    with pytest.raises(ProtocolError, match="taker side"):
-        msgspec.convert(base, rest.Trade).to_model()
+    with pytest.raises(ProtocolError, match="must be yes or no"):
+        msgspec.convert(base, rest.TradeBody).to_model()
 
 
 @given(st.integers(0, PRICE), st.integers(1, 10**12), st.integers(0, 10**12))
-def test_prices_sizes_and_fees_survive_the_wire(price: int, size: int, fee: int) -> None:
-    trade = rest.Trade(
+def test_prices_sizes_and_fees_round_trip(price: int, size: int, fee: int) -> None:
+    trade = rest.TradeBody(
         trade_id="t", ticker="T", count_fp=format_size(size), yes_price_dollars=format_price(price),
         no_price_dollars=format_price(PRICE - price), created_time="2026-11-22T06:30:00Z", taker_outcome_side="no",
     )  # fmt: skip
-    model = read(msgspec.json.encode(trade).decode(), rest.Trade).to_model()
+    model = read(msgspec.json.encode(trade).decode(), rest.TradeBody).to_model()
     assert (model.price, model.size) == (price, size)
-    fill = rest.Fill(
+    fill = rest.FillBody(
         trade_id="t", order_id="o", ticker="T", book_side="ask", outcome_side="no", count_fp=format_size(size),
         yes_price_dollars=format_price(price), no_price_dollars=format_price(PRICE - price), is_taker=False,
         fee_cost=format_money(fee), created_time="2026-11-22T06:30:00.000001Z",
     )  # fmt: skip
-    got = read(msgspec.json.encode(fill).decode(), rest.Fill).to_model()
+    got = read(msgspec.json.encode(fill).decode(), rest.FillBody).to_model()
     assert (got.price, got.size, got.fee, got.ts % 1_000_000) == (price, size, fee, 1)
 
 
 @pytest.mark.parametrize("price", ["43", "1.5", "-0.1", "0.43001", "abc", ""])
-def test_a_price_that_is_none_is_refused(price: str) -> None:
+def test_an_invalid_price_is_rejected(price: str) -> None:
     base = msgspec.json.decode(TRADE) | {"yes_price_dollars": price}
     with pytest.raises(UnitError):
-        msgspec.convert(base, rest.Trade).to_model()
+        msgspec.convert(base, rest.TradeBody).to_model()
 
 
-def test_a_number_where_a_string_belongs_is_refused() -> None:
+def test_a_number_in_place_of_a_string_is_rejected() -> None:
     base = msgspec.json.decode(TRADE) | {"yes_price_dollars": 0.43}
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(base, rest.Trade)
+        msgspec.convert(base, rest.TradeBody)
 
 
 @pytest.mark.parametrize(
@@ -128,30 +128,31 @@ def test_a_number_where_a_string_belongs_is_refused() -> None:
     [("2026-11-22T06:30:00Z", 1795329000000000), ("2026-11-22T06:30:00.9Z", 1795329000900000), ("2026-11-22T06:30:00.900001Z", 1795329000900001),
      ("2026-11-22T01:30:00-05:00", 1795329000000000), ("2026-11-22T06:30:00.164956123Z", 1795329000164956), ("", 0), (None, 0)],
 )  # fmt: skip
-def test_instants(text: str | None, us: int) -> None:
+def test_times_are_read_in_microseconds(text: str | None, us: int) -> None:
     assert rest.instant(text) == us
 
 
 @pytest.mark.parametrize("text", ["soon", "2026-11-22T06:30:00", "2026-13-01T00:00:00Z", "1795329000"])
-def test_a_time_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ProtocolError, match="not a time"):
+def test_an_invalid_time_is_rejected(text: str) -> None:
+    with pytest.raises(ProtocolError, match="invalid time"):
         rest.instant(text)
 
 
-def test_a_balance_without_dollars_counts_its_cents() -> None:
-    balance = rest.Balance(balance=9801, portfolio_value=198, updated_ts=1)
+def test_a_balance_without_dollars_uses_its_cents() -> None:
+    balance = rest.BalanceBody(balance=9801, portfolio_value=198, updated_ts=1)
     assert balance.to_model().cash == 98_010_000
     full = read(
         '{"balance":9801,"balance_dollars":"98.0186","portfolio_value":198,"updated_ts":1781159348,'
         '"balance_breakdown":[{"exchange_index":0,"balance":"98.0186"}]}',
-        rest.Balance,
+        rest.BalanceBody,
     )
     assert (
-        full.to_model().cash == 98_018_600 and read(msgspec.json.encode(full).decode(), rest.Balance) == full
+        full.to_model().cash == 98_018_600
+        and read(msgspec.json.encode(full).decode(), rest.BalanceBody) == full
     )
 
 
-def test_positions_of_markets_and_events() -> None:
+def test_positions_of_markets_and_events_are_read() -> None:
     text = (
         '{"cursor":"","market_positions":[{"ticker":"T","exchange_index":0,"position_fp":"3.00","total_traded_dollars":"2.500000",'
         '"market_exposure_dollars":"2.500000","realized_pnl_dollars":"0.000000","fees_paid_dollars":"0.018900","last_updated_ts":'
@@ -164,7 +165,7 @@ def test_positions_of_markets_and_events() -> None:
     assert msgspec.json.decode(msgspec.json.encode(page)) == msgspec.json.decode(text)
 
 
-def test_an_order_leaves_out_what_is_absent() -> None:
+def test_an_order_omits_absent_fields() -> None:
     body = rest.CreateOrder(
         ticker="T", side="bid", count="1.00", price="0.4300", time_in_force="good_till_canceled",
         self_trade_prevention_type="taker_at_cross", client_order_id="c",
@@ -176,14 +177,14 @@ def test_an_order_leaves_out_what_is_absent() -> None:
     assert b"average" not in msgspec.json.encode(answer)
 
 
-def test_an_empty_book_is_two_empty_lists() -> None:
+def test_an_empty_order_book_encodes_two_empty_lists() -> None:
     book = read('{"orderbook_fp":{}}', rest.OrderbookResponse).orderbook_fp
     assert (book.yes_dollars, book.no_dollars) == ([], [])
     assert msgspec.json.encode(rest.Orderbook()) == b'{"yes_dollars":[],"no_dollars":[]}'
 
 
-def test_a_scalar_settlement_without_its_value_is_not_nothing() -> None:
-    settlement = rest.Settlement(
+def test_a_scalar_settlement_without_a_value_uses_the_revenue() -> None:
+    settlement = rest.SettlementBody(
         ticker="T", event_ticker="E", market_result="scalar", yes_count_fp="2.00", yes_total_cost_dollars="1.000000",
         no_count_fp="0.00", no_total_cost_dollars="0.000000", revenue=74, settled_time="2026-11-23T16:10:45Z", fee_cost="0",
     )  # fmt: skip
@@ -198,7 +199,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("text", "command"), COMMANDS, ids=[c.cmd for _, c in COMMANDS])
-def test_commands_are_written_and_read_alike(text: str, command: stream.Command) -> None:
+def test_commands_encode_and_decode_alike(text: str, command: stream.Command) -> None:
     assert msgspec.json.encode(command).decode() == text
     assert read(text, stream.Command) == command
 
@@ -208,7 +209,7 @@ def test_commands_are_written_and_read_alike(text: str, command: stream.Command)
     [getattr(stream, n) for n in stream.__all__ if n not in ("Command", "CommandParams")],
     ids=lambda k: k.__name__,
 )
-def test_stream_bodies_ignore_what_is_new(kind: type[msgspec.Struct]) -> None:
+def test_stream_messages_ignore_unknown_fields(kind: type[msgspec.Struct]) -> None:
     required = {
         f.name: True if f.type == "bool" or f.type is bool else "0"
         for f in msgspec.structs.fields(kind)

@@ -1,4 +1,4 @@
-"""A card as HTML: all of it is there, both figures stand, and nothing in it can be markup."""
+"""A card as HTML: it is complete, it shows claim and measurement, and no text of it becomes markup."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from kalshilab.notebook.research.card_html import LIVE, card_html
 
 
 class Audit(msgspec.Struct):
+    """Result of an audit."""
+
     name: str
     passed: bool
     detail: str = ""
 
 
 class Shown(msgspec.Struct):
-    """What the view asks of a card."""
+    """The part of a card that the view reads."""
 
     verdict: str
     header: str
@@ -43,11 +45,11 @@ def lines(*, upper: float = 2.4, audited: bool = True) -> tuple[Criterion, ...]:
 
 
 def shown(**changes: Any) -> Shown:
-    found = changes.pop("criteria", lines())
+    shown_lines = changes.pop("criteria", lines())
     card = Shown(
-        verdict=criteria.verdict_of(found),
+        verdict=criteria.verdict_of(shown_lines),
         header="RLM_NO: claimed +17.4 c; net +0.4 c",
-        criteria=found,
+        criteria=shown_lines,
         claim=17.38,
         waterfall=claims.load().waterfall("rlm_no"),
     )
@@ -55,7 +57,7 @@ def shown(**changes: Any) -> Shown:
 
 
 class Reader(HTMLParser):
-    """Rows of cells as text, the tags met, and whether all were closed."""
+    """Parser that collects rows of cells as text and the tags seen, and checks that tags nest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,12 +93,12 @@ def read(html: str) -> Reader:
     return reader
 
 
-def test_thirteen_lines_in_order_with_their_marks() -> None:
+def test_the_thirteen_lines_are_in_order_with_their_marks() -> None:
     rows = [row for row in read(card_html(shown())).rows if row and row[0].isdigit()]
     assert [row[0] for row in rows] == [str(k) for k in range(1, 14)]
     assert [row[2] for row in rows] == ["✓", "✗", "✓", "✓", "✗", *"––––––––"]
-    assert rows[4][1] == "net edge" and "p = 1.0000" in rows[4][3] and "lower bound > 0" in rows[4][4]
-    assert "cannot detect less than 2.9 c" in rows[4][3] and "too little is left" in rows[6][3]
+    for line, row in zip(lines(), rows, strict=False):
+        assert row[1] == line.name and row[3] == line.value + line.detail and row[4] == line.threshold
 
 
 def test_a_live_line_of_the_card_is_shown_in_its_place() -> None:
@@ -105,11 +107,11 @@ def test_a_live_line_of_the_card_is_shown_in_its_place() -> None:
     assert len(rows) == 13 and rows[-1][2:4] == ["✓", "LIVE_CONFIRMED" + LIVE.detail]
 
 
-def test_the_line_that_gave_the_verdict_is_shaded() -> None:
+def test_the_line_that_determined_the_verdict_is_shaded() -> None:
     def shaded(card: Shown) -> list[str]:
         return re.findall(r'<tr class="first"><td style="[^"]*">(\d+)</td>', card_html(card))
 
-    # Line 2 failed too, but only caps.
+    # Line 2 failed too, but it only caps a verdict.
     assert shaded(shown()) == ["5"]
     assert shaded(shown(criteria=lines(upper=-0.5))) == ["4"]
     assert shaded(shown(criteria=lines(audited=False))) == ["1"]
@@ -117,7 +119,7 @@ def test_the_line_that_gave_the_verdict_is_shaded() -> None:
     assert shaded(shown(criteria=())) == []
 
 
-def test_claim_and_waterfall_stand_beside_the_verdict() -> None:
+def test_claim_and_waterfall_are_shown_with_the_verdict() -> None:
     html = card_html(shown())
     rows = read(html).rows
     assert "UNPROVEN" in html and "claimed +17.38 c" in html and "RLM_NO: claimed +17.4 c; net +0.4 c" in html
@@ -130,12 +132,12 @@ def test_claim_and_waterfall_stand_beside_the_verdict() -> None:
 
 
 def bars(html: str) -> list[tuple[float, float]]:
-    """Where each bar begins and how wide it is, pixels."""
-    found = re.findall(r"margin-left:([\d.]+)px;width:([\d.]+)px;height:10px", html)
-    return [(float(x), float(w)) for x, w in found]
+    """Return the start and the width of each bar in pixels."""
+    places = re.findall(r"margin-left:([\d.]+)px;width:([\d.]+)px;height:10px", html)
+    return [(float(x), float(w)) for x, w in places]
 
 
-def test_bars_are_within_their_space_and_end_where_the_edge_is() -> None:
+def test_bars_stay_in_their_column_and_end_at_the_edge() -> None:
     drawn = bars(card_html(shown()))
     scale = 180 / (17.38 + 1.15)
     zero = pytest.approx(1.15 * scale, abs=0.2)
@@ -152,7 +154,7 @@ def test_an_interval_is_drawn_below_its_bar() -> None:
     assert float(width) == pytest.approx((3.96 - 0.25) * scale, abs=0.2)
 
 
-def test_what_was_not_measured_has_no_number_and_no_bar() -> None:
+def test_a_step_that_was_not_measured_has_neither_number_nor_bar() -> None:
     html = card_html(shown(waterfall=claims.load().waterfall("whale_fade")))
     assert "not measured" in html and [w > 0 for _, w in bars(html)] == [True, False]
     assert "from the claim" not in card_html(shown(waterfall=claims.load().waterfall("whale_fade").clear()))
@@ -177,15 +179,15 @@ def test_text_is_never_markup_and_nothing_is_loaded() -> None:
     assert "http" not in html and "url(" not in html and len(html) < 20_000
 
 
-def test_without_its_style_sheet_badge_marks_columns_and_bars_are_there() -> None:
-    # An untrusted notebook in JupyterLab keeps styles in place and nothing else.
+def test_badge_marks_columns_and_bars_do_not_need_the_style_sheet() -> None:
+    # JupyterLab keeps only the inline styles of an untrusted notebook.
     html = re.sub(r"<style>.*?</style>", "", card_html(shown()), flags=re.DOTALL)
     assert not re.search(r"<t[dh]>", html) and html.count("text-align:left") > 60
     assert re.search(r"background-color:#\w+;color:#fff", html) and html.count("height:10px") == 5
 
 
-def test_it_is_legible_without_a_theme() -> None:
+def test_a_card_is_legible_without_a_theme() -> None:
     html = card_html(shown())
-    # Text takes the page's colour unless JupyterLab says one; no background is painted under it.
+    # Text takes the colour of JupyterLab's theme, otherwise of the page; no background is painted under it.
     assert "color:var(--jp-ui-font-color1,inherit)" in html and "background:none" in html
     assert not re.search(r"background:#(?!1a8f4c|9a6212|b83a31)", html)

@@ -12,7 +12,7 @@ from kalshilab.notebook.research.compare import beside
 FALL = claims.load().waterfall("rlm_no")
 
 
-def test_every_step_of_every_world_stands_at_its_edge_and_apart_from_the_others() -> None:
+def test_each_step_of_each_world_is_drawn_at_its_edge_with_an_offset() -> None:
     other = FALL[1:].with_columns(pl.col("edge") - 1)
     figure, frame = beside({"fair": FALL, "planted": other})
     assert [trace.name for trace in figure.data] == ["fair", "planted"]
@@ -31,6 +31,6 @@ def test_a_step_that_was_not_measured_is_a_gap() -> None:
 
 
 @pytest.mark.parametrize("frames", [{}, {str(k): FALL for k in range(5)}, {"a": FALL.drop("lower")}])
-def test_what_cannot_be_drawn_is_refused(frames: dict[str, pl.DataFrame]) -> None:
+def test_frames_that_cannot_be_drawn_are_an_error(frames: dict[str, pl.DataFrame]) -> None:
     with pytest.raises(EdgeError, match="beside"):
         beside(frames)

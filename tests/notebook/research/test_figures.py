@@ -1,4 +1,4 @@
-"""The figures of a card: right, bounded, small, and honest about what they leave out."""
+"""The figures of a card: correct, bounded, small, and explicit about omitted rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMPTY = pl.DataFrame(schema=WATERFALL_SCHEMA)
 
 
 def made(name: str, n: int) -> pl.DataFrame:
-    """A frame of a figure with `n` rows, its bounds around the edge."""
+    """Return the frame of a figure with `n` rows and bounds around the edge."""
     r = np.random.default_rng(7)
     edge = r.normal(1, 3, n)
     share = np.sort(r.random(n))
@@ -105,8 +105,10 @@ def points(figure: go.Figure) -> int:
 
 @pytest.mark.parametrize("name", FIGURES)
 class TestEveryFigure:
+    """Facts that hold for each figure."""
+
     @pytest.mark.parametrize("n", [0, 1, 5, 3_000])
-    def test_is_bounded_and_gives_its_frame_back(self, name: str, n: int) -> None:
+    def test_is_bounded_and_returns_its_frame(self, name: str, n: int) -> None:
         frame = made(name, n)
         figure, back = draw(name, frame)
         assert type(figure) is go.Figure and back.equals(frame)
@@ -114,12 +116,12 @@ class TestEveryFigure:
         assert len(figure.to_json()) < 60_000
         title = figure.layout.title.text
         assert (": none" in title) == (n == 0) and ("3,000" in title) == (n == 3_000)
-        # Whatever theme a page has shows through.
+        # The theme of the page shows through.
         assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
 
-    def test_says_its_units(self, name: str) -> None:
-        said = draw(name, made(name, 5))[0].to_json()
-        assert any(unit in said for unit in ("cents", "percent"))
+    def test_states_its_units(self, name: str) -> None:
+        drawn = draw(name, made(name, 5))[0].to_json()
+        assert any(unit in drawn for unit in ("cents", "percent"))
 
     def test_names_a_missing_column(self, name: str) -> None:
         for column in ("edge", "win", "total", "markout", "log_e0"):
@@ -130,7 +132,7 @@ class TestEveryFigure:
                 return
         raise AssertionError(f"no column of {name} was tried")
 
-    def test_what_is_unknown_is_left_out(self, name: str) -> None:
+    def test_null_and_infinite_values_are_omitted(self, name: str) -> None:
         frame = made(name, 6)
         floats = [
             c for c, t in frame.schema.items() if t == pl.Float64 and c not in ("latency_s", "low", "high")
@@ -150,7 +152,7 @@ def test_the_waterfall_of_the_published_system_is_drawn_from_its_claims() -> Non
     figure, frame = figures.waterfall(claims.load().waterfall("rlm_no"))
     lost, left = figure.data
     assert np.allclose(left.x, [17.38, 3.02, 1.97, 0.43, -1.15])
-    # What each step took away, from where the one before stood.
+    # The loss of each step, from the edge of the step before.
     assert np.allclose(lost.x, [14.36, 1.05, 1.54, 1.58]) and np.allclose(lost.base, left.x[1:])
     assert list(left.marker.color) == [plots.GREY, *[plots.BLUE] * 3, plots.RED]
     texts = [a.text for a in figure.layout.annotations]
@@ -168,7 +170,7 @@ def test_a_step_that_was_not_measured_has_no_bar() -> None:
     assert figure.layout.annotations[1].text == "not measured"
 
 
-def test_loss_is_measured_from_the_last_step_that_was() -> None:
+def test_a_loss_is_measured_from_the_last_measured_step() -> None:
     rows = [("a", 5.0), ("b", None), ("c", 2.0), ("d", 4.0)]
     frame = EMPTY.clear().vstack(
         pl.DataFrame([(s, e, None, None, None, None) for s, e in rows], WATERFALL_SCHEMA, orient="row")
@@ -180,7 +182,7 @@ def test_loss_is_measured_from_the_last_step_that_was() -> None:
 # The others
 
 
-def test_equity_draws_the_fan_the_lockbox_and_the_days() -> None:
+def test_equity_draws_the_null_range_the_lockbox_and_the_days() -> None:
     frame = made("equity", 100)
     figure, _ = figures.equity(frame)
     low, high, mid, total = figure.data
@@ -216,7 +218,7 @@ def test_buckets_are_labelled_in_cents_and_counted_below() -> None:
     assert alone.name == "price alone" and list(counts.y) == frame.sort("low")["n"].to_list()
 
 
-def test_latency_goes_by_time_and_shows_who_is_filled() -> None:
+def test_latency_is_ordered_by_time_and_shows_the_fill_rate() -> None:
     rows = [
         (60.0, 2.0, 1.0, 3.0, 80, 0.8),
         (0.0, 3.0, 2.0, 4.0, 100, 1.0),
@@ -265,14 +267,14 @@ def test_markouts_end_at_settlement() -> None:
     assert figures.markouts(endless)[0].to_json() == figure.to_json()
 
 
-def test_an_interval_past_all_reach_does_not_flatten_the_rest() -> None:
+def test_an_impossible_bound_does_not_flatten_the_figure() -> None:
     frame = made("buckets", 4).with_columns(lower=pl.lit(-14_000.0), upper=pl.lit(math.inf))
     bars = figures.buckets(frame)[0].data[0]
-    assert np.allclose(bars.y - bars.error_y.arrayminus, -layout.REACH)
-    assert np.allclose(bars.y + bars.error_y.array, layout.REACH)
+    assert np.allclose(bars.y - bars.error_y.arrayminus, -layout.MAX_CENTS)
+    assert np.allclose(bars.y + bars.error_y.array, layout.MAX_CENTS)
 
 
-# What they stand on
+# Layout
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ def test_every_second_day_is_shaded() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 3.0), (-40.0, 60.0), (-1e4, 1e4), (-0.1, 3.0)])
-def test_the_marks_of_e_values_are_few_and_hold_one_and_twenty(low: float, high: float) -> None:
+def test_the_ticks_of_e_values_are_few_and_include_one_and_twenty(low: float, high: float) -> None:
     marks = layout.powers(low, high)
     at = [place for place, _ in marks]
     assert {"1", "20"} <= {label for _, label in marks} and at == sorted(at) and len(marks) <= 10

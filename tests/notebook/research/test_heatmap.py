@@ -1,4 +1,4 @@
-"""The parameter map: each cell where its parameters say, stars where the family was tested, small samples hatched."""
+"""The parameter map: cells at their parameters, stars of a tested family, and small samples hatched."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from kalshilab.notebook.research.heatmap import CELLS, FEW, heatmap
 
 
 def grid(*sizes: int, n: int = 500) -> pl.DataFrame:
-    """A cell for each combination of parameters a, b, c, …; the edge is a number that tells the cell."""
+    """Return a cell for each combination of parameters a, b, c, …, with an edge that identifies the cell."""
     cells = list(product(*(range(1, size + 1) for size in sizes)))
     columns = {name: [cell[k] for cell in cells] for k, name in enumerate("abcdef"[: len(sizes)])}
     edge = [float(sum(10**k * v for k, v in enumerate(cell))) for cell in cells]
     return pl.DataFrame({**columns, "n": [n] * len(cells), "edge": edge, "p": [0.5] * len(cells)})
 
 
-def test_every_cell_stands_at_its_parameters() -> None:
+def test_each_cell_is_drawn_at_its_parameters() -> None:
     figure, _ = heatmap(grid(3, 2))
     [cells] = figure.data
-    # a has more values and goes across; b goes up.
+    # a has more values and spans the x axis; b spans the y axis.
     assert np.allclose(cells.z, [[11, 12, 13], [21, 22, 23]])
     assert figure.layout.xaxis.title.text == "a" and figure.layout.yaxis.title.text == "b"
     assert figure.layout.xaxis.ticktext == ("1", "2", "3")
@@ -31,7 +31,7 @@ def test_every_cell_stands_at_its_parameters() -> None:
     assert cells.zmin == -cells.zmax == -23
 
 
-def test_what_does_not_vary_is_not_drawn() -> None:
+def test_a_constant_parameter_is_not_drawn() -> None:
     frame = grid(3, 2).with_columns(tail=pl.lit(1.5)).select("tail", "a", "b", "n", "edge", "p")
     assert np.allclose(heatmap(frame)[0].data[0].z, [[11, 12, 13], [21, 22, 23]])
     [row] = heatmap(grid(4))[0].data
@@ -40,18 +40,18 @@ def test_what_does_not_vary_is_not_drawn() -> None:
     assert np.shape(one.z) == (1, 1)
 
 
-def test_a_third_parameter_makes_a_map_each() -> None:
+def test_a_third_parameter_gives_one_map_per_value() -> None:
     figure, _ = heatmap(grid(4, 3, 2))
     assert [a.text for a in figure.layout.annotations] == ["c 1", "c 2"]
     first, second = figure.data
     assert np.allclose(np.array(second.z) - np.array(first.z), 100)
     assert (first.xaxis, second.xaxis) == ("x", "x2") and second.showscale and not first.showscale
-    # One colour means the same in all of them.
+    # All maps share one colour scale.
     assert first.zmax == second.zmax == 234
 
 
 @pytest.mark.parametrize("sizes", [(4, 3, 2, 2), (5, 5, 6), (20, 20, 2), (30, 2)])
-def test_maps_do_not_overlap_and_what_is_left_out_is_said(sizes: tuple[int, ...]) -> None:
+def test_maps_do_not_overlap_and_the_title_counts_omitted_cells(sizes: tuple[int, ...]) -> None:
     frame = grid(*sizes)
     figure, back = heatmap(frame)
     assert back.equals(frame)
@@ -68,7 +68,7 @@ def test_maps_do_not_overlap_and_what_is_left_out_is_said(sizes: tuple[int, ...]
             assert x[0] >= other_x[1] or x[1] <= other_x[0] or y[0] >= other_y[1] or y[1] <= other_y[0]
 
 
-def test_stars_are_the_familys_and_few_entries_are_hatched() -> None:
+def test_stars_come_from_the_family_test_and_small_samples_are_hatched() -> None:
     frame = grid(3, 2).with_columns(
         star=pl.col("edge") == 23, n=pl.when(pl.col("edge") < 13).then(FEW - 1).otherwise(FEW)
     )
@@ -81,7 +81,7 @@ def test_stars_are_the_familys_and_few_entries_are_hatched() -> None:
     assert heatmap(text)[0].data[0].text[1] == ["+21.0", "+22.0", "+23.0**"]
 
 
-def test_a_cell_that_is_missing_or_without_an_edge_is_a_hole() -> None:
+def test_a_missing_cell_and_a_cell_without_edge_are_blank() -> None:
     holes = (
         grid(3, 2).filter(pl.col("edge") != 21).with_columns(edge=pl.when(pl.col("edge") != 12).then("edge"))
     )
@@ -89,7 +89,7 @@ def test_a_cell_that_is_missing_or_without_an_edge_is_a_hole() -> None:
     assert np.isnan(cells.z[1][0]) and np.isnan(cells.z[0][1]) and cells.text[1][0] == cells.text[0][1] == ""
 
 
-def test_parameters_of_any_kind() -> None:
+def test_parameters_may_be_text_numbers_or_null() -> None:
     frame = pl.DataFrame(
         {
             "side": ["no", "no", "yes"],
@@ -104,12 +104,12 @@ def test_parameters_of_any_kind() -> None:
     assert sorted(v for row in figure.data[0].z for v in row if not np.isnan(v)) == [1, 2, 3]
 
 
-def test_a_frame_without_parameters_is_refused() -> None:
-    with pytest.raises(EdgeError, match="no column is a parameter"):
+def test_a_frame_without_parameters_is_an_error() -> None:
+    with pytest.raises(EdgeError, match="frame must have a column for each parameter, got only n, edge, p"):
         heatmap(grid(2).drop("a"))
 
 
-def test_a_setting_and_its_neighbours_are_a_line_a_parameter() -> None:
+def test_a_setting_and_its_neighbours_are_one_row_per_parameter() -> None:
     rows = [
         (0.7, 5, "a"),
         (0.65, 5, "a"),
@@ -130,6 +130,6 @@ def test_a_setting_and_its_neighbours_are_a_line_a_parameter() -> None:
     assert figure.layout.yaxis.ticktext == ("share", "trades", "side")
     assert cells.text[1][3] == "+5.0<br><i>9</i>" and "drawn" not in figure.layout.title.text
     assert back.equals(frame)
-    # One cell off the cross, and it is a grid.
+    # With one cell outside the cross it is a grid.
     corner = frame.vstack(frame[:1].with_columns(share=pl.lit(0.65), trades=pl.lit(3, pl.Int64)))
     assert len(heatmap(corner)[0].data) == 2

@@ -1,4 +1,4 @@
-"""Tables show all there is of a result, as text and never as markup."""
+"""Tables show a result completely, as text and never as markup."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import pytest
 
 from kalshilab.edge.report import claims
 from kalshilab.errors import EdgeError
-from kalshilab.notebook.research.tables import MOST, board, claimed, table
+from kalshilab.notebook.research.tables import MAX_ROWS, board, claimed, table
 
 
 class Judged:
-    def __init__(self, name: str, **found: Any) -> None:
-        self.name, self.verdict, self._found = name, "UNPROVEN", found
+    """A card with a fixed summary."""
+
+    def __init__(self, name: str, **summary: Any) -> None:
+        self.name, self.verdict, self._summary = name, "UNPROVEN", summary
 
     def summary(self) -> dict[str, Any]:
-        return self._found
+        return self._summary
 
 
-def test_every_row_and_every_letter_is_there() -> None:
+def test_a_table_shows_every_row_in_full() -> None:
     long = "x" * 300
     frame = pl.DataFrame({"name": [f"{long}{k}" for k in range(60)], "n": range(60)})
     html, text = table(frame)._repr_html_(), repr(table(frame))
@@ -30,12 +32,12 @@ def test_every_row_and_every_letter_is_there() -> None:
     assert text.count("x") == 60 * 300 and "…" not in text and "…" not in html
 
 
-def test_a_table_too_long_to_be_read_says_so() -> None:
-    html = table(pl.DataFrame({"n": range(MOST + 5)}))._repr_html_()
-    assert html.count("<tr>") == MOST + 1 and f"{MOST} of {MOST + 5} rows" in html
+def test_a_long_table_states_how_many_rows_it_shows() -> None:
+    html = table(pl.DataFrame({"n": range(MAX_ROWS + 5)}))._repr_html_()
+    assert html.count("<tr>") == MAX_ROWS + 1 and f"{MAX_ROWS} of {MAX_ROWS + 5} rows" in html
 
 
-def test_values_are_written_as_people_write_them() -> None:
+def test_values_are_formatted_for_people() -> None:
     row = {
         "float": 1234.567, "count": 12_345, "nothing": None, "good": True, "at": datetime(2026, 1, 2, 3, tzinfo=UTC),
     }  # fmt: skip
@@ -49,7 +51,7 @@ def test_text_is_never_markup() -> None:
     assert "<img" not in html and html.count("&lt;img") == 2
 
 
-def test_no_claim_without_what_is_left_of_it() -> None:
+def test_every_claim_is_shown_with_its_audit() -> None:
     every = claimed()
     known = claims.load().claim
     assert every.frame.height == len(known) and all(every.frame["audited"]) and all(every.frame["why"])
@@ -57,17 +59,17 @@ def test_no_claim_without_what_is_left_of_it() -> None:
     assert left.startswith("+0.43 c after the fee, before the spread") and "-1.15 c against" in left
     [never] = claimed("whale_fade").frame["audited"]
     assert never.startswith("never measured")
-    with pytest.raises(EdgeError, match="no claim 'rlm_nope'"):
+    with pytest.raises(EdgeError, match="rlm_nope"):
         claimed("rlm_nope")
 
 
-def test_a_board_has_a_row_a_card_and_no_number_where_nothing_was_measured() -> None:
+def test_a_board_has_one_row_per_card_and_null_for_a_missing_number() -> None:
     cards = [
             Judged("rlm", failed="5 net edge", fires=9, filled=4, events=4, net=-1.234, lower=-3.0, upper=0.5, mde=2.0),
             Judged("steam", failed="3 sample", fires=0, filled=0, events=0, net=None, lower=None, upper=None, mde=None),
     ]  # fmt: skip
-    found = board(cards).frame
-    assert board({"mine": cards[0]}).frame.row(0)[1:] == found.row(0)[1:]
-    assert found["95 %"].to_list() == ["[-3.00, +0.50]", ""]
-    assert found["net"].to_list() == [-1.234, None] and found["first line that fails"][1] == "3 sample"
-    assert found.schema["detectable"] == pl.Float64
+    frame = board(cards).frame
+    assert board({"mine": cards[0]}).frame.row(0)[1:] == frame.row(0)[1:]
+    assert frame["95 %"].to_list() == ["[-3.00, +0.50]", ""]
+    assert frame["net"].to_list() == [-1.234, None] and frame["first line that fails"][1] == "3 sample"
+    assert frame.schema["detectable"] == pl.Float64

@@ -1,4 +1,4 @@
-"""Panels: what they say, and that nothing from outside becomes markup."""
+"""Panels: their content, and that no external text becomes markup."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVIL = '"><script>alert(1)</script><img src=x onerror=y>&amp;'
 
 
 class Balanced(HTMLParser):
-    """Checks that tags nest, and gathers their names."""
+    """Parser that checks that tags nest and collects their names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def empty(shot: Shot) -> Snapshot:
 
 
 @pytest.mark.parametrize("name", panels.PANELS)
-def test_every_panel_is_well_formed_full_and_empty(name: str, shot: Shot) -> None:
+def test_every_panel_is_well_formed_with_and_without_content(name: str, shot: Shot) -> None:
     for one in (shot(), empty(shot)):
         html = panels.PANELS[name](one, SETTINGS)
         parser = Balanced()
@@ -57,7 +57,7 @@ def test_every_panel_is_well_formed_full_and_empty(name: str, shot: Shot) -> Non
 
 
 @pytest.mark.parametrize("name", panels.PANELS)
-def test_no_text_from_outside_becomes_markup(name: str, shot: Shot) -> None:
+def test_external_text_never_becomes_markup(name: str, shot: Shot) -> None:
     one = shot()
     evil = shot(
         run_id=EVIL, venue=EVIL, strategy=EVIL, state=EVIL, stopped=EVIL,
@@ -76,12 +76,12 @@ def test_no_text_from_outside_becomes_markup(name: str, shot: Shot) -> None:
     assert parser.seen.isdisjoint({"script", "img"})
 
 
-def test_the_failure_line_is_text_too(shot: Shot) -> None:
+def test_the_failure_of_the_dashboard_is_shown_as_text(shot: Shot) -> None:
     html = panels.console(shot(), SETTINGS, failure=EVIL)
     assert "<script" not in html and "&lt;script" in html
 
 
-def test_header_says_run_state_and_progress(shot: Shot) -> None:
+def test_the_header_shows_run_state_and_progress(shot: Shot) -> None:
     html = panels.header(shot(), SETTINGS)
     text = text_of(html)
     assert "READY" in text and "20260101T000000Z" in text and "2026-01-01 00:00:00 UTC" in text
@@ -89,22 +89,22 @@ def test_header_says_run_state_and_progress(shot: Shot) -> None:
     assert "width" not in panels.header(shot(progress=None), SETTINGS)
 
 
-def test_header_says_why_nothing_is_traded(shot: Shot) -> None:
+def test_the_header_shows_why_the_session_cannot_trade(shot: Shot) -> None:
     html = panels.header(shot(note='set policy="module:name"'), SETTINGS)
     assert "set policy=&quot;module:name&quot;" in html
     assert "policy" not in panels.header(shot(), SETTINGS)
 
 
-def test_header_tells_stopping_from_stopped_and_warns_of_low_cash(shot: Shot) -> None:
+def test_the_header_distinguishes_stopping_from_stopped_and_warns_of_low_cash(shot: Shot) -> None:
     assert "stopping: stop button" in panels.header(shot(stopped="stop button"), SETTINGS)
     done = shot(stopped="tape ended", finished=True, state="SHUTDOWN")
     assert "stopped: tape ended" in panels.header(done, SETTINGS)
     assert "low cash" in panels.header(shot(cash=99_999_999), SETTINGS)
-    # Before the account is known cash reads 0, which is no warning.
+    # Cash is 0 until the account is known, which is not low cash.
     assert "low cash" not in panels.header(shot(cash=0, state="KALSHI_DATA_SYNC"), SETTINGS)
 
 
-def test_session_shows_the_account(shot: Shot) -> None:
+def test_the_session_panel_shows_the_account(shot: Shot) -> None:
     resting = Order(
         order_id="o", ticker="K", side="ask", price=1, status="resting", initial=1, filled=0, remaining=1
     )
@@ -113,7 +113,7 @@ def test_session_shows_the_account(shot: Shot) -> None:
         assert part in text
 
 
-def test_processing_counts_and_rates(shot: Shot) -> None:
+def test_the_processing_panel_shows_counts_and_rates(shot: Shot) -> None:
     text = text_of(panels.processing(shot(), SETTINGS))
     for part in (
         "trades seen 2,000",
@@ -128,13 +128,13 @@ def test_processing_counts_and_rates(shot: Shot) -> None:
     assert "flow quiet" in text_of(panels.processing(quiet, SETTINGS))
 
 
-def test_every_counter_of_a_session_is_on_some_panel(shot: Shot) -> None:
+def test_each_counter_of_a_session_is_on_a_panel(shot: Shot) -> None:
     for i, name in enumerate(COUNTS):
         one = shot(counts=dict.fromkeys(COUNTS, 0) | {name: 7_770_001 + i})
         assert any(f"{7_770_001 + i:,}" in panel(one, SETTINGS) for panel in panels.PANELS.values()), name
 
 
-def test_decisions_newest_first_with_reason(shot: Shot) -> None:
+def test_decisions_are_listed_newest_first_with_their_reasons(shot: Shot) -> None:
     text = text_of(panels.decisions(shot(), SETTINGS))
     assert text.index("skipped") < text.index("placed")
     for part in ("spread 12¢", "43¢", "50", "80%", "7¢", "01234567", "5 s ago"):
@@ -142,7 +142,7 @@ def test_decisions_newest_first_with_reason(shot: Shot) -> None:
     assert "0123456789" not in text
 
 
-def test_positions_sum_by_outcome_and_say_when_they_close(shot: Shot) -> None:
+def test_positions_are_totalled_by_outcome_and_show_their_close(shot: Shot) -> None:
     text = text_of(panels.positions(shot(), SETTINGS))
     assert "YES 10 for $6.00, now $4.00 (-$2.00)" in text
     assert "NO 50 for $30.00, now $35.00 (+$5.00)" in text
@@ -150,22 +150,22 @@ def test_positions_sum_by_outcome_and_say_when_they_close(shot: Shot) -> None:
         assert part in text
 
 
-def test_settlements_total(shot: Shot) -> None:
+def test_the_title_of_settlements_is_their_total(shot: Shot) -> None:
     text = text_of(panels.settlements(shot(), SETTINGS))
     assert "Settlements: +$19.65 in the last 1" in text and "$50.00" in text
 
 
-def test_markets_show_how_near_the_signal_is(shot: Shot) -> None:
+def test_markets_show_which_conditions_of_the_signal_are_met(shot: Shot) -> None:
     text = text_of(panels.markets(shot(), SETTINGS))
     assert "30 of 25" in text and "●●●" in text and text.count("●") == 3
 
 
-def test_market_at_the_threshold_is_not_above_it(shot: Shot) -> None:
+def test_a_market_at_the_threshold_does_not_meet_the_condition(shot: Shot) -> None:
     at = shot(markets=[MarketRow("K", "c", "active", 1, 25, 0.70, 500)])
     assert panels.markets(at, SETTINGS).count("●") == 2
 
 
-def test_system_and_console(shot: Shot) -> None:
+def test_the_system_panel_shows_health_and_the_console_the_newest_lines_first(shot: Shot) -> None:
     text = text_of(panels.system(shot(), SETTINGS))
     assert "degraded: 5 errors in a row" in text and "READY all parts started" in text
     many = shot(messages=[(shot().now + i * 1_000_000, f"line {i}.") for i in range(200)])
@@ -181,6 +181,6 @@ def test_panels_stay_small(shot: Shot) -> None:
     assert sum(len(panel(one, SETTINGS)) for panel in panels.PANELS.values()) < 40_000
 
 
-def test_sparkline_of_a_flat_line_is_a_line() -> None:
+def test_the_sparkline_of_equal_values_is_a_flat_line() -> None:
     svg = panels.sparkline([5.0, 5.0, 5.0])
     assert svg.count("118.0") == 3

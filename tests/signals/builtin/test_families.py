@@ -1,4 +1,4 @@
-"""Each family of signals: the run over a tape, the live updates and a plain reference give the same fires."""
+"""Each family of signals: a run over a tape, live updates and a plain reference produce the same fires."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Rows = list[tuple[int, str]]
 """Expected fires: row and the outcome to buy."""
 
 
-class Unclear(Exception):
-    """A figure is the threshold to the last bits: either answer would do."""
+class TooClose(Exception):
+    """A value equals the threshold up to rounding, so that either answer is correct."""
 
 
 def since_anchor(tape: pl.DataFrame, rearm: bool, rule: Callable[[Past], str | None]) -> Rows:
-    """Fires of a rule about a market's prints since its anchor, which moves behind each fire if it re-arms."""
+    """Return the fires of a rule over a market's prints since its anchor, which moves past each fire with `rearm`."""
     fires: Rows = []
     anchor: dict[int, int] = {}
     for row, past in by_market(tape):
@@ -96,7 +96,7 @@ def variance(tape: pl.DataFrame, max_std: float, min_no_ratio: float, min_trades
             return None
         std = statistics.stdev((10_000 - s) / s for s in stakes)
         if math.isclose(std, max_std, rel_tol=1e-9):
-            raise Unclear
+            raise TooClose
         return "no" if std < max_std else None
 
     return since_anchor(tape, rearm, rule)
@@ -218,14 +218,14 @@ def test_vectorised_live_and_reference_agree(
     fires = signal.run(tape)
     try:
         expected = reference(tape, **parameters)
-    except Unclear:
+    except TooClose:
         return
     assert fires.select("row", pl.col("side").cast(pl.String)).rows() == expected
     assert live(signal, tape) == as_rows(fires)
     assert getattr(signals, signal.name)(tape, **parameters).equals(fires)
 
 
-def test_own_columns() -> None:
+def test_additional_columns_of_each_family_equal_manual_values() -> None:
     tape = tape_of(
         [
             (1, "A-B-1", 8_000, 100, "yes"),
@@ -259,7 +259,7 @@ def test_own_columns() -> None:
         (signals.PriceBand, {"low": -1}), (signals.PriceBand, {"inner": (0.001, 5)}), (signals.PriceBand, {"rearm": 1}),
         (signals.PriceBand, {"inner": 85}), (signals.PriceBand, {"inner": (80, 85, 90)}),
         (signals.PriceBand, {"inner": (87, 83)}),
-        (signals.WhaleFade, {"min_value": -1}), (signals.WhaleFade, {"min_value": "lots"}),
+        (signals.WhaleFade, {"min_value": -1}), (signals.WhaleFade, {"min_value": "many"}),
         (signals.WhaleFade, {"top": 0}), (signals.WhaleFade, {"window": 0}),
         (signals.WhaleFollow, {"max_leverage": -0.5}), (signals.WhaleFollow, {"rearm": None}),
         (signals.LowLeverageVariance, {"max_std": -1}), (signals.LowLeverageVariance, {"min_no_ratio": 1.5}),
@@ -270,7 +270,7 @@ def test_own_columns() -> None:
         (signals.BuyBack, {"half": 0}), (signals.BuyBack, {"first_ratio": -0.1}), (signals.BuyBack, {"second_ratio": 9}),
     ],
 )  # fmt: skip
-def test_a_parameter_out_of_range_is_said_before_reading(
+def test_a_parameter_out_of_range_raises_before_the_tape_is_read(
     make: Callable[..., Any], parameters: dict[str, Any]
 ) -> None:
     with pytest.raises(SignalError) as caught:

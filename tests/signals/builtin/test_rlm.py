@@ -1,4 +1,4 @@
-"""One signal, two drivers: the run over a tape, the live updates and a plain reference give the same fires."""
+"""Reverse line movement: a run over a tape, live updates and a plain reference produce the same fires."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reference(
     max_price: float = 100,
     side: str = "no",
 ) -> list[Any]:
-    """The rule, written down once more as plainly as can be: from a market's prints since its anchor."""
+    """Return the fires of the rule, restated as plainly as possible over a market's prints since its anchor."""
     fires = []
     anchors: dict[int, int] = {}
     entries: dict[int, tuple[float, int]] = {}
@@ -86,7 +86,7 @@ def test_vectorised_live_and_reference_agree(rows: list[Print], chosen: dict[str
 
 @settings(max_examples=100)
 @given(prints(120), parameters)
-def test_running_leaves_live_state_alone(rows: list[Print], chosen: dict[str, Any]) -> None:
+def test_run_does_not_change_live_state(rows: list[Print], chosen: dict[str, Any]) -> None:
     tape = tape_of(rows)
     disturbed, quiet = Rlm(**chosen), Rlm(**chosen)
     half = tape.height // 2
@@ -111,7 +111,7 @@ def test_threshold_is_strict_drop_and_count_are_not() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1 - 2**-53])
 @pytest.mark.parametrize("bits", [32, 52, 53, 55, 58, 61])
-def test_a_flow_of_contracts_has_room_for_every_tape(threshold: float, bits: int) -> None:
+def test_a_flow_of_contracts_does_not_overflow(threshold: float, bits: int) -> None:
     def signal(threshold: float) -> Rlm:
         return Rlm(threshold, min_trades=2, min_drop=1, flow="contracts")
 
@@ -127,7 +127,7 @@ def test_a_flow_of_contracts_has_room_for_every_tape(threshold: float, bits: int
     assert [len(fires.row) for fires in cells.push(columns_of(tape, one.reads))] == [1, 1]
 
 
-def test_rearming_takes_the_next_print_as_anchor() -> None:
+def test_after_a_fire_the_next_print_is_the_anchor() -> None:
     tape = tape_of([(1, "A-B-1", p, 100, "yes") for p in (5000, 4500, 4000, 3900, 3500)])
     fires = rlm(tape, min_trades=2, min_drop=5, rearm=True)
     assert fires.select("row", "n_trades", "first_price", "drop").rows() == [
@@ -137,7 +137,7 @@ def test_rearming_takes_the_next_print_as_anchor() -> None:
     assert rlm(tape, min_trades=2, min_drop=5).height == 1
 
 
-def test_same_kind_of_frame_comes_back() -> None:
+def test_fires_have_the_frame_type_of_the_tape() -> None:
     tape = tape_of([(1, "A-B-1", p, 100, "yes") for p in (5000, 4500)])
     fires = rlm(tape, min_trades=2)
     assert isinstance(rlm(tape.lazy(), min_trades=2), pl.LazyFrame)
@@ -156,14 +156,14 @@ def test_same_kind_of_frame_comes_back() -> None:
         ("rearm", 1), ("rearm", "weaker"), ("flow", "dollars"), ("min_price", -1), ("max_price", 101), ("side", "both"),
     ],
 )  # fmt: skip
-def test_a_parameter_out_of_range_is_said_before_reading(name: str, value: object) -> None:
+def test_a_parameter_out_of_range_raises_before_the_tape_is_read(name: str, value: object) -> None:
     with pytest.raises(SignalError) as caught:
         Rlm(**{name: value})
     assert caught.value.parameter == name
     assert repr(value) in str(caught.value)
 
 
-def test_what_is_not_a_tape_is_refused() -> None:
+def test_input_that_is_not_a_tape_is_rejected() -> None:
     tape = tape_of([(1, "A-B-1", 5000, 100, "yes")])
     for bad, column in (
         (tape.drop("taker"), "taker"),
@@ -181,7 +181,7 @@ def test_what_is_not_a_tape_is_refused() -> None:
         Rlm().update("A-B-1", 1, 5000, 100, "unknown")
 
 
-def test_state_and_reset() -> None:
+def test_state_shows_the_live_numbers_and_reset_clears_them() -> None:
     signal = Rlm(min_trades=3)
     assert signal.state("A-B-1") is None
     for price in (5000, 4900):
@@ -199,7 +199,7 @@ def test_state_and_reset() -> None:
     assert signal.state("A-B-1") is None
 
 
-def test_real_prints(shared: Any) -> None:
+def test_recorded_prints_fire_like_the_reference(shared: Any) -> None:
     from kalshilab.tape import to_tape
 
     tape = to_tape(pl.read_parquet(shared / "data" / "trades_macro.parquet"))

@@ -1,4 +1,4 @@
-"""State arrays grow without losing what they hold; the loop hands over full buffers and goes on."""
+"""State arrays grow without losing rows, and the loop continues after a full buffer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kalshilab.signals.engine import state_pass
 from kalshilab.signals.engine.kernel import fresh_state, grown
 
 
-def test_growing_keeps_rows_and_is_rare() -> None:
+def test_growing_keeps_rows_and_happens_rarely() -> None:
     state = fresh_state(0, Rlm().fields)
     sizes = set()
     for markets in range(1, 5_000):
@@ -22,7 +22,7 @@ def test_growing_keeps_rows_and_is_rare() -> None:
     assert len(sizes) < 20
 
 
-def test_many_live_markets() -> None:
+def test_live_state_grows_with_the_number_of_markets() -> None:
     signal = Rlm(min_trades=2, min_drop=1)
     for market in range(3_000):
         signal.update(f"A-B-{market}", 1, 5000, 100, "yes")
@@ -33,9 +33,9 @@ def test_many_live_markets() -> None:
 @pytest.mark.parametrize(
     "prints", [0, 1, state_pass.BUFFER - 1, state_pass.BUFFER, state_pass.BUFFER + 1, 3 * state_pass.BUFFER]
 )
-def test_more_fires_than_a_buffer_holds(prints: int) -> None:
+def test_fires_beyond_the_capacity_of_a_buffer_are_kept(prints: int) -> None:
     ones = np.ones(prints, np.uint32)
-    columns = state_pass.Columns(
+    columns = state_pass.PrintArrays(
         ones * 7, np.arange(prints), np.full(prints, 5000, np.int16), ones * 100, np.zeros(prints, np.uint8)
     )
     fires = WhaleFollow(min_value=0).begin().push(columns, 1000)

@@ -1,4 +1,4 @@
-"""Public archives' layouts: each gives the tape it was made from, in pieces, and what cannot be read is named."""
+"""Archives in every layout give the original tape, in portions; errors name the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = TAPE.head(2000)
 
 
 def archived(tape: pl.DataFrame) -> pl.DataFrame:
-    """The columns of the public archives: cents, contracts, text times."""
+    """Return trades with the columns of the public archives: cents, contracts, times as text."""
     return tape.select(
         pl.col("ticker").cast(pl.String),
         (pl.col("price") / 100).alias("yes_price"),
@@ -82,7 +82,7 @@ def as_lines(path: Path) -> Path:
     return path / "trades.jsonl"
 
 
-def as_zipped_lines_of_pages(path: Path) -> Path:
+def as_gzipped_lines_of_pages(path: Path) -> Path:
     pages = [{"trades": objects(SMALL.slice(500 * k, 500))} for k in range(4)]
     file = path / "trades.jsonl.gz"
     file.write_bytes(gzip.compress("\n".join(map(json.dumps, pages)).encode()))
@@ -90,7 +90,7 @@ def as_zipped_lines_of_pages(path: Path) -> Path:
 
 
 LAYOUTS = [
-    as_parquet, as_csv, as_quoted_csv, as_csv_gz, as_daily_lists, as_daily_pages, as_lines, as_zipped_lines_of_pages,
+    as_parquet, as_csv, as_quoted_csv, as_csv_gz, as_daily_lists, as_daily_pages, as_lines, as_gzipped_lines_of_pages,
 ]  # fmt: skip
 
 
@@ -102,12 +102,12 @@ def plain(frame: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_tape(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
-    pieces = list(read_archive(layout(tmp_path), price_unit="cents"))
-    assert plain(pl.concat([plain(p) for p in pieces])).equals(plain(SMALL))
+    tapes = list(read_archive(layout(tmp_path), price_unit="cents"))
+    assert plain(pl.concat([plain(tape) for tape in tapes])).equals(plain(SMALL))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_into_a_lake_twice_is_once(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
+def test_a_second_import_adds_nothing(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
     folder = tmp_path / "archive"
     folder.mkdir()
     paths = layout(folder)
@@ -121,11 +121,11 @@ def test_into_a_lake_twice_is_once(tmp_path: Path, layout: Callable[[Path], Path
 
 @settings(max_examples=20, deadline=None)
 @given(prints(40), st.integers(0, 40))
-def test_an_archive_without_ids_that_overlaps_is_taken_once(
+def test_overlapping_archives_without_ids_are_imported_once(
     tmp_path_factory: pytest.TempPathFactory, rows: Any, cut: int
 ) -> None:
     folder = tmp_path_factory.mktemp("archive")
-    # Alike prints of one instant are several prints, and stay so.
+    # Equal prints of one instant are distinct prints.
     tape = tape_of([r for row in rows for r in (row, (0, *row[1:]))])
     whole, part = folder / "whole.parquet", folder / "part.parquet"
     archived(tape).drop("trade_id").write_parquet(whole)
@@ -139,24 +139,24 @@ def test_an_archive_without_ids_that_overlaps_is_taken_once(
     with_ids = tape.with_columns(pl.format("t{}", pl.int_range(pl.len())).alias("trade_id"))
     lake = Lake.create(folder / "lake")
     lake.append(with_ids)
-    assert import_archive(lake, whole, price_unit="cents").added == 0, "they came with ids before"
-    # And the other way round: what came without ids takes those of a download, which comes in two pieces.
+    assert import_archive(lake, whole, price_unit="cents").added == 0, "the lake has them with ids"
+    # Conversely, prints without ids take the ids of a download, which is committed in two segments.
     lake = Lake.create(folder / "other")
     import_archive(lake, part, price_unit="cents")
     added = 0
-    for number, piece in enumerate((with_ids.gather_every(2), with_ids)):
+    for number, part_with_ids in enumerate((with_ids.gather_every(2), with_ids)):
         download = Segment("download", 0, number + 1)
-        lake.stage(download.name, piece)
+        lake.stage(download.name, part_with_ids)
         done = commit_segments(lake, [download])
-        assert done is not None and done.rows == piece.height
+        assert done is not None and done.rows == part_with_ids.height
         added += done.added
     assert added == tape.height - min(cut, tape.height) and lake.rows == tape.height
-    said = [*columns, "trade_id"]
-    assert lake.read().select(said).sort(said).equals(with_ids.select(said).sort(said))
+    columns.append("trade_id")
+    assert lake.read().select(columns).sort(columns).equals(with_ids.select(columns).sort(columns))
     assert import_archive(lake, whole, price_unit="cents").added == 0 and not lake.doctor()
 
 
-def test_prices_that_make_no_dollar(tmp_path: Path) -> None:
+def test_prices_that_do_not_add_up_to_a_dollar_are_refused(tmp_path: Path) -> None:
     frame = archived(SMALL).with_columns(no_price=pl.col("no_price").cast(pl.Int64))
     rounded = frame.with_columns(no_price=pl.col("no_price") + 1)
     assert to_tape(rounded, price_unit="cents").height == SMALL.height
@@ -164,50 +164,49 @@ def test_prices_that_make_no_dollar(tmp_path: Path) -> None:
         no_price=pl.when(pl.int_range(pl.len()) == 7).then(3).otherwise(pl.col("no_price"))
     )
     frame.write_csv(tmp_path / "trades.csv")
-    with pytest.raises(TapeError, match="does not make a dollar with yes_price") as caught:
+    with pytest.raises(TapeError, match="must add up to 1 dollar with yes_price") as caught:
         list(read_archive(tmp_path, price_unit="cents"))
     assert (caught.value.column, caught.value.row) == ("no_price", 7)
 
 
 @settings(max_examples=20, deadline=None)
 @given(prints(40))
-def test_out_of_core_is_the_same(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
-    """However small the pieces, together they are what `to_tape` makes of the whole."""
+def test_small_portions_give_the_same_tape(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
     folder = tmp_path_factory.mktemp("archive")
     frame = archived(tape_of(rows)).drop("trade_id")
     frame.write_parquet(folder / "trades.parquet", row_group_size=7)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(archives, "ROWS", 5)
-        pieces = list(read_archive(folder, price_unit="cents"))
-    assert all(p.height <= 5 for p in pieces)
+        tapes = list(read_archive(folder, price_unit="cents"))
+    assert all(tape.height <= 5 for tape in tapes)
     whole = to_tape(frame, price_unit="cents")
-    got = pl.concat([plain(p) for p in pieces]) if pieces else plain(whole)
-    assert got.equals(plain(whole))
+    joined = pl.concat([plain(tape) for tape in tapes]) if tapes else plain(whole)
+    assert joined.equals(plain(whole))
 
 
-def test_dollars(tmp_path: Path) -> None:
+def test_prices_in_dollars_are_converted(tmp_path: Path) -> None:
     frame = archived(SMALL).with_columns(pl.col("yes_price") / 100, pl.col("no_price") / 100)
     frame.write_csv(tmp_path / "trades.csv")
     (tape,) = read_archive(tmp_path, price_unit="dollars")
     assert plain(tape).equals(plain(SMALL))
 
 
-def test_trades_without_a_taker_are_counted_once_for_the_file(tmp_path: Path) -> None:
+def test_trades_without_a_taker_are_counted_in_one_warning(tmp_path: Path) -> None:
     frame = archived(SMALL).with_columns(
         pl.when(pl.int_range(pl.len()) % 10 == 0).then(None).otherwise(pl.col("taker_side")).alias("taker_side")
     )  # fmt: skip
     frame.write_parquet(tmp_path / "trades.parquet", row_group_size=100)
-    with pytest.warns(DroppedRows, match="trades.parquet") as said:
+    with pytest.warns(DroppedRows, match="trades.parquet") as caught:
         (tape,) = read_archive(tmp_path, price_unit="cents")
     assert tape.height == 1800
-    assert len(said) == 1
+    assert len(caught) == 1
 
 
 BAD: list[tuple[str, bytes, str]] = [
-    ("trades.csv", b"a,b,c\n1,2,3\n", "no line of column names"),
+    ("trades.csv", b"a,b,c\n1,2,3\n", "line 1: must have known column names"),
     ("trades.csv", b"ticker,yes_price\nA,1\n", "trades.csv"),
     ("trades.csv.gz", gzip.compress(b"ticker,yes_price,count,taker_side,created_time\n" * 50, mtime=0)[:-9], "trades.csv.gz"),
-    ("trades.json", b'[{"ticker": "A", ', "cut short"),
+    ("trades.json", b'[{"ticker": "A", ', "must be JSON, complete"),
     ("trades.json", b'{"a": 1}', "trades.json"),
     ("trades.jsonl", b'{"ticker": "A"}\n{"ticker"', "line 2"),
     ("trades.parquet", b"PAR1 no", "trades.parquet"),
@@ -216,7 +215,7 @@ BAD: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("name", "data", "words"), BAD)
-def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+def test_an_error_names_the_unreadable_file(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / "archive").mkdir()
     as_csv(tmp_path / "archive")
     (tmp_path / "archive" / name).write_bytes(data)
@@ -224,10 +223,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, data: bytes, wo
     with pytest.raises(TapeError, match=words) as caught, warnings.catch_warnings():
         import_archive(lake, tmp_path / "archive", price_unit="cents")
     assert name in str(caught.value)
-    assert not lake.rows and not lake.staged(), "nothing of it is in the lake"
+    assert not lake.rows and not lake.staged(), "nothing was imported"
 
 
-def test_a_row_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+def test_an_error_gives_the_row_in_the_file(tmp_path: Path) -> None:
     rows = objects(SMALL.head(30))
     rows[17]["count"] = -1
     (tmp_path / "day.json").write_text(json.dumps(rows))
@@ -236,27 +235,27 @@ def test_a_row_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
     assert caught.value.row == 17
 
 
-def test_files_in_the_order_of_names(tmp_path: Path) -> None:
+def test_files_are_listed_in_the_order_of_names(tmp_path: Path) -> None:
     for name in ("b/2.csv", "a/3.csv", "a/1.csv", ".hidden/x.csv", "_tmp.csv", "LICENSE"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("ticker\n")
     assert [str(p.relative_to(tmp_path)) for p in archive_files(tmp_path)] == ["a/1.csv", "a/3.csv", "b/2.csv"]  # fmt: skip
-    with pytest.raises(TapeError, match="does not exist"):
+    with pytest.raises(TapeError, match="paths must exist, got"):
         archive_files(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TapeError, match="no files of trades"):
+    with pytest.raises(TapeError, match="must contain files of trades"):
         archive_files(tmp_path / "empty")
 
 
-def test_an_import_that_was_killed_begins_anew(tmp_path: Path) -> None:
+def test_segments_of_a_killed_import_are_discarded(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.stage("import-000000", SMALL.head(10))
     lake.stage("download-1", SMALL.tail(10))
     assert import_archive(lake, as_csv(tmp_path), price_unit="cents").added == 2000
-    assert lake.staged() == ["download-1"], "what belongs to others stays"
+    assert lake.staged() == ["download-1"], "segments of other commands stay"
 
 
-def test_an_import_that_fails_leaves_no_lake_behind(tmp_path: Path) -> None:
+def test_a_failed_import_leaves_no_lake_behind(tmp_path: Path) -> None:
     good, bad = as_csv(tmp_path), tmp_path / "z.csv"
     bad.write_text("ticker,yes_price\nA-B-1,43\n")
     before = sorted(tmp_path.rglob("*"))
@@ -264,13 +263,13 @@ def test_an_import_that_fails_leaves_no_lake_behind(tmp_path: Path) -> None:
         with pytest.raises(TapeError, match=r"z\.csv"):
             import_archive(tmp_path / "data" / "lake", order, price_unit="cents")
         assert sorted(tmp_path.rglob("*")) == before
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    (theirs / "notes.txt").write_text("mine")
+    existing = tmp_path / "existing"
+    existing.mkdir()
+    (existing / "notes.txt").write_text("mine")
     with pytest.raises(TapeError, match=r"z\.csv"):
-        import_archive(theirs, bad)
-    assert [p.name for p in theirs.iterdir()] == ["notes.txt"], "what others put there stays"
+        import_archive(existing, bad)
+    assert [p.name for p in existing.iterdir()] == ["notes.txt"], "other files stay"
     lake = Lake.create(tmp_path / "lake")
     with pytest.raises(TapeError, match=r"z\.csv"):
         import_archive(lake.path, bad)
-    assert Lake.open(lake.path).generation == 0, "so does a lake that was there"
+    assert Lake.open(lake.path).generation == 0, "an existing lake stays"

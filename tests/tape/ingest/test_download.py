@@ -1,4 +1,4 @@
-"""Downloads from an exchange of a few lines that misbehaves on demand: what arrives is the tape, each print once."""
+"""A download from a small fake exchange with faults gives every print exactly once."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from hypothesis import strategies as st
 from kalshilab.clock import SimClock, isoformat
 from kalshilab.errors import ApiError, ConfigError, ConnectionFailed, RateLimited
 from kalshilab.market.model import Market, Trade
-from kalshilab.tape.ingest.download import DAY, HOUR, Downloaded, DownloadProgress, download, windows
+from kalshilab.tape.ingest.download import Downloaded, DownloadProgress, download, windows
 from kalshilab.tape.lake.lake import Lake
+from kalshilab.tape.schema import DAY_US, HOUR_US
 from kalshilab.units import format_price, format_size
 
-T0 = 20_000 * DAY
-UNTIL = T0 + 4 * DAY
+T0 = 20_000 * DAY_US
+UNTIL = T0 + 4 * DAY_US
 
 
-class Cut(NamedTuple):
+class Cutoff(NamedTuple):
+    """The cutoff between live listing and archive."""
+
     trades: int
 
 
-class Named(NamedTuple):
+class Described(NamedTuple):
+    """A series or an event."""
+
     ticker: str = ""
     category: str = ""
     fee_type: str = "quadratic"
@@ -37,9 +42,21 @@ class Named(NamedTuple):
 
 
 class Venue:
-    """Listings of `prints` with a cutoff; pages of `size`, and the ends of the time filter as `rule` takes them."""
+    """Listings of `prints`, divided by a cutoff.
 
-    def __init__(self, prints: list[Trade], cutoff: int = T0 + 2 * DAY, *, size: int = 25) -> None:
+    Args:
+        prints: in time order.
+        cutoff: earlier prints are in the archive; microseconds.
+        size: maximum number of prints on a page.
+
+    Attributes:
+        rule: whether a time filter includes a print.
+        overlap: microseconds around the cutoff in which prints are in both listings.
+        on_page: called after each page.
+        errors: raised by the next requests.
+    """
+
+    def __init__(self, prints: list[Trade], cutoff: int = T0 + 2 * DAY_US, *, size: int = 25) -> None:
         self.prints, self.at, self.size = prints, cutoff, size
         self.rule: Callable[[int, int, int], bool] = lambda ts, low, high: low * 10**6 <= ts <= high * 10**6
         self.overlap = 0
@@ -49,9 +66,9 @@ class Venue:
         self.results: dict[str, str] = {}
         self.events_asked: list[str] = []
 
-    async def cutoff(self) -> Cut:
+    async def cutoff(self) -> Cutoff:
         await asyncio.sleep(0)
-        return Cut(self.at)
+        return Cutoff(self.at)
 
     def visible(self, t: Trade, historical: bool) -> bool:
         return t.ts < self.at + self.overlap if historical else t.ts >= self.at - self.overlap
@@ -105,15 +122,19 @@ class Venue:
     async def historical_markets(self, **filters: Any) -> list[Market]:
         return self._listed(True, filters)
 
-    async def events(self, **filters: Any) -> list[Named]:
+    async def events(self, **filters: Any) -> list[Described]:
         self.events_asked += filters["tickers"].split(",")
         return [
-            Named(event_ticker=e, series_ticker="KXOLD", category="Old")
+            Described(event_ticker=e, series_ticker="KXOLD", category="Old")
             for e in filters["tickers"].split(",")
         ]
 
-    async def all_series(self) -> list[Named]:
-        return [Named("KXA", "Sport", fee_multiplier=0.5), Named("KXA-X", "Sub"), Named("KXB", "News")]
+    async def all_series(self) -> list[Described]:
+        return [
+            Described("KXA", "Sport", fee_multiplier=0.5),
+            Described("KXA-X", "Sub"),
+            Described("KXB", "News"),
+        ]
 
 
 TICKERS = ("KXA-1-T", "KXA-X-2-T", "KXB-1-T")
@@ -140,8 +161,8 @@ def rows(lake: Lake) -> list[Trade]:
 
 
 async def run(venue: Venue, lake: Lake, since: int = T0, until: int = UNTIL, **more: Any) -> Downloaded:
-    more.setdefault("window", 6 * HOUR)
-    return await download(venue, lake, since, until, clock=SimClock(UNTIL + DAY), **more)
+    more.setdefault("window_us", 6 * HOUR_US)
+    return await download(venue, lake, since, until, clock=SimClock(UNTIL + DAY_US), **more)
 
 
 @pytest.fixture
@@ -158,60 +179,64 @@ RULES: dict[str, Callable[[int, int, int], bool]] = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("cutoff", [0, T0 + DAY, UNTIL])
-async def test_all_prints_whatever_the_ends_of_a_filter_mean(lake: Lake, rule: str, cutoff: int) -> None:
-    end = T0 + 2 * DAY
+@pytest.mark.parametrize("cutoff", [0, T0 + DAY_US, UNTIL])
+async def test_every_print_is_downloaded_whether_filters_include_their_ends_or_not(
+    lake: Lake, rule: str, cutoff: int
+) -> None:
+    end = T0 + 2 * DAY_US
     prints = tape_of(150, end=end)
-    # Prints at the very ends of windows, days and the cutoff.
-    for n, at in enumerate((T0 + 8 * HOUR, T0 + 8 * HOUR - 1, T0 + DAY, T0 + DAY - 1, T0 + 2 * DAY - 1)):
+    # Prints exactly at the ends of windows and days, and at the cutoff.
+    for n, at in enumerate(
+        (T0 + 8 * HOUR_US, T0 + 8 * HOUR_US - 1, T0 + DAY_US, T0 + DAY_US - 1, T0 + 2 * DAY_US - 1)
+    ):
         prints.append(Trade(at, TICKERS[0], 5000, 100, "yes", f"edge{n}"))
     prints.sort(key=lambda t: t.ts)
     venue = Venue(prints, cutoff)
     venue.rule = RULES[rule]
-    done = await run(venue, lake, until=end, window=8 * HOUR)
+    done = await run(venue, lake, until=end, window_us=8 * HOUR_US)
     assert rows(lake) == prints
     assert (done.prints, done.added, done.unknown_taker) == (len(prints), len(prints), 0)
     assert lake.covered == ((T0, end),) and lake.staged() == []
 
 
-async def test_only_what_was_asked_for(lake: Lake) -> None:
+async def test_only_the_requested_interval_is_downloaded(lake: Lake) -> None:
     prints = tape_of()
-    since, until = T0 + 5 * HOUR + 123_456, T0 + 2 * DAY + 7 * HOUR + 654_321
+    since, until = T0 + 5 * HOUR_US + 123_456, T0 + 2 * DAY_US + 7 * HOUR_US + 654_321
     await run(Venue(prints), lake, since, until)
     assert rows(lake) == [t for t in prints if since <= t.ts < until]
     assert lake.covered == ((since, until),)
 
 
-async def test_what_is_covered_is_not_asked_for_again(lake: Lake) -> None:
+async def test_covered_time_is_not_requested_again(lake: Lake) -> None:
     prints = tape_of()
     venue = Venue(prints)
-    await run(venue, lake, T0 + DAY, T0 + 2 * DAY)
+    await run(venue, lake, T0 + DAY_US, T0 + 2 * DAY_US)
     venue.calls.clear()
     seen: list[DownloadProgress] = []
     done = await run(venue, lake, on_progress=seen.append)
     assert rows(lake) == prints
     assert done.windows == 12 and seen[0].total == 12
-    inside = range((T0 + DAY) // 10**6, (T0 + 2 * DAY) // 10**6)
+    inside = range((T0 + DAY_US) // 10**6, (T0 + 2 * DAY_US) // 10**6)
     assert not any(low + 2 in inside and high - 2 in inside for _, low, high, _ in venue.calls)
     venue.calls.clear()
     again = await run(venue, lake)
     assert venue.calls == [] and (again.windows, again.prints, again.added) == (0, 0, 0)
 
 
-async def test_until_is_taken_back_to_before_now(lake: Lake) -> None:
+async def test_the_last_minute_is_not_downloaded(lake: Lake) -> None:
     prints = tape_of()
-    now = T0 + 2 * DAY
-    done = await download(Venue(prints), lake, T0, UNTIL, clock=SimClock(now), window=DAY)
+    now = T0 + 2 * DAY_US
+    done = await download(Venue(prints), lake, T0, UNTIL, clock=SimClock(now), window_us=DAY_US)
     assert now - 120 * 10**6 <= done.until < now and lake.covered == ((T0, done.until),)
 
 
-@pytest.mark.parametrize("moves", [[DAY], [DAY, DAY // 2, 3 * DAY], [10 * DAY]])
+@pytest.mark.parametrize("moves", [[DAY_US], [DAY_US, DAY_US // 2, 3 * DAY_US], [10 * DAY_US]])
 @pytest.mark.parametrize("page", [1, 3, 8])
-async def test_prints_that_move_to_the_archive_meanwhile_are_not_lost(
+async def test_prints_that_move_to_the_archive_during_a_download_are_not_lost(
     lake: Lake, moves: list[int], page: int
 ) -> None:
     prints = tape_of(600)
-    venue = Venue(prints, T0 + DAY, size=10)
+    venue = Venue(prints, T0 + DAY_US, size=10)
     pages, left = 0, list(moves)
 
     def move(v: Venue) -> None:
@@ -221,20 +246,20 @@ async def test_prints_that_move_to_the_archive_meanwhile_are_not_lost(
             v.at += left.pop(0)
 
     venue.on_page = move
-    await run(venue, lake, window=DAY, concurrency=1)
+    await run(venue, lake, window_us=DAY_US, concurrency=1)
     assert not left and rows(lake) == prints
 
 
-async def test_what_is_in_both_listings_comes_once(lake: Lake) -> None:
+async def test_prints_in_both_listings_are_added_once(lake: Lake) -> None:
     prints = tape_of(500)
     venue = Venue(prints)
-    venue.overlap = 3 * HOUR
+    venue.overlap = 3 * HOUR_US
     venue.prints.append(Trade(UNTIL - 1, TICKERS[0], 1, 1, "yes", prints[0].trade_id + "x"))
-    done = await run(venue, lake, window=7 * HOUR)
+    done = await run(venue, lake, window_us=7 * HOUR_US)
     assert rows(lake) == prints and done.added == len(prints)
 
 
-async def test_a_listing_that_repeats_itself(lake: Lake) -> None:
+async def test_repeated_prints_of_a_listing_are_counted(lake: Lake) -> None:
     prints = tape_of(200)
     twice = [t for t in prints for _ in range(2)]
     done = await run(Venue(twice), lake)
@@ -249,28 +274,30 @@ async def test_prints_without_a_taker_are_counted(lake: Lake) -> None:
     assert (done.prints, done.unknown_taker, done.added) == (100, 10, 90)
 
 
-PASSING = [
+TRANSIENT = [
     ConnectionFailed("http://x", "no route"), RateLimited("GET", "/p"),
-    ApiError("GET", "/p", 0, "no_answer", "reset", retryable=True), ApiError("GET", "/p", 503, "", "busy"),
+    ApiError("GET", "/p", 0, "no_answer", "reset", retryable=True), ApiError("GET", "/p", 503, "", "busy", retryable=True),
 ]  # fmt: skip
 
 
 class NoWait(SimClock):
+    """A simulated clock that advances at once when something sleeps."""
+
     async def sleep(self, seconds: float) -> None:
         self.advance(self.now() + round(seconds * 1e6))
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("error", PASSING)
-async def test_what_passes_is_waited_out(lake: Lake, error: Exception) -> None:
+@pytest.mark.parametrize("error", TRANSIENT)
+async def test_transient_errors_are_retried(lake: Lake, error: Exception) -> None:
     prints = tape_of()
     venue = Venue(prints)
     venue.errors = [error] * 5
-    await download(venue, lake, T0, UNTIL, clock=NoWait(UNTIL + DAY), window=DAY)
+    await download(venue, lake, T0, UNTIL, clock=NoWait(UNTIL + DAY_US), window_us=DAY_US)
     assert rows(lake) == prints
 
 
-async def test_what_does_not_pass_ends_it_and_the_next_run_goes_on(lake: Lake) -> None:
+async def test_a_refusal_ends_a_download_and_the_next_run_continues(lake: Lake) -> None:
     prints = tape_of()
     venue = Venue(prints)
     calls = 0
@@ -291,14 +318,14 @@ async def test_what_does_not_pass_ends_it_and_the_next_run_goes_on(lake: Lake) -
     assert rows(lake) == prints and done.windows < 16
 
 
-async def test_an_exchange_that_stays_away(lake: Lake) -> None:
+async def test_an_unreachable_exchange_ends_a_download(lake: Lake) -> None:
     venue = Venue(tape_of())
     venue.errors = [ConnectionFailed("http://x", "no route")] * 1000
     with pytest.raises(ConnectionFailed):
-        await download(venue, lake, T0, UNTIL, clock=NoWait(UNTIL + DAY), concurrency=1)
+        await download(venue, lake, T0, UNTIL, clock=NoWait(UNTIL + DAY_US), concurrency=1)
 
 
-async def test_a_cancelled_download_goes_on_later(lake: Lake) -> None:
+async def test_a_cancelled_download_can_be_continued(lake: Lake) -> None:
     prints = tape_of()
     venue = Venue(prints)
     task = asyncio.create_task(run(venue, lake))
@@ -310,13 +337,13 @@ async def test_a_cancelled_download_goes_on_later(lake: Lake) -> None:
     assert rows(Lake.open(lake.path)) == prints
 
 
-async def test_progress(lake: Lake) -> None:
+async def test_progress_reports_windows_rate_and_remaining_time(lake: Lake) -> None:
     seen: list[DownloadProgress] = []
-    clock = SimClock(UNTIL + DAY)
+    clock = SimClock(UNTIL + DAY_US)
     venue = Venue(tape_of())
     venue.on_page = lambda v: clock.advance(clock.now() + 1_000_000)
     await download(
-        venue, lake, T0, UNTIL, clock=clock, window=6 * HOUR, concurrency=1, on_progress=seen.append
+        venue, lake, T0, UNTIL, clock=clock, window_us=6 * HOUR_US, concurrency=1, on_progress=seen.append
     )
     first = [p for p in seen if p.phase == "prints"]
     assert [p.done for p in first] == list(range(17)) and {p.total for p in first} == {16}
@@ -330,7 +357,7 @@ async def test_progress(lake: Lake) -> None:
 # Markets
 
 
-async def test_markets_are_described_and_those_without_a_result_again(lake: Lake) -> None:
+async def test_markets_without_a_result_are_requested_again(lake: Lake) -> None:
     venue = Venue([*tape_of(), Trade(UNTIL - 1, "OLD-9-T", 1, 1, "yes", "old")])
     venue.results = {"KXB-1-T": "no"}
     done = await run(venue, lake)
@@ -339,18 +366,18 @@ async def test_markets_are_described_and_those_without_a_result_again(lake: Lake
     assert [(table[t]["series"], table[t]["category"], table[t]["fee_multiplier"]) for t in (*TICKERS, "OLD-9-T")] == [
         ("KXA", "Sport", 0.5), ("KXA-X", "Sub", 1.0), ("KXB", "News", 1.0), ("KXOLD", "Old", 1.0),
     ]  # fmt: skip
-    assert venue.events_asked == ["OLD-9"], "the event is asked only where no series fits"
+    assert venue.events_asked == ["OLD-9"], "the event is requested only if no series matches"
     assert (table["KXB-1-T"]["result"], table["KXB-1-T"]["settlement"]) == ("no", 0)
     assert table["KXA-1-T"]["result"] is None and table["KXA-1-T"]["price_structure"] == "deci_cent"
     venue.results |= {"KXA-1-T": "scalar", "KXA-X-2-T": "strange"}
     again = await run(venue, lake)
-    assert again.markets == 3, "the settled one is not asked for again"
+    assert again.markets == 3, "the settled market is not requested again"
     table = {r["ticker"]: r for r in lake.markets.iter_rows(named=True)}
     assert (table["KXA-1-T"]["result"], table["KXA-1-T"]["settlement"]) == ("scalar", 1234)
-    assert table["KXA-X-2-T"]["result"] is None, "a result of a kind not known is not made up"
+    assert table["KXA-X-2-T"]["result"] is None, "an unknown kind of result is not stored"
 
 
-async def test_a_market_the_exchange_does_not_list_stays_unknown(lake: Lake) -> None:
+async def test_an_unlisted_market_stays_without_metadata(lake: Lake) -> None:
     venue = Venue(tape_of())
     venue._listed = lambda old, filters: []  # type: ignore[method-assign]
     done = await run(venue, lake)
@@ -360,14 +387,14 @@ async def test_a_market_the_exchange_does_not_list_stays_unknown(lake: Lake) -> 
 # Some series
 
 
-async def test_some_series(lake: Lake) -> None:
+async def test_a_download_of_series_covers_nothing(lake: Lake) -> None:
     prints = tape_of()
     venue = Venue(prints)
     venue.results = {"KXB-1-T": "yes"}
     done = await run(venue, lake, series=["KXB", "KXA-X"])
     assert rows(lake) == [t for t in prints if t.ticker != "KXA-1-T"]
     assert {c[3] for c in venue.calls} == {"KXB-1-T", "KXA-X-2-T"}
-    assert lake.covered == () and lake.staged() == [], "it speaks of some markets only"
+    assert lake.covered == () and lake.staged() == [], "covered concerns all markets"
     assert done.markets == 2
     await run(venue, lake)
     assert rows(lake) == prints and lake.covered == ((T0, UNTIL),)
@@ -376,21 +403,21 @@ async def test_some_series(lake: Lake) -> None:
     assert venue.calls == []
 
 
-async def test_an_interrupted_download_of_a_series_finds_its_segments(lake: Lake) -> None:
-    prints = tape_of(400, start=T0 - 90 * DAY)
-    venue = Venue(prints, T0 - 40 * DAY)
+async def test_an_interrupted_download_of_a_series_uses_its_staged_segments(lake: Lake) -> None:
+    prints = tape_of(400, start=T0 - 90 * DAY_US)
+    venue = Venue(prints, T0 - 40 * DAY_US)
     venue.on_page = lambda v: setattr(v, "errors", [ApiError("GET", "/p", 400, "bad", "no")] if len(v.calls) > 4 else [])  # fmt: skip
     with pytest.raises(ApiError):
-        await run(venue, lake, T0 - 90 * DAY, series=["KXA"], concurrency=1)
+        await run(venue, lake, T0 - 90 * DAY_US, series=["KXA"], concurrency=1)
     staged = lake.staged()
     assert staged and lake.rows == 0
     venue.on_page = lambda v: None
-    done = await run(venue, lake, T0 - 90 * DAY, series=["KXA"])
+    done = await run(venue, lake, T0 - 90 * DAY_US, series=["KXA"])
     assert rows(lake) == [t for t in prints if t.ticker.startswith("KXA-")]
-    assert done.windows == 4 - len(staged), "thirty days at a time"
+    assert done.windows == 4 - len(staged), "thirty days a window"
 
 
-async def test_a_series_nobody_knows(lake: Lake) -> None:
+async def test_an_unknown_series_is_refused(lake: Lake) -> None:
     with pytest.raises(ConfigError, match="KXNOPE"):
         await run(Venue(tape_of()), lake, series=["KXB", "KXNOPE"])
 
@@ -400,22 +427,34 @@ async def test_a_series_nobody_knows(lake: Lake) -> None:
 
 @pytest.mark.parametrize(
     ("more", "name"),
-    [({"window": 999_999}, "window"), ({"concurrency": 0}, "concurrency"), ({"since": UNTIL}, "since"), ({"since": -1}, "since")],
+    [({"window_us": 999_999}, "window_us"), ({"concurrency": 0}, "concurrency"), ({"since": UNTIL}, "since_us"), ({"since": -1}, "since_us")],
 )  # fmt: skip
-async def test_arguments_out_of_range(lake: Lake, more: dict[str, Any], name: str) -> None:
+async def test_arguments_out_of_range_are_refused(lake: Lake, more: dict[str, Any], name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         await run(Venue([]), lake, **more)
     assert caught.value.name == name
 
 
-@given(st.integers(0, 3 * DAY), st.integers(0, 3 * DAY), st.integers(10**6, 2 * DAY),
-       st.lists(st.tuples(st.integers(0, 3 * DAY), st.integers(0, 3 * DAY)), max_size=3))  # fmt: skip
-def test_windows_tile_what_is_not_covered(
-    since: int, until: int, window: int, covered: list[tuple[int, int]]
+async def test_the_old_names_of_keywords_warn(lake: Lake) -> None:
+    with pytest.warns(DeprecationWarning) as caught:
+        await download(
+            Venue(tape_of(5)), lake, since=T0, until=UNTIL, clock=SimClock(UNTIL + DAY_US), window=DAY_US
+        )
+    assert {str(w.message).partition(": ")[2] for w in caught} == {
+        "the keyword 'since' is now 'since_us'",
+        "the keyword 'until' is now 'until_us'",
+        "the keyword 'window' is now 'window_us'",
+    }
+
+
+@given(st.integers(0, 3 * DAY_US), st.integers(0, 3 * DAY_US), st.integers(10**6, 2 * DAY_US),
+       st.lists(st.tuples(st.integers(0, 3 * DAY_US), st.integers(0, 3 * DAY_US)), max_size=3))  # fmt: skip
+def test_windows_tile_the_uncovered_time(
+    since: int, until: int, window_us: int, covered: list[tuple[int, int]]
 ) -> None:
-    window = max(window, DAY // 50)
-    found = list(windows(since, until, window, covered))
-    assert all(a < b <= a + window and a // DAY == (b - 1) // DAY for a, b in found)
+    window_us = max(window_us, DAY_US // 50)
+    found = list(windows(since, until, window_us, covered))
+    assert all(a < b <= a + window_us and a // DAY_US == (b - 1) // DAY_US for a, b in found)
     assert all(x[1] <= y[0] for x, y in zip(found, found[1:]))  # noqa: B905, RUF007
     total = sum(b - a for a, b in found)
     points = {since, until, *(p for span in covered for p in span)}

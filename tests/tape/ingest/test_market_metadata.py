@@ -1,4 +1,4 @@
-"""Metadata of a lake's markets: asked for in batches, in both listings, and put down as they come."""
+"""Metadata of a lake's markets are requested in batches, from both listings, and stored as they arrive."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 from kalshilab.market.model import Market
 from kalshilab.tape import to_tape
 from kalshilab.tape.ingest import market_metadata
-from kalshilab.tape.ingest.market_metadata import BATCH, LONGEST, refresh_markets
+from kalshilab.tape.ingest.market_metadata import BATCH, MAX_URL_CHARACTERS, refresh_markets
 from kalshilab.tape.lake.lake import Lake
 
 
-class Named(NamedTuple):
+class Described(NamedTuple):
+    """A series or an event."""
+
     ticker: str = ""
     category: str = ""
     fee_type: str = "flat"
@@ -24,18 +26,18 @@ class Named(NamedTuple):
 
 
 class Listings:
-    """Every market there is, those that end in an odd digit in the archive."""
+    """Listings of markets; those that end in an odd digit are in the archive."""
 
     def __init__(self, tickers: list[str]) -> None:
         self.tickers = tickers
-        self.asked: list[tuple[str, list[str]]] = []
+        self.requests: list[tuple[str, list[str]]] = []
         self.fail_after: int | None = None
 
     def _find(self, kind: str, wanted: str) -> list[Market]:
         names = wanted.split(",")
-        self.asked.append((kind, names))
-        if self.fail_after is not None and len(self.asked) > self.fail_after:
-            raise RuntimeError("the line went dead")
+        self.requests.append((kind, names))
+        if self.fail_after is not None and len(self.requests) > self.fail_after:
+            raise RuntimeError("connection lost")
         return [
             Market(
                 ticker=t, event=t.rpartition("-")[0], open_ts=1, close_ts=2, result="yes", settlement=9_999
@@ -50,11 +52,11 @@ class Listings:
     async def historical_markets(self, **filters: Any) -> list[Market]:
         return self._find("old", filters["tickers"])
 
-    async def events(self, **filters: Any) -> list[Named]:
+    async def events(self, **filters: Any) -> list[Described]:
         return []
 
-    async def all_series(self) -> list[Named]:
-        return [Named("KXS", "Sport")]
+    async def all_series(self) -> list[Described]:
+        return [Described("KXS", "Sport")]
 
 
 def lake_of(path: Path, tickers: list[str]) -> Lake:
@@ -65,32 +67,32 @@ def lake_of(path: Path, tickers: list[str]) -> Lake:
     return lake
 
 
-async def test_batches_of_a_hundred_in_both_listings(tmp_path: Path) -> None:
+async def test_markets_are_requested_in_batches_from_both_listings(tmp_path: Path) -> None:
     tickers = [f"KXS-{n:03d}-T{n % 10}" for n in range(350)]
     lake, listings = lake_of(tmp_path, tickers), Listings(tickers)
-    told: list[tuple[int, int]] = []
-    described = await refresh_markets(listings, lake, concurrency=2, on_progress=lambda a, b: told.append((a, b)))  # fmt: skip
-    assert described == 350 and lake.unknown == 0 and told[-1] == (350, 350)
-    live = [names for kind, names in listings.asked if kind == "live"]
+    progress: list[tuple[int, int]] = []
+    described = await refresh_markets(listings, lake, concurrency=2, on_progress=lambda *counts: progress.append(counts))  # fmt: skip
+    assert described == 350 and lake.unknown == 0 and progress[-1] == (350, 350)
+    live = [names for kind, names in listings.requests if kind == "live"]
     assert [len(names) for names in live] == [BATCH, BATCH, BATCH, 50] and [
         t for names in live for t in names
     ] == tickers
-    assert all(int(t[-1]) % 2 for kind, names in listings.asked if kind == "old" for t in names)
+    assert all(int(t[-1]) % 2 for kind, names in listings.requests if kind == "old" for t in names)
     row = lake.markets.row(1, named=True)
-    assert (row["result"], row["settlement"]) == ("yes", 10_000), "the result decides what was paid"
+    assert (row["result"], row["settlement"]) == ("yes", 10_000), "the payout follows from the result"
     assert (row["series"], row["category"], row["fee_type"], row["fee_multiplier"]) == ("KXS", "Sport", "flat", 2.0)  # fmt: skip
     assert await refresh_markets(listings, lake) == 0
 
 
-async def test_an_address_does_not_become_too_long(tmp_path: Path) -> None:
+async def test_urls_stay_below_their_maximum_length(tmp_path: Path) -> None:
     tickers = [f"KXS-{'X' * 150}{n:03d}-T{n % 10}" for n in range(90)]
     lake, listings = lake_of(tmp_path, tickers), Listings(tickers)
     await refresh_markets(listings, lake)
     assert lake.unknown == 0
-    assert all(sum(len(t) + 3 for t in names) <= LONGEST for _, names in listings.asked)
+    assert all(sum(len(t) + 3 for t in names) <= MAX_URL_CHARACTERS for _, names in listings.requests)
 
 
-async def test_what_was_described_before_a_failure_stays(
+async def test_metadata_stored_before_a_failure_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(market_metadata, "PUT_EVERY", 1)
@@ -104,6 +106,6 @@ async def test_what_was_described_before_a_failure_stays(
     assert await refresh_markets(listings, lake) == 150 and lake.unknown == 0
 
 
-async def test_an_empty_lake_asks_for_nothing(tmp_path: Path) -> None:
+async def test_an_empty_lake_sends_no_request(tmp_path: Path) -> None:
     lake, listings = Lake.create(tmp_path / "lake"), Listings([])
-    assert await refresh_markets(listings, lake) == 0 and listings.asked == []
+    assert await refresh_markets(listings, lake) == 0 and listings.requests == []

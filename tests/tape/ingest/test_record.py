@@ -1,30 +1,34 @@
-"""A recorder on a feed of a few lines: every print is on disk soon, in the lake once, and claims never say too much."""
+"""A recorder writes every print to disk and commits it once, and covers no time in which prints may be missing.
+
+The clock is simulated: a test advances it until the recorder has reached the state that the test needs.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from kalshilab.clock import WallClock
+from kalshilab.clock import SimClock
 from kalshilab.errors import ConfigError, FeedLost, LakeError
+from kalshilab.fs import lock
 from kalshilab.market.model import Trade
 from kalshilab.tape.ingest.record import Recorded, RecordProgress, record
-from kalshilab.tape.ingest.recording import DAY, MARGIN
+from kalshilab.tape.ingest.recording import MARGIN_US
 from kalshilab.tape.lake.lake import Lake
+from kalshilab.tape.schema import DAY_US, SECOND_US
 
-T0 = 20_000 * DAY
-SECOND = 1_000_000
-CLOCK = WallClock()
+T0 = 20_000 * DAY_US
+FLUSH_S = 0.5
+DEADLINE_S = 60.0
 
 
-def prints(count: int, start: int = T0, step: int = SECOND, name: str = "t") -> list[Trade]:
+def prints(count: int, start: int = T0, step: int = SECOND_US, name: str = "t") -> list[Trade]:
     return [
         Trade(start + n * step, "AB"[n % 2], 100 * (n % 99 + 1), n + 1, ("yes", "no")[n % 2], f"{name}{n}")
         for n in range(count)
@@ -32,7 +36,10 @@ def prints(count: int, start: int = T0, step: int = SECOND, name: str = "t") -> 
 
 
 class Feed:
-    """Brings `trades`, then waits for ever or raises; a None among them is a lost connection."""
+    """A feed that delivers `trades`, then waits for ever or raises; None stands for a lost connection.
+
+    Before it delivers the print number `n`, it awaits `before[n]()`.
+    """
 
     def __init__(self, trades: list[Trade | None], *, tickers: tuple[str, ...] = (), error: Exception | None = None) -> None:  # fmt: skip
         self.tickers, self._error = tickers, error
@@ -44,14 +51,12 @@ class Feed:
             else:
                 self._trades.append(trade)
         self.served = asyncio.Event()
-        self.pause: dict[int, Callable[[], object]] = {}
+        self.before: dict[int, Callable[[], Awaitable[None]]] = {}
 
     async def __aiter__(self) -> AsyncIterator[Trade]:
         for n, trade in enumerate(self._trades):
-            if n in self.pause:
-                # Let what came so far reach the disk first.
-                await asyncio.sleep(0.08)
-                self.pause[n]()
+            if n in self.before:
+                await self.before[n]()
             yield trade
         self.served.set()
         if self._error is not None:
@@ -59,17 +64,46 @@ class Feed:
         await asyncio.Event().wait()
 
 
-async def run(
-    feed: Feed, lake: Lake, *, flush: float = 0.02, on_progress: Callable[[RecordProgress], None] | None = None
-) -> Recorded:  # fmt: skip
-    stop = asyncio.Event()
-    task = asyncio.create_task(record(feed, lake, clock=CLOCK, stop=stop, flush_seconds=flush, on_progress=on_progress))  # fmt: skip
-    served = asyncio.create_task(feed.served.wait())
-    await asyncio.wait([task, served], return_when=asyncio.FIRST_COMPLETED)
-    served.cancel()
-    await asyncio.sleep(flush * 2)
-    stop.set()
-    return await asyncio.wait_for(task, 20)
+class Recorder:
+    """A recorder of `feed`, its progress, and the clock that drives its flushes."""
+
+    def __init__(self, feed: Feed, lake: Lake) -> None:
+        self.feed, self.lake = feed, lake
+        self.clock = SimClock(T0)
+        self.progress: list[RecordProgress] = []
+        self.on_progress: Callable[[RecordProgress], None] = lambda progress: None
+
+    def _note(self, progress: RecordProgress) -> None:
+        self.progress.append(progress)
+        self.on_progress(progress)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Advance the clock from flush to flush until a condition holds."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                self.clock.advance(self.clock.now() + round(FLUSH_S * SECOND_US))
+                # The recorder writes in another thread: let it finish.
+                await asyncio.sleep(0.001)
+
+    async def flushed(self, count: int) -> None:
+        """Wait until the first `count` prints are on disk."""
+        await self.until(lambda: bool(self.progress) and self.progress[-1].prints == count)
+
+    async def run(self) -> Recorded:
+        """Record the whole feed, then stop."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(
+            record(self.feed, self.lake, clock=self.clock, stop=stop, flush_s=FLUSH_S, on_progress=self._note)
+        )
+        served = asyncio.create_task(self.feed.served.wait())
+        await asyncio.wait([task, served], return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
+        served.cancel()
+        stop.set()
+        return await asyncio.wait_for(task, DEADLINE_S)
+
+
+async def run(feed: Feed, lake: Lake) -> Recorded:
+    return await Recorder(feed, lake).run()
 
 
 def rows(lake: Lake) -> list[Trade]:
@@ -93,111 +127,113 @@ def left(lake: Lake) -> list[Path]:
     return sorted(p for p in (lake.path / "incoming").iterdir() if not p.name.startswith("."))
 
 
-async def test_all_that_is_heard_is_in_the_lake(lake: Lake) -> None:
-    heard = prints(100)
-    seen: list[RecordProgress] = []
-    done = await run(Feed(list(heard)), lake, on_progress=seen.append)
-    assert rows(lake) == heard
+async def test_every_print_received_is_in_the_lake(lake: Lake) -> None:
+    received = prints(100)
+    recorder = Recorder(Feed(list(received)), lake)
+    done = await recorder.run()
+    assert rows(lake) == received
     assert (done.prints, done.added, done.duplicates, done.torn, done.breaks) == (100, 100, 0, 0, 0)
-    assert lake.covered == ((heard[0].ts + MARGIN, heard[-1].ts - MARGIN),)
-    assert left(lake) == [] and seen[-1].last_ts == heard[-1].ts and seen[-1].prints == 100
+    assert lake.covered == ((received[0].ts + MARGIN_US, received[-1].ts - MARGIN_US),)
+    last = recorder.progress[-1]
+    assert left(lake) == [] and last.last_ts == received[-1].ts and last.prints == 100
 
 
-async def test_a_break_is_a_hole_in_what_is_covered(lake: Lake) -> None:
-    one, two = prints(50), prints(50, T0 + 200 * SECOND, name="u")
+async def test_a_break_is_not_covered(lake: Lake) -> None:
+    one, two = prints(50), prints(50, T0 + 200 * SECOND_US, name="u")
     done = await run(Feed([*one, None, *two]), lake)
     assert rows(lake) == one + two and done.breaks == 1
     assert lake.covered == (
-        (one[0].ts + MARGIN, one[-1].ts - MARGIN),
-        (two[0].ts + MARGIN, two[-1].ts - MARGIN),
+        (one[0].ts + MARGIN_US, one[-1].ts - MARGIN_US),
+        (two[0].ts + MARGIN_US, two[-1].ts - MARGIN_US),
     )
 
 
-async def test_runs_too_short_to_claim_anything(lake: Lake) -> None:
-    heard = prints(9, step=SECOND // 2)
-    await run(Feed([*heard[:3], None, heard[3], None, None, *heard[4:]]), lake)
-    assert rows(lake) == heard
+async def test_short_runs_cover_nothing(lake: Lake) -> None:
+    received = prints(9, step=SECOND_US // 2)
+    await run(Feed([*received[:3], None, received[3], None, None, *received[4:]]), lake)
+    assert rows(lake) == received
     assert lake.covered == ()
 
 
-async def test_prints_that_come_again_after_a_break_come_once(lake: Lake) -> None:
-    heard = prints(60)
-    done = await run(Feed([*heard[:40], None, *heard[30:]]), lake)
-    assert rows(lake) == heard and done.added == 60 and done.prints == 70
+async def test_prints_repeated_after_a_break_are_recorded_once(lake: Lake) -> None:
+    received = prints(60)
+    done = await run(Feed([*received[:40], None, *received[30:]]), lake)
+    assert rows(lake) == received and done.added == 60 and done.prints == 70
 
 
-async def test_some_markets_claim_nothing(lake: Lake) -> None:
-    heard = prints(30)
-    await run(Feed(list(heard), tickers=("A", "B")), lake)
-    assert rows(lake) == heard and lake.covered == ()
+async def test_a_feed_of_some_markets_covers_nothing(lake: Lake) -> None:
+    received = prints(30)
+    await run(Feed(list(received), tickers=("A", "B")), lake)
+    assert rows(lake) == received and lake.covered == ()
 
 
-async def test_a_day_is_committed_when_it_is_over_and_midnight_is_no_hole(lake: Lake) -> None:
-    heard = prints(120, T0 + DAY - 60 * SECOND)
-    feed = Feed(list(heard))
-    rows_then: list[int] = []
+async def test_a_day_is_committed_when_it_ends_and_midnight_is_covered(lake: Lake) -> None:
+    received = prints(120, T0 + DAY_US - 60 * SECOND_US)
+    feed = Feed(list(received))
+    recorder = Recorder(feed, lake)
 
-    def look(_: RecordProgress) -> None:
-        rows_then.append(Lake.open(lake.path).rows)
+    async def first_day_committed() -> None:
+        await recorder.until(lambda: Lake.open(lake.path).rows == 60)
 
-    feed.pause = {n: lambda: None for n in (30, 62, 90, 110)}
-    await run(feed, lake, on_progress=look)
-    assert rows(lake) == heard
-    assert 60 in rows_then, "the first day was in the lake while the second was heard"
-    assert lake.covered == ((heard[0].ts + MARGIN, heard[-1].ts - MARGIN),)
+    feed.before = {
+        30: lambda: recorder.flushed(30),
+        62: first_day_committed,
+        90: lambda: recorder.flushed(90),
+    }
+    await recorder.run()
+    assert rows(lake) == received
+    assert lake.covered == ((received[0].ts + MARGIN_US, received[-1].ts - MARGIN_US),)
 
 
-async def test_a_straggler_of_yesterday_is_kept(lake: Lake) -> None:
-    heard = prints(120, T0 + DAY - 60 * SECOND)
-    late = Trade(T0 + DAY - 1, "A", 5000, 100, "yes", "late")
-    await run(Feed([*heard[:62], late, *heard[62:]]), lake)
-    assert set(rows(lake)) == {*heard, late}
+async def test_a_late_print_of_the_previous_day_is_kept(lake: Lake) -> None:
+    received = prints(120, T0 + DAY_US - 60 * SECOND_US)
+    late = Trade(T0 + DAY_US - 1, "A", 5000, 100, "yes", "late")
+    await run(Feed([*received[:62], late, *received[62:]]), lake)
+    assert set(rows(lake)) == {*received, late}
     assert sorted(p.ts for p in rows(lake)) == [p.ts for p in rows(lake)]
 
 
-async def test_what_a_feed_ends_with_is_raised_after_all_is_committed(lake: Lake) -> None:
-    heard = prints(40)
+async def test_the_error_of_a_feed_is_raised_after_the_commit(lake: Lake) -> None:
+    received = prints(40)
     with pytest.raises(FeedLost):
-        await run(Feed(list(heard), error=FeedLost("ws://x", 3, "gone")), lake)
-    assert rows(lake) == heard and left(lake) == []
+        await run(Feed(list(received), error=FeedLost("ws://x", 3, "gone")), lake)
+    assert rows(lake) == received and left(lake) == []
 
 
 async def test_a_cancelled_recorder_commits(lake: Lake) -> None:
-    heard = prints(40)
-    feed = Feed(list(heard))
-    task = asyncio.create_task(record(feed, lake, clock=CLOCK, stop=asyncio.Event(), flush_seconds=5))
+    received = prints(40)
+    feed = Feed(list(received))
+    task = asyncio.create_task(record(feed, lake, clock=SimClock(T0), stop=asyncio.Event(), flush_s=5))
     await feed.served.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert rows(lake) == heard and left(lake) == []
+    assert rows(lake) == received and left(lake) == []
 
 
-# What a kill leaves
+# After a kill
 
 
 @pytest.fixture
 def killed(tmp_path: Path) -> tuple[Path, list[Trade]]:
-    """The recording as it is on disk while a recorder runs."""
-    heard = prints(25)
+    """Return a copy of the recording as it is on disk while a recorder runs, and its prints."""
+    received = prints(25)
     copy = tmp_path / "copy"
 
-    async def half() -> None:
-        lake = Lake.create(tmp_path / "first")
-        feed = Feed([*heard[:15], None, *heard[15:]])
+    lake = Lake.create(tmp_path / "first")
+    recorder = Recorder(Feed([*received[:15], None, *received[15:]]), lake)
 
-        def keep(progress: RecordProgress) -> None:
-            if progress.prints == 25 and not copy.exists():
-                shutil.copy(left(lake)[0], copy)
+    def copy_recording(progress: RecordProgress) -> None:
+        if progress.prints == 25 and not copy.exists():
+            shutil.copy(left(lake)[0], copy)
 
-        await run(feed, lake, on_progress=keep)
-
-    asyncio.run(half())
-    return copy, heard
+    recorder.on_progress = copy_recording
+    asyncio.run(recorder.run())
+    return copy, received
 
 
-def test_a_recording_cut_anywhere_gives_what_was_written(tmp_path: Path, killed: tuple[Path, list[Trade]]) -> None:  # fmt: skip
-    whole, heard = killed
+def test_a_recording_truncated_anywhere_gives_its_complete_lines(tmp_path: Path, killed: tuple[Path, list[Trade]]) -> None:  # fmt: skip
+    whole, received = killed
     data = whole.read_bytes()
     cuts = {0, 1, len(data), len(data) - 1, *range(0, len(data), 211)}
     for n, cut in enumerate(sorted(cuts)):
@@ -207,23 +243,23 @@ def test_a_recording_cut_anywhere_gives_what_was_written(tmp_path: Path, killed:
         done = asyncio.run(run(Feed([]), lake))
         lines = data[:cut].count(b"\n")
         count = max(lines - 1 - (lines > 16), 0)
-        assert rows(lake) == heard[:count], cut
+        assert rows(lake) == received[:count], cut
         assert done.torn == (not data[:cut].endswith(b"\n") and cut > 0)
-        assert all(b <= heard[count - 1].ts - MARGIN for _, b in lake.covered)
+        assert all(b <= received[count - 1].ts - MARGIN_US for _, b in lake.covered)
         assert left(lake) == []
 
 
-def test_the_next_recorder_commits_what_a_killed_one_left(lake: Lake, killed: tuple[Path, list[Trade]]) -> None:  # fmt: skip
-    whole, heard = killed
+def test_the_next_recorder_commits_the_recording_of_a_killed_one(lake: Lake, killed: tuple[Path, list[Trade]]) -> None:  # fmt: skip
+    whole, received = killed
     (lake.path / "incoming").mkdir(exist_ok=True)
     shutil.copy(whole, lake.path / "incoming" / "recording-5.jsonl")
-    more = prints(20, T0 + 100 * SECOND, name="u")
-    done = asyncio.run(run(Feed([*heard[-3:], *more]), lake))
-    assert rows(lake) == heard + more
+    more = prints(20, T0 + 100 * SECOND_US, name="u")
+    done = asyncio.run(run(Feed([*received[-3:], *more]), lake))
+    assert rows(lake) == received + more
     assert (done.prints, done.added) == (23, 45)
 
 
-def test_a_line_amid_a_recording_that_cannot_be_read(lake: Lake, killed: tuple[Path, list[Trade]]) -> None:
+def test_an_unreadable_line_inside_a_recording_raises(lake: Lake, killed: tuple[Path, list[Trade]]) -> None:
     lines = killed[0].read_bytes().splitlines(keepends=True)
     (lake.path / "incoming").mkdir(exist_ok=True)
     path = lake.path / "incoming" / "recording-5.jsonl"
@@ -233,64 +269,76 @@ def test_a_line_amid_a_recording_that_cannot_be_read(lake: Lake, killed: tuple[P
     assert path.exists() and lake.rows == 0
 
 
-def test_a_recording_somebody_writes_to_is_left_alone(lake: Lake, killed: tuple[Path, list[Trade]]) -> None:
+def test_a_locked_recording_is_skipped(lake: Lake, killed: tuple[Path, list[Trade]]) -> None:
     (lake.path / "incoming").mkdir(exist_ok=True)
     path = lake.path / "incoming" / "recording-5.jsonl"
     shutil.copy(killed[0], path)
     with path.open("rb") as busy:
-        fcntl.flock(busy, fcntl.LOCK_EX)
+        lock(busy)
         asyncio.run(run(Feed([]), lake))
     assert path.exists() and lake.rows == 0
 
 
-# Trouble
+# Faults
 
 
-async def test_a_full_disk_ends_it_with_what_could_be_written(
+async def test_a_full_disk_ends_the_recording_after_the_synced_prints(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard = prints(40)
-    feed = Feed(list(heard))
+    received = prints(40)
+    feed = Feed(list(received))
+    recorder = Recorder(feed, lake)
     real = os.fsync
 
-    def fill() -> None:
-        def full(descriptor: int) -> None:
-            monkeypatch.setattr(os, "fsync", real)
-            raise OSError(28, "No space left on device")
+    def full(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", real)
+        raise OSError(28, "No space left on device")
 
+    async def fill_disk() -> None:
+        await recorder.flushed(30)
         monkeypatch.setattr(os, "fsync", full)
 
-    feed.pause = {30: fill}
+    feed.before = {30: fill_disk}
     with pytest.raises(LakeError, match="No space left"):
-        await run(feed, lake)
-    assert rows(lake) == heard[:30], "whole up to what was synced"
-    assert lake.covered == ((heard[0].ts + MARGIN, heard[29].ts - MARGIN),)
+        await recorder.run()
+    assert rows(lake) == received[:30]
+    assert lake.covered == ((received[0].ts + MARGIN_US, received[29].ts - MARGIN_US),)
 
 
-async def test_a_commit_that_fails_at_midnight_does_not_stop_the_hearing(
+async def test_a_failed_commit_at_midnight_does_not_stop_the_recording(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard = prints(120, T0 + DAY - 60 * SECOND)
-    feed = Feed(list(heard))
-    real, seen = Lake.commit, list[str]()
+    received = prints(120, T0 + DAY_US - 60 * SECOND_US)
+    feed = Feed(list(received))
+    recorder = Recorder(feed, lake)
+    real = Lake.commit
 
     def locked(self: Lake, *args: object, **kwargs: object) -> None:
-        raise LakeError(self.path, None, "somebody else writes to it")
+        raise LakeError(self.path, None, "another process writes to it")
 
-    def fail() -> None:
+    async def make_commits_fail() -> None:
+        await recorder.flushed(50)
         monkeypatch.setattr(Lake, "commit", locked)
 
-    def heal() -> None:
+    async def commit_postponed() -> None:
+        await recorder.until(lambda: "another process" in recorder.progress[-1].postponed)
         monkeypatch.setattr(Lake, "commit", real)
 
-    feed.pause = {50: fail, 80: lambda: None, 100: heal}
-    await run(feed, lake, on_progress=lambda p: seen.append(p.postponed))
-    assert any("somebody else" in s for s in seen)
-    assert rows(lake) == heard and left(lake) == []
-    assert lake.covered == ((heard[0].ts + MARGIN, heard[-1].ts - MARGIN),)
+    feed.before = {50: make_commits_fail, 80: commit_postponed, 100: lambda: recorder.flushed(100)}
+    await recorder.run()
+    assert rows(lake) == received and left(lake) == []
+    assert lake.covered == ((received[0].ts + MARGIN_US, received[-1].ts - MARGIN_US),)
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-async def test_flushes_must_be_apart(lake: Lake, seconds: float) -> None:
-    with pytest.raises(ConfigError, match="flush_seconds"):
-        await record(Feed([]), lake, clock=CLOCK, stop=asyncio.Event(), flush_seconds=seconds)
+@pytest.mark.parametrize("flush_s", [0.0, -1.0, float("nan")])
+async def test_flushes_must_be_a_hundredth_of_a_second_apart(lake: Lake, flush_s: float) -> None:
+    with pytest.raises(ConfigError, match="flush_s"):
+        await record(Feed([]), lake, clock=SimClock(T0), stop=asyncio.Event(), flush_s=flush_s)
+
+
+async def test_the_old_name_of_flush_s_warns(lake: Lake) -> None:
+    with (
+        pytest.warns(DeprecationWarning, match="'flush_seconds' is now 'flush_s'"),
+        pytest.raises(ConfigError, match="flush_s=0"),
+    ):
+        await record(Feed([]), lake, clock=SimClock(T0), stop=asyncio.Event(), flush_seconds=0)

@@ -1,4 +1,4 @@
-"""Names of segments, and writing in a thread."""
+"""Names of segments, and writes in another thread."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from kalshilab.tape.ingest.segments import CLAIMING, Segment, in_thread
 
 @given(st.sampled_from([*CLAIMING, "series"]), st.integers(0, 2**60), st.integers(0, 2**60),
        st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True) | st.just(""))  # fmt: skip
-def test_a_name_says_what_it_holds(kind: str, since: int, until: int, tag: str) -> None:
+def test_a_name_can_be_parsed(kind: str, since: int, until: int, tag: str) -> None:
     segment = Segment(kind, since, until, tag)
     assert Segment.parse(segment.name) == segment
     assert segment.claim == (((since, until),) if kind != "series" and since < until else ())
 
 
 @pytest.mark.parametrize("name", ["", "import-1-2", "download", "download-1", "download-a-b", "series-1-x"])
-def test_other_names_are_nobodys(name: str) -> None:
+def test_other_names_are_not_parsed(name: str) -> None:
     assert Segment.parse(name) is None
 
 
 async def test_a_cancelled_caller_waits_for_the_write() -> None:
-    go, done = threading.Event(), threading.Event()
+    started, go, done = threading.Event(), threading.Event(), threading.Event()
 
     def write() -> None:
-        go.wait(10)
+        started.set()
+        go.wait(60)
         done.set()
 
     task = asyncio.create_task(in_thread(write))
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(started.wait, 60)
     task.cancel()
-    await asyncio.sleep(0.05)
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert not task.done()
     go.set()
     with pytest.raises(asyncio.CancelledError):

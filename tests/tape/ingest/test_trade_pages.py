@@ -1,4 +1,4 @@
-"""Pages to a tape: what `to_tape` would make of the same prints, in order, once, within the time asked for."""
+"""Pages of trades become the tape of the requested interval: in order, each trade once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T0 = 1_795_329_000_000_000
 
 
 def page(*rows: tuple[Any, ...]) -> dict[str, list[Any]]:
-    """Columns of rows of time, ticker, price, size, taker, id, oldest first as people write them."""
+    """Return a page of rows (time, ticker, price, size, taker, id), given oldest first."""
     names = (
         "created_time",
         "ticker",
@@ -36,7 +36,7 @@ ROWS = st.lists(
 
 
 @given(ROWS, st.integers(0, 5_000_000), st.integers(0, 5_000_000), st.integers(1, 7), st.integers(0, 10))
-def test_pages_of_a_list_are_the_list(
+def test_pages_give_the_trades_of_the_interval(
     drawn: list[tuple[int, str, int, int]], low: int, high: int, size: int, overlap: int
 ) -> None:
     rows = [
@@ -47,18 +47,18 @@ def test_pages_of_a_list_are_the_list(
     pages = Pages()
     for end in range(len(texts), 0, -size):
         pages.add(page(*texts[max(end - size, 0) : end]))
-    # The oldest come again, as from a second listing.
+    # The oldest are repeated, as by a second listing.
     pages.add(page(*texts[:overlap]))
     done = pages.gather(T0 + low, T0 + high)
     wanted = [r for r in rows if T0 + low <= r[0] < T0 + high]
-    made = done.tape.select(pl.col("ts").dt.epoch("us"), "ticker", "price", "size", pl.col("taker").cast(pl.String), "trade_id")  # fmt: skip
-    assert made.rows() == wanted
+    gathered = done.tape.select(pl.col("ts").dt.epoch("us"), "ticker", "price", "size", pl.col("taker").cast(pl.String), "trade_id")  # fmt: skip
+    assert gathered.rows() == wanted
     assert done.duplicates == sum(T0 + low <= r[0] < T0 + high for r in rows[:overlap])
     assert done.tape.schema == TAPE_SCHEMA
     check_tape(done.tape)
 
 
-def test_many_pages() -> None:
+def test_many_pages_keep_their_order() -> None:
     pages = Pages()
     count = BATCH * 2 + 1
     for n in range(count, 0, -1):
@@ -66,7 +66,7 @@ def test_many_pages() -> None:
     assert pages.gather().tape["trade_id"].to_list() == [f"t{n}" for n in range(1, count + 1)]
 
 
-def test_a_print_without_a_taker_is_counted_and_not_made_up() -> None:
+def test_trades_without_a_taker_are_left_out_and_counted() -> None:
     pages = Pages()
     pages.add(
         page(
@@ -79,7 +79,7 @@ def test_a_print_without_a_taker_is_counted_and_not_made_up() -> None:
     assert (done.tape["trade_id"].to_list(), done.unknown_taker, done.duplicates) == (["c"], 2, 0)
 
 
-def test_prints_without_an_id_are_all_kept() -> None:
+def test_trades_without_an_id_are_all_kept() -> None:
     pages = Pages()
     row = ("2026-11-22T00:00:00Z", "A", "0.5000", "1.00", "yes", "")
     pages.add(page(row, row))
@@ -87,12 +87,12 @@ def test_prints_without_an_id_are_all_kept() -> None:
     assert (done.tape["trade_id"].to_list(), done.duplicates) == ([None, None], 0)
 
 
-FORMS = ["2026-11-22T14:03:11.609997Z", "2026-11-22T14:03:11.6Z", "2026-11-22T14:03:11Z", "2026-11-22T14:03:11.609997123Z",
+FORMATS = ["2026-11-22T14:03:11.609997Z", "2026-11-22T14:03:11.6Z", "2026-11-22T14:03:11Z", "2026-11-22T14:03:11.609997123Z",
          "2026-11-22T15:03:11.609997+01:00", "2026-11-22T14:03:11+00:00"]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", FORMS)
-def test_every_form_of_a_time(text: str) -> None:
+@pytest.mark.parametrize("text", FORMATS)
+def test_every_format_of_a_time_is_read(text: str) -> None:
     from datetime import datetime
 
     from kalshilab.clock import from_datetime
@@ -108,7 +108,7 @@ def test_every_form_of_a_time(text: str) -> None:
     [("created_time", "yesterday"), ("created_time", "2026-11-22T14:03:11.60+5Z"), ("yes_price_dollars", "1.2000"),
      ("yes_price_dollars", "0.43001"), ("count_fp", "0.00"), ("count_fp", "much")],
 )  # fmt: skip
-def test_what_cannot_be_read_is_an_error(column: str, value: str) -> None:
+def test_an_unreadable_value_raises(column: str, value: str) -> None:
     bad = page(("2026-11-22T14:03:11Z", "A", "0.5000", "1.00", "yes", "a"))
     bad[column] = [value]
     pages = Pages()
@@ -117,7 +117,7 @@ def test_what_cannot_be_read_is_an_error(column: str, value: str) -> None:
         pages.gather(0, 2**61)
 
 
-def test_nothing_is_an_empty_tape() -> None:
+def test_an_empty_page_gives_an_empty_tape() -> None:
     pages = Pages()
     pages.add(page())
     done = pages.gather(0, 1)

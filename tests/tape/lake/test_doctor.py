@@ -1,4 +1,4 @@
-"""A lake that was damaged says so, to whoever reads it; the doctor finds it, and a repair makes it whole."""
+"""Readers refuse a damaged lake, the doctor reports the damage, and a repair removes it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ import pytest
 from kalshilab import signals
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, doctor, repair, sample
-from kalshilab.tape.lake import fs
+from kalshilab.tape.lake import parquet
 
 TAPE, MARKETS = sample()
-DAY = 86_400_000_000
-T0 = int(TAPE["ts"].dt.epoch("us").min()) // DAY * DAY  # type: ignore[arg-type]
+DAY_US = 86_400_000_000
+T0 = int(TAPE["ts"].dt.epoch("us").min()) // DAY_US * DAY_US  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    made = Lake.create(tmp_path / "lake")
-    made.append(TAPE, MARKETS, covered=[(T0, T0 + 6 * DAY)])
-    return made
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(TAPE, MARKETS, covered=[(T0, T0 + 6 * DAY_US)])
+    return lake
 
 
-def cut(lake: Lake) -> Path:
+def truncated(lake: Lake) -> Path:
     path = lake.files[2].path
     os.truncate(path, path.stat().st_size - 1000)
     return path
 
 
 def flipped(lake: Lake) -> Path:
-    """One bit of a price."""
+    """Flip one bit of a price."""
     import pyarrow.parquet as pq
 
     path = lake.files[2].path
@@ -50,19 +50,19 @@ def flipped(lake: Lake) -> Path:
     return path
 
 
-def gone(lake: Lake) -> Path:
+def missing(lake: Lake) -> Path:
     path = lake.files[2].path
     path.unlink()
     return path
 
 
-def day_gone(lake: Lake) -> Path:
+def day_missing(lake: Lake) -> Path:
     path = lake.files[2].path
     shutil.rmtree(path.parent)
     return path
 
 
-def another_days(lake: Lake) -> Path:
+def another_day(lake: Lake) -> Path:
     path = lake.files[2].path
     shutil.copy(lake.files[1].path, path)
     return path
@@ -82,23 +82,23 @@ def changed_schema(lake: Lake) -> Path:
 
 
 def other_rows(lake: Lake) -> Path:
-    """As many rows and bytes, the same footer, and one price that is another: the sums and the hash know."""
+    """Change one price, but not the rows, the size or the footer: only checksums and the hash detect it."""
     path, size = lake.files[2].path, lake.files[2].bytes
-    frame, note = pl.read_parquet(path, hive_partitioning=False), fs.note_of(path)
+    frame, note = pl.read_parquet(path, hive_partitioning=False), parquet.note_of(path)
     for row in range(frame.height - 1):
         old, new = frame["price"][row], frame["price"][row + 1]
         if old == new:
             continue
         price = frame["price"].clone().scatter(row, new)
-        fs.write_frame(frame.with_columns(price), path, note=note, row_group=1 << 18)
+        parquet.write_frame(frame.with_columns(price), path, note=note, row_group=1 << 18)
         if path.stat().st_size == size:
             lake.check_file(lake.files[2])
             return path
-    raise AssertionError("no such file could be made")
+    raise AssertionError("no price could be changed without changing the size")
 
 
-def moved_minute(lake: Lake) -> Path:
-    """The last bytes of the file moved to its middle: the size is right, the footer is not."""
+def scrambled(lake: Lake) -> Path:
+    """Move the last bytes of the file to its middle: the size is right, the footer is not."""
     path = lake.files[2].path
     raw = path.read_bytes()
     path.write_bytes(raw[:1000] + raw[-500:] + raw[1000:-500])
@@ -112,14 +112,14 @@ def emptied(lake: Lake) -> Path:
 
 
 def zeroed(lake: Lake) -> Path:
-    """As a disk leaves a file that was never brought to it: its size, and nothing in it."""
+    """Replace all bytes by zeros, as a crash leaves a file that was not synced."""
     path = lake.files[2].path
     path.write_bytes(bytes(lake.files[2].bytes))
     return path
 
 
 def of_another_lake(lake: Lake) -> Path:
-    """The same day, of the same generation, of a lake of fewer prints."""
+    """Take the same day, of the same generation, from a lake with fewer prints."""
     path = lake.files[2].path
     other = Lake.create(lake.path.parent / "another")
     other.append(TAPE.filter(pl.int_range(pl.len()) % 3 != 0))
@@ -139,7 +139,7 @@ def edited_rows(lake: Lake) -> Path:
     return edited(lake, lambda m: m["days"][2].update(rows=m["days"][2]["rows"] - 1))
 
 
-def edited_totals(lake: Lake) -> Path:
+def edited_checksums(lake: Lake) -> Path:
     return edited(lake, lambda m: m["days"][2]["totals"].update(price=1))
 
 
@@ -157,13 +157,13 @@ def edited_seal(lake: Lake) -> Path:
     return edited(lake, lambda m: m.update(seal=""))
 
 
-def manifest_gone(lake: Lake) -> Path:
+def manifest_missing(lake: Lake) -> Path:
     path = lake.path / "manifest.json"
     path.unlink()
     return path
 
 
-def markets_gone(lake: Lake) -> Path:
+def markets_missing(lake: Lake) -> Path:
     (path,) = lake.path.glob("markets-*.parquet")
     path.unlink()
     return path
@@ -177,41 +177,42 @@ def markets_flipped(lake: Lake) -> Path:
     return path
 
 
-def markets_cut(lake: Lake) -> Path:
+def markets_truncated(lake: Lake) -> Path:
     (path,) = lake.path.glob("markets-*.parquet")
     os.truncate(path, path.stat().st_size // 2)
     return path
 
 
 DAMAGE = [
-    cut, flipped, gone, day_gone, another_days, fewer_rows, changed_schema, other_rows,
-    moved_minute, emptied, zeroed, of_another_lake,
-    edited_rows, edited_totals, edited_days, edited_seal, garbled, manifest_gone, markets_cut, markets_gone, markets_flipped,
+    truncated, flipped, missing, day_missing, another_day, fewer_rows, changed_schema, other_rows,
+    scrambled, emptied, zeroed, of_another_lake,
+    edited_rows, edited_checksums, edited_days, edited_seal, garbled, manifest_missing, markets_truncated,
+    markets_missing, markets_flipped,
 ]  # fmt: skip
 
 
-def scanned(path: Path) -> Any:
+def scan(path: Path) -> pl.DataFrame:
     return signals.scan(Lake.open(path), signals.Rlm(min_trades=1, min_drop=0, yes_threshold=0.0))
 
 
-def lazily(path: Path) -> Any:
+def collect(path: Path) -> pl.DataFrame:
     return Lake.open(path).lazy().collect()
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> pl.DataFrame:
     return Lake.open(path).read()
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_never_fewer_rows(lake: Lake, damage: Callable[[Lake], Path]) -> None:
+def test_damage_never_costs_rows_silently(lake: Lake, damage: Callable[[Lake], Path]) -> None:
     path = damage(lake)
-    for reader in (read, scanned, lazily):
-        if reader is not scanned and path.name.startswith("markets"):
-            # The tape itself is whole, and tickers stand in it.
+    for reader in (read, scan, collect):
+        if reader is not scan and path.name.startswith("markets"):
+            # The tape itself is intact, and it contains the tickers.
             assert reader(lake.path).height == TAPE.height
             continue
-        if reader is lazily and damage in (flipped, other_rows):
-            # What no footer shows: polars may find it, and gives all rows otherwise.
+        if reader is collect and damage in (flipped, other_rows):
+            # The footer does not show it: polars raises or returns all rows.
             with suppress(pl.exceptions.ComputeError):
                 assert reader(lake.path).height == TAPE.height
             continue
@@ -222,45 +223,45 @@ def test_damage_is_never_fewer_rows(lake: Lake, damage: Callable[[Lake], Path]) 
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_found_repaired_and_filled_again(lake: Lake, damage: Callable[[Lake], Path]) -> None:
+def test_damage_is_found_repaired_and_filled_again(lake: Lake, damage: Callable[[Lake], Path]) -> None:
     path = damage(lake)
     assert next(f.file for f in doctor(lake.path) if f.severity == "error") == path
-    assert any(path.name in text for text in repair(lake.path)), "it says what it did"
-    assert not repair(lake.path), "once is enough"
-    whole = Lake.open(lake.path)
-    assert not [f for f in whole.doctor() if f.severity == "error"]
-    assert whole.read().height == whole.rows
-    if whole.rows < TAPE.height:
-        ((since, until),) = [(g.since, g.until) for g in whole.gaps()]
-        assert until - since == DAY, "the day that was lost is not claimed any more"
-        assert not any(low < until and high > since for low, high in whole.covered)
-        assert whole.rows == TAPE.height - lake.files[2].rows
-    whole.append(TAPE, MARKETS)
-    assert whole.read().drop("market", "ticker").equals(TAPE.drop("market", "ticker"))
-    assert signals.scan(whole, signals.Rlm()).equals(signals.rlm(TAPE))
+    assert any(path.name in text for text in repair(lake.path)), "it reports its actions"
+    assert not repair(lake.path), "a second repair has nothing to do"
+    repaired = Lake.open(lake.path)
+    assert not [f for f in repaired.doctor() if f.severity == "error"]
+    assert repaired.read().height == repaired.rows
+    if repaired.rows < TAPE.height:
+        ((since, until),) = [(g.since, g.until) for g in repaired.gaps()]
+        assert until - since == DAY_US, "the removed day is no longer covered"
+        assert not any(low < until and high > since for low, high in repaired.covered)
+        assert repaired.rows == TAPE.height - lake.files[2].rows
+    repaired.append(TAPE, MARKETS)
+    assert repaired.read().drop("market", "ticker").equals(TAPE.drop("market", "ticker"))
+    assert signals.scan(repaired, signals.Rlm()).equals(signals.rlm(TAPE))
 
 
-def test_several_days_and_the_markets_at_once(lake: Lake) -> None:
-    """Codes stand in the prints: they come through even where the markets file does not."""
+def test_codes_survive_the_loss_of_several_days_and_of_the_markets_file(lake: Lake) -> None:
+    """The prints contain the codes, so the markets file can be rebuilt."""
     tickers = lake.tickers
-    cut(lake)
+    truncated(lake)
     lake.files[4].path.unlink()
-    markets_gone(lake)
+    markets_missing(lake)
     assert len(repair(lake.path)) >= 3
-    whole = Lake.open(lake.path)
-    assert not [f for f in whole.doctor() if f.severity == "error"]
-    assert [len(list((lake.path / "damaged").iterdir())), len(whole.files)] == [1, len(lake.files) - 2]
-    seen = whole.read().select("market", "ticker").unique().sort("market")
-    assert seen["ticker"].to_list() == tickers.gather(seen["market"]).to_list(), "no code has changed"
-    whole.append(TAPE, MARKETS)
-    assert whole.read().drop("market").equals(TAPE.drop("market"))
-    assert whole.markets.sort("ticker").equals(MARKETS.sort("ticker"))
+    repaired = Lake.open(lake.path)
+    assert not [f for f in repaired.doctor() if f.severity == "error"]
+    assert [len(list((lake.path / "damaged").iterdir())), len(repaired.files)] == [1, len(lake.files) - 2]
+    codes = repaired.read().select("market", "ticker").unique().sort("market")
+    assert codes["ticker"].to_list() == tickers.gather(codes["market"]).to_list(), "no code has changed"
+    repaired.append(TAPE, MARKETS)
+    assert repaired.read().drop("market").equals(TAPE.drop("market"))
+    assert repaired.markets.sort("ticker").equals(MARKETS.sort("ticker"))
 
 
-def test_what_cannot_be_repaired_says_so(lake: Lake) -> None:
+def test_a_lake_that_cannot_be_repaired_raises(lake: Lake) -> None:
     (lake.path / f"manifest-{lake.generation}.json").write_text("{}")
     garbled(lake)
-    with pytest.raises(LakeError, match=r"no copy that can be read.*kalshilab import"):
+    with pytest.raises(LakeError, match=r"no readable copy.*kalshilab import"):
         repair(lake.path)
     with pytest.raises(LakeError, match="is not a lake"):
         repair(lake.path / "none")
@@ -268,39 +269,39 @@ def test_what_cannot_be_repaired_says_so(lake: Lake) -> None:
         doctor(lake.path / "none")
 
 
-def test_the_copy_of_the_manifest_is_looked_after(lake: Lake) -> None:
+def test_a_bad_copy_of_the_manifest_is_reported_and_rewritten(lake: Lake) -> None:
     copy = lake.path / f"manifest-{lake.generation}.json"
-    (lake.path / "manifest-old.json").write_text("of somebody else")
+    (lake.path / "manifest-old.json").write_text("a foreign file")
     for spoil in (copy.unlink, lambda: copy.write_text("{}")):
         spoil()
         assert [(f.severity, f.file) for f in lake.doctor(deep=False)] == [("warning", copy)]
         assert any(copy.name in text for text in lake.repair())
         assert not lake.doctor()
-    assert manifest_gone(lake).name in lake.repair()[0]
+    assert manifest_missing(lake).name in lake.repair()[0]
     assert Lake.open(lake.path).rows == TAPE.height
 
 
-def test_files_of_others_among_the_days(lake: Lake) -> None:
-    """Who reads trades/**/*.parquet would read them too."""
-    stranger = lake.files[0].path.with_name("mine.parquet")
-    shutil.copy(lake.files[0].path, stranger)
+def test_foreign_files_among_the_days_are_reported_and_kept(lake: Lake) -> None:
+    """Readers of trades/**/*.parquet would read them too."""
+    foreign = lake.files[0].path.with_name("mine.parquet")
+    shutil.copy(lake.files[0].path, foreign)
     left = lake.files[0].path.with_name("part-99.parquet")
     shutil.copy(lake.files[0].path, left)
     assert lake.read().height == TAPE.height
-    assert [(f.severity, f.file) for f in lake.doctor()] == [("warning", stranger), ("note", left)]
-    assert lake.repair() and stranger.exists() and not left.exists()
+    assert [(f.severity, f.file) for f in lake.doctor()] == [("warning", foreign), ("note", left)]
+    assert lake.repair() and foreign.exists() and not left.exists()
 
 
 def torn(raw: bytes) -> bytes:
     return raw[:-9]
 
 
-def bitten(raw: bytes) -> bytes:
+def corrupted(raw: bytes) -> bytes:
     return raw[:2000] + bytes(b ^ 0xFF for b in raw[2000:2008]) + raw[2008:]
 
 
 def misdated(raw: bytes) -> bytes:
-    """Its note gives its prints another day."""
+    """Change the day in the segment's note."""
     day = TAPE["ts"].dt.date().first()
     assert isinstance(day, date)
     own, other = (f'"day":"{d}"'.encode() for d in (day, day + timedelta(days=1)))
@@ -308,7 +309,7 @@ def misdated(raw: bytes) -> bytes:
     return raw.replace(own, other)
 
 
-@pytest.mark.parametrize("spoil", [torn, bitten, misdated])
+@pytest.mark.parametrize("spoil", [torn, corrupted, misdated])
 def test_a_damaged_segment_is_never_merged(lake: Lake, spoil: Callable[[bytes], bytes]) -> None:
     later = TAPE.with_columns(pl.format("{}-b", "trade_id").alias("trade_id"))
     lake.stage("good", later.tail(3))
@@ -327,28 +328,28 @@ def test_a_damaged_segment_is_never_merged(lake: Lake, spoil: Callable[[bytes], 
     assert not lake.doctor() and lake.read().height == TAPE.height + 3
 
 
-def test_a_bit_of_a_segment_that_flips(tmp_path: Path) -> None:
-    """Wherever it is: the prints that were staged, or an error and none."""
+def test_a_flipped_bit_of_a_segment_never_changes_prints(tmp_path: Path) -> None:
+    """At any position, a commit adds the prints that were staged, or it raises and adds nothing."""
     prints = TAPE.gather_every(TAPE.height // 100)
     assert prints["ts"].dt.date().n_unique() > 3
-    lake = Lake.create(tmp_path / "begun")
-    lake.stage("piece", prints)
-    raw, refused = (lake.incoming / "piece.parquet").read_bytes(), 0
+    lake = Lake.create(tmp_path / "original")
+    lake.stage("segment", prints)
+    raw, refused = (lake.incoming / "segment.parquet").read_bytes(), 0
     for at in range(0, len(raw), len(raw) // 150):
-        begun = Lake.open(shutil.copytree(lake.path, tmp_path / f"lake-{at}"))
+        copy = Lake.open(shutil.copytree(lake.path, tmp_path / f"lake-{at}"))
         flipped = raw[:at] + bytes([raw[at] ^ 1 << at % 8]) + raw[at + 1 :]
-        (begun.incoming / "piece.parquet").write_bytes(flipped)
+        (copy.incoming / "segment.parquet").write_bytes(flipped)
         try:
-            begun.commit()
+            copy.commit()
         except LakeError:
             refused += 1
-            assert not begun.rows and not Lake.open(begun.path).rows
+            assert not copy.rows and not Lake.open(copy.path).rows
         else:
-            assert begun.read().drop("market").equals(prints.drop("market"))
+            assert copy.read().drop("market").equals(prints.drop("market"))
     assert refused > 100
 
 
-def test_a_reader_of_an_old_generation_is_told(lake: Lake) -> None:
+def test_reading_an_old_generation_raises(lake: Lake) -> None:
     old = Lake.open(lake.path)
     later = TAPE.with_columns(pl.col("ts") + pl.duration(hours=1), pl.lit(None, pl.String).alias("trade_id"))
     lake.append(later)

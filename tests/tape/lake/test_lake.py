@@ -1,4 +1,4 @@
-"""The lake: what goes in comes out, however it is cut; what others read it with sees the same; one writer."""
+"""The lake: round trips for any split of a tape, other Parquet readers, and the single writer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAY = 86_400_000_000
 
 
 def plain(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
-    """The columns that do not depend on who gives the codes."""
+    """Return the columns that do not depend on the assignment of codes, with plain text columns."""
     return frame.lazy().select(pl.col(c).cast(pl.String) if c in ("ticker", "taker") else pl.col(c) for c in PLAIN).collect()  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def lake(tmp_path: Path) -> Lake:
     return made
 
 
-def test_what_went_in_comes_out(lake: Lake) -> None:
+def test_a_tape_and_its_markets_round_trip(lake: Lake) -> None:
     again = Lake.open(lake.path)
     for one in (lake, again, scan_tape(lake.path)):
         assert isinstance(one, Lake)
@@ -57,7 +57,7 @@ def test_what_went_in_comes_out(lake: Lake) -> None:
     assert not [f for f in again.doctor() if f.severity == "error"]
 
 
-def test_codes_are_dense_and_those_of_the_listing(lake: Lake) -> None:
+def test_codes_are_dense_and_index_the_listing(lake: Lake) -> None:
     read = lake.read()
     assert (
         lake.tickers.cast(pl.String).gather(read["market"]).to_list()
@@ -66,7 +66,7 @@ def test_codes_are_dense_and_those_of_the_listing(lake: Lake) -> None:
     assert lake.listing["market"].to_list() == list(range(len(lake.tickers)))
 
 
-def test_a_stretch_of_time(lake: Lake) -> None:
+def test_a_read_interval_includes_its_start_and_excludes_its_end(lake: Lake) -> None:
     ts = TAPE["ts"].dt.epoch("us")
     low, high = int(ts[1000]), int(ts[9000])
     expected = TAPE.filter((ts >= low) & (ts < high))
@@ -76,11 +76,11 @@ def test_a_stretch_of_time(lake: Lake) -> None:
     for zone in (UTC, None):
         since, until = (to_datetime(us).replace(tzinfo=zone) for us in (low, high))
         assert lake.read(since, until).equals(lake.read(low, high))
-    with pytest.raises(TapeError, match=r"since='2026-01-05': microseconds or a datetime"):
+    with pytest.raises(TapeError, match=r"since must be microseconds or a datetime, got '2026-01-05'"):
         lake.read("2026-01-05")  # type: ignore[arg-type]
 
 
-def test_twice_is_once(lake: Lake) -> None:
+def test_appending_a_tape_twice_adds_nothing(lake: Lake) -> None:
     done = lake.append(TAPE)
     assert (done.added, done.duplicates) == (0, TAPE.height)
     assert plain(lake.lazy()).equals(plain(TAPE))
@@ -93,10 +93,12 @@ def test_twice_is_once(lake: Lake) -> None:
     st.booleans(),
     st.randoms(),
 )
-def test_any_split_any_overlap_any_order(rows: Any, cuts: list[int], staged: bool, chance: Any) -> None:
-    """Pieces of whole instants, some of them twice, in any order, give the lake of the whole."""
+def test_pieces_of_whole_instants_give_the_lake_of_the_whole_in_any_order(
+    rows: Any, cuts: list[int], staged: bool, chance: Any
+) -> None:
+    """Some pieces are added twice; the pieces arrive in any order."""
     whole = with_ids(tape_of(rows))
-    # Prints of one instant stay together: between pieces their order is that of arrival.
+    # Prints of one instant stay together: across pieces, their order is the order of arrival.
     instants = whole["ts"].unique(maintain_order=True)
     edges = sorted({0, len(instants), *(min(c, len(instants)) for c in cuts)})
     pieces = [whole.filter(pl.col("ts").is_in(instants[a:b].implode())) for a, b in pairwise(edges)]  # fmt: skip
@@ -121,8 +123,8 @@ def test_any_split_any_overlap_any_order(rows: Any, cuts: list[int], staged: boo
             pl.len(), pl.col("ts").min().alias("a"), pl.col("ts").max().alias("b")
         )
         for row in counted.iter_rows(named=True):
-            own = listing.filter(pl.col("ticker").cast(pl.String) == row["ticker"]).row(0, named=True)
-            assert (own["prints"], own["first_ts"], own["last_ts"]) == (row["len"], row["a"], row["b"])
+            entry = listing.filter(pl.col("ticker").cast(pl.String) == row["ticker"]).row(0, named=True)
+            assert (entry["prints"], entry["first_ts"], entry["last_ts"]) == (row["len"], row["a"], row["b"])
         assert not [f for f in lake.doctor() if f.severity == "error"]
 
 
@@ -133,15 +135,18 @@ def test_any_split_any_overlap_any_order(rows: Any, cuts: list[int], staged: boo
     st.lists(st.integers(0, 9), min_size=6, max_size=6),
     st.booleans(),
 )
-def test_pieces_that_overlap_anywhere(rows: Any, cuts: list[int], back: list[int], staged: bool) -> None:
-    """Each piece begins some rows before the end of the last, in the middle of an instant or not: as one page
-    after the other is fetched.  Codes are those of the whole from the first piece on.
+def test_overlapping_pieces_give_the_lake_of_the_whole(
+    rows: Any, cuts: list[int], back: list[int], staged: bool
+) -> None:
+    """Each piece begins a few rows before the end of the previous one, possibly within an instant, like fetched pages.
+
+    After each piece, the codes are those of the whole tape.
     """
     whole = with_ids(tape_of(rows))
     edges = sorted({0, whole.height, *(min(c, whole.height) for c in cuts)})
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake.create(Path(folder, "lake"))
-        seen = 0
+        new_markets = 0
         for number, (low, high) in enumerate(pairwise(edges)):
             piece = whole.slice(max(0, low - back[number]), high - max(0, low - back[number]))
             if staged:
@@ -150,17 +155,16 @@ def test_pieces_that_overlap_anywhere(rows: Any, cuts: list[int], back: list[int
             done = lake.append(with_codes(piece.drop("market")).select(whole.columns))
             assert (done.rows, done.added) == (piece.height, high - low)
             assert done.duplicates == piece.height - done.added
-            seen += done.new_markets
+            new_markets += done.new_markets
             assert lake.read().equals(whole.head(high))
         if staged:
-            seen = lake.commit().new_markets
-        assert seen == len(lake.tickers)
+            new_markets = lake.commit().new_markets
+        assert new_markets == len(lake.tickers)
         assert Lake.open(lake.path).read().equals(whole)
         assert not [f for f in lake.doctor() if f.severity == "error"]
 
 
-def test_ids_and_none_side_by_side(tmp_path: Path) -> None:
-    """What has an id stands once, what has none as often as it came; twice in one tape is twice."""
+def test_prints_with_an_id_are_added_once_and_prints_without_one_each_time(tmp_path: Path) -> None:
     tape = tape_of([(1, "A-B-1", 5000, 100, "yes")] * 6)
     ids = ["a", None, "b", "a", None, ""]
     tape = tape.with_columns(pl.Series("trade_id", ids))
@@ -176,14 +180,14 @@ def test_ids_and_none_side_by_side(tmp_path: Path) -> None:
 
 
 def test_one_id_on_two_days_is_two_prints(tmp_path: Path) -> None:
-    """Ids are compared within a day: a print that was announced with another day is another print."""
+    """Ids are compared within a day only."""
     tape = tape_of([(0, "A-B-1", 5000, 100, "yes"), (DAY, "A-B-1", 5000, 100, "yes")])
     lake = Lake.create(tmp_path)
     both = tape.with_columns(pl.lit("same").alias("trade_id"))
     assert lake.append(both.head(1)).added == lake.append(both.tail(1)).added == 1
 
 
-def test_nothing_is_no_change(tmp_path: Path) -> None:
+def test_empty_tapes_and_markets_do_not_change_the_lake(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     for done in (lake.append(TAPE.clear()), lake.append(TAPE.clear(), MARKETS.clear()), lake.commit()):
         assert (done.rows, done.added, done.days, done.new_markets) == (0, 0, 0, 0)
@@ -194,7 +198,7 @@ def test_nothing_is_no_change(tmp_path: Path) -> None:
     assert not Lake.open(lake.path).doctor()
 
 
-def test_what_is_no_tape_changes_nothing(lake: Lake) -> None:
+def test_a_refused_tape_does_not_change_the_lake(lake: Lake) -> None:
     generation = lake.generation
     for wrong in (
         TAPE.reverse(),
@@ -229,26 +233,26 @@ def test_codes_never_change(tmp_path: Path) -> None:
     assert lake.tickers.cast(pl.String).to_list() == ["B", "A", "C", "0"]
 
 
-def test_markets_come_later_and_again(lake: Lake) -> None:
-    fresh = Lake.create(lake.path.parent / "other")
-    fresh.append(TAPE)
-    assert fresh.unknown == len(fresh.tickers)
-    assert fresh.markets.schema == MARKETS_SCHEMA and not fresh.markets.height
-    fresh.put_markets(MARKETS)
-    assert not fresh.unknown
-    assert fresh.markets.sort("ticker").equals(MARKETS.sort("ticker"))
+def test_markets_can_be_added_and_updated_after_the_prints(lake: Lake) -> None:
+    other = Lake.create(lake.path.parent / "other")
+    other.append(TAPE)
+    assert other.unknown == len(other.tickers)
+    assert other.markets.schema == MARKETS_SCHEMA and not other.markets.height
+    other.put_markets(MARKETS)
+    assert not other.unknown
+    assert other.markets.sort("ticker").equals(MARKETS.sort("ticker"))
     changed = MARKETS.head(1).with_columns(pl.lit("another title").alias("title"))
-    generation = fresh.generation
-    fresh.put_markets(changed)
-    assert fresh.markets.filter(pl.col("ticker") == changed["ticker"][0])["title"].to_list() == [
+    generation = other.generation
+    other.put_markets(changed)
+    assert other.markets.filter(pl.col("ticker") == changed["ticker"][0])["title"].to_list() == [
         "another title"
     ]
-    assert fresh.generation > generation
-    fresh.put_markets(changed.clear())
-    assert fresh.generation == generation + 1, "nothing is no change"
+    assert other.generation > generation
+    other.put_markets(changed.clear())
+    assert other.generation == generation + 1, "an empty table does not change the lake"
 
 
-def test_what_is_covered_and_what_is_not(tmp_path: Path) -> None:
+def test_covered_intervals_are_merged_and_the_time_between_them_is_a_gap(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path)
     early = tape_of([(0, "A", 5000, 100, "yes")])
     late = early.with_columns(pl.col("ts") + pl.duration(days=3))
@@ -263,7 +267,7 @@ def test_what_is_covered_and_what_is_not(tmp_path: Path) -> None:
     assert not lake.gaps()
 
 
-def test_segments_wait_beside_the_lake(lake: Lake) -> None:
+def test_staged_segments_are_added_when_they_are_committed(lake: Lake) -> None:
     other = lake.path.parent / "other"
     made = Lake.create(other)
     made.stage("b", TAPE.tail(100))
@@ -281,7 +285,7 @@ def test_segments_wait_beside_the_lake(lake: Lake) -> None:
         made.stage("../evil", TAPE)
 
 
-def test_plain_readers_see_the_same(lake: Lake) -> None:
+def test_polars_pyarrow_and_pandas_read_the_same_prints(lake: Lake) -> None:
     import pyarrow.dataset as ds
 
     files = str(lake.path / "trades/**/*.parquet")
@@ -299,7 +303,7 @@ def test_plain_readers_see_the_same(lake: Lake) -> None:
     assert read["taker"].tolist() == TAPE["taker"].to_list()
 
 
-def test_duckdb_sees_the_same(lake: Lake) -> None:
+def test_duckdb_reads_the_same_prints(lake: Lake) -> None:
     duckdb = pytest.importorskip("duckdb")
     query = f"select count(*), sum(price), sum(size) from '{lake.path}/trades/**/*.parquet'"
     assert duckdb.sql(query).fetchall()[0] == (TAPE.height, TAPE["price"].cast(int).sum(), TAPE["size"].sum())
@@ -312,8 +316,8 @@ def test_duckdb_sees_the_same(lake: Lake) -> None:
     assert rows.fetchall() == expected.rows()
 
 
-def test_one_writer(lake: Lake) -> None:
-    """A second process is told who writes; once the first is done it may."""
+def test_a_second_process_is_refused_until_the_writing_one_ends(lake: Lake) -> None:
+    """The error names the process that holds the lock."""
     code = (
         "import sys; from kalshilab.tape import Lake\n"
         "with Lake.open(sys.argv[1]).writing():\n"
@@ -332,11 +336,11 @@ def test_one_writer(lake: Lake) -> None:
         assert plain(lake.lazy()).equals(plain(TAPE)), "reading needs no lock"
         other.stdin.write("\n")
         other.stdin.flush()
-        other.wait(20)
+        other.wait(120)
     assert lake.append(TAPE).added == 0
 
 
-def test_one_writer_in_one_process(lake: Lake) -> None:
+def test_a_second_lake_object_is_refused_while_the_first_writes(lake: Lake) -> None:
     other = Lake.open(lake.path)
     with lake.writing():
         for refused in (
@@ -345,16 +349,16 @@ def test_one_writer_in_one_process(lake: Lake) -> None:
             lambda: other.put_markets(MARKETS),
             other.repair,
         ):
-            with pytest.raises(LakeError, match="is writing to this lake, and one at a time may"):
+            with pytest.raises(LakeError, match="is writing to this lake; only one process at a time may"):
                 refused()
         lake.append(TAPE.head(5))
         other.stage("beside", TAPE.head(5))
     other.append(TAPE, covered=[(0, 1)])
     lake.append(TAPE, covered=[(1, 2)])
-    assert lake.covered == ((0, 2),), "a change is made on the lake as it is"
+    assert lake.covered == ((0, 2),), "each change starts from the lake on disk"
 
 
-def test_threads_take_turns(tmp_path: Path) -> None:
+def test_appends_from_several_threads_are_serialised(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path)
     pieces = [TAPE.slice(k, 400) for k in range(0, 3200, 400)]
     with ThreadPoolExecutor(4) as pool:
@@ -369,11 +373,11 @@ def test_a_merged_segment_that_cannot_be_removed_is_not_merged_again(
 ) -> None:
     tape = TAPE.head(500).with_columns(pl.lit(None, pl.String).alias("trade_id"))
     lake = Lake.create(tmp_path)
-    lake.stage("held", tape)
+    lake.stage("locked", tape)
     unlink = Path.unlink
 
     def refused(path: Path, missing_ok: bool = False) -> None:
-        if path.name == "held.parquet":
+        if path.name == "locked.parquet":
             raise PermissionError(13, "Permission denied")
         unlink(path, missing_ok)
 
@@ -382,16 +386,16 @@ def test_a_merged_segment_that_cannot_be_removed_is_not_merged_again(
         assert lake.commit().added == 500
         for change in (lambda: lake.append(TAPE.tail(10)), lambda: lake.put_markets(MARKETS), lake.commit):
             change()
-            assert not lake.staged() and (lake.incoming / "held.parquet").exists()
-        assert [f.severity for f in lake.doctor() if f.file == lake.incoming / "held.parquet"] == ["note"]
+            assert not lake.staged() and (lake.incoming / "locked.parquet").exists()
+        assert [f.severity for f in lake.doctor() if f.file == lake.incoming / "locked.parquet"] == ["note"]
         assert lake.rows == 510
     lake.append(TAPE.tail(20))
     assert not list(lake.incoming.glob("*.parquet")) and lake.rows == 520
-    lake.stage("held", tape)
-    assert lake.commit().added == 500, "staged anew it is another segment"
+    lake.stage("locked", tape)
+    assert lake.commit().added == 500, "staged again, it is another segment"
 
 
-def test_what_is_no_lake(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_lake_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(LakeError, match=r"kalshilab (download|import)"):
         Lake.open(tmp_path)
     with pytest.raises(TapeError, match="does not exist"):
@@ -399,12 +403,14 @@ def test_what_is_no_lake(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(TapeError):
         scan_tape(tmp_path / "text")
-    with pytest.raises(LakeError, match="cannot be a folder"):
+    with pytest.raises(LakeError, match="cannot be created as a folder"):
         Lake.create(tmp_path / "text")
 
 
 @pytest.mark.parametrize("when", ["while its rows are read", "while its times are read"])
-def test_a_lake_that_is_changed_under_a_scan_is_not_called_damaged(tmp_path: Path, when: str) -> None:
+def test_a_lake_changed_during_a_scan_is_reported_as_changed_and_not_as_damaged(
+    tmp_path: Path, when: str
+) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.append(TAPE.head(500))
     reader = Lake.open(lake.path)
@@ -412,7 +418,7 @@ def test_a_lake_that_is_changed_under_a_scan_is_not_called_damaged(tmp_path: Pat
     batch = next(reading)
     lake.append(TAPE.slice(500))
     assert not reader.files[0].path.exists()
-    with pytest.raises(LakeError, match="the same again: the lake was changed meanwhile"):
+    with pytest.raises(LakeError, match="the same again: the lake has changed since it was opened"):
         if when == "while its rows are read":
             list(reading)
         else:

@@ -1,4 +1,4 @@
-"""The manifest: sealed, versioned, believed only whole; and the quick check of a file against it."""
+"""The manifest is sealed, versioned and read whole or not at all; files are checked against it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, sample
-from kalshilab.tape.lake.fs import short
 from kalshilab.tape.lake.manifest import (
     DayEntry,
     Manifest,
-    Merged,
+    MergedSegment,
     TableEntry,
-    Totals,
     check_file,
     load,
     read_day,
     read_listing,
 )
+from kalshilab.tape.lake.parquet import short
+from kalshilab.tape.lake.row_groups import Checksums
 from kalshilab.tape.tape import Tape
 
 TAPE, MARKETS = sample()
@@ -33,15 +33,15 @@ TAPE, MARKETS = sample()
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    made = Lake.create(tmp_path / "lake")
-    made.append(TAPE, MARKETS)
-    return made
+    lake = Lake.create(tmp_path / "lake")
+    lake.append(TAPE, MARKETS)
+    return lake
 
 
 numbers = st.integers(0, 2**62)
 days = st.builds(
     DayEntry, st.dates().map(str), st.text(max_size=9), numbers, numbers, st.text(max_size=9), numbers, numbers,
-    st.builds(Totals, numbers, numbers, numbers, numbers, st.lists(numbers, max_size=2).map(tuple)),
+    st.builds(Checksums, numbers, numbers, numbers, numbers, st.lists(numbers, max_size=2).map(tuple)),
     st.lists(numbers, max_size=2).map(tuple),
 )  # fmt: skip
 manifests = st.builds(
@@ -52,12 +52,12 @@ manifests = st.builds(
         lambda d: tuple(sorted(d, key=lambda x: x.day))
     ),
     st.lists(st.tuples(numbers, numbers), max_size=3).map(tuple),
-    st.lists(st.builds(Merged, st.text(max_size=9), st.text(max_size=9)), max_size=2).map(tuple),
+    st.lists(st.builds(MergedSegment, st.text(max_size=9), st.text(max_size=9)), max_size=2).map(tuple),
 )
 
 
 @given(manifests)
-def test_what_is_written_is_read(manifest: Manifest) -> None:
+def test_a_manifest_survives_a_round_trip(manifest: Manifest) -> None:
     read = msgspec.json.decode(manifest.encoded(), type=Manifest)
     assert read.fault() is None
     assert read.seal
@@ -67,7 +67,7 @@ def test_what_is_written_is_read(manifest: Manifest) -> None:
 
 
 @given(manifests, st.data())
-def test_a_value_that_was_edited_is_found_out(manifest: Manifest, data: Any) -> None:
+def test_an_edited_value_breaks_the_seal(manifest: Manifest, data: Any) -> None:
     plain = json.loads(manifest.encoded())
     name = data.draw(st.sampled_from(["generation", "covered", "merged", "seal", "markets"]))
     plain[name] = {
@@ -92,7 +92,7 @@ def test_every_value_of_a_day_is_under_the_seal(lake: Lake) -> None:
         with pytest.raises(LakeError, match="seal") as caught:
             Lake.open(lake.path)
         assert caught.value.file == path
-    # How it is laid out is nobody's business.
+    # White space is not sealed.
     path.write_text(json.dumps(json.loads(text), indent=7))
     assert Lake.open(lake.path).rows == TAPE.height
 
@@ -108,17 +108,17 @@ def test_every_value_of_a_day_is_under_the_seal(lake: Lake) -> None:
         (b'{"version": 1, "generation": 0, "markets": {"file": "a", "rows": 0, "bytes": 0, "sha256": ""}, "more": 1}', "more"),
     ],
 )  # fmt: skip
-def test_what_is_no_manifest(lake: Lake, data: bytes, words: str) -> None:
+def test_an_invalid_manifest_raises_and_is_kept(lake: Lake, data: bytes, words: str) -> None:
     (lake.path / "manifest.json").write_bytes(data)
     with pytest.raises(LakeError, match=words) as caught:
         Lake.open(lake.path)
     assert caught.value.file == lake.path / "manifest.json"
     with pytest.raises(LakeError, match=words):
         Lake.create(lake.path)
-    assert (lake.path / "manifest.json").read_bytes() == data, "nobody wrote over it"
+    assert (lake.path / "manifest.json").read_bytes() == data, "it was not overwritten"
 
 
-def test_a_lake_of_other_columns(lake: Lake) -> None:
+def test_a_lake_with_other_columns_raises(lake: Lake) -> None:
     manifest = load(lake.path)
     other = msgspec.structs.replace(manifest, schema={**manifest.schema, "price": "Int64"})
     (lake.path / "manifest.json").write_bytes(other.encoded())
@@ -126,14 +126,14 @@ def test_a_lake_of_other_columns(lake: Lake) -> None:
         Lake.open(lake.path)
 
 
-def test_days_stand_in_order_once(lake: Lake) -> None:
+def test_days_must_be_in_order_and_unique(lake: Lake) -> None:
     manifest = load(lake.path)
     for wrong in (manifest.days[::-1], (*manifest.days, manifest.days[-1])):
         other = msgspec.structs.replace(manifest, days=tuple(wrong))
         assert "order" in (msgspec.json.decode(other.encoded(), type=Manifest).fault() or "")
 
 
-def test_a_lake_without_its_manifest_is_not_a_folder_without_a_lake(lake: Lake, tmp_path: Path) -> None:
+def test_a_missing_manifest_and_a_folder_without_a_lake_are_distinguished(lake: Lake, tmp_path: Path) -> None:
     (lake.path / "manifest.json").unlink()
     with pytest.raises(LakeError, match=r"manifest\.json: is missing") as caught:
         Lake.open(lake.path)
@@ -148,7 +148,7 @@ def test_a_lake_without_its_manifest_is_not_a_folder_without_a_lake(lake: Lake, 
         load(tmp_path / "new")
 
 
-def test_a_lake_of_before_has_no_totals_of_times(lake: Lake) -> None:
+def test_an_older_lake_without_timestamp_checksums_can_be_read_and_changed(lake: Lake) -> None:
     manifest = load(lake.path)
     days = tuple(
         msgspec.structs.replace(d, totals=msgspec.structs.replace(d.totals, ts=()), times_at=())
@@ -164,7 +164,7 @@ def test_a_lake_of_before_has_no_totals_of_times(lake: Lake) -> None:
     assert old.append(TAPE).added == 0
 
 
-def test_totals_are_of_the_columns(lake: Lake) -> None:
+def test_checksums_match_the_columns(lake: Lake) -> None:
     read = lake.read()
     whole = [sum(getattr(f.totals, name) for f in lake.files) for name in ("market", "price", "size", "yes")]
     assert whole == [
@@ -173,15 +173,14 @@ def test_totals_are_of_the_columns(lake: Lake) -> None:
     ]
     for file in lake.files:
         day = read.slice(file.first_row, file.rows)
-        assert file.totals == Totals.of(day)
+        assert file.totals == Checksums.of(day)
         instants = day["ts"].dt.epoch("us")
         assert (file.first_ts, file.last_ts) == (instants.min(), instants.max())
         assert file.path.parent.name == f"day={file.day}" and day["ts"].dt.date().cast(str).unique().to_list() == [file.day]  # fmt: skip
     assert isinstance(lake, Tape)
 
 
-def test_the_folder_is_part_of_the_promise(lake: Lake) -> None:
-    """A folder that is a file, a file that is a folder: a sentence, no traceback of another kind."""
+def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder_raise_a_lake_error(lake: Lake) -> None:
     file = lake.files[1]
     content = file.path.read_bytes()
     file.path.unlink()
@@ -195,7 +194,7 @@ def test_the_folder_is_part_of_the_promise(lake: Lake) -> None:
         check_file(lake.path, file, lake.generation)
 
 
-def test_an_error_of_the_disk_names_the_file(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_error_is_a_lake_error(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path) -> str:
         raise OSError(5, "Input/output error")
 
@@ -209,7 +208,7 @@ def test_an_error_of_the_disk_names_the_file(lake: Lake, monkeypatch: pytest.Mon
             call()
 
 
-def test_a_moved_lake_is_the_same_lake(lake: Lake, tmp_path: Path) -> None:
+def test_a_lake_can_be_moved(lake: Lake, tmp_path: Path) -> None:
     lake.path.rename(tmp_path / "moved")
     moved = Lake.open(tmp_path / "moved")
     assert moved.lazy().collect().height == TAPE.height
@@ -218,6 +217,6 @@ def test_a_moved_lake_is_the_same_lake(lake: Lake, tmp_path: Path) -> None:
         lake.lazy()
 
 
-def test_the_first_line_of_an_error() -> None:
+def test_short_returns_the_first_line_of_an_error() -> None:
     assert short(ValueError("what\nand where")) == "what"
     assert short(ValueError()) == "ValueError"

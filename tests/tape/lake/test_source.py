@@ -1,4 +1,4 @@
-"""Reading ahead gives every row once, in order; what does not add up to what was written stops it."""
+"""Reading ahead: every row once and in order; data that differ from the control totals raise an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import kalshilab as kl
 from kalshilab.errors import LakeError
 from kalshilab.tape.lake.checksums import total_of
-from kalshilab.tape.lake.manifest import Totals
+from kalshilab.tape.lake.row_groups import Checksums
 from kalshilab.tape.lake.source import batches
 
 COLUMNS = ["market", "price", "size", "taker"]
@@ -24,12 +24,12 @@ def totals(tape: pl.DataFrame) -> Any:
     physical = tape.with_columns(pl.col("taker").to_physical())
     sums = {name: total_of(name, physical[name].to_numpy()) for name in COLUMNS}
     return SimpleNamespace(
-        **{name: sums[name] for name in COLUMNS[:3]}, yes=sums["taker"], ts=Totals.of(tape).ts
+        **{name: sums[name] for name in COLUMNS[:3]}, yes=sums["taker"], ts=Checksums.of(tape).ts
     )
 
 
 class Days:
-    """A source made of the sample, cut into files."""
+    """A source that consists of the sample, split into files."""
 
     def __init__(self, folder: Path, lengths: list[int]) -> None:
         tape = kl.sample()[0].head(sum(lengths))
@@ -52,7 +52,7 @@ class Days:
         self.checked += 1
 
 
-def test_totals_are_sums(tmp_path: Path) -> None:
+def test_control_totals_are_sums_of_the_columns(tmp_path: Path) -> None:
     tape = kl.sample()[0]
     t = totals(tape)
     assert t.market == tape["market"].cast(pl.Int64).sum()
@@ -63,7 +63,7 @@ def test_totals_are_sums(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 10, 64, 10_000])
 @pytest.mark.parametrize("lengths", [[], [1], [100], [30, 1, 1, 64, 200], [5] * 20])
-def test_batches_are_the_tape(tmp_path: Path, lengths: list[int], rows: int) -> None:
+def test_batches_contain_every_row_once_in_order(tmp_path: Path, lengths: list[int], rows: int) -> None:
     source = Days(tmp_path, lengths)
     got = list(batches(source, COLUMNS, rows=rows))
     assert pl.concat([source.tape.head(0).select(COLUMNS), *(b.frame for b in got)]).equals(
@@ -73,17 +73,17 @@ def test_batches_are_the_tape(tmp_path: Path, lengths: list[int], rows: int) -> 
     assert source.checked == len(lengths)
 
 
-def test_times_on_request(tmp_path: Path) -> None:
+def test_times_are_returned_for_the_requested_rows(tmp_path: Path) -> None:
     source = Days(tmp_path, [50, 3, 80])
     expected = source.tape["ts"].dt.epoch("us").to_numpy()
-    asked = []
+    requests = []
     for batch in batches(source, COLUMNS, rows=60):
         at = np.unique(np.array([0, batch.frame.height // 2, batch.frame.height - 1]))
-        asked.append((batch.first_row + at, batch.times(at)))
-    assert all((future.result() == expected[rows]).all() for rows, future in asked)
+        requests.append((batch.first_row + at, batch.times(at)))
+    assert all((future.result() == expected[rows]).all() for rows, future in requests)
 
 
-def test_names_added_meanwhile_are_read_later(tmp_path: Path) -> None:
+def test_columns_added_while_reading_are_in_later_batches(tmp_path: Path) -> None:
     names = ["market", "price"]
     widths = []
     for batch in batches(Days(tmp_path, [100]), names, rows=10):
@@ -94,7 +94,7 @@ def test_names_added_meanwhile_are_read_later(tmp_path: Path) -> None:
     assert widths[-1] == 3
 
 
-def test_who_stops_early_leaves_no_thread(tmp_path: Path) -> None:
+def test_a_reader_closed_early_leaves_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     reading = batches(Days(tmp_path, [100]), COLUMNS, rows=10)
     next(iter(reading))
@@ -103,7 +103,7 @@ def test_who_stops_early_leaves_no_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_a_file_that_adds_up_to_something_else_is_named(tmp_path: Path, column: str) -> None:
+def test_a_file_with_another_total_is_named(tmp_path: Path, column: str) -> None:
     source = Days(tmp_path, [50, 50])
     victim = source.files[1].path
     changed = pl.read_parquet(victim)
@@ -128,31 +128,35 @@ def test_a_file_that_adds_up_to_something_else_is_named(tmp_path: Path, column: 
     assert caught.value.file == victim
     assert "kalshilab doctor" in str(caught.value)
     others = [c for c in COLUMNS if c != column]
-    assert sum(b.frame.height for b in batches(source, others)) == 100, "columns not read are not compared"
+    assert sum(b.frame.height for b in batches(source, others)) == 100, (
+        "only columns that are read are compared"
+    )
 
 
 @pytest.mark.parametrize("group", [7, 50, 1 << 18])
-def test_times_that_are_not_those_written_are_found(
+def test_times_that_differ_from_those_written_are_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
 ) -> None:
-    for module in ("timestamps", "manifest"):
+    for module in ("timestamps", "row_groups"):
         monkeypatch.setattr(f"kalshilab.tape.lake.{module}.ROW_GROUP", group)
     source = Days(tmp_path, [50, 50])
     assert len(source.files[0].totals.ts) == -(-50 // group)
-    assert sum(b.frame.height for b in batches(source, [*COLUMNS, "ts"], rows=20)) == 100, "as written"
+    assert sum(b.frame.height for b in batches(source, [*COLUMNS, "ts"], rows=20)) == 100, (
+        "unchanged files are accepted"
+    )
     victim = source.files[1].path
     later = pl.when(pl.int_range(pl.len()) == 3).then(pl.duration(microseconds=1)).otherwise(pl.duration())
     pl.read_parquet(victim).with_columns(pl.col("ts") + later).write_parquet(victim)
     with pytest.raises(LakeError, match=f"{victim.name}: has other times than were written"):
         list(batches(source, [*COLUMNS, "ts"], rows=20))
-    asked = [batch.times(np.array([3])) for batch in batches(source, COLUMNS, rows=50)]
+    requests = [batch.times(np.array([3])) for batch in batches(source, COLUMNS, rows=50)]
     with pytest.raises(LakeError, match=f"{victim.name}: has other times"):
-        asked[1].result()
+        requests[1].result()
     source.files[1].totals.ts = ()
-    assert sum(b.frame.height for b in batches(source, ["ts"])) == 100, "a lake of before has no such totals"
+    assert sum(b.frame.height for b in batches(source, ["ts"])) == 100, "an older lake has no such totals"
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_or_shortened_file_is_named(tmp_path: Path) -> None:
     source = Days(tmp_path, [50, 50, 50])
     source.files[1].path.unlink()
     with pytest.raises(LakeError, match=r"001\.parquet: cannot be read"):

@@ -1,4 +1,4 @@
-"""A single Parquet file behind the face of a lake."""
+"""A single Parquet file with the interface of a lake."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def written(tape: pl.DataFrame, folder: Path) -> Path:
 
 @settings(max_examples=40)
 @given(prints(60))
-def test_it_says_what_a_lake_says(rows: Any) -> None:
+def test_a_file_and_a_lake_give_the_same_results(rows: Any) -> None:
     tape = tape_of(rows)
     with tempfile.TemporaryDirectory() as folder:
         source = TapeFile(written(tape, Path(folder)))
@@ -47,35 +47,35 @@ def test_it_says_what_a_lake_says(rows: Any) -> None:
         assert signals.scan(source, signal, shards=3).equals(signal.run(tape))
 
 
-def test_a_path_will_do(tmp_path: Path) -> None:
+def test_a_path_is_accepted_in_place_of_a_tape(tmp_path: Path) -> None:
     path = written(TAPE, tmp_path)
     assert isinstance(scan_tape(str(path)), TapeFile)
     assert signals.scan(path, signals.Rlm()).equals(signals.rlm(TAPE))
     assert f"{TAPE.height:,}" in repr(scan_tape(path))
 
 
-def test_columns_more_than_a_tape_has_are_left_out(tmp_path: Path) -> None:
-    path = written(TAPE.with_columns(pl.lit(1).alias("more")), tmp_path)
+def test_additional_columns_are_ignored(tmp_path: Path) -> None:
+    path = written(TAPE.with_columns(pl.lit(1).alias("additional")), tmp_path)
     assert TapeFile(path).lazy().collect().equals(TAPE)
 
 
-def test_codes_of_a_part_of_a_tape_have_holes(tmp_path: Path) -> None:
-    part = TAPE.filter(pl.col("market") >= 3)
-    source = TapeFile(written(part, tmp_path))
+def test_codes_missing_from_an_excerpt_have_no_ticker_and_no_prints(tmp_path: Path) -> None:
+    excerpt = TAPE.filter(pl.col("market") >= 3)
+    source = TapeFile(written(excerpt, tmp_path))
     assert source.tickers.head(3).to_list() == [None] * 3
     assert source.listing["prints"].head(3).to_list() == [0] * 3
-    assert source.listing["prints"].sum() == part.height
-    assert signals.scan(source, signals.Rlm(), shards=2).equals(signals.rlm(part))
+    assert source.listing["prints"].sum() == excerpt.height
+    assert signals.scan(source, signals.Rlm(), shards=2).equals(signals.rlm(excerpt))
 
 
-def test_an_empty_tape(tmp_path: Path) -> None:
+def test_an_empty_tape_has_no_files_tickers_or_fires(tmp_path: Path) -> None:
     source = TapeFile(written(TAPE.clear(), tmp_path))
     assert (source.rows, source.files, len(source.tickers)) == (0, (), 0)
     assert source.lazy().collect().equals(TAPE.clear())
     assert not signals.scan(source, signals.Rlm()).height
 
 
-def test_a_file_that_changes_is_found(tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_is_detected(tmp_path: Path) -> None:
     path = written(TAPE, tmp_path)
     source = TapeFile(path)
     os.utime(path, ns=(1, 1))
@@ -87,7 +87,7 @@ def test_a_file_that_changes_is_found(tmp_path: Path) -> None:
         source.lazy()
 
 
-def test_a_file_that_changes_while_it_is_read_is_found(tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_detected(tmp_path: Path) -> None:
     source = TapeFile(written(TAPE, tmp_path))
     with pytest.raises(LakeError, match="was changed while it was read"):
         for batch in batches(source, ["price"], rows=1000):
@@ -95,7 +95,7 @@ def test_a_file_that_changes_while_it_is_read_is_found(tmp_path: Path) -> None:
                 os.utime(source.path, ns=(1, 1))
 
 
-def test_a_file_that_changes_before_workers_open_it_is_found(tmp_path: Path) -> None:
+def test_a_file_that_changes_before_workers_open_it_is_detected(tmp_path: Path) -> None:
     source = TapeFile(written(TAPE, tmp_path))
     assert source.listing.height
     with ThreadPoolExecutor(2) as pool:
@@ -115,7 +115,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("tape", "words"), BAD)
-def test_what_is_not_a_tape_by_its_rows(tmp_path: Path, tape: pl.DataFrame, words: str) -> None:
+def test_rows_that_are_not_a_tape_are_refused_with_the_reason(
+    tmp_path: Path, tape: pl.DataFrame, words: str
+) -> None:
     source = TapeFile(written(tape, tmp_path))
     with pytest.raises(TapeError, match=words):
         signals.scan(source, signals.Rlm())
@@ -129,20 +131,22 @@ def test_what_is_not_a_tape_by_its_rows(tmp_path: Path, tape: pl.DataFrame, word
         (TAPE.with_columns(pl.col("ts").dt.replace_time_zone(None)), "ts is Datetime"),
     ],
 )
-def test_what_is_not_a_tape_by_its_columns(tmp_path: Path, frame: pl.DataFrame, words: str) -> None:
+def test_columns_that_are_not_those_of_a_tape_are_refused_by_name(
+    tmp_path: Path, frame: pl.DataFrame, words: str
+) -> None:
     with pytest.raises(TapeError, match=words) as caught:
         TapeFile(written(frame, tmp_path))
     assert "kalshilab import" in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"ts,ticker\n", b"PAR1" + bytes(100) + b"PAR1"])
-def test_what_is_no_parquet_file(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_parquet_is_refused_with_the_remedy(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(TapeError, match="kalshilab import"):
         scan_tape(tmp_path / "file")
 
 
-def test_a_damaged_page_is_no_short_tape(tmp_path: Path) -> None:
+def test_a_damaged_page_raises_and_does_not_shorten_the_tape(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     path = written(TAPE, tmp_path)

@@ -1,4 +1,4 @@
-"""A change that fails or is killed at any step leaves the lake of before or the lake of after."""
+"""A change that fails or is killed at any step leaves the old lake or the new one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 import polars as pl
 import pytest
 
+from kalshilab import fs
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, doctor, repair, sample
-from kalshilab.tape.lake import fs
 
 TAPE, MARKETS = sample()
-PIECES = [TAPE.slice(k, 1500) for k in range(0, 6000, 1500)]
-"""Each touches the day of the one before."""
+PARTS = [TAPE.slice(k, 1500) for k in range(0, 6000, 1500)]
+"""Parts of the tape; each contains prints of its predecessor's last day."""
 
 
 def state(path: Path) -> tuple[Any, ...]:
-    """Everything a lake says, once the doctor found nothing wrong with it."""
+    """Return the visible state of a lake, after the doctor found no damage."""
     assert not [f for f in doctor(path) if f.severity in ("error", "warning")]
     lake = Lake.open(path)
     frame = lake.read()
@@ -34,15 +34,15 @@ def state(path: Path) -> tuple[Any, ...]:
 
 
 def start(path: Path) -> None:
-    """Two pieces in the lake, one staged, metadata of no market."""
+    """Create a lake of two parts, with a third one staged and without metadata."""
     lake = Lake.create(path)
-    lake.append(PIECES[0], covered=[(0, 5)])
-    lake.append(PIECES[1])
-    lake.stage("next", PIECES[2])
+    lake.append(PARTS[0], covered=[(0, 5)])
+    lake.append(PARTS[1])
+    lake.stage("next", PARTS[2])
 
 
 def append(path: Path) -> None:
-    Lake.open(path).append(PIECES[2], MARKETS.head(9), covered=[(5, 9)])
+    Lake.open(path).append(PARTS[2], MARKETS.head(9), covered=[(5, 9)])
 
 
 def commit(path: Path) -> None:
@@ -60,7 +60,7 @@ CALLS = [(os, "replace"), (os, "fsync"), (os, "unlink"), (fs, "write_frame")]
 def fails_at(
     monkeypatch: pytest.MonkeyPatch, where: Any, name: str, k: int, change: Callable[[], Any]
 ) -> bool:
-    """Make a change whose k-th call of a function, and every later one, fails; whether there were so many."""
+    """Make a change in which a function fails from its (k+1)-th call on; return whether it was called that often."""
     real, calls = getattr(where, name), 0
 
     def failing(*arguments: Any, **more: Any) -> Any:
@@ -81,15 +81,15 @@ def fails_at(
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("where", "name"), CALLS)
-def test_an_error_at_any_step(
+def test_an_error_at_any_step_leaves_the_old_or_the_new_lake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], where: Any, name: str
 ) -> None:
-    begun, made = tmp_path / "begun", tmp_path / "made"
-    start(begun)
-    start(made)
-    before = state(begun)
-    change(made)
-    after = state(made)
+    unchanged, changed = tmp_path / "unchanged", tmp_path / "changed"
+    start(unchanged)
+    start(changed)
+    before = state(unchanged)
+    change(changed)
+    after = state(changed)
     assert before != after
     for k in range(60):
         path = tmp_path / f"lake-{k}"
@@ -103,48 +103,44 @@ def test_an_error_at_any_step(
         if not failed:
             assert k > 0 or name == "unlink", f"{name} is never called"
             return
-    raise AssertionError("it never got to the end")
+    raise AssertionError("the change never succeeded")
 
 
 @pytest.mark.parametrize(("where", "name"), CALLS[:3])
-def test_an_error_while_a_lake_is_made(
+def test_a_lake_can_be_created_after_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
 ) -> None:
     for k in range(20):
         path = tmp_path / f"lake-{k}"
         failed = fails_at(monkeypatch, where, name, k, lambda path=path: Lake.create(path))
-        Lake.create(path).append(PIECES[0])
-        assert state(path)[0] == PIECES[0]["trade_id"].to_list()
+        Lake.create(path).append(PARTS[0])
+        assert state(path)[0] == PARTS[0]["trade_id"].to_list()
         if not failed:
             return
-    raise AssertionError("it never got to the end")
+    raise AssertionError("the change never succeeded")
 
 
 @pytest.mark.parametrize(("where", "name"), CALLS)
-def test_an_error_while_a_segment_is_staged(
+def test_an_error_while_staging_leaves_the_old_or_the_new_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
 ) -> None:
-    """The segment of before, or the new one, whole."""
     for k in range(10):
         path = tmp_path / f"lake-{k}"
         lake = Lake.create(path)
-        lake.stage("piece", PIECES[0])
-        failed = fails_at(
-            monkeypatch, where, name, k, lambda lake=lake: lake.stage("piece", PIECES[1].head(7))
-        )
+        lake.stage("part", PARTS[0])
+        failed = fails_at(monkeypatch, where, name, k, lambda lake=lake: lake.stage("part", PARTS[1].head(7)))
         assert not lake.doctor() or [f.severity for f in lake.doctor()] == ["note"]
         assert lake.commit().added in (7, 1500)
         if not failed:
             assert lake.rows == 7
             return
-    raise AssertionError("it never got to the end")
+    raise AssertionError("the change never succeeded")
 
 
 @pytest.mark.parametrize(("where", "name"), [*CALLS, (Path, "rename")])
-def test_an_error_while_it_is_repaired(
+def test_a_failed_repair_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
 ) -> None:
-    """A repair that failed is made again."""
     for k in range(40):
         path = tmp_path / f"lake-{k}"
         start(path)
@@ -156,33 +152,35 @@ def test_an_error_while_it_is_repaired(
         repair(path)
         assert not [f for f in doctor(path) if f.severity == "error"]
         assert [p.name for p in (path / "damaged").iterdir()] == [f"{lake.files[0].day}.{damaged.name}"]
-        Lake.open(path).append(pl.concat(PIECES[:2]))
-        assert Lake.open(path).read()["trade_id"].equals(pl.concat(PIECES[:2])["trade_id"])
+        Lake.open(path).append(pl.concat(PARTS[:2]))
+        assert Lake.open(path).read()["trade_id"].equals(pl.concat(PARTS[:2])["trade_id"])
         if not failed:
             return
-    raise AssertionError("it never got to the end")
+    raise AssertionError("the change never succeeded")
 
 
-def test_killed_while_it_appends(tmp_path: Path) -> None:
-    """A process that appends piece after piece is killed at eight moments: each piece is there or it is not."""
+def test_a_killed_process_leaves_whole_appends(tmp_path: Path) -> None:
+    """A process that appends in portions is killed eight times: each portion is there or it is not."""
     path, code = tmp_path / "lake", (
         "import sys\n"
         "from kalshilab.tape import Lake, sample\n"
         "tape = sample()[0]\n"
         "lake = Lake.create(sys.argv[1])\n"
-        "print('go', flush=True)\n"
         "for k in range(0, tape.height, 300):\n"
+        "    print('appending', flush=True)\n"
         "    lake.append(tape.slice(k, 300))\n"
     )  # fmt: skip
     chance = Random(5)
     seen = []
-    for _ in range(8):
+    for attempt in range(8):
         with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            process.stdout.readline()
-            sleep(chance.uniform(0.05, 0.5))
+            # Progress does not depend on the machine's speed: later attempts wait for more portions.
+            for _ in range(1 + 3 * attempt + chance.randint(0, 2)):
+                assert process.stdout.readline()
+            sleep(chance.uniform(0.0, 0.03))
             process.send_signal(signal.SIGKILL)
-            process.wait(20)
+            process.wait(60)
         ids = state(path)[0]
         rows = len(ids)
         assert rows % 300 == 0 or rows == TAPE.height

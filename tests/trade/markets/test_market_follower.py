@@ -1,4 +1,4 @@
-"""Markets that are open already when a session begins are found over REST and followed."""
+"""Discovery of markets that are open before a session begins."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kalshilab.tape.schema import with_codes
 from kalshilab.trade.session.session import PaperSession
 
 
-async def test_an_exchange_of_another_time_is_followed_where_closing_times_do_not_matter(
+async def test_without_a_closing_limit_markets_past_their_close_are_followed(
     settings: Settings,
 ) -> None:
-    """The sample is of last year: by this machine's clock every market of it has closed."""
+    """By this machine's clock, every market of the sample has closed."""
     exchange = Exchange(*sample(), echo_trades=False)
     while exchange.prints_played < 5_000:
         exchange.step()
@@ -28,20 +28,20 @@ async def test_an_exchange_of_another_time_is_followed_where_closing_times_do_no
             venue="demo", rest_url=venue.rest, ws_url=venue.ws, key_id=venue.key_id,
             private_key_path=str(venue.private_key_path), minutes=0.005,
         )  # fmt: skip
-        for close_min, followed, said in (
+        for close_min, followed, message in (
             (10.0, 0, "discovery: the exchange lists no open market that closes after "),
             (0.0, opened, f"discovery: {opened} markets followed"),
         ):
             async with PaperSession(demo.replace(close_min_minutes=close_min)) as session:
-                report = await asyncio.wait_for(session.run(), 30)
-                assert any(text.startswith(said) for _, text in session.snapshot().messages)
+                report = await asyncio.wait_for(session.run(), 100)
+                assert any(text.startswith(message) for _, text in session.snapshot().messages)
             assert report.counts["tracked"] == followed
 
 
-async def test_open_markets_are_discovered_and_their_later_prints_followed(settings: Settings) -> None:
-    """Against an exchange that somebody else runs: a third of the tape is over before the session connects."""
+async def test_open_markets_are_discovered_and_followed(settings: Settings) -> None:
+    """A third of the tape is over before the session connects to an exchange that runs independently."""
     tape, markets = sample()
-    # Moved to the present, since a session on a venue that is not its own goes by the machine's clock.
+    # Shifted to the present: on an external venue, a session uses the machine's clock.
     shift = pl.duration(microseconds=WallClock().now() - int(tape["ts"][5_000].timestamp() * 1e6))
     tape = tape.with_columns(pl.col("ts") + shift)
     markets = markets.with_columns(pl.col("open_ts", "close_ts", "expected_close_ts", "settled_ts") + shift)
@@ -53,7 +53,7 @@ async def test_open_markets_are_discovered_and_their_later_prints_followed(setti
     async with serve(exchange, speed=1e-3) as venue:
         demo = settings.replace(
             venue="demo", rest_url=venue.rest, ws_url=venue.ws, key_id=venue.key_id,
-            private_key_path=str(venue.private_key_path), close_min_minutes=0, sync_interval=1, max_orders=1_000,
+            private_key_path=str(venue.private_key_path), close_min_minutes=0, sync_interval_s=1, max_orders=1_000,
         )  # fmt: skip
         async with PaperSession(demo) as session:
             running = asyncio.ensure_future(session.run())
@@ -69,14 +69,16 @@ async def test_open_markets_are_discovered_and_their_later_prints_followed(setti
             while session.snapshot().counts["trades"] < seen:
                 await asyncio.sleep(0.02)
             session.request_stop("enough")
-            report = await asyncio.wait_for(running, 30)
+            report = await asyncio.wait_for(running, 100)
     assert report.stopped == "enough"
     assert report.counts["account_differences"] == 0
     later = tape.slice(first, seen)
     known = with_codes(later.filter(pl.col("ticker").is_in(opened)))
-    want = rlm(known.select(tape.columns))
-    got = report.signals.unique("ticker", keep="first", maintain_order=True).filter(
-        pl.col("ticker").is_in(opened)
+    expected = rlm(known.select(tape.columns))
+    fires = (
+        report.raw("signals")
+        .unique("ticker", keep="first", maintain_order=True)
+        .filter(pl.col("ticker").is_in(opened))
     )
     columns = ["ticker", "n_trades", "yes_ratio", "drop", "first_price"]
-    assert got.select(columns).rows() == want.select(columns).rows()
+    assert fires.select(columns).rows() == expected.select(columns).rows()

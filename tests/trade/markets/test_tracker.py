@@ -1,4 +1,4 @@
-"""Which markets are followed, and that no print is lost while that is found out."""
+"""Selection of markets, without losing a print during a look-up."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def test_categories_match_by_whole_words(category: str, wanted: str, matches: bo
     assert category_matches(category, wanted) is matches
 
 
-def test_prints_during_the_look_up_are_handed_over_in_order() -> None:
+def test_prints_during_the_look_up_are_replayed_in_order() -> None:
     tracker = Tracker(["sports"])
     assert tracker.begin("A-B-1")
-    assert not tracker.begin("A-B-1"), "one look-up a market"
+    assert not tracker.begin("A-B-1"), "one look-up per market"
     tracked = tracker.get("A-B-1")
     assert tracked is not None
     for n in range(3):
         tracker.hold(tracked, trade(n))
     assert tracker.accept(market(), now=0)
     tracker.hold(tracked, trade(3))
-    assert tracked.status == "looking", "accepted, and still gathering until it joins"
+    assert tracked.status == "looking", "admitted, but still collecting prints until it joins"
     assert [t.ts for t in tracker.join("A-B-1")] == [0, 1, 2, 3]
     assert (tracked.status, tracker.active) == ("active", 1)
     assert tracker.join("A-B-1") == []
@@ -55,8 +55,8 @@ def test_prints_during_the_look_up_are_handed_over_in_order() -> None:
         ({"close_ts": 599_999_999}, "closes too soon"),
     ],
 )
-def test_refusals(facts: dict[str, Any], reason: str) -> None:
-    tracker = Tracker(["sports"], close_min=600_000_000)
+def test_a_market_is_rejected_with_a_reason(facts: dict[str, Any], reason: str) -> None:
+    tracker = Tracker(["sports"], close_min_us=600_000_000)
     tracker.begin("A-B-1")
     assert not tracker.accept(market(**facts), now=0)
     assert tracker.rejected == {reason: 1}
@@ -64,14 +64,20 @@ def test_refusals(facts: dict[str, Any], reason: str) -> None:
     assert tracker.active == 0
 
 
-def test_the_closing_limit_is_inclusive_and_needs_a_time() -> None:
-    tracker = Tracker(["all"], close_min=600_000_000)
+def test_the_former_name_of_the_closing_limit_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="'close_min' is now 'close_min_us'"):
+        tracker = Tracker(["all"], close_min=600_000_000)  # type: ignore[call-arg]
+    assert tracker.close_min_us == 600_000_000
+
+
+def test_the_closing_limit_is_inclusive_and_ignores_unknown_times() -> None:
+    tracker = Tracker(["all"], close_min_us=600_000_000)
     for n, close in enumerate((600_000_000, 0)):
         tracker.begin(f"A-B-{n}")
         assert tracker.accept(market(f"A-B-{n}", close_ts=close), now=0)
 
 
-def test_capacity_counts_active_markets_and_throws_none_out() -> None:
+def test_capacity_counts_active_markets_and_evicts_no_market() -> None:
     tracker = Tracker(["all"], max_markets=2)
     for n in range(3):
         tracker.begin(f"A-B-{n}")
@@ -83,14 +89,14 @@ def test_capacity_counts_active_markets_and_throws_none_out() -> None:
     assert tracker.accept(market("A-B-9"), now=0)
 
 
-def test_a_fixed_list_is_followed_whatever_its_category() -> None:
+def test_listed_tickers_are_admitted_in_any_category() -> None:
     tracker = Tracker(["sports"], tickers=["A-B-1"])
     assert not tracker.begin("A-B-2")
     assert tracker.begin("A-B-1")
     assert tracker.accept(market(category=""), now=0)
 
 
-def test_life_goes_one_way_and_once() -> None:
+def test_a_status_change_counts_once() -> None:
     tracker = Tracker(["all"])
     tracker.begin("A-B-1")
     tracker.accept(market(), now=0)
@@ -103,14 +109,14 @@ def test_life_goes_one_way_and_once() -> None:
     assert not tracker.advance("X", "settled")
 
 
-def test_a_failed_look_up_can_be_tried_again() -> None:
+def test_a_failed_look_up_can_be_repeated() -> None:
     tracker = Tracker(["all"])
     tracker.begin("A-B-1")
     tracker.forget("A-B-1")
     assert tracker.begin("A-B-1")
 
 
-def test_too_many_waiting_prints_refuse_the_market_rather_than_cut_its_past() -> None:
+def test_too_many_waiting_prints_reject_the_market() -> None:
     tracker = Tracker(["all"])
     tracker.begin("A-B-1")
     tracked = tracker.get("A-B-1")

@@ -1,4 +1,4 @@
-"""Every intent ends in one known outcome, whatever becomes of the answer."""
+"""Every intent ends in one known outcome, even if the answer is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIRE = Fired.of(RlmFire(3, 5_000, "A-B-1", "no", 4_500, 25, 0.8, 500, 5_000))
 
 
 class FakeExchange:
-    """An order client whose answers a test can lose; it takes each client order id once."""
+    """An order client whose answers a test can lose; it accepts each client order id once."""
 
     def __init__(self) -> None:
         self.orders: dict[str, Order] = {}
@@ -76,6 +76,8 @@ class FakeExchange:
 
 
 def raising(error: Exception) -> Callable[[], None]:
+    """Return a function that raises an error."""
+
     def fail() -> None:
         raise error
 
@@ -84,12 +86,13 @@ def raising(error: Exception) -> Callable[[], None]:
 
 @pytest.fixture
 def exchange() -> FakeExchange:
+    """Return an empty exchange."""
     return FakeExchange()
 
 
 @pytest.fixture
 def execution(exchange: FakeExchange, journal: Journal, clock: SimClock) -> Execution:
-    # No waiting: a delay of nothing still yields to the loop.
+    """Return an execution whose look-ups wait 0 s, which still yields to the event loop."""
     return Execution(exchange, journal, Portfolio(cash=10**9), clock, SimClock(), delays=(0, 0, 0, 0))
 
 
@@ -108,15 +111,17 @@ def intent(n: int = 0) -> Intent:
 LOST = OutcomeUnknown("POST", "/orders", 0, "no answer")
 
 
-async def test_accepted(exchange: FakeExchange, execution: Execution, journal: Journal) -> None:
+async def test_an_accepted_order_rests_and_is_journalled(
+    exchange: FakeExchange, execution: Execution, journal: Journal
+) -> None:
     outcome = await execution.submit(intent())
     assert (outcome.kind, outcome.order_id) == ("accepted", "o0")
     assert set(execution.open) == {"o0"}
     kinds = [e.kind for e in journal]
-    assert kinds.index("intent") < kinds.index("outcome"), "written before it is known"
+    assert kinds.index("intent") < kinds.index("outcome"), "the intent is written first"
 
 
-async def test_the_intent_is_on_disk_before_anything_is_sent(
+async def test_the_intent_is_on_disk_before_the_order_is_sent(
     exchange: FakeExchange, execution: Execution, journal: Journal
 ) -> None:
     seen = []
@@ -125,7 +130,7 @@ async def test_the_intent_is_on_disk_before_anything_is_sent(
     assert seen == [intent()]
 
 
-async def test_an_answer_lost_after_acceptance_is_found_not_sent_again(
+async def test_an_order_whose_answer_is_lost_is_found_and_not_sent_again(
     exchange: FakeExchange, execution: Execution
 ) -> None:
     exchange.after = raising(LOST)
@@ -135,13 +140,13 @@ async def test_an_answer_lost_after_acceptance_is_found_not_sent_again(
     assert set(execution.open) == {"o0"}
 
 
-async def test_an_order_lost_on_the_way_is_absent(exchange: FakeExchange, execution: Execution) -> None:
+async def test_an_order_that_never_arrived_is_absent(exchange: FakeExchange, execution: Execution) -> None:
     exchange.before = raising(LOST)
     outcome = await execution.submit(intent())
     assert (outcome.kind, exchange.creates, execution.open) == ("absent", 1, {})
 
 
-async def test_unknown_only_when_nobody_answers(
+async def test_an_outcome_is_unknown_only_if_no_look_up_is_answered(
     exchange: FakeExchange, execution: Execution, journal: Journal
 ) -> None:
     exchange.after = raising(LOST)
@@ -160,22 +165,22 @@ async def test_unknown_only_when_nobody_answers(
     [HostRefused("http://repairs", "orders", "redirects"), ProtocolError("GET /orders", b"<html>")],
     ids=repr,
 )
-async def test_a_page_about_repairs_is_no_answer(
+async def test_a_maintenance_page_is_not_an_answer(
     page: Exception, exchange: FakeExchange, execution: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def repairs(*_: object, **__: object) -> None:
+    async def unavailable(*_: object, **__: object) -> None:
         raise page
 
     execution._wall.sleep = no_sleep  # type: ignore[method-assign]
     await execution.submit(intent(0))
     with monkeypatch.context() as during:
-        # Of a write it is told by a redirect or, where it cannot be read, as `OutcomeUnknown`.
-        written = (
+        # A write fails with a redirect or, if the page is unreadable, with `OutcomeUnknown`.
+        write_error = (
             page if isinstance(page, HostRefused) else OutcomeUnknown("POST", "/orders", 200, "unreadable")
         )
-        exchange.after, exchange.cancel_fails = raising(written), 2
+        exchange.after, exchange.cancel_fails = raising(write_error), 2
         for name in ("find", "list"):
-            during.setattr(exchange, name, repairs)
+            during.setattr(exchange, name, unavailable)
         assert (await execution.submit(intent(1))).kind == "unknown"
         await execution.cancel_all(rounds=2)
     [late] = await execution.recover()
@@ -183,7 +188,7 @@ async def test_a_page_about_repairs_is_no_answer(
     assert await execution.cancel_all() == [] and exchange.orders == {}
 
 
-async def test_a_second_submission_of_the_same_fire_sends_nothing(
+async def test_a_second_submission_of_a_fire_sends_no_order(
     exchange: FakeExchange, execution: Execution
 ) -> None:
     first = await execution.submit(intent())
@@ -191,7 +196,9 @@ async def test_a_second_submission_of_the_same_fire_sends_nothing(
     assert (second.order_id, exchange.creates, len(exchange.orders)) == (first.order_id, 1, 1)
 
 
-async def test_a_duplicate_id_means_that_it_arrived(exchange: FakeExchange, execution: Execution) -> None:
+async def test_a_duplicate_id_means_that_the_order_arrived(
+    exchange: FakeExchange, execution: Execution
+) -> None:
     await exchange.create(
         OrderRequest(
             ticker="A-B-1", side="ask", price=4500, size=100, client_order_id=intent().client_order_id
@@ -209,7 +216,7 @@ async def test_a_duplicate_id_means_that_it_arrived(exchange: FakeExchange, exec
         (ConnectionFailed("http://x", "refused"), "connection_failed", 1),
     ],
 )
-async def test_refusals(
+async def test_an_error_is_a_rejection_with_a_code(
     exchange: FakeExchange, execution: Execution, error: Exception, code: str, counted: int
 ) -> None:
     exchange.before = raising(error)
@@ -222,10 +229,10 @@ async def test_refusals(
     )
     exchange.before = lambda: None
     await execution.submit(intent(1))
-    assert execution.api_errors == 0, "a success ends the row"
+    assert execution.api_errors == 0, "a success resets the count"
 
 
-async def test_partial_fills_leave_the_order_open(execution: Execution, journal: Journal) -> None:
+async def test_a_partial_fill_leaves_the_order_open(execution: Execution, journal: Journal) -> None:
     await execution.submit(intent())
     resting = execution.open["o0"]
     half = Fill(
@@ -245,11 +252,11 @@ async def test_partial_fills_leave_the_order_open(execution: Execution, journal:
     execution.on_order(replace(resting, status="executed", remaining=0, filled=100))
     assert execution.open == {}
     execution.on_order(resting)
-    assert execution.open == {}, "an older word after the end changes nothing"
+    assert execution.open == {}, "an outdated report after the end changes nothing"
     assert len(journal.values("fill")) == 1
 
 
-async def test_news_before_the_answer_wins(exchange: FakeExchange, execution: Execution) -> None:
+async def test_a_report_before_the_answer_is_newer(exchange: FakeExchange, execution: Execution) -> None:
     def filled_at_once() -> None:
         execution.on_order(replace(exchange.orders["o0"], status="executed", remaining=0, filled=100))
 
@@ -258,7 +265,7 @@ async def test_news_before_the_answer_wins(exchange: FakeExchange, execution: Ex
     assert execution.open == {}
 
 
-async def test_cancel_all_asks_until_nothing_rests(exchange: FakeExchange, execution: Execution) -> None:
+async def test_cancel_all_repeats_until_no_order_rests(exchange: FakeExchange, execution: Execution) -> None:
     for n in range(3):
         await execution.submit(intent(n))
     exchange.cancel_fails = 2
@@ -268,14 +275,16 @@ async def test_cancel_all_asks_until_nothing_rests(exchange: FakeExchange, execu
     assert execution.open == {}
 
 
-async def test_cancel_all_says_what_it_could_not_cancel(exchange: FakeExchange, execution: Execution) -> None:
+async def test_cancel_all_returns_the_orders_that_still_rest(
+    exchange: FakeExchange, execution: Execution
+) -> None:
     await execution.submit(intent())
     exchange.cancel_fails = 99
     execution._wall.sleep = no_sleep  # type: ignore[method-assign]
     assert [o.order_id for o in await execution.cancel_all(rounds=3)] == ["o0"]
 
 
-async def test_cancel_all_does_not_trust_one_listing_where_no_cancel_was_answered(
+async def test_cancel_all_checks_a_second_listing_after_an_unanswered_cancel(
     exchange: FakeExchange, execution: Execution
 ) -> None:
     await execution.submit(intent())
@@ -291,7 +300,9 @@ async def test_cancel_all_does_not_trust_one_listing_where_no_cancel_was_answere
     assert exchange.orders == {}
 
 
-async def test_only_orders_of_ours_are_cleaned_up(exchange: FakeExchange, execution: Execution) -> None:
+async def test_only_orders_with_the_prefix_are_cleaned_up(
+    exchange: FakeExchange, execution: Execution
+) -> None:
     for client_id in ("kl-left-behind", "somebody-else"):
         await exchange.create(
             OrderRequest(ticker="X", side="bid", price=1, size=1, client_order_id=client_id)

@@ -1,4 +1,4 @@
-"""Append-only, typed, once a key, readable while it grows and after the process is killed."""
+"""The journal is append-only, typed, unique by key, and readable while it grows and after a kill."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def intent(n: int = 0) -> Intent:
     )
 
 
-def test_values_come_back_as_they_went(journal: Journal) -> None:
+def test_values_are_read_as_written(journal: Journal) -> None:
     decision = Decision(ts=1, ticker="A-B-1", action="placed", yes_ratio=0.1 + 0.2)
     journal.write("fire", FIRE)
     journal.write("decision", decision)
@@ -56,7 +56,7 @@ def test_a_key_is_written_once(journal: Journal) -> None:
     assert len(journal.values("fill")) == 1
 
 
-def test_nothing_is_changed_or_removed(journal: Journal, tmp_path: Path) -> None:
+def test_the_database_refuses_changes_and_deletions(journal: Journal, tmp_path: Path) -> None:
     journal.write("fire", FIRE)
     other = sqlite3.connect(tmp_path / "journal.sqlite")
     for statement in ("UPDATE entries SET body = '{}'", "DELETE FROM entries"):
@@ -65,7 +65,7 @@ def test_nothing_is_changed_or_removed(journal: Journal, tmp_path: Path) -> None
     other.close()
 
 
-def test_unresolved_intents(journal: Journal) -> None:
+def test_intents_without_a_known_outcome_are_unresolved(journal: Journal) -> None:
     for n in range(3):
         journal.write("intent", intent(n), intent(n).client_order_id)
     journal.write("outcome", Outcome(client_order_id=intent(0).client_order_id, ts=1, kind="accepted"))
@@ -76,23 +76,23 @@ def test_unresolved_intents(journal: Journal) -> None:
     ]
 
 
-def test_the_same_fire_gives_the_same_id_and_no_other_does() -> None:
+def test_each_fire_and_attempt_has_its_own_stable_id() -> None:
     ids = {client_order_id("run", FIRE, n) for n in range(50)} | {client_order_id("other", FIRE)}
     assert len(ids) == 51
     assert client_order_id("run", FIRE) == client_order_id("run", FIRE)
     assert all(len(i) <= 64 and i.isascii() for i in ids)
 
 
-def test_reading_beside_the_writer(journal: Journal) -> None:
+def test_a_reader_sees_rows_while_the_journal_grows(journal: Journal) -> None:
     with Journal.open(journal.path) as reader:
         assert list(reader) == []
         journal.write("fire", FIRE)
         assert reader.values("fire") == [FIRE]
-        with pytest.raises(JournalError, match="opened to be read"):
+        with pytest.raises(JournalError, match="open for reading only"):
             reader.write("fire", FIRE)
 
 
-def test_what_is_no_journal_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="no such journal"):
         Journal.open(tmp_path / "missing.sqlite")
     text = tmp_path / "text.sqlite"
@@ -103,7 +103,7 @@ def test_what_is_no_journal_is_said(tmp_path: Path) -> None:
     other.execute("CREATE TABLE t (x)")
     other.commit()
     other.close()
-    with pytest.raises(JournalError, match="version"):
+    with pytest.raises(JournalError, match="journal version must be 1, got 0"):
         Journal.create(tmp_path / "other.sqlite", SimClock(), SimClock())
 
 
@@ -121,20 +121,20 @@ while True:
 """
 
 
-def test_kill_loses_no_row_that_was_written(tmp_path: Path) -> None:
+def test_a_kill_loses_no_written_row(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     child = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    said = -1
+    printed = -1
     for line in child.stdout:
-        said = int(line)
-        if said >= 200:
+        printed = int(line)
+        if printed >= 200:
             os.kill(child.pid, signal.SIGKILL)
             break
     rest = child.stdout.read().split()
     child.stdout.close()
     child.wait()
-    said = int(rest[-1]) if rest else said
+    printed = int(rest[-1]) if rest else printed
     with Journal.open(path) as reader:
         rows = [e.value["n"] for e in reader]
-    assert rows[: said + 1] == list(range(said + 1))
+    assert rows[: printed + 1] == list(range(printed + 1))

@@ -1,4 +1,4 @@
-"""Cash, positions and profit add up, whatever the order of fills, and each match counts once."""
+"""Cash, positions and profit add up for fills in any order, and each match counts once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ fills = st.lists(
 )  # fmt: skip
 
 
-def made(rows: list[tuple[str, str, int, int, int]]) -> list[Fill]:
+def make_fills(rows: list[tuple[str, str, int, int, int]]) -> list[Fill]:
+    """Return fills of rows (ticker, side, price, size, fee)."""
     return [
         Fill(trade_id=f"t{i}", order_id="o", ticker=t, side=s, price=p, size=n, fee=f, is_taker=True, ts=i)
         for i, (t, s, p, n, f) in enumerate(rows)
@@ -33,17 +34,17 @@ def settlement(ticker: str, value: int) -> Settlement:
 
 @settings(max_examples=300)
 @given(fills, st.integers(0, 10_000))
-def test_money_is_neither_made_nor_lost(rows: list[tuple[str, str, int, int, int]], value: int) -> None:
-    """After settlement the cash is what buying YES at each price and being paid its value gives, less fees."""
+def test_money_is_conserved(rows: list[tuple[str, str, int, int, int]], value: int) -> None:
+    """After settlement, cash equals the gain of each YES trade held to its value, less fees."""
     portfolio = Portfolio(cash=10**12)
     expected = 10**12
-    for fill in made(rows):
+    for fill in make_fills(rows):
         assert portfolio.fill(fill)
-        assert not portfolio.fill(fill), "twice"
+        assert not portfolio.fill(fill), "the same match again"
         gain = (value - fill.price) * fill.size
         expected += (gain if fill.side == "bid" else -gain) - fill.fee
-    held = sum(h.cost for h in portfolio.holdings.values())
-    assert portfolio.cash + held - portfolio.realized + portfolio.fees == 10**12
+    cost = sum(h.cost for h in portfolio.holdings.values())
+    assert portfolio.cash + cost - portfolio.realized + portfolio.fees == 10**12
     for ticker in ("A-B-1", "A-B-2"):
         portfolio.settle(settlement(ticker, value))
         assert not portfolio.settle(settlement(ticker, value)), "paid once"
@@ -55,7 +56,7 @@ def test_money_is_neither_made_nor_lost(rows: list[tuple[str, str, int, int, int
 @given(fills)
 def test_gap_names_every_difference(rows: list[tuple[str, str, int, int, int]]) -> None:
     portfolio = Portfolio(cash=10**12)
-    for fill in made(rows):
+    for fill in make_fills(rows):
         portfolio.fill(fill)
     same = [Position(ticker=t, size=h.size, cost=h.cost) for t, h in portfolio.open.items()]
     assert portfolio.gap(same, portfolio.cash // 10_000 * 10_000) == {}
@@ -66,15 +67,15 @@ def test_gap_names_every_difference(rows: list[tuple[str, str, int, int, int]]) 
         assert portfolio.gap(others) == {position.ticker: (position.size, 0)}
 
 
-def test_value_at_marks_and_at_cost() -> None:
+def test_positions_are_valued_at_marks_or_at_cost() -> None:
     portfolio = Portfolio(cash=10**9)
-    for fill in made([("A-B-1", "ask", 6_000, 1_000, 0), ("A-B-2", "bid", 3_000, 1_000, 0)]):
+    for fill in make_fills([("A-B-1", "ask", 6_000, 1_000, 0), ("A-B-2", "bid", 3_000, 1_000, 0)]):
         portfolio.fill(fill)
     assert portfolio.value({"A-B-1": 5_000}) == 5_000 * 1_000 + 3_000 * 1_000
     assert portfolio.value({}) == 4_000 * 1_000 + 3_000 * 1_000
 
 
-def test_adopted_positions_are_held() -> None:
+def test_adopted_positions_are_open() -> None:
     portfolio = Portfolio(cash=0)
     portfolio.adopt(
         [Position(ticker="A-B-1", size=-500, cost=2_000_000), Position(ticker="X", size=0, cost=0)]

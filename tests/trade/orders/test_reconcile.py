@@ -1,4 +1,4 @@
-"""Whose fills are whose: those before a run began are in the account it takes over, those after are its own."""
+"""Fills before the start of a run belong to the adopted account; later fills belong to the run."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ Parts = tuple[Exchange, DemoOrders, Execution, Portfolio]
 
 @pytest.fixture
 async def parts(journal: Journal, clock: SimClock) -> AsyncIterator[Parts]:
+    """Serve an exchange and connect the parts of a session to it."""
     async with (
         faulty_venue(Faults(), prints=40) as (served, _, settings),
         DemoOrders(settings) as client,
@@ -32,6 +33,7 @@ async def parts(journal: Journal, clock: SimClock) -> AsyncIterator[Parts]:
 
 
 def sync_of(parts: Parts, journal: Journal, since: int) -> Sync:
+    """Return a reconciler for a run that starts at `since`."""
     _, client, execution, portfolio = parts
     clock = SimClock(since)
     return Sync(
@@ -41,7 +43,7 @@ def sync_of(parts: Parts, journal: Journal, since: int) -> Sync:
 
 
 async def buy(parts: Parts, name: str) -> None:
-    """An order that trades at once."""
+    """Send an order that fills at once."""
     listing = next(x for x in parts[0].listings if x.status == "active" and x.book.best_ask() is not None)
     price = listing.book.best_ask()
     assert price is not None
@@ -52,15 +54,15 @@ async def buy(parts: Parts, name: str) -> None:
 
 
 @pytest.mark.parametrize("behind", [0, HOUR, 40 * HOUR])
-async def test_fills_of_an_earlier_run_are_not_added_to_the_positions_they_are_in(
+async def test_fills_of_an_earlier_run_are_not_added_to_the_adopted_positions(
     parts: Parts, journal: Journal, behind: int
 ) -> None:
-    """The machine's clock is behind the exchange's, or the run begins within the second of a fill."""
+    """The machine's clock is behind the exchange's, or the run begins in the second of a fill."""
     await buy(parts, "earlier")
     sync = sync_of(parts, journal, parts[0].now - behind)
     await sync.start()
     [late] = await parts[1].fills()
-    assert not parts[2].on_fill(late), "the feed may tell of it after the start"
+    assert not parts[2].on_fill(late), "the feed may report it after the start"
     assert await sync.compare() == {}
     assert journal.values("fill") == []
     await buy(parts, "own")
@@ -69,7 +71,7 @@ async def test_fills_of_an_earlier_run_are_not_added_to_the_positions_they_are_i
     assert len(journal.values("fill")) == 1
 
 
-async def test_fills_are_found_by_a_machine_whose_clock_is_ahead(parts: Parts, journal: Journal) -> None:
+async def test_fills_are_found_if_the_clock_of_the_machine_is_ahead(parts: Parts, journal: Journal) -> None:
     sync = sync_of(parts, journal, parts[0].now + HOUR)
     await sync.start()
     await buy(parts, "own")

@@ -1,4 +1,4 @@
-"""Paper trades as entries: cash to the cent, the replay beside them, and line 13 of a card."""
+"""Paper trades as entries: exact cash, the replay of the same days, and criterion 13 of a card."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from kalshilab.trade.session.session import PaperSession
 
 
 def late_in(tape: pl.DataFrame) -> list[str]:
+    """Return the two markets that fire last."""
     return kl.signals.rlm(tape, min_trades=10, min_drop=1)["ticker"].tail(2).to_list()  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, pl.DataFrame, pl.DataFrame]]:
+    """Write a tape and its markets, two of which have fired but not settled; return the complete markets."""
     tape, markets = leaning(40)
     folder = tmp_path_factory.mktemp("world")
     tape.write_parquet(folder / "tape.parquet")
-    # Two that fire have not settled by the end of the tape, and will.
     late = markets["ticker"].is_in(late_in(tape))
     known = markets.with_columns(
         pl.when(~late).then(pl.col(name)).alias(name) for name in ("result", "settlement", "settled_ts")
@@ -45,15 +46,15 @@ async def run(settings: Settings) -> Report:
 
 
 @pytest.fixture
-def on_it(settings: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]) -> Settings:
+def played(settings: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]) -> Settings:
     folder = world[0]
     return settings.replace(
         tape=str(folder / "tape.parquet"), markets=str(folder / "markets.parquet"), min_trades=10, min_drop=1
     )
 
 
-async def test_every_cent_is_in_them(on_it: Settings) -> None:
-    report = await run(on_it)
+async def test_entries_account_for_all_cash(played: Settings) -> None:
+    report = await run(played)
     entries = check_entries(paper_entries(report, per_market=None))
     assert entries.schema == ENTRIES_SCHEMA and entries.height == report.signals.height > 20
     sizes = report.fills.group_by("order_id").agg(pl.col("size").sum(), pl.col("ts").min())
@@ -73,10 +74,10 @@ async def test_every_cent_is_in_them(on_it: Settings) -> None:
     assert (entries.filter(~pl.col("filled"))["pnl"] == 0).all()
 
 
-async def test_what_settles_later_settles_by_todays_table(
-    on_it: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]
+async def test_markets_open_at_the_end_settle_by_the_later_table(
+    played: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]
 ) -> None:
-    report = await run(on_it)
+    report = await run(played)
     late = late_in(world[1])
     then = paper_entries(report.run_dir)
     assert then.filter(pl.col("ticker").is_in(late))["value"].null_count() == 2
@@ -86,18 +87,18 @@ async def test_what_settles_later_settles_by_todays_table(
     for row in now.join(own, on="ticker").iter_rows(named=True):
         yes = row["settlement"] / 10_000
         assert row["value"] == (yes if row["side"] == "yes" else 1 - yes)
-    # Of two runs over the same market the first fire counts, and all of both where all are asked for.
-    again = await run(on_it)
+    # Over two runs of a market only the first fire counts; per_market=None counts all.
+    again = await run(played)
     both = paper_entries([again, report.run_dir], per_market=None)
     assert both.height == report.signals.height + again.signals.height
     assert both["fire"].to_list() == list(range(both.height)) and both["ts"].is_sorted()
     assert paper_entries([again, report]).height == then.height
 
 
-async def test_the_replay_has_the_same_signals(
-    on_it: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]
+async def test_a_replay_matches_every_paper_entry(
+    played: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]
 ) -> None:
-    paper = paper_entries(await run(on_it), world[2])
+    paper = paper_entries(await run(played), world[2])
     fires = kl.signals.rlm(world[1], min_trades=10, min_drop=1)
     replay = enter(fires, world[1], world[2], extremes=True)
     gap = replay_gap(paper, replay)
@@ -105,22 +106,24 @@ async def test_the_replay_has_the_same_signals(
     assert gap.price.clusters > 5
 
 
-async def test_a_card_hears_of_them(on_it: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]) -> None:
+async def test_paper_entries_become_criterion_13(
+    played: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]
+) -> None:
     card = kl.validate(kl.signals.Rlm(min_trades=10, min_drop=1), world[1], world[2], audits=False)
-    told = card.with_live(paper_entries(await run(on_it), world[2]))
-    line = told.criterion(13)
+    with_live = card.with_live(paper_entries(await run(played), world[2]))
+    line = with_live.criterion(13)
     assert line.name == "live" and line.label in kl.edge.live.STATES
-    assert told.verdict == card.verdict and told.header.startswith(card.header[:-1])
-    assert told.summary()["live"] == line.label
-    assert told.figure("live").data and "live" in told._repr_html_()
-    assert told.with_live(paper_entries(await run(on_it))).criteria[-1].number == 13, (
-        "the newer takes its place"
+    assert with_live.verdict == card.verdict and with_live.header.startswith(card.header[:-1])
+    assert with_live.summary()["live"] == line.label
+    assert with_live.figure("live").data and "live" in with_live._repr_html_()
+    assert with_live.with_live(paper_entries(await run(played))).criteria[-1].number == 13, (
+        "newer entries replace it"
     )
-    assert len(told.criteria) == len(card.criteria) + 1
+    assert len(with_live.criteria) == len(card.criteria) + 1
 
 
-async def test_a_report_keeps_its_markets(on_it: Settings) -> None:
-    report = await run(on_it)
+async def test_a_report_keeps_its_markets(played: Settings) -> None:
+    report = await run(played)
     markets = check_markets(report.markets)
     assert markets.schema == MARKETS_SCHEMA and markets["ticker"].is_unique().all()
     assert set(report.signals["ticker"]) <= set(markets["ticker"])
@@ -128,8 +131,8 @@ async def test_a_report_keeps_its_markets(on_it: Settings) -> None:
     assert Report.load(report.run_dir).markets.equals(report.markets)
 
 
-def test_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(SessionError, match="no run"):
+def test_a_call_without_a_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="got no run"):
         paper_entries([])
     with pytest.raises(SessionError, match="no finished run"):
         paper_entries(tmp_path)

@@ -1,4 +1,4 @@
-"""Runs never share a folder, and end when they should."""
+"""Runs never share a folder, and end on their conditions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kalshilab.trade.session.run_folder import Ending, claim_run, name_run
 NOW = 1_795_329_000_900_000
 
 
-def test_each_claim_is_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_claim_creates_a_new_folder(tmp_path: Path) -> None:
     claimed = [claim_run(tmp_path / "runs", NOW) for _ in range(3)]
     assert [run_id for run_id, _ in claimed] == [
         "20261122T063000Z",
@@ -24,19 +24,21 @@ def test_each_claim_is_a_folder_of_its_own(tmp_path: Path) -> None:
     assert all(folder.is_dir() for _, folder in claimed)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="choose another folder"):
         claim_run(tmp_path / "file" / "runs", NOW)
 
 
-def test_a_runner_names_the_run(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runner_names_the_run(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KALSHILAB_RUN", "r1")
     assert name_run(settings, None, NOW) == ("r1", Path(settings.out) / "r1")
     assert name_run(settings, tmp_path / "mine", NOW) == ("mine", tmp_path / "mine")
 
 
-def test_minutes_and_stop_file(tmp_path: Path) -> None:
+def test_a_run_ends_after_its_minutes_or_at_the_stop_file(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     clock = SimClock(0)
     settings = Settings(env={}, env_file=None, minutes=2, stop_file=str(stop))

@@ -1,4 +1,4 @@
-"""Prices and sizes: the table of spreads on both sides of the book, the tiers, re-entry."""
+"""Prices and sizes of strategies: the table of spreads on both sides of the book, tiers, re-entry."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def book(no_bid: int, no_ask: int) -> Book:
 
 
 @pytest.mark.parametrize(
-    ("spread", "calm", "eager"),
+    ("spread", "normal", "eager"),
     [
         (1, 0, 1), (2, 1, 2),  # tight: ask − 1, ask
         (3, 1.5, 2), (4, 2, 3),  # normal: middle, ask − 1
         (5, 3, 4), (8, 6, 6), (10, 7, 8),  # wide: bid + 75 %, bid + 85 %, whole cents
     ],
 )  # fmt: skip
-def test_the_table_of_spreads(spread: int, calm: float, eager: float) -> None:
+def test_prices_follow_the_table_of_spreads(spread: int, normal: float, eager: float) -> None:
     bid, ask = 4_000, 4_000 + spread * 100
-    for want, hurry in ((calm, False), (eager, True)):
-        assert limit_price(bid, ask, eager=hurry, tight=200, normal=400) == bid + want * 100
+    for expected, is_eager in ((normal, False), (eager, True)):
+        assert limit_price(bid, ask, eager=is_eager, tight=200, normal=400) == bid + expected * 100
 
 
 @given(st.integers(100, 9_000), st.integers(1, 1_000), st.booleans())
@@ -54,7 +54,7 @@ def test_the_price_stays_between_bid_and_ask(bid: int, spread: int, eager: bool)
 
 def test_a_quote_is_an_ask_at_the_complement_on_the_grid() -> None:
     assert strategy().quote(fire(), book(4_000, 4_200), CENT) == Quote("ask", 5_900, 5_000)
-    # The middle of 3 cents is half a cent: NO is rounded down, never up.
+    # The middle of a 3-cent spread has half a cent: the NO price is rounded down.
     assert strategy().quote(fire(), book(4_000, 4_300), CENT) == Quote("ask", 5_900, 5_000)
     deci = TickGrid.named("deci_cent")
     assert strategy().quote(fire(), book(4_000, 4_300), deci) == Quote("ask", 5_850, 5_000)
@@ -65,7 +65,7 @@ GRIDS = [TickGrid.named(name) for name in ("linear_cent", "deci_cent", "tapered_
 
 @st.composite
 def books(draw: st.DrawFn) -> tuple[Book, Book, TickGrid]:
-    """A book of two levels a side, on a market's grid and not crossed; the same with YES and NO exchanged."""
+    """Return a book of two levels a side, the same book with YES and NO exchanged, and the market's grid."""
     grid = draw(st.sampled_from(GRIDS))
     price = st.integers(10, PRICE - 10).map(grid.floor).filter(grid.valid)
     size = st.integers(1, 10**6)
@@ -80,9 +80,9 @@ def books(draw: st.DrawFn) -> tuple[Book, Book, TickGrid]:
 
 @given(books(), st.sampled_from([0, 500, 1_500, 2_500]))
 def test_yes_and_no_are_mirror_images(given_books: tuple[Book, Book, TickGrid], drop: int) -> None:
-    """What is bid for YES on a book is what is bid for NO, at the complement, on the book seen from the other side."""
+    """The bid for YES on a book equals the bid for NO on the mirrored book, at the complement."""
     book, mirrored, grid = given_books
-    trading = strategy(max_spread=99)
+    trading = strategy(max_spread_cents=99)
     for_yes = trading.quote(msgspec.structs.replace(fire(drop), side="yes"), book, grid)
     for_no = trading.quote(fire(drop), mirrored, grid)
     assert isinstance(for_yes, Quote) and isinstance(for_no, Quote)
@@ -92,12 +92,12 @@ def test_yes_and_no_are_mirror_images(given_books: tuple[Book, Book, TickGrid], 
 
 
 @given(books(), st.sampled_from(["yes", "no"]), st.booleans())
-def test_an_order_is_valid_and_never_dearer_than_the_ask(
+def test_an_order_is_on_the_grid_and_not_above_the_ask(
     given_books: tuple[Book, Book, TickGrid], side: str, eager: bool
 ) -> None:
     book, _, grid = given_books
     fired = msgspec.structs.replace(fire(2_000 if eager else 0), side=side)
-    quote = strategy(max_spread=99).quote(fired, book, grid)
+    quote = strategy(max_spread_cents=99).quote(fired, book, grid)
     assert isinstance(quote, Quote)
     assert grid.valid(quote.price)
     spread = spread_of(book, side)
@@ -109,15 +109,15 @@ def test_an_order_is_valid_and_never_dearer_than_the_ask(
 def test_a_quote_for_yes_is_a_bid() -> None:
     yes = Yes8090(Settings(env={}, env_file=None))
     fired = PriceBandFire(0, 0, "A-B-1", "yes", 8_500, 25, "A")
-    # NO bid 15 cents is YES asked at 85; NO asked at 17 is YES bid at 83.
+    # A NO bid of 15 cents is a YES ask of 85; a NO ask of 17 is a YES bid of 83.
     assert yes.quote(fired, book(1_500, 1_700), CENT) == Quote("bid", 8_400, 15_000)
     assert yes.quote(msgspec.structs.replace(fired, tier="B"), book(1_500, 1_700), CENT) == Quote(
         "bid", 8_400, 10_000
     )
-    assert yes.reentry(fired, fired) == "held", "one band is not stronger than another"
+    assert yes.reentry(fired, fired) == "held", "a price band has no strength"
 
 
-def test_a_larger_whale_may_add() -> None:
+def test_a_larger_whale_may_add_to_the_position() -> None:
     fader = WhaleFader(Settings(env={}, env_file=None))
     small = WhaleFire(0, 0, "A-B-1", "no", 5_000, 1, 200_000_000, 1)
     large = msgspec.structs.replace(small, value=300_000_000)
@@ -125,22 +125,22 @@ def test_a_larger_whale_may_add() -> None:
     assert fader.reentry(small, large) == "not stronger"
 
 
-def test_no_quote_without_two_sides_or_above_the_widest_spread() -> None:
+def test_a_one_sided_book_or_a_wide_spread_gives_no_quote() -> None:
     assert strategy().quote(fire(), book(4_000, 5_100), CENT) == "spread"
     assert isinstance(strategy().quote(fire(), book(4_000, 5_000), CENT), Quote)
-    lonely = Book()
-    lonely.load(yes=[], no=[(4_000, 100)])
-    assert strategy().quote(fire(), lonely, CENT) == "one-sided book"
+    one_sided = Book()
+    one_sided.load(yes=[], no=[(4_000, 100)])
+    assert strategy().quote(fire(), one_sided, CENT) == "one-sided book"
 
 
 @pytest.mark.parametrize(
     ("drop", "contracts"), [(0, 50), (5, 50), (9.99, 50), (10, 75), (19.9, 75), (20, 100), (60, 100)]
 )
-def test_default_tiers(drop: float, contracts: int) -> None:
+def test_the_drop_selects_the_default_tier(drop: float, contracts: int) -> None:
     assert strategy().size(fire(round(drop * 100))) == contracts * 100
 
 
-def test_other_tiers_and_floors() -> None:
+def test_custom_tiers_round_down_to_whole_contracts() -> None:
     other = strategy(size_tiers="0:1,10:1.5,15:2", contracts=3)
     assert [other.size(fire(d)) for d in (500, 1_000, 1_500)] == [300, 400, 600], (
         "1.5 × 3 is 4 whole contracts"
@@ -164,7 +164,7 @@ def test_the_signal_has_the_settings_parameters() -> None:
     assert signal.parameters.items() >= given.items()
 
 
-def test_hold_and_bad_spreads() -> None:
+def test_hold_is_available_and_unordered_spreads_are_refused() -> None:
     assert isinstance(make_strategy(Settings(env={}, env_file=None, strategy="hold")), Hold)
-    with pytest.raises(ConfigError, match="tight_spread <= normal_spread"):
-        strategy(tight_spread=5, normal_spread=4)
+    with pytest.raises(ConfigError, match="max_spread_cents must be at least normal_spread_cents"):
+        strategy(tight_spread_cents=5, normal_spread_cents=4)

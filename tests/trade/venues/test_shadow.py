@@ -1,6 +1,6 @@
-"""The shadow venue: a real feed mirrored into an exchange of our own, where alone our orders go.
+"""The shadow venue: a real feed mirrored into a local exchange, the only one that receives orders.
 
-The "real" exchange is a second one of ours on loopback, so that what the mirror shows can be held against it.
+The "real" exchange is a second local one on loopback, so the mirror can be compared with it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ MINUTE = 60_000_000
 
 @pytest.fixture(scope="module")
 def world() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return a tape and markets with doubled fees."""
     tape, markets = leaning(20)
     return tape, markets.with_columns(fee_multiplier=pl.lit(2.0))
 
 
 class Follow:
-    """Plays the world only as fast as whoever shadows it has heard and looked up all that came before.
+    """Pace of the real exchange: each step waits until the shadow feed has processed the previous ones.
 
-    The first step tells the time; the rest waits for `open`.
+    The first step gives the feed its time; the others wait for `open`.
     """
 
     def __init__(self, exchange: Exchange) -> None:
@@ -53,7 +54,7 @@ class Follow:
         self._until: int | None = None
 
     def open(self, feed: ShadowFeed, until: int | None = None) -> None:
-        """Play on, `until` so many prints; then frames may be lost on the way."""
+        """Play on, optionally to a number of prints; frames may then be lost."""
         self._feed, self._until = feed, until
         self._open.set()
 
@@ -79,7 +80,7 @@ class Follow:
 async def real(
     exchange: Exchange, settings: Settings, **options: Any
 ) -> AsyncIterator[tuple[Settings, Follow, Venue]]:
-    """An exchange to shadow, and the settings that name it."""
+    """Serve an exchange to shadow; yield settings with its address, its pace and the venue."""
     pace = Follow(exchange)
     async with serve(exchange, pace=pace, **options) as venue:
         pace.venue = venue
@@ -96,13 +97,14 @@ async def real(
         )
 
 
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
+async def until(condition: Callable[[], bool]) -> None:
+    """Poll a condition; the test's time limit is the deadline."""
+    while not condition():
         await asyncio.sleep(0.005)
 
 
 async def shadowed(exchange: Exchange, settings: Settings) -> Report:
-    """A session on the shadow of an exchange, until all of it is played and heard."""
+    """Run a session on the shadow of an exchange until all of its tape is played and processed."""
     async with real(exchange, settings) as (named, pace, venue), PaperSession(named) as session:
         feed = session._link.feed
         assert feed is not None
@@ -111,31 +113,29 @@ async def shadowed(exchange: Exchange, settings: Settings) -> Report:
         pace.open(feed)
         await venue.finished.wait()
         await until(lambda: feed.frames_received >= venue.frames_sent and not feed.busy)
-        await until(lambda: not feed.mirror.waiting and not session._behind())
+        await until(lambda: not feed.mirror.waiting and not session._pacing.behind())
         session.request_stop("all is played")
         return await running
 
 
-async def test_fires_are_those_of_the_world_and_orders_never_reach_it(
+async def test_fires_are_those_of_the_real_exchange_and_no_order_reaches_it(
     world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings
 ) -> None:
     tape, markets = world
-    exchange = Exchange(tape, markets, balance=dollars(1))
+    exchange = Exchange(tape, markets, balance_money_units=dollars(1))
     report = await shadowed(exchange, settings)
     assert report.error is None
-    assert report.signals.equals(rlm(tape, rearm=True))
+    assert report.raw("signals").equals(rlm(tape, rearm=True))
     assert report.counts["trades"] == tape.height
     assert report.counts["orders"] > 0 and report.counts["fills"] > 0 and report.counts["settlements"] > 0
     assert report.counts["account_differences"] == 0
-    assert not exchange.account.fills and exchange.account.cash == dollars(1), (
-        "the world has heard of nothing"
-    )
+    assert not exchange.account.fills and exchange.account.cash == dollars(1), "the real exchange has no fill"
     paid = markets["ticker", "settlement"].rows()
-    for ticker, settlement in report.settlements.select("ticker", "settlement").rows():
+    for ticker, settlement in report.raw("settlements").select("ticker", "settlement").rows():
         assert (ticker, round(settlement * 100)) in paid
 
 
-async def test_a_market_is_charged_as_its_series_is(
+async def test_a_market_has_the_fees_of_its_series(
     world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings
 ) -> None:
     exchange = Exchange(*world)
@@ -157,7 +157,7 @@ def books(exchange: Exchange) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["drop_frames", "sequence_gap", "disconnect", "reorder_frames"])
-async def test_books_are_the_worlds_again_after_a_fault(
+async def test_books_equal_the_real_ones_again_after_a_fault(
     world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kalshilab.kalshi.stream.client.backoff", lambda failures: 0.01)
@@ -165,7 +165,7 @@ async def test_books_are_the_worlds_again_after_a_fault(
     faults = Faults(schedule=[Fault(n * 30 * MINUTE, name) for n in range(1, 20)], seed=5)
     health = Health(WallClock())
     async with (
-        real(exchange, settings.replace(discovery_interval=1), faults=faults) as (named, pace, _),
+        real(exchange, settings.replace(discovery_interval_s=1), faults=faults) as (named, pace, _),
         ShadowFeed(named, health) as feed,
     ):
         mirrored = Exchange(flow=feed.mirror)
@@ -180,14 +180,14 @@ async def test_books_are_the_worlds_again_after_a_fault(
         half = exchange.flow.prints // 2
         pace.open(feed, until=half)
         await until(lambda: exchange.prints_played >= half)
-        # The last frames may be among the dead, which only the next of their kind show: the faults are over by now.
-        async with asyncio.timeout(30):
+        # The last frames may be lost, which only later frames reveal; the faults are over by now.
+        async with asyncio.timeout(100):
             await until(lambda: bool(books(exchange)) and books(mirrored) == books(exchange))
         following.cancel()
     assert any("shadow feed" in text for _, text in health.messages), health.messages
 
 
-async def test_a_feed_that_is_gone_for_good_ends_the_session(
+async def test_a_feed_that_cannot_be_restored_ends_the_session(
     world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kalshilab.kalshi.stream.client.backoff", lambda failures: 0.01)
@@ -195,20 +195,22 @@ async def test_a_feed_that_is_gone_for_good_ends_the_session(
     async with real(exchange, settings.replace(reconnect_attempts=2)) as (named, _, _):
         session = PaperSession(named)
         await session.__aenter__()
-    # The world has gone, the session has not.
+    # The real exchange is closed; the session is still open.
     report = await session.run()
     await session.__aexit__(None, None, None)
     assert isinstance(report.error, FeedLost)
     assert report.stopped.startswith("FeedLost")
 
 
-async def test_without_a_key_nothing_is_listened_to(settings: Settings) -> None:
+async def test_a_shadow_session_needs_a_key(settings: Settings) -> None:
     with pytest.raises(CredentialsMissing, match="shadow"):
         async with PaperSession(settings.replace(venue="shadow")):
             pass
 
 
-async def test_a_source_that_does_not_answer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_source_that_does_not_answer_is_an_error(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kalshilab.kalshi.stream.client.backoff", lambda failures: 0.01)
     exchange = Exchange(flow=Mirror())
     async with serve(exchange) as venue:
@@ -221,23 +223,23 @@ async def test_a_source_that_does_not_answer(settings: Settings, monkeypatch: py
             pass
 
 
-def test_orders_for_the_host_that_is_shadowed_are_refused(settings: Settings) -> None:
+def test_orders_to_the_shadowed_host_are_refused(settings: Settings) -> None:
     named = settings.replace(venue="shadow", key_id="k", private_key="x")
     assert hosts.defaults("shadow") == hosts.PRODUCTION
     with pytest.raises(HostRefused, match="read-only"):
         DemoOrders(named)
 
 
-async def test_whatever_goes_wrong_at_the_start_is_raised(
+async def test_an_error_at_the_start_is_raised(
     world: tuple[pl.DataFrame, pl.DataFrame], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(self: object) -> None:
-        raise RuntimeError("no such thing")
+        raise RuntimeError("a failure")
 
     monkeypatch.setattr("kalshilab.kalshi.rest.client.MarketData.all_series", fails)
     health = Health(WallClock())
     async with real(Exchange(*world), settings) as (named, _, _):
-        with pytest.raises(RuntimeError, match="no such thing"):
+        with pytest.raises(RuntimeError, match="a failure"):
             async with ShadowFeed(named, health):
                 pass
     assert not health.is_healthy("shadow feed")

@@ -1,0 +1,161 @@
+"""The command `live`: run the live notebook unattended and print its numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kalshilab.cli.options import Subparsers, add_tape_options, settings_from
+from kalshilab.cli.progress import RunProgress, relative_path
+from kalshilab.config.settings import STRATEGIES, VENUES, Settings
+from kalshilab.errors import ConfigError, SessionError, SignalError, UsageError
+
+__all__ = ["add_parser", "installed_fast_packages", "require_fast_extra"]
+
+SETTINGS = (
+    "venue", "strategy", "signal", "policy", "categories", "minutes", "speed", "out", "tape", "markets", "result_column",
+)  # fmt: skip
+"""The options that are settings."""
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add the command to the subparsers of the `kalshilab` command."""
+    parser = commands.add_parser(
+        "live",
+        help="run the live notebook: paper orders on the embedded exchange or on demo",
+        description="Run the live notebook until the tape ends, --minutes are up, or Ctrl-C or SIGTERM stops it. "
+        "The run's folder keeps the notebook, the journal and the report.",
+    )
+    parser.add_argument("--venue", help=f"one of {', '.join(VENUES)}; default embedded")
+    add_tape_options(parser)
+    parser.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)}; default rlm_no")
+    parser.add_argument(
+        "--signal", metavar="MODULE:NAME", help="signal that --strategy custom trades, as module:name"
+    )
+    parser.add_argument(
+        "--policy", metavar="MODULE:NAME", help="policy that --strategy rl_model follows, as module:name"
+    )
+    parser.add_argument("--categories", help='categories to trade, comma-separated, or "all"')
+    parser.add_argument(
+        "--minutes", help="wall-clock minutes until a clean stop; default: run to the end of the tape"
+    )
+    parser.add_argument("--speed", help='seconds of tape per wall-clock second, or "max"; default max')
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="folder in which the run gets its own folder; default runs"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as one JSON object on the last line"
+    )
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the notebook; return 1 if it failed."""
+    settings = settings_from(options, *SETTINGS)
+    settings.require_credentials()
+    if settings.venue != "embedded":
+        # Load the key before the notebook does: the path of an unusable key must not end up in a saved notebook.
+        from kalshilab.kalshi.auth import Signer
+
+        Signer.from_settings(settings)
+    require_fast_extra(settings)
+    _check_tape(settings)
+    _check_strategy(settings)
+    # Imported late: papermill takes most of a second to load.
+    from kalshilab.notebook.runner import LiveResult, LiveRun
+    from kalshilab.trade.session.report import Report
+
+    progress = RunProgress(quiet=options.json)
+    live = LiveRun(settings, on_status=progress.show)
+    progress.begin(live.run_dir)
+    try:
+        result = live.run()
+        reason = f"the notebook ended with {result.error}"
+    except SessionError as error:
+        # The request was valid: papermill or the kernel failed during the run.
+        result = LiveResult(live.run_id, live.run_dir, {}, str(error))
+        reason = result.error
+    progress.end()
+    if not options.json:
+        if (result.run_dir / "report.json").is_file():
+            _print_table(Report.load(result.run_dir).summary().rows())
+        print(f"\nnotebook  {relative_path(result.notebook)}\njournal   {relative_path(result.journal)}")
+    if result.error:
+        print(f"kalshilab live: {reason}", file=sys.stderr)
+    if options.json:
+        facts: dict[str, object] = dict(result.results.get("live", {}))
+        facts |= {"notebook": str(result.notebook), "journal": str(result.journal), "error": result.error}
+        print(json.dumps(facts))
+    return 1 if result.error else 0
+
+
+def installed_fast_packages() -> str:
+    """Return the packages of the extra `fast` with their versions, or "" if one of them is missing."""
+    import importlib.metadata
+
+    try:
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("aiohttp", "picows"))
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def require_fast_extra(settings: Settings) -> None:
+    """Check that the extra `fast` is installed if the settings ask for it.
+
+    Raises:
+        ConfigError: a package of the extra is missing.
+    """
+    if settings.fast and not installed_fast_packages():
+        # Imported late: most commands send no request.
+        from kalshilab.kalshi.rest.transport import FAST_EXTRA
+
+        raise ConfigError("fast", True, FAST_EXTRA)
+
+
+def _check_tape(settings: Settings) -> None:
+    """Check the files of a tape before a kernel starts.
+
+    The markets are few and are read whole; the tape may be long, so only its schema is read.
+    """
+    for name in ("tape", "markets"):
+        path = getattr(settings, name)
+        if path is not None and not Path(path).expanduser().is_file():
+            raise UsageError(f"--{name} {path}: no such file")
+    if settings.tape is None and settings.markets is None:
+        if settings.result_column is not None:
+            raise UsageError("--result-column goes with --tape and --markets")
+        return
+    if settings.tape is None or settings.markets is None:
+        raise UsageError("--tape and --markets go together")
+    # Imported late: a run of the bundled sample does not need them.
+    from kalshilab.tape import to_markets, to_tape
+    from kalshilab.trade.venues.venue import read_parquet
+
+    to_markets(read_parquet(settings.markets), result_column=settings.result_column)
+    to_tape(read_parquet(settings.tape, rows=0))
+
+
+def _check_strategy(settings: Settings) -> None:
+    """Build the strategy once, so that its errors appear here and not inside a kernel."""
+    # Imported late: it loads the signals and their compiler.
+    from kalshilab.trade.strategies.strategies import make_strategy
+
+    if settings.strategy in ("custom", "rl_model") and "" not in sys.path:
+        # Modules of the working folder are importable, as in the notebook's kernel.  An installed script has its
+        # own folder at the head of the path instead.
+        sys.path.insert(0, "")
+    try:
+        strategy = make_strategy(settings)
+    except SignalError as error:
+        raise UsageError(str(error)) from error
+    if strategy.why:
+        print(f"kalshilab live: {strategy.why}", file=sys.stderr)
+
+
+def _print_table(rows: Sequence[tuple[object, ...]]) -> None:
+    width = max(len(str(row[0])) for row in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")

@@ -1,0 +1,25 @@
+"""Class names used before version 0.2 still work, with a `DeprecationWarning`."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "module"),
+    [
+        ("Cells", "PassGroup", "sharding"),
+        ("Columns", "PrintArrays", "state_pass"),
+        ("Found", "TimedFires", "sharding"),
+        ("OneCell", "SingleCellPass", "state_pass"),
+        ("Pass", "StatePass", "state_pass"),
+        ("Sieve", "CrossMarketFilter", "compiled_signal"),
+    ],
+)
+def test_an_old_class_name_works_and_warns(old: str, new: str, module: str) -> None:
+    for path in ("kalshilab.signals.engine", f"kalshilab.signals.engine.{module}"):
+        home = importlib.import_module(path)
+        with pytest.warns(DeprecationWarning, match=f"is now {new} of"):
+            assert getattr(home, old) is getattr(home, new)
