@@ -1,20 +1,22 @@
-"""Is an edge real?  Entries one could have had, costs, audits for look-ahead, inference, multiplicity, a verdict.
+"""Is an edge real? Attainable entries with costs, look-ahead audits, inference, multiplicity and a verdict.
 
     card = kl.validate(kl.signals.Rlm(), tape, markets, claim=17.38)  # of it +0.43 is left, after the fee
 
-makes a report card; the parts it is made of can be used alone:
+returns a report card. Its parts can be used alone:
 
 ================ =============================================================================================
-entries          `enter` (what could be bought of fires), `measure` (what it earned), `cohort`, `quotes`, `maker`
+entries          `EntryTerms`, `enter` (buy at fires), `measure` (average the profits), `censoring`, `book_taker`,
+                 `maker`
 look-ahead       `audit`; `whole_life` is the forbidden method, for comparison
-inference        `infer` (clustered, four ways, the most careful p), `martingale`, `power`
-comparison       `excess` over a pool at the same prices (`baseline`)
-multiplicity     `Registry`, `hypothesis_of`, `Lockbox`, `multiplicity`, `walk`
-robustness       `robustness`: one event, one month, one setting, one second
+inference        `infer` (clustered, four ways, the largest p-value), `martingale`, `power`
+comparison       `excess` over a pool of entries at the same prices (`price_matching`)
+multiplicity     `Registry`, `hypothesis_of`, `Lockbox`, `multiplicity`
+robustness       `robustness.perturbations` (few events, one month, one setting, latency), `walk_forward`
+verdict          `judge` (entries alone), `Card`, `criteria`
 live             `sequential`, `monitor`, `replay_gap`
-size             `sizing`, `capacity`
-worlds           `worlds`: made entries of which the truth is known
-claims           `claims`: what was published, beside what an audit left of it
+sizing           `allocation`, `capacity`
+simulation       `simulated_entries`: entries whose true edge is known
+claims           `claims`: published edges beside their audited values
 ================ =============================================================================================
 """
 

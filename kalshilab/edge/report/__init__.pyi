@@ -14,13 +14,14 @@ from .card import Card as Card
 from .claims import WATERFALL_SCHEMA as WATERFALL_SCHEMA
 from .claims import Claim as Claim
 from .claims import Claims as Claims
-from .claims import Step as Step
+from .claims import ClaimStep as ClaimStep
 from .claims import Sweep as Sweep
 from .claims import claims_file as claims_file
 from .claims import load as load
-from .confirmation import confirmed as confirmed
+from .confirmation import DataIdentity as DataIdentity
+from .confirmation import confirmed_by_lockbox as confirmed_by_lockbox
+from .confirmation import confirmed_by_registration as confirmed_by_registration
 from .confirmation import data_of as data_of
-from .confirmation import opened as opened
 from .confirmation import sketch_of as sketch_of
 from .criteria import LABELS as LABELS
 from .criteria import Audited as Audited

@@ -1,7 +1,6 @@
-"""The report card of a validation: an immutable record of what was judged, how, and what came out.
+"""The report card of a validation: an immutable record of the hypothesis, the data, the criteria and the verdict.
 
-`kalshilab.validate` makes it.  Everything drawn or printed is computed before: a card holds frames, and its
-figures only show them.
+`kalshilab.validate` returns it. A card holds computed numbers and frames; its figures and its HTML only display them.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import msgspec
 import polars as pl
 
 from kalshilab.edge.live.monitor import LiveState, monitor
+from kalshilab.edge.report.confirmation import DataIdentity
 from kalshilab.edge.report.criteria import verdict_live
 from kalshilab.edge.schema import Criterion
 from kalshilab.errors import EdgeError
@@ -35,67 +35,68 @@ FIGURES: Final = (
     "live",
     "markouts",
 )
-"""Figures that a card may have; those whose frame is missing were not measured."""
+"""Figures that a card may have; a figure whose frame is missing was not measured."""
 
 
-_BESIDE: Final = ("as_of_fire", "deflated_sharpe", "look_ahead_gap", "look_ahead_gap_se", "net_marked")
-"""Numbers of the waterfall and of checks: on the card, and no part of what is recorded of it."""
+_UNRECORDED: Final = ("as_of_fire", "deflated_sharpe", "look_ahead_gap", "look_ahead_gap_se", "net_marked")
+"""Numbers of the waterfall and of checks: they are on the card, but not in its summary."""
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What `kalshilab.validate` found.  Edges are cents a contract.
+    """Report card of `kalshilab.validate`. Edges are in cents per contract.
 
-    Cards are equal if their JSON and their entries are.
+    Cards are equal if their JSON and their entries are equal.
     """
 
     name: str
-    """The signal and its parameters."""
+    """Name and parameters of the signal."""
     verdict: str
-    """One of `kalshilab.edge.report.criteria.LABELS`."""
+    """Verdict: one of `kalshilab.edge.report.criteria.LABELS`, or with line 13 a label of live trading."""
     header: str
     """The verdict in one sentence."""
     criteria: tuple[Criterion, ...]
-    """The lines in order; the first that fails gives the verdict."""
+    """Lines in order; the first that fails gives the verdict."""
     claim: float | None
-    """The edge that was claimed for it."""
+    """Claimed edge; None without a claim."""
     numbers: dict[str, Any]
-    """What was measured, by name."""
+    """Measured numbers by name."""
     spec: dict[str, Any]
-    """What was judged: signal, parameters, entry rule, costs, and the hashes of code and specification."""
-    data: dict[str, Any]
-    """On what: hash, rows, markets and span of the tape."""
+    """Signal, parameters, entry rule and costs, with the hashes of code and specification."""
+    data: DataIdentity
+    """Hash, rows, markets and span of the data."""
     seed: int
+    """Seed of everything random."""
     version: str
-    """Of kalshilab."""
+    """Version of kalshilab."""
     frames: dict[str, pl.DataFrame]
-    """The frames behind the figures, `entries` (what was judged) and `pool` (what it was compared with)."""
+    """Frames of the figures, `entries` (those judged) and `pool` (those they were compared with)."""
     grid: tuple[str, ...] = ()
-    """The parameters that vary in `frames["heatmap"]`."""
+    """Parameters that vary in `frames["heatmap"]`."""
     trials_from: str = ""
-    """Where the number of trials comes from: this process's registry, a registry file, or `trials=`."""
+    """Source of the number of trials: this process's registry, a registry file, or `trials=`."""
 
     @property
     def waterfall(self) -> pl.DataFrame:
-        """From the claim to what is left, step by step: `step, edge, lower, upper, n, note`."""
+        """Steps from the claim to the audited edge: `step, edge, lower, upper, n, note`."""
         return self.frames["waterfall"]
 
     @property
     def entries(self) -> pl.DataFrame:
-        """The entries that were judged (`kalshilab.edge.ENTRIES_SCHEMA`)."""
+        """Entries that were judged (`kalshilab.edge.ENTRIES_SCHEMA`)."""
         return self.frames["entries"]
 
     def figure(self, name: str = "waterfall") -> Any:
-        """One of `FIGURES`, as a `plotly.graph_objects.Figure`.
+        """Return one of `FIGURES` as a `plotly.graph_objects.Figure`.
 
         Raises:
-            EdgeError: no such figure, or one that was not measured for this card.
+            EdgeError: the figure is unknown, or was not measured for this card.
         """
         if name not in FIGURES:
-            raise EdgeError(f"{name!r} is no figure of a card: {', '.join(FIGURES)}")
+            raise EdgeError(f"unknown figure {name!r}; choose from {', '.join(FIGURES)}")
         if name not in self.frames:
-            have = ", ".join(f for f in FIGURES if f in self.frames)
-            raise EdgeError(f"{name}: not measured for this card, which has {have}")
-        # Late: research without drawing needs no plotly.
+            measured = ", ".join(f for f in FIGURES if f in self.frames)
+            raise EdgeError(f"figure {name!r} was not measured for this card; choose from {measured}")
+        # Imported here, since research without figures does not need plotly.
         import kalshilab.notebook.research.figures as edge_plots
 
         frame = self.frames[name]
@@ -104,16 +105,16 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return getattr(edge_plots, name)(frame)[0]
 
     def with_live(self, entries: pl.DataFrame | LiveState, **how: Any) -> Card:
-        """The card with line 13: what paper trades say of what was validated.
+        """Return the card with line 13, which compares paper trades with the validated edge.
 
-        They are held against the lower end of the validated interval.  Trades that refute the edge, or that show
-        its decay, are the verdict of a card that stood at VALID or PROVISIONAL; trades that confirm it are that of a
-        VALID one, and change no other: what was not shown then is not shown by them alone.
+        The paper trades are compared with the lower end of the validated interval. If they refute the edge, or show
+        that it decays, this becomes the verdict of a VALID or PROVISIONAL card. If they confirm the edge, this becomes
+        the verdict of a VALID card only: paper trades alone cannot make up for a line that failed.
 
         Args:
-            entries: of paper trades (`kl.paper_entries`), all of them from the first day on; or what
-                `kalshilab.edge.monitor` said of them.
-            how: of `kalshilab.edge.monitor`: horizon, streams, as_of, …
+            entries: entries of all paper trades from the first day on (`kl.paper_entries`), or the state that
+                `kalshilab.edge.monitor` returned for them.
+            how: arguments of `kalshilab.edge.monitor`, such as its horizon, `streams` and `as_of`.
 
         >>> import kalshilab as kl
         >>> from kalshilab.edge import simulated_entries
@@ -124,11 +125,13 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         ('INSUFFICIENT', 'INSUFFICIENT', 'LIVE_CONFIRMED')
 
         Raises:
-            EdgeError: nothing was validated that could be held against them; these are no entries.
+            EdgeError: the card has no interval to compare with, or `entries` lacks columns of entries.
         """
         lower = self.numbers.get("lower")
         if lower is None:
-            raise EdgeError(f"{self.name}: {self.verdict}, and no interval to hold live trades against")
+            raise EdgeError(
+                f"{self.name}: the card must have an interval to compare live trades with, got {self.verdict}"
+            )
         state = entries if isinstance(entries, LiveState) else monitor(entries, lower, **how)
         lines = (*(line for line in self.criteria if line.number != 13), state.criterion())
         verdict = verdict_live(lines)
@@ -150,32 +153,34 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return hash(self.to_json())
 
     def criterion(self, number: int) -> Criterion:
-        """The line with a number.
+        """Return the line with a number.
 
         Raises:
-            EdgeError: the card has no such line.
+            EdgeError: the card does not have this line.
         """
         for line in self.criteria:
             if line.number == number:
                 return line
-        more = "; line 13 comes of with_live" if number == 13 else ""
-        raise EdgeError(f"{self.name}: no line {number} among {len(self.criteria)}{more}")
+        numbers = f"{self.criteria[0].number} to {self.criteria[-1].number}"
+        hint = "; with_live adds line 13" if number == 13 else ""
+        raise EdgeError(f"{self.name}: number must be a line of the card, {numbers}, got {number}{hint}")
 
     def summary(self) -> dict[str, Any]:
-        """The numbers that a notebook records: verdict, first failing line, edges in cents rounded to a
-        thousandth, counts.
+        """Return the numbers that a notebook records: verdict, first failing line, counts, edges in cents.
+
+        Numbers are rounded to three decimals.
         """
         failed = next((c for c in self.criteria if c.passed is False), None)
-        kept = {
+        recorded = {
             "verdict": self.verdict,
             "failed": None if failed is None else f"{failed.number} {failed.name}",
             "claim": self.claim,
             **self.numbers,
         }
-        return {key: _plain(value, 3) for key, value in kept.items() if key not in _BESIDE}
+        return {key: _plain(value, 3) for key, value in recorded.items() if key not in _UNRECORDED}
 
     def to_json(self) -> str:
-        """The card without its long frames, as indented JSON with sorted keys: the same card, the same text."""
+        """Return the card without its long frames, as indented JSON with sorted keys; equal cards have equal JSON."""
         short = (
             "waterfall",
             "buckets",
@@ -203,7 +208,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return json.dumps(_plain(whole, 6), indent=1, sort_keys=True, ensure_ascii=False)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the card as JSON into a folder; the file is named by the specification and the data."""
+        """Write the card as JSON into a folder and return the path, whose name has the signal and both hashes."""
         path = Path(folder, f"{self.spec['signal']}-{self.spec['hash'][:8]}-{self.data['hash'][:8]}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.to_json() + "\n", encoding="utf-8")
@@ -213,14 +218,14 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return f"<Card {self.verdict}: {self.header}>"
 
     def _repr_html_(self) -> str:
-        # Late, as for figures.
+        # Imported here, as for figures.
         from kalshilab.notebook.research.card_html import card_html
 
         return card_html(self)
 
 
-def _plain(value: Any, digits: int) -> Any:
-    """A value as JSON has it; floats rounded, what is no number null."""
+def _plain(value: object, digits: int) -> object:
+    """Return a value that JSON can encode: floats rounded, NaN and infinity as None."""
     if isinstance(value, float):
         return round(value, digits) if math.isfinite(value) else None
     if isinstance(value, Mapping):

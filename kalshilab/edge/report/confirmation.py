@@ -1,17 +1,18 @@
-"""Line 12: who may call an edge confirmed, and on which data.
+"""Line 12 of the report card: confirm an edge by preregistration or by a lockbox.
 
-A rule that was registered before its family saw the data may use all of them.  Any other takes its confirmation from
-a lockbox that was set before they were looked at, or from new data.  *The same data* are told by their prints, not by
-a hash of the whole: a day more or a month less is no new sample.
+A hypothesis registered before its family saw the data may be confirmed on all of them. Any other needs a lockbox that
+was set before the first trial, or new data. Overlapping data are recognised by their prints and not by a hash of the
+whole, so a tape with one more day or one fewer month does not pass for a new sample.
 """
 
 from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from kalshilab.edge.prereg.lockbox import Lockbox
@@ -19,18 +20,36 @@ from kalshilab.edge.prereg.registry import Registry
 from kalshilab.edge.report import criteria
 from kalshilab.edge.schema import Criterion
 from kalshilab.edge.stats.inference import Inference, infer
+from kalshilab.lazy import renamed
 from kalshilab.signals.engine.kernel import compiled
 from kalshilab.tape.tape import Tape
 
-__all__ = ["confirmed", "data_of", "opened", "sketch_of"]
+__all__ = ["DataIdentity", "confirmed_by_lockbox", "confirmed_by_registration", "data_of", "sketch_of"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
 
 READ: Final = ("ts", "price", "size")
+"""Columns that a sketch hashes."""
 SKETCH: Final = 32
-"""Prints by which data are recognised."""
+"""Number of hashes in a sketch."""
 
 
-def data_of(tape: Tape, markets: pl.DataFrame) -> dict[str, Any]:
-    """What was judged on: a hash of the prints and outcomes, and how many."""
+class DataIdentity(TypedDict):
+    """Identity of the data behind a verdict."""
+
+    hash: str
+    """SHA-256 of the prints and outcomes."""
+    prints: int
+    markets: int
+    first: datetime | None
+    """Time of the first print; None for an empty tape."""
+    last: datetime | None
+    """Time of the last print; None for an empty tape."""
+
+
+def data_of(tape: Tape, markets: pl.DataFrame) -> DataIdentity:
+    """Return a hash of the prints and outcomes, with their numbers and span."""
     digest = hashlib.sha256()
     tape.update_digest(digest)
     first, last = tape.ends() or (None, None)
@@ -46,30 +65,36 @@ def data_of(tape: Tape, markets: pl.DataFrame) -> dict[str, Any]:
 
 
 def sketch_of(tape: Tape) -> tuple[int, ...]:
-    """Prints of a tape or lake by which it is recognised, as numbers: the 32 smallest of all prints' hashes.
+    """Return a sketch that identifies a tape's prints: the 32 smallest of their hashes.
 
-    Two sets of data that share a tenth of their prints share some of these numbers, all but surely; two that share
-    none, none (bottom-k sketches: Cohen & Kaplan 2007, "Summarizing data using bottom-k sketches").
+    Sketches of two tapes that share a tenth of their prints almost surely have a hash in common; sketches of tapes
+    without common prints do not (bottom-k sketches: Cohen & Kaplan 2007, "Summarizing data using bottom-k sketches").
 
     >>> import kalshilab as kl
     >>> tape = kl.tape.FrameTape.of(kl.sample()[0])
     >>> len(set(sketch_of(tape)) & set(sketch_of(tape.head(tape.rows - 100)))) > 20
     True
     """
-    least = np.zeros(0, np.uint64)
+    smallest = np.zeros(0, np.uint64)
     for _, frame in tape.batches(READ):
         ts = frame["ts"].dt.epoch("us").to_numpy()
-        found = np.zeros(len(ts), np.uint64)
-        _hashed(ts, frame["price"].to_numpy(), frame["size"].to_numpy(), found)
-        if len(found) > SKETCH:
-            # More than are wanted, since the same print may stand there twice.
-            found = np.partition(found, min(8 * SKETCH, len(found) - 1))[: 8 * SKETCH]
-        least = np.unique(np.concatenate([least, found]))[:SKETCH]
-    return tuple(int(x) for x in least)
+        hashes = np.zeros(len(ts), np.uint64)
+        _hash_prints(ts, frame["price"].to_numpy(), frame["size"].to_numpy(), hashes)
+        if len(hashes) > SKETCH:
+            # Keep a surplus, since identical prints have identical hashes.
+            hashes = np.partition(hashes, min(8 * SKETCH, len(hashes) - 1))[: 8 * SKETCH]
+        smallest = np.unique(np.concatenate([smallest, hashes]))[:SKETCH]
+    return tuple(int(x) for x in smallest)
 
 
 @compiled
-def _hashed(ts: Any, price: Any, size: Any, out: Any) -> None:  # pragma: no cover - compiled
+def _hash_prints(
+    ts: npt.NDArray[np.int64],
+    price: npt.NDArray[np.int16],
+    size: npt.NDArray[np.uint32],
+    out: npt.NDArray[np.uint64],
+) -> None:  # pragma: no cover - compiled
+    """Write the hash of each print to `out`."""
     for i in range(len(ts)):
         z = np.uint64(ts[i]) * np.uint64(0x9E3779B97F4A7C15)
         z ^= (np.uint64(price[i]) << np.uint64(32)) | np.uint64(size[i])
@@ -78,7 +103,7 @@ def _hashed(ts: Any, price: Any, size: Any, out: Any) -> None:  # pragma: no cov
         out[i] = (z ^ (z >> np.uint64(31))) >> np.uint64(16)
 
 
-def opened(
+def confirmed_by_lockbox(
     box: Lockbox,
     registry: Registry,
     entries: pl.DataFrame,
@@ -87,15 +112,23 @@ def opened(
     sketch: tuple[int, ...],
     seed: int,
 ) -> tuple[Criterion, datetime | None]:
-    """Line 12 by a look into the lockbox, and where it begins; no look where its inside was seen before it was set.
+    """Return line 12 from one look into the lockbox, and the time at which the lockbox begins.
+
+    No look is spent if the family saw the inside before the lockbox was set; the time is then None.
 
     Args:
-        entries: of the whole time, the lockbox' included.
+        box: lockbox of the family.
+        registry: registry of the family's trials.
+        entries: entries of the whole period, those inside the lockbox included.
+        prereg: hash of the hypothesis.
+        data: hash of the data.
+        sketch: `sketch_of` the data.
+        seed: seed of the inference.
     """
     if registry.seen_before_box(box.family, data, sketch):
         why = (
-            f"family {box.family} was tried on these data, all of them, before its lockbox was set; lockbox=True from the "
-            "first trial on keeps the last part apart, and new data under a new family can still confirm"
+            f"family {box.family} was tried on all of these data before its lockbox was set; pass lockbox=True from "
+            "the first trial on to hold back the last part, or confirm on new data under a new family"
         )
         return criteria.unconfirmed(why), None
     _, boundary = box.split(entries)
@@ -105,23 +138,38 @@ def opened(
     return criteria.confirmation(p=p, budget=look.alpha, how=how), boundary
 
 
-def confirmed(
+def confirmed_by_registration(
     registry: Registry,
     prereg: str,
     family: str,
     data: str,
     sketch: tuple[int, ...],
-    found: Inference,
+    inference: Inference,
     trials: int,
     *,
-    ours: bool,
+    in_process: bool,
 ) -> Criterion:
-    """Line 12 by all that may be seen, if the hypothesis was there before it."""
+    """Return line 12 from all the data; it passes only if the hypothesis was registered before its family saw them.
+
+    Args:
+        registry: registry of the family's trials.
+        prereg: hash of the hypothesis.
+        family: family of the hypothesis.
+        data: hash of the data.
+        sketch: `sketch_of` the data.
+        inference: inference on all the data.
+        trials: number of trials of the family.
+        in_process: whether the registry is that of this process.
+    """
     if registry.registered_first(prereg, data, sketch):
-        how = "registered in this process, where it was tried first" if ours else "registered before its data"
-        return criteria.confirmation(p=min(1.0, found.p * trials), budget=criteria.ALPHA, how=how)
+        how = (
+            "registered in this process before its first trial"
+            if in_process
+            else "registered before its data"
+        )
+        return criteria.confirmation(p=min(1.0, inference.p * trials), budget=criteria.ALPHA, how=how)
     why = (
-        f"family {family} was tried on these data before, or on a part of them: a rule chosen on data is confirmed by "
-        "others, or by a lockbox that was set first (lockbox=True)"
+        f"family {family} was tried before on these data, or on part of them; confirm a rule chosen on data with other "
+        "data, or with a lockbox set before the first trial (lockbox=True)"
     )
     return criteria.unconfirmed(why)

@@ -1,15 +1,14 @@
-"""What a history says of itself before anything is judged on it: how far it reaches, what may be missing in it, and
-whether its markets come with events that cluster anything.
+"""Data-quality summary of a tape: its span, its gaps, and the grouping of its markets into events.
 
-A lake knows which stretches nobody has vouched for (`kalshilab.tape.lake.doctor.gaps`).  A frame or a file knows only
-its prints: a day without any may be a quiet day, and is called no more than that.
+A lake knows which stretches are not covered by a download or a recording (`kalshilab.tape.lake.doctor.gaps`). A frame
+or a file knows only its prints: a day without prints may be quiet or missing, and is reported as a day without prints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import polars as pl
@@ -20,21 +19,23 @@ from kalshilab.tape.tape import Tape
 
 __all__ = ["History", "first_prints", "history_of", "last_known"]
 
-FEW: Final = 5
-"""Markets up to which it is no wonder that each has an event of its own."""
+FEW_MARKETS: Final = 5
+"""Number of markets up to which one event per market is not reported."""
+HOUR: Final = DAY // 24
+"""Microseconds of an hour."""
 
 
 class History(msgspec.Struct, frozen=True):
-    """What line 2 of a report card reports of a tape and its markets."""
+    """Data-quality summary of a tape and its markets, for line 2 of a report card."""
 
     span: str
-    """Days from the first print to the last, and gaps or days without prints, in a few words."""
+    """Days from the first print to the last, with the gaps or days without prints, as a phrase."""
     detail: str
-    """What to know of them, in sentences; empty where there is nothing."""
+    """Warnings as sentences; empty without a warning."""
 
 
 def history_of(tape: Tape, markets: pl.DataFrame) -> History:
-    """What a tape or a lake and its markets say of themselves.  Days are UTC days.
+    """Return the data-quality summary of a tape and its markets. Days are UTC days.
 
     >>> import kalshilab as kl
     >>> tape, markets = kl.sample()
@@ -42,26 +43,28 @@ def history_of(tape: Tape, markets: pl.DataFrame) -> History:
     '0 of 6 days without prints'
     """
     gaps = tape.unverified()
-    span, said = _quiet_days(tape) if gaps is None else _gaps(tape, gaps)
-    return History(span, "; ".join(filter(None, (said, _events(markets)))))
+    span, warning = _quiet_days(tape) if gaps is None else _gaps(tape, gaps)
+    return History(span, "; ".join(filter(None, (warning, _event_warning(markets)))))
 
 
 def _gaps(tape: Tape, gaps: Sequence[tuple[int, int, str]]) -> tuple[str, str]:
+    """Return the span and the warning for a tape that knows its gaps."""
     ends = tape.ends()
     days = 0 if ends is None else (ends[1].date() - ends[0].date()).days + 1
     if not gaps:
-        return f"no gaps known in {_days(days)}", ""
+        return f"no known gaps in {_days(days)}", ""
     since, until, reason = max(gaps, key=lambda gap: gap[1] - gap[0])
     missing = sum(until - since for since, until, _ in gaps)
     counted = f"{len(gaps):,} gap{'s' if len(gaps) != 1 else ''}"
     span = f"{counted} ({_length(missing)}) in {_days(days)}"
     return span, (
         f"the lake may lack prints in {counted}, the longest from {isoformat(since)} to {isoformat(until)} ({reason}); "
-        "kalshilab doctor names them"
+        "run `kalshilab doctor` to list them"
     )
 
 
 def _quiet_days(tape: Tape) -> tuple[str, str]:
+    """Return the span and the warning for a tape that knows only its prints."""
     dates = tape.lazy().select(pl.col("ts").dt.date().unique().sort()).collect()["ts"]
     if dates.is_empty():
         return "no prints", ""
@@ -72,44 +75,47 @@ def _quiet_days(tape: Tape) -> tuple[str, str]:
         return span, ""
     return (
         span,
-        f"{_days(len(quiet))} without prints, the first {quiet[0]}: quiet ones, or missing in the tape",
+        f"{_days(len(quiet))} without prints, the first {quiet[0]}; the days were quiet or are missing from the tape",
     )
 
 
-def _events(markets: pl.DataFrame) -> str:
-    """A sentence where each market is an event of its own although that may not be so: where the event is only the
-    ticker again, or several tickers begin as those of one event do.
+def _event_warning(markets: pl.DataFrame) -> str:
+    """Return a warning if every market has a separate event and the events look derived from the tickers.
+
+    They look so if each event is the ticker itself, or if several tickers have the prefix of one event.
     """
     known = markets.select("ticker", "event").drop_nulls()
-    if known.height <= FEW or known["event"].n_unique() < known.height:
+    if known.height <= FEW_MARKETS or known["event"].n_unique() < known.height:
         return ""
-    begins = known["ticker"].str.replace("-[^-]*$", "")
-    if (known["event"] != known["ticker"]).any() and begins.n_unique() == known.height:
+    prefixes = known["ticker"].str.replace("-[^-]*$", "")
+    if (known["event"] != known["ticker"]).any() and prefixes.n_unique() == known.height:
         return ""
     return (
-        "every market is an event of its own; if several are legs of one event, give event= to kl.to_markets: "
-        "the sample is smaller than it looks"
+        "every market has a separate event; if several are legs of one event, pass event= to kl.to_markets, because "
+        "the effective sample is then smaller than it looks"
     )
 
 
 def _days(count: int) -> str:
+    """Return a number of days with its unit."""
     return f"{count:,} day{'s' if count != 1 else ''}"
 
 
-def _length(microseconds: int) -> str:
-    if microseconds >= DAY:
-        return f"{microseconds / DAY:,.1f} days"
-    return f"{microseconds / 3_600_000_000:,.1f} hours"
+def _length(length_us: int) -> str:
+    """Return a duration in days, or in hours if it is below one day."""
+    if length_us >= DAY:
+        return f"{length_us / DAY:,.1f} days"
+    return f"{length_us / HOUR:,.1f} hours"
 
 
 def last_known(tape: Tape, markets: pl.DataFrame) -> datetime:
-    """Until when outcomes are known: the last print or settlement."""
-    last: Any = tape.lazy().select(pl.col("ts").max()).collect().item()
-    settled: Any = markets["settled_ts"].max()
-    return last if settled is None else max(last, settled)  # type: ignore[no-any-return]
+    """Return the time up to which outcomes are known, inclusive: the last print or settlement."""
+    last: datetime = tape.lazy().select(pl.col("ts").max()).collect().item()
+    settled = markets["settled_ts"].max()
+    return max(last, settled) if isinstance(settled, datetime) else last
 
 
 def first_prints(tape: Tape, markets: pl.DataFrame) -> pl.DataFrame:
-    """When each event was first traded: `event, ts`."""
+    """Return the time of each event's first print: `event, ts`."""
     known = tape.first_prints().join(markets.select("ticker", "event"), on="ticker", how="inner")
     return known.group_by("event").agg(pl.col("ts").min())

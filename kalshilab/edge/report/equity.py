@@ -1,12 +1,13 @@
-"""Profit in the order it came in, beside what luck alone would have made of the same entries."""
+"""Cumulative profit in the order of settlement, beside the range of the same entries without an edge."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
+from polars._typing import PolarsDataType
 
 from kalshilab.edge.schema import arrays_of, check_entries, settled
 from kalshilab.edge.stats.martingale import intraclass, null_means
@@ -15,9 +16,9 @@ from kalshilab.tape.schema import TIME
 __all__ = ["equity"]
 
 POINTS: Final = 24
-"""Places at which the null's fan is drawn from; it is interpolated between them."""
-DRAWS: Final = 400
-_COLUMNS: Final[dict[str, Any]] = {
+"""Number of events at which the null distribution is simulated; it is interpolated between them."""
+RESAMPLES: Final = 400
+_COLUMNS: Final[dict[str, PolarsDataType]] = {
     "ts": TIME,
     "event": pl.String,
     "pnl": pl.Float64,
@@ -30,17 +31,17 @@ _COLUMNS: Final[dict[str, Any]] = {
 
 
 def equity(entries: pl.DataFrame, *, lockbox: datetime | None = None, seed: int = 0) -> pl.DataFrame:
-    """A row an event, in the order in which events were settled (entered, where that time is unknown).
+    """Return the cumulative profit, one row per event, in the order of settlement (of entry if that time is unknown).
 
     Args:
-        entries: `kalshilab.edge.ENTRIES_SCHEMA`; what is not settled is left out.
-        lockbox: where the lockbox begins.
-        seed: of the null's draws.
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`; unsettled ones are left out.
+        lockbox: time at which the lockbox begins; None: without a lockbox.
+        seed: seed of the simulated null distribution.
 
     Returns:
-        `ts, event, pnl` (the event's mean, cents a contract), `total` (their running sum), `null_low`, `null_mid`,
-        `null_high` (5, 50 and 95 % of the running sum in worlds where every entry wins with its break-even
-        probability, see `kalshilab.edge.stats.martingale`), `lockbox` (whether the event lies in it).
+        `ts, event, pnl` (mean profit of the event, cents per contract), `total` (running sum of `pnl`), `null_low`,
+        `null_mid`, `null_high` (5, 50 and 95 % quantiles of the running sum if every entry wins with its break-even
+        probability, see `kalshilab.edge.stats.martingale`), `lockbox` (whether the event lies in the lockbox).
     """
     known = settled(check_entries(entries))
     if known.is_empty():
@@ -54,14 +55,14 @@ def equity(entries: pl.DataFrame, *, lockbox: datetime | None = None, seed: int 
     )
     places = np.unique(np.linspace(1, events.height, min(POINTS, events.height)).round().astype(np.int64))
     rho = intraclass(arrays_of(known))
-    fan = []
+    quantiles = []
     for place in places.tolist():
         part = known.join(events.head(place).select("event"), on="event", how="semi", maintain_order="left")
-        sums = 100 * place * null_means(part, resamples=DRAWS, rho=rho, seed=seed)
-        fan.append(np.quantile(sums, [0.05, 0.5, 0.95]))
-    # Before the first event everything is nothing.
+        sums = 100 * place * null_means(part, resamples=RESAMPLES, rho=rho, seed=seed)
+        quantiles.append(np.quantile(sums, [0.05, 0.5, 0.95]))
+    # The running sum is zero before the first event.
     at = events["_place"].to_numpy()
-    low, mid, high = (np.interp(at, [0, *places], [0.0, *column]) for column in np.array(fan).T)
+    low, mid, high = (np.interp(at, [0, *places], [0.0, *column]) for column in np.array(quantiles).T)
     inside = pl.lit(False) if lockbox is None else pl.col("ts") >= lockbox
     return events.with_columns(
         pl.Series("null_low", low),

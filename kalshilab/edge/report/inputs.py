@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import polars as pl
 
 from kalshilab.edge.lookahead.audit import EXCERPT
-from kalshilab.edge.report.confirmation import data_of, sketch_of
+from kalshilab.edge.report.confirmation import DataIdentity, data_of, sketch_of
 from kalshilab.edge.report.data_quality import History, first_prints, history_of
 from kalshilab.errors import EdgeError
 from kalshilab.tape.lake.lake import Lake
@@ -30,7 +30,7 @@ class Inputs(msgspec.Struct, frozen=True, eq=False):
     """The markets table (`kalshilab.tape.MARKETS_SCHEMA`)."""
     history: History
     """Span and gaps of the tape as it was given, and how its markets are grouped into events."""
-    data: dict[str, Any]
+    data: DataIdentity
     """Hash, rows, markets and span of the data, as the registry records them."""
     sketch: tuple[int, ...]
     """Hashes of prints by which overlapping data are recognised."""
@@ -44,14 +44,14 @@ def load(tape: TapeLike, markets: object, *, keep_stored: bool = False) -> Input
     Args:
         tape: trades of any kind.
         markets: the markets table, in any layout that `kl.to_markets` reads; None: the one stored in the lake.
-        keep_stored: leave a small lake on disk; a strategy that is a function must then be refused by its kind.
+        keep_stored: keep a small lake on disk, so that a function, which needs a frame, is rejected for any lake.
 
     Raises:
-        EdgeError: there are no markets, or no prints.
+        EdgeError: `markets` is missing, or the tape has no prints.
         TapeError, LakeError: the tape, the markets or the lake is malformed.
     """
     opened, table = tables(tape, markets)
-    # A lake knows its gaps; its prints alone do not.
+    # Summarise before loading, since a lake knows its gaps and a frame does not.
     history, data = history_of(opened, table), data_of(opened, table)
     read = opened if keep_stored else loaded_tape(opened)
     return Inputs(read, table, history, data, sketch_of(read), first_prints(read, table))
@@ -60,9 +60,13 @@ def load(tape: TapeLike, markets: object, *, keep_stored: bool = False) -> Input
 def tables(tape: TapeLike, markets: object) -> tuple[Tape, pl.DataFrame]:
     """Return the opened tape and the checked markets table.
 
+    Args:
+        tape: trades of any kind.
+        markets: the markets table, in any layout that `kl.to_markets` reads; None: the one stored in the lake.
+
     Raises:
-        EdgeError: there are no markets, or no prints.
-        TapeError, LakeError: they are malformed.
+        EdgeError: `markets` is missing, or the tape has no prints.
+        TapeError, LakeError: the tape, the markets or the lake is malformed.
     """
     opened = tape_of(tape)
     if markets is None:
@@ -76,7 +80,7 @@ def tables(tape: TapeLike, markets: object) -> tuple[Tape, pl.DataFrame]:
         opened = _exact(opened)
     if not opened.rows:
         raise EdgeError(
-            "the tape has no prints; was it filtered by a ticker or a time that it does not have?"
+            "tape must have prints, got an empty one; was it filtered by a ticker or a time that it does not have?"
         )
     return opened, check_markets(table)
 
@@ -84,8 +88,7 @@ def tables(tape: TapeLike, markets: object) -> tuple[Tape, pl.DataFrame]:
 def _exact(tape: FrameTape) -> FrameTape:
     """Return a tape with the dtypes of `TAPE_SCHEMA`, so that a hash of it identifies the data.
 
-    Whole numbers of another width, and times of another unit or zone, are the same numbers and instants: the verdict
-    is about the values that a signal runs on.
+    Integers of another width, and times in another unit or zone, have the same values; equal values get equal hashes.
     """
     frame = tape.frame.with_columns(*(pl.col(name).cast(TAPE_SCHEMA[name]) for name in _INTEGERS))
     return FrameTape(
@@ -94,9 +97,9 @@ def _exact(tape: FrameTape) -> FrameTape:
 
 
 def loaded_tape(tape: Tape) -> Tape:
-    """Return a small lake as a tape in memory, every byte compared with its hash; any other tape as it is.
+    """Return a small lake as a tape in memory, with every byte verified against its hash; any other tape unchanged.
 
-    A validation goes over a tape two dozen times, and a lake of many short days is slow to open.
+    A validation reads the tape two dozen times, and a lake of many short days is slow to open.
     """
     return FrameTape(tape.read()) if isinstance(tape, Lake) and tape.rows <= EXCERPT else tape
 

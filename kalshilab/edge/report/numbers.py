@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -35,19 +35,21 @@ __all__ = [
     "sized_stake",
 ]
 
-VARIANTS = 10
-"""Number of settings from which on overfitting can be measured."""
+VARIANTS: Final = 10
+"""Minimum number of settings for which overfitting is measured."""
+MIN_EVENTS: Final = 16
+"""Minimum number of common events for which overfitting is measured."""
 
 
 def as_of_fire(entries: pl.DataFrame) -> float | None:
-    """Return what the prices of the firing prints would have earned, in cents, over events; None if nothing is settled."""
+    """Return the edge in cents at the prices of the firing prints; None if nothing is settled."""
     known = entries.filter(pl.col("value").is_not_null())
     each = known.group_by("event").agg((pl.col("value") - pl.col("fired_at")).mean().alias("e")).sort("event")
     return 100 * float(each["e"].to_numpy().mean()) if each.height else None
 
 
 def deflated(
-    cells: Sequence[perturbations.Cell], entries: pl.DataFrame, found: Inference, trials: int
+    cells: Sequence[perturbations.GridCell], entries: pl.DataFrame, inference: Inference, trials: int
 ) -> float | None:
     """Return the deflated Sharpe ratio of the events for a number of trials; None if it cannot be computed."""
     own = event_means(entries)
@@ -55,11 +57,11 @@ def deflated(
     ratios = [x.mean() / x.std(ddof=1) for x in (own, *others[1:]) if len(x) > 1 and x.std(ddof=1) > 0]
     if len(own) < 2 or not own.std() > 0:
         return None
-    return deflated_sharpe(own, ratios, trials=max(trials, len(ratios)), n_eff=found.n_eff)
+    return deflated_sharpe(own, ratios, trials=max(trials, len(ratios)), n_eff=inference.n_eff)
 
 
 def look_ahead_gap(steps: pl.DataFrame) -> dict[str, float]:
-    """Return the edge of the whole life less that of the moment of the fire, in cents, and its standard error."""
+    """Return the edge of the whole life less that as of the fire, in cents, and its standard error."""
     known = {row["step"]: row for row in steps.iter_rows(named=True)}
     whole, fired = known.get("whole life"), known.get("as of the fire")
     if whole is None or fired is None:
@@ -69,9 +71,13 @@ def look_ahead_gap(steps: pl.DataFrame) -> dict[str, float]:
     return {"look_ahead_gap": whole["edge"] - fired["edge"], "look_ahead_gap_se": se}
 
 
-def overfit(cells: Sequence[perturbations.Cell]) -> tuple[float | None, int, float | None, float]:
-    """Return the share of neighbours with a positive edge, their number, the PBO, and how often the best setting of one
-    half loses in the other.
+def overfit(cells: Sequence[perturbations.GridCell]) -> tuple[float | None, int, float | None, float]:
+    """Return the numbers of line 9.
+
+    Returns:
+        Fraction of the neighbouring settings with a positive edge (None: without neighbours); their number; the
+        probability of backtest overfitting (None: too few settings or events); and the probability that the best
+        setting of one half of the events loses in the other.
     """
     others = [perturbations.interval(c.entries).estimate for c in cells[1:]]
     known = [edge for edge in others if np.isfinite(edge)]
@@ -79,31 +85,32 @@ def overfit(cells: Sequence[perturbations.Cell]) -> tuple[float | None, int, flo
     if len(cells) < VARIANTS:
         return share, len(known), None, 1.0
     matrix, _ = event_matrix([c.entries for c in cells])
-    if len(matrix) < 16:
+    if len(matrix) < MIN_EVENTS:
         return share, len(known), None, 1.0
-    found = pbo(matrix)
-    return share, len(known), found.pbo, found.loss
+    overfitting = pbo(matrix)
+    return share, len(known), overfitting.pbo, overfitting.loss
 
 
-def sized_stake(entries: pl.DataFrame, found: Inference, seed: int) -> dict[str, float]:
+def sized_stake(entries: pl.DataFrame, inference: Inference, seed: int) -> dict[str, float]:
     """Return the stake per bet and its drawdowns, as fractions of the bankroll.
 
     The stake is a quarter of the Kelly fraction at the lower 80 % bound of the shrunken edge, capped. The drawdown is the
-    95 % quantile over resampled records, as recorded and with the edge at its lower bound.
+    95 % quantile over resampled records, with the recorded edge and with the lower bound of the edge.
     """
     cost = float(entries.filter("filled")["cost"].mean())  # type: ignore[arg-type]
-    share = stake(found.edge, max(found.se_event, found.se_day), cost)
+    share = stake(inference.edge, max(inference.se_event, inference.se_day), cost)
     if not share > 0:
         return {"stake": 0.0}
-    deep = drawdowns(entries, share, lower_cents=found.lower, seed=seed).frame
-    worst = deep.filter(pl.col("quantile") == 0.95).row(0, named=True)
+    quantiles = drawdowns(entries, share, lower_cents=inference.lower, seed=seed).frame
+    worst = quantiles.filter(pl.col("quantile") == 0.95).row(0, named=True)
     return {"stake": share, "drawdown": worst["drawdown"], "drawdown_at_lower": worst["at_lower"]}
 
 
 def frames_of(
-    strategy: AuditedStrategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[perturbations.Cell], tape: Tape,
-    markets: pl.DataFrame, claim: float | None, judged: Judgement, seed: int,
+    strategy: AuditedStrategy, entries: pl.DataFrame, pool: pl.DataFrame | None, cells: Sequence[perturbations.GridCell],
+    tape: Tape, markets: pl.DataFrame, claim: float | None, judged: Judgement, seed: int,
 ) -> dict[str, pl.DataFrame]:  # fmt: skip
+    """Return the frames that every card has, and the heatmap if there are neighbouring settings."""
     others = entries.head(0) if pool is None else pool
     matched = judged.excess
     frames = {
@@ -140,7 +147,7 @@ def frames_of(
 def resting_quotes(
     entries: pl.DataFrame, tape: Tape, markets: pl.DataFrame, terms: EntryTerms, seed: int,
 ) -> tuple[pl.DataFrame, dict[str, float]]:  # fmt: skip
-    """Return the markouts of resting quotes, their adverse selection, and the edge in the optimistic book."""
+    """Return the markouts of resting quotes, and as numbers their adverse selection and the edge in the "touch" book."""
     books = terms.books
     assert books is not None
     quotes = maker.joining(entries.rename({"fire": "row"}), books)
@@ -158,6 +165,7 @@ def numbers_of(
     judged: Judgement, left: Left, cohort: Cohort, trials: int, entries: pl.DataFrame, markets: pl.DataFrame,
     terms: EntryTerms,
 ) -> dict[str, Any]:  # fmt: skip
+    """Return the numbers of the card up to line 8; edges are in cents, rates are fractions."""
     m, found = judged.measures, judged.inference
     enough = bool(judged.criteria[0].passed)
     role: Role = "maker" if terms.rule == "maker" else "taker"
@@ -201,16 +209,16 @@ def header_of(
     trials: int,
     counted: str,
 ) -> str:
-    """Return the card in one sentence."""
+    """Return the header of the card: the verdict in one sentence."""
     parts = [] if claim is None else [f"claimed {claim:+.1f} c"]
     if numbers["as_of_fire"] is not None:
         parts.append(f"as of the fire {numbers['as_of_fire']:+.1f} c")
     if numbers["filled"]:
-        parts.append(f"{numbers['per_fire']:+.1f} c a contract bought")
-        between = "" if numbers["lower"] is None else f" [{numbers['lower']:+.1f}, {numbers['upper']:+.1f}]"
-        parts.append(f"net {numbers['net']:+.1f} c a fire{between}")
+        parts.append(f"{numbers['per_fire']:+.1f} c per contract bought")
+        interval = "" if numbers["lower"] is None else f" [{numbers['lower']:+.1f}, {numbers['upper']:+.1f}]"
+        parts.append(f"net {numbers['net']:+.1f} c per fire{interval}")
     else:
-        parts.append(f"{numbers['fires']:,} fires, none bought and settled")
+        parts.append(f"{numbers['fires']:,} fires, none filled and settled")
     parts.append(verdict)
     parts.append(f"m = {trials:,} trial{'s' if trials != 1 else ''} ({counted})")
     if numbers["mde"] is not None and np.isfinite(numbers["mde"]):

@@ -1,17 +1,17 @@
-"""From a signal and a tape to a report card.
+"""Judge a signal on a tape and return its report card.
 
-The signal is judged as it stands: its fires as of the print that triggered them, bought by the entry rule at a price
-that could be paid, after fees, each market once. Whatever could flatter it is examined: look-ahead, outcomes not yet
-known, too small a sample, what the price alone earns, a few lucky events, a lucky month, one lucky setting, a price
-that nobody would have got, and the number of trials.
+Each fire is dated by the print that triggered it, and bought once per market by the entry rule, at an attainable price
+after fees. The card then examines every known way for an edge to look better than it is: look-ahead, outcomes not yet
+known, too small a sample, an edge of the price alone, a few lucky events, a lucky month, one lucky setting, an
+unattainable price, and the number of trials.
 
 **Trials.** Every validation is recorded in a registry, and the p-value is multiplied by the number of trials *m* of its
 family. Without `registry=` that is the registry of this process
 (`kalshilab.edge.prereg.hypothesis.session_registry`), which counts what was tried since the process started. So the same
 call with the same seed gives the same card only at the same registry state; the card's header states *m* and where it
-comes from. With `registry=` the hypothesis must have been registered (`hypothesis_of`); an unregistered one is refused.
+comes from. With `registry=` the hypothesis must be registered (`hypothesis_of`); an unregistered one raises an error.
 Each cell of `grid=` is a trial. The steps to each side that line 9 examines without `grid=` are not trials: they show
-whether the edge depends on a single setting, and adopting one of them takes a validation of its own, which is counted.
+whether the edge depends on a single setting, and adopting one of them takes another validation, which is counted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from kalshilab.edge.prereg.lockbox import Lockbox
 from kalshilab.edge.prereg.registry import Registry, Trial
 from kalshilab.edge.report import criteria, numbers
 from kalshilab.edge.report.card import Card
-from kalshilab.edge.report.confirmation import confirmed, opened
+from kalshilab.edge.report.confirmation import confirmed_by_lockbox, confirmed_by_registration
 from kalshilab.edge.report.data_quality import last_known
 from kalshilab.edge.report.equity import equity
 from kalshilab.edge.report.inputs import Inputs, load, with_horizon
@@ -92,10 +92,11 @@ def validate(
         tape: a frame of any kind, a lake, a tape file, or the path of one.
         markets: the markets (`kl.to_markets`); None: those stored in the lake.
         terms: the terms of entry; None: `kalshilab.edge.EntryTerms()`.
-        claim: the edge that was claimed for the signal, in cents per contract; drawn, never used.
+        claim: claimed edge of the signal in cents per contract; it is displayed, and does not affect the verdict.
         seed: seed of everything random. The same seed and registry state give the same card.
         resamples: minimum number of resamples; more are drawn where the number of trials requires it.
-        grid: neighbouring values of parameters, `{"min_trades": [15, 25, 40]}`; None: one step to each side of each.
+        grid: neighbouring values of parameters, such as `{"min_trades": [15, 25, 40]}`; None: one step to each side of
+            each parameter.
         trials: number of hypotheses tried in all, this one included, where it exceeds the registry's count for the
             family; a smaller number has no effect.
         registry: a registry, or its file; None: this process's registry (see the module).
@@ -105,8 +106,7 @@ def validate(
         cash_rate: yearly return of cash, as a fraction.
         data_end: time up to which outcomes are known, inclusive; None: the last print or settlement.
         audits: False omits the audits for look-ahead; the verdict then never exceeds PROVISIONAL.
-        executor: where neighbouring settings are scanned and resamples drawn; None: this process. The card is the
-            same.
+        executor: executor that scans neighbouring settings and resamples; None: this process. The card is the same.
         notebook: name of the notebook, for the registry.
         changes: fields of `EntryTerms` that differ from `terms`, such as `latency_s=5`.
 
@@ -152,7 +152,7 @@ def validate(
         strategy, sample.entries, pool, neighbours, inputs.tape, inputs.markets, claim, judged, seed
     )
     if not enough and "heatmap" in frames:
-        # The p-values of too small a sample would mislead, and so would those of its neighbours.
+        # The p-values of too small a sample would mislead, also those of neighbouring settings.
         frames["heatmap"] = frames["heatmap"].with_columns(p=pl.lit(None, pl.Float64), star=pl.lit(False))
     measured = numbers.numbers_of(judged, sample.left, sample.cohort, m, sample.entries, inputs.markets, on)
     measured |= numbers.look_ahead_gap(frames["waterfall"])
@@ -204,9 +204,10 @@ class _Case(msgspec.Struct, frozen=True, eq=False):
     """The hypothesis in its registry."""
 
     book: Registry
-    shared: bool
+    in_process: bool
     """Whether the registry is that of this process."""
     prereg: str
+    """Hash of the specification."""
     family: str
     spec: dict[str, Any]
     box: Lockbox
@@ -231,7 +232,7 @@ class _Sample(msgspec.Struct, frozen=True, eq=False):
 
     fires: pl.DataFrame
     refused: str
-    """Why there are no fires, where the strategy asked for what it must not have."""
+    """Reason why the strategy was rejected for asking for settlement facts; empty if it was not."""
     left: Left
     cohort: Cohort
     whole: pl.DataFrame
@@ -271,11 +272,11 @@ def _audit(strategy: AuditedStrategy, inputs: Inputs, sample: _Sample, seed: int
     """Run the audits for look-ahead."""
     if sample.refused:
         return (audit.Audit(name="settlement facts", passed=False, detail=sample.refused),)
-    found = audit.every(strategy, inputs.tape, inputs.markets, seed=seed)
+    audits = audit.every(strategy, inputs.tape, inputs.markets, seed=seed)
     if not sample.entries["filled"].any():
-        return found
+        return audits
     resampled = audit.outcome_resampling(sample.entries, resamples=_AUDIT_RESAMPLES, seed=seed)
-    return (*found, resampled)
+    return (*audits, resampled)
 
 
 def _neighbours(
@@ -284,12 +285,12 @@ def _neighbours(
     inputs: Inputs,
     enter: Callable[..., pl.DataFrame],
     executor: Executor | None,
-) -> list[perturbations.Cell]:
+) -> list[perturbations.GridCell]:
     """Return the entries of the signal and of its neighbouring settings, the signal first; empty for a function."""
     if not isinstance(strategy.signal, CompiledSignal):
         if grid is not None:
             raise EdgeError(
-                f"grid must be None for a function: it varies the parameters of a signal, and {strategy.name} has none"
+                f"grid must be omitted for a function: it varies the parameters of a signal, got {strategy.name}"
             )
         return []
     return perturbations.grid(strategy.signal, inputs.tape, enter, grid, executor)
@@ -303,8 +304,8 @@ def _price_pool(inputs: Inputs, sample: _Sample, seed: int) -> pl.DataFrame | No
 
 
 def _points(
-    strategy: AuditedStrategy, neighbours: Sequence[perturbations.Cell], grid: Grid | None
-) -> list[Mapping[str, Any]]:
+    strategy: AuditedStrategy, neighbours: Sequence[perturbations.GridCell], grid: Grid | None
+) -> list[Mapping[str, object]]:
     """Return the settings that count as trials: the signal's own, and each cell of a grid."""
     return [strategy.parameters, *(c.parameters for c in neighbours[1:] if grid is not None)]
 
@@ -312,23 +313,23 @@ def _points(
 def _count_trials(
     case: _Case,
     strategy: AuditedStrategy,
-    neighbours: Sequence[perturbations.Cell],
+    neighbours: Sequence[perturbations.GridCell],
     grid: Grid | None,
     inputs: Inputs,
     trials: int | None,
 ) -> tuple[int, str]:
-    """Return the number of trials of the family, this validation's included, and where it comes from."""
+    """Return the number of trials of the family, this validation's included, and its source."""
     points = _points(strategy, neighbours, grid)
     before = case.book.trials(case.family)
     counted = trials_of(case.book, case.prereg, case.family, points, inputs.data["hash"])
     if trials is not None and trials > counted:
         return trials, "given by trials="
-    where = "this process" if case.shared else "the registry"
+    where = "this process" if case.in_process else "the registry"
     return counted, f"{where} counted {before:,} of family {case.family} before"
 
 
-def _walked(cells: Sequence[perturbations.Cell], begun: pl.DataFrame) -> float | None:
-    """Return the pooled edge of a walk-forward over the cells, in cents; None where there are too few events."""
+def _walked(cells: Sequence[perturbations.GridCell], begun: pl.DataFrame) -> float | None:
+    """Return the pooled edge of a walk-forward over the cells, in cents; None if there are too few events."""
     if not cells:
         return None
     by_text = {canonical(c.parameters): c.entries for c in cells}
@@ -342,8 +343,8 @@ def _walked(cells: Sequence[perturbations.Cell], begun: pl.DataFrame) -> float |
 
 
 def _trials(
-    points: Sequence[Mapping[str, Any]],
-    cells: Sequence[perturbations.Cell],
+    points: Sequence[Mapping[str, object]],
+    cells: Sequence[perturbations.GridCell],
     found: Inference | None,
     enough: bool,
 ) -> list[Trial]:
@@ -361,7 +362,7 @@ def _trials(
 
 
 def _data_line(inputs: Inputs, sample: _Sample, judged: Judgement) -> Criterion:
-    """Return line 2: what is known of the data."""
+    """Return line 2: fill rate, censoring and data quality."""
     return criteria.data(
         fill_rate=judged.measures.fill_rate,
         censored=sample.cohort.share,
@@ -372,6 +373,7 @@ def _data_line(inputs: Inputs, sample: _Sample, judged: Judgement) -> Criterion:
 
 
 def _joined(sentences: Iterable[str]) -> str:
+    """Return the sentences that are not empty as one text."""
     return "; ".join(filter(None, sentences))
 
 
@@ -388,29 +390,29 @@ def _stress(
     inputs: Inputs,
     on: EntryTerms,
     sample: _Sample,
-    neighbours: Sequence[perturbations.Cell],
+    neighbours: Sequence[perturbations.GridCell],
     judged: Judgement,
     m: int,
     cash_rate: float,
     seed: int,
 ) -> _Stressed:
-    """Change settings, prices, latency and size, and see what is left of the edge."""
+    """Measure the edge under other settings, prices, latencies and sizes."""
     found = judged.inference
     assert found is not None
     ladder = perturbations.latency(sample.fires, sample.enter)
     placebos = audit.placebos(audit.variants(strategy), inputs.tape, inputs.markets, sample.enter)
-    dearer = perturbations.interval(sample.enter(sample.fires, ticks=1)).estimate
+    at_tick = perturbations.interval(sample.enter(sample.fires, ticks=1)).estimate
     taken = capacity.tape_capacity(
         sample.entries, inputs.tape, window_s=on.window_s, latency_s=on.latency_s
     ).dollars_a_day(_PARTICIPATION)
     minute = float(ladder.filter(pl.col("latency_s") == _MINUTE_S)["edge"][0])
     lines = [
         criteria.robustness(*numbers.overfit(neighbours)),
-        criteria.execution(at_tick=dearer, at_minute=minute, half_life_s=perturbations.half_life(ladder)),
+        criteria.execution(at_tick=at_tick, at_minute=minute, half_life_s=perturbations.half_life(ladder)),
         _economics(judged, cash_rate, taken),
     ]
     measured = {
-        "one_tick_dearer": dearer,
+        "one_tick_dearer": at_tick,
         "after_a_minute": minute,
         "dollars_a_day": taken,
         "deflated_sharpe": numbers.deflated(neighbours, sample.entries, found, m),
@@ -420,10 +422,10 @@ def _stress(
 
 
 def _economics(judged: Judgement, cash_rate: float, a_day: float) -> Criterion:
-    """Return line 11: return on the capital bound, against cash."""
+    """Return line 11: the return on the capital in use, against cash."""
     if not np.isfinite(judged.measures.annualised):
         return criteria.unexamined(
-            11, "settlement times are unknown, and so is how long the capital is bound"
+            11, "settlement times are unknown, so the time for which capital is in use is unknown too"
         )
     return criteria.economics(annualised=judged.measures.annualised, cash_rate=cash_rate, dollars_a_day=a_day)
 
@@ -445,8 +447,10 @@ def _confirm(
     data, sketch = inputs.data["hash"], inputs.sketch
     failed = next((line for line in lines if line.passed is False), None)
     if lockbox and failed is not None:
-        return criteria.unexamined(12, f"the lockbox stays shut: {failed.name} failed"), None
+        return criteria.unexamined(12, f"the lockbox was not opened, since {failed.name} failed"), None
     if lockbox:
-        return opened(case.box, case.book, sample.whole, case.prereg, data, sketch, seed)
-    line = confirmed(case.book, case.prereg, case.family, data, sketch, found, m, ours=case.shared)
+        return confirmed_by_lockbox(case.box, case.book, sample.whole, case.prereg, data, sketch, seed)
+    line = confirmed_by_registration(
+        case.book, case.prereg, case.family, data, sketch, found, m, in_process=case.in_process
+    )
     return line, None

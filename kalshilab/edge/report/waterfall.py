@@ -1,24 +1,24 @@
-"""From what was claimed to what is left: the steps of an edge, each a little more honest than the one before.
+"""Waterfall from the claimed edge to the audited one, each step with a more realistic entry than the one before.
 
 ======================== ==============================================================================
 step                     entry
 ======================== ==============================================================================
-claimed                  whatever the claim was made of
-whole life               the markets that ever fired, at the mean of all their prices; for reverse line
-                         movement the published filter too, which asks for the last price.  Nobody can
-                         know either: the step is drawn to show what it is worth
-as of the fire           the price of the firing print
-mid                      half a spread from it
-bought                   the price of the entry rule, fires without a fill left out
-after fees               what a contract earned that was bought
-fills missed             a fire without a fill counts as nothing: what is judged
-price-matched            over what others paid who bought at such prices without the signal
+claimed                  as published
+whole life               markets with a fire, at the mean of all their prices; for reverse line
+                         movement with the published filter, which needs the last price. Neither is
+                         known at the fire: the step shows the size of the look-ahead
+as of the fire           price of the firing print
+mid                      half a spread from that price
+bought                   price of the entry rule, without unfilled fires
+after fees               the same after fees
+fills missed             the same, with zero profit for unfilled fires: the edge that is judged
+price-matched            excess over entries at the same prices without the signal
 ======================== ==============================================================================
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -34,15 +34,26 @@ from kalshilab.units import PRICE
 
 __all__ = ["life_mean", "waterfall"]
 
-DRAWS: Final = 499
-GAP: Final = 3.0
-"""Standard errors from which on a gap between the whole life and the fire is told."""
+RESAMPLES: Final = 499
+MIN_GAP_SE: Final = 3.0
+"""Number of standard errors from which a gap between the whole life and the fire is reported."""
+
+
+class _WaterfallStep(NamedTuple):
+    """A row of the waterfall."""
+
+    step: str
+    edge: float
+    lower: float | None
+    upper: float | None
+    n: int | None
+    note: str
 
 
 def life_mean(entries: pl.DataFrame, tape: Tape) -> pl.Series:
-    """Our side's mean price over all prints of each entry's market, later ones included, in dollars.
+    """Return our side's mean price over all prints of each entry's market, in dollars.
 
-    .. warning:: Looks ahead.  For the waterfall only.
+    .. warning:: Later prints are included, so this looks ahead. It serves the waterfall only.
     """
     prints = tape.lazy()
     means = (
@@ -58,18 +69,6 @@ def life_mean(entries: pl.DataFrame, tape: Tape) -> pl.Series:
     ).to_series()
 
 
-def _flagged(rows: list[dict[str, Any]]) -> None:
-    """Where the whole life shows more than the moment of the fire by over three standard errors, its note says so."""
-    known = {row["step"]: row for row in rows}
-    whole, fired = known.get("whole life"), known.get("as of the fire")
-    if whole is None or fired is None or fired["lower"] is None:
-        return
-    errors = (whole["edge"] - fired["edge"]) / max((fired["upper"] - fired["lower"]) / 3.92, 1e-12)
-    if errors > GAP:
-        gap = whole["edge"] - fired["edge"]
-        whole["note"] = whole["note"].replace("looks ahead", f"looks ahead by {gap:+.1f} c", 1)
-
-
 def waterfall(
     strategy: AuditedStrategy,
     entries: pl.DataFrame,
@@ -80,79 +79,88 @@ def waterfall(
     excess: Interval | None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """The steps as a frame: `step, edge, lower, upper` (cents; 95 % interval over events), `n`, `note`.
+    """Return the steps as a frame: `step, edge, lower, upper` (cents; 95 % interval over events), `n`, `note`.
 
     Args:
-        entries: as judged, with fees.
-        claim: cents, or None.
-        excess: the price-matched step, or None.
+        strategy: strategy that fired.
+        entries: entries that are judged, with fees.
+        tape: the tape.
+        markets: the markets table.
+        claim: claimed edge in cents; None: the step is left out.
+        excess: price-matched excess; None: the step is left out.
+        seed: seed of the resamples.
     """
     known = settled(entries)
-    # Whatever was filled or not: the steps before the entry ask what the signal knew, not what could be bought.
-    free = entries.filter(pl.col("value").is_not_null())
-    rows: list[dict[str, Any]] = []
-
-    def step(name: str, edge: Interval | None, note: str) -> None:
-        if edge is not None:
-            rows.append(
-                {
-                    "step": name,
-                    "edge": edge.estimate,
-                    "lower": edge.lower,
-                    "upper": edge.upper,
-                    "n": edge.n,
-                    "note": note,
-                }
-            )
-
-    def of(frame: pl.DataFrame, pnl: pl.Series) -> Interval | None:
-        events = (
-            pl.DataFrame({"event": frame["event"], "pnl": pnl}).group_by("event", maintain_order=True).mean()
-        )
-        if events.height < 2:
-            return None
-        found = bootstrap(events["pnl"].to_numpy(), np.arange(events.height), resamples=DRAWS, seed=seed)
-        return Interval(found.estimate, found.lower, found.upper, found.p, frame.height, events.height)
-
+    filled = known.filter("filled")
+    # The steps before the entry measure the information of the signal, so they include unfilled fires.
+    valued = entries.filter(pl.col("value").is_not_null())
+    steps: list[_WaterfallStep | None] = []
     if claim is not None:
-        rows.append(
-            {
-                "step": "claimed",
-                "edge": claim,
-                "lower": None,
-                "upper": None,
-                "n": None,
-                "note": "as published",
-            }
+        steps.append(_WaterfallStep("claimed", claim, None, None, None, "as published"))
+    steps += _flagged(
+        _whole_life(strategy, valued, tape, markets, seed),
+        _step(
+            "as of the fire",
+            _edge(valued, valued["value"] - valued["fired_at"], seed),
+            "price of the firing print",
+        ),
+    )
+    steps += [
+        _step("mid", _edge(valued, valued["value"] - valued["mid"], seed), "half a spread from that price"),
+        _step(
+            "bought",
+            _edge(filled, filled["value"] - filled["price"], seed),
+            "price of the entry rule, filled fires only",
+        ),
+        _step("after fees", _edge(filled, filled["pnl"], seed), "filled fires only"),
+    ]
+    if filled.height < known.height:
+        steps.append(
+            _step(
+                "fills missed", _edge(known, known["pnl"], seed), "judged edge: unfilled fires earn nothing"
+            )
         )
+    steps.append(_step("price-matched", excess, "excess over the same prices without the signal"))
+    return pl.DataFrame([step for step in steps if step is not None], schema=WATERFALL_SCHEMA, orient="row")
+
+
+def _whole_life(
+    strategy: AuditedStrategy, valued: pl.DataFrame, tape: Tape, markets: pl.DataFrame, seed: int
+) -> _WaterfallStep | None:
+    """Return the step that looks ahead, by the published method if the signal has one; None without fires."""
     rule = strategy.signal
     if isinstance(rule, Rlm) and rule.parameters.get("side", "no") == "no" and tape.in_memory:
         parameters = {k: rule.parameters[k] for k in ("yes_threshold", "min_trades", "min_drop")}
         whole = whole_life_edge(tape, markets, **parameters)
-        if whole.n:
-            rows.append(
-                {
-                    "step": "whole life",
-                    "edge": whole.edge,
-                    "lower": None,
-                    "upper": None,
-                    "n": whole.n,
-                    "note": "looks ahead: filter and entry over the whole life",
-                }
-            )
-    elif free.height:
-        step(
-            "whole life",
-            of(free, free["value"] - life_mean(free, tape)),
-            "looks ahead: mean of all prices, later ones too",
-        )
-    step("as of the fire", of(free, free["value"] - free["fired_at"]), "the firing print's price")
-    _flagged(rows)
-    step("mid", of(free, free["value"] - free["mid"]), "half a spread from it")
-    filled = known.filter("filled")
-    step("bought", of(filled, filled["value"] - filled["price"]), "a price that could be paid")
-    step("after fees", of(filled, filled["pnl"]), "of those that were bought")
-    if filled.height < known.height:
-        step("fills missed", of(known, known["pnl"]), "what is judged: no fill, no profit")
-    step("price-matched", excess, "over the same prices without the signal")
-    return pl.DataFrame(rows, schema=WATERFALL_SCHEMA)
+        note = "looks ahead: filter and entry over the whole life"
+        return _WaterfallStep("whole life", whole.edge, None, None, whole.n, note) if whole.n else None
+    if not valued.height:
+        return None
+    edge = _edge(valued, valued["value"] - life_mean(valued, tape), seed)
+    return _step("whole life", edge, "looks ahead: mean of all prices, later ones included")
+
+
+def _step(name: str, edge: Interval | None, note: str) -> _WaterfallStep | None:
+    """Return a step with its edge; None without an edge."""
+    return None if edge is None else _WaterfallStep(name, edge.estimate, edge.lower, edge.upper, edge.n, note)
+
+
+def _edge(frame: pl.DataFrame, pnl: pl.Series, seed: int) -> Interval | None:
+    """Return the mean profit over events with its interval; None for fewer than two events."""
+    events = pl.DataFrame({"event": frame["event"], "pnl": pnl}).group_by("event", maintain_order=True).mean()
+    if events.height < 2:
+        return None
+    found = bootstrap(events["pnl"].to_numpy(), np.arange(events.height), resamples=RESAMPLES, seed=seed)
+    return Interval(found.estimate, found.lower, found.upper, found.p, frame.height, events.height)
+
+
+def _flagged(
+    whole: _WaterfallStep | None, fired: _WaterfallStep | None
+) -> tuple[_WaterfallStep | None, _WaterfallStep | None]:
+    """Return both steps; the note of the whole life states a gap to the fire above three standard errors."""
+    if whole is None or fired is None or fired.lower is None or fired.upper is None:
+        return whole, fired
+    gap = whole.edge - fired.edge
+    if gap / max((fired.upper - fired.lower) / 3.92, 1e-12) > MIN_GAP_SE:
+        whole = whole._replace(note=whole.note.replace("looks ahead", f"looks ahead by {gap:+.1f} c", 1))
+    return whole, fired

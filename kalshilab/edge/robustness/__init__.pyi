@@ -2,9 +2,9 @@ from . import perturbations as perturbations
 from . import price_matching as price_matching
 from . import walk_forward as walk_forward
 from .perturbations import LADDER as LADDER
-from .perturbations import Blocks as Blocks
-from .perturbations import Cell as Cell
 from .perturbations import Concentration as Concentration
+from .perturbations import GridCell as GridCell
+from .perturbations import TimeBlocks as TimeBlocks
 from .perturbations import blocks as blocks
 from .perturbations import by_category as by_category
 from .perturbations import concentration as concentration
@@ -14,7 +14,7 @@ from .perturbations import interval as interval
 from .perturbations import latency as latency
 from .perturbations import neighbours as neighbours
 from .perturbations import summary as summary
-from .price_matching import Excess as Excess
+from .price_matching import PriceMatchedExcess as PriceMatchedExcess
 from .price_matching import buckets as buckets
 from .price_matching import calibration as calibration
 from .price_matching import excess as excess

@@ -1,31 +1,36 @@
-"""Does the edge hang on one event, one month, one setting, or a price that nobody would have got?
+"""Perturbations: measure whether an edge depends on few events, one month, one setting or an unrealistic price.
 
-All functions take entries (`kalshilab.edge.ENTRIES_SCHEMA`) or make them with `enter`, a function of fires on the
-signal's own terms, and return small frames: edges in cents a contract, the mean over events of the event's mean.
+Every function takes entries (`kalshilab.edge.ENTRIES_SCHEMA`), or obtains them from `enter`, a function of fires with
+the terms of the signal. Results are small frames. An edge is in cents per contract: the mean over events of each
+event's mean profit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+from polars._typing import PolarsDataType
 
 from kalshilab.edge.schema import Interval, check_entries, event_means, settled
 from kalshilab.edge.stats.inference import bootstrap
 from kalshilab.errors import EdgeError, SignalError
+from kalshilab.lazy import renamed
+from kalshilab.signals.engine.compiled_signal import CompiledSignal
 from kalshilab.signals.grid import cells_of
 from kalshilab.signals.scan import scan_cells
 from kalshilab.tape.tape import TapeLike
 
 __all__ = [
     "LADDER",
-    "Blocks",
-    "Cell",
     "Concentration",
+    "GridCell",
+    "TimeBlocks",
     "blocks",
     "by_category",
     "concentration",
@@ -37,50 +42,54 @@ __all__ = [
     "summary",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__)
+
 Enter = Callable[..., pl.DataFrame]
-"""Entries of fires; accepts `latency_s=` and `ticks=` too."""
+"""A function from fires to entries that also accepts `latency_s=` and `ticks=`."""
+Floats = npt.NDArray[np.float64]
 LADDER: Final = (0.0, 2.0, 60.0, 300.0, 1800.0, 3600.0, 86_400.0)
-"""Latencies in seconds: at once, two seconds, a minute, five, half an hour, an hour, a day."""
-DRAWS: Final = 399
+"""Latencies in seconds, from none to a day."""
+RESAMPLES: Final = 399
 
 
 class Concentration(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the profit hangs on how few."""
+    """Dependence of the profit on few events and on single categories."""
 
     top_share: float
-    """Share of the whole profit that the best event made; infinite where there is no profit."""
+    """Fraction of the total profit earned by the best event; infinite if the total is not positive."""
     without_top: float
-    """The edge without the best 1 % of the events (at least one)."""
+    """Edge without the best 1 % of the events (at least one event)."""
     without_category: dict[str, float]
-    """The edge without each category; empty where there is one only."""
+    """Edge without each category; empty if there is only one category."""
     curve: pl.DataFrame
-    """`removed` (share of the events, best first), `edge` of the rest."""
+    """`removed` (fraction of the events removed, best first), `edge` of the rest."""
 
 
-class Blocks(msgspec.Struct, frozen=True):
-    """The edge over consecutive stretches of time."""
+class TimeBlocks(msgspec.Struct, frozen=True):
+    """Edges of consecutive blocks of time."""
 
     frame: pl.DataFrame
     """`block, start, end` (dates of the first and last entry), `n_events, n_days, edge`."""
 
     @property
     def edges(self) -> list[float]:
-        """The edges, in order."""
+        """The edges, in order of time."""
         return self.frame["edge"].to_list()
 
 
-class Cell(NamedTuple):
-    """A setting of a signal and what it would have bought."""
+class GridCell(NamedTuple):
+    """One setting of a signal and its entries."""
 
     parameters: dict[str, Any]
-    signal: Any
+    signal: CompiledSignal
     entries: pl.DataFrame
 
 
 def concentration(entries: pl.DataFrame) -> Concentration:
-    """How much the edge depends on its best events and on each category.
+    """Return how much the edge depends on its best events and on each category.
 
-    An event's profit is the mean of its entries', as in the edge.
+    An event's profit is the mean over its entries, as in the edge.
     """
     events = _events(entries)
     if events.is_empty():
@@ -90,7 +99,7 @@ def concentration(entries: pl.DataFrame) -> Concentration:
         )
     means = events.sort("pnl", descending=True)["pnl"].to_numpy()
     n, total = len(means), float(means.sum())
-    # What is left when the best k are gone.
+    # Edge without the best k events.
     rest = (total - np.cumsum(means)[:-1]) / np.arange(n - 1, 0, -1)
     top = max(1, round(0.01 * n))
     removed = np.unique(np.linspace(0, min(n - 1, max(top * 5, n // 5)), 60).round().astype(np.int64))
@@ -109,10 +118,15 @@ def concentration(entries: pl.DataFrame) -> Concentration:
     )
 
 
-def blocks(entries: pl.DataFrame, n: int = 4, min_days: int = 30) -> Blocks:
-    """The edge in up to `n` blocks of as many entry days each, at least `min_days`; fewer blocks where time is short.
+def blocks(entries: pl.DataFrame, n: int = 4, min_days: int = 30) -> TimeBlocks:
+    """Return the edge of consecutive blocks with equal numbers of entry days.
 
-    A *day* is one with an entry: four consecutive days are not four quarters.
+    Only days (UTC) with an entry count, so four consecutive days do not pass for four quarters.
+
+    Args:
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`.
+        n: maximum number of blocks; fewer are made if the entries cover too few days.
+        min_days: minimum number of entry days per block.
     """
     events = _events(entries)
     days = events["day"].unique().sort()
@@ -123,20 +137,20 @@ def blocks(entries: pl.DataFrame, n: int = 4, min_days: int = 30) -> Blocks:
         start, end = days[int(part[0])], days[int(part[-1])]
         inside = events.filter(pl.col("day").is_between(start, end))
         rows.append((block, start, end, inside.height, len(part), _mean(inside)))
-    schema: dict[str, Any] = {
+    schema: dict[str, PolarsDataType] = {
         "block": pl.Int64, "start": pl.Date, "end": pl.Date, "n_events": pl.Int64, "n_days": pl.Int64, "edge": pl.Float64,
     }  # fmt: skip
-    return Blocks(pl.DataFrame(rows, schema=schema, orient="row"))
+    return TimeBlocks(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
 def by_category(entries: pl.DataFrame) -> pl.DataFrame:
-    """The edge of each category in each month: `category, month` (its first day), `edge, lower, upper, n_events`."""
+    """Return the edge of each category and month: `category, month` (first day), `edge, lower, upper, n_events`."""
     events = _events(entries).with_columns(pl.col("day").dt.month_start().alias("month"))
     rows = []
     for (category, month), part in events.group_by(["category", "month"], maintain_order=True):
         found = _interval(part["pnl"].to_numpy(), part.height)
         rows.append((category, month, found.estimate, found.lower, found.upper, part.height))
-    schema: dict[str, Any] = {
+    schema: dict[str, PolarsDataType] = {
         "category": pl.String, "month": pl.Date, "edge": pl.Float64, "lower": pl.Float64, "upper": pl.Float64,
         "n_events": pl.Int64,
     }  # fmt: skip
@@ -146,13 +160,16 @@ def by_category(entries: pl.DataFrame) -> pl.DataFrame:
 def latency(
     fires: pl.DataFrame, enter: Enter, ladder: Sequence[float] = LADDER, *, keep: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """The edge when orders arrive later and later.
+    """Return the edge at increasing latencies.
 
     Args:
-        keep: entries; only fires that are among them count.
+        fires: fires of the signal.
+        enter: makes entries of fires, and accepts `latency_s=`.
+        ladder: latencies in seconds, in increasing order.
+        keep: entries whose fires are counted; None: all fires.
 
     Returns:
-        `latency_s, edge, lower, upper, n` (fires whose profit is known), `fill_rate`.
+        `latency_s, edge, lower, upper, n` (fires with a known profit), `fill_rate` (a fraction).
     """
     rows = []
     for seconds in ladder:
@@ -162,7 +179,7 @@ def latency(
         found = interval(entries)
         rate = float(entries["filled"].mean() or 0.0) if entries.height else float("nan")  # type: ignore[arg-type]
         rows.append((seconds, found.estimate, found.lower, found.upper, found.n, rate))
-    schema: dict[str, Any] = {
+    schema: dict[str, PolarsDataType] = {
         "latency_s": pl.Float64, "edge": pl.Float64, "lower": pl.Float64, "upper": pl.Float64, "n": pl.Int64,
         "fill_rate": pl.Float64,
     }  # fmt: skip
@@ -170,8 +187,12 @@ def latency(
 
 
 def half_life(ladder: pl.DataFrame) -> float | None:
-    """The latency, in seconds, at which half of the edge at the shortest one is gone; None if it never is, or there is
-    none to lose.  Between two steps of the ladder it is interpolated on log(1 + seconds).
+    """Return the latency in seconds that halves the edge at the shortest latency of the ladder.
+
+    Between two latencies the edge is interpolated linearly in log(1 + seconds).
+
+    Returns:
+        None if the edge is not positive at the shortest latency, or does not fall to half within the ladder.
     """
     edges, seconds = ladder["edge"].to_numpy(), ladder["latency_s"].to_numpy()
     if not len(edges) or not edges[0] > 0:
@@ -186,12 +207,13 @@ def half_life(ladder: pl.DataFrame) -> float | None:
     return float(np.expm1(a + share * (b - a)))
 
 
-def neighbours(signal: Any) -> list[Any]:
-    """The signal one step to each side of each of its numbers: a tenth of it, and at least one of a whole one.
+def neighbours(signal: CompiledSignal) -> list[CompiledSignal]:
+    """Return copies of the signal with one numeric parameter moved one step up or down.
 
-    A setting that the signal refuses (a share above 1) is left out.  No numbers, no neighbours.
+    A step is a tenth of the value, and at least 1 for an integer. Settings that the signal rejects, such as a fraction
+    above 1, are left out; a signal without numeric parameters has no neighbours.
     """
-    found = []
+    found: list[CompiledSignal] = []
     for name, value in signal.parameters.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not value:
             continue
@@ -206,38 +228,44 @@ def neighbours(signal: Any) -> list[Any]:
 
 
 def grid(
-    signal: Any,
+    signal: CompiledSignal,
     tape: TapeLike,
     enter: Enter,
-    varied: Mapping[str, Sequence[Any]] | None = None,
+    varied: Mapping[str, Sequence[object]] | None = None,
     executor: Executor | int | None = None,
-) -> list[Cell]:
-    """What the signal and its neighbours would have bought, the signal itself first.
+) -> list[GridCell]:
+    """Return the entries of the signal and of its neighbouring settings, the signal itself first.
+
+    The tape is read once for all settings.
 
     Args:
-        signal: of `kalshilab.signals`, or a custom one.
-        varied: the values of parameters to try in all combinations; None: `neighbours(signal)`.
-        executor: where the tape is scanned, as for `kalshilab.signals.scan`.
+        signal: a signal of `kalshilab.signals`, or a custom one.
+        tape: trades of any kind.
+        enter: makes entries of fires.
+        varied: values of parameters, tried in all combinations; None: `neighbours(signal)`.
+        executor: executor that scans the tape, as for `kalshilab.signals.scan`.
 
     Raises:
-        SignalError: a value that the signal refuses.
-        EdgeError: a parameter that it does not have.
+        SignalError: the signal rejects a value.
+        EdgeError: the signal does not have one of the parameters.
     """
     if varied is None:
         others = neighbours(signal)
     else:
         unknown = [name for name in varied if name not in signal.parameters]
         if unknown:
-            raise EdgeError(f"{signal.name} has no parameter {unknown[0]!r}: {', '.join(signal.parameters)}")
+            raise EdgeError(
+                f"grid must name parameters of {signal.name} ({', '.join(signal.parameters)}), got {unknown[0]!r}"
+            )
         given = {**signal.parameters, **{name: list(values) for name, values in varied.items()}}
         _, others = cells_of(type(signal), given)
     whole = [signal, *(s for s in others if s.parameters != signal.parameters)]
     fires = scan_cells(tape, whole, executor)
-    return [Cell(dict(s.parameters), s, enter(f)) for s, f in zip(whole, fires, strict=True)]
+    return [GridCell(dict(s.parameters), s, enter(f)) for s, f in zip(whole, fires, strict=True)]
 
 
-def summary(cells: Sequence[Cell]) -> pl.DataFrame:
-    """A row a cell: the parameters that vary, `n` (fires whose profit is known), `edge, lower, upper, p`."""
+def summary(cells: Sequence[GridCell]) -> pl.DataFrame:
+    """Return a row per cell: the parameters that vary, `n` (fires with a known profit), `edge, lower, upper, p`."""
     if not cells:
         return pl.DataFrame()
     first = cells[0].parameters
@@ -253,22 +281,22 @@ def summary(cells: Sequence[Cell]) -> pl.DataFrame:
 
 
 def interval(entries: pl.DataFrame) -> Interval:
-    """The edge of entries with its interval over events."""
+    """Return the edge of entries with its bootstrap interval over events."""
     known = settled(check_entries(entries))
     return _interval(100 * event_means(known), known.height)
 
 
-def _interval(cents: Any, n: int) -> Interval:
-    """The mean of events' means (cents), with a bootstrap over them."""
+def _interval(cents: Floats, n: int) -> Interval:
+    """Return the mean of events' means in cents, with a bootstrap interval over the events."""
     if len(cents) < 2:
         alone = float(cents[0]) if len(cents) else float("nan")
         return Interval(alone, float("nan"), float("nan"), 1.0, n, len(cents))
-    found = bootstrap(np.asarray(cents) / 100, np.arange(len(cents)), resamples=DRAWS)
+    found = bootstrap(cents / 100, np.arange(len(cents)), resamples=RESAMPLES)
     return Interval(found.estimate, found.lower, found.upper, found.p, n, len(cents))
 
 
 def _events(entries: pl.DataFrame) -> pl.DataFrame:
-    """A row a settled event: `event, category, day` (of its first entry), `pnl` (its mean, cents)."""
+    """Return a row per settled event: `event, category, day` (of its first entry), `pnl` (its mean, cents)."""
     known = settled(check_entries(entries))
     return known.group_by("event", maintain_order=True).agg(
         pl.col("category").first(),

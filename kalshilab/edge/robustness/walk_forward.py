@@ -1,29 +1,31 @@
-"""Judging on what came later: purged splits of event time, walk-forward, and a fixed mix of categories.
+"""Out-of-sample evaluation: purged splits of event time, walk-forward, and reweighting to a fixed mix of categories.
 
-A rule that was fitted on data looks good on them.  So time is split, and two leaks across the split are stopped
+A rule looks good on the data it was fitted on. So events are split by time, and two leaks across the split are closed
 (López de Prado 2018, *Advances in Financial Machine Learning*, chapter 7):
 
-* **purge**: an event trains only if all of it was settled before the split, for until then its outcome was unknown;
-* **embargo**: an event tests only if it began at least an embargo after the split, for prices just after it still
-  react to what was trained on.  The embargo is the longer of the 95 % quantile of holding times and one period of a
-  recurring series.
+* **purge**: an event is used for training only if all of it was settled before the split, since its outcome was
+  unknown until then;
+* **embargo**: an event is used for testing only if it began at least an embargo after the split, since prices just
+  after the split still react to the training data. The embargo is the longer of the 95 % quantile of holding times and
+  one period of a recurring series.
 
-Events between are dropped and counted.  The walk is of *expanding origin*: fold k trains on all before its split and
-tests on what comes until the next one.
+Other events are dropped and counted. The walk-forward has an *expanding origin*: fold k trains on all events before its
+split and tests on those between its split and the next one.
 
-`poststratify` reweights events to a fixed mix of categories: a change of an average may be a change of what is
-averaged (Simpson 1951).
+`poststratify` reweights events to a fixed mix of categories, because an average can change through its composition
+alone (Simpson 1951).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 import polars as pl
+from polars._typing import PolarsDataType
 
 from kalshilab.edge.schema import check_entries, event_means, settled
 from kalshilab.errors import EdgeError
@@ -43,88 +45,91 @@ __all__ = [
     "walk_forward",
 ]
 
-HELD: Final = 0.95
+HOLDING_QUANTILE: Final = 0.95
 """Quantile of the holding times that the embargo covers."""
 
 
 class Split(msgspec.Struct, frozen=True):
-    """Entries before and after an instant, with nothing of the one in the other."""
+    """Training and test entries on either side of a boundary in time, without common events."""
 
     boundary: datetime
-    """The instant (UTC)."""
+    """Time of the split (UTC)."""
     embargo: timedelta
+    """Time after the boundary in which no test event begins."""
     train: pl.DataFrame
     """Entries of events that were settled before the boundary."""
     test: pl.DataFrame
-    """Entries of events that began at the boundary plus embargo or later (and before the stop, if there is one)."""
+    """Entries of events that began at the boundary plus embargo or later, and before the stop if there is one."""
     purged: int
-    """Events that began before the boundary and were not settled by then."""
+    """Number of events that began before the boundary and were not settled by then."""
     embargoed: int
-    """Events that began within the embargo."""
+    """Number of events that began within the embargo."""
 
 
 class Fold(msgspec.Struct, frozen=True):
-    """One step of a walk forward."""
+    """One fold of a walk-forward."""
 
     number: int
-    """From 1."""
+    """Number of the fold, from 1."""
     stop: datetime | None
-    """Where the next fold's test begins; None for the last."""
+    """End of the test, exclusive: the boundary of the next fold; None for the last fold."""
     split: Split
+    """Training and test entries."""
 
     @property
     def train(self) -> pl.DataFrame:
-        """Entries to fit on."""
+        """Entries for fitting."""
         return self.split.train
 
     @property
     def test(self) -> pl.DataFrame:
-        """Entries to judge on."""
+        """Entries for testing."""
         return self.split.test
 
 
 class WalkForward(msgspec.Struct, frozen=True):
-    """What a rule earned on events after those it was fitted on.  Edges are cents a contract."""
+    """Results of a rule on events after those it was fitted on, in cents per contract."""
 
     edge: float
-    """Over all folds together: mean over events of the event's mean."""
+    """Mean over the test events of all folds of each event's mean profit."""
     entries: pl.DataFrame
-    """The entries behind it: each fold's chosen cell, in its test."""
+    """Entries behind the edge: the test entries of each fold's chosen cell."""
     events: int
+    """Number of test events."""
     folds: pl.DataFrame
     """`fold, boundary, stop, cell, chosen, train_edge, train_events, test_edge, test_events, purged, embargoed`;
-    `chosen` are the parameters as text."""
+    `chosen` holds the parameters as text."""
 
     @property
     def positive(self) -> float:
-        """Share of the folds that earned more than nothing."""
+        """Fraction of the folds with a positive edge."""
         return float((self.folds["test_edge"] > 0).mean())  # type: ignore[arg-type]
 
 
 class Stratified(msgspec.Struct, frozen=True):
-    """An edge with the categories weighted as told.  Cents a contract."""
+    """Edge of a fixed mix of categories, in cents per contract."""
 
     edge: float
     se: float
-    """Over events, within categories; NaN where a category has one event only."""
+    """Standard error over events, within categories; NaN if a category has only one event."""
     covered: float
-    """Share of the mix for which there are events; the rest cannot be judged and its weight is spread over these."""
+    """Fraction of the mix with settled events; the weight of the rest is spread over these categories."""
     frame: pl.DataFrame
     """`category, weight, n_events, edge, se`."""
 
 
 def spans(entries: pl.DataFrame, first_prints: pl.DataFrame | None = None) -> pl.DataFrame:
-    """When events began and when all of them was known: `event, start, end`, in the order of time.
+    """Return when each event began and when all its outcomes were known, in the order of time.
 
     Args:
         entries: `kalshilab.edge.ENTRIES_SCHEMA`.
-        first_prints: columns `event, ts`: each event's first print.  Without it an event begins with its first fire.
+        first_prints: columns `event, ts`: each event's first print. None: an event begins with its first fire.
 
     Returns:
-        `end` is when the last of its entries was settled; null while one is open.
+        `event, start, end`; `end` is the time of the event's last settlement, null while one of its entries is open.
     """
     check_entries(entries)
-    # An unfilled fire has nothing to settle.
+    # An unfilled fire has nothing to settle, so it is known at its fire.
     known = pl.coalesce("settled_ts", pl.when(~pl.col("filled")).then("ts"))
     frame = entries.group_by("event").agg(
         pl.col("ts").min().alias("start"),
@@ -139,26 +144,27 @@ def spans(entries: pl.DataFrame, first_prints: pl.DataFrame | None = None) -> pl
 
 
 def embargo_of(entries: pl.DataFrame, period: timedelta | None = None) -> timedelta:
-    """How long to wait after a split: the longer of the 95 % quantile of holding times and one period.
+    """Return the embargo after a split: the longer of the 95 % quantile of holding times and one period.
 
     Args:
-        period: of the recurring series, as a day for daily events.  None: the median, over series with three events
-            or more, of the median time between beginnings of their events.  Events without a fire are not seen, so
-            this errs to the long side.
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`.
+        period: period of the recurring series, such as a day for daily events. None: the median, over series with at
+            least three events, of the median time between the beginnings of their events. Events without a fire are
+            not counted, so this estimate errs on the long side.
     """
     check_entries(entries)
-    held = entries.filter("filled").select(
+    holding = entries.filter("filled").select(
         (pl.col("settled_ts") - pl.col("entry_ts")).dt.total_microseconds()
     )
-    longest = held.to_series().quantile(HELD, "higher") or 0.0
+    longest_us = holding.to_series().quantile(HOLDING_QUANTILE, "higher") or 0.0
     if period is None:
         begun = entries.group_by("series", "event").agg(pl.col("ts").min()).sort("ts")
         gaps = begun.group_by("series").agg(
             pl.col("ts").diff().dt.total_microseconds().median().alias("gap"), pl.len()
         )
-        typical: Any = gaps.filter(pl.col("len") >= 3)["gap"].median()
-        period = timedelta(microseconds=typical or 0.0)
-    return max(timedelta(microseconds=longest), period)
+        typical_us = gaps.filter(pl.col("len") >= 3)["gap"].cast(pl.Float64).median()
+        period = timedelta(microseconds=typical_us if isinstance(typical_us, float) else 0.0)
+    return max(timedelta(microseconds=longest_us), period)
 
 
 def split(
@@ -169,11 +175,13 @@ def split(
     stop: datetime | None = None,
     first_prints: pl.DataFrame | None = None,
 ) -> Split:
-    """Split entries at an instant, purged and embargoed.
+    """Split entries by time, with purge and embargo.
 
     Args:
-        boundary: with a zone.  Settled before it: trains.  Begun at it plus `embargo` or later: tests.
-        stop: events that begin at it or later are left out of the test, and not counted as dropped.
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`.
+        boundary: time of the split, with a time zone. Events settled before it are for training.
+        embargo: time after the boundary in which no test event begins; an event that begins at its end is for testing.
+        stop: end of the test, exclusive; events that begin then or later are left out and not counted as dropped.
         first_prints: as for `spans`.
 
     >>> from kalshilab.edge import simulated_entries
@@ -184,9 +192,9 @@ def split(
     """
     frame = spans(entries, first_prints)
     began, known = pl.col("start"), pl.col("end").is_not_null() & (pl.col("end") < boundary)
-    later = began >= boundary + embargo if stop is None else (began >= boundary + embargo) & (began < stop)
+    after = began >= boundary + embargo if stop is None else (began >= boundary + embargo) & (began < stop)
     within = (began >= boundary) & (began < boundary + embargo)
-    train, test = frame.filter(known & (began < boundary)), frame.filter(later)
+    train, test = frame.filter(known & (began < boundary)), frame.filter(after)
     return Split(
         boundary,
         embargo,
@@ -198,7 +206,7 @@ def split(
 
 
 def boundaries(starts: pl.Series, shares: Sequence[float]) -> list[datetime]:
-    """The instants before which these shares of the events began; `starts` is not empty."""
+    """Return the times before which these fractions of the events began; `starts` must not be empty."""
     ordered = starts.sort()
     return [ordered[min(len(ordered) - 1, round(share * len(ordered)))] for share in shares]
 
@@ -210,33 +218,36 @@ def folds(
     embargo: timedelta | None = None,
     first_prints: pl.DataFrame | None = None,
 ) -> list[Fold]:
-    """The folds of a walk forward with expanding origin.
+    """Return the folds of a walk-forward with expanding origin.
 
-    The events, in the order they began, are cut into `folds + 1` parts of equal number.  Fold k trains on what was
-    settled before part k + 1 and tests on part k + 1.
+    The events, in the order they began, are cut into `folds + 1` parts with equal numbers of events. Fold k trains on
+    events settled before part k + 1 and tests on part k + 1.
 
     Args:
-        folds: at least 2; 4 or more are asked of a claim.
-        embargo: None is `embargo_of(entries)`.
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`.
+        folds: number of folds, at least 2; a claim needs at least 4.
+        embargo: time after each boundary in which no test event begins; None: `embargo_of(entries)`.
+        first_prints: as for `spans`.
 
     Raises:
-        EdgeError: too few events, or an embargo or holding times so long that a fold has nothing to train or to test.
+        EdgeError: there are too few events, or the embargo or the holding times leave a fold without training or test
+            events.
     """
     if folds < 2:
-        raise EdgeError(f"a walk forward of {folds} folds; at least 2")
+        raise EdgeError(f"folds must be >= 2, got {folds}")
     cuts = _cuts(entries, folds, first_prints)
-    waits = embargo_of(entries) if embargo is None else embargo
+    pause = embargo_of(entries) if embargo is None else embargo
     found = []
     for number, (boundary, stop) in enumerate(zip(cuts, [*cuts[1:], None], strict=True), 1):
-        part = split(entries, boundary, embargo=waits, stop=stop, first_prints=first_prints)
-        _enough(part, number)
+        part = split(entries, boundary, embargo=pause, stop=stop, first_prints=first_prints)
+        _check_not_empty(part, number)
         found.append(Fold(number, stop, part))
     return found
 
 
 def walk_forward(
     entries_of: Callable[..., pl.DataFrame],
-    parameters: Sequence[Mapping[str, Any]],
+    parameters: Sequence[Mapping[str, object]],
     *,
     folds: int = 4,
     embargo: timedelta | None = None,
@@ -244,17 +255,18 @@ def walk_forward(
     min_events: int = 30,
     first_prints: pl.DataFrame | None = None,
 ) -> WalkForward:
-    """Choose the parameters on the past, judge them on what comes next, and again, fold after fold.
+    """Choose the parameters on each fold's training events and test them on the events that follow.
 
     Args:
-        entries_of: called once for each cell with its parameters by name; the entries of the whole time.  They must
-            be as of their fires, as those of `kalshilab.edge.enter` are.
-        parameters: the cells.
-        folds, embargo, first_prints: as for `folds`; the folds are the same for all cells, cut from the events of
-            all of them.
-        score: of a cell's training entries; the cell with the highest is chosen, the first among equals.  None is
-            the mean over events divided by its standard error, so that a few lucky events do not win.
-        min_events: a cell with fewer settled events in training is not chosen.
+        entries_of: function of a cell's parameters by keyword, called once per cell, that returns the entries of the
+            whole period. They must use only data up to their fires, like those of `kalshilab.edge.enter`.
+        parameters: the parameters of each cell; `[{}]` for a rule without parameters.
+        folds: number of folds, at least 2. All cells have the same folds, cut from the events of all of them.
+        embargo: as for `folds`.
+        score: function of a cell's training entries; each fold chooses the cell with the highest score, the first of
+            equal ones. None: the mean over events divided by its standard error, so that few lucky events do not win.
+        min_events: minimum number of settled training events; cells with fewer are not chosen.
+        first_prints: as for `spans`.
 
     >>> from kalshilab.edge import simulated_entries
     >>> signal, _ = simulated_entries.entries(1_000, edge=5.0, seed=1)
@@ -263,29 +275,30 @@ def walk_forward(
     (True, 4)
 
     Raises:
-        EdgeError: as `folds`; no cells; no cell has events enough in a fold's training.
+        EdgeError: as for `folds`; there are no cells; or no cell has enough training events in a fold.
     """
     cells = [entries_of(**cell) for cell in parameters]
     if not cells:
-        raise EdgeError("walk_forward: no cells; parameters is a list of dicts, [{}] for a rule without any")
+        raise EdgeError("parameters must not be empty; pass [{}] for a rule without parameters")
     whole = pl.concat(cells)
     cuts = _cuts(whole, folds, first_prints)
-    waits = embargo_of(whole) if embargo is None else embargo
-    rate = _t if score is None else score
-    rows: list[dict[str, Any]] = []
-    kept = []
+    pause = embargo_of(whole) if embargo is None else embargo
+    score = _t_statistic if score is None else score
+    rows: list[dict[str, object]] = []
+    tests = []
     for number, (boundary, stop) in enumerate(zip(cuts, [*cuts[1:], None], strict=True), 1):
-        of_all = split(whole, boundary, embargo=waits, stop=stop, first_prints=first_prints)
-        _enough(of_all, number)
-        parts = [split(c, boundary, embargo=waits, stop=stop, first_prints=first_prints) for c in cells]
-        able = [i for i, part in enumerate(parts) if len(event_means(part.train)) >= min_events]
-        if not able:
+        of_all = split(whole, boundary, embargo=pause, stop=stop, first_prints=first_prints)
+        _check_not_empty(of_all, number)
+        parts = [split(c, boundary, embargo=pause, stop=stop, first_prints=first_prints) for c in cells]
+        eligible = [i for i, part in enumerate(parts) if len(event_means(part.train)) >= min_events]
+        if not eligible:
             raise EdgeError(
-                f"fold {number}: no cell has {min_events} settled events before {boundary:%Y-%m-%d}; fewer folds"
+                f"fold {number}: no cell has {min_events} settled events before {boundary:%Y-%m-%d}; use fewer folds"
             )
-        best = max(able, key=lambda i: (rate(parts[i].train), -i))
+        scores = {i: score(parts[i].train) for i in eligible}
+        best = max(eligible, key=lambda i: (scores[i], -i))
         part = parts[best]
-        kept.append(part.test)
+        tests.append(part.test)
         rows.append(
             {
                 "fold": number, "boundary": boundary, "stop": stop, "cell": best,
@@ -295,8 +308,8 @@ def walk_forward(
                 "purged": of_all.purged, "embargoed": of_all.embargoed,
             }
         )  # fmt: skip
-    out = pl.concat(kept)
-    schema: dict[str, Any] = {
+    out = pl.concat(tests)
+    schema: dict[str, PolarsDataType] = {
         "stop": TIME,
         "boundary": TIME,
         "test_edge": pl.Float64,
@@ -306,18 +319,19 @@ def walk_forward(
 
 
 def mix_of(entries: pl.DataFrame, column: str = "category") -> dict[str, float]:
-    """The share of each category among the events, as a mix for `poststratify`; sorted by name."""
+    """Return the fraction of the events in each category, sorted by name, as a mix for `poststratify`."""
     check_entries(entries)
     shares = entries.group_by("event").agg(pl.col(column).first())[column].value_counts(normalize=True)
     return dict(shares.sort(column).iter_rows())
 
 
 def poststratify(entries: pl.DataFrame, mix: Mapping[str, float], column: str = "category") -> Stratified:
-    """The edge of entries as if their events were of a fixed mix of categories.
+    """Return the edge of entries, reweighted to a fixed mix of categories.
 
     Args:
-        mix: the weight of each category, as `mix_of` gives it for the time to compare with; they need not sum to 1.
-        column: what to weight by; of an event its first entry's.
+        entries: `kalshilab.edge.ENTRIES_SCHEMA`.
+        mix: weight of each category, such as `mix_of` of the period to compare with; weights need not sum to 1.
+        column: column with the category; an event has that of its first entry.
 
     Returns:
         Σ w_k × (mean over the events of category k) / Σ w_k, over the categories that have settled events.
@@ -327,7 +341,7 @@ def poststratify(entries: pl.DataFrame, mix: Mapping[str, float], column: str = 
     """
     check_entries(entries)
     if any(not w >= 0 for w in mix.values()):
-        raise EdgeError(f"poststratify: weights are not negative: {dict(mix)}")
+        raise EdgeError(f"mix must have weights >= 0, got {dict(mix)}")
     events = settled(entries).group_by("event").agg(pl.col(column).first(), pl.col("pnl").mean() * 100)
     strata = events.group_by(column).agg(
         pl.len().cast(pl.Int64).alias("n_events"),
@@ -343,7 +357,8 @@ def poststratify(entries: pl.DataFrame, mix: Mapping[str, float], column: str = 
     seen = frame.filter((pl.col("n_events") > 0) & (pl.col("weight") > 0))
     if seen.is_empty():
         raise EdgeError(
-            f"poststratify: no settled event of {', '.join(mix) or 'an empty mix'}; mix_of(entries) is a mix"
+            f"mix must have a positive weight on a category with settled events, got {dict(mix)}; "
+            "mix_of(entries) returns such a mix"
         )
     weight = seen["weight"].to_numpy()
     share = weight / weight.sum()
@@ -356,33 +371,44 @@ def poststratify(entries: pl.DataFrame, mix: Mapping[str, float], column: str = 
 
 
 def _cuts(entries: pl.DataFrame, parts: int, first_prints: pl.DataFrame | None) -> list[datetime]:
+    """Return the boundaries of the folds.
+
+    Raises:
+        EdgeError: there are too few events, or too many begin at one time.
+    """
     starts = spans(entries, first_prints)["start"]
     if len(starts) < 2 * (parts + 1):
         raise EdgeError(
-            f"{len(starts)} events are too few for a walk forward of {parts} folds; give more time, or fewer folds"
+            f"a walk-forward with {parts} folds needs at least {2 * (parts + 1)} events, got {len(starts)}; "
+            "use a longer tape or fewer folds"
         )
     cuts = boundaries(starts, [k / (parts + 1) for k in range(1, parts + 1)])
     if len(set(cuts)) < parts:
-        raise EdgeError(f"too many events begin at {cuts[0]:%Y-%m-%d %H:%M} for {parts} folds; fewer folds")
+        raise EdgeError(
+            f"too many events begin at {cuts[0]:%Y-%m-%d %H:%M} for {parts} folds; use fewer folds"
+        )
     return cuts
 
 
-def _enough(part: Split, number: int) -> None:
-    for name, entries in (("train on", part.train), ("test on", part.test)):
+def _check_not_empty(part: Split, number: int) -> None:
+    """Raise EdgeError if a fold has no training or no test entries."""
+    for name, entries in (("training", part.train), ("test", part.test)):
         if entries.is_empty():
             raise EdgeError(
-                f"fold {number} at {part.boundary:%Y-%m-%d} has nothing to {name}: {part.purged} events open at the "
-                f"split, {part.embargoed} within the embargo of {part.embargo}; fewer folds, or a shorter embargo"
+                f"fold {number} at {part.boundary:%Y-%m-%d} has no {name} events: {part.purged} were open at the split, "
+                f"{part.embargoed} began within the embargo of {part.embargo}; use fewer folds or a shorter embargo"
             )
 
 
 def _edge(entries: pl.DataFrame) -> float:
+    """Return the mean of events' means in cents; NaN without settled events."""
     means = 100 * event_means(entries)
     return float(means.mean()) if len(means) else float("nan")
 
 
-def _t(entries: pl.DataFrame) -> float:
+def _t_statistic(entries: pl.DataFrame) -> float:
+    """Return the mean of events' means divided by its standard error; -inf if it cannot be computed."""
     means = 100 * event_means(entries)
     spread = means.std(ddof=1) if len(means) > 1 else 0.0
-    # All the same: nothing was learned.
+    # Identical means, or a single one, have no standard error.
     return float(means.mean() / spread * np.sqrt(len(means))) if spread > 0 else float("-inf")

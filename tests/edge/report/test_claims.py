@@ -1,4 +1,4 @@
-"""Claims: the figures as published, never without what is left of them, in the file and wherever they are named."""
+"""Claims: published figures, which never appear without their audited values, in the file or elsewhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ reason = "because"
 # The published figures
 
 
-def test_the_five_steps_of_rlm() -> None:
+def test_the_waterfall_of_rlm_has_five_steps() -> None:
     frame = ALL.waterfall("rlm_no")
     assert frame.schema == claims.WATERFALL_SCHEMA
     assert frame["edge"].to_list() == [17.38, 3.02, 1.97, 0.43, -1.15]
@@ -44,7 +44,7 @@ def test_the_five_steps_of_rlm() -> None:
     assert "8 of 19" in frame["note"][4] and "spread" in frame["note"][3]
 
 
-def test_the_fee_of_the_fourth_step_is_the_fee() -> None:
+def test_the_fourth_step_of_rlm_subtracts_the_fee() -> None:
     # One contract at 67.3 cents, in millionths of a dollar; in size nothing is rounded.
     fee = trade_fee(6_730, 100) / 10_000
     steps = ALL.waterfall("rlm_no")["edge"]
@@ -54,13 +54,13 @@ def test_the_fee_of_the_fourth_step_is_the_fee() -> None:
 
 
 @pytest.mark.parametrize("name", [c.id for c in ALL.claim if c.win_rate and c.price])
-def test_a_claim_is_its_win_rate_less_its_price(name: str) -> None:
+def test_a_claimed_edge_is_the_win_rate_less_the_price(name: str) -> None:
     claim = ALL.get(name)
     assert claim.win_rate is not None and claim.price is not None
     assert claim.claimed == pytest.approx(claim.win_rate - claim.price, abs=0.1)
 
 
-def test_the_price_that_h200_paid() -> None:
+def test_the_audited_edge_of_h200_is_its_win_rate_less_its_mean_entry() -> None:
     claim = ALL.get("h200")
     assert claim.win_rate is not None and claim.audited is not None
     mean_entry = claim.claimed + 100 - claim.win_rate
@@ -92,7 +92,7 @@ def test_the_sweeps_agree_with_each_other_and_with_the_claims() -> None:
     assert cells["65", "15", 0.0] == ALL.get("rlm_no_default").claimed
 
 
-def test_the_edge_falls_as_its_supposed_cause_grows_and_grows_with_the_leak() -> None:
+def test_the_edge_falls_with_the_threshold_and_grows_with_the_leak() -> None:
     assert ALL.sweep_of("rlm_threshold").frame()["claimed"].is_sorted(descending=True)
     assert ALL.sweep_of("rlm_min_drop").frame()["claimed"].is_sorted()
     tiers = ALL.sweep_of("rlm_drop_tiers_january").frame()
@@ -100,16 +100,16 @@ def test_the_edge_falls_as_its_supposed_cause_grows_and_grows_with_the_leak() ->
     assert tiers["fair"].is_sorted() and tiers["fair"].null_count() == 0
 
 
-def test_no_rolling_window_beats_markets_of_like_price() -> None:
+def test_no_rolling_window_beats_markets_at_similar_prices() -> None:
     frame = ALL.sweep_of("rlm_rolling_window").frame()
     assert frame["excess"].max() == -1.6 and frame["n"].sum() == 4347
 
 
-# Never one figure without the other
+# Both figures, wherever a claim is named
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_a_sentence_has_both(name: str) -> None:
+def test_a_sentence_has_the_claimed_and_the_audited_edge(name: str) -> None:
     claim, text = ALL.get(name), ALL.sentence(name)
     assert f"claimed {claim.claimed:+.2f} c" in text and text.endswith(claim.reason)
     left = ALL.audited(name)
@@ -118,7 +118,7 @@ def test_a_sentence_has_both(name: str) -> None:
         assert f"{claim.fair:+.2f} c on fair markets" in text
 
 
-def test_the_sentence_of_rlm() -> None:
+def test_sentences_state_the_basis_and_the_measure() -> None:
     text = ALL.sentence("rlm_no")
     assert "claimed +17.38 c; audited +0.43 c after the fee, before the spread, -1.15 c against" in text
     assert "(measured for rlm_no)" in ALL.sentence("rlm_no_optimum")
@@ -126,7 +126,7 @@ def test_the_sentence_of_rlm() -> None:
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_a_waterfall_begins_with_the_claim_and_ends_with_what_is_left(name: str) -> None:
+def test_a_waterfall_has_the_claimed_and_the_audited_edge(name: str) -> None:
     frame = ALL.waterfall(name)
     assert frame.schema == claims.WATERFALL_SCHEMA and frame.height >= 2
     assert frame["edge"][0] == ALL.get(name).claimed
@@ -134,7 +134,7 @@ def test_a_waterfall_begins_with_the_claim_and_ends_with_what_is_left(name: str)
     assert (left[0] if left else None) in frame["edge"].to_list()
 
 
-def test_the_frame_is_a_row_a_claim_with_both() -> None:
+def test_the_frame_has_a_row_per_claim_with_both_edges() -> None:
     frame = ALL.frame()
     assert frame["id"].to_list() == IDS and frame["claimed"].null_count() == 0
     assert frame.filter(id="rlm_no_january")["audited"].item() == 0.43
@@ -143,9 +143,9 @@ def test_the_frame_is_a_row_a_claim_with_both() -> None:
 
 
 def texts() -> dict[str, str]:
-    """What readers see, by file: modules, the README, journals; of notebooks the sources and the texts they show.
+    """Return the texts that readers see, by file: modules, README, journals, and notebooks with their text outputs.
 
-    Tables of numbers are left out: a figure of theirs is a claim's by accident.
+    Tables of numbers are left out, since they can contain a claimed figure by accident.
     """
     found = {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
@@ -159,28 +159,32 @@ def texts() -> dict[str, str]:
             parts.append("".join(cell["source"]))
             for output in cell.get("outputs", ()):
                 shown = output.get("data", {})
-                said = ["".join(shown[kind]) for kind in ("text/plain", "text/markdown") if kind in shown]
-                parts += [text for text in said if not text.startswith("┌")]
+                texts = ["".join(shown[kind]) for kind in ("text/plain", "text/markdown") if kind in shown]
+                parts += [text for text in texts if not text.startswith("┌")]
         found[str(path.relative_to(ROOT))] = "\n".join(parts)
     return {name: text.replace(MINUS, "-") for name, text in found.items()}
 
 
 def written(figure: float) -> str:
-    """A figure as texts write it, with two decimals or as few as it has."""
+    """Return a pattern of a figure as texts write it, with two decimals or as few as it has."""
     short = f"{abs(figure):g}"
     return rf"(?<![\d.])(?:{re.escape(f'{abs(figure):.2f}')}|{re.escape(short)})(?![\d]|\.\d)"
 
 
-# Figures with two decimals stand for nothing else; those with one are looked for with their unit.
+# Figures with two decimals are distinctive; those with one are searched with their unit.
 DISTINCT = [c.id for c in ALL.claim if round(c.claimed * 100) % 10]
 WITH_UNIT = ["yes_80_90", "rlm_no_production_january", "s_late_001"]
 
 
 def alone(text: str, claim: claims.Claim, near: int | None) -> list[str]:
-    """Places where a text has the claimed figure and, within `near` characters, nothing of what is left of it."""
+    """Return the places of a claimed figure without its audited value within `near` characters."""
     pattern = written(claim.claimed) + ("" if claim.id in DISTINCT else r" (?:c|cents)\b")
     left = ALL.audited(claim.id)
-    other = written(left[0]) if left else "no value|untested|not audited|fair markets|nobody has measured"
+    other = (
+        written(left[0])
+        if left
+        else "no value|no audited value|untested|not audited|fair markets|nobody has measured"
+    )
     if left and left[0] == 0.43:
         other += r"|(?<![\d.])0\.4(?!\d)"
     places = []
@@ -192,14 +196,14 @@ def alone(text: str, claim: claims.Claim, near: int | None) -> list[str]:
 
 
 @pytest.mark.parametrize("name", DISTINCT + WITH_UNIT)
-def test_wherever_an_edge_is_named_both_figures_stand(name: str) -> None:
+def test_no_text_names_a_claimed_edge_without_its_audited_value(name: str) -> None:
     claim = ALL.get(name)
     for file, text in texts().items():
         places = alone(text, claim, None if file.endswith(".ipynb") else 600)
         assert not places, f"{file} names a claimed edge alone; {ALL.sentence(name)}: {places}"
 
 
-def test_the_search_finds_a_claim_that_stands_alone() -> None:
+def test_the_search_finds_a_claimed_edge_without_its_audited_value() -> None:
     rlm, band = ALL.get("rlm_no"), ALL.get("yes_80_90")
     assert alone("RLM earns +17.38 % a trade", rlm, 600)
     assert not alone("claimed +17.38 c, audited +0.43 c", rlm, 600)
@@ -214,7 +218,7 @@ def test_the_search_finds_a_claim_that_stands_alone() -> None:
 # The file
 
 
-def test_it_is_found_in_a_checkout_and_in_an_installation(
+def test_the_file_is_found_in_a_checkout_and_in_an_installation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert claims.claims_file() == ROOT / "research" / "claims.toml"
@@ -231,7 +235,7 @@ def test_it_is_found_in_a_checkout_and_in_an_installation(
     assert shipped["force-include"]["research/claims.toml"] == "kalshilab/edge/claims.toml"
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_another_file_can_be_loaded(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD)
     mine = claims.load(path)
@@ -245,16 +249,19 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("[[claim", "not a file of claims"),
-        (GOOD.replace("claimed", "claims"), "not a file of claims"),
-        (GOOD.replace("5.0", '"five"'), "not a file of claims"),
+        ("[[claim", "not a valid claims file"),
+        (GOOD.replace("claimed", "claims"), "not a valid claims file"),
+        (GOOD.replace("5.0", '"five"'), "not a valid claims file"),
         (GOOD + 'colour = "red"', "colour"),
         (GOOD.replace('reason = "because"', ""), "reason"),
-        (GOOD + GOOD, "claim a is there twice"),
-        (GOOD + "audited = 1.0", "without its basis"),
-        (GOOD + 'like = "b"', "like b"),
-        (GOOD + 'like = "a"', "like a"),
-        (GOOD + '[[sweep]]\nid="s"\nclaim="b"\nover="o"\nat=[1]\nclaimed=[1]\nreason="r"', "varies b"),
+        (GOOD + GOOD, "claim ids must be unique, got a twice"),
+        (GOOD + "audited = 1.0", "must have a basis"),
+        (GOOD + 'like = "b"', "like must lead to another claim, got b"),
+        (GOOD + 'like = "a"', "like must lead to another claim, got a"),
+        (
+            GOOD + '[[sweep]]\nid="s"\nclaim="b"\nover="o"\nat=[1]\nclaimed=[1]\nreason="r"',
+            "must be the id of a claim, got b",
+        ),
         (GOOD + '[[sweep]]\nid="s"\nclaim="a"\nover="o"\nat=[1,2]\nclaimed=[1]\nreason="r"', "lengths"),
         (
             GOOD + '[[sweep]]\nid="s"\nclaim="a"\nover="o"\nat=[1]\nclaimed=[1]\nn=[1,2]\nreason="r"',
@@ -266,17 +273,17 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_bad_file_is_refused_with_its_reason(text: str, match: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_rejected_with_the_reason(text: str, match: str, tmp_path: Path) -> None:
     path = tmp_path / "claims.toml"
     path.write_text(text)
     with pytest.raises(EdgeError, match=match):
         claims.load(path)
 
 
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EdgeError, match="no such file"):
+def test_unknown_files_and_ids_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(EdgeError, match="does not exist"):
         claims.load(tmp_path / "none.toml")
-    with pytest.raises(EdgeError, match=r"no claim 'rlm_yes': .*rlm_no"):
+    with pytest.raises(EdgeError, match=r"unknown claim 'rlm_yes'; did you mean .*rlm_no"):
         ALL.get("rlm_yes")
-    with pytest.raises(EdgeError, match="no sweep 'x'"):
+    with pytest.raises(EdgeError, match="unknown sweep 'x'; choose from "):
         ALL.sweep_of("x")

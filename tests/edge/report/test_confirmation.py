@@ -1,4 +1,4 @@
-"""Line 12: the same data under another hash are the same data, and a lockbox that was seen before it was set is none."""
+"""Line 12: overlapping data are recognised, and a lockbox set after its inside was seen confirms nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import kalshilab as kl
 from kalshilab.edge.prereg.hypothesis import hypothesis_of
 from kalshilab.edge.prereg.lockbox import Lockbox
 from kalshilab.edge.prereg.registry import Registry, Trial
-from kalshilab.edge.report.confirmation import confirmed, data_of, opened, sketch_of
+from kalshilab.edge.report.confirmation import (
+    confirmed_by_lockbox,
+    confirmed_by_registration,
+    data_of,
+    sketch_of,
+)
 from kalshilab.edge.stats import simulated_entries
 from kalshilab.edge.stats.inference import infer
 from kalshilab.errors import EdgeError
@@ -35,7 +40,7 @@ def tried(registry: Registry, prereg: str, tape: pl.DataFrame) -> None:
     )
 
 
-def test_a_sketch_tells_what_data_share() -> None:
+def test_sketches_of_overlapping_tapes_share_hashes() -> None:
     half, other = TAPE.head(TAPE.height // 2), kl.synth.martingale(n_markets=1_500, seed=4)[0]
     sketch = sketch_of(FrameTape.of(TAPE))
     assert sketch == sketch_of(FrameTape.of(TAPE.to_pandas())) and len(sketch) == 32
@@ -44,13 +49,13 @@ def test_a_sketch_tells_what_data_share() -> None:
     assert sketch_of(FrameTape(TAPE.head(0))) == () and len(sketch_of(FrameTape(TAPE.head(1)))) == 1
 
 
-def test_a_lake_has_the_sketch_of_its_prints(tmp_path: Path) -> None:
+def test_a_lake_has_the_same_sketch_as_its_frame(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.append(TAPE, MARKETS)
     assert sketch_of(lake) == sketch_of(FrameTape(lake.read())) == sketch_of(FrameTape(TAPE))
 
 
-def test_a_day_more_is_no_new_sample(tmp_path: Path) -> None:
+def test_a_longer_or_shorter_tape_does_not_pass_for_a_new_sample(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "r.jsonl")
     tried(registry, registry.register(named(FIRST, "A")), TAPE)
     late = registry.register(named(SECOND, "B"))
@@ -63,12 +68,14 @@ def test_a_day_more_is_no_new_sample(tmp_path: Path) -> None:
     ):
         again = Registry(tmp_path / "r.jsonl")
         hash_ = data_of(FrameTape(tape), MARKETS)["hash"]
-        line = confirmed(again, late, "f", hash_, sketch_of(FrameTape(tape)), found, 1, ours=False)
+        line = confirmed_by_registration(
+            again, late, "f", hash_, sketch_of(FrameTape(tape)), found, 1, in_process=False
+        )
         assert line.passed is passed, line
-        assert passed or "or on a part of them" in line.detail
+        assert passed or "or on part of them" in line.detail
 
 
-def test_a_lockbox_whose_inside_was_seen_confirms_nothing() -> None:
+def test_a_lockbox_set_after_its_inside_was_seen_confirms_nothing() -> None:
     for before in (True, False):
         registry = Registry()
         prereg = registry.register(named(FIRST, "A"))
@@ -79,13 +86,15 @@ def test_a_lockbox_whose_inside_was_seen_confirms_nothing() -> None:
         if not before:
             tried(registry, prereg, TAPE)
         hash_ = data_of(FrameTape(TAPE), MARKETS)["hash"]
-        line, boundary = opened(box, registry, SIGNAL, prereg, hash_, sketch_of(FrameTape(TAPE)), seed=0)
+        line, boundary = confirmed_by_lockbox(
+            box, registry, SIGNAL, prereg, hash_, sketch_of(FrameTape(TAPE)), seed=0
+        )
         assert line.passed is not before and (boundary is None) is before
-        assert len(box.looks()) == (not before), "what cannot confirm spends no look"
+        assert len(box.looks()) == (not before), "a lockbox that cannot confirm spends no look"
         assert not before or "before its lockbox was set" in line.detail
 
 
-def test_once_it_is_set_no_validation_sees_the_inside() -> None:
+def test_validations_after_the_lockbox_is_set_do_not_see_the_inside() -> None:
     registry = Registry()
     tape, markets = kl.synth.martingale(n_markets=9_000, seed=1)
     rule = kl.signals.Rlm(yes_threshold=0.65, min_trades=8, min_drop=2)
@@ -108,8 +117,8 @@ def registry_of(signal: Any) -> Registry:
     return registry
 
 
-def test_an_empty_family_has_nothing_to_open() -> None:
+def test_a_lockbox_needs_entries() -> None:
     registry = Registry()
     prereg = registry.register(named(FIRST, "A"))
     with pytest.raises(EdgeError, match="must not be empty to set the boundary of a lockbox"):
-        opened(Lockbox(registry, "f"), registry, SIGNAL.head(0), prereg, "d", (), seed=0)
+        confirmed_by_lockbox(Lockbox(registry, "f"), registry, SIGNAL.head(0), prereg, "d", (), seed=0)

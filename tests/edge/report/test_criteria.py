@@ -1,4 +1,4 @@
-"""The lines of a card: thresholds met and missed, and which of several failures names the verdict."""
+"""Criteria of a card: thresholds met and missed, and the failure that gives the verdict."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from kalshilab.edge.schema import Criterion
 
 
 class Audit(NamedTuple):
+    """An audit with a fixed result."""
+
     name: str
     passed: bool
     detail: str
 
 
 OK = Audit("prefix invariance", True, "same fires")
-SPOILT = Audit("null replay", False, "+9.1 c on a fair market")
+FAILED = Audit("null replay", False, "+9.1 c on a fair market")
 
 GOOD: dict[int, Criterion] = {
     1: criteria.look_ahead([OK]),
@@ -38,7 +40,7 @@ GOOD: dict[int, Criterion] = {
     12: criteria.confirmation(p=0.01, budget=0.03, how="lockbox"),
 }
 BAD: dict[int, list[Criterion]] = {
-    1: [criteria.look_ahead([OK, SPOILT])],
+    1: [criteria.look_ahead([OK, FAILED])],
     2: [
         criteria.data(fill_rate=0.9, censored=0.0201, unmatched=0),
         criteria.data(fill_rate=0.9, censored=0.0, unmatched=1),
@@ -76,25 +78,25 @@ BAD: dict[int, list[Criterion]] = {
 
 
 @pytest.mark.parametrize("number", GOOD)
-def test_at_its_threshold_a_line_passes(number: int) -> None:
+def test_a_line_passes_at_its_threshold(number: int) -> None:
     assert GOOD[number].number == number and GOOD[number].passed is True, GOOD[number]
 
 
 @pytest.mark.parametrize(
     "line", [line for lines in BAD.values() for line in lines], ids=lambda c: f"{c.number} {c.value}"
 )
-def test_beyond_its_threshold_it_fails_and_gives_the_label(line: Criterion) -> None:
+def test_a_line_beyond_its_threshold_gives_its_label_as_the_verdict(line: Criterion) -> None:
     assert line.passed is False
     whole = [line if line.number == n else good for n, good in GOOD.items()]
     assert criteria.verdict_of(whole) == line.label
 
 
-def test_all_lines_pass() -> None:
+def test_the_verdict_is_valid_if_all_lines_pass() -> None:
     assert criteria.verdict_of(list(GOOD.values())) == "VALID"
 
 
 @given(st.sets(st.integers(1, 12)), st.sets(st.integers(1, 12)))
-def test_the_first_failure_names_the_verdict(failing: set[int], absent: set[int]) -> None:
+def test_the_first_failure_gives_the_verdict(failing: set[int], absent: set[int]) -> None:
     lines: list[Criterion] = []
     for n, good in GOOD.items():
         lines.append(BAD[n][0] if n in failing else criteria.unexamined(n, "why") if n in absent else good)
@@ -104,7 +106,7 @@ def test_the_first_failure_names_the_verdict(failing: set[int], absent: set[int]
     assert expected in criteria.LABELS
 
 
-def test_failures_say_why() -> None:
+def test_failed_lines_state_the_reason() -> None:
     assert "null replay: +9.1 c on a fair market" in BAD[1][0].detail
     assert "cannot detect less than 4.0 c" in BAD[3][0].detail
     assert criteria.sample(events=0, days=0, losses=0, mde=float("inf")).detail.endswith("less than any edge")
@@ -117,12 +119,12 @@ def test_failures_say_why() -> None:
     assert criteria.time([1.0, 1.0, 1.0], None).passed is None
 
 
-def test_a_plateau_is_not_overfitting() -> None:
+def test_equally_good_settings_are_not_overfitting() -> None:
     assert criteria.robustness(1.0, 12, 0.5, loss=0.05).passed is True
     assert criteria.robustness(1.0, 12, 0.5, loss=0.06).passed is False
 
 
-def test_what_numpy_says_is_a_plain_truth_value() -> None:
+def test_a_comparison_of_numpy_numbers_is_stored_as_bool() -> None:
     import numpy as np
 
     values: Any = np.float64(0.3)

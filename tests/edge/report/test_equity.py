@@ -1,4 +1,4 @@
-"""The running profit, and the fan of worlds without an edge around it."""
+"""Cumulative profit and the range of worlds without an edge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kalshilab.edge.schema import settled
 from kalshilab.edge.stats import simulated_entries
 
 
-def test_it_adds_up_and_keeps_its_order() -> None:
+def test_the_total_is_the_sum_of_event_means_in_order_of_time() -> None:
     entries, _ = simulated_entries.entries(300, kind="ladder", edge=3.0, seed=4)
     frame = equity(entries)
     means = settled(entries).group_by("event").agg(pl.col("pnl").mean() * 100)["pnl"]
@@ -20,7 +20,7 @@ def test_it_adds_up_and_keeps_its_order() -> None:
     assert equity(entries).equals(frame)
 
 
-def test_a_fair_world_stays_in_its_fan_and_an_edge_leaves_it() -> None:
+def test_a_fair_world_stays_in_the_null_range_and_an_edge_leaves_it() -> None:
     outside = 0
     for seed in range(20):
         entries, _ = simulated_entries.entries(200, edge=0.0, seed=seed)
@@ -33,7 +33,7 @@ def test_a_fair_world_stays_in_its_fan_and_an_edge_leaves_it() -> None:
     assert last["total"] > last["null_high"]
 
 
-def test_the_lockbox_is_marked_and_nothing_gives_nothing() -> None:
+def test_events_in_the_lockbox_are_marked_and_no_entries_give_an_empty_frame() -> None:
     entries, _ = simulated_entries.entries(50, seed=2)
     middle = equity(entries)["ts"][25]
     marked = equity(entries, lockbox=middle)

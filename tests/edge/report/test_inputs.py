@@ -1,4 +1,4 @@
-"""What a verdict rests on: the same from a frame, a lake and the path of one."""
+"""Inputs of `validate`: the same from a frame, a lake and the path of a lake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lake(tmp_path: Path) -> Lake:
     return made
 
 
-def test_a_lake_brings_its_own_markets(lake: Lake) -> None:
+def test_a_lake_supplies_its_stored_markets(lake: Lake) -> None:
     for given in (lake, str(lake.path), lake.path):
         tape, markets = inputs.tables(given, None)
         assert tape.rows == TAPE.height and markets.height == MARKETS.height
@@ -35,7 +35,7 @@ def test_a_lake_brings_its_own_markets(lake: Lake) -> None:
     assert frame.frame["price"].to_list() == TAPE["price"].to_list() and markets.height == MARKETS.height
 
 
-def test_a_small_lake_is_read_once_and_a_large_one_is_not(
+def test_a_small_lake_is_loaded_into_memory_and_a_large_one_is_not(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = FrameTape.of(TAPE)
@@ -46,7 +46,7 @@ def test_a_small_lake_is_read_once_and_a_large_one_is_not(
     assert frame.excerpt(1) is frame
 
 
-def test_the_horizon_is_the_expected_close_s() -> None:
+def test_the_horizon_is_the_time_to_the_expected_close() -> None:
     at: datetime = TAPE["ts"][0]
     markets = MARKETS.with_columns(expected_close_ts=pl.lit(at + timedelta(days=3)).cast(MARKETS.schema["close_ts"]))  # fmt: skip
     entries = TAPE.select("ts", "ticker").head(5)
@@ -69,13 +69,13 @@ WIDE = TAPE.with_columns(
         TAPE.with_columns(pl.col("ts").dt.replace_time_zone(None)),
     ],
 )
-def test_what_a_signal_runs_on_is_judged(same: Any) -> None:
+def test_equivalent_tapes_are_converted_to_the_same_dtypes(same: Any) -> None:
     own, _ = inputs.tables(same, MARKETS)
     assert own.frame.drop("trade_id").equals(TAPE.drop("trade_id"))
 
 
-def test_a_filtered_tape_keeps_its_codes_and_an_empty_one_is_refused_in_words() -> None:
+def test_a_filtered_tape_keeps_its_codes_and_an_empty_one_is_rejected() -> None:
     part = TAPE.filter(pl.col("market") % 3 == 2)
     assert inputs.tables(part, MARKETS)[0].frame["market"].equals(part["market"])
-    with pytest.raises(EdgeError, match="has no prints; was it filtered"):
+    with pytest.raises(EdgeError, match="tape must have prints, got an empty one; was it filtered"):
         kl.validate(kl.signals.Rlm(), TAPE.filter(pl.col("ticker") == "NONE"), MARKETS)

@@ -29,7 +29,7 @@ def verdicts(
             walk = walk_forward(lambda entries=signal: entries, [{}]).edge
         except EdgeError:
             walk = None
-        result = judge(signal, pool, trials=trials, walk_forward=walk, b=b, seed=seed)
+        result = judge(signal, pool, trials=trials, walk_forward=walk, resamples=b, seed=seed)
         found[result.verdict] += 1
         found.update(line.number for line in result.criteria if line.passed)
     return found

@@ -1,4 +1,4 @@
-"""The whole way from a signal and a tape to a card: what it says of fair markets, of planted edges, and of bad input."""
+"""`validate` from end to end: fair markets, planted edges, look-ahead, registries and invalid input."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def test_the_same_call_gives_the_same_card(card: Card, fair: tuple[pl.DataFrame,
     assert again == card and hash(again) == hash(card) and again != kl.validate(RULE, *kl.sample()) != 5
 
 
-def test_the_card_is_whole(card: Card, tmp_path: Path) -> None:
-    told = json.loads(card.to_json())
-    assert told["verdict"] == card.verdict and len(told["criteria"]) == 12 and told["spec"]["hash"]
-    assert json.loads(card.save(tmp_path).read_text()) == told
-    assert card.numbers["stake"] == 0, "there is nothing to bet on"
+def test_the_card_is_complete_and_saved_as_json(card: Card, tmp_path: Path) -> None:
+    decoded = json.loads(card.to_json())
+    assert decoded["verdict"] == card.verdict and len(decoded["criteria"]) == 12 and decoded["spec"]["hash"]
+    assert json.loads(card.save(tmp_path).read_text()) == decoded
+    assert card.numbers["stake"] == 0, "without an edge the stake is zero"
     assert "nan" not in card.to_json().lower().replace("finance", "")
     assert card.summary()["failed"].split()[0] in "4567"
     assert card.verdict in card._repr_html_() and repr(card).startswith(f"<Card {card.verdict}")
@@ -88,16 +88,16 @@ def test_the_card_is_whole(card: Card, tmp_path: Path) -> None:
         if name in card.frames:
             assert card.figure(name).data, name
         else:
-            with pytest.raises(EdgeError, match="not measured"):
+            with pytest.raises(EdgeError, match="was not measured for this card; choose from waterfall, "):
                 card.figure(name)
-    with pytest.raises(EdgeError, match="no figure"):
+    with pytest.raises(EdgeError, match="unknown figure 'pie'; choose from waterfall, "):
         card.figure("pie")
-    for number, said in ((13, "comes of with_live"), (99, "no line 99 among 12")):
-        with pytest.raises(EdgeError, match=said):
+    for number, message in ((13, "with_live adds line 13"), (99, "1 to 12, got 99")):
+        with pytest.raises(EdgeError, match=message):
             card.criterion(number)
 
 
-def test_too_small_a_sample_says_what_it_could_have_seen() -> None:
+def test_too_small_a_sample_states_the_detectable_edge() -> None:
     found = kl.validate(kl.signals.Rlm(), *kl.sample(), registry=registered(kl.signals.Rlm()))
     assert found.verdict == "INSUFFICIENT" and found.numbers["p"] is None and found.numbers["mde"] > 3
     assert "cannot detect less than" in found.header
@@ -105,11 +105,11 @@ def test_too_small_a_sample_says_what_it_could_have_seen() -> None:
 
 
 def test_too_small_a_sample_shows_no_p_value_anywhere() -> None:
-    """Not in the numbers, nor in what is written, shown, recorded or registered, nor for a neighbouring setting."""
+    """Neither numbers, JSON, HTML, summary and registry nor neighbouring settings have a p-value."""
     rule = kl.signals.Rlm(min_trades=15, min_drop=2)
     registry = registered(rule)
     found = kl.validate(rule, *kl.sample(), registry=registry)
-    told = json.loads(found.to_json())
+    decoded = json.loads(found.to_json())
     assert found.verdict == "INSUFFICIENT" and found.numbers["events"] > 20
 
     def values(node: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -121,18 +121,18 @@ def test_too_small_a_sample_shows_no_p_value_anywhere() -> None:
 
     shown = [
         v
-        for path, v in values(told) + values(found.summary())
+        for path, v in values(decoded) + values(found.summary())
         if path.split(".")[-1] in ("p", "p_adjusted", "p_mc")
     ]
     assert shown and all(v is None for v in shown)
-    assert not any(v for path, v in values(told) if path.endswith(".star"))
+    assert not any(v for path, v in values(decoded) if path.endswith(".star"))
     page = found._repr_html_() + repr(found) + "".join(f"{c.value} {c.detail}" for c in found.criteria)
     assert "p =" not in page and "p-value" not in page
     assert [e.trial.p for e in registry.evaluations()] == [None] and registry.board()["p"][0] is None
     assert found.figure("heatmap").data
 
 
-def test_what_the_detectors_found_stands_on_the_card(card: Card) -> None:
+def test_the_card_shows_audits_look_ahead_gap_and_placebos(card: Card) -> None:
     assert card.criterion(1).value == "5 of 5 audits passed"
     gap, se = card.numbers["look_ahead_gap"], card.numbers["look_ahead_gap_se"]
     assert gap > 3 * se > 0
@@ -145,7 +145,7 @@ def test_what_the_detectors_found_stands_on_the_card(card: Card) -> None:
 
 
 def whole_life(tape: pl.DataFrame) -> pl.DataFrame:
-    """NO at the tenth print of markets that end lower than they began."""
+    """Buy NO at the tenth print of markets that end below their first price."""
     life = tape.group_by("ticker").agg(pl.col("price").first().alias("a"), pl.col("price").last().alias("z"))
     rows = tape.with_row_index("row").with_columns(pl.int_range(pl.len()).over("ticker").alias("k"))
     kept = rows.join(life.filter(pl.col("z") < pl.col("a")), on="ticker", how="semi", maintain_order="left")
@@ -153,17 +153,17 @@ def whole_life(tape: pl.DataFrame) -> pl.DataFrame:
 
 
 def informed(tape: pl.DataFrame, markets: pl.DataFrame) -> pl.DataFrame:
-    """NO where NO is going to win."""
+    """Buy NO in markets that NO is going to win."""
     rows = tape.with_row_index("row").join(markets.filter(pl.col("result") == "no"), on="ticker", how="semi")
     return rows.select("row", "ts", "ticker", pl.lit("no").alias("side"), "price")
 
 
 @pytest.mark.parametrize("cheat", [whole_life, informed])
-def test_looking_ahead_is_found_out(cheat: Any, fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+def test_strategies_that_look_ahead_are_invalid(cheat: Any, fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     found = kl.validate(cheat, *fair, registry=registered(cheat))
     assert found.verdict == "INVALID_LOOKAHEAD"
-    said = "asks for a column it must not have" if cheat is informed else "the fire at row"
-    assert said in found.criterion(1).detail and found.to_json() and found._repr_html_()
+    finding = "asks for a column it must not have" if cheat is informed else "the fire at row"
+    assert finding in found.criterion(1).detail and found.to_json() and found._repr_html_()
 
 
 def test_a_lake_gives_the_same_verdict(tmp_path: Path) -> None:
@@ -174,9 +174,11 @@ def test_a_lake_gives_the_same_verdict(tmp_path: Path) -> None:
     frame = kl.validate(RULE, stored, lake.markets, registry=registered(RULE), resamples=199)
     for source in (lake, str(lake.path)):
         found = kl.validate(RULE, source, registry=registered(RULE), resamples=199)
-        # A lake's whole life is that of the fired markets alone.
-        told, beside = ({k: v for k, v in c.numbers.items() if "gap" not in k} for c in (found, frame))
-        assert told == beside and found.verdict == frame.verdict
+        # The whole life of a lake covers only markets with a fire.
+        lake_numbers, frame_numbers = (
+            {k: v for k, v in c.numbers.items() if "gap" not in k} for c in (found, frame)
+        )
+        assert lake_numbers == frame_numbers and found.verdict == frame.verdict
         assert found.waterfall.filter(pl.col("step") != "whole life").equals(
             frame.waterfall.filter(pl.col("step") != "whole life")
         )
@@ -184,17 +186,19 @@ def test_a_lake_gives_the_same_verdict(tmp_path: Path) -> None:
         kl.validate(whole_life, lake)
 
 
-def test_pandas_and_callables_are_taken(fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+def test_pandas_frames_and_functions_are_accepted(fair: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     tape, markets = fair[0].head(40_000), fair[1]
     one = kl.validate(lambda t: RULE.run(t), tape, markets, registry=None, resamples=199)
     assert (
-        one.criterion(9).passed is None and "give grid=" in one.criterion(9).detail
+        one.criterion(9).passed is None and "pass grid=" in one.criterion(9).detail
     ) or one.verdict == "INSUFFICIENT"
     other = kl.validate(RULE, tape.to_pandas(), markets.to_pandas(), registry=registered(RULE), resamples=199)
     assert other.numbers["net"] == pytest.approx(one.numbers["net"])
 
 
-def test_the_registry_is_asked_and_told(fair: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+def test_trials_are_counted_and_recorded_in_the_registry(
+    fair: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
     tape, markets = fair[0].head(60_000), fair[1]
     path = tmp_path / "registry.jsonl"
     with pytest.raises(RegistryError, match="is not registered"):
@@ -209,7 +213,7 @@ def test_the_registry_is_asked_and_told(fair: tuple[pl.DataFrame, pl.DataFrame],
     assert first.numbers["trials"] == 1 and Registry(path).trials("f") == 1
     assert kl.validate(RULE, tape, markets, registry=path, resamples=199).numbers["trials"] == 1
     assert kl.validate(other, tape, markets, registry=path, resamples=199).numbers["trials"] == 2
-    # Other terms are another hypothesis.
+    # Other terms make another hypothesis.
     with pytest.raises(RegistryError):
         kl.validate(RULE, tape, markets, registry=path, latency_s=60.0)
     assert (
@@ -218,7 +222,7 @@ def test_the_registry_is_asked_and_told(fair: tuple[pl.DataFrame, pl.DataFrame],
     assert kl.validate(RULE, tape, markets, registry=path, trials=1, resamples=199).numbers["trials"] == 2, (
         "never fewer"
     )
-    # Fees of one's own are other terms too.
+    # Another fee schedule makes another hypothesis too.
     free = FeeSchedule(grid="cent")
     with pytest.raises(RegistryError):
         kl.validate(RULE, tape, markets, registry=path, schedule=free)
@@ -242,7 +246,7 @@ def test_a_lockbox_is_opened_on_request_and_only_for_what_passes(
 ) -> None:
     often = kl.signals.Rlm(yes_threshold=0.6, min_trades=4, min_drop=1)
     shut = kl.validate(often, *fair, registry=registered(often), lockbox=True, resamples=199)
-    assert shut.criterion(12).passed is None and "stays shut" in shut.criterion(12).detail
+    assert shut.criterion(12).passed is None and "was not opened" in shut.criterion(12).detail
     assert not shut.frames["equity"]["lockbox"].any()
     rule = kl.signals.Rlm()
     planted = kl.synth.martingale(n_markets=40_000, seed=1, edge=15.0)
@@ -256,7 +260,7 @@ def test_a_lockbox_is_opened_on_request_and_only_for_what_passes(
     assert found.frames["equity"]["lockbox"].any()
 
 
-def test_bad_input_is_said() -> None:
+def test_invalid_input_is_rejected() -> None:
     tape, markets = kl.sample()
     with pytest.raises(EdgeError, match="no argument 'delay'"):
         kl.validate(RULE, tape, markets, delay=3)
@@ -266,7 +270,7 @@ def test_bad_input_is_said() -> None:
         kl.validate(RULE, tape)
     with pytest.raises(TapeError, match="pass event= to"):
         kl.validate(RULE, tape, markets.with_columns(event=pl.lit(None, pl.String)))
-    with pytest.raises(EdgeError, match="has no parameter 'flow_rate'"):
+    with pytest.raises(EdgeError, match=r"grid must name parameters of rlm \(.*\), got 'flow_rate'"):
         kl.validate(
             RULE, tape, markets, grid={"flow_rate": [1]}, registry=registered(RULE, grid={"flow_rate": [1]})
         )
@@ -296,7 +300,7 @@ def test_unsettled_markets_are_counted_and_cap_the_verdict() -> None:
     assert "fires without an outcome" in found.criterion(2).detail
 
 
-def test_what_a_tape_is_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """`validate` checks a frame when it opens it; audits, entries and stress tests reuse the opened tape."""
     tape, markets = kl.sample()
     checks: list[int] = []
@@ -312,7 +316,7 @@ def test_what_a_tape_is_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(checks) == 1
 
 
-def test_the_card_names_its_trials_and_where_they_come_from(tmp_path: Path) -> None:
+def test_the_card_states_its_trials_and_their_source(tmp_path: Path) -> None:
     tape, markets = kl.sample()
     rule = kl.signals.ConvictionRatio()
     first = kl.validate(rule, tape, markets, audits=False)

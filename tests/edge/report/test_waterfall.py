@@ -1,4 +1,4 @@
-"""The steps from a claim to what is left, each a little more honest."""
+"""Waterfall: steps from the claimed edge to the audited one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kalshilab.tape.tape import FrameTape
 from ..entries.test_rules import fires_of, markets_of, tape_of
 
 
-def test_the_steps_of_a_rule() -> None:
+def test_the_waterfall_of_reverse_line_movement_has_all_steps() -> None:
     tape, markets = kl.synth.martingale(n_markets=4_000, seed=2)
     signal = kl.signals.Rlm(min_trades=8, min_drop=2)
     entries = enter(signal.run(tape), tape, markets)
@@ -37,7 +37,7 @@ def test_the_steps_of_a_rule() -> None:
     assert edge["as of the fire"] - edge["mid"] == pytest.approx(0.5, abs=0.7)
 
 
-def test_a_rule_without_a_published_method_has_its_life_mean() -> None:
+def test_a_signal_without_a_published_method_uses_the_life_mean() -> None:
     tape, markets = kl.synth.martingale(n_markets=2_000, seed=3)
     signal = kl.signals.WhaleFade()
     frame = waterfall(
@@ -51,7 +51,7 @@ def test_a_rule_without_a_published_method_has_its_life_mean() -> None:
     assert frame["step"][0] == "whole life" and "looks ahead" in frame["note"][0]
 
 
-def test_life_mean_by_hand() -> None:
+def test_the_life_mean_includes_later_prints() -> None:
     tape = tape_of([(0, "A-1", 60, "yes"), (1, "A-1", 40, "no"), (2, "A-1", 50, "no"), (3, "B-1", 10, "yes")])
     entries = enter(fires_of(tape, [(0, "no")]), tape, markets_of({"A-1": "no"}))
     assert life_mean(entries, FrameTape.of(tape)).to_list() == pytest.approx([0.5])
@@ -59,7 +59,7 @@ def test_life_mean_by_hand() -> None:
     assert life_mean(yes, FrameTape.of(tape)).to_list() == pytest.approx([0.5])
 
 
-def test_nothing_bought_nothing_drawn() -> None:
+def test_without_entries_only_the_claim_remains() -> None:
     tape, markets = kl.sample()
     signal = kl.signals.Rlm(min_trades=10_000)
     frame = waterfall(

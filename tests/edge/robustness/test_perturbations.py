@@ -1,4 +1,4 @@
-"""One event, one month, one setting, one second."""
+"""Perturbations: concentration, blocks of time, latency, neighbouring settings and categories."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kalshilab.errors import EdgeError, SignalError
 
 
 def entries_of(profits: list[float], *, days: int = 1, categories: int = 1) -> pl.DataFrame:
-    """Entries of one event each, so many days apart, with these profits in dollars."""
+    """Return entries of one event each, `days` apart, with these profits in dollars."""
     base, _ = simulated_entries.entries(max(len(profits), 1), seed=1)
     begin = datetime(2025, 1, 1, 12, tzinfo=UTC)
     return base.head(len(profits)).with_columns(
@@ -31,7 +31,7 @@ def entries_of(profits: list[float], *, days: int = 1, categories: int = 1) -> p
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=300))
-def test_concentration_by_hand(profits: list[float]) -> None:
+def test_concentration_agrees_with_a_direct_computation(profits: list[float]) -> None:
     found = perturbations.concentration(entries_of(profits))
     cents = sorted((100 * p for p in profits), reverse=True)
     top = max(1, round(0.01 * len(cents)))
@@ -45,13 +45,13 @@ def test_concentration_by_hand(profits: list[float]) -> None:
     assert (found.curve["edge"].diff().drop_nulls() <= 1e-9).all()
 
 
-def test_without_each_category() -> None:
+def test_concentration_leaves_out_each_category_in_turn() -> None:
     found = perturbations.concentration(entries_of([0.1, -0.2, 0.3, -0.4], categories=2))
     assert found.without_category == pytest.approx({"c0": -30.0, "c1": 20.0})
     assert math.isnan(perturbations.concentration(entries_of([])).without_top)
 
 
-def test_blocks_are_of_days_with_entries() -> None:
+def test_blocks_have_equal_numbers_of_days_with_entries() -> None:
     for n, count in ((10, 1), (59, 1), (60, 2), (119, 3), (120, 4), (400, 4)):
         found = perturbations.blocks(entries_of([0.01] * n))
         assert found.frame.height == count and found.frame["n_days"].sum() == n
@@ -61,7 +61,7 @@ def test_blocks_are_of_days_with_entries() -> None:
     assert perturbations.blocks(entries_of([])).edges == []
 
 
-def test_latency_and_its_half_life() -> None:
+def test_the_half_life_is_interpolated_on_the_latency_ladder() -> None:
     tape, markets = kl.synth.martingale(n_markets=4_000, seed=3)
     fires = kl.signals.rlm(tape, min_trades=8, min_drop=2)
     ladder = perturbations.latency(fires, lambda f, **how: enter(f, tape, markets, **how))
@@ -79,18 +79,18 @@ def test_latency_and_its_half_life() -> None:
     )
 
 
-def test_neighbours_are_a_step_away_and_allowed() -> None:
+def test_neighbours_are_one_step_away_and_valid() -> None:
     near = [
         s.parameters
         for s in perturbations.neighbours(kl.signals.Rlm(yes_threshold=0.95, min_trades=25, min_drop=5))
     ]
     assert {p["min_trades"] for p in near} == {23, 25, 27} and {p["min_drop"] for p in near} == {4, 5, 6}
-    # 1.045 is no share.
+    # 1.045 is not a fraction, so it is left out.
     assert {p["yes_threshold"] for p in near} == {0.855, 0.95}
     assert all(sum(p[k] != v for k, v in near[0].items()) <= 2 for p in near)
 
 
-def test_cells_share_the_reading_and_are_the_same_alone() -> None:
+def test_cells_scanned_together_equal_cells_run_alone() -> None:
     tape, markets = kl.synth.martingale(n_markets=2_000, seed=4)
     signal = kl.signals.Rlm(min_trades=8, min_drop=2)
 
@@ -109,13 +109,13 @@ def test_cells_share_the_reading_and_are_the_same_alone() -> None:
         signal, tape, bought, {"min_trades": [6, 8, 10], "min_drop": [2, 4]}, executor=2
     )
     assert all(a.entries.equals(b.entries) for a, b in zip(cells, by_two, strict=True))
-    with pytest.raises(EdgeError, match="no parameter"):
+    with pytest.raises(EdgeError, match="grid must name parameters of rlm"):
         perturbations.grid(signal, tape, bought, {"trades": [1]})
     with pytest.raises(SignalError):
         perturbations.grid(signal, tape, bought, {"yes_threshold": [7]})
 
 
-def test_by_category_and_month() -> None:
+def test_edges_are_grouped_by_category_and_month() -> None:
     found = perturbations.by_category(entries_of([0.1, 0.2, 0.3, 0.4], days=20, categories=2))
     assert found.columns == ["category", "month", "edge", "lower", "upper", "n_events"]
     assert found["n_events"].sum() == 4 and found["month"].dt.day().unique().to_list() == [1]

@@ -1,4 +1,4 @@
-"""What the price alone earns: found in a biased market, and not mistaken for a signal."""
+"""Price matching: a biased market is recognised, and not mistaken for a signal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kalshilab.tape.lake.lake import Lake
 
 
 def rate(sets: int, events: int, **world: float) -> tuple[float, float, float]:
-    """Shares of data sets with a smooth and a bucketed bound above 0, and the mean excess."""
+    """Return the fractions of data sets with a smooth and a bucketed bound above 0, and the mean excess."""
     smooth = bucket = 0
     edges = []
     for seed in range(sets):
@@ -31,7 +31,7 @@ def rate(sets: int, events: int, **world: float) -> tuple[float, float, float]:
     return smooth / sets, bucket / sets, float(np.mean(edges))
 
 
-def test_t5_a_price_bias_is_no_signal() -> None:
+def test_t5_a_price_bias_does_not_pass_for_a_signal() -> None:
     # 60 sets at a rate of 4 %: more than 8 has probability 0.001.
     smooth, _, mean = rate(60, 1000, edge=0.0, net=False, flb_cents=6.0)  # type: ignore[arg-type]
     assert smooth <= 8 / 60 and abs(mean) < 1.0
@@ -42,7 +42,7 @@ def test_a_signal_beyond_its_price_is_found() -> None:
     assert smooth >= 11 / 12 and 4.5 < mean < 8
 
 
-def test_the_fit_is_the_maximum() -> None:
+def test_the_fit_maximises_the_penalised_likelihood() -> None:
     _, pool = simulated_entries.entries(800, seed=3, flb_cents=6.0, edge=0.0, net=False)
     design = price_matching._Design.of(pool)
     x, y = design.matrix(pool), pool["value"].to_numpy()
@@ -61,7 +61,7 @@ def test_the_fit_is_the_maximum() -> None:
     assert chance == pytest.approx(1 / (1 + np.exp(-x @ beta)))
 
 
-def test_one_step_is_near_a_refit_without_the_event() -> None:
+def test_one_step_leave_one_out_is_close_to_a_refit() -> None:
     pool, _ = simulated_entries.entries(400, kind="ladder", legs=3, seed=5, edge=0.0, net=False)
     design = price_matching._Design.of(pool)
     x, y = design.matrix(pool), pool["value"].to_numpy()
@@ -76,8 +76,7 @@ def test_one_step_is_near_a_refit_without_the_event() -> None:
         assert np.abs(full - step).max() < 0.02
 
 
-def test_its_error_is_its_spread() -> None:
-    """The interval is as wide as the estimate varies from one data set to the next."""
+def test_the_interval_is_as_wide_as_the_spread_over_data_sets() -> None:
     found = [
         price_matching.excess(
             *simulated_entries.entries(600, seed=s, edge=0.0, net=False), resamples=199, seed=s
@@ -85,11 +84,11 @@ def test_its_error_is_its_spread() -> None:
         for s in range(60)
     ]
     spread = np.std([f.edge.estimate for f in found if f])
-    said = np.mean([(f.edge.upper - f.edge.lower) / 3.92 for f in found if f])
-    assert 0.75 < said / spread < 1.35
+    reported = np.mean([(f.edge.upper - f.edge.lower) / 3.92 for f in found if f])
+    assert 0.75 < reported / spread < 1.35
 
 
-def test_the_pool_is_one_print_a_market_and_the_same_for_a_lake(tmp_path: Path) -> None:
+def test_the_pool_has_one_print_per_market_and_is_the_same_for_a_lake(tmp_path: Path) -> None:
     tape, markets = kl.synth.martingale(n_markets=600, seed=7)
     lake = Lake.create(tmp_path / "lake")
     lake.append(tape, markets)
@@ -103,14 +102,14 @@ def test_the_pool_is_one_print_a_market_and_the_same_for_a_lake(tmp_path: Path) 
     assert pool["ticker"].n_unique() == pool.height == 600 and (pool["side"].cast(pl.String) == "no").all()
     assert price_matching.pool(lake, fires, bought, seed=3).equals(pool)
     assert not price_matching.pool(stored, fires, bought, seed=4).equals(pool)
-    # Every print is as likely: where in their market's life they lie is uniform.
+    # Every print is equally likely, so positions in their market's life are uniform.
     place = stored.with_row_index("row").with_columns(
         k=pl.int_range(pl.len()).over("ticker") / (pl.len().over("ticker") - 1), n=pl.len().over("ticker")
     ).filter(pl.col("n") > 20, pl.col("row").is_in(pool["fire"].implode()))  # fmt: skip
     assert abs(place["k"].mean() - 0.5) < 4 * 0.29 / np.sqrt(place.height)  # type: ignore[operator]
 
 
-def test_too_little_to_compare() -> None:
+def test_too_few_entries_give_no_excess() -> None:
     signal, pool = simulated_entries.entries(100, seed=1)
     assert price_matching.excess(signal, pool.head(49)) is None
     assert price_matching.excess(signal.head(1), pool) is None
@@ -118,7 +117,7 @@ def test_too_little_to_compare() -> None:
         price_matching.excess(signal.drop("event"), pool)
 
 
-def test_buckets_and_calibration_add_up() -> None:
+def test_buckets_and_calibration_cover_all_fills() -> None:
     signal, pool = simulated_entries.entries(900, seed=2, edge=4.0)
     frame, over, positive, compared = price_matching.buckets(signal, pool)
     assert frame["n"].sum() == 900 and (frame["high"] - frame["low"] == 5).all()

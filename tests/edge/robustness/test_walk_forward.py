@@ -1,4 +1,4 @@
-"""Splits of event time: nothing of the future in training, nothing of the past in the test."""
+"""Splits of event time: training sees no later event, and testing sees no earlier one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def at(hours: float) -> datetime:
 def row(
     event: str, fired: float, settled: float | None, pnl: float | None = 0.1, **more: Any
 ) -> dict[str, Any]:
-    """An entry: hours of its fire and its settlement, and its profit."""
+    """Return an entry, with the hours of its fire and its settlement and its profit in dollars."""
     base = {
         "fire": 0, "ts": at(fired), "ticker": f"{event}-T", "event": event, "series": event.split("-")[0],
         "category": "Economics", "side": "no", "fired_at": 0.7, "mid": 0.7, "filled": True, "entry_ts": at(fired),
@@ -49,7 +49,7 @@ def entries(*rows: dict[str, Any]) -> pl.DataFrame:
 
 
 def daily(n: int, pnl: Any, *, held: float = 5, series: str = "S") -> pl.DataFrame:
-    """An event a day, with a profit by its number."""
+    """Return one event per day, with a profit that depends on its number."""
     return entries(*(row(f"{series}-{i:04}", 24 * i, 24 * i + held, pnl(i)) for i in range(n)))
 
 
@@ -57,7 +57,7 @@ def events(frame: pl.DataFrame) -> list[str]:
     return sorted(frame["event"].unique())
 
 
-def test_spans_are_from_the_first_fire_to_the_last_settlement() -> None:
+def test_spans_run_from_the_first_fire_to_the_last_settlement() -> None:
     frame = entries(
         row("A", 1, 5), row("A", 3, 9), row("B", 2, None, None), row("B", 4, 6),
         row("C", 7, None, 0.0, filled=False, entry_ts=None), row("C", 6, 8),
@@ -67,13 +67,13 @@ def test_spans_are_from_the_first_fire_to_the_last_settlement() -> None:
     assert spans(frame, first).rows() == [("C", at(0.5), at(8)), ("A", at(1), at(9)), ("B", at(2), None)]
 
 
-def test_a_split_purges_and_embargoes_and_counts() -> None:
+def test_a_split_counts_purged_and_embargoed_events() -> None:
     frame = entries(
         row("past", 1, 5), row("just", 2, 10), row("span", 9, 11), row("open", 3, None, None),
         row("soon", 10, 12), row("soon2", 11.9, 30), row("later", 12, 13), row("far", 40, None, None),
     )  # fmt: skip
     part = split(frame, at(10), embargo=2 * HOUR)
-    assert events(part.train) == ["past"], "settled at the boundary is not before it"
+    assert events(part.train) == ["past"], "an event settled at the boundary is not settled before it"
     assert events(part.test) == ["far", "later"]
     assert (part.purged, part.embargoed) == (3, 2)
     short = split(frame, at(10), embargo=2 * HOUR, stop=at(40))
@@ -87,7 +87,7 @@ def test_a_split_purges_and_embargoes_and_counts() -> None:
     st.integers(0, 120),
     st.integers(0, 30),
 )
-def test_no_event_is_on_both_sides_and_none_is_forgotten(
+def test_each_event_is_on_one_side_or_counted_as_dropped(
     rows: list[tuple[int, int, int | None]], boundary: int, embargo: int
 ) -> None:
     frame = entries(*(row(f"E{e}", f, None if h is None else f + h) for e, f, h in rows))
@@ -95,16 +95,16 @@ def test_no_event_is_on_both_sides_and_none_is_forgotten(
     train, test = set(part.train["event"]), set(part.test["event"])
     assert not train & test
     assert len(train) + len(test) + part.purged + part.embargoed == frame["event"].n_unique()
-    # Whole events, as they stood, and strictly on their side of time.
+    # Events stay whole and unchanged, strictly on their side of the boundary.
     assert part.train.equals(frame.filter(pl.col("event").is_in(train)))
     assert part.train["settled_ts"].null_count() == 0
     assert part.train.filter(pl.col("settled_ts") >= at(boundary)).is_empty()
     assert part.test.filter(pl.col("ts") < at(boundary + embargo)).is_empty()
 
 
-def test_the_embargo_is_the_longer_of_holding_and_period() -> None:
+def test_the_embargo_is_the_longer_of_holding_time_and_period() -> None:
     frame = daily(40, lambda i: 0.1, held=5)
-    assert embargo_of(frame) == timedelta(days=1), "an event a day"
+    assert embargo_of(frame) == timedelta(days=1), "one event per day"
     assert embargo_of(frame, period=HOUR) == timedelta(hours=5)
     long = pl.concat([frame, entries(*(row(f"X{i}", i, i + 100) for i in range(3)))])
     assert embargo_of(long, period=HOUR) == timedelta(hours=100), "3 of 43 are above the 95 % quantile"
@@ -115,7 +115,7 @@ def test_folds_expand_and_do_not_overlap() -> None:
     frame = daily(100, lambda i: 0.1)
     found = folds(frame, 4)
     assert [f.number for f in found] == [1, 2, 3, 4]
-    # Twenty events a part; one is open at no split, and one begins within the embargo of a day.
+    # Each part has twenty events; none is open at a split, and one begins within the embargo of a day.
     assert [f.train["event"].n_unique() for f in found] == [20, 40, 60, 80]
     assert [f.test["event"].n_unique() for f in found] == [19, 19, 19, 19]
     assert [f.split.embargoed for f in found] == [1, 1, 1, 1] and [f.split.purged for f in found] == [0] * 4
@@ -123,27 +123,29 @@ def test_folds_expand_and_do_not_overlap() -> None:
     assert len(tested) == len(set(tested))
     assert found[-1].stop is None and found[0].stop == found[1].split.boundary
     slow = folds(daily(100, lambda i: 0.1, held=30), 4)
-    # Open at the split are the last event and that before it; the embargo is of thirty hours.
+    # The embargo is thirty hours: one event is open at each split, and two begin within the embargo.
     assert [f.split.purged for f in slow] == [1] * 4 and [f.split.embargoed for f in slow] == [2] * 4
 
 
 @pytest.mark.parametrize(
     ("frame", "options", "message"),
     [
-        (daily(9, lambda i: 0.1), {}, "9 events are too few"),
-        (daily(100, lambda i: 0.1), {"folds": 1}, "at least 2"),
-        (daily(100, lambda i: 0.1), {"embargo": timedelta(days=50)}, "nothing to test on"),
-        (daily(100, lambda i: 0.1, held=24 * 90), {"embargo": HOUR}, "nothing to train on"),
+        (daily(9, lambda i: 0.1), {}, "needs at least 10 events, got 9"),
+        (daily(100, lambda i: 0.1), {"folds": 1}, "folds must be >= 2, got 1"),
+        (daily(100, lambda i: 0.1), {"embargo": timedelta(days=50)}, "no test events"),
+        (daily(100, lambda i: 0.1, held=24 * 90), {"embargo": HOUR}, "no training events"),
         (entries(*(row(f"E{i}", 1, 2) for i in range(50))), {}, "too many events begin at 2025-01-01 01:00"),
     ],
 )
-def test_folds_that_cannot_be_say_why(frame: pl.DataFrame, options: dict[str, Any], message: str) -> None:
+def test_impossible_folds_are_rejected_with_the_reason(
+    frame: pl.DataFrame, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(EdgeError, match=message):
         folds(frame, **options)
 
 
 def test_walk_forward_chooses_on_the_past_only() -> None:
-    """One cell is good until half of the time, the other from then on: the walk is late by what it must learn."""
+    """One cell earns in the first half of the period and the other in the second, so the walk switches late."""
     rng = np.random.default_rng(1)
     noise = rng.normal(0, 0.02, 200)
     cells = {
@@ -152,7 +154,7 @@ def test_walk_forward_chooses_on_the_past_only() -> None:
     }
     found = walk_forward(lambda which: cells[which], [{"which": "early"}, {"which": "late"}], folds=4)
     assert found.folds["chosen"].to_list()[:3] == ["which=early"] * 3
-    # Parts of forty: the second and the first half of the third earn, what follows loses.
+    # Parts have forty events: the second part and half of the third earn, the following ones lose.
     test = found.folds["test_edge"].to_list()
     assert test[0] == pytest.approx(10, abs=1) and test[2] == pytest.approx(-10, abs=1)
     assert found.folds["train_edge"][0] == pytest.approx(10, abs=1)
@@ -162,10 +164,10 @@ def test_walk_forward_chooses_on_the_past_only() -> None:
     assert found.edge == pytest.approx(np.average(test, weights=weights))
 
 
-def test_the_best_of_many_random_cells_earns_nothing_ahead() -> None:
-    """In training the chosen cell looks good; what it then earns is centred on nothing."""
+def test_the_best_of_many_random_cells_earns_nothing_out_of_sample() -> None:
+    """The chosen cell looks good in training; its test edge is centred on zero."""
     rng = np.random.default_rng(2)
-    ahead, behind = [], []
+    tested, trained = [], []
     for _ in range(12):
         fair = rng.choice([0.3, -0.7], 150, p=[0.7, 0.3])
         whole = daily(150, lambda i, fair=fair: float(fair[i]))
@@ -173,13 +175,13 @@ def test_the_best_of_many_random_cells_earns_nothing_ahead() -> None:
         found = walk_forward(
             lambda i, cells=cells: cells[i], [{"i": i} for i in range(15)], folds=3, min_events=15
         )
-        ahead.append(found.edge)
-        behind.append(found.folds["train_edge"].mean())
-    assert np.mean(behind) > 4
-    assert abs(np.mean(ahead)) < 3 * np.std(ahead, ddof=1) / np.sqrt(len(ahead))
+        tested.append(found.edge)
+        trained.append(found.folds["train_edge"].mean())
+    assert np.mean(trained) > 4
+    assert abs(np.mean(tested)) < 3 * np.std(tested, ddof=1) / np.sqrt(len(tested))
 
 
-def test_walk_forward_takes_a_score_and_needs_events() -> None:
+def test_walk_forward_accepts_a_score_and_needs_enough_events() -> None:
     good = daily(100, lambda i: 0.05 + 0.01 * (i % 2))
     lucky = daily(100, lambda i: 3.0 if i == 3 else 0.0)
     kept = walk_forward(lambda n: (good, lucky)[n], [{"n": 0}, {"n": 1}], min_events=10)
@@ -190,13 +192,13 @@ def test_walk_forward_takes_a_score_and_needs_events() -> None:
     assert swayed.folds["cell"].to_list() == [1] * 4
     with pytest.raises(EdgeError, match="no cell has 30 settled events"):
         walk_forward(lambda: good, [{}])
-    with pytest.raises(EdgeError, match="no cells"):
+    with pytest.raises(EdgeError, match="parameters must not be empty"):
         walk_forward(lambda: good, [])
     plain = walk_forward(lambda: good, [{}], min_events=10)
     assert plain.folds["chosen"].to_list() == [""] * 4 and plain.positive == 1.0
 
 
-def test_poststratify_takes_the_mix_out_of_an_average() -> None:
+def test_poststratify_removes_the_effect_of_the_mix() -> None:
     def year(sports: int, politics: int) -> pl.DataFrame:
         rows = [row(f"S{i}", i, i + 1, -0.02 + 0.001 * (i % 2), category="Sports") for i in range(sports)]
         rows += [row(f"P{i}", i, i + 1, 0.04 + 0.001 * (i % 2), category="Politics") for i in range(politics)]
@@ -213,12 +215,12 @@ def test_poststratify_takes_the_mix_out_of_an_average() -> None:
     assert poststratify(after, {"Sports": 2.0}).edge == pytest.approx(-1.95)
 
 
-def test_poststratify_says_what_it_does_not_cover() -> None:
+def test_poststratify_reports_the_covered_fraction() -> None:
     frame = entries(row("A", 1, 2, 0.1), row("B", 1, 2, 0.3), row("B", 2, 3, 0.5), row("C", 1, None, None))
     found = poststratify(frame, {"Economics": 0.6, "Sports": 0.2})
     assert found.covered == pytest.approx(0.75) and found.edge == pytest.approx(25)
     assert found.frame.rows()[1] == ("Sports", 0.2, 0, None, None)
-    with pytest.raises(EdgeError, match="no settled event of Sports"):
+    with pytest.raises(EdgeError, match="a category with settled events, got"):
         poststratify(frame, {"Sports": 1.0})
-    with pytest.raises(EdgeError, match="weights are not negative"):
+    with pytest.raises(EdgeError, match="mix must have weights >= 0"):
         poststratify(frame, {"Economics": -1.0})
