@@ -54,7 +54,7 @@ def same_as_the_tape(lake: Lake) -> bool:
 @pytest.fixture(scope="module")
 def over() -> Exchange:
     """Return an exchange that has played the whole sample and archived half of it."""
-    ex = Exchange(TAPE, MARKETS, archive_after=3 * DAY_US)
+    ex = Exchange(TAPE, MARKETS, archive_after_us=3 * DAY_US)
     while ex.step():
         pass
     return ex
@@ -85,7 +85,7 @@ async def test_a_download_of_one_series_gives_its_prints(over: Exchange, tmp_pat
 
 
 async def test_a_download_is_complete_although_the_archive_overtakes_it(tmp_path: Path) -> None:
-    ex = Exchange(TAPE, MARKETS, archive_after=DAY_US)
+    ex = Exchange(TAPE, MARKETS, archive_after_us=DAY_US)
     while (ts := ex.next_ts()) is not None and ts < SINCE + 4 * DAY_US:
         ex.step()
     lake, before = Lake.create(tmp_path / "lake"), ex.cutoff
@@ -258,7 +258,7 @@ async def wait(condition: Callable[[], object]) -> None:
 
 
 async def test_a_recorder_does_not_cover_an_outage_and_a_download_fills_it(tmp_path: Path) -> None:
-    gate, ex = Gate(), Exchange(TAPE, MARKETS, archive_after=2 * DAY_US)
+    gate, ex = Gate(), Exchange(TAPE, MARKETS, archive_after_us=2 * DAY_US)
     lake, stop = Lake.create(tmp_path / "lake"), asyncio.Event()
     async with serve(ex, pace=gate, key_kind="ed25519") as venue:
         relay = Relay(venue.ws)

@@ -242,7 +242,7 @@ asyncio.run(main())
 async def restarts(kills: int, orders: int, folder: Path) -> None:
     """Kill a process repeatedly and restart it with the same journal, until all orders are placed."""
     faults = Faults(["answer_lost_before", "answer_lost_after", "error_5xx_after"], 4, every_us=0)
-    faults = Faults(schedule=random_schedule(4, kills, names=faults.names, over=1))
+    faults = Faults(schedule=random_schedule(4, kills, names=faults.names, over_us=1))
     async with faulty_venue(faults, prints=40) as (served, _, settings):
         listing = next(x for x in served.exchange.listings if x.book.best_ask() and x.status == "active")
         access = {n: getattr(settings, n) for n in ("rest_url", "ws_url", "key_id", "private_key_path")}

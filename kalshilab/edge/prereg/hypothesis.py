@@ -96,7 +96,7 @@ def specification(
     """
     for name, values in (grid or {}).items():
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise EdgeError(f"grid: {name} needs a list of values, not {values!r}")
+            raise EdgeError(f"grid: {name} must be a list of values, got {values!r}")
     fees = {} if on.schedule is None else {"fees": on.schedule.described()}
     terms = {
         "rule": on.rule,

@@ -320,12 +320,11 @@ def _count_trials(
 ) -> tuple[int, str]:
     """Return the number of trials of the family, this validation's included, and its source."""
     points = _points(strategy, neighbours, grid)
-    before = case.book.trials(case.family)
     counted = trials_of(case.book, case.prereg, case.family, points, inputs.data["hash"])
     if trials is not None and trials > counted:
         return trials, "given by trials="
     where = "this process" if case.in_process else "the registry"
-    return counted, f"{where} counted {before:,} of family {case.family} before"
+    return counted, f"all of family {case.family} in {where}"
 
 
 def _walked(cells: Sequence[perturbations.GridCell], begun: pl.DataFrame) -> float | None:

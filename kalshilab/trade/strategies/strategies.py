@@ -181,7 +181,7 @@ class RlmNo(Bought[RlmFire]):
 
 
 class WhaleFader(Bought[WhaleFire]):
-    """Whale fade: after a large, low-leverage print, buy the opposite side (+5.79 cents claimed; audited without value)."""
+    """Whale fade: after a large, low-leverage print, buy the opposite side (+5.79 cents claimed; not audited)."""
 
     name = "whale_fade"
 

@@ -199,7 +199,7 @@ def test_a_disk_error_is_a_lake_error(lake: Lake, monkeypatch: pytest.MonkeyPatc
         raise OSError(5, "Input/output error")
 
     file, manifest = lake.files[0], load(lake.path)
-    monkeypatch.setattr("kalshilab.tape.lake.fs.digest", broken)
+    monkeypatch.setattr("kalshilab.tape.lake.parquet.digest", broken)
     for call in (
         lambda: read_day(lake.path, file, lake.generation),
         lambda: read_listing(lake.path, manifest.markets),

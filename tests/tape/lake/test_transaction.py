@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from kalshilab import fs
+from kalshilab.tape.lake import parquet
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, doctor, repair, sample
 
@@ -54,7 +54,7 @@ def put_markets(path: Path) -> None:
 
 
 CHANGES = [append, commit, put_markets]
-CALLS = [(os, "replace"), (os, "fsync"), (os, "unlink"), (fs, "write_frame")]
+CALLS = [(os, "replace"), (os, "fsync"), (os, "unlink"), (parquet, "write_frame")]
 
 
 def fails_at(
