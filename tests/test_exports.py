@@ -19,7 +19,7 @@ PACKAGES = sorted(
 )
 RESOLVE = """
 import importlib, json, os, sys, warnings
-# The libraries that take long to import; nothing of kalshilab is imported before a package has a process of its own.
+# Libraries that are slow to import. No module of kalshilab is imported before a package has its process.
 import cryptography, httpx, ipywidgets, numba, pandas, papermill, plotly.graph_objects, scipy.stats, websockets
 warnings.simplefilter("error")
 found = {}
@@ -59,7 +59,7 @@ def test_every_package_has_a_stub() -> None:
 
 
 def test_the_names_of_every_package_resolve_in_a_fresh_process() -> None:
-    """Each package has a process of its own: nothing that was imported before helps."""
+    """Each package has a separate process: nothing that was imported before helps."""
     found = json.loads(fresh(RESOLVE, json.dumps(PACKAGES)))
     assert found == {package: [True, []] for package in PACKAGES}
 

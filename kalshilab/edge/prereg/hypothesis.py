@@ -55,9 +55,14 @@ def hypothesis_of(
     Register it before you validate it.
 
     Args:
-        id, family, mechanism, author: as of `kalshilab.edge.prereg.registry.Hypothesis`.
-        grid: neighbouring values of parameters, as for `validate`.
-        terms, changes: the terms of entry, as for `validate`.
+        signal: a signal, or a function from a tape to fires, as for `validate`.
+        id: short name (`Hypothesis.id`).
+        family: family whose trials are counted together (`Hypothesis.family`).
+        mechanism: reason why the other side should lose money (`Hypothesis.mechanism`).
+        author: name of the author (`Hypothesis.author`).
+        grid: neighbouring values by parameter, as for `validate`.
+        terms: the terms of entry, as for `validate`; None: `EntryTerms()`.
+        **changes: fields of `EntryTerms` that differ from `terms`.
 
     >>> import kalshilab as kl
     >>> idea = hypothesis_of(kl.signals.Rlm(), id="RLM_NO", family="rlm", mechanism="YES takers pay too much.", author="us")

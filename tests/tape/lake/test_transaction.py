@@ -15,9 +15,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from kalshilab.tape.lake import parquet
+from kalshilab import fs
 from kalshilab.errors import LakeError
 from kalshilab.tape import Lake, doctor, repair, sample
+from kalshilab.tape.lake import parquet
 
 TAPE, MARKETS = sample()
 PARTS = [TAPE.slice(k, 1500) for k in range(0, 6000, 1500)]
