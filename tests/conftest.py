@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,16 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of this machine reaches a test."""
-    import os
+@pytest.fixture(scope="session")
+def ipython_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one folder for the files of IPython; a folder for each test would cost more than most tests."""
+    return tmp_path_factory.mktemp("ipython")
 
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, ipython_folder: Path) -> None:
+    """Hide the settings of this machine from a test."""
     for name in list(os.environ):
         if name.startswith(("KALSHI", "RLM_", "LIFECYCLE_", "V3_", "MIN_TRADER", "DISCOVERY_", "API_DISC")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("IPYTHONDIR", str(ipython_folder))
