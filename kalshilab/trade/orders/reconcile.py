@@ -143,19 +143,26 @@ class Sync:
         return paid
 
     async def compare(
-        self, pay_out: Callable[[], Awaitable[None]] | None = None
+        self, pay_out: Callable[..., Awaitable[None]] | None = None
     ) -> dict[str, tuple[int, int]]:
         """Fetch missed fills, then return the remaining differences: name to (recorded, reported).
 
         Call it when no request is in flight.
 
         Args:
-            pay_out: awaited once the fills are known, to pay out pending settlements.
+            pay_out: awaited once the fills are known, to pay out pending settlements and those of the tickers given.
         """
         await self.fills()
         if pay_out is not None:
             await pay_out()
-        positions, balance = await self._client.positions(), await self._client.balance()
+        positions = await self._client.positions()
+        held = {position.ticker for position in positions if position.size}
+        # A market that settled while its announcement was lost is gone from the exchange's positions.
+        settled = [ticker for ticker in self._portfolio.open if ticker not in held]
+        if settled and pay_out is not None:
+            await pay_out(*settled)
+            positions = await self._client.positions()
+        balance = await self._client.balance()
         self.cash = balance.cash
         self.differences = self._portfolio.gap(positions, balance.cash)
         if self.differences:

@@ -101,13 +101,15 @@ class FrameCount:
         Returns:
             The number of frames written off.
         """
-        if received != self._received:
+        missing = self.missing(received)
+        # While nothing is missing the clock starts anew: a quiet feed is not a stalled one.
+        if not missing or received != self._received:
             self._received, self._since = received, now
-        elif now - self._since > STALL:
-            missing = self.missing(received)
-            self._lost += missing
-            return missing
-        return 0
+            return 0
+        if now - self._since <= STALL:
+            return 0
+        self._lost += missing
+        return missing
 
 
 class VenueLink:
