@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from typing import Any
 
 from scripted_day import Day
@@ -179,6 +180,7 @@ def test_a_long_walk_has_no_server_error_and_every_operation_succeeds(contract: 
     # Operations that create orders and groups are drawn more often than those that remove them.
     makers = {("post", "/portfolio/events/orders"), ("post", "/portfolio/order_groups/create")}
     drawn = [*served, *[o for o in served if o[:2] in makers] * 4]
+    validated: Counter[tuple[str, str]] = Counter()
     for seed in range(2):
         day = Day(archive_after_us=86_400_000_000)
         day.play(6_000)
@@ -192,7 +194,8 @@ def test_a_long_walk_has_no_server_error_and_every_operation_succeeds(contract: 
             note = (method, made, pairs, body, status, answer)
             assert status < 500, note
             if status < 300:
-                if answer is not None:
+                validated[method, path] += 1
+                if answer is not None and validated[method, path] <= 25:
                     contract.body(method, path, status, answer)
                 if path == "/portfolio/order_groups/create":
                     walker.groups.append(answer["order_group_id"])
