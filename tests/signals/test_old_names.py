@@ -1,10 +1,12 @@
-"""Class names used before version 0.2 still work, with a `DeprecationWarning`."""
+"""Class and method names used before version 0.2 still work, with a `DeprecationWarning`."""
 
 from __future__ import annotations
 
 import importlib
 
 import pytest
+
+from kalshilab.signals import Rlm, WhaleFade
 
 
 @pytest.mark.parametrize(
@@ -23,3 +25,11 @@ def test_an_old_class_name_works_and_warns(old: str, new: str, module: str) -> N
         home = importlib.import_module(path)
         with pytest.warns(DeprecationWarning, match=f"is now {new} of"):
             assert getattr(home, old) is getattr(home, new)
+
+
+def test_the_former_name_of_fire_filter_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"sieve\(\) is now fire_filter\(\)"):
+        assert Rlm().sieve() is None
+    fade = WhaleFade(max_leverage=5.0)
+    with pytest.warns(DeprecationWarning, match=r"sieve\(\) is now fire_filter\(\)"):
+        assert type(fade.sieve()) is type(fade.fire_filter())

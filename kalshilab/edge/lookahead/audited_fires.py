@@ -6,6 +6,7 @@ from datetime import datetime
 
 import polars as pl
 
+from kalshilab.deprecation import renamed_keywords
 from kalshilab.edge.lookahead.captured_data import dated_tables
 from kalshilab.edge.lookahead.captured_tables import KNOWN_COLUMN
 from kalshilab.edge.lookahead.settlement_facts import point_in_time, withheld_column
@@ -16,6 +17,7 @@ from kalshilab.tape.tape import Tape
 __all__ = ["fires_of", "truncation_note"]
 
 
+@renamed_keywords(one="audited")
 def fires_of(
     audited: AuditedStrategy, tape: Tape, markets: pl.DataFrame | None, until: datetime | None = None
 ) -> tuple[pl.DataFrame | None, str]:

@@ -6,6 +6,7 @@ to the step and makes fires of its answers.  All drivers call the same step.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import index
@@ -93,6 +94,11 @@ class CompiledSignal:
     def fire_filter(self) -> CrossMarketFilter | None:
         """Return a fresh filter of its fires across markets; `None` for most signals."""
         return None
+
+    def sieve(self) -> CrossMarketFilter | None:
+        """Return the filter of `fire_filter`, whose former name this is; warns."""
+        warnings.warn("sieve() is now fire_filter()", DeprecationWarning, stacklevel=2)
+        return self.fire_filter()
 
     def begin(self, *, low: int = 0, high: int | None = None, markets: int = 0) -> StatePass:
         """Return a fresh pass over a tape, or over the markets with codes in [`low`, `high`)."""

@@ -13,6 +13,7 @@ from kalshilab.edge.entries.rules import enter
 from kalshilab.edge.lookahead import audit
 from kalshilab.edge.lookahead.fair_tape import FairWorlds, fair_world
 from kalshilab.edge.lookahead.settlement_facts import facts_in_code, point_in_time
+from kalshilab.edge.lookahead.strategy import strategy_of
 from kalshilab.edge.lookahead.whole_life import whole_life_edge
 from kalshilab.edge.robustness.perturbations import interval
 from kalshilab.errors import EdgeError, TapeError
@@ -254,3 +255,12 @@ def test_a_strategy_without_fires_passes() -> None:
 def test_a_tape_sorted_by_market_is_refused(compare: Callable[..., audit.Audit]) -> None:
     with pytest.raises(TapeError, match="sort by ts"):
         compare(S.Rlm(), TAPE.sort("ticker", "ts"))
+
+
+def test_the_former_keyword_of_fires_of_works_and_warns() -> None:
+    audited, tape = strategy_of(S.Rlm()), FrameTape(TAPE)
+    with pytest.warns(DeprecationWarning, match="'one' is now 'audited'"):
+        fires, refusal = audit.fires_of(one=audited, tape=tape, markets=MARKETS)
+    assert not refusal
+    assert fires is not None
+    assert fires.equals(audit.fires_of(audited, tape, MARKETS)[0])
