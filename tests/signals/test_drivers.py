@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -34,24 +35,36 @@ def drift(s, ts, price, size, taker_yes, quorum=3, share=0.5):  # type: ignore[n
     return signals.BUY_YES if price > s.first else signals.BUY_NO
 
 
-MADE: list[Any] = [
-    signals.Rlm(yes_threshold=0.5, min_trades=2, min_drop=1),
-    signals.Rlm(yes_threshold=0.4, min_trades=3, min_drop=2, rearm=True, flow="contracts"),
-    signals.Rlm(yes_threshold=0.4, min_trades=2, min_drop=0, rearm="stronger", side="yes", max_price=80),
-    signals.PriceBand(low=40, high=70, rearm=True),
-    signals.WhaleFade(min_value=20),
-    signals.WhaleFollow(min_value=5, max_leverage=5, top=2, window=1),
-    signals.LowLeverageVariance(max_std=3, min_no_ratio=0.2, min_trades=2, rearm=True),
-    signals.Steam(min_trades=2, min_move=1, rearm=True),
-    signals.Burst(min_trades=2, min_ratio=0.4, rearm=True),
-    signals.DollarDirection(min_gap=0.0, min_trades=2, rearm=True),
-    signals.ConvictionRatio(min_ratio=1.0, min_trades=2, rearm=True),
-    signals.BuyBack(half=1, first_ratio=0.4, second_ratio=0.6, rearm=True),
-    drift(),
-    drift(quorum=2, share=0.2, rearm=True),
-    drift(quorum=1, rearm="every"),
+# Made when a test asks, because every worker imports this module, and making a signal compiles its step.
+MAKERS: list[Callable[[], Any]] = [
+    partial(signals.Rlm, yes_threshold=0.5, min_trades=2, min_drop=1),
+    partial(signals.Rlm, yes_threshold=0.4, min_trades=3, min_drop=2, rearm=True, flow="contracts"),
+    partial(
+        signals.Rlm, yes_threshold=0.4, min_trades=2, min_drop=0, rearm="stronger", side="yes", max_price=80
+    ),
+    partial(signals.PriceBand, low=40, high=70, rearm=True),
+    partial(signals.WhaleFade, min_value=20),
+    partial(signals.WhaleFollow, min_value=5, max_leverage=5, top=2, window=1),
+    partial(signals.LowLeverageVariance, max_std=3, min_no_ratio=0.2, min_trades=2, rearm=True),
+    partial(signals.Steam, min_trades=2, min_move=1, rearm=True),
+    partial(signals.Burst, min_trades=2, min_ratio=0.4, rearm=True),
+    partial(signals.DollarDirection, min_gap=0.0, min_trades=2, rearm=True),
+    partial(signals.ConvictionRatio, min_ratio=1.0, min_trades=2, rearm=True),
+    partial(signals.BuyBack, half=1, first_ratio=0.4, second_ratio=0.6, rearm=True),
+    partial(drift),
+    partial(drift, quorum=2, share=0.2, rearm=True),
+    partial(drift, quorum=1, rearm="every"),
 ]
-every_signal = pytest.mark.parametrize("signal", MADE, ids=[f"{s.name}-{i}" for i, s in enumerate(MADE)])
+
+
+@cache
+def made(index: int) -> Any:
+    return MAKERS[index]()
+
+
+@pytest.fixture(scope="module", params=range(len(MAKERS)))
+def signal(request: pytest.FixtureRequest) -> Any:
+    return made(request.param)
 
 
 def fresh(signal: Any) -> Any:
@@ -84,7 +97,7 @@ def swept(seed: int) -> list[Print]:
 def test_t14_live_fires_on_a_thousand_tapes_equal_those_of_run() -> None:
     fired = tied = 0
     for seed in range(1_000):
-        tape, signal = tape_of(swept(seed)), fresh(MADE[seed % len(MADE)])
+        tape, signal = tape_of(swept(seed)), fresh(made(seed % len(MAKERS)))
         whole = as_rows(signal.run(tape))
         assert live(signal, tape) == whole, (seed, signal)
         fired += len(whole)
@@ -92,7 +105,6 @@ def test_t14_live_fires_on_a_thousand_tapes_equal_those_of_run() -> None:
     assert fired > 1_000 and tied > 10_000, "tapes without fires and ties would prove nothing"
 
 
-@every_signal
 @settings(max_examples=30)
 @given(rows=prints(), cuts=cut_lists)
 def test_chunks_produce_the_fires_of_the_whole_tape(signal: Any, rows: list[Print], cuts: list[int]) -> None:
@@ -116,7 +128,6 @@ def _with_rows(parts: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, in
         first += part.height
 
 
-@every_signal
 @settings(max_examples=25)
 @given(rows=prints(), cuts=cut_lists, kinds=st.lists(st.integers(0, 2), min_size=7, max_size=7))
 def test_alternating_live_drivers_produce_the_fires_of_run(
@@ -142,7 +153,6 @@ def test_alternating_live_drivers_produce_the_fires_of_run(
     assert found == as_rows(signal.run(tape))
 
 
-@every_signal
 @settings(max_examples=25)
 @given(rows=prints(), shards=st.integers(1, 6))
 def test_shards_produce_the_fires_of_one_pass(signal: Any, rows: list[Print], shards: int) -> None:
@@ -151,7 +161,6 @@ def test_shards_produce_the_fires_of_one_pass(signal: Any, rows: list[Print], sh
     assert signals.scan(tape, signal, shards=shards).equals(whole)
 
 
-@every_signal
 @settings(max_examples=25)
 @given(rows=prints(), later=prints(40), cut=st.integers(0, 100))
 def test_later_rows_never_change_earlier_fires(
@@ -168,7 +177,6 @@ def test_later_rows_never_change_earlier_fires(
         assert replaced.filter(pl.col("row") < min(at, len(rows))).rows() == before, "replaced"
 
 
-@every_signal
 def test_a_pickled_signal_has_no_live_state(signal: Any) -> None:
     tape = kl.sample()[0].head(4_000)
     used = fresh(signal)
@@ -181,7 +189,6 @@ def test_a_pickled_signal_has_no_live_state(signal: Any) -> None:
     assert pickle.loads(pickle.dumps(used)).run(tape).equals(signal.run(tape))
 
 
-@every_signal
 def test_a_reset_market_has_no_state_and_fires_again(signal: Any) -> None:
     tape = kl.sample()[0].head(3_000)
     s = fresh(signal)
@@ -196,7 +203,6 @@ def test_a_reset_market_has_no_state_and_fires_again(signal: Any) -> None:
     assert s.feed(tape).equals(signal.run(tape))
 
 
-@every_signal
 def test_threads_of_an_executor_produce_the_fires_of_run(signal: Any) -> None:
     tape = kl.sample()[0]
     with ThreadPoolExecutor(2) as pool:
@@ -287,7 +293,6 @@ def test_scan_and_grid_reject_arguments_that_are_not_signals() -> None:
             signals.grid(tape, not_a_class, min_trades=[5])  # type: ignore[arg-type]
 
 
-@every_signal
 def test_update_rejects_an_invalid_print(signal: Any) -> None:
     s = fresh(signal)
     for wrong, words in (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ def rebound(s, ts, price, size, taker_yes, cents=10):  # type: ignore[no-untyped
     return price >= s.low + cents * 100
 
 
-SIGNALS: list[Any] = [
-    signals.Rlm(min_trades=10, min_drop=2, rearm=True),
-    signals.WhaleFollow(min_value=5, top=3),
-    signals.Steam(min_trades=3, window=3600, rearm=True),
-    rebound(cents=5),
-]
+# Made when a test asks, because every worker imports this module, and making a signal compiles its step.
+MAKERS: dict[str, Callable[[], Any]] = {
+    "rlm": partial(signals.Rlm, min_trades=10, min_drop=2, rearm=True),
+    "whale_follow": partial(signals.WhaleFollow, min_value=5, top=3),
+    "steam": partial(signals.Steam, min_trades=3, window=3600, rearm=True),
+    "rebound": partial(rebound, cents=5),
+}
+RLM = MAKERS["rlm"]
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,11 @@ def test_work_runs_in_another_process(executor: Executor) -> None:
     assert executor.submit(os.getpid).result() != os.getpid()
 
 
-@pytest.mark.parametrize("signal", SIGNALS, ids=[s.name for s in SIGNALS])
+@pytest.mark.parametrize("name", MAKERS)
 def test_every_executor_and_shard_count_produces_the_fires_of_run(
-    executor: Executor, lake: Lake, signal: Any
+    executor: Executor, lake: Lake, name: str
 ) -> None:
+    signal = MAKERS[name]()
     whole = signal.run(lake.lazy().collect())
     assert whole.height > 10
     assert signals.scan(lake, signal).equals(whole)
@@ -90,7 +94,7 @@ def test_every_executor_and_shard_count_produces_the_fires_of_run(
 
 def test_a_tape_in_memory_is_scanned_by_workers(executor: Executor, lake: Lake) -> None:
     tape = lake.lazy().collect()
-    assert signals.scan(tape, SIGNALS[0], executor, shards=3).equals(SIGNALS[0].run(tape))
+    assert signals.scan(tape, RLM(), executor, shards=3).equals(RLM().run(tape))
 
 
 def test_a_grid_by_workers_equals_the_grid_in_this_process(executor: Executor, lake: Lake) -> None:
@@ -110,9 +114,9 @@ def test_a_worker_raises_the_error_of_a_damaged_lake(executor: Executor, lake: L
     broken = Lake.open(shutil.copytree(lake.path, tmp_path / "broken"))
     broken.files[-1].path.unlink()
     with pytest.raises(LakeError, match="kalshilab doctor"):
-        signals.scan(broken, SIGNALS[0], executor)
+        signals.scan(broken, RLM(), executor)
     with pytest.raises(LakeError, match="kalshilab doctor"):
-        signals.scan(broken, SIGNALS[0])
+        signals.scan(broken, RLM())
 
 
 def test_shards_have_about_equal_numbers_of_prints(lake: Lake) -> None:
@@ -134,6 +138,6 @@ def test_a_worker_rejects_a_lake_of_another_generation(lake: Lake, tmp_path: Pat
     from kalshilab.signals.scan import _task
 
     copy = Lake.open(shutil.copytree(lake.path, tmp_path / "copy"))
-    payload = cloudpickle.dumps(((str(copy.path), copy.generation - 1), SIGNALS[:1], Shard(0, 1)))
+    payload = cloudpickle.dumps(((str(copy.path), copy.generation - 1), [RLM()], Shard(0, 1)))
     with pytest.raises(LakeError, match="was changed during the scan"):
         _task(payload)

@@ -13,24 +13,22 @@ from kalshilab import signals
 from kalshilab.tape import Lake, to_tape
 from kalshilab.tape.ingest.archives import import_archive
 
-SIGNALS: dict[str, Any] = {
-    repr(signal): signal
-    for signal in (
-        signals.Rlm(),
-        signals.Rlm(rearm=True),
-        signals.Rlm(rearm="stronger"),
-        signals.Rlm(flow="contracts", side="yes"),
-        signals.PriceBand(),
-        signals.WhaleFade(),
-        signals.WhaleFollow(top=3),
-        signals.LowLeverageVariance(),
-        signals.Steam(),
-        signals.Burst(),
-        signals.DollarDirection(),
-        signals.ConvictionRatio(),
-        signals.BuyBack(),
-    )
-}
+# Made when a test asks, because every worker imports this module, and making a signal compiles its step.
+SIGNALS: list[tuple[type[Any], dict[str, Any]]] = [
+    (signals.Rlm, {}),
+    (signals.Rlm, {"rearm": True}),
+    (signals.Rlm, {"rearm": "stronger"}),
+    (signals.Rlm, {"flow": "contracts", "side": "yes"}),
+    (signals.PriceBand, {}),
+    (signals.WhaleFade, {}),
+    (signals.WhaleFollow, {"top": 3}),
+    (signals.LowLeverageVariance, {}),
+    (signals.Steam, {}),
+    (signals.Burst, {}),
+    (signals.DollarDirection, {}),
+    (signals.ConvictionRatio, {}),
+    (signals.BuyBack, {}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +54,11 @@ def test_the_imported_lake_equals_the_tape(recorded: tuple[Lake, pl.DataFrame]) 
     assert not [f for f in lake.doctor() if f.severity == "error"]
 
 
-@pytest.mark.parametrize("name", SIGNALS)
-def test_scan_and_shards_produce_the_fires_of_run(recorded: tuple[Lake, pl.DataFrame], name: str) -> None:
-    (lake, _), signal = recorded, SIGNALS[name]
+@pytest.mark.parametrize(("kind", "parameters"), SIGNALS)
+def test_scan_and_shards_produce_the_fires_of_run(
+    recorded: tuple[Lake, pl.DataFrame], kind: type[Any], parameters: dict[str, Any]
+) -> None:
+    (lake, _), signal = recorded, kind(**parameters)
     whole = signal.run(lake.lazy().collect())
     assert whole.height > 0
     assert signals.scan(lake, signal).equals(whole)

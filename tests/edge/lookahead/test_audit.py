@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -70,13 +71,13 @@ def test_t6_twenty_of_twenty_whole_life_features_are_detected(
 
 
 @pytest.mark.parametrize(
-    "signal",
-    [S.Rlm(min_trades=8, min_drop=2), S.Rlm(min_trades=8, rearm=True), S.PriceBand(), S.WhaleFade(), S.WhaleFollow(), S.Burst(),
-     S.LowLeverageVariance(), S.Steam(), S.DollarDirection(), S.ConvictionRatio(), S.BuyBack()],
-    ids=lambda s: s.name,
+    ("kind", "parameters"),
+    [(S.Rlm, {"min_trades": 8, "min_drop": 2}), (S.Rlm, {"min_trades": 8, "rearm": True}), (S.PriceBand, {}),
+     (S.WhaleFade, {}), (S.WhaleFollow, {}), (S.Burst, {}), (S.LowLeverageVariance, {}), (S.Steam, {}),
+     (S.DollarDirection, {}), (S.ConvictionRatio, {}), (S.BuyBack, {})],
 )  # fmt: skip
-def test_built_in_signals_pass(signal: CompiledSignal) -> None:
-    for found in audit.every(signal, TAPE, MARKETS, seeds=6, cuts=6):
+def test_built_in_signals_pass(kind: type[CompiledSignal], parameters: dict[str, Any]) -> None:
+    for found in audit.every(kind(**parameters), TAPE, MARKETS, seeds=6, cuts=6):
         assert found.passed, found
 
 
