@@ -96,7 +96,7 @@ def test_a_lockbox_set_after_its_inside_was_seen_confirms_nothing() -> None:
 
 def test_validations_after_the_lockbox_is_set_do_not_see_the_inside() -> None:
     registry = Registry()
-    tape, markets = kl.synth.martingale(n_markets=9_000, seed=1)
+    tape, markets = kl.synth.martingale(n_markets=4_000, seed=1)
     rule = kl.signals.Rlm(yes_threshold=0.65, min_trades=8, min_drop=2)
     registry.register(named(rule, "A"))
     whole = kl.validate(rule, tape, markets, registry=registry_of(rule), resamples=199)
