@@ -127,7 +127,7 @@ def _pick(frame: pl.DataFrame, column: str, meaning: str) -> str:
             return name
     columns = ", ".join(name for name in frame.columns if not name.startswith("_")) or "no columns"
     raise TapeError(
-        f"is missing: data must have {meaning} in a column named {', '.join(names[:-1])} or {names[-1]}, got {columns}",
+        f"data must have {meaning} in a column named {', '.join(names[:-1])} or {names[-1]}, got {columns}",
         column=names[0],
     )
 
@@ -400,11 +400,11 @@ def to_markets(
     }
     if source["ticker"] is None:
         raise TapeError(
-            "is missing: data must have the market in a column named ticker or market_ticker", column="ticker"
+            "data must have the market in a column named ticker or market_ticker", column="ticker"
         )
     if source["event"] is None:
         raise TapeError(
-            "is missing: every market needs its event, because outcomes of one event depend on each other; pass event= "
+            "every market must have its event, because outcomes of one event depend on each other; pass event= "
             'a column or an expression, such as pl.col("ticker").str.replace(r"-[^-]*$", "")',
             column="event",
         )
