@@ -73,7 +73,7 @@ ROOMS = {
     "trade.orders": {"kalshi.rest", "market", "signals", "trade", "trade.markets", "trade.strategies"},
     "trade.venues": {"exchange", "kalshi", "kalshi.rest", "kalshi.stream", "market", "tape", "tape.sample", "trade", "trade.markets"},
     "trade.session": {
-        "edge", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.markets", "trade.orders",
+        "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.markets", "trade.orders",
         "trade.strategies", "trade.venues",
     },
     "notebook": {"trade", "trade.session"},

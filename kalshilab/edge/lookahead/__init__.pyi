@@ -58,6 +58,7 @@ from .settlement_facts import point_in_time as point_in_time
 from .settlement_facts import withheld_column as withheld_column
 from .strategy import FIRES as FIRES
 from .strategy import AuditedStrategy as AuditedStrategy
+from .strategy import identity_of as identity_of
 from .strategy import strategy_of as strategy_of
 from .whole_life import Checklist as Checklist
 from .whole_life import WholeLife as WholeLife

@@ -30,7 +30,7 @@ from kalshilab.tape.tape import Tape, frame_in_memory
 if not TYPE_CHECKING:
     __getattr__ = renamed(__name__)
 
-__all__ = ["FIRES", "AuditedStrategy", "strategy_of"]
+__all__ = ["FIRES", "AuditedStrategy", "identity_of", "strategy_of"]
 
 BUILTIN_CODE: Final = {
     f"kalshilab.signals.{name}": code
@@ -83,6 +83,11 @@ class AuditedStrategy(msgspec.Struct, frozen=True):
     def label(self) -> str:
         """Name and parameters, written as a call."""
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+
+    @property
+    def identity(self) -> str:
+        """Name, parameters and code as one line of text; see `identity_of`."""
+        return identity_of(self.name, self.parameters, self.code)
 
     def clone(self, until: datetime | None = None) -> AuditedStrategy:
         """Return a copy with its state reset and its captured tables truncated.
@@ -178,6 +183,23 @@ def strategy_of(thing: object) -> AuditedStrategy:
     raise EdgeError(
         f"signal must be a signal or a function of a tape, got {shown}; create the signal first, as in kl.signals.Rlm()"
     )
+
+
+def identity_of(name: str, parameters: Mapping[str, object], code: str) -> str:
+    """Return the name, parameters and code that decide the first fire of a market, as one line of text.
+
+    `rearm` is not part of it: it decides only whether later fires of a market follow.  5 and 5.0 are one value.
+
+    >>> identity_of("rlm", {"min_trades": 15, "min_drop": 5.0, "rearm": True}, "06d4dbd931c9589594a3")
+    'rlm(min_drop=5, min_trades=15) [06d4dbd931c9]'
+    """
+    plain = {
+        k: int(v) if isinstance(v, float) and v.is_integer() else v
+        for k, v in sorted(parameters.items())
+        if k != "rearm"
+    }
+    shown = ", ".join(f"{k}={v!r}" for k, v in plain.items())
+    return f"{name}({shown}) [{code[:12]}]"
 
 
 def _on_frames(function: Callable[..., object]) -> Run:

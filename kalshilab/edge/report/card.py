@@ -16,6 +16,7 @@ import msgspec
 import polars as pl
 
 from kalshilab.edge.live.monitor import LiveState, monitor
+from kalshilab.edge.lookahead.strategy import identity_of
 from kalshilab.edge.report.confirmation import DataIdentity
 from kalshilab.edge.report.criteria import verdict_live
 from kalshilab.edge.schema import Criterion
@@ -113,7 +114,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
         Args:
             entries: entries of all paper trades from the first day on (`kl.paper_entries`), or the state that
-                `kalshilab.edge.monitor` returned for them.
+                `kalshilab.edge.monitor` returned for them.  A column `signal`, which names what fired, must name the
+                signal of this card; entries without this column are taken as they are.
             how: arguments of `kalshilab.edge.monitor`, such as its horizon, `streams` and `as_of`.
 
         >>> import kalshilab as kl
@@ -125,13 +127,16 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         ('INSUFFICIENT', 'INSUFFICIENT', 'LIVE_CONFIRMED')
 
         Raises:
-            EdgeError: the card has no interval to compare with, or `entries` lacks columns of entries.
+            EdgeError: the card has no interval to compare with, or `entries` lacks columns of entries, or they are the
+                trades of another signal.
         """
         lower = self.numbers.get("lower")
         if lower is None:
             raise EdgeError(
                 f"{self.name}: the card must have an interval to compare live trades with, got {self.verdict}"
             )
+        if not isinstance(entries, LiveState):
+            self._check_signal(entries)
         state = entries if isinstance(entries, LiveState) else monitor(entries, lower, **how)
         lines = (*(line for line in self.criteria if line.number != 13), state.criterion())
         verdict = verdict_live(lines)
@@ -143,6 +148,20 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             numbers=self.numbers | {"live": state.state, "live_edge": state.edge, "live_n": state.n},
             frames=self.frames | {"live": state.frame},
         )
+
+    def _check_signal(self, entries: pl.DataFrame) -> None:
+        """Check that paper trades are those of the card's signal."""
+        if "signal" not in entries.columns or entries.is_empty():
+            return
+        own = identity_of(self.spec["signal"], self.spec["parameters"], self.spec["code"])
+        for traded in entries["signal"].unique(maintain_order=True):
+            if traded is None:
+                raise EdgeError(
+                    "entries must name the signal that traded, got a run of an older version; "
+                    'entries.drop("signal") takes them as trades of this signal'
+                )
+            if traded != own:
+                raise EdgeError(f"entries must be trades of {own}, got trades of {traded}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Card):

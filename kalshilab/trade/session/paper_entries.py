@@ -46,7 +46,7 @@ def paper_entries(
         exclusive: whether at most one market of each event settles YES.
 
     Returns:
-        A frame of `kalshilab.edge.ENTRIES_SCHEMA` in time order.  All prices are **dollars a contract** (0 to 1, the
+        A frame of `kalshilab.edge.ENTRIES_SCHEMA` and a column `signal`, in time order.  All prices are **dollars a contract** (0 to 1, the
         input of the statistics; a `Report` shows cents):
 
         ============================== =========================================================================
@@ -62,6 +62,7 @@ def paper_entries(
         `value`                        dollars a contract: final value of the outcome; null while it is open
         `pnl`                          dollars a contract: `value` less `cost`; 0 if unfilled
         `mid`                          null, because a session does not record it
+        `signal`                       what fired: name, parameters and code; null for runs of older versions
         ============================== =========================================================================
 
         A market whose result is known but whose settlement is not counts as open.
@@ -108,10 +109,11 @@ def paper_entries(
             pl.lit(exclusive).alias("exclusive"),
         )
     )
-    return entries.select(pl.col(name).cast(dtype) for name, dtype in ENTRIES_SCHEMA.items())
+    return entries.select(*(pl.col(name).cast(dtype) for name, dtype in ENTRIES_SCHEMA.items()), "signal")
 
 
 _ROW: Final[dict[str, Dtype]] = {
+    "signal": pl.String,
     "ts": pl.Datetime("us", "UTC"),
     "ticker": pl.String,
     "side": pl.String,
@@ -144,6 +146,8 @@ def _rows(report: Report) -> list[tuple[object, ...]]:
     """Return a run's fires as rows of `_ROW`."""
     with Journal.open(report.journal) as journal:
         fires: list[Fired] = journal.values("fire")
+        notes: list[dict[str, object]] = journal.values("note")
+    signal = next((note.get("signal") for note in notes if note["what"] == "start"), None)
     orders = report.raw("orders").select("order_id", "client_order_id")
     purchases = {
         client_id: _Purchase(ts, price, fee)
@@ -161,5 +165,5 @@ def _rows(report: Report) -> list[tuple[object, ...]]:
     for fire in fires:
         purchase = purchases.get(client_order_id(report.run_id, fire), _Purchase())
         fired_at = outcome_price(fire.price, fire.side) / PRICE
-        rows.append((fire.ts, fire.ticker, fire.side, fired_at, *purchase))
+        rows.append((signal, fire.ts, fire.ticker, fire.side, fired_at, *purchase))
     return rows

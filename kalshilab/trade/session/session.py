@@ -23,6 +23,7 @@ from typing import Self
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config.settings import Settings
+from kalshilab.edge.lookahead.strategy import strategy_of
 from kalshilab.errors import JournalError, KalshilabError, SessionError
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.rest.orders import DemoOrders
@@ -126,7 +127,11 @@ class PaperSession:
         self._machine = Machine(self._clock, self._wall, self._on_transition)
         self._machine.to("INITIALIZING", "start")
         strategy, why = self.settings.strategy, self._strategy.why
-        self._journal.note("start", run=self.run_id, venue=self.settings.venue, strategy=strategy, why=why)
+        signal = self._strategy.signal
+        self._journal.note(
+            "start", run=self.run_id, venue=self.settings.venue, strategy=strategy, why=why,
+            signal="" if signal is None else strategy_of(signal).identity,
+        )  # fmt: skip
         self._health.log(why or f"strategy {strategy}")
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))

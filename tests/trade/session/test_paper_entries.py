@@ -14,7 +14,7 @@ from kalshilab.config.settings import Settings
 from kalshilab.edge import ENTRIES_SCHEMA, enter
 from kalshilab.edge.live.replay_gap import replay_gap
 from kalshilab.edge.schema import check_entries
-from kalshilab.errors import SessionError
+from kalshilab.errors import EdgeError, SessionError
 from kalshilab.tape.schema import MARKETS_SCHEMA, check_markets
 from kalshilab.trade.session.paper_entries import paper_entries
 from kalshilab.trade.session.report import Report
@@ -56,7 +56,7 @@ def played(settings: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]) -
 async def test_entries_account_for_all_cash(played: Settings) -> None:
     report = await run(played)
     entries = check_entries(paper_entries(report, per_market=None))
-    assert entries.schema == ENTRIES_SCHEMA and entries.height == report.signals.height > 20
+    assert entries.drop("signal").schema == ENTRIES_SCHEMA and entries.height == report.signals.height > 20
     sizes = report.fills.group_by("order_id").agg(pl.col("size").sum(), pl.col("ts").min())
     filled = entries.filter("filled")
     assert filled.height == sizes.height
@@ -120,6 +120,24 @@ async def test_paper_entries_become_criterion_13(
         "newer entries replace it"
     )
     assert len(with_live.criteria) == len(card.criteria) + 1
+
+
+async def test_a_card_takes_no_trades_of_another_signal(
+    played: Settings, world: tuple[Path, pl.DataFrame, pl.DataFrame]
+) -> None:
+    card = kl.validate(kl.signals.Rlm(min_trades=10, min_drop=1), world[1], world[2], audits=False)
+    whales = paper_entries(await run(played.replace(strategy="whale_fade", whale_min_value=1)), world[2])
+    with pytest.raises(
+        EdgeError, match=r"must be trades of rlm\(.*min_trades=10.*, got trades of whale_fade\("
+    ):
+        card.with_live(whales)
+    other = paper_entries(await run(played.replace(min_drop=2)), world[2])
+    with pytest.raises(EdgeError, match=r"min_drop=1,.*got trades of rlm\(.*min_drop=2,"):
+        card.with_live(pl.concat([paper_entries(await run(played), world[2]), other]))
+    nameless = other.with_columns(signal=pl.lit(None, pl.String))
+    with pytest.raises(EdgeError, match="older version"):
+        card.with_live(nameless)
+    assert card.with_live(nameless.drop("signal")).criterion(13).name == "live"
 
 
 async def test_a_report_keeps_its_markets(played: Settings) -> None:
