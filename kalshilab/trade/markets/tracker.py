@@ -49,7 +49,8 @@ class Tracker:
         categories: categories to admit, or ("all",).
         tickers: if not empty, only these markets are admitted, of any category.
         max_markets: maximum number of active markets; beyond it new markets are rejected.
-        close_min_us: markets that close within this many microseconds are rejected; 0: no such limit.
+        close_min_us: markets that close, or are expected to, within this many microseconds are rejected; 0: no such
+            limit.
     """
 
     @renamed_keywords(close_min="close_min_us")
@@ -131,7 +132,9 @@ class Tracker:
                 return "category"
         if market.status not in ("active", "initialized", ""):
             return f"status {market.status}"
-        if self.close_min_us and market.close_ts and market.close_ts - now < self.close_min_us:
+        # Many markets close days after what they are about; the exchange then closes them early, as expected.
+        closes = min((ts for ts in (market.close_ts, market.expected_close_ts) if ts), default=0)
+        if self.close_min_us and closes and closes - now < self.close_min_us:
             return "closes too soon"
         return "capacity" if self.active >= self._max else ""
 

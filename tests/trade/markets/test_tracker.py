@@ -53,6 +53,8 @@ def test_prints_during_the_look_up_are_replayed_in_order() -> None:
         ({"category": "Politics"}, "category"),
         ({"status": "closed"}, "status closed"),
         ({"close_ts": 599_999_999}, "closes too soon"),
+        ({"close_ts": 10**12, "expected_close_ts": 599_999_999}, "closes too soon"),
+        ({"close_ts": 599_999_999, "expected_close_ts": 10**12}, "closes too soon"),
     ],
 )
 def test_a_market_is_rejected_with_a_reason(facts: dict[str, Any], reason: str) -> None:
