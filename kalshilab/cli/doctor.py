@@ -11,7 +11,7 @@ from typing import Final
 
 from kalshilab.cli.live import installed_fast_packages, require_fast_extra
 from kalshilab.cli.options import Subparsers
-from kalshilab.config.settings import RETIRED, Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import LakeError, UsageError
 
 __all__ = ["add_parser"]
@@ -50,9 +50,6 @@ def _check_installation() -> int:
     for name in ("polars", "numba", "websockets", "httpx", "papermill", "ipykernel", "ipywidgets", "plotly"):
         print(f"  {name} {importlib.metadata.version(name)}")
     print(f"  extra fast: {installed_fast_packages() or 'not installed; pip install kalshilab[fast]'}")
-    for name, reason in RETIRED.items():
-        if name in os.environ:
-            print(f"  {name} is set and has no effect: {reason}")
     settings = Settings()
     print(f"settings: {settings!r}")
     require_fast_extra(settings)

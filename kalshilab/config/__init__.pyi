@@ -1,11 +1,13 @@
 from . import documentation as documentation
 from . import envfile as envfile
 from . import readers as readers
+from . import retired as retired
 from . import secret as secret
 from . import settings as settings
 from .envfile import read_env_file as read_env_file
 from .secret import Secret as Secret
-from .settings import RETIRED as RETIRED
+from .retired import RETIRED as RETIRED
+from .retired import refuse_retired as refuse_retired
 from .settings import STRATEGIES as STRATEGIES
 from .settings import VENUES as VENUES
 from .settings import Settings as Settings

@@ -3,7 +3,8 @@
 Each field of `Settings` states its unit, its limits and the variables that set it: `KALSHILAB_<FIELD>` and, where the
 setting has a history, an older name (`RLM_MIN_TRADES`, `MIN_TRADER_CASH`, …).  A value that is not allowed raises
 `ConfigError` with the variable, the value, the allowed values and the origin.  So does an unknown name with one of our
-prefixes, because a misspelt limit is a limit that does not hold.
+prefixes, because a misspelt limit is a limit that does not hold, and a variable of older set-ups that would have no
+effect (`kalshilab.config.retired`).
 
 Values stay in the units people type (cents, contracts, dollars, seconds); the code that uses one converts it exactly
 through `kalshilab.units`.  Secrets are wrapped in `Secret`, which no repr shows.
@@ -35,6 +36,7 @@ from kalshilab.config.readers import (
     optional,
     whole,
 )
+from kalshilab.config.retired import RETIRED, refuse_retired
 from kalshilab.config.secret import Secret
 from kalshilab.errors import ConfigError, CredentialsMissing
 
@@ -43,32 +45,6 @@ __all__ = ["RETIRED", "STRATEGIES", "VENUES", "Secret", "Settings", "read_env_fi
 VENUES: Final = ("embedded", "demo", "shadow")
 STRATEGIES: Final = ("hold", "rlm_no", "whale_fade", "yes_80_90", "custom", "rl_model")
 DEFAULT_CATEGORIES: Final = ("sports", "media_mentions", "entertainment", "crypto")
-
-_UNUSED = "it never had an effect"
-RETIRED: Final[Mapping[str, str]] = {
-    "RL_MODE": "tickers= selects markets; without it they are discovered",
-    "V3_ENABLE_TRADING_CLIENT": "strategy=hold trades nothing",
-    "V3_TRADING_MODE": "paper is the only mode",
-    "V3_HOST": "the panels are in the notebook",
-    "V3_PORT": "the panels are in the notebook",
-    "V3_LOG_LEVEL": "use Python's logging",
-    **dict.fromkeys(
-        (
-            "V3_ORDERBOOK_DEPTH", "V3_SNAPSHOT_INTERVAL", "V3_SYNC_DURATION", "V3_CALIBRATION_DURATION",
-            "V3_ERROR_RECOVERY_DELAY", "V3_WS_RECONNECT_INTERVAL", "V3_WS_PING_INTERVAL", "API_DISCOVERY_BATCH_SIZE",
-        ),
-        _UNUSED,
-    ),
-    "V3_ENABLE_WHALE_DETECTION": "strategy=whale_fade detects whales",
-    "V3_ALLOW_MULTIPLE_POSITIONS": "allow_reentry applies to every strategy",
-    "V3_ALLOW_MULTIPLE_ORDERS": "allow_reentry applies to every strategy",
-    "WHALE_MAX_TRADES_PER_MINUTE": "attempts_per_minute applies to every strategy",
-    "WHALE_TOKEN_REFILL_SECONDS": "attempts_per_minute applies to every strategy",
-    "YES8090_MIN_LIQUIDITY": "the size at the ask is not checked",
-    "YES8090_MAX_SPREAD": "max_spread_cents applies to every strategy",
-    "YES8090_MAX_CONCURRENT": "max_concurrent applies to every strategy",
-}  # fmt: skip
-"""Variables of older set-ups that are accepted and ignored, each with the reason or its replacement."""
 
 _OWN_PREFIXES = (
     "KALSHILAB_", "KALSHI_API", "KALSHI_WS", "KALSHI_PRIVATE", "RLM_", "RL_M", "RL_O", "LIFECYCLE_", "MIN_TRADER", "V3_",
@@ -354,7 +330,7 @@ class Settings:
         if env_file is not None:
             values, lines = read_env_file(Path(env_file), missing_ok=True)
             layers.append(_Layer(values, str(env_file), lines))
-        _reject_unknown(layers)
+        _reject_useless(layers)
         for f in known.values():
             object.__setattr__(self, f.name, _resolve(f, given, layers))
 
@@ -482,10 +458,11 @@ def _unknown(name: str, known: Iterable[str], source: str) -> ConfigError:
     return ConfigError.unknown(name, names, difflib.get_close_matches(name, names, n=1), source)
 
 
-def _reject_unknown(layers: Sequence[_Layer]) -> None:
+def _reject_useless(layers: Sequence[_Layer]) -> None:
     known = {variable for f in fields(Settings) for variable, _ in _variables(f)}
     known |= RETIRED.keys() | _PROCESS_NAMES
     for layer in layers:
-        for name in layer.values:
+        for name, value in layer.values.items():
             if name.startswith(_OWN_PREFIXES) and name not in known:
                 raise _unknown(name, known, layer.origin(name))
+            refuse_retired(name, value, layer.origin(name) if name in RETIRED else "")

@@ -93,8 +93,22 @@ def test_cash_given_in_cents_is_converted_exactly(cents: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RETIRED))
-def test_a_retired_variable_is_accepted_and_ignored(name: str) -> None:
-    assert settings({name: "any value"}).as_dict() == settings().as_dict()
+def test_a_variable_that_no_longer_acts_is_refused_with_its_reason(name: str) -> None:
+    error = rejected({name: "any value"})
+    assert error.name == name and "removed" in error.allowed and RETIRED[name] in error.allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RL_MODE", "lifecycle"),
+        ("V3_ENABLE_TRADING_CLIENT", "True"),
+        ("V3_TRADING_MODE", "paper"),
+        ("V3_ENABLE_WHALE_DETECTION", "0"),
+    ],
+)
+def test_a_retired_variable_that_asks_for_what_happens_anyway_is_accepted(name: str, value: str) -> None:
+    assert settings({name: value}).as_dict() == settings().as_dict()
 
 
 def test_variables_without_our_prefixes_are_ignored() -> None:
