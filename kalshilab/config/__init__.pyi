@@ -5,9 +5,9 @@ from . import retired as retired
 from . import secret as secret
 from . import settings as settings
 from .envfile import read_env_file as read_env_file
-from .secret import Secret as Secret
 from .retired import RETIRED as RETIRED
 from .retired import refuse_retired as refuse_retired
+from .secret import Secret as Secret
 from .settings import STRATEGIES as STRATEGIES
 from .settings import VENUES as VENUES
 from .settings import Settings as Settings

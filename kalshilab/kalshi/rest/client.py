@@ -220,6 +220,10 @@ class Rest:
             # The write was accepted, but its result cannot be read: equivalent to no answer.
             raise OutcomeUnknown(method, path, status, f"the answer cannot be parsed ({error})") from None
 
+    async def discard_connections(self) -> None:
+        """Use no open connection again, after an answer that belongs to another request."""
+        await self._http.discard_connections()
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()

@@ -7,13 +7,15 @@ the same id, so a lost answer cannot lead to a double order: `find` returns what
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Self
 
 import httpx
 import msgspec
 
 from kalshilab.clock import Clock, WallClock
-from kalshilab.errors import ConfigError, UnitError
+from kalshilab.errors import ApiError, ConfigError, OutcomeUnknown, UnitError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import Signer
 from kalshilab.kalshi.rest.client import Rest, RestSettings, base_url, pages, segment
@@ -119,6 +121,15 @@ class CancelAck(msgspec.Struct, frozen=True, kw_only=True):
     ts: int
 
 
+@contextmanager
+def _readable(method: str, path: str) -> Iterator[None]:
+    """Treat a number that cannot be read in the answer to a write as no answer: the write has happened all the same."""
+    try:
+        yield
+    except (UnitError, ValueError) as error:
+        raise OutcomeUnknown(method, path, 0, f"the answer cannot be parsed ({error})") from None
+
+
 class DemoOrders:
     """Client that places and cancels orders and reads the account.
 
@@ -179,20 +190,32 @@ class DemoOrders:
                 rests.  `order_already_exists` means that an order with this client order id arrived before.
             RateLimited: there were too many calls; nothing happened.
             ConnectionFailed: the order was not sent.
-            OutcomeUnknown: no answer arrived; use `find`.
+            OutcomeUnknown: no answer arrived, or it cannot be read, or it belongs to another order; use `find`.
         """
         answer = await self._rest.post(_ORDERS, wire.CreateOrderResponse, request.body())
-        return OrderAck(
-            order_id=answer.order_id,
-            client_order_id=request.client_order_id,
-            filled=parse_size(answer.fill_count),
-            remaining=parse_size(answer.remaining_count),
-            ts=answer.ts_ms * 1000,
-            average_price=None
-            if answer.average_fill_price is None
-            else float(answer.average_fill_price) * PRICE,
-            fee_paid=None if answer.average_fee_paid is None else parse_money(answer.average_fee_paid),
-        )
+        own = answer.client_order_id in (None, request.client_order_id)
+        await self._check("POST", _ORDERS, own=own)
+        with _readable("POST", _ORDERS):
+            return OrderAck(
+                order_id=answer.order_id,
+                client_order_id=request.client_order_id,
+                filled=parse_size(answer.fill_count),
+                remaining=parse_size(answer.remaining_count),
+                ts=answer.ts_ms * 1000,
+                average_price=None
+                if answer.average_fill_price is None
+                else float(answer.average_fill_price) * PRICE,
+                fee_paid=None if answer.average_fee_paid is None else parse_money(answer.average_fee_paid),
+            )
+
+    async def _check(self, method: str, path: str, *, own: bool) -> None:
+        """Refuse an answer that belongs to another request, such as one that a proxy sent twice."""
+        if not own:
+            await self._rest.discard_connections()
+            reason = "the answer belongs to another request"
+            if method == "GET":
+                raise ApiError(method, path, 0, "no_answer", reason, retryable=True)
+            raise OutcomeUnknown(method, path, 0, reason)
 
     async def cancel(self, order_id: str, /, *, ticker: str | None = None) -> CancelAck:
         """Cancel the rest of an order.
@@ -203,14 +226,15 @@ class DemoOrders:
 
         Raises:
             ApiError: 404 for an order that is unknown, filled or already cancelled.
-            OutcomeUnknown: no answer arrived; read the order.
+            OutcomeUnknown: no answer arrived, or it cannot be read, or it belongs to another order; read the order.
         """
-        answer = await self._rest.delete(
-            f"{_ORDERS}/{segment('order_id', order_id)}", wire.CancelOrderResponse, {"market_ticker": ticker}
-        )
-        return CancelAck(
-            order_id=answer.order_id, reduced_by=parse_size(answer.reduced_by), ts=answer.ts_ms * 1000
-        )
+        path = f"{_ORDERS}/{segment('order_id', order_id)}"
+        answer = await self._rest.delete(path, wire.CancelOrderResponse, {"market_ticker": ticker})
+        await self._check("DELETE", path, own=answer.order_id == order_id)
+        with _readable("DELETE", path):
+            return CancelAck(
+                order_id=answer.order_id, reduced_by=parse_size(answer.reduced_by), ts=answer.ts_ms * 1000
+            )
 
     async def cancel_all(self) -> None:
         """Cancel every resting order of the account, including those of other programs."""
@@ -222,9 +246,9 @@ class DemoOrders:
         Raises:
             ApiError: 404 for an unknown order.
         """
-        answer = await self._rest.get(
-            f"/portfolio/orders/{segment('order_id', order_id)}", wire.OrderResponse, cost=COSTS["get_order"]
-        )
+        path = f"/portfolio/orders/{segment('order_id', order_id)}"
+        answer = await self._rest.get(path, wire.OrderResponse, cost=COSTS["get_order"])
+        await self._check("GET", path, own=answer.order.order_id == order_id)
         return answer.order.to_model()
 
     async def list(self, *, ticker: str | None = None, status: str | None = None) -> Orders:

@@ -46,4 +46,11 @@ class Http(Protocol):
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, /
     ) -> Reply: ...
 
+    async def discard_connections(self) -> None:
+        """Use no open connection again: one of them has given an answer that belongs to another request.
+
+        Requests in flight keep theirs until they are answered.
+        """
+        ...
+
     async def aclose(self) -> None: ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,6 +62,7 @@ class FastHttp:
         self._tls, self._max_connections = tls, max_connections
         self._timeout = ClientTimeout(total=None, connect=connect_timeout_s, sock_read=read_timeout_s)
         self._session: ClientSession | None = None
+        self._in_flight: Counter[ClientSession] = Counter()
         self._closed = False
 
     async def request(
@@ -80,6 +82,7 @@ class FastHttp:
             RuntimeError: the client has been closed.
         """
         session = self._session or self._open_session()
+        self._in_flight[session] += 1
         try:
             async with session.request(
                 method, URL(url, encoded=True), headers=headers, data=content, allow_redirects=False
@@ -98,6 +101,9 @@ class FastHttp:
                 # Closing cancels the requests that wait for a connection, although their tasks were not cancelled.
                 raise NotSent("the client has been closed") from None
             raise
+        finally:
+            self._in_flight[session] -= 1
+            await self._close_unused(session)
 
     def _open_session(self) -> ClientSession:
         if self._closed:
@@ -113,8 +119,19 @@ class FastHttp:
         self._session._retry_connection = False
         return self._session
 
+    async def discard_connections(self) -> None:
+        """Use no open connection again; requests in flight keep theirs until they are answered."""
+        old, self._session = self._session, None
+        if old is not None:
+            await self._close_unused(old)
+
+    async def _close_unused(self, session: ClientSession) -> None:
+        if session is not self._session and not self._in_flight[session]:
+            del self._in_flight[session]
+            await session.close()
+
     async def aclose(self) -> None:
         """Close the connections."""
         self._closed = True
-        if self._session is not None:
-            await self._session.close()
+        for session in {*self._in_flight, *([] if self._session is None else [self._session])}:
+            await session.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections import Counter
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -33,31 +34,53 @@ class HttpxHttp:
         connect_timeout_s: float,
         read_timeout_s: float,
     ) -> None:
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            # Plain HTTP has no certificate; `Rest` never sends to another scheme than its own.
-            verify=tls or False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            follow_redirects=False,
-            trust_env=False,
-            timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s),
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-        )
+        def new_client() -> httpx.AsyncClient:
+            return httpx.AsyncClient(
+                transport=transport,
+                # Plain HTTP has no certificate; `Rest` never sends to another scheme than its own.
+                verify=tls or False,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                follow_redirects=False,
+                trust_env=False,
+                timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s),
+                limits=httpx.Limits(
+                    max_connections=max_connections, max_keepalive_connections=max_connections
+                ),
+            )
+
+        self._new_client = new_client
+        self._client = new_client()
+        self._in_flight: Counter[httpx.AsyncClient] = Counter()
 
     async def request(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, /
     ) -> Reply:
+        client = self._client
+        self._in_flight[client] += 1
         try:
-            answer = await self._client.request(method, url, headers=headers, content=content)
+            answer = await client.request(method, url, headers=headers, content=content)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NotSent(str(error) or type(error).__name__) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # InvalidURL: httpx parses the address of a redirect although it does not follow it.
             raise NoAnswer(str(error) or type(error).__name__) from None
+        finally:
+            self._in_flight[client] -= 1
+            await self._close_unused(client)
         sent = answer.headers
         return Reply(
             answer.status_code, sent.get("location", ""), answer.content, sent.get("retry-after", "")
         )
 
+    async def discard_connections(self) -> None:
+        old, self._client = self._client, self._new_client()
+        await self._close_unused(old)
+
+    async def _close_unused(self, client: httpx.AsyncClient) -> None:
+        if client is not self._client and not self._in_flight[client]:
+            del self._in_flight[client]
+            await client.aclose()
+
     async def aclose(self) -> None:
-        await self._client.aclose()
+        for client in {self._client, *self._in_flight}:
+            await client.aclose()

@@ -202,9 +202,50 @@ async def test_cancel_all_accepts_an_empty_answer() -> None:
     assert (script.seen[0].method, script.seen[0].url.path) == ("DELETE", f"{ROOT}/portfolio/events/orders")
 
 
+PLACED = {
+    "order_id": "o-1",
+    "client_order_id": "c-1",
+    "fill_count": "0.00",
+    "remaining_count": "10.00",
+    "ts_ms": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        PLACED | {"client_order_id": "c-0"},
+        PLACED | {"fill_count": "ten"},
+        PLACED | {"average_fill_price": "cheap"},
+        {"order": {}},
+    ],
+)
+async def test_an_accepted_order_whose_answer_cannot_be_used_has_an_unknown_outcome(
+    body: dict[str, object],
+) -> None:
+    orders, _ = client(answer(201, **body))
+    async with orders:
+        with pytest.raises(OutcomeUnknown):
+            await orders.create(REQUEST)
+
+
+async def test_an_answer_to_another_request_is_refused() -> None:
+    other = answer(order_id="o-2", reduced_by="1.00", ts_ms=1)
+    orders, script = client(
+        other, answer(order=order("o-2")), answer(order_id="o-1", reduced_by="1.00", ts_ms=1)
+    )
+    async with orders:
+        with pytest.raises(OutcomeUnknown, match="belongs to another request"):
+            await orders.cancel("o-1")
+        with pytest.raises(ApiError, match="belongs to another request"):
+            await orders.get("o-1")
+        assert (await orders.cancel("o-1")).reduced_by == 100
+    assert len(script.seen) == 3
+
+
 @pytest.mark.parametrize("order_id", ["", ".", "..", "?x", "#", "a/.."])
 async def test_an_invalid_order_id_never_turns_a_cancel_into_cancel_all(order_id: str) -> None:
-    orders, script = client(answer(order_id="o", reduced_by="0.00", ts_ms=1))
+    orders, script = client(answer(order_id=order_id, reduced_by="0.00", ts_ms=1))
     async with orders:
         try:
             await orders.cancel(order_id)
