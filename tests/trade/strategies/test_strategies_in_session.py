@@ -66,13 +66,26 @@ async def run(settings: Settings) -> Report:
         return await session.run()
 
 
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Write half of the sample, which holds enough trades of each strategy; return its tape and the files."""
+    tape, markets = sample()
+    tape = tape.head(tape.height // 2)
+    folder = tmp_path_factory.mktemp("half")
+    tape.write_parquet(folder / "tape.parquet")
+    markets.filter(pl.col("ticker").is_in(tape["ticker"].cast(pl.String).unique().to_list())).write_parquet(
+        folder / "markets.parquet"
+    )
+    return tape, {"tape": str(folder / "tape.parquet"), "markets": str(folder / "markets.parquet")}
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES[1:])
 async def test_a_session_fires_as_in_research_and_trades_the_sample(
-    settings: Settings, strategy: str
+    settings: Settings, half: tuple[pl.DataFrame, dict[str, str]], strategy: str
 ) -> None:
-    tape, _ = sample()
+    tape, files = half
     report = await run(
-        settings.replace(strategy=strategy, max_position=1e5, balance=1e6, **EXTRA.get(strategy, {}))
+        settings.replace(strategy=strategy, max_position=1e5, balance=1e6, **files, **EXTRA.get(strategy, {}))
     )
     expected = research(strategy).run(tape)
     assert expected.height > 20
