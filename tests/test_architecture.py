@@ -71,6 +71,7 @@ ROOMS = {
     "trade.strategies": {"market", "signals", "trade"},
     "trade.markets": {"kalshi.rest", "kalshi.stream", "market", "signals", "trade", "trade.strategies"},
     "trade.orders": {"kalshi.rest", "market", "signals", "trade", "trade.markets", "trade.strategies"},
+    "trade.core": {"kalshi.stream", "market", "signals", "trade", "trade.markets", "trade.strategies"},
     "trade.venues": {"exchange", "kalshi", "kalshi.rest", "kalshi.stream", "market", "tape", "tape.sample", "trade", "trade.markets"},
     "trade.session": {
         "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.markets", "trade.orders",

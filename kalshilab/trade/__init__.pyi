@@ -1,3 +1,4 @@
+from . import core as core
 from . import events as events
 from . import health as health
 from . import markets as markets

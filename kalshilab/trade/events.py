@@ -28,6 +28,7 @@ class Fired(Fire, frozen=True):
     """A fire of any signal as the journal stores it; `own` holds the signal's own fields."""
 
     own: dict[str, Own] = msgspec.field(default_factory=dict)
+    strategy: str = ""
 
     @classmethod
     def of(cls, fire: Fire) -> Fired:
@@ -77,6 +78,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     drop: int | None = None
     client_order_id: str = ""
     order_id: str = ""
+    strategy: str = ""
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +95,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     fire: Fired
     reentry: bool = False
+    strategy: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

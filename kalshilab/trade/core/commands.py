@@ -1,0 +1,224 @@
+"""Commands of the trader: everything that it asks of its driver, as values.
+
+A driver carries out commands in their order.  A `Request` has exactly one answer, an `Answer` event with its number.  The
+other commands have none.  A `Record` must be durable before the commands after it are carried out: an order's intent
+is on disk before the order is on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+from kalshilab.trade.core.events import Answer, Result
+from kalshilab.trade.events import Intent
+
+__all__ = [
+    "Amend",
+    "Cancel",
+    "CloseGroup",
+    "Command",
+    "Finish",
+    "ListMarkets",
+    "LookUpMarket",
+    "LookUpOrder",
+    "OpenGroup",
+    "Outbox",
+    "Place",
+    "ReadAccount",
+    "ReadFills",
+    "ReadPrints",
+    "ReadSettlements",
+    "Record",
+    "Request",
+    "Say",
+    "Unwatch",
+    "Watch",
+]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base of the commands that have an answer; `number` is unique within a run's life."""
+
+    number: int
+
+
+class Place(Request, frozen=True, kw_only=True, tag=True):
+    """Place an order: answered by `Placed`, `Refused` or `Lost`.  `expires` is in microseconds; None: never."""
+
+    intent: Intent
+    expires: int | None = None
+    group: str = ""
+
+
+class Cancel(Request, frozen=True, kw_only=True, tag=True):
+    """Cancel the rest of an order: `Succeeded`, `Refused` (404: it does not rest) or `Lost`."""
+
+    order_id: str
+    ticker: str
+
+
+class Amend(Request, frozen=True, kw_only=True, tag=True):
+    """Give an order another expiration, which keeps its place in the queue: `Succeeded`, `Refused` or `Lost`.
+
+    `price` and `count` (filled and remaining size) repeat the order's own, as the exchange demands.
+    """
+
+    order_id: str
+    ticker: str
+    side: str
+    price: int
+    count: int
+    expires: int
+
+
+class LookUpOrder(Request, frozen=True, kw_only=True, tag=True):
+    """Find an order by its id, or by its client order id among its market's orders: `OrderFound` or `Lost`."""
+
+    client_order_id: str
+    ticker: str
+    order_id: str = ""
+
+
+class LookUpMarket(Request, frozen=True, kw_only=True, tag=True):
+    """Read one market: `MarketFound` or `Lost`."""
+
+    ticker: str
+
+
+class ListMarkets(Request, frozen=True, kw_only=True, tag=True):
+    """List the open markets that close after `min_close_ts` (microseconds; 0: all): `MarketsListed` or `Lost`."""
+
+    min_close_ts: int = 0
+
+
+class ReadAccount(Request, frozen=True, kw_only=True, tag=True):
+    """Read the account: `AccountRead` or `Lost`.
+
+    Fills since `fills_since` (microseconds, inclusive; None: the newest page), every resting order, and the state of
+    each order of `order_ids`.
+    """
+
+    fills_since: int | None = None
+    order_ids: tuple[str, ...] = ()
+
+
+class ReadFills(Request, frozen=True, kw_only=True, tag=True):
+    """Read all fills of one market: `FillsRead` or `Lost`."""
+
+    ticker: str
+
+
+class ReadSettlements(Request, frozen=True, kw_only=True, tag=True):
+    """Read the settlements of one market: `SettlementsRead` or `Lost`."""
+
+    ticker: str
+
+
+class ReadPrints(Request, frozen=True, kw_only=True, tag=True):
+    """Read public prints since an instant in microseconds, inclusive: `PrintsRead` or `Lost`."""
+
+    since: int
+
+
+class OpenGroup(Request, frozen=True, kw_only=True, tag=True):
+    """Create the session's order group with a limit in contracts: `GroupOpened`, `Refused` or `Lost`."""
+
+    contracts: int
+
+
+class CloseGroup(Request, frozen=True, kw_only=True, tag=True):
+    """Delete the session's order group, which cancels its orders and refuses late ones: `Succeeded`, `Refused`, `Lost`."""
+
+    group: str
+
+
+class Watch(msgspec.Struct, frozen=True, tag=True):
+    """Subscribe to the books of these markets."""
+
+    tickers: tuple[str, ...]
+
+
+class Unwatch(msgspec.Struct, frozen=True, tag=True):
+    """End the subscription to the books of these markets."""
+
+    tickers: tuple[str, ...]
+
+
+class Record(msgspec.Struct, frozen=True, tag=True):
+    """Append one value to the journal; `key` makes it unique within its kind."""
+
+    kind: str
+    value: msgspec.Struct | dict[str, object]
+    key: str | None = None
+
+
+class Say(msgspec.Struct, frozen=True, tag=True):
+    """Show one line to the operator."""
+
+    text: str
+
+
+class Finish(msgspec.Struct, frozen=True, tag=True):
+    """The session is over: nothing is in flight, and what is left at the exchange is in `left` (order ids)."""
+
+    reason: str
+    left: tuple[str, ...] = ()
+
+
+Command: TypeAlias = Request | Watch | Unwatch | Record | Say | Finish
+
+
+class Outbox:
+    """The commands of the event that is being handled, and the requests that have no answer yet.
+
+    Attributes:
+        now: exchange time of the event, in microseconds.
+        mono: monotonic time of the event, in microseconds.
+        commands: the commands so far, in order.
+    """
+
+    __slots__ = ("_awaited", "_number", "commands", "mono", "now")
+
+    def __init__(self) -> None:
+        self.now = self.mono = 0
+        self.commands: list[Command] = []
+        self._number = 0
+        self._awaited: dict[int, Callable[[Result], None]] = {}
+
+    def number(self) -> int:
+        """Return the number of the next request."""
+        self._number += 1
+        return self._number
+
+    def send(self, request: Request, then: Callable[[Result], None]) -> int:
+        """Add a request; `then` is called with the result of its answer.  Return its number."""
+        self._awaited[request.number] = then
+        self.commands.append(request)
+        return request.number
+
+    def answered(self, answer: Answer) -> bool:
+        """Pass an answer on; return False if its request is unknown or was answered before."""
+        then = self._awaited.pop(answer.request, None)
+        if then is None:
+            return False
+        then(answer.result)
+        return True
+
+    def add(self, command: Watch | Unwatch | Finish) -> None:
+        """Add a command without an answer."""
+        self.commands.append(command)
+
+    def record(self, kind: str, value: msgspec.Struct, key: str | None = None) -> None:
+        """Append a value to the journal."""
+        self.commands.append(Record(kind, value, key))
+
+    def note(self, what: str, **facts: object) -> None:
+        """Append a note to the journal."""
+        self.commands.append(Record("note", {"what": what, **facts}))
+
+    def say(self, text: str) -> None:
+        """Show one line to the operator."""
+        self.commands.append(Say(text))

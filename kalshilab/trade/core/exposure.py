@@ -1,0 +1,238 @@
+"""What the session's orders and positions may cost, by market, event, category and strategy, kept up to date.
+
+The limits assume the worst case: every resting order, and every order without a known outcome, counts as filled.  Each
+change of an order or a position updates a handful of sums, so a limit costs the same to check with a thousand open
+positions as with none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from kalshilab.config.settings import Settings
+from kalshilab.market.fees import fill_fee
+from kalshilab.market.model import outcome_price
+from kalshilab.trade.core.account import Account
+from kalshilab.trade.core.orders import OrderLife
+from kalshilab.units import contracts, dollars
+
+__all__ = ["Budget", "Exposure", "RiskRules"]
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one strategy; None is no limit.
+
+    Attributes:
+        cash: money units that its open orders and positions may cost.
+        contracts: size units that its open orders and positions may hold, over all markets.
+        positions: markets in which it may hold a position or an open order.
+    """
+
+    cash: int | None = None
+    contracts: int | None = None
+    positions: int | None = None
+
+    @classmethod
+    def of(
+        cls, *, cash: float | None = None, contracts_: float | None = None, positions: int | None = None
+    ) -> Budget:
+        """Return a budget in dollars, contracts and markets."""
+        return cls(
+            cash=None if cash is None else dollars(cash),
+            contracts=None if contracts_ is None else contracts(contracts_),
+            positions=positions,
+        )
+
+
+class RiskRules(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of a session; 0 switches a limit off where the settings say so.
+
+    Attributes:
+        max_orders: open orders at once.
+        max_position: position in a market, in size units.
+        max_concurrent: markets with a position or an open order.
+        min_cash: cash that must remain after an order, in money units; 0: none.
+        daily_loss: loss of equity since the start of the exchange's UTC day that pauses the session, in money units; 0: none.
+        max_event: cost of open orders and positions in one event, in money units; 0: no limit.
+        max_category: the same for one category.
+        collar: largest distance of an order's price from the market's last print, in price units; 0: no limit.
+    """
+
+    max_orders: int
+    max_position: int
+    max_concurrent: int
+    min_cash: int
+    daily_loss: int = 0
+    max_event: int = 0
+    max_category: int = 0
+    collar: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> RiskRules:
+        """Return the limits that the settings give."""
+        return cls(
+            max_orders=settings.max_orders,
+            max_position=contracts(settings.max_position),
+            max_concurrent=settings.max_concurrent,
+            min_cash=dollars(settings.min_cash),
+        )
+
+
+class _Line:
+    """Open orders and position of one strategy in one market: what they may cost, and their size."""
+
+    __slots__ = ("category", "event", "held_cost", "held_size", "open_cost", "open_size")
+
+    def __init__(self, event: str, category: str) -> None:
+        self.event, self.category = event, category
+        self.held_cost = self.held_size = self.open_cost = self.open_size = 0
+
+
+class Exposure:
+    """The sums behind the limits.
+
+    Attributes:
+        bound: cash that open orders may still cost, fees included, in money units.
+        orders: number of open orders.
+        markets: markets with a position or an open order.
+        by_event, by_category, by_owner: cost of positions and open orders, in money units.
+        size_of_owner: their size, in size units.
+        markets_of_owner: the markets of each strategy.
+    """
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self._orders: dict[str, tuple[int, int]] = {}
+        self._waiting: dict[str, list[int]] = {}
+        self._owners_in: Counter[str] = Counter()
+        self.bound = self.orders = self.markets = 0
+        self.by_event: Counter[str] = Counter()
+        self.by_category: Counter[str] = Counter()
+        self.by_owner: Counter[str] = Counter()
+        self.size_of_owner: Counter[str] = Counter()
+        self.markets_of_owner: Counter[str] = Counter()
+
+    def waiting(self, ticker: str, side: str) -> int:
+        """Return the size that open orders on one side of a market may still fill."""
+        sizes = self._waiting.get(ticker)
+        return 0 if sizes is None else sizes[side == "ask"]
+
+    def holds(self, ticker: str) -> bool:
+        """Return whether a strategy has a position or an open order in a market."""
+        return ticker in self._owners_in
+
+    def order(self, life: OrderLife, event: str, category: str) -> None:
+        """Update the sums after a change of an order."""
+        key, ticker = life.intent.client_order_id, life.intent.ticker
+        bound, size = self._orders.pop(key, (0, 0))
+        remaining = life.remaining
+        now = life.bound
+        if remaining:
+            self._orders[key] = now, remaining
+        self.bound += now - bound
+        self.orders += bool(remaining) - bool(size)
+        waiting = self._waiting.setdefault(ticker, [0, 0])
+        waiting[life.intent.side == "ask"] += remaining - size
+        if not any(waiting):
+            del self._waiting[ticker]
+        self._change(ticker, event, category, life.owner, now - bound, remaining - size)
+
+    def position(self, ticker: str, event: str, category: str, owner: str) -> None:
+        """Update the sums after a change of a strategy's position."""
+        self._change(ticker, event, category, owner, 0, 0)
+
+    def _change(self, ticker: str, event: str, category: str, owner: str, cost: int, size: int) -> None:
+        key = owner, ticker
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(event, category)
+        old_cost, old_size = line.held_cost + line.open_cost, line.held_size + line.open_size
+        holding = self._account.owner(owner).holdings.get(ticker)
+        line.held_cost, line.held_size = (0, 0) if holding is None else (holding.cost, abs(holding.size))
+        line.open_cost += cost
+        line.open_size += size
+        new_cost, new_size = line.held_cost + line.open_cost, line.held_size + line.open_size
+        self.by_event[line.event] += new_cost - old_cost
+        self.by_category[line.category] += new_cost - old_cost
+        self.by_owner[owner] += new_cost - old_cost
+        self.size_of_owner[owner] += new_size - old_size
+        opened = bool(new_size) - bool(old_size)
+        if opened:
+            self.markets_of_owner[owner] += opened
+            before = self._owners_in[ticker]
+            self._owners_in[ticker] += opened
+            self.markets += bool(before + opened) - bool(before)
+        if not new_size:
+            del self._lines[key]
+            if not self._owners_in[ticker]:
+                del self._owners_in[ticker]
+            if not self.by_event[line.event]:
+                del self.by_event[line.event]
+
+    # Limits
+
+    def refusal(
+        self,
+        rules: RiskRules,
+        budget: Budget,
+        *,
+        owner: str,
+        ticker: str,
+        event: str,
+        category: str,
+        side: str,
+        price: int,
+        size: int,
+        last_price: int,
+    ) -> str | None:
+        """Return the reason for which an order must not be sent now, or None if it may be.
+
+        Args:
+            rules: the limits of the session.
+            budget: the limits of the strategy.
+            owner: the strategy.
+            ticker: the market.
+            event: its event.
+            category: its category.
+            side: "bid" or "ask".
+            price: YES price in price units.
+            size: size units.
+            last_price: YES price of the market's last print; 0: none.
+
+        Returns:
+            "low cash", "cash", "orders", "position", "concurrent", "event", "category", "collar", "budget cash",
+            "budget contracts" or "budget positions".
+        """  # fmt: skip
+        outcome = "yes" if side == "bid" else "no"
+        cost = outcome_price(price, outcome) * size + fill_fee(price, size)
+        free = self._account.cash - self.bound - cost
+        if free < 0:
+            return "cash"
+        if rules.min_cash and free < rules.min_cash:
+            return "low cash"
+        if self.orders >= rules.max_orders:
+            return "orders"
+        position = self._account.total.size(ticker)
+        after = position + (size + self.waiting(ticker, side)) * (1 if side == "bid" else -1)
+        if abs(after) > rules.max_position and abs(after) > abs(position):
+            return "position"
+        if self.markets >= rules.max_concurrent and not self.holds(ticker):
+            return "concurrent"
+        if rules.max_event and self.by_event[event] + cost > rules.max_event:
+            return "event"
+        if rules.max_category and self.by_category[category] + cost > rules.max_category:
+            return "category"
+        if rules.collar and last_price and abs(price - last_price) > rules.collar:
+            return "collar"
+        return self._over_budget(budget, owner, ticker, cost, size)
+
+    def _over_budget(self, budget: Budget, owner: str, ticker: str, cost: int, size: int) -> str | None:
+        if budget.cash is not None and self.by_owner[owner] + cost > budget.cash:
+            return "budget cash"
+        if budget.contracts is not None and self.size_of_owner[owner] + size > budget.contracts:
+            return "budget contracts"
+        full = budget.positions is not None and self.markets_of_owner[owner] >= budget.positions
+        return "budget positions" if full and (owner, ticker) not in self._lines else None

@@ -1,0 +1,215 @@
+"""Reconciliation: the exchange's account is read again and again, and the record made equal to it.
+
+The private channels carry no sequence numbers, so a fill that is lost with a connection leaves no trace.  Each reading
+adds what the record lacks.  What still differs in `STEADY` readings in a row, by the same amount, blocks new orders (of
+that market, or all if it is cash) until it is explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from kalshilab.market.model import Fill, Settlement
+from kalshilab.trade.core.account import FOREIGN, Account
+from kalshilab.trade.core.commands import Outbox, ReadAccount
+from kalshilab.trade.core.events import AccountRead, Lost, Result
+from kalshilab.trade.core.exposure import Exposure
+from kalshilab.trade.core.markets import Markets, SettlementWatch
+from kalshilab.trade.core.order_flow import OrderFlow
+from kalshilab.trade.core.orders import Orders
+from kalshilab.trade.core.states import PartHealth
+
+__all__ = ["Reconciler"]
+
+AGAIN_US: Final = 500_000
+"""Monotonic microseconds before a reading is repeated that is not of one moment, or that differs from the record."""
+RETRY_US: Final = 1_000_000
+"""Monotonic microseconds before a reading without an answer is repeated."""
+OVERLAP_US: Final = 300_000_000
+"""Exchange microseconds before the newest fill listed from which fills are listed again."""
+PAGE: Final = 100
+"""Size of the newest page of fills from which on older fills may be missing in it."""
+STEADY: Final = 3
+"""Equal differences in a row that block."""
+MAX_FAILURES: Final = 3
+"""Readings in a row without an answer after which the account counts as failed."""
+
+
+class Reconciler:
+    """The readings of the account.
+
+    Attributes:
+        opened: whether the record has started.
+        current: whether the account was read since the feed came up.
+        compared: number of readings that were compared with the record.
+        differences: name (a ticker or "cash") to (recorded, reported), as of the last comparison.
+        blocked: the names whose difference blocks orders.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        sync_us: int,
+        account: Account,
+        orders: Orders,
+        flow: OrderFlow,
+        exposure: Exposure,
+        markets: Markets,
+        watch: SettlementWatch,
+        health: PartHealth,
+        pay: Callable[[Settlement], object],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._outbox, self._sync_us, self._pay, self._on_change = outbox, sync_us, pay, on_change
+        self._account, self._orders, self._flow, self._exposure = account, orders, flow, exposure
+        self._markets, self._watch, self._health = markets, watch, health
+        self._early: list[Fill] = []
+        self._reading = 0
+        self._at_activity = 0
+        self._due: int | None = None
+        self._newest = self._oldest = 0
+        self._failures = 0
+        self._streaks: dict[str, tuple[int, int]] = {}
+        self.opened = self.current = False
+        self.compared = 0
+        self.differences: dict[str, tuple[int, int]] = {}
+        self.blocked: set[str] = set()
+
+    def blocks(self, ticker: str) -> bool:
+        """Return whether an unexplained difference forbids orders in a market."""
+        return bool(self.blocked) and ("cash" in self.blocked or ticker in self.blocked)
+
+    def early(self, fill: Fill) -> None:
+        """Note a fill that arrived before the record has started: the first reading must include it."""
+        self._flow.activity += 1
+        self._early = [*self._early[-49:], fill]
+
+    def want(self) -> None:
+        """Read the account now; a reading under way is read again."""
+        self._due = self._outbox.mono
+        if not self._reading:
+            self.tick()
+
+    def feed_lost(self) -> None:
+        """Require a new reading before the session trades again."""
+        self.current = False
+
+    def tick(self) -> None:
+        """Read the account if it is time."""
+        if self._reading or self._due is None or self._outbox.mono < self._due:
+            return
+        out = self._outbox
+        since = max(self._newest - OVERLAP_US, self._oldest) if self.opened else None
+        self._due = None
+        self._at_activity = self._flow.activity
+        self._reading = out.number()
+        out.send(ReadAccount(number=self._reading, fills_since=since), self._on_read)
+
+    def _on_read(self, result: Result) -> None:
+        self._reading = 0
+        if not isinstance(result, AccountRead):
+            self._on_failure(result)
+            return
+        self._failures = 0
+        self._flow.answered()
+        steady = self._flow.activity == self._at_activity and not self._flow.in_flight
+        if not self.opened:
+            if not steady or not self._includes_early(result):
+                self._again(AGAIN_US)
+                return
+            self._open(result)
+        changed = self._apply(result)
+        if not steady or changed:
+            self._again(AGAIN_US)
+            return
+        self._look_up_unlisted(result)
+        self._compare(result)
+
+    def _on_failure(self, result: Result) -> None:
+        self._failures += 1
+        if self._failures >= MAX_FAILURES or not self.opened:
+            self._health.degrade("account", result.reason if isinstance(result, Lost) else str(result))
+        self._again(RETRY_US)
+
+    def _again(self, wait: int) -> None:
+        due = self._outbox.mono + wait
+        self._due = due if self._due is None else min(self._due, due)
+
+    # The start
+
+    def _includes_early(self, read: AccountRead) -> bool:
+        listed = {(fill.trade_id, fill.order_id) for fill in read.fills}
+        return all((fill.trade_id, fill.order_id) in listed for fill in self._early)
+
+    def _open(self, read: AccountRead) -> None:
+        """Start the record: all that is listed precedes it."""
+        self.opened = True
+        self._early = []
+        self._account.open_with(read.balance.cash, read.positions, read.fills)
+        self._oldest = min(fill.ts for fill in read.fills) + 1 if len(read.fills) >= PAGE else 0
+        positions = [[p.ticker, p.size, p.cost] for p in read.positions if p.size]
+        self._outbox.note("account", cash=read.balance.cash, positions=positions)
+        for position in read.positions:
+            if position.size:
+                place = self._markets.place_of(position.ticker)
+                self._exposure.position(position.ticker, *place, FOREIGN)
+                self._markets.hold(position.ticker)
+
+    # Each reading
+
+    def _apply(self, read: AccountRead) -> bool:
+        """Add what the record lacks; return whether it lacked anything."""
+        before = self._flow.activity
+        missed = 0
+        for fill in sorted(read.fills, key=lambda fill: fill.ts):
+            self._newest = max(self._newest, fill.ts)
+            if fill.ts >= self._oldest:
+                missed += self._flow.on_fill(fill)
+        if missed:
+            self._outbox.say(f"{missed} fills found over REST that the feed did not report")
+        for order in read.orders:
+            self._flow.on_order(order)
+        for settlement in read.settlements:
+            self._pay(settlement)
+        return self._flow.activity != before
+
+    def _look_up_unlisted(self, read: AccountRead) -> None:
+        listed = {order.order_id for order in read.orders}
+        for life in list(self._orders.resting()):
+            if life.order_id not in listed and not life.due:
+                self._flow.look_up(life)
+
+    def _compare(self, read: AccountRead) -> None:
+        self.compared += 1
+        reported = {position.ticker for position in read.positions if position.size}
+        for ticker, _ in self._account.total.positions():
+            if ticker not in reported:
+                self._watch.expect(ticker, at_once=True)
+        self.differences = self._account.differences(read.positions, read.balance.cash)
+        self.current = True
+        if self._flow.unresolved:
+            # An order without a known outcome explains differences; its market is blocked already.
+            self._again(self._sync_us)
+            return
+        self._count_streaks()
+        if self.differences:
+            names = ", ".join(sorted(self.differences))
+            self._health.degrade("account", f"the record differs from the exchange's: {names}", failed=False)
+            self._again(AGAIN_US if not self.blocked else min(self._sync_us, 10 * AGAIN_US))
+        else:
+            self._health.heal("account")
+            self._again(self._sync_us)
+
+    def _count_streaks(self) -> None:
+        streaks = {}
+        for name, (recorded, reported) in self.differences.items():
+            gap, times = self._streaks.get(name, (0, 0))
+            streaks[name] = (reported - recorded, times + 1 if gap == reported - recorded else 1)
+        self._streaks = streaks
+        blocked = {name for name, (_, times) in streaks.items() if times >= STEADY}
+        if blocked != self.blocked:
+            self._outbox.note("account blocked", names=sorted(blocked))
+            self.blocked = blocked
+            self._on_change()

@@ -1,0 +1,468 @@
+"""The trader: one synchronous fold from events to commands.
+
+`Trader.handle` takes one event with its two times and returns the commands that follow from it, in order.  It reads no
+clock, does no input or output and draws no random numbers, so the same events give the same commands, byte for byte.
+Each piece of state has one owner in this package; this module passes events on to them and holds only what connects
+them: the order of the start, the switches of the operator, and the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from kalshilab.config.settings import Settings
+from kalshilab.errors import SessionError
+from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, FeedGap, Lifecycle
+from kalshilab.market.model import Fill, Order, Settlement, Trade
+from kalshilab.trade.core.account import Account
+from kalshilab.trade.core.books import Books
+from kalshilab.trade.core.commands import Command, Finish, Outbox
+from kalshilab.trade.core.events import (
+    Answer,
+    Ended,
+    Event,
+    FeedDown,
+    FeedUp,
+    Operate,
+    Quiet,
+    Tick,
+)
+from kalshilab.trade.core.exposure import Budget, Exposure
+from kalshilab.trade.core.markets import Followed, Markets, SettlementWatch
+from kalshilab.trade.core.order_flow import OrderFlow
+from kalshilab.trade.core.orders import OrderLife, Orders
+from kalshilab.trade.core.reconcile import Reconciler
+from kalshilab.trade.core.rules import TraderRules, run_prefix
+from kalshilab.trade.core.states import PartHealth, States
+from kalshilab.trade.core.strategy_runs import Decider, FireQueue, StrategyRun, fired
+from kalshilab.trade.events import Decision, Outcome
+from kalshilab.trade.status import COUNTS
+from kalshilab.trade.strategies.strategies import Strategy
+
+__all__ = ["Trader"]
+
+CLOSE_US = 28_000_000
+"""Monotonic microseconds after a stop at which the session ends at the latest."""
+CANCEL_AGAIN_US = 1_000_000
+"""Monotonic microseconds between two rounds of cancels at the end."""
+SAMPLES = 4096
+"""Equity samples that are kept; beyond them every second one is dropped, and the spacing doubles."""
+
+
+class Trader:
+    """The core of a session.
+
+    Args:
+        rules: the rules, or the settings from which they are read.
+        strategies: (name, strategy, budget) of each strategy; names are unique.
+        run_id: the name of the run; only orders with its prefix are the run's.
+        books: as in `TraderRules`, where `rules` are settings.
+
+    Raises:
+        SessionError: two strategies have one name.
+
+    >>> from kalshilab.trade.strategies.strategies import make_strategy
+    >>> settings = Settings(env={}, env_file=None, strategy="hold", discovery=False)
+    >>> trader = Trader(settings, [("hold", make_strategy(settings), Budget())], "run-1")
+    >>> trader.handle(Tick(), 0, 0)[0].value.target, trader.state
+    ('INITIALIZING', 'ORDERBOOK_CONNECT')
+    """
+
+    def __init__(
+        self,
+        rules: TraderRules | Settings,
+        strategies: Sequence[tuple[str, Strategy, Budget]],
+        run_id: str,
+        *,
+        books: Literal["stream", "ask"] = "stream",
+    ) -> None:
+        self.rules = rules if isinstance(rules, TraderRules) else TraderRules.of(rules, books)
+        self.run_id, self.prefix = run_id, run_prefix(run_id)
+        if len({name for name, _, _ in strategies}) < len(strategies):
+            raise SessionError(
+                f"names of strategies must be unique, got {[name for name, _, _ in strategies]}"
+            )
+        self.strategies = [
+            StrategyRun(name, strategy, budget, self.rules.attempts_per_minute)
+            for name, strategy, budget in strategies
+        ]
+        self._outbox = out = Outbox()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+        self.states, self.health = States(out), PartHealth(out)
+        self.account, self.orders = Account(), Orders()
+        self.exposure = Exposure(self.account)
+        self.books = Books(out, self.rules.books)
+        self.markets = Markets(
+            self.rules, out, self.health, self.counts,
+            on_admitted=lambda followed: self.books.watch(followed.ticker),
+            on_print=self._feed, on_ended=self._on_market_ended,
+        )  # fmt: skip
+        self._queue = FireQueue()
+        self._decider = Decider(
+            self.prefix, self.rules, out, self._queue, self.strategies,
+            markets=self.markets, books=self.books, orders=self.orders, account=self.account,
+            exposure=self.exposure, states=self.states, health=self.health,
+            obstacle=self._obstacle, blocked=self._blocked, counts=self.counts,
+        )  # fmt: skip
+        self._flow = OrderFlow(
+            self.prefix, out, self.orders, self.account, self.exposure, self.markets, self.health, self.counts,
+            on_outcome=self._on_outcome, on_change=self._on_change,
+        )  # fmt: skip
+        self._watch = SettlementWatch(out, self.markets, held=self._is_held, pay=self._pay)
+        self._reconciler = Reconciler(
+            out, sync_us=self.rules.sync_us, account=self.account, orders=self.orders, flow=self._flow,
+            exposure=self.exposure, markets=self.markets, watch=self._watch, health=self.health,
+            pay=self._pay, on_change=self._queue.limits_changed,
+        )  # fmt: skip
+        self.recent: deque[Trade] = deque(maxlen=20)
+        self.settlements: deque[Settlement] = deque(maxlen=20)
+        self.equity: list[tuple[int, int, int]] = []
+        """Samples (exchange time, cash, value of positions), in microseconds and money units."""
+        self._spacing = 0
+        self.paused = ""
+        """The reason for which no strategy places orders, or ""."""
+        self.stopped = ""
+        """The reason for the end, or ""."""
+        self.finished: Finish | None = None
+        self._feed_up = False
+        self._stop_at = 0
+        self._cancel_at = 0
+        self._compared_at_end = -1
+        self._feeding = self.markets.feeding
+        self._live = [run for run in self.strategies if run.strategy.signal is not None]
+        self._handlers: Mapping[type, Callable[[Any], None]] = {
+            Trade: self._on_print,
+            BookSnapshot: self._on_book,
+            BookDelta: self._on_delta,
+            FeedGap: self._on_gap,
+            Lifecycle: self.markets.lifecycle,
+            Fill: self._on_fill,
+            Order: self._on_order,
+            FeedUp: self._on_feed_up,
+            FeedDown: self._on_feed_down,
+            Quiet: self._on_quiet,
+            Tick: self._on_tick,
+            Ended: self._on_ended,
+            Operate: self._on_operate,
+            Answer: self._on_answer,
+        }
+
+    def handle(self, event: Event, now: int, mono: int) -> list[Command]:
+        """Handle one event and return the commands that follow from it, in order.
+
+        Args:
+            event: the event.
+            now: exchange time in microseconds.
+            mono: monotonic machine time in microseconds.
+        """
+        out = self._outbox
+        out.now, out.mono = now, mono
+        self._handlers[type(event)](event)
+        commands = out.commands
+        if not commands:
+            return []
+        out.commands = []
+        return commands
+
+    # Views
+
+    @property
+    def state(self) -> str:
+        """The session's state."""
+        return self.states.state
+
+    @property
+    def busy(self) -> bool:
+        """Whether a fire is to be decided now, or an order has no answer: deliver the answers and another `Quiet`."""
+        if self.finished is not None:
+            return False
+        return bool(self._flow.in_flight or self.books.awaited) or self._queue.has_ready
+
+    @property
+    def pending(self) -> int:
+        """The number of fires that have neither led to an order nor expired."""
+        return len(self._queue)
+
+    @property
+    def decisions(self) -> deque[Decision]:
+        """The latest decisions."""
+        return self._decider.decisions
+
+    @property
+    def differences(self) -> dict[str, tuple[int, int]]:
+        """Name (a ticker or "cash") to (recorded, reported), as of the last reading of the account."""
+        return self._reconciler.differences
+
+    @property
+    def opened(self) -> bool:
+        """Whether the account was read, which starts the record."""
+        return self._reconciler.opened
+
+    # Market data
+
+    def _on_print(self, trade: Trade) -> None:
+        self.counts["trades"] += 1
+        followed = self._feeding.get(trade.ticker)
+        if followed is not None:
+            self._feed(followed, trade)
+        else:
+            self._on_other_print(trade)
+
+    def _on_other_print(self, trade: Trade) -> None:
+        followed = self.markets.get(trade.ticker)
+        if followed is not None and followed.status == "looking":
+            self.markets.keep(followed, trade)
+            return
+        self.counts["filtered"] += 1
+        if followed is not None and followed.status in ("held", "active"):
+            followed.last_price = trade.price
+            self.account.mark(trade.ticker, trade.price)
+
+    def _feed(self, followed: Followed, trade: Trade) -> None:
+        ticker, price = trade.ticker, trade.price
+        followed.last_price = price
+        followed.prints += 1
+        self.recent.append(trade)
+        self.account.mark(ticker, price)
+        for run in self._live:
+            try:
+                fire = run.fire(ticker, trade.ts, price, trade.size, trade.taker)
+            except Exception as error:  # noqa: BLE001 - any error of a signal stops its strategy, and nothing else
+                self._on_signal_error(run, error, trade)
+                continue
+            if fire is not None:
+                self.counts["signals"] += 1
+                run.counts["signals"] += 1
+                self._outbox.record("fire", fired(run, fire))
+                self._queue.add(run, fire)
+        if self._queue.by_market:
+            self._queue.market_changed(ticker)
+
+    def _on_signal_error(self, run: StrategyRun, error: Exception, trade: Trade) -> None:
+        self._decider.fail(run, error, f"print of {trade.ticker} at {trade.ts}: {trade}")
+        self._live = [live for live in self._live if live is not run]
+
+    def _on_book(self, event: BookSnapshot) -> None:
+        self.books.load(event)
+        if self._queue.by_market and not self.books.asked_for:
+            self._queue.market_changed(event.ticker)
+
+    def _on_delta(self, event: BookDelta) -> None:
+        self.books.apply(event)
+        if self._queue.by_market:
+            self._queue.market_changed(event.ticker)
+
+    def _on_gap(self, event: FeedGap) -> None:
+        self.counts["gaps"] += 1
+        self._outbox.say(f"{event.channel}: frames lost")
+        if event.channel == "orderbook_delta":
+            self.books.refresh(event.tickers)
+        elif event.channel in ("fill", "user_orders"):
+            self._reconciler.want()
+
+    def _on_market_ended(self, followed: Followed) -> None:
+        ticker, market = followed.ticker, followed.market
+        if market is not None and market.settlement is not None:
+            self.account.mark(ticker, market.settlement)
+        for run in self.strategies:
+            run.reset(ticker)
+            run.entries.pop(ticker, None)
+        self.books.unwatch(ticker)
+        self._queue.market_changed(ticker)
+        self._watch.expect(ticker, at_once=followed.status == "settled")
+        if followed.status == "settled":
+            self.account.forget(ticker)
+
+    # The account
+
+    def _is_held(self, ticker: str) -> bool:
+        return bool(self.account.total.size(ticker))
+
+    def _on_fill(self, fill: Fill) -> None:
+        if self.opened:
+            self._flow.on_fill(fill)
+        else:
+            self._reconciler.early(fill)
+
+    def _on_order(self, order: Order) -> None:
+        if self.opened:
+            self._flow.on_order(order)
+
+    def _on_outcome(self, life: OrderLife, outcome: Outcome, status: int) -> None:
+        self._decider.on_outcome(life, outcome, status)
+
+    def _on_change(self, ticker: str) -> None:
+        """Handle a change of an order or a position: limits may be free, and the displayed book is another."""
+        self._queue.limits_changed()
+        self._queue.market_changed(ticker)
+        self._sample()
+
+    def _pay(self, settlement: Settlement) -> None:
+        if not self.opened or not self.account.settle(settlement):
+            return
+        self._flow.activity += 1
+        key = f"{settlement.ticker}|{settlement.ts}"
+        self._outbox.record("settlement", settlement, key)
+        self.counts["settlements"] += 1
+        self.settlements.append(settlement)
+        place = self.markets.place_of(settlement.ticker)
+        for owner, _ in self.account.owners():
+            self.exposure.position(settlement.ticker, *place, owner)
+        self._on_change(settlement.ticker)
+
+    def _sample(self) -> None:
+        now, total = self._outbox.now, self.account
+        sample = now, total.cash, total.total.value
+        if len(self.equity) > 1 and now - self.equity[-2][0] <= self._spacing:
+            self.equity[-1] = sample
+            return
+        self.equity.append(sample)
+        if len(self.equity) > SAMPLES:
+            span = self.equity[-1][0] - self.equity[0][0]
+            self._spacing = max(2 * self._spacing, span // SAMPLES * 2)
+            self.equity = [*self.equity[:-1:2], self.equity[-1]]
+
+    # Deciding
+
+    def _obstacle(self) -> str:
+        if not self.states.may_trade:
+            return "not ready"
+        return self.paused
+
+    def _blocked(self, ticker: str) -> str:
+        if self.orders.uncertain(ticker):
+            return "order unknown"
+        return "account differs" if self._reconciler.blocks(ticker) else ""
+
+    def _on_quiet(self, event: Quiet) -> None:
+        if self._queue.is_due(self._outbox.now) or self.books.awaited:
+            self._decider.decide(self._flow)
+            self._progress()
+
+    # Start, time and answers
+
+    def _on_answer(self, answer: Answer) -> None:
+        if self.finished is not None:
+            return
+        if not self._outbox.answered(answer):
+            self._outbox.note("answer to an unknown request", request=answer.request)
+            return
+        self._progress()
+
+    def _on_tick(self, event: Tick) -> None:
+        if self.finished is not None:
+            return
+        self._flow.tick()
+        self._watch.tick()
+        self._reconciler.tick()
+        if not self.stopped and self._reconciler.opened:
+            self.markets.tick()
+        self._sample_at_tick()
+        self._progress()
+
+    def _sample_at_tick(self) -> None:
+        if self.opened:
+            self._sample()
+
+    def _progress(self) -> None:
+        """Move to the state that the facts allow."""
+        if self.stopped:
+            self._close()
+            return
+        states = self.states
+        if states.state == "ACTING" and not self._flow.in_flight:
+            states.to("READY", "order answered")
+        elif states.state != "READY":
+            self._start()
+
+    def _start(self) -> None:
+        states = self.states
+        if states.state == "STARTUP":
+            self._outbox.note("start", run=self.run_id, strategies=[run.name for run in self.strategies])
+            states.to("INITIALIZING", "start")
+            states.to("ORDERBOOK_CONNECT", "feed")
+        if states.state == "ORDERBOOK_CONNECT" and self._feed_up:
+            states.to("TRADING_CLIENT_CONNECT", "account")
+            self._reconciler.want()
+        if states.state == "TRADING_CLIENT_CONNECT" and self.opened:
+            states.to("KALSHI_DATA_SYNC", "account read")
+            if not self.markets.listed:
+                self.markets.discover()
+        if states.state == "KALSHI_DATA_SYNC" and self.markets.listed and self._reconciler.current:
+            states.to("READY", "all parts started")
+            self._sample()
+            self._queue.state_changed()
+
+    def _on_feed_up(self, event: FeedUp) -> None:
+        if self._feed_up:
+            return
+        self._feed_up = True
+        self.health.heal("feed")
+        self._progress()
+
+    def _on_feed_down(self, event: FeedDown) -> None:
+        self._feed_up = False
+        self.books.clear()
+        self._reconciler.feed_lost()
+        self.health.degrade("feed", event.reason or "lost")
+
+    # The operator, and the end
+
+    def _on_operate(self, event: Operate) -> None:
+        if event.action in ("stop", "kill"):
+            self._stop(event.reason or event.action)
+
+    def _on_ended(self, event: Ended) -> None:
+        self._stop(event.reason)
+
+    def _stop(self, reason: str) -> None:
+        """Begin to close: no new orders, nothing left resting, and a last reading of the account."""
+        if self.stopped:
+            return
+        self.stopped = reason
+        self._outbox.note("stop", reason=reason)
+        self._stop_at = self._cancel_at = self._outbox.mono
+        self._progress_to_shutdown(reason)
+        self._decider.end_all("session ended")
+        self._close()
+
+    def _progress_to_shutdown(self, reason: str) -> None:
+        self.states.to("SHUTDOWN", reason)
+
+    def _close(self) -> None:
+        if self.finished is not None:
+            return
+        mono = self._outbox.mono
+        if mono - self._stop_at >= CLOSE_US:
+            self._finish()
+            return
+        if self.orders.live or self._flow.in_flight:
+            if mono >= self._cancel_at:
+                self._cancel_at = mono + CANCEL_AGAIN_US
+                self._flow.cancel_all()
+            return
+        reconciler = self._reconciler
+        if self._compared_at_end < 0:
+            if not self.opened:
+                self._finish()
+                return
+            self._compared_at_end = reconciler.compared
+            reconciler.want()
+        readings = reconciler.compared - self._compared_at_end
+        if readings and (not reconciler.differences or readings >= 3):
+            self._finish()
+
+    def _finish(self) -> None:
+        left = tuple(
+            sorted(life.order_id or life.intent.client_order_id for life in self.orders.live.values())
+        )
+        self.counts["left_resting"] = len(left)
+        self._sample()
+        self._outbox.note("end", stopped=self.stopped, counts=dict(self.counts), left=list(left))
+        self.finished = Finish(self.stopped, left)
+        self._outbox.add(self.finished)
+
+    def __repr__(self) -> str:
+        return f"Trader({self.run_id}, {self.state}, {len(self.strategies)} strategies)"
