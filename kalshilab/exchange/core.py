@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import polars as pl
@@ -86,6 +86,7 @@ class Exchange:
             `kalshilab.exchange.orders.contract_choices`.
         form: "2026-01" for the messages and bodies of January 2026; see
             `kalshilab.exchange.stream.format_2026_01`.
+        archives: whether prints and candles are kept for the REST listings.
 
     >>> import kalshilab as kl
     >>> ex = Exchange(*kl.sample(), seed=0)
@@ -121,6 +122,7 @@ class Exchange:
         prints_kept: int = PRINTS_KEPT,
         choices: Choices = CHOICES,
         form: str = "",
+        archives: bool = True,
     ) -> None:
         if archive_after_us < 0:
             raise ExchangeError(f"archive_after_us must be >= 0, got {archive_after_us}")
@@ -155,6 +157,9 @@ class Exchange:
         self._spread, self._depth = spread_price_units, depth
         self._background = BackgroundFlow(self)
         self._printing = False
+        self._archives = archives
+        self.on_print: Callable[[Trade], None] | None = None
+        """Called with every public print; for a simulation in the same process."""
         self._pending: dict[int, Listing] = {}
         self.prints: Final = TradeLog(prints_kept)
         self.candles: Final = Candles()
@@ -254,9 +259,12 @@ class Exchange:
 
     def _quotes_changed(self, listing: Listing) -> None:
         """Record a possible change of the best quotes and publish the ticker if they changed."""
+        if not self._archives and (self._printing or not self.hub.wanted("ticker", listing.facts.ticker)):
+            return
         book, ticker = listing.book, listing.facts.ticker
         bid, ask = book.best_bid(), book.best_ask()
-        self.candles.quoted(ticker, self.now, bid, ask)
+        if self._archives:
+            self.candles.quoted(ticker, self.now, bid, ask)
         # The book is adjusted just before a print; one ticker message after the print covers both.
         if self._printing or not self.hub.wanted("ticker", ticker):
             return
@@ -273,8 +281,12 @@ class Exchange:
         listing.last_price, listing.last_size = price, size
         listing.volume += size
         ticker = listing.facts.ticker
-        self.prints.append(Trade(self.now, ticker, price, size, taker, trade_id))
-        self.candles.printed(ticker, self.now, price, size)
+        trade = Trade(self.now, ticker, price, size, taker, trade_id)
+        if self.on_print is not None:
+            self.on_print(trade)
+        if self._archives:
+            self.prints.append(trade)
+            self.candles.printed(ticker, self.now, price, size)
         if self.hub.wanted("trade", ticker):
             self.hub.publish(
                 "trade",

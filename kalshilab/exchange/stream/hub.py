@@ -8,7 +8,7 @@ recipients.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -23,6 +23,8 @@ __all__ = ["CHANNELS", "Hub", "StreamConnection", "StreamSource"]
 TODAY: Final[Variant] = ("", False)
 _encode: Final = msgspec.json.Encoder().encode
 Subscriber = tuple[StreamConnection, ChannelSubscription]
+Listener: TypeAlias = Callable[[Any], None]
+"""A function that is called with the body of a message."""
 
 
 class StreamSource(Protocol):
@@ -103,6 +105,14 @@ class Hub:
         self.source, self.form = source, form
         self.frames = 0
         self._subscribers = {channel: _Subscribers() for channel in CHANNELS}
+        self._listeners: dict[str, Listener] = {}
+
+    def listen(self, channel: str, listener: Listener) -> None:
+        """Call `listener` with the body of every message of a channel, before it is encoded.
+
+        This is how a simulation in the same process receives messages.
+        """
+        self._listeners[channel] = listener
 
     def connect(self, notify: Callable[[], None] | None = None, form: str | None = None) -> StreamConnection:
         """Return a new connection.
@@ -155,7 +165,7 @@ class Hub:
     def wanted(self, channel: str, ticker: str) -> bool:
         """Return whether a connection is subscribed to this market; call it before building a costly body."""
         subscribers = self._subscribers[channel]
-        return bool(subscribers.all) or ticker in subscribers.by_ticker
+        return bool(subscribers.all) or ticker in subscribers.by_ticker or channel in self._listeners
 
     def publish(self, channel: str, kind: bytes, ticker: str, body: msgspec.Struct) -> None:
         """Send a message to all its subscribers.
@@ -166,6 +176,8 @@ class Hub:
             ticker: market of the message, for the subscribers' filters.
             body: the `msg` of the frame.
         """
+        if channel in self._listeners:
+            self._listeners[channel](body)
         encoded: dict[Variant, bytes | None] = {}
         for connection, subscription in self._subscribers[channel].of(ticker):
             variant = subscription.variant

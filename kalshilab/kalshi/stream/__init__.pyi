@@ -1,6 +1,7 @@
 from . import client as client
 from . import events as events
 from . import feeds as feeds
+from . import messages as messages
 from . import protocol as protocol
 from . import transport_picows as transport_picows
 from . import transport_websockets as transport_websockets
@@ -28,6 +29,11 @@ from .feeds import OrderFeed as OrderFeed
 from .feeds import PositionFeed as PositionFeed
 from .feeds import TickerFeed as TickerFeed
 from .feeds import TradeFeed as TradeFeed
+from .messages import fill_of as fill_of
+from .messages import lifecycle_of as lifecycle_of
+from .messages import order_of as order_of
+from .messages import price_of as price_of
+from .messages import size_of as size_of
 from .protocol import StreamProtocol as StreamProtocol
 from .transport_picows import open_fast_socket as open_fast_socket
 from .transport_websockets import LOGGER as LOGGER

@@ -33,10 +33,11 @@ from kalshilab.kalshi.stream.events import (
     Subscribed,
     Ticker,
 )
+from kalshilab.kalshi.stream.messages import fill_of, lifecycle_of, order_of, price_of, size_of
 from kalshilab.kalshi.wire import stream as wire
 from kalshilab.kalshi.wire.base import UNREADABLE
 from kalshilab.market.model import Fill, Order, Trade
-from kalshilab.units import PRICE, parse_money, parse_price, parse_size
+from kalshilab.units import parse_money, parse_size
 
 __all__ = ["StreamProtocol"]
 
@@ -127,29 +128,6 @@ _TAGS: Final = frozenset(t.__struct_config__.tag for t in get_args(_KnownFrame))
 _decode: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder(_KnownFrame).decode
 _decode_unknown: Final = msgspec.json.Decoder(_UnknownFrame).decode
 _encode: Final = msgspec.json.Encoder().encode
-
-# There are few distinct prices, and sizes repeat: a lookup is several times faster than parsing.
-_PRICES: dict[str, int] = {}
-_SIZES: dict[str, int] = {}
-_CACHE_LIMIT: Final = 50_000
-
-
-def _price(text: str) -> int:
-    price = _PRICES.get(text)
-    if price is None:
-        price = parse_price(text)
-        if len(_PRICES) < _CACHE_LIMIT:
-            _PRICES[text] = price
-    return price
-
-
-def _size(text: str) -> int:
-    size = _SIZES.get(text)
-    if size is None:
-        size = parse_size(text)
-        if len(_SIZES) < _CACHE_LIMIT:
-            _SIZES[text] = size
-    return size
 
 
 class Subscription:
@@ -365,7 +343,7 @@ class StreamProtocol:
         if subscription is not None and ticker in subscription.stale:
             return None
         return BookDelta(
-            ticker, m.side, _price(m.price_dollars), _size(m.delta_fp), m.ts_ms * 1000, m.client_order_id
+            ticker, m.side, price_of(m.price_dollars), size_of(m.delta_fp), m.ts_ms * 1000, m.client_order_id
         )
 
     def _on_snapshot(self, frame: _Snapshot) -> BookSnapshot:
@@ -373,8 +351,8 @@ class StreamProtocol:
         subscription = self._by_sid.get(frame.sid)
         if subscription is not None:
             subscription.stale.discard(m.market_ticker)
-        yes = [(_price(p), _size(s)) for p, s in m.yes_dollars_fp]
-        no = [(_price(p), _size(s)) for p, s in m.no_dollars_fp]
+        yes = [(price_of(p), size_of(s)) for p, s in m.yes_dollars_fp]
+        no = [(price_of(p), size_of(s)) for p, s in m.no_dollars_fp]
         return BookSnapshot(m.market_ticker, yes, no)
 
     def _on_trade(self, frame: _Trade) -> Trade | None:
@@ -385,34 +363,22 @@ class StreamProtocol:
             # A trade without a taker must not count for either side.
             self.undirected += 1
             return None
-        return Trade(ts, m.market_ticker, _price(m.yes_price_dollars), _size(m.count_fp), taker, m.trade_id)
+        return Trade(
+            ts, m.market_ticker, price_of(m.yes_price_dollars), size_of(m.count_fp), taker, m.trade_id
+        )
 
     def _on_ticker(self, frame: _Ticker) -> Ticker:
         m = frame.msg
         return Ticker(
-                m.market_ticker, _price(m.price_dollars), _price(m.yes_bid_dollars), _price(m.yes_ask_dollars),
-                _size(m.volume_fp), _size(m.open_interest_fp), m.ts_ms * 1000,
+                m.market_ticker, price_of(m.price_dollars), price_of(m.yes_bid_dollars), price_of(m.yes_ask_dollars),
+                size_of(m.volume_fp), size_of(m.open_interest_fp), m.ts_ms * 1000,
             )  # fmt: skip
 
     def _on_fill(self, frame: _Fill) -> Fill:
-        m = frame.msg
-        return Fill(
-                trade_id=m.trade_id, order_id=m.order_id, ticker=m.market_ticker, side=m.book_side,
-                price=_price(m.yes_price_dollars), size=_size(m.count_fp), fee=parse_money(m.fee_cost),
-                is_taker=m.is_taker, ts=m.ts_ms * 1000, client_order_id=m.client_order_id,
-                position=parse_size(m.post_position_fp),
-            )  # fmt: skip
+        return fill_of(frame.msg)
 
     def _on_order(self, frame: _UserOrder) -> Order:
-        m = frame.msg
-        return Order(
-                order_id=m.order_id, ticker=m.ticker, side=m.book_side, price=_price(m.yes_price_dollars),
-                status=m.status, initial=_size(m.initial_count_fp), filled=_size(m.fill_count_fp),
-                remaining=_size(m.remaining_count_fp), client_order_id=m.client_order_id,
-                fees=parse_money(m.taker_fees_dollars) + parse_money(m.maker_fees_dollars),
-                created_ts=m.created_ts_ms * 1000, updated_ts=m.last_updated_ts_ms * 1000,
-                reason=m.last_update_reason or "",
-            )  # fmt: skip
+        return order_of(frame.msg)
 
     def _on_position(self, frame: _Position) -> PositionUpdate:
         m = frame.msg
@@ -422,18 +388,7 @@ class StreamProtocol:
             )  # fmt: skip
 
     def _on_lifecycle(self, frame: _Lifecycle) -> Lifecycle:
-        m = frame.msg
-        result = m.result or ""
-        settlement = (
-            {"yes": PRICE, "no": 0}.get(result) if not m.settlement_value else _price(m.settlement_value)
-        )
-        about = m.additional_metadata
-        event = (about.event_ticker or "") if about is not None else ""
-        seconds = m.determination_ts or m.settled_ts or (m.open_ts if m.event_type == "created" else 0) or 0
-        return Lifecycle(
-            m.event_type, m.market_ticker, seconds * 1_000_000, event, (m.open_ts or 0) * 1_000_000,
-            (m.close_ts or 0) * 1_000_000, result, settlement,
-        )  # fmt: skip
+        return lifecycle_of(frame.msg)
 
     def _on_event_lifecycle(self, frame: _EventLifecycle) -> EventLifecycle:
         m = frame.msg

@@ -115,7 +115,8 @@ class OrderFlow:
         if isinstance(result, Placed) and self._claims(life, result.order_id):
             self._worked()
             self._accept(life, result.order_id)
-            self._report(life, _acknowledged(life.intent, result, self._outbox.now))
+            if life.state != "ended":
+                self._report(life, _acknowledged(life.intent, result, self._outbox.now))
             self._conclude(life, "accepted", filled=result.filled, remaining=result.remaining)
         elif life.order_id:
             # A message showed the order before its answer was lost.
@@ -229,7 +230,10 @@ class OrderFlow:
         """Handle the state of an order as the exchange reports it."""
         life = life or self._orders.by_id(order.order_id) or self._orders.get(order.client_order_id)
         if life is None:
-            self._stray(order)
+            if self._orders.closes(order):
+                self._outbox.record("order", order)
+            else:
+                self._stray(order)
             return
         if not life.order_id:
             if not self._claims(life, order.order_id):

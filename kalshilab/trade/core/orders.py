@@ -103,6 +103,7 @@ class Orders:
         """The owner of every order id of the run, for fills that are reported late."""
         self._by_ticker: dict[str, set[str]] = {}
         self._unsettled: set[str] = set()
+        self._unreported: set[str] = set()
         self.accepted = 0
 
     def add(self, life: OrderLife) -> None:
@@ -180,6 +181,13 @@ class Orders:
             self.end(life)
         return True
 
+    def closes(self, order: Order) -> bool:
+        """Return whether a report is the first to show the end of an order that its fills have ended already."""
+        if order.status == "resting" or order.order_id not in self._unreported:
+            return False
+        self._unreported.discard(order.order_id)
+        return True
+
     def end(self, life: OrderLife, outcome: str = "") -> None:
         """End an order; it stays live until its fills are counted."""
         life.state = "ended"
@@ -202,6 +210,8 @@ class Orders:
         if self.live.pop(key, None) is None:
             return
         self._by_id.pop(life.order_id, None)
+        if life.order_id and (life.order is None or life.order.status == "resting"):
+            self._unreported.add(life.order_id)
         keys = self._by_ticker[life.intent.ticker]
         keys.discard(key)
         if not keys:

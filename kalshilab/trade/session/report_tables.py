@@ -8,7 +8,7 @@ money in dollars, sizes in contracts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 import polars as pl
@@ -16,7 +16,6 @@ import polars as pl
 from kalshilab.market.model import Fill, Market, Order, Settlement
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER
 from kalshilab.trade.events import Decision, Fired, Transition
-from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.status import PositionRow
 from kalshilab.units import MONEY, PRICE, SIZE
 
@@ -125,8 +124,16 @@ _SIGNAL_DTYPES: Final[Mapping[str, Dtype]] = {
 """Types of a signal's own fields where the signal does not declare them."""
 
 
+class StoredValues(Protocol):
+    """The part of a journal from which tables are made."""
+
+    def values(self, kind: str) -> list[Any]:
+        """Return the values of one kind, in the order of writing."""
+        ...
+
+
 def stored_tables(
-    journal: Journal,
+    journal: StoredValues,
     *,
     positions: Sequence[PositionRow],
     equity: Sequence[tuple[int, int, int]],

@@ -1,0 +1,315 @@
+"""Backtests: strategies over recorded trades, decided by the same core as live sessions, filled by the same exchange.
+
+The exchange plays its next step only when the trader has decided everything that the last one caused.  The embedded venue
+of a live session is in lockstep in the same way, so on one tape, seed and latency a backtest and a session give the same
+orders, fills and profit, row for row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import polars as pl
+
+from kalshilab.config.settings import STRATEGIES, Settings
+from kalshilab.errors import SessionError
+from kalshilab.exchange.core import Exchange
+from kalshilab.exchange.flows.recorded_books import BookFrame
+from kalshilab.exchange.state.fill_model import FillModel
+from kalshilab.market.model import outcome_price
+from kalshilab.signals import Signal
+from kalshilab.trade.backtest.simulated_venue import SimulatedVenue
+from kalshilab.trade.core.commands import Command, Record
+from kalshilab.trade.core.events import Ended, Event, FeedUp, Quiet, Tick
+from kalshilab.trade.core.exposure import Budget
+from kalshilab.trade.core.rules import TraderRules
+from kalshilab.trade.core.trader import Trader
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.session.report_tables import stored_tables
+from kalshilab.trade.status import PositionRow
+from kalshilab.trade.strategies.strategies import Bought, Strategy, make_strategy
+from kalshilab.units import dollars
+
+__all__ = ["BacktestReport", "Plan", "backtest"]
+
+Plan: TypeAlias = "str | Strategy | Signal | tuple[str, Strategy | Signal, Budget]"
+"""A strategy to test: one of `STRATEGIES`, a strategy, a signal, or a name with one of them and a budget."""
+
+RUN: str = "backtest"
+NEVER: int = 1 << 62
+SECOND: int = 1_000_000
+
+
+class BacktestReport(Report):
+    """The record of a backtest: the same frames as the `Report` of a session, in memory.
+
+    `save(folder)` writes them as a session's run folder holds them, without a journal.
+    """
+
+    def save(self, folder: str | Path | None = None) -> None:
+        """Write `report.json` and a Parquet file for each frame.
+
+        Args:
+            folder: the folder; it is created.
+
+        Raises:
+            SessionError: no folder is given.
+        """
+        if folder is None:
+            raise SessionError("folder must be given, because a backtest has no run folder")
+        self.run_dir = Path(folder)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        super().save()
+
+
+def backtest(
+    strategies: Plan | list[Plan],
+    tape: pl.DataFrame,
+    markets: pl.DataFrame,
+    books: Iterable[BookFrame] | None = None,
+    *,
+    settings: Settings | None = None,
+    latency_us: int = 0,
+    executor: Executor | None = None,
+    shards: int | None = None,
+) -> BacktestReport | list[BacktestReport]:
+    """Trade strategies over recorded trades and return the record.
+
+    Prints, lifecycle and settlements come from the tape and the markets; fills come from the simulated exchange, whose
+    background book is inferred from the prints or replayed from `books`.  A decision uses only what a live session would
+    know at that time.
+
+    Args:
+        strategies: a strategy, or a list of them, which trade side by side on one account.
+        tape: the public trades (`kl.to_tape`).
+        markets: their markets (`kl.to_markets`).
+        books: recorded books of the same time; see `kalshilab.exchange.flows.recorded_books`.
+        settings: limits, sizes, spreads, starting cash and seed; by default those of the environment.  Its venue, minutes
+            and speed do not matter.
+        latency_us: microseconds of exchange time that an order takes to arrive.
+        executor: runs the shards, for example a process pool or a Dask client's executor.
+        shards: split history into this many spans of equal numbers of prints, each with fresh signals and its own starting
+            cash.  A market belongs to the span of its first print.
+
+    Returns:
+        The report; with `shards`, a list with one report per span, in order of time.
+
+    >>> import kalshilab as kl
+    >>> settings = kl.Settings(env={}, env_file=None, min_trades=15)
+    >>> report = kl.backtest("rlm_no", *kl.sample(), settings=settings)
+    >>> report.counts["orders"] > 50, report.counts["account_differences"]
+    (True, 0)
+
+    Raises:
+        SessionError: no strategy is given, or two have one name.
+        TapeError: `tape` is not a tape, or `markets` is not a markets table.
+        ExchangeError: the tape cannot be played.
+    """
+    settings = settings or Settings()
+    plans = _plans(strategies)
+    if not plans:
+        raise SessionError("strategies must name at least one strategy, got none")
+    frames = list(books or ())
+    if shards is None:
+        return _run(plans, tape, markets, frames, settings, latency_us)
+    if shards < 1:
+        raise SessionError(f"shards must be >= 1, got {shards}")
+    parts = [(plans, part, markets, frames, settings, latency_us) for part in _spans(tape, shards)]
+    if executor is None:
+        return [_run(*part) for part in parts]
+    return [future.result() for future in [executor.submit(_run, *part) for part in parts]]
+
+
+def _plans(strategies: Plan | list[Plan]) -> list[Plan]:
+    if isinstance(strategies, list):
+        return list(strategies)
+    return [strategies]
+
+
+def _spans(tape: pl.DataFrame, shards: int) -> list[pl.DataFrame]:
+    """Return the tape in spans of time; all prints of a market are in the span of its first."""
+    rows = tape.with_row_index("_row").with_columns(
+        (pl.col("_row").min().over("ticker").cast(pl.Int64) * shards // max(tape.height, 1)).alias("_span")
+    )
+    parts = [rows.filter(pl.col("_span") == n).drop("_row", "_span") for n in range(shards)]
+    return [part for part in parts if part.height]
+
+
+def _run(
+    plans: Sequence[Plan],
+    tape: pl.DataFrame,
+    markets: pl.DataFrame,
+    books: list[BookFrame],
+    settings: Settings,
+    latency_us: int,
+) -> BacktestReport:
+    exchange = Exchange(
+        tape,
+        markets,
+        frames=books,
+        fills=FillModel(latency_us=latency_us),
+        seed=settings.seed,
+        balance_money_units=dollars(settings.balance),
+        echo_trades=False,
+        archives=False,
+    )
+    # A served exchange draws the id of its key first; orders have the same ids in both.
+    exchange.new_id()
+    rules = msgspec.structs.replace(
+        TraderRules.of(settings, "ask"), sync_us=NEVER, discovery_us=NEVER, max_outage_us=None
+    )
+    trader = Trader(rules, [_planned(plan, settings) for plan in plans], RUN)
+    return _Replay(exchange, trader).run()
+
+
+def _planned(plan: Plan, settings: Settings) -> tuple[str, Strategy, Budget]:
+    """Return name, strategy and budget of a plan."""
+    if isinstance(plan, tuple):
+        name, thing, budget = plan
+        return name, _strategy(thing, settings), budget
+    strategy = _strategy(plan, settings)
+    return (
+        str(getattr(plan, "name", strategy.name) if not isinstance(plan, str) else plan),
+        strategy,
+        Budget(),
+    )
+
+
+def _strategy(thing: object, settings: Settings) -> Strategy:
+    if isinstance(thing, str):
+        if thing not in STRATEGIES:
+            raise SessionError(f"unknown strategy {thing!r}; choose from {', '.join(STRATEGIES)}")
+        return make_strategy(settings.replace(strategy=thing))
+    if callable(getattr(thing, "quote", None)):
+        return thing  # type: ignore[return-value]
+    if callable(getattr(thing, "update", None)):
+        return Bought(settings, thing.with_parameters() if hasattr(thing, "with_parameters") else thing)  # type: ignore[arg-type]
+    raise SessionError(
+        f"strategies must be names, strategies or signals, got {type(thing).__name__}; "
+        "create a signal first, as in kl.signals.Rlm()"
+    )
+
+
+class MemoryJournal:
+    """What a journal would hold, by kind; a value whose key is known is not added again."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Any]] = {}
+        self._keys: set[tuple[str, str]] = set()
+
+    def write(self, record: Record) -> None:
+        """Add one value."""
+        if record.key is not None:
+            if (record.kind, record.key) in self._keys:
+                return
+            self._keys.add((record.kind, record.key))
+        self._values.setdefault(record.kind, []).append(record.value)
+
+    def values(self, kind: str) -> list[Any]:
+        """Return the values of one kind, in the order of writing."""
+        return self._values.get(kind, [])
+
+
+class _Replay:
+    """One trader on one exchange, until both have ended."""
+
+    def __init__(self, exchange: Exchange, trader: Trader) -> None:
+        self._trader, self._journal = trader, MemoryJournal()
+        self._waiting: deque[Command] = deque()
+        self._venue = SimulatedVenue(exchange, self._deliver)
+        self._exchange = exchange
+        self._late = 0
+
+    def run(self) -> BacktestReport:
+        """Play everything, and return the report."""
+        deliver, settle, venue = self._deliver, self._settle, self._venue
+        for event in (Tick(), FeedUp()):
+            deliver(event)
+            settle()
+        while venue.step():
+            settle()
+        deliver(Ended())
+        settle()
+        while self._trader.finished is None:
+            # Only time passes now: requests are repeated until they are answered, or the end is due.
+            self._late += SECOND
+            deliver(Tick())
+            settle()
+        return self._report()
+
+    def _deliver(self, event: Event) -> None:
+        now = self._exchange.now
+        commands = self._trader.handle(event, now, now + self._late)
+        if commands:
+            self._waiting.extend(commands)
+
+    def _settle(self) -> None:
+        """Carry out all commands and let the trader decide, until nothing is left for this instant."""
+        waiting, trader = self._waiting, self._trader
+        while True:
+            while waiting:
+                command = waiting.popleft()
+                if isinstance(command, Record):
+                    self._journal.write(command)
+                else:
+                    self._venue.carry_out(command)
+            self._deliver(QUIET)
+            if not waiting and not trader.busy:
+                return
+
+    # The report
+
+    def _report(self) -> BacktestReport:
+        trader = self._trader
+        positions = self._positions()
+        equity = trader.equity
+        pnl = equity[-1][1] + equity[-1][2] - equity[0][1] - equity[0][2] if equity else 0
+        counts: Mapping[str, int] = {k: v for k, v in trader.counts.items() if k != "frames"} | {
+            "open_positions": len(positions),
+            "unsettled_markets": sum(
+                f.market is not None and f.status not in ("settled", "rejected") for f in trader.markets
+            ),
+            "account_differences": len(trader.differences),
+            "pnl_cents": round(pnl / 10_000),
+            "fees_cents": round(trader.account.total.fees / 10_000),
+            "cash_cents": trader.account.cash // 10_000,
+        }
+        columns: dict[str, Any] = {}
+        for run in trader.strategies:
+            columns |= getattr(run.strategy.signal, "columns", None) or {}
+        frames = stored_tables(
+            self._journal,
+            positions=positions,
+            equity=equity,
+            markets=[f.market for f in trader.markets if f.market is not None and f.status != "rejected"],
+            columns=columns,
+        )
+        return BacktestReport(
+            run_id=trader.run_id,
+            run_dir=Path(),
+            state=trader.state,
+            stopped=trader.stopped,
+            counts=counts,
+            frames=frames,
+        )
+
+    def _positions(self) -> list[PositionRow]:
+        account = self._trader.account
+        rows = []
+        for ticker, holding in account.total.positions():
+            size, mark = abs(holding.size), account.marks.get(ticker)
+            value = holding.cost if mark is None else outcome_price(mark, holding.outcome) * size
+            followed = self._trader.markets.get(ticker)
+            close = 0 if followed is None or followed.market is None else followed.market.close_ts
+            rows.append(
+                PositionRow(ticker, holding.outcome, size, holding.cost, value, value - holding.cost, close)
+            )
+        return rows
+
+
+QUIET = Quiet()
