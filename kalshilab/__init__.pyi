@@ -36,6 +36,7 @@ from .tape import scan_tape as scan_tape
 from .tape import synth as synth
 from .tape import to_markets as to_markets
 from .tape import to_tape as to_tape
+from .trade.backtest.backtest import backtest as backtest
 from .trade.session.paper_entries import paper_entries as paper_entries
 from .trade.session.session import PaperSession as PaperSession
 from .units import cents as cents

@@ -77,6 +77,10 @@ ROOMS = {
         "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.markets", "trade.orders",
         "trade.strategies", "trade.venues",
     },
+    "trade.backtest": {
+        "exchange", "exchange.flows", "exchange.orders", "exchange.state", "kalshi.stream", "kalshi.wire", "market", "signals",
+        "trade", "trade.core", "trade.session", "trade.strategies",
+    },
     "notebook": {"trade", "trade.session"},
     "notebook.session": {"trade", "trade.session"},
     "notebook.research": {"edge", "edge.report", "notebook.session"},

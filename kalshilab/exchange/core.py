@@ -7,7 +7,6 @@ every message for the public and for the account.  The same tape, seed and calls
 from __future__ import annotations
 
 import random
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -40,6 +39,10 @@ from kalshilab.units import PRICE, cents, dollars, format_price, format_size
 __all__ = ["Exchange"]
 
 DAY: Final = 86_400_000_000
+_ID_FREE: Final = ~((0xF000 << 64) | (0xC000 << 48))
+"""The bits of an id that are random: all but those of version and variant."""
+_ID_FIXED: Final = (0x4000 << 64) | (0x8000 << 48)
+"""The bits of version 4, and of the variant of RFC 4122."""
 FILLS: Final = FillModel()
 CHOICES: Final = Choices()
 
@@ -167,7 +170,10 @@ class Exchange:
 
     def new_id(self) -> str:
         """Return a new id in the exchange's format."""
-        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        # As `uuid.UUID(int=…, version=4)` writes it, in a third of the time.
+        bits = self._random.getrandbits(128) & _ID_FREE | _ID_FIXED
+        text = f"{bits:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     # The flow
 

@@ -31,11 +31,16 @@ class Fired(Fire, frozen=True):
     strategy: str = ""
 
     @classmethod
-    def of(cls, fire: Fire) -> Fired:
-        """Return a fire with its signal's own fields apart, converted to plain numbers and text."""
+    def of(cls, fire: Fire, strategy: str = "") -> Fired:
+        """Return a fire with its signal's own fields apart, converted to plain numbers and text.
+
+        Args:
+            fire: the fire.
+            strategy: the name of its strategy; "" in a session with one strategy.
+        """
         values = {name: _plain(value) for name, value in msgspec.structs.asdict(fire).items()}
         common: dict[str, Any] = {name: values.pop(name) for name in Fire.__struct_fields__}
-        return cls(**common, own=values)
+        return cls(**common, own=values, strategy=strategy)
 
 
 def _plain(value: object) -> Own:
@@ -79,6 +84,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     client_order_id: str = ""
     order_id: str = ""
     strategy: str = ""
+
+    @classmethod
+    def about(cls, fire: Fire, **facts: Any) -> Decision:
+        """Return the decision about a fire; `facts` are its other fields."""
+        ratio, drop = getattr(fire, "yes_ratio", None), getattr(fire, "drop", None)
+        return cls(ticker=fire.ticker, yes_ratio=ratio, drop=drop, **facts)
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):

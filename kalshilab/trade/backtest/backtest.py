@@ -24,7 +24,7 @@ from kalshilab.exchange.state.fill_model import FillModel
 from kalshilab.market.model import outcome_price
 from kalshilab.signals import Signal
 from kalshilab.trade.backtest.simulated_venue import SimulatedVenue
-from kalshilab.trade.core.commands import Command, Record
+from kalshilab.trade.core.commands import Command, JournalRecord
 from kalshilab.trade.core.events import Ended, Event, FeedUp, Quiet, Tick
 from kalshilab.trade.core.exposure import Budget
 from kalshilab.trade.core.rules import TraderRules
@@ -196,13 +196,13 @@ def _strategy(thing: object, settings: Settings) -> Strategy:
 
 
 class MemoryJournal:
-    """What a journal would hold, by kind; a value whose key is known is not added again."""
+    """The values of a journal in memory, by kind; a value whose key is known is not added again."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Any]] = {}
         self._keys: set[tuple[str, str]] = set()
 
-    def write(self, record: Record) -> None:
+    def write(self, record: JournalRecord) -> None:
         """Add one value."""
         if record.key is not None:
             if (record.kind, record.key) in self._keys:
@@ -251,10 +251,10 @@ class _Replay:
     def _settle(self) -> None:
         """Carry out all commands and let the trader decide, until nothing is left for this instant."""
         waiting, trader = self._waiting, self._trader
-        while True:
+        while waiting or trader.is_due(self._exchange.now):
             while waiting:
                 command = waiting.popleft()
-                if isinstance(command, Record):
+                if isinstance(command, JournalRecord):
                     self._journal.write(command)
                 else:
                     self._venue.carry_out(command)

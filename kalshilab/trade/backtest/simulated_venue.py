@@ -11,7 +11,7 @@ from typing import Any
 
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.orders.amend import amend
-from kalshilab.exchange.orders.order_checks import Refused as RefusedByExchange
+from kalshilab.exchange.orders.order_checks import Refused
 from kalshilab.exchange.state import serialize
 from kalshilab.exchange.state.listings import Listing
 from kalshilab.kalshi.stream.events import BookSnapshot, Lifecycle
@@ -76,11 +76,11 @@ class SimulatedVenue:
 
     def carry_out(self, command: c.Command) -> None:
         """Carry out a command, and deliver its answer."""
-        if isinstance(command, c.Request):
+        if isinstance(command, c.TraderRequest):
             if isinstance(command, c.Place | c.Cancel | c.Amend):
                 self._travel()
             result = self._replies[type(command)](command)
-            self._deliver(e.Answer(command.number, result))
+            self._deliver(e.RequestAnswer(command.number, result))
         elif isinstance(command, c.Watch):
             for ticker in command.tickers:
                 self._show(ticker)
@@ -123,15 +123,15 @@ class SimulatedVenue:
         )
         try:
             order, _, _ = self.exchange.desk.create(body)
-        except RefusedByExchange as refused:
-            return e.Refused(refused.status, refused.code)
+        except Refused as refused:
+            return e.Declined(refused.status, refused.code)
         return e.Placed(order.order_id, order.filled, order.remaining)
 
     def _cancel(self, command: c.Cancel) -> e.Result:
         try:
             self.exchange.desk.cancel(command.order_id, command.ticker)
-        except RefusedByExchange as refused:
-            return e.Refused(refused.status, refused.code)
+        except Refused as refused:
+            return e.Declined(refused.status, refused.code)
         return e.Succeeded()
 
     def _amend(self, command: c.Amend) -> e.Result:
@@ -144,8 +144,8 @@ class SimulatedVenue:
         )
         try:
             amend(self.exchange.desk, command.order_id, body)
-        except RefusedByExchange as refused:
-            return e.Refused(refused.status, refused.code)
+        except Refused as refused:
+            return e.Declined(refused.status, refused.code)
         return e.Succeeded()
 
     def _order(self, order_id: str) -> Order | None:
@@ -212,7 +212,7 @@ class SimulatedVenue:
 
     def _open_group(self, command: c.OpenGroup) -> e.Result:
         # The trader keeps its own limits; a group guards against a session that dies, and this exchange dies with it.
-        return e.Refused(0, "no group in a simulation")
+        return e.Declined(0, "no group in a simulation")
 
     def _close_group(self, command: c.CloseGroup) -> e.Result:
         return e.Succeeded()

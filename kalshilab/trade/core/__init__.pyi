@@ -11,7 +11,7 @@ from . import rules as rules
 from . import states as states
 from . import strategy_runs as strategy_runs
 from . import trader as trader
-from .account import Account as Account
+from .account import TradingAccount as TradingAccount
 from .exposure import Budget as Budget
 from .exposure import RiskRules as RiskRules
 from .rules import TraderRules as TraderRules

@@ -1,7 +1,7 @@
 """The account: cash, positions and profit as a fold over fills and settlements, and who they belong to.
 
 The account has one signed position in each market, as on the exchange, where a fill on the opposite side first closes
-the position at its average cost.  Beside it, each *owner* has a ledger of its own fills: a strategy of this session, or
+the position at its average cost.  Beside it, each *owner* has a ledger with its fills: a strategy of this session, or
 `FOREIGN`, which is everything that other programs did on the same account.  Every fill counts once, however often it is
 reported.
 
@@ -18,13 +18,13 @@ from kalshilab.market.model import Fill, Position, Settlement, outcome_price
 from kalshilab.market.position import Holding
 from kalshilab.units import PRICE
 
-__all__ = ["FOREIGN", "Account", "Ledger"]
+__all__ = ["FOREIGN", "OwnerLedger", "TradingAccount"]
 
 FOREIGN: Final = ""
 """The owner of fills of other programs on the account, and of positions that precede the session."""
 
 
-class Ledger:
+class OwnerLedger:
     """Holdings and profit of one owner; money in money units.
 
     Args:
@@ -132,7 +132,7 @@ class Ledger:
         return ((ticker, holding) for ticker, holding in self.holdings.items() if holding.size)
 
 
-class Account:
+class TradingAccount:
     """The account as the recorded events imply it.
 
     Attributes:
@@ -140,7 +140,7 @@ class Account:
         total: the ledger of the whole account, netted as on the exchange.
         marks: YES prices at which positions are valued: the last print, or the settlement.
 
-    >>> account = Account(); account.open_with(100_000_000, ())
+    >>> account = TradingAccount(); account.open_with(100_000_000, ())
     >>> fill = Fill(trade_id="t1", order_id="o1", ticker="A-B-1", side="ask", price=6000, size=1000, fee=168_000,
     ...             is_taker=True, ts=0)
     >>> account.fill(fill, "rlm_no"), account.fill(fill, "rlm_no")      # reported twice, counted once
@@ -154,8 +154,8 @@ class Account:
     def __init__(self) -> None:
         self.start = 0
         self.marks: dict[str, int] = {}
-        self.total = Ledger(self.marks)
-        self._owners: dict[str, Ledger] = {}
+        self.total = OwnerLedger(self.marks)
+        self._owners: dict[str, OwnerLedger] = {}
         self._seen: set[tuple[str, str]] = set()
         self._paid: dict[tuple[str, int], int] = {}
 
@@ -174,11 +174,11 @@ class Account:
                 self.owner(FOREIGN).adopt(position)
         self._seen.update((fill.trade_id, fill.order_id) for fill in fills)
 
-    def owner(self, name: str) -> Ledger:
+    def owner(self, name: str) -> OwnerLedger:
         """Return the ledger of an owner."""
         ledger = self._owners.get(name)
         if ledger is None:
-            ledger = self._owners[name] = Ledger(self.marks)
+            ledger = self._owners[name] = OwnerLedger(self.marks)
         return ledger
 
     @property
@@ -229,7 +229,7 @@ class Account:
         self._paid[key] = paid
         return True
 
-    def owners(self) -> Iterator[tuple[str, Ledger]]:
+    def owners(self) -> Iterator[tuple[str, OwnerLedger]]:
         """Yield the ledgers by owner."""
         return iter(self._owners.items())
 

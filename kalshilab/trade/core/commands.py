@@ -1,7 +1,7 @@
 """Commands of the trader: everything that it asks of its driver, as values.
 
-A driver carries out commands in their order.  A `Request` has exactly one answer, an `Answer` event with its number.  The
-other commands have none.  A `Record` must be durable before the commands after it are carried out: an order's intent
+A driver carries out commands in their order.  A `TraderRequest` has exactly one answer, an `RequestAnswer` event with its number.  The
+other commands have no answer.  A `JournalRecord` must be durable before the commands after it are carried out: an order's intent
 is on disk before the order is on the wire.
 """
 
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from kalshilab.trade.core.events import Answer, Result
+from kalshilab.trade.core.events import RequestAnswer, Result
 from kalshilab.trade.events import Intent
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "CloseGroup",
     "Command",
     "Finish",
+    "JournalRecord",
     "ListMarkets",
     "LookUpMarket",
     "LookUpOrder",
@@ -31,37 +32,36 @@ __all__ = [
     "ReadFills",
     "ReadPrints",
     "ReadSettlements",
-    "Record",
-    "Request",
     "Say",
+    "TraderRequest",
     "Unwatch",
     "Watch",
 ]
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class TraderRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Base of the commands that have an answer; `number` is unique within a run's life."""
 
     number: int
 
 
-class Place(Request, frozen=True, kw_only=True, tag=True):
-    """Place an order: answered by `Placed`, `Refused` or `Lost`.  `expires` is in microseconds; None: never."""
+class Place(TraderRequest, frozen=True, kw_only=True, tag=True):
+    """Place an order: answered by `Placed`, `Declined` or `Lost`.  `expires` is in microseconds; None: never."""
 
     intent: Intent
     expires: int | None = None
     group: str = ""
 
 
-class Cancel(Request, frozen=True, kw_only=True, tag=True):
-    """Cancel the rest of an order: `Succeeded`, `Refused` (404: it does not rest) or `Lost`."""
+class Cancel(TraderRequest, frozen=True, kw_only=True, tag=True):
+    """Cancel the rest of an order: `Succeeded`, `Declined` (404: it does not rest) or `Lost`."""
 
     order_id: str
     ticker: str
 
 
-class Amend(Request, frozen=True, kw_only=True, tag=True):
-    """Give an order another expiration, which keeps its place in the queue: `Succeeded`, `Refused` or `Lost`.
+class Amend(TraderRequest, frozen=True, kw_only=True, tag=True):
+    """Give an order another expiration, which keeps its place in the queue: `Succeeded`, `Declined` or `Lost`.
 
     `price` and `count` (filled and remaining size) repeat the order's own, as the exchange demands.
     """
@@ -74,7 +74,7 @@ class Amend(Request, frozen=True, kw_only=True, tag=True):
     expires: int
 
 
-class LookUpOrder(Request, frozen=True, kw_only=True, tag=True):
+class LookUpOrder(TraderRequest, frozen=True, kw_only=True, tag=True):
     """Find an order by its id, or by its client order id among its market's orders: `OrderFound` or `Lost`."""
 
     client_order_id: str
@@ -82,19 +82,19 @@ class LookUpOrder(Request, frozen=True, kw_only=True, tag=True):
     order_id: str = ""
 
 
-class LookUpMarket(Request, frozen=True, kw_only=True, tag=True):
+class LookUpMarket(TraderRequest, frozen=True, kw_only=True, tag=True):
     """Read one market: `MarketFound` or `Lost`."""
 
     ticker: str
 
 
-class ListMarkets(Request, frozen=True, kw_only=True, tag=True):
+class ListMarkets(TraderRequest, frozen=True, kw_only=True, tag=True):
     """List the open markets that close after `min_close_ts` (microseconds; 0: all): `MarketsListed` or `Lost`."""
 
     min_close_ts: int = 0
 
 
-class ReadAccount(Request, frozen=True, kw_only=True, tag=True):
+class ReadAccount(TraderRequest, frozen=True, kw_only=True, tag=True):
     """Read the account: `AccountRead` or `Lost`.
 
     Fills since `fills_since` (microseconds, inclusive; None: the newest page), every resting order, and the state of
@@ -105,32 +105,32 @@ class ReadAccount(Request, frozen=True, kw_only=True, tag=True):
     order_ids: tuple[str, ...] = ()
 
 
-class ReadFills(Request, frozen=True, kw_only=True, tag=True):
+class ReadFills(TraderRequest, frozen=True, kw_only=True, tag=True):
     """Read all fills of one market: `FillsRead` or `Lost`."""
 
     ticker: str
 
 
-class ReadSettlements(Request, frozen=True, kw_only=True, tag=True):
+class ReadSettlements(TraderRequest, frozen=True, kw_only=True, tag=True):
     """Read the settlements of one market: `SettlementsRead` or `Lost`."""
 
     ticker: str
 
 
-class ReadPrints(Request, frozen=True, kw_only=True, tag=True):
+class ReadPrints(TraderRequest, frozen=True, kw_only=True, tag=True):
     """Read public prints since an instant in microseconds, inclusive: `PrintsRead` or `Lost`."""
 
     since: int
 
 
-class OpenGroup(Request, frozen=True, kw_only=True, tag=True):
-    """Create the session's order group with a limit in contracts: `GroupOpened`, `Refused` or `Lost`."""
+class OpenGroup(TraderRequest, frozen=True, kw_only=True, tag=True):
+    """Create the session's order group with a limit in contracts: `GroupOpened`, `Declined` or `Lost`."""
 
     contracts: int
 
 
-class CloseGroup(Request, frozen=True, kw_only=True, tag=True):
-    """Delete the session's order group, which cancels its orders and refuses late ones: `Succeeded`, `Refused`, `Lost`."""
+class CloseGroup(TraderRequest, frozen=True, kw_only=True, tag=True):
+    """Delete the session's order group, which cancels its orders and refuses late ones: `Succeeded`, `Declined`, `Lost`."""
 
     group: str
 
@@ -147,7 +147,7 @@ class Unwatch(msgspec.Struct, frozen=True, tag=True):
     tickers: tuple[str, ...]
 
 
-class Record(msgspec.Struct, frozen=True, tag=True):
+class JournalRecord(msgspec.Struct, frozen=True, tag=True):
     """Append one value to the journal; `key` makes it unique within its kind."""
 
     kind: str
@@ -168,7 +168,7 @@ class Finish(msgspec.Struct, frozen=True, tag=True):
     left: tuple[str, ...] = ()
 
 
-Command: TypeAlias = Request | Watch | Unwatch | Record | Say | Finish
+Command: TypeAlias = TraderRequest | Watch | Unwatch | JournalRecord | Say | Finish
 
 
 class Outbox:
@@ -193,13 +193,13 @@ class Outbox:
         self._number += 1
         return self._number
 
-    def send(self, request: Request, then: Callable[[Result], None]) -> int:
+    def send(self, request: TraderRequest, then: Callable[[Result], None]) -> int:
         """Add a request; `then` is called with the result of its answer.  Return its number."""
         self._awaited[request.number] = then
         self.commands.append(request)
         return request.number
 
-    def answered(self, answer: Answer) -> bool:
+    def answered(self, answer: RequestAnswer) -> bool:
         """Pass an answer on; return False if its request is unknown or was answered before."""
         then = self._awaited.pop(answer.request, None)
         if then is None:
@@ -213,11 +213,11 @@ class Outbox:
 
     def record(self, kind: str, value: msgspec.Struct, key: str | None = None) -> None:
         """Append a value to the journal."""
-        self.commands.append(Record(kind, value, key))
+        self.commands.append(JournalRecord(kind, value, key))
 
     def note(self, what: str, **facts: object) -> None:
         """Append a note to the journal."""
-        self.commands.append(Record("note", {"what": what, **facts}))
+        self.commands.append(JournalRecord("note", {"what": what, **facts}))
 
     def say(self, text: str) -> None:
         """Show one line to the operator."""

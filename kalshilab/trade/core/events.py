@@ -19,7 +19,7 @@ from kalshilab.market.model import Balance, Fill, Market, Order, Position, Settl
 
 __all__ = [
     "AccountRead",
-    "Answer",
+    "Declined",
     "Ended",
     "Event",
     "FeedDown",
@@ -34,7 +34,7 @@ __all__ = [
     "Placed",
     "PrintsRead",
     "Quiet",
-    "Refused",
+    "RequestAnswer",
     "Result",
     "SettlementsRead",
     "Succeeded",
@@ -101,7 +101,7 @@ class Succeeded(msgspec.Struct, frozen=True, tag=True):
     """The exchange did what was asked."""
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class Declined(msgspec.Struct, frozen=True, tag=True):
     """The request certainly had no effect: the exchange refused it, or it was never sent (`status` 0)."""
 
     status: int
@@ -174,7 +174,7 @@ class GroupOpened(msgspec.Struct, frozen=True, tag=True):
 Result: TypeAlias = (
     Placed
     | Succeeded
-    | Refused
+    | Declined
     | Lost
     | OrderFound
     | MarketFound
@@ -187,7 +187,7 @@ Result: TypeAlias = (
 )
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True):
+class RequestAnswer(msgspec.Struct, frozen=True, tag=True):
     """The answer to the request with this number; each request has exactly one."""
 
     request: int
@@ -208,5 +208,5 @@ Event: TypeAlias = (
     | Tick
     | Ended
     | Operate
-    | Answer
+    | RequestAnswer
 )

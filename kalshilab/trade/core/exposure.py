@@ -1,4 +1,4 @@
-"""What the session's orders and positions may cost, by market, event, category and strategy, kept up to date.
+"""Exposure of a session: the cost that orders and positions may reach, by market, event, category and strategy, kept up to date.
 
 The limits assume the worst case: every resting order, and every order without a known outcome, counts as filled.  Each
 change of an order or a position updates a handful of sums, so a limit costs the same to check with a thousand open
@@ -14,7 +14,7 @@ import msgspec
 from kalshilab.config.settings import Settings
 from kalshilab.market.fees import fill_fee
 from kalshilab.market.model import outcome_price
-from kalshilab.trade.core.account import Account
+from kalshilab.trade.core.account import TradingAccount
 from kalshilab.trade.core.orders import OrderLife
 from kalshilab.units import contracts, dollars
 
@@ -22,7 +22,7 @@ __all__ = ["Budget", "Exposure", "RiskRules"]
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of one strategy; None is no limit.
+    """Limits of one strategy; None means unlimited.
 
     Attributes:
         cash: money units that its open orders and positions may cost.
@@ -47,7 +47,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RiskRules(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a session; 0 switches a limit off where the settings say so.
+    """Limits of a session; where a limit may be 0, that means unlimited.
 
     Attributes:
         max_orders: open orders at once.
@@ -102,7 +102,7 @@ class Exposure:
         markets_of_owner: the markets of each strategy.
     """
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: TradingAccount) -> None:
         self._account = account
         self._lines: dict[tuple[str, str], _Line] = {}
         self._orders: dict[str, tuple[int, int]] = {}

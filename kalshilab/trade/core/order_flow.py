@@ -17,9 +17,9 @@ from typing import Final
 import msgspec
 
 from kalshilab.market.model import Fill, Order
-from kalshilab.trade.core.account import FOREIGN, Account
+from kalshilab.trade.core.account import FOREIGN, TradingAccount
 from kalshilab.trade.core.commands import Amend, Cancel, LookUpOrder, Outbox, Place, ReadFills
-from kalshilab.trade.core.events import FillsRead, Lost, OrderFound, Placed, Refused, Result, Succeeded
+from kalshilab.trade.core.events import Declined, FillsRead, Lost, OrderFound, Placed, Result, Succeeded
 from kalshilab.trade.core.exposure import Exposure
 from kalshilab.trade.core.markets import Markets
 from kalshilab.trade.core.orders import OrderLife, Orders
@@ -60,7 +60,7 @@ class OrderFlow:
         prefix: str,
         outbox: Outbox,
         orders: Orders,
-        account: Account,
+        account: TradingAccount,
         exposure: Exposure,
         markets: Markets,
         health: PartHealth,
@@ -95,7 +95,7 @@ class OrderFlow:
     # Placing
 
     def place(self, intent: Intent, owner: str, expires: int | None = None, group: str = "") -> OrderLife:
-        """Record an intent and send its order."""
+        """JournalRecord an intent and send its order."""
         out = self._outbox
         life = OrderLife(intent, owner, out.mono, expires)
         self._orders.add(life)
@@ -121,7 +121,7 @@ class OrderFlow:
         elif life.order_id:
             # A message showed the order before its answer was lost.
             self._conclude(life, "accepted")
-        elif isinstance(result, Refused) and result.code != "order_already_exists":
+        elif isinstance(result, Declined) and result.code != "order_already_exists":
             self._failed(result) if result.status not in EXPECTED else self._worked()
             self._orders.end(life, "rejected")
             self._conclude(life, "rejected", code=result.code or str(result.status), status=result.status)
@@ -153,7 +153,7 @@ class OrderFlow:
         filled: int | None = None,
         remaining: int | None = None,
     ) -> None:
-        """Record the outcome of an intent, unless it is recorded."""
+        """JournalRecord the outcome of an intent, unless it is recorded."""
         key = life.intent.client_order_id
         if key not in self._open_intents:
             return
@@ -243,7 +243,7 @@ class OrderFlow:
         self._settle_unknown(life)
 
     def _settle_unknown(self, life: OrderLife) -> None:
-        """Record the outcome of an order whose answer was lost, now that a message or a look-up shows it."""
+        """JournalRecord the outcome of an order whose answer was lost, now that a message or a look-up shows it."""
         if life.intent.client_order_id not in self._sending:
             self._conclude(life, "accepted")
 
@@ -283,7 +283,7 @@ class OrderFlow:
             self._strays.discard(order.order_id)
 
     def on_fill(self, fill: Fill) -> bool:
-        """Count a fill, whoever reports it; return whether it was new and counted now."""
+        """Count a fill from any source; return whether it was new and counted now."""
         if self._account.knows(fill):
             return False
         life = self._orders.by_id(fill.order_id)
@@ -356,7 +356,7 @@ class OrderFlow:
         life.cancelling = 0
         if life.state != "resting":
             return
-        if isinstance(result, Refused) and result.status == 404:
+        if isinstance(result, Declined) and result.status == 404:
             self.look_up(life)
             return
         if isinstance(result, Succeeded):

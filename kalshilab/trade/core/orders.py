@@ -146,10 +146,10 @@ class Orders:
         """Return the markets with a live order."""
         return {ticker for ticker, keys in self._by_ticker.items() if keys}
 
-    # What the exchange says
+    # Reports of the exchange
 
     def accept(self, life: OrderLife, order_id: str) -> bool:
-        """Record the exchange's id of an order; return whether this was its outcome."""
+        """JournalRecord the exchange's id of an order; return whether this was its outcome."""
         new = not life.order_id
         life.order_id = order_id
         self._by_id[order_id] = life
@@ -163,7 +163,7 @@ class Orders:
         return new
 
     def report(self, life: OrderLife, order: Order) -> bool:
-        """Record the state of an order as the exchange reports it; return whether it is news.
+        """JournalRecord the state of an order as the exchange reports it; return whether it is news.
 
         Reports may arrive in any order and twice: an order never loses fills, and never rests again.
         """
@@ -199,7 +199,7 @@ class Orders:
         """Count a fill of an order."""
         life.counted += fill.size
         if life.counted >= life.intent.size and life.state == "resting":
-            # Filled completely, whatever the exchange has reported of the order so far.
+            # Filled completely, although the exchange has not reported it yet.
             life.state = "ended"
         self._drop(life)
 
@@ -220,7 +220,7 @@ class Orders:
     # Outcomes
 
     def lose(self, life: OrderLife, mono: int) -> None:
-        """Record that an order's request got no answer."""
+        """JournalRecord that an order's request got no answer."""
         if life.state == "sending":
             life.state = "unknown"
         life.look_up_at(mono)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kalshilab.market.model import Fill, Settlement
-from kalshilab.trade.core.account import FOREIGN, Account
+from kalshilab.trade.core.account import FOREIGN, TradingAccount
 from kalshilab.trade.core.commands import Outbox, ReadAccount
 from kalshilab.trade.core.events import AccountRead, Lost, Result
 from kalshilab.trade.core.exposure import Exposure
@@ -52,7 +52,7 @@ class Reconciler:
         outbox: Outbox,
         *,
         sync_us: int,
-        account: Account,
+        account: TradingAccount,
         orders: Orders,
         flow: OrderFlow,
         exposure: Exposure,

@@ -16,7 +16,7 @@ __all__ = ["TraderRules", "order_key", "run_prefix"]
 
 
 class TraderRules(msgspec.Struct, frozen=True, kw_only=True):
-    """Rules of a trader; durations in microseconds, exchange time where it says so, else monotonic time.
+    """Rules of a trader; durations in microseconds, monotonic time except where exchange time is named.
 
     Attributes:
         risk: the limits of the session.
@@ -77,7 +77,7 @@ def run_prefix(run_id: str) -> str:
     """Return the prefix of the client order ids of a run: only orders with it are the run's.
 
     >>> run_prefix("run-1")
-    'kl-cb6236ba-'
+    'kl-2e2cda26-'
     """
     return f"{CLIENT_PREFIX}{hashlib.blake2b(run_id.encode(), digest_size=4).hexdigest()}-"
 

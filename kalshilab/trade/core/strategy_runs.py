@@ -12,11 +12,9 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Final, Literal, TypeVar
 
-import msgspec
-
 from kalshilab.market.model import Market
 from kalshilab.signals import Fire
-from kalshilab.trade.core.account import FOREIGN, Account
+from kalshilab.trade.core.account import FOREIGN, TradingAccount
 from kalshilab.trade.core.books import Books
 from kalshilab.trade.core.commands import Outbox
 from kalshilab.trade.core.exposure import Budget, Exposure
@@ -28,7 +26,7 @@ from kalshilab.trade.core.states import PartHealth, States
 from kalshilab.trade.events import Action, Decision, Fired, Intent, Outcome
 from kalshilab.trade.strategies.strategies import Quote, Strategy
 
-__all__ = ["FRESH_US", "Decider", "FireQueue", "PendingFire", "StrategyRun", "fired"]
+__all__ = ["FRESH_US", "Decider", "FireQueue", "PendingFire", "StrategyRun"]
 
 FRESH_US: Final = 60_000_000
 """Microseconds of exchange time after its print for which a fire may lead to an order."""
@@ -39,7 +37,7 @@ BACK_OFF_US: Final = 1_000_000
 FAILED: Final = "strategy failed"
 
 T = TypeVar("T")
-Wait = Literal["market", "limit", "time", "state"]
+Wait = Literal["market", "limit", "freed", "time", "state"]
 
 
 class StrategyRun:
@@ -60,6 +58,7 @@ class StrategyRun:
 
     def __init__(self, name: str, strategy: Strategy, budget: Budget, per_minute: float) -> None:
         self.name, self.strategy, self.budget = name, strategy, budget
+        self._update = None if strategy.signal is None else strategy.signal.update
         self.on, self.failed = True, ""
         self.entries: dict[str, Fire] = {}
         self.counts: Counter[str] = Counter()
@@ -73,8 +72,7 @@ class StrategyRun:
             TypeError: the signal returned something that is not a fire.
             Exception: any error of the signal.
         """
-        signal = self.strategy.signal
-        fire = None if signal is None else signal.update(ticker, ts, price, size, taker)
+        fire = None if self._update is None else self._update(ticker, ts, price, size, taker)
         if fire is None:
             return None
         if not isinstance(fire, Fire) or fire.side not in ("yes", "no"):
@@ -115,9 +113,6 @@ class PendingFire:
         self.recorded = False
         self.wait: Wait | None = None
 
-    def __repr__(self) -> str:
-        return f"PendingFire({self.run.name}, {self.fire.ticker}, {self.reason})"
-
 
 class FireQueue:
     """The pending fires of all strategies, decided in the order in which they fired."""
@@ -150,7 +145,7 @@ class FireQueue:
 
     @property
     def has_ready(self) -> bool:
-        """Whether a fire is to be decided whatever the time."""
+        """Whether a fire is to be decided at any time."""
         return bool(self._ready)
 
     def first(self, now: int) -> PendingFire | None:
@@ -171,8 +166,8 @@ class FireQueue:
 
         Args:
             pending: the fire.
-            wait: "market": a print or a book of its market, "limit": the same or a freed limit, "time": `at`, "state": a
-                change of the session's state or of a switch.
+            wait: "market": a print or a book of its market, "freed": a freed limit, "limit": either of them, "time": `at`,
+                "state": a change of the session's state or of a switch.
             reason: the reason.
             at: exchange time, for "time".
         """
@@ -184,8 +179,9 @@ class FireQueue:
         elif wait == "state":
             self._stopped.add(number)
         else:
-            self.by_market.setdefault(pending.fire.ticker, set()).add(number)
-            if wait == "limit":
+            if wait != "freed":
+                self.by_market.setdefault(pending.fire.ticker, set()).add(number)
+            if wait != "market":
                 self._limited.add(number)
 
     def take(self, pending: PendingFire) -> None:
@@ -239,7 +235,7 @@ class FireQueue:
         wait, pending.wait = pending.wait, None
         if wait == "state":
             self._stopped.discard(pending.number)
-        elif wait in ("market", "limit"):
+        elif wait in ("market", "limit", "freed"):
             ticker = pending.fire.ticker
             waiting = self.by_market.get(ticker)
             if waiting is not None:
@@ -281,7 +277,7 @@ class Decider:
         markets: Markets,
         books: Books,
         orders: Orders,
-        account: Account,
+        account: TradingAccount,
         exposure: Exposure,
         states: States,
         health: PartHealth,
@@ -386,7 +382,8 @@ class Decider:
         if refusal is None:
             self._place(pending, quote, flow)
         else:
-            self._defer(pending, "limit", refusal, quote=quote)
+            # A print does not free cash or a place; only a price may come back into the collar by one.
+            self._defer(pending, "limit" if refusal == "collar" else "freed", refusal, quote=quote)
 
     def _user(self, run: StrategyRun, call: Callable[[], T], otherwise: T) -> T:
         """Return the result of a strategy's code; an error stops the strategy alone."""
@@ -426,7 +423,7 @@ class Decider:
             side=quote.side,
             price=quote.price,
             size=quote.size,
-            fire=fired(run, fire),
+            fire=Fired.of(fire, run.name),
             reentry=self._is_held(run, fire.ticker, self._orders.of(fire.ticker)),
             strategy=run.name,
         )
@@ -440,7 +437,7 @@ class Decider:
     # Results
 
     def on_outcome(self, life: OrderLife, outcome: Outcome, status: int) -> None:
-        """Record the decision that an order's outcome completes, or leave its fire pending if it had no effect."""
+        """JournalRecord the decision that an order's outcome completes, or leave its fire pending if it had no effect."""
         pending = self._sent.pop(life.intent.client_order_id, None)
         if pending is None:
             return
@@ -493,25 +490,16 @@ class Decider:
         quote: Quote | None = None,
         life: OrderLife | None = None,
     ) -> None:
-        fire = pending.fire
-        decision = Decision(
-            ts=self._outbox.now,
-            ticker=fire.ticker,
-            action=action,
-            reason=reason,
-            side="" if quote is None else quote.side,
-            price=0 if quote is None else quote.price,
-            size=0 if quote is None else quote.size,
-            yes_ratio=getattr(fire, "yes_ratio", None),
-            drop=getattr(fire, "drop", None),
-            client_order_id="" if life is None else life.intent.client_order_id,
-            order_id="" if life is None else life.order_id,
-            strategy=pending.run.name,
-        )
+        facts: dict[str, object] = {
+            "ts": self._outbox.now,
+            "action": action,
+            "reason": reason,
+            "strategy": pending.run.name,
+        }
+        if quote is not None:
+            facts |= {"side": quote.side, "price": quote.price, "size": quote.size}
+        if life is not None:
+            facts |= {"client_order_id": life.intent.client_order_id, "order_id": life.order_id}
+        decision = Decision.about(pending.fire, **facts)
         self._outbox.record("decision", decision)
         self.decisions.append(decision)
-
-
-def fired(run: StrategyRun, fire: Fire) -> Fired:
-    """Return a fire as the journal stores it, with the name of its strategy."""
-    return msgspec.structs.replace(Fired.of(fire), strategy=run.name)

@@ -16,17 +16,17 @@ from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
 from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, FeedGap, Lifecycle
 from kalshilab.market.model import Fill, Order, Settlement, Trade
-from kalshilab.trade.core.account import Account
+from kalshilab.trade.core.account import TradingAccount
 from kalshilab.trade.core.books import Books
 from kalshilab.trade.core.commands import Command, Finish, Outbox
 from kalshilab.trade.core.events import (
-    Answer,
     Ended,
     Event,
     FeedDown,
     FeedUp,
     Operate,
     Quiet,
+    RequestAnswer,
     Tick,
 )
 from kalshilab.trade.core.exposure import Budget, Exposure
@@ -36,8 +36,8 @@ from kalshilab.trade.core.orders import OrderLife, Orders
 from kalshilab.trade.core.reconcile import Reconciler
 from kalshilab.trade.core.rules import TraderRules, run_prefix
 from kalshilab.trade.core.states import PartHealth, States
-from kalshilab.trade.core.strategy_runs import Decider, FireQueue, StrategyRun, fired
-from kalshilab.trade.events import Decision, Outcome
+from kalshilab.trade.core.strategy_runs import Decider, FireQueue, StrategyRun
+from kalshilab.trade.events import Decision, Fired, Outcome
 from kalshilab.trade.status import COUNTS
 from kalshilab.trade.strategies.strategies import Strategy
 
@@ -66,8 +66,8 @@ class Trader:
     >>> from kalshilab.trade.strategies.strategies import make_strategy
     >>> settings = Settings(env={}, env_file=None, strategy="hold", discovery=False)
     >>> trader = Trader(settings, [("hold", make_strategy(settings), Budget())], "run-1")
-    >>> trader.handle(Tick(), 0, 0)[0].value.target, trader.state
-    ('INITIALIZING', 'ORDERBOOK_CONNECT')
+    >>> [type(command).__name__ for command in trader.handle(Tick(), 0, 0)], trader.state
+    (['JournalRecord', 'JournalRecord', 'JournalRecord'], 'ORDERBOOK_CONNECT')
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Trader:
         self._outbox = out = Outbox()
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self.states, self.health = States(out), PartHealth(out)
-        self.account, self.orders = Account(), Orders()
+        self.account, self.orders = TradingAccount(), Orders()
         self.exposure = Exposure(self.account)
         self.books = Books(out, self.rules.books)
         self.markets = Markets(
@@ -146,7 +146,7 @@ class Trader:
             Tick: self._on_tick,
             Ended: self._on_ended,
             Operate: self._on_operate,
-            Answer: self._on_answer,
+            RequestAnswer: self._on_answer,
         }
 
     def handle(self, event: Event, now: int, mono: int) -> list[Command]:
@@ -179,6 +179,10 @@ class Trader:
         if self.finished is not None:
             return False
         return bool(self._flow.in_flight or self.books.awaited) or self._queue.has_ready
+
+    def is_due(self, now: int) -> bool:
+        """Return whether a `Quiet` at this exchange time would decide anything; any other may be left out."""
+        return self._queue.is_due(now) or bool(self.books.awaited)
 
     @property
     def pending(self) -> int:
@@ -235,7 +239,7 @@ class Trader:
             if fire is not None:
                 self.counts["signals"] += 1
                 run.counts["signals"] += 1
-                self._outbox.record("fire", fired(run, fire))
+                self._outbox.record("fire", Fired.of(fire, run.name))
                 self._queue.add(run, fire)
         if self._queue.by_market:
             self._queue.market_changed(ticker)
@@ -343,7 +347,7 @@ class Trader:
 
     # Start, time and answers
 
-    def _on_answer(self, answer: Answer) -> None:
+    def _on_answer(self, answer: RequestAnswer) -> None:
         if self.finished is not None:
             return
         if not self._outbox.answered(answer):

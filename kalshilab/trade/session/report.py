@@ -44,6 +44,7 @@ class Report:
     ..            `price`                                      limit in cents of `outcome`; null without an order
     ..            `size`                                       contracts; null without an order
     ..            `yes_ratio`, `drop`                          fraction; cents by which YES has fallen
+    ..            `strategy`                                   the strategy that decided; "" in a session with one
     `orders`      `created`, `updated`                         exchange time
     (one row      `side`, `outcome`                            as for `decisions`
     an order)     `price`                                      limit in cents of `outcome`

@@ -54,6 +54,7 @@ _SCHEMAS: Final[Mapping[str, Mapping[str, Dtype]]] = {
         "drop": pl.Float64,
         "client_order_id": pl.String,
         "order_id": pl.String,
+        "strategy": pl.String,
     },
     "orders": {
         "created": _TS,
@@ -183,7 +184,9 @@ def _table(name: str, rows: Sequence[Row], columns: Mapping[str, Dtype]) -> pl.D
 def _signal(f: Fired) -> Row:
     values = msgspec.structs.asdict(f)
     own: dict[str, object] = values.pop("own")
-    return values | own
+    # A session with one strategy does not name it, so that its fires equal those of research.
+    strategy = values.pop("strategy")
+    return values | own | ({"strategy": strategy} if strategy else {})
 
 
 def _decision(d: Decision) -> Row:
