@@ -1,14 +1,14 @@
 """Strategies side by side: each with its signal, pending fires, rate, budget, switch and counts.
 
 A fire is consumed by an order or by its expiry only.  A temporary obstacle (a wide spread, no book, the rate limit, a
-limit, a pause) leaves it pending with its latest reason.  It is decided again as soon as something that matters to this
-reason has changed, never by polling.
+limit, a pause) leaves it pending with its latest reason.  It is decided again once something relevant has changed, never
+by polling.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from typing import Final, Literal, TypeVar
 
@@ -96,9 +96,6 @@ class StrategyRun:
     def take_token(self) -> None:
         """Take the token of one order."""
         self._tokens -= 1.0
-
-    def __repr__(self) -> str:
-        return f"StrategyRun({self.name}, {'failed' if self.failed else 'on' if self.on else 'paused'})"
 
 
 class PendingFire:
@@ -195,9 +192,8 @@ class FireQueue:
         self._pending[pending.number] = pending
         heappush(self._times, (pending.fire.ts + FRESH_US + 1, pending.number))
 
-    def all(self) -> list[PendingFire]:
-        """Return all pending fires, in their order."""
-        return [self._pending[number] for number in sorted(self._pending)]
+    def __iter__(self) -> Iterator[PendingFire]:
+        return iter([pending for _, pending in sorted(self._pending.items())])
 
     # Changes
 
@@ -262,8 +258,7 @@ class Decider:
         counts: the session's counters.
 
     Attributes:
-        decisions: the latest decisions.
-        group: the id of the order group at the exchange, or "".
+        decisions: the latest decisions; `group` is the id of the order group at the exchange, or "".
     """
 
     def __init__(
@@ -475,7 +470,7 @@ class Decider:
 
     def end_all(self, reason: str) -> None:
         """Expire every pending fire."""
-        for pending in self._queue.all():
+        for pending in self._queue:
             self.end(pending, "expired", reason)
 
     def _count(self, run: StrategyRun, name: str) -> None:
