@@ -86,6 +86,7 @@ def test_the_changelog_starts_with_this_version_and_is_linked_from_the_readme() 
     assert "kalshilab/CHANGELOG.md" in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_the_api_reference_builds_without_a_warning(tmp_path: Path) -> None:
     if importlib.util.find_spec("pdoc") is None:

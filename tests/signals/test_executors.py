@@ -30,7 +30,6 @@ def rebound(s, ts, price, size, taker_yes, cents=10):  # type: ignore[no-untyped
 MAKERS: dict[str, Callable[[], Any]] = {
     "rlm": partial(signals.Rlm, min_trades=10, min_drop=2, rearm=True),
     "whale_follow": partial(signals.WhaleFollow, min_value=5, top=3),
-    "steam": partial(signals.Steam, min_trades=3, window=3600, rearm=True),
     "rebound": partial(rebound, cents=5),
 }
 RLM = MAKERS["rlm"]

@@ -1,4 +1,7 @@
-"""Backtests: row for row what a live session on the embedded venue does, deterministic, and with several strategies."""
+"""Backtests: deterministic, with several strategies, budgets, latency and shards.
+
+`tests/trade/strategies/test_strategies_in_session.py` compares them with live sessions, row for row.
+"""
 
 from __future__ import annotations
 
@@ -14,56 +17,9 @@ from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
 from kalshilab.trade.core.exposure import Budget
 from kalshilab.trade.session.report import Report
-from kalshilab.trade.session.session import PaperSession
 from kalshilab.units import contracts, dollars
 
 TABLES = ("signals", "orders", "fills", "settlements", "positions")
-OWN = ("client_order_id", "strategy")
-"""Columns that hold the names of a run and of its strategies."""
-
-
-@pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
-    """Return half of the sample, and the files that hold it."""
-    tape, markets = kl.sample()
-    tape = tape.head(tape.height // 2)
-    markets = markets.filter(pl.col("ticker").is_in(tape["ticker"].cast(pl.String).unique().to_list()))
-    folder = tmp_path_factory.mktemp("half")
-    tape.write_parquet(folder / "tape.parquet")
-    markets.write_parquet(folder / "markets.parquet")
-    return (
-        tape,
-        markets,
-        {"tape": str(folder / "tape.parquet"), "markets": str(folder / "markets.parquet")},
-    )
-
-
-def table(report: Report, name: str) -> pl.DataFrame:
-    return report.raw(name).drop(OWN, strict=False)
-
-
-@pytest.mark.parametrize("strategy", ["rlm_no", "whale_fade", "yes_80_90"])
-async def test_a_backtest_equals_a_live_session_row_for_row(
-    settings: Settings, half: tuple[pl.DataFrame, pl.DataFrame, dict[str, str]], strategy: str
-) -> None:
-    tape, markets, files = half
-    chosen = settings.replace(strategy=strategy, **files)
-    async with PaperSession(chosen) as session:
-        live = await session.run()
-    simulated = kl.backtest(strategy, tape, markets, settings=chosen)
-    assert live.counts["fills"] > 20
-    for name in TABLES:
-        assert table(simulated, name).equals(table(live, name)), name
-    for name in (
-        "orders",
-        "fills",
-        "settlements",
-        "pnl_cents",
-        "fees_cents",
-        "cash_cents",
-        "account_differences",
-    ):
-        assert simulated.counts[name] == live.counts[name], name
 
 
 def test_two_backtests_are_equal(settings: Settings) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import kalshilab as kl
 from kalshilab import signals
 from kalshilab.config.settings import STRATEGIES, Settings
 from kalshilab.errors import ConfigError, KalshilabError, SessionError, SignalError
@@ -84,9 +85,11 @@ async def test_a_session_fires_as_in_research_and_trades_the_sample(
     settings: Settings, half: tuple[pl.DataFrame, dict[str, str]], strategy: str
 ) -> None:
     tape, files = half
-    report = await run(
-        settings.replace(strategy=strategy, max_position=1e5, balance=1e6, **files, **EXTRA.get(strategy, {}))
+    chosen = settings.replace(
+        strategy=strategy, max_position=1e5, balance=1e6, **files, **EXTRA.get(strategy, {})
     )
+    report = await run(chosen)
+    assert_equal(report, kl.backtest(strategy, tape, pl.read_parquet(files["markets"]), settings=chosen))
     expected = research(strategy).run(tape)
     assert expected.height > 20
     assert report.raw("signals").equals(expected)
@@ -108,6 +111,17 @@ async def test_a_session_fires_as_in_research_and_trades_the_sample(
     assert_charged(report)
     # Orders inside the spread rest and pay no fee; only the best tier of rlm_no pays the ask.
     assert report.fills["is_taker"].any() == (strategy == "rlm_no")
+
+
+def assert_equal(live: Report, simulated: Report) -> None:
+    """Compare a session with a backtest on the same tape, row for row; the names of run and strategy differ."""
+    for name in ("signals", "orders", "fills", "settlements", "positions"):
+        one, two = (
+            report.raw(name).drop("client_order_id", "strategy", strict=False) for report in (live, simulated)
+        )
+        assert two.equals(one), name
+    for name in ("orders", "fills", "settlements", "pnl_cents", "fees_cents", "cash_cents"):
+        assert simulated.counts[name] == live.counts[name], name
 
 
 def assert_paid_out(report: Report) -> None:
