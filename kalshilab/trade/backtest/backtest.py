@@ -24,10 +24,8 @@ from kalshilab.exchange.state.fill_model import FillModel
 from kalshilab.market.model import outcome_price
 from kalshilab.signals import Signal
 from kalshilab.trade.backtest.simulated_venue import SimulatedVenue
-from kalshilab.trade.core.commands import Command, JournalRecord
-from kalshilab.trade.core.events import Ended, Event, FeedUp, Quiet, Tick
-from kalshilab.trade.core.exposure import Budget
-from kalshilab.trade.core.rules import TraderRules
+from kalshilab.trade.core.exposure import Budget, TraderRules
+from kalshilab.trade.core.messages import Command, Ended, Event, FeedUp, JournalRecord, Quiet, Tick
 from kalshilab.trade.core.trader import Trader
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.report_tables import stored_tables

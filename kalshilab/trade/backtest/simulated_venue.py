@@ -18,13 +18,12 @@ from kalshilab.kalshi.stream.events import BookSnapshot, Lifecycle
 from kalshilab.kalshi.stream.messages import fill_of, lifecycle_of, order_of
 from kalshilab.kalshi.wire import rest as wire
 from kalshilab.market.model import Balance, Market, Order, Position
-from kalshilab.trade.core import commands as c
-from kalshilab.trade.core import events as e
+from kalshilab.trade.core import messages as m
 from kalshilab.units import PRICE, format_price, format_size
 
 __all__ = ["SimulatedVenue"]
 
-Reply = Callable[[Any], e.Result]
+Reply = Callable[[Any], m.Result]
 
 
 class SimulatedVenue:
@@ -43,7 +42,7 @@ class SimulatedVenue:
     ['Lifecycle', 'Trade', 'Trade']
     """
 
-    def __init__(self, exchange: Exchange, deliver: Callable[[e.Event], None]) -> None:
+    def __init__(self, exchange: Exchange, deliver: Callable[[m.Event], None]) -> None:
         self.exchange, self._deliver = exchange, deliver
         exchange.on_print = deliver
         for channel, read in (
@@ -51,18 +50,18 @@ class SimulatedVenue:
         ):  # fmt: skip
             exchange.hub.listen(channel, _delivering(read, deliver))
         self._replies: Mapping[type, Reply] = {
-            c.Place: self._place,
-            c.Cancel: self._cancel,
-            c.Amend: self._amend,
-            c.LookUpOrder: self._look_up_order,
-            c.LookUpMarket: self._look_up_market,
-            c.ListMarkets: self._list_markets,
-            c.ReadAccount: self._read_account,
-            c.ReadFills: self._read_fills,
-            c.ReadSettlements: self._read_settlements,
-            c.ReadPrints: self._read_prints,
-            c.OpenGroup: self._open_group,
-            c.CloseGroup: self._close_group,
+            m.Place: self._place,
+            m.Cancel: self._cancel,
+            m.Amend: self._amend,
+            m.LookUpOrder: self._look_up_order,
+            m.LookUpMarket: self._look_up_market,
+            m.ListMarkets: self._list_markets,
+            m.ReadAccount: self._read_account,
+            m.ReadFills: self._read_fills,
+            m.ReadSettlements: self._read_settlements,
+            m.ReadPrints: self._read_prints,
+            m.OpenGroup: self._open_group,
+            m.CloseGroup: self._close_group,
         }
 
     @property
@@ -74,14 +73,14 @@ class SimulatedVenue:
         """Play the next step of the exchange; return False at the end."""
         return self.exchange.step()
 
-    def carry_out(self, command: c.Command) -> None:
+    def carry_out(self, command: m.Command) -> None:
         """Carry out a command, and deliver its answer."""
-        if isinstance(command, c.TraderRequest):
-            if isinstance(command, c.Place | c.Cancel | c.Amend):
+        if isinstance(command, m.TraderRequest):
+            if isinstance(command, m.Place | m.Cancel | m.Amend):
                 self._travel()
             result = self._replies[type(command)](command)
-            self._deliver(e.RequestAnswer(command.number, result))
-        elif isinstance(command, c.Watch):
+            self._deliver(m.RequestAnswer(command.number, result))
+        elif isinstance(command, m.Watch):
             for ticker in command.tickers:
                 self._show(ticker)
 
@@ -108,7 +107,7 @@ class SimulatedVenue:
 
     # Orders
 
-    def _place(self, command: c.Place) -> e.Result:
+    def _place(self, command: m.Place) -> m.Result:
         intent = command.intent
         body = wire.CreateOrder(
             ticker=intent.ticker,
@@ -124,17 +123,17 @@ class SimulatedVenue:
         try:
             order, _, _ = self.exchange.desk.create(body)
         except Refused as refused:
-            return e.Declined(refused.status, refused.code)
-        return e.Placed(order.order_id, order.filled, order.remaining)
+            return m.Declined(refused.status, refused.code)
+        return m.Placed(order.order_id, order.filled, order.remaining)
 
-    def _cancel(self, command: c.Cancel) -> e.Result:
+    def _cancel(self, command: m.Cancel) -> m.Result:
         try:
             self.exchange.desk.cancel(command.order_id, command.ticker)
         except Refused as refused:
-            return e.Declined(refused.status, refused.code)
-        return e.Succeeded()
+            return m.Declined(refused.status, refused.code)
+        return m.Succeeded()
 
-    def _amend(self, command: c.Amend) -> e.Result:
+    def _amend(self, command: m.Amend) -> m.Result:
         body = wire.AmendOrder(
             ticker=command.ticker,
             side=command.side,
@@ -145,20 +144,20 @@ class SimulatedVenue:
         try:
             amend(self.exchange.desk, command.order_id, body)
         except Refused as refused:
-            return e.Declined(refused.status, refused.code)
-        return e.Succeeded()
+            return m.Declined(refused.status, refused.code)
+        return m.Succeeded()
 
     def _order(self, order_id: str) -> Order | None:
         order = self.exchange.desk.orders.get(order_id)
         return None if order is None else order_of(serialize.order_message(order, self.exchange.user_id))
 
-    def _look_up_order(self, command: c.LookUpOrder) -> e.Result:
+    def _look_up_order(self, command: m.LookUpOrder) -> m.Result:
         if command.order_id:
-            return e.OrderFound(self._order(command.order_id))
+            return m.OrderFound(self._order(command.order_id))
         wanted = command.client_order_id
         found = (o.order_id for o in self.exchange.desk.log if o.client_order_id == wanted)
         order_id = next(found, None)
-        return e.OrderFound(None if order_id is None else self._order(order_id))
+        return m.OrderFound(None if order_id is None else self._order(order_id))
 
     # Markets
 
@@ -167,28 +166,28 @@ class SimulatedVenue:
         facts = listing.facts
         return serialize.market(listing).to_model(series=facts.series, category=facts.category)
 
-    def _look_up_market(self, command: c.LookUpMarket) -> e.Result:
+    def _look_up_market(self, command: m.LookUpMarket) -> m.Result:
         listing = self.exchange.listings.get(command.ticker)
-        return e.MarketFound(None if listing is None else self._market(listing))
+        return m.MarketFound(None if listing is None else self._market(listing))
 
-    def _list_markets(self, command: c.ListMarkets) -> e.Result:
+    def _list_markets(self, command: m.ListMarkets) -> m.Result:
         markets = [self._market(x) for x in self.exchange.listings if x.status == "active"]
-        listed = [m for m in markets if m.close_ts >= command.min_close_ts]
-        return e.MarketsListed(tuple(sorted(listed, key=lambda m: m.close_ts)))
+        listed = [x for x in markets if x.close_ts >= command.min_close_ts]
+        return m.MarketsListed(tuple(sorted(listed, key=lambda x: x.close_ts)))
 
-    def _read_prints(self, command: c.ReadPrints) -> e.Result:
+    def _read_prints(self, command: m.ReadPrints) -> m.Result:
         # Nothing is lost between this exchange and its trader.
-        return e.PrintsRead(())
+        return m.PrintsRead(())
 
     # The account
 
-    def _read_account(self, command: c.ReadAccount) -> e.Result:
+    def _read_account(self, command: m.ReadAccount) -> m.Result:
         exchange = self.exchange
         account = exchange.account
         ids = dict.fromkeys([o.order_id for o in exchange.desk.resting()] + list(command.order_ids))
         orders = [order for order_id in ids if (order := self._order(order_id)) is not None]
         since = command.fills_since or 0
-        return e.AccountRead(
+        return m.AccountRead(
             balance=Balance(cash=account.cash // PRICE * PRICE, portfolio_value=0, ts=exchange.now),
             positions=tuple(
                 Position(ticker=t, size=h.size, cost=h.cost, realized=h.realized, fees=h.fees)
@@ -200,25 +199,25 @@ class SimulatedVenue:
             settlements=tuple(serialize.settlement(s).to_model() for s in account.settlements),
         )
 
-    def _read_fills(self, command: c.ReadFills) -> e.Result:
+    def _read_fills(self, command: m.ReadFills) -> m.Result:
         fills = (f for f in self.exchange.account.fills if f.ticker == command.ticker)
-        return e.FillsRead(tuple(fill_of(serialize.fill_message(f)) for f in fills))
+        return m.FillsRead(tuple(fill_of(serialize.fill_message(f)) for f in fills))
 
-    def _read_settlements(self, command: c.ReadSettlements) -> e.Result:
+    def _read_settlements(self, command: m.ReadSettlements) -> m.Result:
         settled = (s for s in self.exchange.account.settlements if s.ticker == command.ticker)
-        return e.SettlementsRead(tuple(serialize.settlement(s).to_model() for s in settled))
+        return m.SettlementsRead(tuple(serialize.settlement(s).to_model() for s in settled))
 
     # Groups
 
-    def _open_group(self, command: c.OpenGroup) -> e.Result:
+    def _open_group(self, command: m.OpenGroup) -> m.Result:
         # The trader keeps its own limits; a group guards against a session that dies, and this exchange dies with it.
-        return e.Declined(0, "no group in a simulation")
+        return m.Declined(0, "no group in a simulation")
 
-    def _close_group(self, command: c.CloseGroup) -> e.Result:
-        return e.Succeeded()
+    def _close_group(self, command: m.CloseGroup) -> m.Result:
+        return m.Succeeded()
 
 
-def _delivering(read: Callable[[Any], Any], deliver: Callable[[e.Event], None]) -> Callable[[Any], None]:
+def _delivering(read: Callable[[Any], Any], deliver: Callable[[m.Event], None]) -> Callable[[Any], None]:
     """Return a listener that delivers what `read` makes of a message, unless that is None."""
 
     def listen(message: Any) -> None:

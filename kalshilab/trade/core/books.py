@@ -1,20 +1,33 @@
-"""The live books of a trader, by ticker.
+"""Market data that a loss of frames makes invalid: the live books, and the prints.
 
 Two drivers deliver books in two ways.  A stream sends a snapshot of each watched market and then every change: a book is
 valid until its frames are lost.  A simulation in the same process answers a `Watch` at once with the book that is
 displayed at this instant: it is valid for one decision, and is dropped after it.
+
+Prints that were missed are read over REST and fed in their order, so that the signals see the prints of the tape.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final, Literal
 
 from kalshilab.errors import BookError
 from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot
 from kalshilab.market.book import Book
-from kalshilab.trade.core.commands import Outbox, Unwatch, Watch
+from kalshilab.market.model import Trade
+from kalshilab.trade.core.messages import Outbox, PrintsRead, ReadPrints, Result, Unwatch, Watch
 
-__all__ = ["Books"]
+__all__ = ["Books", "MissedPrints"]
+
+RECENT: Final = 2000
+"""Prints by which those that are read again are known."""
+PRINTS_AGAIN_US: Final = 2_000_000
+"""Monotonic microseconds before missed prints are asked for again."""
+GIVE_UP_US: Final = 10_000_000
+"""Monotonic microseconds after which missed prints are given up."""
 
 
 class Books:
@@ -108,3 +121,89 @@ class Books:
         """Drop the books that were asked for: they belong to one instant."""
         if self.asked_for and not self.awaited:
             self._books.clear()
+
+
+class MissedPrints:
+    """Prints across a loss of the feed: new ones are held back until the missed ones were read, then all go on in order.
+
+    Args:
+        outbox: receives the questions.
+        feed: called with each print, in order, once nothing is missing before it.
+        on_given_up: called with the reason if some prints could not be had.
+
+    Attributes:
+        recent: the latest prints of followed markets, oldest first; a print that is read again is known by them.
+        last_ts: exchange time of the latest print in microseconds, or 0.
+    """
+
+    def __init__(
+        self, outbox: Outbox, feed: Callable[[Trade], None], on_given_up: Callable[[str], None]
+    ) -> None:
+        self._outbox, self._feed, self._on_given_up = outbox, feed, on_given_up
+        self.recent: deque[Trade] = deque(maxlen=RECENT)
+        self.last_ts = 0
+        self._held: list[Trade] | None = None
+        self._since = self._began = self._reading = 0
+        self._retry_at: int | None = None
+
+    @property
+    def holding(self) -> bool:
+        """Whether prints are held back."""
+        return self._held is not None
+
+    def hold(self, trade: Trade) -> None:
+        """Hold back one print."""
+        assert self._held is not None
+        self._held.append(trade)
+
+    def lost(self) -> None:
+        """Note that prints are missing from here on."""
+        if self._held is None and self.last_ts:
+            self._held, self._since = [], self.last_ts
+        self._reading, self._retry_at = 0, None
+
+    def read(self) -> None:
+        """Read the missed prints, now that the feed is complete again."""
+        if self._held is not None:
+            self._began = self._outbox.mono
+            self._send()
+
+    def _send(self) -> None:
+        out = self._outbox
+        self._retry_at = None
+        number = self._reading = out.number()
+        out.send(ReadPrints(number=number, since=self._since), partial(self._on_read, number))
+
+    def _on_read(self, number: int, result: Result) -> None:
+        if number != self._reading or self._held is None:
+            return
+        self._reading = 0
+        if isinstance(result, PrintsRead):
+            self._go_on(result.prints, "" if result.complete else "some prints were not listed")
+        elif self._outbox.mono - self._began < GIVE_UP_US:
+            self._retry_at = self._outbox.mono + PRINTS_AGAIN_US
+        else:
+            self._go_on((), "the missed prints could not be read")
+
+    def tick(self) -> None:
+        """Repeat a question that got no answer."""
+        if self._retry_at is not None and self._outbox.mono >= self._retry_at:
+            self._send()
+
+    def _go_on(self, prints: Iterable[Trade], missing: str) -> None:
+        held, self._held = self._held or [], None
+        if missing:
+            self._on_given_up(missing)
+        known = {_key(trade) for trade in self.recent}
+        merged: dict[object, Trade] = {}
+        for trade in (*prints, *held):
+            key = _key(trade)
+            if key not in known:
+                merged.setdefault(key, trade)
+        for trade in sorted(merged.values(), key=lambda trade: trade.ts):
+            self._feed(trade)
+
+
+def _key(trade: Trade) -> object:
+    """Return the identity of a print: its id, or all its facts on tapes without ids."""
+    return trade.trade_id or trade

@@ -8,6 +8,7 @@ positions as with none.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import msgspec
 
@@ -18,7 +19,9 @@ from kalshilab.trade.core.account import TradingAccount
 from kalshilab.trade.core.orders import OrderLife
 from kalshilab.units import contracts, dollars
 
-__all__ = ["Budget", "Exposure", "RiskRules"]
+__all__ = ["Budget", "DayLoss", "Exposure", "RiskRules", "TraderRules"]
+
+DAY_US = 86_400_000_000
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +80,64 @@ class RiskRules(msgspec.Struct, frozen=True, kw_only=True):
             max_position=contracts(settings.max_position),
             max_concurrent=settings.max_concurrent,
             min_cash=dollars(settings.min_cash),
+        )
+
+
+class TraderRules(msgspec.Struct, frozen=True, kw_only=True):
+    """Rules of a trader; durations in microseconds, monotonic time except where exchange time is named.
+
+    Attributes:
+        risk: the limits of the session.
+        books: "stream": the driver streams the books that are watched; "ask": it answers each `Watch` with one snapshot.
+        categories: categories to admit, or ("all",).
+        tickers: if not empty, only these markets are admitted, of any category.
+        max_markets: active markets at once.
+        close_min_us: markets that close within this exchange time are not admitted; 0: no such limit.
+        discovery: whether open markets are listed over REST.
+        discovery_us: time between two listings.
+        sync_us: time between two reconciliations of the account.
+        attempts_per_minute: orders per minute of exchange time for each strategy, refilled evenly.
+        cleanup: whether resting orders of an earlier life of the run are cancelled at the start.
+        max_outage_us: time for which an outage of the venue is waited out; None: without limit.
+        order_life_us: exchange time after which an order expires unless the session renews it; None: never.
+        group_contracts: limit of the exchange-side order group in contracts; 0: no group.
+    """
+
+    risk: RiskRules
+    books: Literal["stream", "ask"] = "stream"
+    categories: tuple[str, ...] = ("all",)
+    tickers: tuple[str, ...] = ()
+    max_markets: int = 1000
+    close_min_us: int = 0
+    discovery: bool = True
+    discovery_us: int = 300_000_000
+    sync_us: int = 30_000_000
+    attempts_per_minute: float = 10.0
+    cleanup: bool = True
+    max_outage_us: int | None = None
+    order_life_us: int | None = None
+    group_contracts: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings, books: Literal["stream", "ask"] = "stream") -> TraderRules:
+        """Return the rules that the settings give.
+
+        >>> rules = TraderRules.of(Settings(env={}, env_file=None, sync_interval_s=30))
+        >>> rules.sync_us, rules.books
+        (30000000, 'stream')
+        """
+        return cls(
+            risk=RiskRules.of(settings),
+            books=books,
+            categories=settings.categories,
+            tickers=settings.tickers,
+            max_markets=settings.max_markets,
+            close_min_us=round(settings.close_min_minutes * 60e6),
+            discovery=settings.discovery,
+            discovery_us=round(settings.discovery_interval_s * 1e6),
+            sync_us=round(settings.sync_interval_s * 1e6),
+            attempts_per_minute=settings.attempts_per_minute,
+            cleanup=settings.cleanup_on_startup,
         )
 
 
@@ -236,3 +297,31 @@ class Exposure:
             return "budget contracts"
         full = budget.positions is not None and self.markets_of_owner[owner] >= budget.positions
         return "budget positions" if full and (owner, ticker) not in self._lines else None
+
+
+class DayLoss:
+    """The loss since the start of the exchange's UTC day.
+
+    Args:
+        limit: the loss that is too much, in money units; 0: no limit.
+
+    >>> day = DayLoss(100)
+    >>> day.exceeded(0, 1000), day.exceeded(1, 901), day.exceeded(2, 900), day.exceeded(DAY_US, 900)
+    (False, False, True, False)
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._day: int | None = None
+        self._start = 0
+
+    def exceeded(self, now: int, equity: int) -> bool:
+        """Return whether the loss of the day has reached the limit.
+
+        Args:
+            now: exchange time in microseconds.
+            equity: cash and the value of all positions, in money units.
+        """
+        if now // DAY_US != self._day:
+            self._day, self._start = now // DAY_US, equity
+        return bool(self._limit) and self._start - equity >= self._limit

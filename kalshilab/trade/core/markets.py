@@ -20,9 +20,18 @@ import msgspec
 from kalshilab.kalshi.stream.events import Lifecycle
 from kalshilab.market.lifecycle import DETERMINED
 from kalshilab.market.model import Market, Settlement, Trade
-from kalshilab.trade.core.commands import ListMarkets, LookUpMarket, Outbox, ReadSettlements
-from kalshilab.trade.core.events import Lost, MarketFound, MarketsListed, Result, SettlementsRead
-from kalshilab.trade.core.rules import TraderRules
+from kalshilab.trade.core.exposure import TraderRules
+from kalshilab.trade.core.messages import (
+    ListMarkets,
+    LookUpMarket,
+    Lost,
+    MarketFound,
+    MarketsListed,
+    Outbox,
+    ReadSettlements,
+    Result,
+    SettlementsRead,
+)
 from kalshilab.trade.core.states import PartHealth
 from kalshilab.trade.markets.tracker import PENDING_LIMIT, category_matches
 
@@ -30,6 +39,8 @@ __all__ = ["Followed", "Markets", "SettlementWatch"]
 
 RETRY_US: Final = (1_000_000, 2_000_000, 5_000_000, 15_000_000, 30_000_000)
 """Monotonic microseconds before a failed look-up is repeated; the last repeats."""
+UNKNOWN_CLOSE_US: Final = 60_000_000
+"""Exchange microseconds before a held market is checked again whose close time is not known."""
 POLL_US: Final = 1_000_000
 """Monotonic microseconds before the second question for a pay-out; each further one waits twice as long."""
 POLL_MAX_US: Final = 60_000_000
@@ -261,11 +272,13 @@ class Markets:
         followed.market, followed.last_price, followed.status = market, market.last_price, "active"
         self.active += 1
         self._counts["tracked"] += 1
-        self.feeding[followed.ticker] = followed
+        if not followed.broken:
+            self.feeding[followed.ticker] = followed
         self._on_admitted(followed)
         kept, followed.pending = followed.pending, []
-        for trade in kept:
-            self._on_print(followed, trade)
+        if not followed.broken:
+            for trade in kept:
+                self._on_print(followed, trade)
         return True
 
     def _refusal(self, market: Market) -> str:
@@ -336,8 +349,14 @@ class Markets:
         broken = list(self.feeding.values())
         for followed in broken:
             followed.broken = reason
+        for followed in self._looking:
+            followed.broken, followed.pending = reason, []
         self.feeding.clear()
         return broken
+
+    @property
+    def _looking(self) -> list[Followed]:
+        return [followed for followed in self._markets.values() if followed.status == "looking"]
 
 
 class SettlementWatch:
@@ -363,14 +382,20 @@ class SettlementWatch:
         self._due: list[tuple[int, str]] = []
         self._waits: dict[str, int] = {}
         self._asking: set[str] = set()
+        self._known: set[str] = set()
 
     def __contains__(self, ticker: str) -> bool:
         return ticker in self._waits
 
-    def closes(self, ticker: str, close_ts: int) -> None:
-        """Watch a held market from its close time on, in exchange microseconds."""
-        if close_ts:
-            heappush(self._closes, (close_ts, ticker))
+    def follow(self, ticker: str) -> None:
+        """Watch a held market from its close time on."""
+        if ticker not in self._known:
+            self._known.add(ticker)
+            heappush(self._closes, (self._close_of(ticker) or self._outbox.now + UNKNOWN_CLOSE_US, ticker))
+
+    def _close_of(self, ticker: str) -> int:
+        followed = self._markets.get(ticker)
+        return 0 if followed is None or followed.market is None else followed.market.close_ts
 
     def expect(self, ticker: str, *, at_once: bool = False) -> None:
         """Ask for the pay-out of a market until it is paid, now or after a first wait."""
@@ -386,24 +411,26 @@ class SettlementWatch:
     def tick(self) -> None:
         """Ask about the markets that are due."""
         while self._closes and self._closes[0][0] <= self._outbox.now:
-            self._at_close(*heappop(self._closes))
+            self._at_close(heappop(self._closes)[1])
         while self._due and self._due[0][0] <= self._outbox.mono:
             ticker = heappop(self._due)[1]
             if ticker in self._waits and ticker not in self._asking:
                 self._ask(ticker)
 
-    def _at_close(self, close_ts: int, ticker: str) -> None:
-        followed = self._markets.get(ticker)
-        later = 0 if followed is None or followed.market is None else followed.market.close_ts
-        if later > close_ts:
-            if self._held(ticker):
-                self.closes(ticker, later)
-        else:
+    def _at_close(self, ticker: str) -> None:
+        self._known.discard(ticker)
+        if not self._held(ticker):
+            return
+        close = self._close_of(ticker)
+        if close and close <= self._outbox.now:
+            self._known.add(ticker)
             self.expect(ticker)
+        else:
+            self.follow(ticker)
 
     def _ask(self, ticker: str) -> None:
         if not self._held(ticker):
-            self._waits.pop(ticker, None)
+            self._paid(ticker)
             return
         self._asking.add(ticker)
         out = self._outbox
@@ -434,9 +461,13 @@ class SettlementWatch:
                 self._pay(settlement)
         self._again(ticker)
 
+    def _paid(self, ticker: str) -> None:
+        self._waits.pop(ticker, None)
+        self._known.discard(ticker)
+
     def _again(self, ticker: str) -> None:
         if not self._held(ticker):
-            self._waits.pop(ticker, None)
+            self._paid(ticker)
             return
         wait = self._waits[ticker] = min(2 * self._waits.get(ticker, POLL_US), POLL_MAX_US)
         heappush(self._due, (self._outbox.mono + wait, ticker))

@@ -18,10 +18,23 @@ import msgspec
 
 from kalshilab.market.model import Fill, Order
 from kalshilab.trade.core.account import FOREIGN, TradingAccount
-from kalshilab.trade.core.commands import Amend, Cancel, LookUpOrder, Outbox, Place, ReadFills
-from kalshilab.trade.core.events import Declined, FillsRead, Lost, OrderFound, Placed, Result, Succeeded
 from kalshilab.trade.core.exposure import Exposure
 from kalshilab.trade.core.markets import Markets
+from kalshilab.trade.core.messages import (
+    Amend,
+    Cancel,
+    Declined,
+    FillsRead,
+    LookUpOrder,
+    Lost,
+    OrderFound,
+    Outbox,
+    Place,
+    Placed,
+    ReadFills,
+    Result,
+    Succeeded,
+)
 from kalshilab.trade.core.orders import OrderLife, Orders
 from kalshilab.trade.core.states import PartHealth
 from kalshilab.trade.events import Intent, Outcome
@@ -78,6 +91,7 @@ class OrderFlow:
         self._missing: list[tuple[int, str]] = []
         self._gone: dict[str, str] = {}
         self._strays: set[str] = set()
+        self._renewing: set[str] = set()
         self._sending: set[str] = set()
         self._errors = 0
         self.activity = 0
@@ -390,8 +404,17 @@ class OrderFlow:
             asked.add(life.intent.ticker)
             self._read_fills(life.intent.ticker)
 
-    def renew(self, life: OrderLife, expires: int) -> None:
-        """Give a resting order a later expiration, in exchange microseconds."""
+    def renew_all(self, life_us: int) -> None:
+        """Give the resting orders that have less than half of their life left a later expiration."""
+        now = self._outbox.now
+        for life in self._orders.resting():
+            key = life.intent.client_order_id
+            soon = life.expires is not None and life.expires - now < life_us // 2
+            if soon and not life.cancelling and key not in self._renewing:
+                self._renewing.add(key)
+                self._renew(life, now + life_us)
+
+    def _renew(self, life: OrderLife, expires: int) -> None:
         out, intent = self._outbox, life.intent
         request = Amend(
             number=out.number(),
@@ -405,6 +428,7 @@ class OrderFlow:
         out.send(request, partial(self._on_renewed, life, expires))
 
     def _on_renewed(self, life: OrderLife, expires: int, result: Result) -> None:
+        self._renewing.discard(life.intent.client_order_id)
         if isinstance(result, Succeeded):
             life.expires = expires
         elif life.state == "resting":
@@ -425,7 +449,17 @@ class OrderFlow:
 
     def answered(self) -> None:
         """Note that the exchange answers requests about the account again."""
-        self._worked()
+        if not self.in_flight:
+            self._worked()
+
+    def overdue(self, reason: str) -> None:
+        """Note that the order in flight has no answer for too long."""
+        self._health.degrade("orders", reason)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last request about an order got no useful answer."""
+        return self._errors > 0
 
 
 def _acknowledged(intent: Intent, ack: Placed, now: int) -> Order:

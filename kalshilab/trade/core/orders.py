@@ -13,14 +13,16 @@ market of the order is blocked.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Final, Literal
 
 from kalshilab.market.fees import fill_fee
 from kalshilab.market.model import Fill, Order, outcome_price
-from kalshilab.trade.events import Intent, Outcome
+from kalshilab.signals import Fire
+from kalshilab.trade.events import CLIENT_PREFIX, Intent, Outcome
 
-__all__ = ["ABSENT_US", "OrderLife", "Orders"]
+__all__ = ["ABSENT_US", "OrderLife", "Orders", "order_key", "run_prefix"]
 
 WINDOW_US: Final = 20_000_000
 """Microseconds after its signature for which the exchange accepts a request."""
@@ -247,3 +249,28 @@ class Orders:
             else order.remaining,
             code=code,
         )
+
+
+def run_prefix(run_id: str) -> str:
+    """Return the prefix of the client order ids of a run: only orders with it are the run's.
+
+    >>> run_prefix("run-1")
+    'kl-2e2cda26-'
+    """
+    return f"{CLIENT_PREFIX}{hashlib.blake2b(run_id.encode(), digest_size=4).hexdigest()}-"
+
+
+def order_key(prefix: str, strategy: str, fire: Fire, attempt: int = 0) -> str:
+    """Return the client order id of a fire; the same run, strategy, fire and attempt always give the same id.
+
+    A restarted session can therefore match an intent in its journal with the order at the exchange, and the exchange
+    refuses a second copy of the order as a duplicate.
+
+    Args:
+        prefix: the run's prefix, as `run_prefix` returns it.
+        strategy: the name of the strategy.
+        fire: the fire.
+        attempt: the number of earlier attempts that certainly had no effect.
+    """
+    text = f"{strategy}|{fire.ticker}|{fire.ts}|{fire.n_trades}|{fire.price}|{attempt}"
+    return prefix + hashlib.blake2b(text.encode(), digest_size=10).hexdigest()

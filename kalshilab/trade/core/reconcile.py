@@ -12,15 +12,14 @@ from typing import Final
 
 from kalshilab.market.model import Fill, Settlement
 from kalshilab.trade.core.account import FOREIGN, TradingAccount
-from kalshilab.trade.core.commands import Outbox, ReadAccount
-from kalshilab.trade.core.events import AccountRead, Lost, Result
 from kalshilab.trade.core.exposure import Exposure
 from kalshilab.trade.core.markets import Markets, SettlementWatch
+from kalshilab.trade.core.messages import AccountRead, CloseGroup, Lost, Outbox, ReadAccount, Result
 from kalshilab.trade.core.order_flow import OrderFlow
 from kalshilab.trade.core.orders import Orders
 from kalshilab.trade.core.states import PartHealth
 
-__all__ = ["Reconciler"]
+__all__ = ["Closing", "Reconciler"]
 
 AGAIN_US: Final = 500_000
 """Monotonic microseconds before a reading is repeated that is not of one moment, or that differs from the record."""
@@ -32,6 +31,10 @@ PAGE: Final = 100
 """Size of the newest page of fills from which on older fills may be missing in it."""
 STEADY: Final = 3
 """Equal differences in a row that block."""
+CLOSE_US: Final = 28_000_000
+"""Monotonic microseconds after a stop at which the session ends at the latest."""
+CANCEL_AGAIN_US: Final = 1_000_000
+"""Monotonic microseconds between two rounds of cancels at the end."""
 MAX_FAILURES: Final = 3
 """Readings in a row without an answer after which the account counts as failed."""
 
@@ -42,6 +45,7 @@ class Reconciler:
     Attributes:
         opened: whether the record has started.
         current: whether the account was read since the feed came up.
+        failures: number of readings without an answer since the last answer.
         compared: number of readings that were compared with the record.
         differences: name (a ticker or "cash") to (recorded, reported), as of the last comparison.
         blocked: the names whose difference blocks orders.
@@ -70,7 +74,7 @@ class Reconciler:
         self._at_activity = 0
         self._due: int | None = None
         self._newest = self._oldest = 0
-        self._failures = 0
+        self.failures = 0
         self._streaks: dict[str, tuple[int, int]] = {}
         self.opened = self.current = False
         self.compared = 0
@@ -109,27 +113,33 @@ class Reconciler:
 
     def _on_read(self, result: Result) -> None:
         self._reading = 0
-        if not isinstance(result, AccountRead):
+        if isinstance(result, AccountRead):
+            self._on_account(result)
+        else:
             self._on_failure(result)
-            return
-        self._failures = 0
+        self.tick()
+
+    def _on_account(self, read: AccountRead) -> None:
+        self.failures = 0
         self._flow.answered()
+        if "account" in self._health.failed:
+            self._health.heal("account")
         steady = self._flow.activity == self._at_activity and not self._flow.in_flight
         if not self.opened:
-            if not steady or not self._includes_early(result):
+            if not steady or not self._includes_early(read):
                 self._again(AGAIN_US)
                 return
-            self._open(result)
-        changed = self._apply(result)
+            self._open(read)
+        changed = self._apply(read)
         if not steady or changed:
             self._again(AGAIN_US)
             return
-        self._look_up_unlisted(result)
-        self._compare(result)
+        self._look_up_unlisted(read)
+        self._compare(read)
 
     def _on_failure(self, result: Result) -> None:
-        self._failures += 1
-        if self._failures >= MAX_FAILURES or not self.opened:
+        self.failures += 1
+        if self.failures >= MAX_FAILURES or not self.opened:
             self._health.degrade("account", result.reason if isinstance(result, Lost) else str(result))
         self._again(RETRY_US)
 
@@ -156,6 +166,7 @@ class Reconciler:
                 place = self._markets.place_of(position.ticker)
                 self._exposure.position(position.ticker, *place, FOREIGN)
                 self._markets.hold(position.ticker)
+                self._watch.follow(position.ticker)
 
     # Each reading
 
@@ -213,3 +224,74 @@ class Reconciler:
             self._outbox.note("account blocked", names=sorted(blocked))
             self.blocked = blocked
             self._on_change()
+
+
+class Closing:
+    """The end of a session: nothing left resting, every order known, and a last reading of the account.
+
+    It ends at the latest `CLOSE_US` after the stop, even if the exchange does not answer.
+
+    Args:
+        outbox: receives the requests.
+        orders, flow, reconciler: the state that must come to rest.
+        group: returns the id of the order group at the exchange, or "".
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        orders: Orders,
+        flow: OrderFlow,
+        reconciler: Reconciler,
+        group: Callable[[], str],
+    ) -> None:
+        self._outbox, self._orders, self._flow, self._reconciler = outbox, orders, flow, reconciler
+        self._group = group
+        self._stop_at = self._cancel_at = 0
+        self._compared = -1
+        self._closing_group = False
+        self._group_closed = False
+
+    def begin(self) -> None:
+        """Begin to close."""
+        self._stop_at = self._cancel_at = self._outbox.mono
+
+    def is_done(self) -> bool:
+        """Take the next step, and return whether the session may end."""
+        mono = self._outbox.mono
+        if mono - self._stop_at >= CLOSE_US:
+            return True
+        if self._orders.live or self._flow.in_flight:
+            if mono >= self._cancel_at:
+                self._cancel_at = mono + CANCEL_AGAIN_US
+                self._flow.cancel_all()
+            return False
+        return self._is_group_closed() and self._is_read()
+
+    def _is_group_closed(self) -> bool:
+        group, out = self._group(), self._outbox
+        if group and not self._closing_group and not self._group_closed:
+            self._closing_group = True
+            out.send(CloseGroup(number=out.number(), group=group), self._on_group_closed)
+        return self._group_closed or not group
+
+    def _on_group_closed(self, result: Result) -> None:
+        self._closing_group = False
+        # A refusal is final: the group does not exist.  After a lost answer it is closed again.
+        self._group_closed = not isinstance(result, Lost)
+
+    def _is_read(self) -> bool:
+        reconciler = self._reconciler
+        if not reconciler.opened:
+            return True
+        if self._compared < 0:
+            self._compared = reconciler.compared
+            reconciler.want()
+        readings = reconciler.compared - self._compared
+        return bool(readings) and (not reconciler.differences or readings >= STEADY)
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The orders that have not ended, by the exchange's id or else by the client order id."""
+        live = self._orders.live.values()
+        return tuple(sorted(life.order_id or life.intent.client_order_id for life in live if life.remaining))

@@ -13,11 +13,11 @@ from collections import deque
 from typing import Final
 
 from kalshilab.errors import IllegalTransition
-from kalshilab.trade.core.commands import Outbox
+from kalshilab.trade.core.messages import Outbox
 from kalshilab.trade.events import Transition
 from kalshilab.trade.state_machine import ALLOWED, TIMEOUTS, TRADING
 
-__all__ = ["CRITICAL", "FAULT_US", "PartHealth", "States"]
+__all__ = ["CRITICAL", "FAULT_US", "PartHealth", "Patience", "States"]
 
 CRITICAL: Final = ("feed", "account", "orders")
 """Parts without which no order may be placed."""
@@ -131,3 +131,38 @@ class States:
 
     def __repr__(self) -> str:
         return f"States({self.state})"
+
+
+class Patience:
+    """Limits of the time that a session spends outside READY: for an outage of the venue, and for a fault of the session.
+
+    Args:
+        outbox: the time.
+        max_outage_us: monotonic microseconds for which an outage of the venue is waited out; None: without limit.
+    """
+
+    def __init__(self, outbox: Outbox, max_outage_us: int | None) -> None:
+        self._outbox, self._max_outage_us = outbox, max_outage_us
+        self._outage: int | None = None
+        self._fault: int | None = None
+
+    def rest(self) -> None:
+        """Forget what has been waited for: the session trades again."""
+        self._outage = self._fault = None
+
+    def exhausted(self, *, outage: bool) -> str | None:
+        """Return the reason to end the session, or None while it may wait.
+
+        Args:
+            outage: whether the venue is away, rather than something on the session's side at fault.
+        """
+        mono = self._outbox.mono
+        if outage:
+            self._fault = None
+            self._outage = mono if self._outage is None else self._outage
+            limit = self._max_outage_us
+            over = limit is not None and mono - self._outage >= limit
+            return f"the venue was away for {limit / 1e6:g} s" if over and limit is not None else None
+        self._outage = None
+        self._fault = mono if self._fault is None else self._fault
+        return f"ERROR lasted more than {FAULT_US / 1e6:g} s" if mono - self._fault >= FAULT_US else None

@@ -1,43 +1,26 @@
 """Strategies side by side: each with its signal, pending fires, rate, budget, switch and counts.
 
 A fire is consumed by an order or by its expiry only.  A temporary obstacle (a wide spread, no book, the rate limit, a
-limit, a pause) leaves it pending with its latest reason.  It is decided again once something relevant has changed, never
-by polling.
+limit, a pause) leaves it pending with its latest reason.  It is decided again as soon as something that matters to this
+reason has changed, never by polling.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
 from heapq import heappop, heappush
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeAlias
 
-from kalshilab.market.model import Market
 from kalshilab.signals import Fire
-from kalshilab.trade.core.account import FOREIGN, TradingAccount
-from kalshilab.trade.core.books import Books
-from kalshilab.trade.core.commands import Outbox
-from kalshilab.trade.core.exposure import Budget, Exposure
-from kalshilab.trade.core.markets import Followed, Markets
-from kalshilab.trade.core.order_flow import OrderFlow
-from kalshilab.trade.core.orders import OrderLife, Orders
-from kalshilab.trade.core.rules import TraderRules, order_key
-from kalshilab.trade.core.states import PartHealth, States
-from kalshilab.trade.events import Action, Decision, Fired, Intent, Outcome
-from kalshilab.trade.strategies.strategies import Quote, Strategy
+from kalshilab.trade.core.exposure import Budget
+from kalshilab.trade.strategies.strategies import Strategy
 
-__all__ = ["FRESH_US", "Decider", "FireQueue", "PendingFire", "StrategyRun"]
+__all__ = ["FRESH_US", "FireQueue", "PendingFire", "StrategyRun"]
 
 FRESH_US: Final = 60_000_000
 """Microseconds of exchange time after its print for which a fire may lead to an order."""
 
-BACK_OFF_US: Final = 1_000_000
-"""Microseconds of exchange time before a fire is tried again whose order the exchange was too busy to take."""
-
-FAILED: Final = "strategy failed"
-
-T = TypeVar("T")
-Wait = Literal["market", "limit", "freed", "time", "state"]
+Wait: TypeAlias = Literal["market", "limit", "freed", "time", "state"]
 
 
 class StrategyRun:
@@ -97,6 +80,9 @@ class StrategyRun:
         """Take the token of one order."""
         self._tokens -= 1.0
 
+    def __repr__(self) -> str:
+        return f"StrategyRun({self.name}, {'failed' if self.failed else 'on' if self.on else 'paused'})"
+
 
 class PendingFire:
     """One fire that has not led to an order; `attempt` counts orders that certainly had no effect."""
@@ -109,6 +95,9 @@ class PendingFire:
         self.reason = ""
         self.recorded = False
         self.wait: Wait | None = None
+
+    def __repr__(self) -> str:
+        return f"PendingFire({self.run.name}, {self.fire.ticker}, {self.reason})"
 
 
 class FireQueue:
@@ -192,8 +181,9 @@ class FireQueue:
         self._pending[pending.number] = pending
         heappush(self._times, (pending.fire.ts + FRESH_US + 1, pending.number))
 
-    def __iter__(self) -> Iterator[PendingFire]:
-        return iter([pending for _, pending in sorted(self._pending.items())])
+    def all(self) -> list[PendingFire]:
+        """Return all pending fires, in their order."""
+        return [self._pending[number] for number in sorted(self._pending)]
 
     # Changes
 
@@ -239,262 +229,3 @@ class FireQueue:
                 if not waiting:
                     del self.by_market[ticker]
             self._limited.discard(pending.number)
-
-
-class Decider:
-    """Decisions about fires: one at a time, the next only after the answer to the order of the last.
-
-    Args:
-        prefix: prefix of the run's client order ids.
-        rules: the rules of the session.
-        outbox: receives the decisions.
-        queue: the pending fires.
-        runs: the strategies.
-        markets, books, orders, account, exposure: the state on which a decision depends.
-        states: changes to ACTING with each order.
-        health: receives a part for each strategy that fails.
-        obstacle: returns the reason for which the session places no orders now, or "".
-        blocked: returns the reason for which it places none in a market, or "".
-        counts: the session's counters.
-
-    Attributes:
-        decisions: the latest decisions; `group` is the id of the order group at the exchange, or "".
-    """
-
-    def __init__(
-        self,
-        prefix: str,
-        rules: TraderRules,
-        outbox: Outbox,
-        queue: FireQueue,
-        runs: Sequence[StrategyRun],
-        *,
-        markets: Markets,
-        books: Books,
-        orders: Orders,
-        account: TradingAccount,
-        exposure: Exposure,
-        states: States,
-        health: PartHealth,
-        obstacle: Callable[[], str],
-        blocked: Callable[[str], str],
-        counts: Counter[str],
-    ) -> None:
-        self._prefix, self._rules, self._outbox, self._queue, self._runs = prefix, rules, outbox, queue, runs
-        self._markets, self._books, self._orders, self._account = markets, books, orders, account
-        self._exposure, self._states, self._health, self._counts = exposure, states, health, counts
-        self._obstacle, self._blocked = obstacle, blocked
-        self._sent: dict[str, PendingFire] = {}
-        self.decisions: deque[Decision] = deque(maxlen=100)
-        self.group = ""
-
-    def decide(self, flow: OrderFlow) -> None:
-        """Decide about the fires that are due, up to the first that leads to an order or needs a book."""
-        unanswered = self._books.take_unanswered()
-        while not flow.in_flight and not self._books.awaited:
-            pending = self._queue.first(self._outbox.now)
-            if pending is None:
-                break
-            self._decide(pending, flow, unanswered)
-        self._books.drop_answers()
-
-    def _decide(self, pending: PendingFire, flow: OrderFlow, unanswered: str) -> None:
-        run, fire, now = pending.run, pending.fire, self._outbox.now
-        followed = self._markets.get(fire.ticker)
-        if now - fire.ts > FRESH_US:
-            self.end(pending, "expired", pending.reason or "late")
-        elif followed is None or followed.market is None or followed.status != "active":
-            self.end(pending, "refused", f"market {'unknown' if followed is None else followed.status}")
-        elif followed.market.status == "inactive":
-            self.end(pending, "refused", "market inactive")
-        elif self._is_stopped(pending):
-            return
-        elif (blocked := self._blocked(fire.ticker)) != "":
-            self._defer(pending, "limit", blocked)
-        elif (against := self._against(run, fire)) is not None:
-            self.end(pending, "skipped", against)
-        elif (at := run.token_at(now)) > now:
-            self._defer(pending, "time", "rate limit", at)
-        else:
-            self._quote(pending, followed, followed.market, flow, unanswered)
-
-    def _is_stopped(self, pending: PendingFire) -> bool:
-        run = pending.run
-        if run.failed:
-            self.end(pending, "refused", FAILED)
-            return True
-        reason = self._obstacle() or ("" if run.on else "strategy paused")
-        if reason:
-            self._defer(pending, "state", reason)
-        return bool(reason)
-
-    def _against(self, run: StrategyRun, fire: Fire) -> str | None:
-        """Return the final reason against a fire: another strategy's position, or a weaker signal than the entry's."""
-        side = "bid" if fire.side == "yes" else "ask"
-        live = self._orders.of(fire.ticker)
-        for other in self._runs:
-            size = 0 if other is run else self._account.owner(other.name).size(fire.ticker)
-            opposite = size < 0 if side == "bid" else size > 0
-            if opposite or any(
-                life.owner == other.name
-                and life.owner != run.name
-                and life.remaining
-                and life.intent.side != side
-                for life in live
-            ):
-                return f"opposite of {other.name}"
-        if not self._is_held(run, fire.ticker, live):
-            return None
-        failed: str | None = FAILED
-        return self._user(run, lambda: run.strategy.reentry(fire, run.entries.get(fire.ticker)), failed)
-
-    def _is_held(self, run: StrategyRun, ticker: str, live: Sequence[OrderLife]) -> bool:
-        """Return whether a strategy has a position or an order in a market, or a position there precedes the session."""
-        sizes = self._account.owner(run.name).size(ticker), self._account.owner(FOREIGN).size(ticker)
-        return any(sizes) or any(life.owner == run.name and life.remaining for life in live)
-
-    def _quote(
-        self, pending: PendingFire, followed: Followed, market: Market, flow: OrderFlow, unanswered: str
-    ) -> None:
-        run, fire = pending.run, pending.fire
-        book = self._books.get(fire.ticker)
-        if book is None:
-            if self._books.asked_for and fire.ticker != unanswered:
-                self._books.ask(fire.ticker)
-            else:
-                self._defer(pending, "market", "no book")
-            return
-        shown = book
-        failed: Quote | str = FAILED
-        quote = self._user(run, lambda: run.strategy.quote(fire, shown, market.grid), failed)
-        if isinstance(quote, str):
-            if quote in ("hold", FAILED):
-                self.end(pending, "skipped", quote)
-            else:
-                self._defer(pending, "market", quote)
-            return
-        refusal = self._refusal(run, followed, market, quote)
-        if refusal is None:
-            self._place(pending, quote, flow)
-        else:
-            # A print does not free cash or a place; only a price may come back into the collar by one.
-            self._defer(pending, "limit" if refusal == "collar" else "freed", refusal, quote=quote)
-
-    def _user(self, run: StrategyRun, call: Callable[[], T], otherwise: T) -> T:
-        """Return the result of a strategy's code; an error stops the strategy alone."""
-        try:
-            return call()
-        except Exception as error:  # noqa: BLE001 - any error of user code stops this strategy, and nothing else
-            self.fail(run, error)
-            return otherwise
-
-    def fail(self, run: StrategyRun, error: Exception, at: str = "") -> None:
-        """Stop a strategy whose code raised an error."""
-        run.failed = f"{type(error).__name__}: {error}"
-        self._outbox.note("strategy failed", strategy=run.name, error=run.failed, at=at)
-        self._health.degrade(f"strategy {run.name}", run.failed)
-
-    def _refusal(self, run: StrategyRun, followed: Followed, market: Market, quote: Quote) -> str | None:
-        return self._exposure.refusal(
-            self._rules.risk,
-            run.budget,
-            owner=run.name,
-            ticker=market.ticker,
-            event=market.event,
-            category=market.category,
-            side=quote.side,
-            price=quote.price,
-            size=quote.size,
-            last_price=followed.last_price,
-        )
-
-    def _place(self, pending: PendingFire, quote: Quote, flow: OrderFlow) -> None:
-        run, fire, now = pending.run, pending.fire, self._outbox.now
-        key = order_key(self._prefix, run.name, fire, pending.attempt)
-        intent = Intent(
-            client_order_id=key,
-            ts=now,
-            ticker=fire.ticker,
-            side=quote.side,
-            price=quote.price,
-            size=quote.size,
-            fire=Fired.of(fire, run.name),
-            reentry=self._is_held(run, fire.ticker, self._orders.of(fire.ticker)),
-            strategy=run.name,
-        )
-        run.take_token()
-        self._queue.take(pending)
-        self._sent[key] = pending
-        self._states.to("ACTING", f"order for {fire.ticker}")
-        life_us = self._rules.order_life_us
-        flow.place(intent, run.name, None if life_us is None else now + life_us, self.group)
-
-    # Results
-
-    def on_outcome(self, life: OrderLife, outcome: Outcome, status: int) -> None:
-        """JournalRecord the decision that an order's outcome completes, or leave its fire pending if it had no effect."""
-        pending = self._sent.pop(life.intent.client_order_id, None)
-        if pending is None:
-            return
-        quote = Quote(life.intent.side, life.intent.price, life.intent.size)
-        if outcome.kind == "accepted":
-            self._count(pending.run, "orders")
-            if life.intent.reentry:
-                self._count(pending.run, "reentries")
-            pending.run.entries[life.intent.ticker] = pending.fire
-            self._write(pending, "placed", "", quote, life)
-            return
-        self._count(pending.run, "rejected")
-        if outcome.kind == "absent" or status in (0, 429):
-            pending.attempt += 1
-            self._queue.put_back(pending)
-            self._defer(pending, "time", outcome.code, self._outbox.now + BACK_OFF_US, quote=quote)
-        else:
-            self._write(pending, "rejected", outcome.code, quote, life)
-
-    def _defer(
-        self, pending: PendingFire, wait: Wait, reason: str, at: int = 0, *, quote: Quote | None = None
-    ) -> None:
-        self._queue.defer(pending, wait, reason, at)
-        if not pending.recorded:
-            pending.recorded = True
-            if reason in ("rate limit", "low cash"):
-                self._count(pending.run, "rate_limited" if reason == "rate limit" else "low_cash")
-            self._write(pending, "deferred", reason, quote)
-
-    def end(self, pending: PendingFire, action: Action, reason: str) -> None:
-        """End a fire without an order."""
-        self._queue.take(pending)
-        self._count(pending.run, "skipped")
-        self._write(pending, action, reason)
-
-    def end_all(self, reason: str) -> None:
-        """Expire every pending fire."""
-        for pending in self._queue:
-            self.end(pending, "expired", reason)
-
-    def _count(self, run: StrategyRun, name: str) -> None:
-        self._counts[name] += 1
-        run.counts[name] += 1
-
-    def _write(
-        self,
-        pending: PendingFire,
-        action: Action,
-        reason: str,
-        quote: Quote | None = None,
-        life: OrderLife | None = None,
-    ) -> None:
-        facts: dict[str, object] = {
-            "ts": self._outbox.now,
-            "action": action,
-            "reason": reason,
-            "strategy": pending.run.name,
-        }
-        if quote is not None:
-            facts |= {"side": quote.side, "price": quote.price, "size": quote.size}
-        if life is not None:
-            facts |= {"client_order_id": life.intent.client_order_id, "order_id": life.order_id}
-        decision = Decision.about(pending.fire, **facts)
-        self._outbox.record("decision", decision)
-        self.decisions.append(decision)

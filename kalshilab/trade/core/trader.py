@@ -9,7 +9,7 @@ them: the order of the start, the switches of the operator, and the end.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from kalshilab.config.settings import Settings
@@ -17,41 +17,40 @@ from kalshilab.errors import SessionError
 from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, FeedGap, Lifecycle
 from kalshilab.market.model import Fill, Order, Settlement, Trade
 from kalshilab.trade.core.account import TradingAccount
-from kalshilab.trade.core.books import Books
-from kalshilab.trade.core.commands import Command, Finish, Outbox
-from kalshilab.trade.core.events import (
+from kalshilab.trade.core.books import Books, MissedPrints
+from kalshilab.trade.core.control import SessionControl
+from kalshilab.trade.core.decider import Decider
+from kalshilab.trade.core.exposure import Budget, DayLoss, Exposure, TraderRules
+from kalshilab.trade.core.markets import Followed, Markets, SettlementWatch
+from kalshilab.trade.core.messages import (
+    Command,
     Ended,
     Event,
     FeedDown,
     FeedUp,
+    Finish,
     Operate,
+    Outbox,
     Quiet,
     RequestAnswer,
     Tick,
 )
-from kalshilab.trade.core.exposure import Budget, Exposure
-from kalshilab.trade.core.markets import Followed, Markets, SettlementWatch
 from kalshilab.trade.core.order_flow import OrderFlow
-from kalshilab.trade.core.orders import OrderLife, Orders
-from kalshilab.trade.core.reconcile import Reconciler
-from kalshilab.trade.core.rules import TraderRules, run_prefix
-from kalshilab.trade.core.states import PartHealth, States
-from kalshilab.trade.core.strategy_runs import Decider, FireQueue, StrategyRun
-from kalshilab.trade.events import Decision, Fired, Outcome
+from kalshilab.trade.core.orders import Orders, run_prefix
+from kalshilab.trade.core.reconcile import Closing, Reconciler
+from kalshilab.trade.core.states import PartHealth, Patience, States
+from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
+from kalshilab.trade.events import Decision, Fired
 from kalshilab.trade.status import COUNTS
 from kalshilab.trade.strategies.strategies import Strategy
 
 __all__ = ["Trader"]
 
-CLOSE_US = 28_000_000
-"""Monotonic microseconds after a stop at which the session ends at the latest."""
-CANCEL_AGAIN_US = 1_000_000
-"""Monotonic microseconds between two rounds of cancels at the end."""
 SAMPLES = 4096
 """Equity samples that are kept; beyond them every second one is dropped, and the spacing doubles."""
 
 
-class Trader:
+class Trader(SessionControl):
     """The core of a session.
 
     Args:
@@ -108,7 +107,7 @@ class Trader:
         )  # fmt: skip
         self._flow = OrderFlow(
             self.prefix, out, self.orders, self.account, self.exposure, self.markets, self.health, self.counts,
-            on_outcome=self._on_outcome, on_change=self._on_change,
+            on_outcome=self._decider.on_outcome, on_change=self._on_change,
         )  # fmt: skip
         self._watch = SettlementWatch(out, self.markets, held=self._is_held, pay=self._pay)
         self._reconciler = Reconciler(
@@ -116,7 +115,10 @@ class Trader:
             exposure=self.exposure, markets=self.markets, watch=self._watch, health=self.health,
             pay=self._pay, on_change=self._queue.limits_changed,
         )  # fmt: skip
-        self.recent: deque[Trade] = deque(maxlen=20)
+        self._closing = Closing(out, self.orders, self._flow, self._reconciler, lambda: self._decider.group)
+        self._missed = MissedPrints(out, self._take, self._on_prints_given_up)
+        self._patience = Patience(out, self.rules.max_outage_us)
+        self._day = DayLoss(self.rules.risk.daily_loss)
         self.settlements: deque[Settlement] = deque(maxlen=20)
         self.equity: list[tuple[int, int, int]] = []
         """Samples (exchange time, cash, value of positions), in microseconds and money units."""
@@ -127,9 +129,7 @@ class Trader:
         """The reason for the end, or ""."""
         self.finished: Finish | None = None
         self._feed_up = False
-        self._stop_at = 0
-        self._cancel_at = 0
-        self._compared_at_end = -1
+        self._was_up = self._flattening = self._grouping = False
         self._feeding = self.markets.feeding
         self._live = [run for run in self.strategies if run.strategy.signal is not None]
         self._handlers: Mapping[type, Callable[[Any], None]] = {
@@ -180,6 +180,11 @@ class Trader:
             return False
         return bool(self._flow.in_flight or self.books.awaited) or self._queue.has_ready
 
+    @property
+    def recent(self) -> Iterable[Trade]:
+        """The latest prints of followed markets, oldest first."""
+        return self._missed.recent
+
     def is_due(self, now: int) -> bool:
         """Return whether a `Quiet` at this exchange time would decide anything; any other may be left out."""
         return self._queue.is_due(now) or bool(self.books.awaited)
@@ -199,24 +204,28 @@ class Trader:
         """Name (a ticker or "cash") to (recorded, reported), as of the last reading of the account."""
         return self._reconciler.differences
 
-    @property
-    def opened(self) -> bool:
-        """Whether the account was read, which starts the record."""
-        return self._reconciler.opened
-
     # Market data
 
     def _on_print(self, trade: Trade) -> None:
         self.counts["trades"] += 1
+        if self._missed.holding:
+            self._missed.hold(trade)
+        else:
+            self._take(trade)
+
+    def _take(self, trade: Trade) -> None:
+        if trade.ts > self._missed.last_ts:
+            self._missed.last_ts = trade.ts
         followed = self._feeding.get(trade.ticker)
         if followed is not None:
             self._feed(followed, trade)
         else:
-            self._on_other_print(trade)
+            self._take_other(trade)
 
-    def _on_other_print(self, trade: Trade) -> None:
+    def _take_other(self, trade: Trade) -> None:
         followed = self.markets.get(trade.ticker)
         if followed is not None and followed.status == "looking":
+            self._missed.recent.append(trade)
             self.markets.keep(followed, trade)
             return
         self.counts["filtered"] += 1
@@ -228,7 +237,7 @@ class Trader:
         ticker, price = trade.ticker, trade.price
         followed.last_price = price
         followed.prints += 1
-        self.recent.append(trade)
+        self._missed.recent.append(trade)
         self.account.mark(ticker, price)
         for run in self._live:
             try:
@@ -263,8 +272,26 @@ class Trader:
         self._outbox.say(f"{event.channel}: frames lost")
         if event.channel == "orderbook_delta":
             self.books.refresh(event.tickers)
-        elif event.channel in ("fill", "user_orders"):
+        elif event.channel == "trade":
+            self._missed.lost()
+            self._missed.read()
+        elif event.channel == "market_lifecycle_v2":
+            self._refresh_markets()
+        else:
             self._reconciler.want()
+
+    def _refresh_markets(self) -> None:
+        if self.rules.discovery and self.opened:
+            self.markets.discover()
+
+    def _on_prints_given_up(self, reason: str) -> None:
+        """Trade no more in the markets whose signals have missed prints: their fires are no longer those of the tape."""
+        broken = self.markets.mark_broken(reason)
+        for followed in broken:
+            for run in self.strategies:
+                run.reset(followed.ticker)
+        self._outbox.note("prints missed", reason=reason, markets=[followed.ticker for followed in broken])
+        self._outbox.say(f"{reason}: no signals in {len(broken)} markets")
 
     def _on_market_ended(self, followed: Followed) -> None:
         ticker, market = followed.ticker, followed.market
@@ -294,13 +321,12 @@ class Trader:
         if self.opened:
             self._flow.on_order(order)
 
-    def _on_outcome(self, life: OrderLife, outcome: Outcome, status: int) -> None:
-        self._decider.on_outcome(life, outcome, status)
-
     def _on_change(self, ticker: str) -> None:
         """Handle a change of an order or a position: limits may be free, and the displayed book is another."""
         self._queue.limits_changed()
         self._queue.market_changed(ticker)
+        if self._is_held(ticker):
+            self._watch.follow(ticker)
         self._sample()
 
     def _pay(self, settlement: Settlement) -> None:
@@ -317,8 +343,10 @@ class Trader:
         self._on_change(settlement.ticker)
 
     def _sample(self) -> None:
-        now, total = self._outbox.now, self.account
-        sample = now, total.cash, total.total.value
+        now, account = self._outbox.now, self.account
+        if self._day.exceeded(now, account.equity) and not self.paused:
+            self._pause("daily loss")
+        sample = now, account.cash, account.total.value
         if len(self.equity) > 1 and now - self.equity[-2][0] <= self._spacing:
             self.equity[-1] = sample
             return
@@ -345,14 +373,13 @@ class Trader:
             self._decider.decide(self._flow)
             self._progress()
 
-    # Start, time and answers
+    # Time and answers
 
     def _on_answer(self, answer: RequestAnswer) -> None:
         if self.finished is not None:
             return
         if not self._outbox.answered(answer):
             self._outbox.note("answer to an unknown request", request=answer.request)
-            return
         self._progress()
 
     def _on_tick(self, event: Tick) -> None:
@@ -361,62 +388,48 @@ class Trader:
         self._flow.tick()
         self._watch.tick()
         self._reconciler.tick()
-        if not self.stopped and self._reconciler.opened:
-            self.markets.tick()
-        self._sample_at_tick()
-        self._progress()
-
-    def _sample_at_tick(self) -> None:
         if self.opened:
             self._sample()
+            if not self.stopped:
+                self._tick_open()
+        self._check_limits()
+        self._progress()
 
-    def _progress(self) -> None:
-        """Move to the state that the facts allow."""
-        if self.stopped:
-            self._close()
-            return
-        states = self.states
-        if states.state == "ACTING" and not self._flow.in_flight:
-            states.to("READY", "order answered")
-        elif states.state != "READY":
-            self._start()
-
-    def _start(self) -> None:
-        states = self.states
-        if states.state == "STARTUP":
-            self._outbox.note("start", run=self.run_id, strategies=[run.name for run in self.strategies])
-            states.to("INITIALIZING", "start")
-            states.to("ORDERBOOK_CONNECT", "feed")
-        if states.state == "ORDERBOOK_CONNECT" and self._feed_up:
-            states.to("TRADING_CLIENT_CONNECT", "account")
-            self._reconciler.want()
-        if states.state == "TRADING_CLIENT_CONNECT" and self.opened:
-            states.to("KALSHI_DATA_SYNC", "account read")
-            if not self.markets.listed:
-                self.markets.discover()
-        if states.state == "KALSHI_DATA_SYNC" and self.markets.listed and self._reconciler.current:
-            states.to("READY", "all parts started")
-            self._sample()
-            self._queue.state_changed()
+    def _tick_open(self) -> None:
+        self._missed.tick()
+        self.markets.tick()
+        if self._flattening:
+            self._flow.cancel_all()
+        elif self.rules.order_life_us is not None:
+            self._flow.renew_all(self.rules.order_life_us)
 
     def _on_feed_up(self, event: FeedUp) -> None:
         if self._feed_up:
             return
         self._feed_up = True
         self.health.heal("feed")
+        if self._was_up:
+            self.counts["reconnects"] += 1
+            self.books.rewatch()
+            self._missed.read()
+            self._refresh_markets()
+            self._reconciler.want()
+        self._was_up = True
         self._progress()
 
     def _on_feed_down(self, event: FeedDown) -> None:
+        if self._feed_up:
+            self._missed.lost()
         self._feed_up = False
         self.books.clear()
         self._reconciler.feed_lost()
-        self.health.degrade("feed", event.reason or "lost")
+        reason = event.reason or "lost"
+        self.health.degrade("feed", reason)
+        if self._was_up and not self.stopped and self.states.state not in ("STARTUP", "ERROR"):
+            self.states.to("ERROR", f"feed: {reason}")
+        self._progress()
 
-    # The operator, and the end
-
-    def _on_operate(self, event: Operate) -> None:
-        if event.action in ("stop", "kill"):
-            self._stop(event.reason or event.action)
+    # The end
 
     def _on_ended(self, event: Ended) -> None:
         self._stop(event.reason)
@@ -425,43 +438,18 @@ class Trader:
         """Begin to close: no new orders, nothing left resting, and a last reading of the account."""
         if self.stopped:
             return
-        self.stopped = reason
-        self._outbox.note("stop", reason=reason)
-        self._stop_at = self._cancel_at = self._outbox.mono
-        self._progress_to_shutdown(reason)
+        self.stopped = reason or "stop"
+        self._outbox.note("stop", reason=self.stopped)
+        self._live = []
+        self.states.to("SHUTDOWN", self.stopped)
         self._decider.end_all("session ended")
+        self._closing.begin()
         self._close()
 
-    def _progress_to_shutdown(self, reason: str) -> None:
-        self.states.to("SHUTDOWN", reason)
-
     def _close(self) -> None:
-        if self.finished is not None:
+        if self.finished is not None or not self._closing.is_done():
             return
-        mono = self._outbox.mono
-        if mono - self._stop_at >= CLOSE_US:
-            self._finish()
-            return
-        if self.orders.live or self._flow.in_flight:
-            if mono >= self._cancel_at:
-                self._cancel_at = mono + CANCEL_AGAIN_US
-                self._flow.cancel_all()
-            return
-        reconciler = self._reconciler
-        if self._compared_at_end < 0:
-            if not self.opened:
-                self._finish()
-                return
-            self._compared_at_end = reconciler.compared
-            reconciler.want()
-        readings = reconciler.compared - self._compared_at_end
-        if readings and (not reconciler.differences or readings >= 3):
-            self._finish()
-
-    def _finish(self) -> None:
-        left = tuple(
-            sorted(life.order_id or life.intent.client_order_id for life in self.orders.live.values())
-        )
+        left = self._closing.left
         self.counts["left_resting"] = len(left)
         self._sample()
         self._outbox.note("end", stopped=self.stopped, counts=dict(self.counts), left=list(left))

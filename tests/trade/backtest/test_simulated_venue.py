@@ -10,8 +10,7 @@ from kalshilab.kalshi.stream.protocol import StreamProtocol
 from kalshilab.market.model import Fill, Order, Trade
 from kalshilab.signals import Fire
 from kalshilab.trade.backtest.simulated_venue import SimulatedVenue
-from kalshilab.trade.core import commands as c
-from kalshilab.trade.core import events as e
+from kalshilab.trade.core import messages as m
 from kalshilab.trade.events import Fired, Intent
 
 CHANNELS = ("trade", "market_lifecycle_v2", "fill", "user_orders")
@@ -48,11 +47,11 @@ def test_events_equal_what_a_client_decodes() -> None:
         venue.step()
         if number % 300 == 299:
             ticker = active(exchange)
-            venue.carry_out(c.Place(number=number, intent=intent(number, ticker, 9_900, 500)))
-            venue.carry_out(c.Place(number=number, intent=intent(-number, ticker, 200, 500)))
+            venue.carry_out(m.Place(number=number, intent=intent(number, ticker, 9_900, 500)))
+            venue.carry_out(m.Place(number=number, intent=intent(-number, ticker, 200, 500)))
         for frame in connection.take():
             client.receive(frame)
-    kinds = (Trade, Fill, Order, e.Lifecycle)
+    kinds = (Trade, Fill, Order, m.Lifecycle)
     ours = [event for event in seen if isinstance(event, kinds)]
     theirs = [event for event in decoded if isinstance(event, kinds)]
     assert ours == theirs and {type(event) for event in ours} == set(kinds)
@@ -71,7 +70,7 @@ def open_venue() -> tuple[SimulatedVenue, list[object], str]:
 
 def result_of(seen: list[object], number: int) -> object:
     return next(
-        event.result for event in seen if isinstance(event, e.RequestAnswer) and event.request == number
+        event.result for event in seen if isinstance(event, m.RequestAnswer) and event.request == number
     )
 
 
@@ -79,38 +78,38 @@ def test_an_order_is_placed_found_amended_and_cancelled(
     open_venue: tuple[SimulatedVenue, list[object], str],
 ) -> None:
     venue, seen, ticker = open_venue
-    venue.carry_out(c.Place(number=1, intent=intent(1, ticker, 100, 500)))
+    venue.carry_out(m.Place(number=1, intent=intent(1, ticker, 100, 500)))
     placed = result_of(seen, 1)
-    assert isinstance(placed, e.Placed) and (placed.filled, placed.remaining) == (0, 500)
-    venue.carry_out(c.Place(number=2, intent=intent(1, ticker, 100, 500)))
-    assert result_of(seen, 2) == e.Declined(409, "order_already_exists")
-    venue.carry_out(c.LookUpOrder(number=3, client_order_id="kl-1", ticker=ticker))
+    assert isinstance(placed, m.Placed) and (placed.filled, placed.remaining) == (0, 500)
+    venue.carry_out(m.Place(number=2, intent=intent(1, ticker, 100, 500)))
+    assert result_of(seen, 2) == m.Declined(409, "order_already_exists")
+    venue.carry_out(m.LookUpOrder(number=3, client_order_id="kl-1", ticker=ticker))
     found = result_of(seen, 3)
-    assert isinstance(found, e.OrderFound) and found.order is not None
+    assert isinstance(found, m.OrderFound) and found.order is not None
     assert found.order.order_id == placed.order_id and found.order.status == "resting"
     later = venue.now + 10**12
     venue.carry_out(
-        c.Amend(
+        m.Amend(
             number=4, order_id=placed.order_id, ticker=ticker, side="bid", price=100, count=500, expires=later
         )
     )
-    assert result_of(seen, 4) == e.Succeeded()
-    venue.carry_out(c.Cancel(number=5, order_id=placed.order_id, ticker=ticker))
-    venue.carry_out(c.Cancel(number=6, order_id=placed.order_id, ticker=ticker))
-    assert result_of(seen, 5) == e.Succeeded() and result_of(seen, 6) == e.Declined(404, "not_found")
-    venue.carry_out(c.LookUpOrder(number=7, client_order_id="nobody", ticker=ticker))
-    assert result_of(seen, 7) == e.OrderFound(None)
+    assert result_of(seen, 4) == m.Succeeded()
+    venue.carry_out(m.Cancel(number=5, order_id=placed.order_id, ticker=ticker))
+    venue.carry_out(m.Cancel(number=6, order_id=placed.order_id, ticker=ticker))
+    assert result_of(seen, 5) == m.Succeeded() and result_of(seen, 6) == m.Declined(404, "not_found")
+    venue.carry_out(m.LookUpOrder(number=7, client_order_id="nobody", ticker=ticker))
+    assert result_of(seen, 7) == m.OrderFound(None)
 
 
 def test_the_account_is_read_as_the_exchange_holds_it(
     open_venue: tuple[SimulatedVenue, list[object], str],
 ) -> None:
     venue, seen, ticker = open_venue
-    venue.carry_out(c.Place(number=1, intent=intent(1, ticker, 9_900, 500)))
-    venue.carry_out(c.ReadAccount(number=2))
-    venue.carry_out(c.ReadFills(number=3, ticker=ticker))
+    venue.carry_out(m.Place(number=1, intent=intent(1, ticker, 9_900, 500)))
+    venue.carry_out(m.ReadAccount(number=2))
+    venue.carry_out(m.ReadFills(number=3, ticker=ticker))
     account, fills = result_of(seen, 2), result_of(seen, 3)
-    assert isinstance(account, e.AccountRead) and isinstance(fills, e.FillsRead)
+    assert isinstance(account, m.AccountRead) and isinstance(fills, m.FillsRead)
     assert [p.size for p in account.positions] == [500]
     assert account.fills == fills.fills == tuple(event for event in seen if isinstance(event, Fill))
     assert 0 <= venue.exchange.account.cash - account.balance.cash < 10_000
@@ -118,9 +117,9 @@ def test_the_account_is_read_as_the_exchange_holds_it(
 
 def test_a_watched_book_is_the_displayed_one(open_venue: tuple[SimulatedVenue, list[object], str]) -> None:
     venue, seen, ticker = open_venue
-    venue.carry_out(c.Watch((ticker,)))
+    venue.carry_out(m.Watch((ticker,)))
     (snapshot,) = seen
     listing = venue.exchange.listings.get(ticker)
-    assert listing is not None and isinstance(snapshot, e.BookSnapshot)
+    assert listing is not None and isinstance(snapshot, m.BookSnapshot)
     assert dict(snapshot.yes) == listing.book.levels("bid")
     assert {10_000 - price: size for price, size in snapshot.no} == listing.book.levels("ask")

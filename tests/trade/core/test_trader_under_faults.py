@@ -21,8 +21,7 @@ from kalshilab.config.settings import Settings
 from kalshilab.exchange.core import Exchange
 from kalshilab.market.model import Fill, Order
 from kalshilab.trade.backtest.simulated_venue import SimulatedVenue
-from kalshilab.trade.core import commands as c
-from kalshilab.trade.core import events as e
+from kalshilab.trade.core import messages as m
 from kalshilab.trade.core.exposure import Budget
 from kalshilab.trade.core.trader import Trader
 from kalshilab.trade.strategies.strategies import make_strategy
@@ -33,7 +32,7 @@ SETTINGS = Settings(
     env={}, env_file=None, categories=("all",), close_min_minutes=0, min_trades=8, min_drop=1, attempts_per_minute=1e6,
     sync_interval_s=5,
 )  # fmt: skip
-WRITES = (c.Place, c.Cancel, c.Amend)
+WRITES = (m.Place, m.Cancel, m.Amend)
 
 
 class FaultyLine:
@@ -51,23 +50,23 @@ class FaultyLine:
             SETTINGS, [("rlm_no", make_strategy(SETTINGS), Budget())], f"run-{seed}", books="ask"
         )
         self._venue = SimulatedVenue(self.exchange, self._publish)
-        self._commands: deque[c.Command] = deque()
-        self._late: list[tuple[int, c.TraderRequest | e.Event]] = []
+        self._commands: deque[m.Command] = deque()
+        self._late: list[tuple[int, m.TraderRequest | m.Event]] = []
         self._mono = 0
         self._mute = False
-        self.log: list[tuple[e.Event, int, int]] = []
-        self.commands: list[c.Command] = []
-        self.records: list[c.JournalRecord] = []
+        self.log: list[tuple[m.Event, int, int]] = []
+        self.commands: list[m.Command] = []
+        self.records: list[m.JournalRecord] = []
 
     def _fault(self) -> bool:
         return self._random.random() < self._rate
 
-    def _publish(self, event: e.Event) -> None:
+    def _publish(self, event: m.Event) -> None:
         """Pass on what the exchange publishes, or lose, double or delay it."""
-        if isinstance(event, e.RequestAnswer):
+        if isinstance(event, m.RequestAnswer):
             if not self._mute:
                 self.deliver(event)
-        elif isinstance(event, Fill | Order | e.Lifecycle) and self._fault():
+        elif isinstance(event, Fill | Order | m.Lifecycle) and self._fault():
             fate = self._random.choice(["lost", "twice", "late"])
             if fate == "twice":
                 self.deliver(event)
@@ -77,34 +76,34 @@ class FaultyLine:
         else:
             self.deliver(event)
 
-    def deliver(self, event: e.Event) -> None:
+    def deliver(self, event: m.Event) -> None:
         """Let the trader handle an event, and check that it orders only while it may trade."""
         now = self.exchange.now
         self.log.append((event, now, self._mono))
         commands = self.trader.handle(event, now, self._mono)
         self.commands += commands
         for command in commands:
-            assert not isinstance(command, c.Place) or self.trader.state == "ACTING", self.trader.state
+            assert not isinstance(command, m.Place) or self.trader.state == "ACTING", self.trader.state
         self._commands.extend(commands)
 
-    def _carry_out(self, command: c.Command) -> None:
-        if isinstance(command, c.JournalRecord):
+    def _carry_out(self, command: m.Command) -> None:
+        if isinstance(command, m.JournalRecord):
             self.records.append(command)
-        elif not isinstance(command, c.TraderRequest) or not self._fault():
+        elif not isinstance(command, m.TraderRequest) or not self._fault():
             self._venue.carry_out(command)
         else:
             self._lose(command)
 
-    def _lose(self, command: c.TraderRequest) -> None:
+    def _lose(self, command: m.TraderRequest) -> None:
         """Lose the answer to a request; the request arrives now, later, or never."""
         fate = self._random.choice(["arrives", "late", "never"]) if isinstance(command, WRITES) else "never"
         if fate == "arrives":
             self._arrive(command)
         elif fate == "late":
             self._late.append((self._mono + self._random.randrange(1, 18) * SECOND, command))
-        self.deliver(e.RequestAnswer(command.number, e.Lost("no answer")))
+        self.deliver(m.RequestAnswer(command.number, m.Lost("no answer")))
 
-    def _arrive(self, command: c.TraderRequest) -> None:
+    def _arrive(self, command: m.TraderRequest) -> None:
         self._mute = True
         self._venue.carry_out(command)
         self._mute = False
@@ -114,7 +113,7 @@ class FaultyLine:
         while True:
             while self._commands:
                 self._carry_out(self._commands.popleft())
-            self.deliver(e.Quiet())
+            self.deliver(m.Quiet())
             if not self._commands and not self.trader.busy:
                 return
 
@@ -123,16 +122,16 @@ class FaultyLine:
         due = [item for item in self._late if item[0] <= self._mono]
         self._late = [item for item in self._late if item[0] > self._mono]
         for _, item in due:
-            if isinstance(item, c.TraderRequest):
+            if isinstance(item, m.TraderRequest):
                 self._arrive(item)
             else:
                 self.deliver(item)
-        self.deliver(e.Tick())
+        self.deliver(m.Tick())
         self._settle()
 
     def run(self) -> None:
         """Play the tape, then let time pass until the trader has ended."""
-        for event in (e.Tick(), e.FeedUp()):
+        for event in (m.Tick(), m.FeedUp()):
             self.deliver(event)
             self._settle()
         while not self.trader.opened or self.trader.state != "READY":
@@ -140,7 +139,7 @@ class FaultyLine:
         while self.exchange.step():
             self._settle()
             self._pass_time(self._random.randrange(0, 2 * SECOND))
-        self.deliver(e.Ended())
+        self.deliver(m.Ended())
         self._settle()
         ended = self._mono
         while self.trader.finished is None:
@@ -189,7 +188,7 @@ def test_many_schedules_of_faults(seed: int) -> None:
     check(line)
 
 
-def encoded(commands: Sequence[c.Command]) -> bytes:
+def encoded(commands: Sequence[m.Command]) -> bytes:
     return b"\n".join(type(x).__name__.encode() + msgspec.json.encode(x) for x in commands)
 
 
@@ -204,6 +203,6 @@ def test_the_same_events_give_the_same_commands() -> None:
 def test_faults_happen() -> None:
     line = FaultyLine(3, 0.3)
     line.run()
-    losses = sum(isinstance(x, e.RequestAnswer) and isinstance(x.result, e.Lost) for x, _, _ in line.log)
+    losses = sum(isinstance(x, m.RequestAnswer) and isinstance(x.result, m.Lost) for x, _, _ in line.log)
     assert losses > 5 and len(line.of("intent")) > 5
     assert pl.Series([r.kind for r in line.records]).n_unique() > 5

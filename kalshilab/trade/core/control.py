@@ -1,0 +1,187 @@
+"""Control of a session: the state that the facts allow, the limits of time, and the switches of the operator.
+
+`Trader` is built on this class; the class itself holds no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kalshilab.trade.core.decider import Decider
+from kalshilab.trade.core.exposure import TraderRules
+from kalshilab.trade.core.markets import Markets
+from kalshilab.trade.core.messages import GroupOpened, OpenGroup, Operate, Outbox, Result
+from kalshilab.trade.core.order_flow import OrderFlow
+from kalshilab.trade.core.reconcile import Reconciler
+from kalshilab.trade.core.states import PartHealth, Patience, States
+from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
+
+__all__ = ["SessionControl"]
+
+
+class SessionControl:
+    """The part of a trader that moves it between its states; the parts it reads are the trader's."""
+
+    run_id: str
+    rules: TraderRules
+    strategies: Sequence[StrategyRun]
+    states: States
+    health: PartHealth
+    markets: Markets
+    paused: str
+    stopped: str
+    _outbox: Outbox
+    _queue: FireQueue
+    _decider: Decider
+    _flow: OrderFlow
+    _reconciler: Reconciler
+    _patience: Patience
+    _feed_up: bool
+    _flattening: bool
+    _grouping: bool
+
+    @property
+    def opened(self) -> bool:
+        """Whether the account was read, which starts the record."""
+        return self._reconciler.opened
+
+    def _sample(self) -> None:
+        """Add a sample of the equity."""
+        raise NotImplementedError
+
+    def _stop(self, reason: str) -> None:
+        """Begin to close."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Go on closing."""
+        raise NotImplementedError
+
+    # Limits of time
+
+    def _check_limits(self) -> None:
+        """Change to ERROR after a state's time limit, and end what has lasted too long."""
+        if self.stopped:
+            return
+        overdue = self.states.overdue()
+        if overdue is not None:
+            self._on_overdue(overdue)
+        if self.states.may_trade:
+            self._patience.rest()
+        elif self.states.state == "ERROR":
+            reason = self._patience.exhausted(outage=self._is_outage)
+            if reason is not None:
+                self._stop(reason)
+
+    def _on_overdue(self, reason: str) -> None:
+        if self.states.state == "ACTING":
+            self._flow.overdue(reason)
+        elif not self._feed_up:
+            self.health.degrade("feed", reason)
+        self.states.to("ERROR", reason)
+
+    @property
+    def _is_outage(self) -> bool:
+        """Whether the venue is away, rather than something on this side at fault."""
+        if not self._feed_up or self._reconciler.failures:
+            return True
+        return self._flow.failing and not self._flow.in_flight
+
+    # States
+
+    def _progress(self) -> None:
+        """Move to the state that the facts allow."""
+        if self.stopped:
+            self._close()
+            return
+        states, failed = self.states, self.health.failed
+        if states.may_trade:
+            if failed:
+                states.to("ERROR", ", ".join(f"{part}: {self.health.parts[part]}" for part in failed))
+            elif states.state == "ACTING" and not self._flow.in_flight:
+                states.to("READY", "order answered")
+        elif states.state == "ERROR":
+            self._recover(failed)
+        else:
+            self._start()
+
+    def _recover(self, failed: list[str]) -> None:
+        """Leave ERROR once every critical part is healthy and the account was read."""
+        if failed or not self._feed_up:
+            return
+        if self._reconciler.current and self.markets.listed and not self._grouping:
+            self._enter_ready("every part is healthy again")
+        elif not self.opened or not self.markets.listed:
+            self.states.to("ORDERBOOK_CONNECT", "start again")
+            self._start()
+
+    def _enter_ready(self, reason: str) -> None:
+        self.states.to("READY", reason)
+        self._sample()
+        self._queue.state_changed()
+
+    def _start(self) -> None:
+        states = self.states
+        if states.state == "STARTUP":
+            names = [run.name for run in self.strategies]
+            self._outbox.note("start", run=self.run_id, strategies=names)
+            states.to("INITIALIZING", "start")
+            states.to("ORDERBOOK_CONNECT", "feed")
+        if states.state == "ORDERBOOK_CONNECT" and self._feed_up:
+            states.to("TRADING_CLIENT_CONNECT", "account")
+            self._reconciler.want()
+        if states.state == "TRADING_CLIENT_CONNECT" and self.opened:
+            states.to("KALSHI_DATA_SYNC", "account read")
+            self._open_group()
+            if not self.markets.listed:
+                self.markets.discover()
+        if states.state != "KALSHI_DATA_SYNC" or self._grouping:
+            return
+        if self.markets.listed and self._reconciler.current:
+            self._enter_ready("all parts started")
+
+    def _open_group(self) -> None:
+        out, contracts = self._outbox, self.rules.group_contracts
+        if contracts and not self._decider.group and not self._grouping:
+            self._grouping = True
+            out.send(OpenGroup(number=out.number(), contracts=contracts), self._on_group)
+
+    def _on_group(self, result: Result) -> None:
+        self._grouping = False
+        if isinstance(result, GroupOpened):
+            self._decider.group = result.group_id
+            self._outbox.note("group", id=result.group_id)
+        else:
+            self.health.degrade("order group", str(result))
+
+    # The operator
+
+    def _on_operate(self, event: Operate) -> None:
+        if self.stopped:
+            return
+        self._outbox.note("operator", action=event.action, reason=event.reason, strategy=event.strategy)
+        if event.action in ("stop", "kill"):
+            self._stop(event.reason or event.action)
+        elif event.strategy:
+            self._switch(event.strategy, on=event.action == "resume")
+        elif event.action == "resume":
+            self.paused, self._flattening = "", False
+            self._queue.state_changed()
+        else:
+            self._pause(event.reason or "paused")
+            if event.action == "flatten":
+                self._flattening = True
+                self._flow.cancel_all()
+
+    def _pause(self, reason: str) -> None:
+        self.paused = reason
+        self._outbox.say(f"paused: {reason}")
+
+    def _switch(self, name: str, *, on: bool) -> None:
+        runs = [run for run in self.strategies if run.name == name]
+        for run in runs:
+            run.on = on
+        if runs:
+            self._queue.state_changed()
+        else:
+            self._outbox.say(f"no strategy is named {name!r}")
