@@ -259,7 +259,7 @@ class TradingAccount:
         recorded = {ticker: holding.size for ticker, holding in self.total.positions()}
         found = {
             ticker: (recorded.get(ticker, 0), reported.get(ticker, 0))
-            for ticker in recorded.keys() | reported.keys()
+            for ticker in sorted(recorded.keys() | reported.keys())
             if recorded.get(ticker) != reported.get(ticker)
         }
         if abs(cash - self.cash) >= PRICE:

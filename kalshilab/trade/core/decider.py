@@ -211,7 +211,7 @@ class Decider:
             reentry=self._is_held(run, fire.ticker, self._orders.of(fire.ticker)),
             strategy=run.name,
         )
-        run.take_token()
+        run.take_token(now)
         self._queue.take(pending)
         self._sent[key] = pending
         self._states.to("ACTING", f"order for {fire.ticker}")

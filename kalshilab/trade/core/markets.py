@@ -179,6 +179,8 @@ class Markets:
             if self._only and market.ticker not in self._only:
                 return False
             known = self._markets[market.ticker] = Followed(market.ticker)
+        elif known.status == "held":
+            return self._offer_held(known, market)
         elif known.status == "looking" or known.reason != "capacity":
             return False
         elif self.active < self._rules.max_markets:
@@ -186,12 +188,21 @@ class Markets:
             known.status, known.reason = "looking", ""
         return known.status == "looking" and self._admit(known, market)
 
+    def _offer_held(self, known: Followed, market: Market) -> bool:
+        """Admit a listed market in which something is held already; if it is refused, it is still followed."""
+        if known.reason not in ("", "capacity"):
+            return False
+        known.reason = self._refusal(market)
+        return not known.reason and self._join(known, market)
+
     def _look_up_unlisted(self, listed: set[str]) -> None:
         """Look up the markets that should be open and are not listed: the message about their end may be lost."""
         now = self._outbox.now
         for ticker, followed in self.feeding.items():
             market = followed.market
-            if ticker not in listed and market is not None and market.close_ts and market.close_ts <= now:
+            if ticker in listed or market is None or market.status == "closed":
+                continue
+            if market.close_ts and market.close_ts <= now:
                 self._look_up(ticker)
 
     # Look-ups
@@ -269,6 +280,10 @@ class Markets:
         if reason:
             self._reject(followed, reason)
             return False
+        return self._join(followed, market)
+
+    def _join(self, followed: Followed, market: Market) -> bool:
+        """Make a market active, and feed the prints that were kept."""
         followed.market, followed.last_price, followed.status = market, market.last_price, "active"
         self.active += 1
         self._counts["tracked"] += 1
@@ -392,6 +407,11 @@ class SettlementWatch:
         if ticker not in self._known:
             self._known.add(ticker)
             heappush(self._closes, (self._close_of(ticker) or self._outbox.now + UNKNOWN_CLOSE_US, ticker))
+
+    def rescheduled(self, ticker: str) -> None:
+        """Watch a held market from its new close time on."""
+        if ticker in self._known:
+            heappush(self._closes, (self._close_of(ticker), ticker))
 
     def _close_of(self, ticker: str) -> int:
         followed = self._markets.get(ticker)

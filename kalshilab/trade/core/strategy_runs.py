@@ -45,8 +45,10 @@ class StrategyRun:
         self.on, self.failed = True, ""
         self.entries: dict[str, Fire] = {}
         self.counts: Counter[str] = Counter()
-        self._rate, self._capacity = per_minute / 60e6, max(per_minute, 1.0)
-        self._tokens, self._at = self._capacity, 0
+        # Whole microseconds, so that the answer does not depend on how often it is asked for.
+        self._interval = round(60e6 / per_minute)
+        self._burst = round((max(per_minute, 1.0) - 1.0) * self._interval)
+        self._booked = 0
 
     def fire(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
         """Pass one print to the signal and return its fire.
@@ -69,16 +71,11 @@ class StrategyRun:
 
     def token_at(self, now: int) -> int:
         """Return the exchange time at which the next order may be sent: `now`, or later."""
-        if now > self._at:
-            self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._rate)
-            self._at = now
-        # A tolerance of a millionth: ten refills of 0.1 must add up to one token.
-        missing = 1.0 - 1e-6 - self._tokens
-        return now if missing <= 0 else max(now, self._at) + int(missing / self._rate) + 1
+        return max(now, self._booked - self._burst)
 
-    def take_token(self) -> None:
-        """Take the token of one order."""
-        self._tokens -= 1.0
+    def take_token(self, now: int) -> None:
+        """Take the token of one order that is sent at this exchange time."""
+        self._booked = max(self._booked, now) + self._interval
 
     def __repr__(self) -> str:
         return f"StrategyRun({self.name}, {'failed' if self.failed else 'on' if self.on else 'paused'})"

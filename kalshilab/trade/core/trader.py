@@ -137,7 +137,7 @@ class Trader(SessionControl):
             BookSnapshot: self._on_book,
             BookDelta: self._on_delta,
             FeedGap: self._on_gap,
-            Lifecycle: self.markets.lifecycle,
+            Lifecycle: self._on_lifecycle,
             Fill: self._on_fill,
             Order: self._on_order,
             FeedUp: self._on_feed_up,
@@ -292,6 +292,11 @@ class Trader(SessionControl):
                 run.reset(followed.ticker)
         self._outbox.note("prints missed", reason=reason, markets=[followed.ticker for followed in broken])
         self._outbox.say(f"{reason}: no signals in {len(broken)} markets")
+
+    def _on_lifecycle(self, event: Lifecycle) -> None:
+        self.markets.lifecycle(event)
+        if event.kind == "close_date_updated":
+            self._watch.rescheduled(event.ticker)
 
     def _on_market_ended(self, followed: Followed) -> None:
         ticker, market = followed.ticker, followed.market
