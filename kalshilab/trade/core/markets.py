@@ -190,7 +190,8 @@ class Markets:
 
     def _offer_held(self, known: Followed, market: Market) -> bool:
         """Admit a listed market in which something is held already; if it is refused, it is still followed."""
-        if known.reason not in ("", "capacity"):
+        excluded = bool(self._only) and known.ticker not in self._only
+        if excluded or known.reason not in ("", "capacity"):
             return False
         known.reason = self._refusal(market)
         return not known.reason and self._join(known, market)
