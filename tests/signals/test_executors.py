@@ -69,7 +69,14 @@ def spawned() -> Iterator[Executor]:
         yield pool
 
 
-@pytest.fixture(scope="module", params=[spawned, dask_executor], ids=["spawn", "dask"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(spawned, id="spawn"),
+        # A cluster takes as long to start as all other tests of this file.
+        pytest.param(dask_executor, id="dask", marks=pytest.mark.soak),
+    ],
+)
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     yield from request.param()
 

@@ -62,7 +62,7 @@ def test_blocks_have_equal_numbers_of_days_with_entries() -> None:
 
 
 def test_the_half_life_is_interpolated_on_the_latency_ladder() -> None:
-    tape, markets = kl.synth.martingale(n_markets=4_000, seed=3)
+    tape, markets = kl.synth.martingale(n_markets=1_500, seed=3)
     fires = kl.signals.rlm(tape, min_trades=8, min_drop=2)
     ladder = perturbations.latency(fires, lambda f, **how: enter(f, tape, markets, **how))
     assert ladder["latency_s"].to_list() == list(perturbations.LADDER) and ladder["n"].n_unique() == 1
@@ -91,7 +91,7 @@ def test_neighbours_are_one_step_away_and_valid() -> None:
 
 
 def test_cells_scanned_together_equal_cells_run_alone() -> None:
-    tape, markets = kl.synth.martingale(n_markets=2_000, seed=4)
+    tape, markets = kl.synth.martingale(n_markets=800, seed=4)
     signal = kl.signals.Rlm(min_trades=8, min_drop=2)
 
     def bought(fires: pl.DataFrame) -> pl.DataFrame:

@@ -25,7 +25,7 @@ SMALL_CHUNK = 30_000
 """Random numbers per block in these tests, so that small samples have several blocks too."""
 
 
-@pytest.fixture(scope="module", params=["threads", "spawn", "dask"])
+@pytest.fixture(scope="module", params=["threads", "spawn", pytest.param("dask", marks=pytest.mark.soak)])
 def workers(request: pytest.FixtureRequest) -> Iterator[Executor]:
     if request.param == "threads":
         with ThreadPoolExecutor(2) as pool:

@@ -208,6 +208,7 @@ def test_recorded_prints_fire_like_the_reference(shared: Any) -> None:
     assert rlm(tape, rearm=True).height == 62
     assert without_ticker(as_rows(fires)) == reference(tape)
     assert rlm(tape, rearm="stronger").height > rlm(tape).height
-    assert without_ticker(as_rows(rlm(tape, flow="contracts", side="yes"))) == reference(
-        tape, flow="contracts", side="yes"
-    )
+    part = tape.head(20_000)
+    fires = rlm(part, flow="contracts", side="yes")
+    assert fires.height > 0
+    assert without_ticker(as_rows(fires)) == reference(part, flow="contracts", side="yes")

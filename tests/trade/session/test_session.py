@@ -343,6 +343,7 @@ async def test_the_bundled_sample_trades(settings: Settings) -> None:
     assert {"yes", "no", "scalar"} >= set(report.settlements["result"])
 
 
+@pytest.mark.soak
 async def test_recorded_trades_fire_as_in_research(settings: Settings, shared: Path) -> None:
     report = await run(
         settings.replace(
