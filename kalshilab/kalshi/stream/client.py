@@ -150,7 +150,7 @@ class Stream:
             settings.ws_url or hosts.defaults(settings.venue)[1],
             Signer.from_settings(settings),
             clock=clock,
-            max_attempts=settings.reconnect_attempts,
+            max_attempts=settings.reconnect_attempts or None,
             fast=settings.fast,
         )
 
