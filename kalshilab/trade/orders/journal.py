@@ -55,6 +55,9 @@ KINDS: dict[str, type[msgspec.Struct]] = {
 }
 """The kinds of entry and the value each holds; "note" entries hold a plain JSON object."""
 
+UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
+"""Errors of a damaged database; where its schema is damaged, not even the message may be text."""
+
 _SCHEMA = """
 CREATE TABLE entries (
     seq  INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -129,7 +132,7 @@ class Journal:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
             journal = cls(path, db, clock, wall)
             journal._continue()
-        except (sqlite3.Error, OSError) as error:
+        except (*UNREADABLE, OSError) as error:
             db.close()
             raise JournalError(f"{path}: {error}") from None
         except JournalError:
@@ -149,7 +152,7 @@ class Journal:
         db = _connect(path, f"file:{path.as_posix()}?mode=ro")
         try:
             return cls(path, db, None, None)
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             db.close()
             raise JournalError(f"{path}: {error}") from None
         except JournalError:
@@ -244,7 +247,7 @@ class Journal:
         query = f"SELECT {self._columns} FROM entries WHERE kind = ? AND seq <= ? ORDER BY seq"
         try:
             rows = self._db.execute(query, (kind, self._checked)).fetchall()
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise JournalError(f"{self.path}: {error}") from None
         return [self._decoded(row).value for row in rows]
 
@@ -260,7 +263,7 @@ class Journal:
                     raise self._missing(expected, row[0] - 1)
                 yield row
                 expected = row[0] + 1
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise self._damaged(expected, str(error)) from None
         if expected <= last:
             raise self._missing(expected, last)
@@ -277,7 +280,7 @@ class Journal:
             return 0
         try:
             return max(last_written(self._db), _head_in(head_path(self.path)))
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise self._damaged(1, str(error)) from None
 
     def _damaged(self, seq: int, why: str) -> JournalError:
