@@ -24,19 +24,19 @@ from kalshilab.errors import FeedLost, JournalError, KalshilabError, ProtocolErr
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.rest.orders import DemoOrders
 from kalshilab.kalshi.stream.client import Stream
-from kalshilab.trade.core.exposure import Budget, TraderRules
+from kalshilab.trade.core.exposure import TraderRules
 from kalshilab.trade.core.messages import Ended, Operate
 from kalshilab.trade.core.trader import Trader
 from kalshilab.trade.health import INCONCLUSIVE_ERRORS, Health
-from kalshilab.trade.live import view
 from kalshilab.trade.live.driver import Driver, session_error
 from kalshilab.trade.live.exchange_clock import ExchangeClock
 from kalshilab.trade.live.venue_requests import VenueRequests, refuses_key
 from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session import trader_view as view
+from kalshilab.trade.session.plans import Plan, planned, planned_of_settings
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.run_folder import Ending, name_run
 from kalshilab.trade.status import Snapshot, empty_snapshot, write_status
-from kalshilab.trade.strategies.strategies import make_strategy
 from kalshilab.trade.tasks import Tasks
 from kalshilab.trade.venues.venue import open_venue
 
@@ -65,15 +65,24 @@ class PaperSession:
     Args:
         settings: the settings; default: those of the environment.
         run_dir: the folder for journal, status and report; default `settings.out`/<run id>.
+        strategies: strategies that trade side by side, as for `kl.backtest`; default: those of the settings.
 
     Raises (from `async with`):
         CredentialsMissing, KeyUnusable, HostRefused: the venue cannot be used with these settings.
         TapeError: the embedded venue cannot play the tape.
     """
 
-    def __init__(self, settings: Settings | None = None, *, run_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        run_dir: Path | None = None,
+        strategies: Plan | list[Plan] | None = None,
+    ) -> None:
         self.settings = settings or Settings()
-        self._strategy = make_strategy(self.settings)
+        self._plans = (
+            planned_of_settings(self.settings) if strategies is None else planned(strategies, self.settings)
+        )
         self._wall: Clock = WallClock()
         self._started = self._wall.now()
         self._began = self._wall.monotonic()
@@ -113,19 +122,33 @@ class PaperSession:
         self._clock = ExchangeClock(self._wall) if link.pace is None else link.clock
         self._journal = Journal.create(self.run_dir / "journal.sqlite", self._clock, self._wall)
         self._stack.callback(self._journal.close)
-        strategy, why = self.settings.strategy, self._strategy.why
-        signal = self._strategy.signal
         self._journal.note(
-            "start", run=self.run_id, venue=self.settings.venue, strategy=strategy, why=why,
-            signal="" if signal is None else strategy_of(signal).identity,
+            "start", run=self.run_id, venue=self.settings.venue, strategy=self._names, why=self._why,
+            signal=self._signals,
         )  # fmt: skip
-        self._health.log(why or f"strategy {strategy}")
+        self._health.log(self._why or f"strategy {self._names}")
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
         self._stream = Stream.of(link.settings, clock=self._wall)
-        self._trader = Trader(
-            TraderRules.of(self.settings), [(strategy, self._strategy, Budget())], self.run_id
-        )
+        # On an embedded exchange, time passes as fast as the tape plays; ages in machine time mean nothing there.
+        rules = TraderRules.of(self.settings, real_time=self.settings.venue != "embedded")
+        self._trader = Trader(rules, self._plans, self.run_id)
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(name for name, _, _ in self._plans)
+
+    @property
+    def _why(self) -> str:
+        """The reason for which no strategy places orders, or ""."""
+        reasons = [strategy.why for _, strategy, _ in self._plans]
+        return reasons[0] if all(reasons) else ""
+
+    @property
+    def _signals(self) -> str:
+        """The identities of the signals, as the audit of a card names them."""
+        signals = [strategy.signal for _, strategy, _ in self._plans]
+        return "; ".join(strategy_of(signal).identity for signal in signals if signal is not None)
 
     def request_stop(self, reason: str) -> None:
         """Request a clean stop, from any thread or event loop; later requests have no effect.
@@ -370,13 +393,13 @@ class PaperSession:
         elapsed = self._wall.monotonic() - self._began
         if self._trader is None:
             return empty_snapshot(
-                run_id=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy, state=self.state,
+                run_id=self.run_id, venue=self.settings.venue, strategy=self._names, state=self.state,
                 stopped=self._stopped, finished=self._finished, started=self._started, elapsed=elapsed,
             )  # fmt: skip
         return view.snapshot_of(
             self._trader,
             venue=self.settings.venue,
-            note=self._strategy.why,
+            note=self._why,
             prints=self._link.prints,
             started=self._started,
             elapsed=elapsed,
