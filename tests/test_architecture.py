@@ -73,9 +73,10 @@ ROOMS = {
     "trade.orders": {"kalshi.rest", "market", "signals", "trade", "trade.markets", "trade.strategies"},
     "trade.core": {"kalshi.stream", "market", "signals", "trade", "trade.markets", "trade.strategies"},
     "trade.venues": {"exchange", "kalshi", "kalshi.rest", "kalshi.stream", "market", "tape", "tape.sample", "trade", "trade.markets"},
+    "trade.live": {"kalshi.rest", "kalshi.stream", "market", "signals", "trade", "trade.core", "trade.markets", "trade.orders", "trade.venues"},
     "trade.session": {
-        "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.markets", "trade.orders",
-        "trade.strategies", "trade.venues",
+        "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.core", "trade.live", "trade.markets",
+        "trade.orders", "trade.strategies", "trade.venues",
     },
     "trade.backtest": {
         "exchange", "exchange.flows", "exchange.orders", "exchange.state", "kalshi.stream", "kalshi.wire", "market", "signals",
@@ -86,7 +87,7 @@ ROOMS = {
     "notebook.research": {"edge", "edge.report", "notebook.session"},
     "cli": {
         "edge.report", "exchange", "exchange.faults", "kalshi", "kalshi.rest", "kalshi.stream", "notebook", "signals",
-        "signals.engine", "tape", "tape.ingest", "tape.lake", "trade", "trade.session", "trade.strategies", "trade.venues",
+        "signals.engine", "tape", "tape.ingest", "tape.lake", "trade", "trade.core", "trade.live", "trade.session", "trade.strategies", "trade.venues",
     },
     "__main__": {"cli"},
 }  # fmt: skip

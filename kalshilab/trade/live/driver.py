@@ -176,7 +176,9 @@ class Driver:
     def _quiet(self) -> None:
         self._quiet_due = False
         # What a local exchange has sent or been asked is missing still; its arrival asks again.
-        if self._frames is not None and (self._tasks.working or self._books_missing() or self._frames_missing()):
+        if self._frames is not None and (
+            self._tasks.working or self._books_missing() or self._frames_missing()
+        ):
             return
         try:
             for command in self.trader.handle(QUIET, self._clock.now(), self._mono()):
