@@ -89,7 +89,7 @@ ROOMS = {
     "notebook.research": {"edge", "edge.report", "notebook.session"},
     "cli": {
         "edge.report", "exchange", "exchange.faults", "kalshi", "kalshi.rest", "kalshi.stream", "notebook", "signals",
-        "signals.engine", "tape", "tape.ingest", "tape.lake", "trade", "trade.session", "trade.strategies", "trade.venues",
+        "signals.engine", "tape", "tape.ingest", "tape.lake", "trade", "trade.core", "trade.live", "trade.session", "trade.strategies", "trade.venues",
     },
     "__main__": {"cli"},
 }  # fmt: skip
