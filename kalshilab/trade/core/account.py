@@ -11,6 +11,7 @@ positions as with none.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -158,6 +159,8 @@ class TradingAccount:
         self._owners: dict[str, OwnerLedger] = {}
         self._seen: set[tuple[str, str]] = set()
         self._paid: dict[tuple[str, int], int] = {}
+        self._payouts: Counter[tuple[str, int]] = Counter()
+        self._marked: set[str] = set()
 
     def open_with(self, cash: int, positions: Iterable[Position], fills: Iterable[Fill] = ()) -> None:
         """Start the record.
@@ -172,7 +175,11 @@ class TradingAccount:
             if position.size:
                 self.total.adopt(position)
                 self.owner(FOREIGN).adopt(position)
-        self._seen.update((fill.trade_id, fill.order_id) for fill in fills)
+        self.precede((fill.trade_id, fill.order_id) for fill in fills)
+
+    def precede(self, fills: Iterable[tuple[str, str]]) -> None:
+        """Note fills that the opening includes, by (trade id, order id): they are not added again."""
+        self._seen.update(fills)
 
     def owner(self, name: str) -> OwnerLedger:
         """Return the ledger of an owner."""
@@ -227,7 +234,12 @@ class TradingAccount:
             self.total.fees += short
             paid -= short
         self._paid[key] = paid
+        self._payouts[key] += 1
         return True
+
+    def payouts(self, settlement: Settlement) -> int:
+        """Return how often a settlement was paid out: more than once if a fill was found after it."""
+        return self._payouts[settlement.ticker, settlement.ts]
 
     def owners(self) -> Iterator[tuple[str, OwnerLedger]]:
         """Yield the ledgers by owner."""
@@ -239,9 +251,15 @@ class TradingAccount:
             return
         self.marks[ticker] = price
         if ticker in self.total.holdings:
+            self._marked.add(ticker)
             self.total.mark(ticker)
             for ledger in self._owners.values():
                 ledger.mark(ticker)
+
+    def take_marks(self) -> dict[str, int]:
+        """Return the marks of held markets that have changed since the last call."""
+        marked, self._marked = self._marked, set()
+        return {t: self.marks[t] for t in sorted(marked) if self.total.size(t) and t in self.marks}
 
     def forget(self, ticker: str) -> None:
         """Forget the mark of a market that has ended and in which nothing is held."""

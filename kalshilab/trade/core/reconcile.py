@@ -43,7 +43,8 @@ class Reconciler:
     """The readings of the account.
 
     Attributes:
-        opened: whether the record has started.
+        recording: whether the record has started, in this life of the run or an earlier one.
+        opened: whether the account was read in this life.
         current: whether the account was read since the feed came up.
         failures: number of readings without an answer since the last answer.
         compared: number of readings that were compared with the record.
@@ -76,7 +77,7 @@ class Reconciler:
         self._newest = self._oldest = 0
         self.failures = 0
         self._streaks: dict[str, tuple[int, int]] = {}
-        self.opened = self.current = False
+        self.recording = self.opened = self.current = False
         self.compared = 0
         self.differences: dict[str, tuple[int, int]] = {}
         self.blocked: set[str] = set()
@@ -89,6 +90,16 @@ class Reconciler:
         """Note a fill that arrived before the record has started: the first reading must include it."""
         self._flow.activity += 1
         self._early = [*self._early[-49:], fill]
+
+    def restore(self, newest: int, oldest: int) -> None:
+        """Continue the record of earlier lives: the first reading adds what happened since, as any later one does.
+
+        Args:
+            newest: exchange time of the newest known fill in microseconds, or 0.
+            oldest: exchange time before which fills precede the record, or 0.
+        """
+        self.recording = True
+        self._newest, self._oldest = newest, oldest
 
     def want(self) -> None:
         """Read the account now; a reading under way is read again."""
@@ -105,7 +116,7 @@ class Reconciler:
         if self._reading or self._due is None or self._outbox.mono < self._due:
             return
         out = self._outbox
-        since = max(self._newest - OVERLAP_US, self._oldest) if self.opened else None
+        since = max(self._newest - OVERLAP_US, self._oldest) if self.recording else None
         self._due = None
         self._at_activity = self._flow.activity
         self._reading = out.number()
@@ -125,7 +136,9 @@ class Reconciler:
         if "account" in self._health.failed:
             self._health.heal("account")
         steady = self._flow.activity == self._at_activity and not self._flow.in_flight
-        if not self.opened:
+        if self.recording and not self.opened:
+            self._reopen()
+        elif not self.opened:
             if not steady or not self._includes_early(read):
                 self._again(AGAIN_US)
                 return
@@ -155,18 +168,32 @@ class Reconciler:
 
     def _open(self, read: AccountRead) -> None:
         """Start the record: all that is listed precedes it."""
-        self.opened = True
+        self.recording = self.opened = True
         self._early = []
         self._account.open_with(read.balance.cash, read.positions, read.fills)
         self._oldest = min(fill.ts for fill in read.fills) + 1 if len(read.fills) >= PAGE else 0
         positions = [[p.ticker, p.size, p.cost] for p in read.positions if p.size]
-        self._outbox.note("account", cash=read.balance.cash, positions=positions)
+        self._outbox.note(
+            "account", cash=read.balance.cash, positions=positions, oldest=self._oldest,
+            newest=max((fill.ts for fill in read.fills), default=0),
+            fills=[[fill.trade_id, fill.order_id] for fill in read.fills],
+        )  # fmt: skip
         for position in read.positions:
             if position.size:
                 place = self._markets.place_of(position.ticker)
                 self._exposure.position(position.ticker, *place, FOREIGN)
                 self._markets.hold(position.ticker)
                 self._watch.follow(position.ticker)
+
+    def _reopen(self) -> None:
+        """Continue the record of an earlier life: its markets are followed again."""
+        self.opened = True
+        self._outbox.note("account again", cash=self._account.cash)
+        held = [ticker for ticker, _ in self._account.total.positions()]
+        for ticker in held:
+            self._watch.follow(ticker)
+        for ticker in sorted(self._orders.tickers() | set(held)):
+            self._markets.hold(ticker)
 
     # Each reading
 

@@ -9,6 +9,7 @@ from kalshilab.config.settings import STRATEGIES, Settings
 from kalshilab.errors import SessionError
 from kalshilab.signals import Signal
 from kalshilab.trade.core.exposure import Budget, budgets_of
+from kalshilab.trade.core.strategy_runs import strategies_of
 from kalshilab.trade.strategies.strategies import Bought, Strategy, make_strategy
 
 __all__ = ["Plan", "Planned", "planned", "planned_of_settings"]
@@ -42,7 +43,7 @@ def planned(plans: Plan | Sequence[Plan], settings: Settings) -> list[Planned]:
 
 def planned_of_settings(settings: Settings) -> list[Planned]:
     """Return the strategies that the settings name, with their budgets."""
-    return [_planned(name, settings) for name in settings.strategy_names]
+    return strategies_of(settings)
 
 
 def _planned(plan: Plan, settings: Settings) -> Planned:
