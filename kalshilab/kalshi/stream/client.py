@@ -135,6 +135,7 @@ class Stream:
         self._invalid_frames = self._frames_at_invalid = 0
         self.last_frame = 0
         """Machine time of the last frame, in microseconds; 0 before the first."""
+        self._heard_s = 0.0
 
     @classmethod
     def of(cls, settings: StreamSettings, *, clock: Clock | None = None) -> Self:
@@ -150,7 +151,7 @@ class Stream:
             settings.ws_url or hosts.defaults(settings.venue)[1],
             Signer.from_settings(settings),
             clock=clock,
-            max_attempts=settings.reconnect_attempts,
+            max_attempts=settings.reconnect_attempts or None,
             fast=settings.fast,
         )
 
@@ -215,7 +216,10 @@ class Stream:
                     raise
                 reason = f"invalid frame: {error}"
             except SocketImpossible as error:
-                raise FeedLost(self._url, self.attempts, str(error)) from None
+                # A proxy in maintenance redirects too; a stream that never gives up waits for its end.
+                if self._max_attempts is not None:
+                    raise FeedLost(self._url, self.attempts, str(error)) from None
+                reason = str(error)
             reason = self._end_reason or reason
             self._undirected = self.undirected
             self._socket = self._protocol = None
@@ -261,10 +265,11 @@ class Stream:
                 await asyncio.gather(sender, watcher, return_exceptions=True)
 
     async def _receive(self, socket: Socket, protocol: StreamProtocol) -> None:
-        receive, now = protocol.receive, self._clock.now
+        receive, now, monotonic = protocol.receive, self._clock.now, self._clock.monotonic
+        self._heard_s = monotonic()
 
         def on_frame(frame: bytes) -> bool:
-            self.last_frame = now()
+            self.last_frame, self._heard_s = now(), monotonic()
             try:
                 receive(frame)
             except StreamError:
@@ -288,7 +293,7 @@ class Stream:
         """Drop a connection that does not answer a ping: it is half open, or the exchange hangs."""
         while True:
             await self._clock.sleep(self._silence_s / 2)
-            quiet_s = (self._clock.now() - self.last_frame) / 1e6
+            quiet_s = self._clock.monotonic() - self._heard_s
             if quiet_s < self._silence_s:
                 continue
             # An idle connection is not dead: it answers a ping.

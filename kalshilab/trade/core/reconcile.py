@@ -291,6 +291,11 @@ class Closing:
         return bool(readings) and (not reconciler.differences or readings >= STEADY)
 
     @property
+    def compared(self) -> bool:
+        """Whether the account was compared with the record since the stop."""
+        return 0 <= self._compared < self._reconciler.compared
+
+    @property
     def left(self) -> tuple[str, ...]:
         """The orders that have not ended, by the exchange's id or else by the client order id."""
         live = self._orders.live.values()

@@ -190,6 +190,11 @@ class Trader(SessionControl):
         return self._queue.is_due(now) or bool(self.books.awaited)
 
     @property
+    def compared_at_end(self) -> bool:
+        """Whether the account was read and compared after the stop."""
+        return self._closing.compared
+
+    @property
     def pending(self) -> int:
         """The number of fires that have neither led to an order nor expired."""
         return len(self._queue)
@@ -248,10 +253,14 @@ class Trader(SessionControl):
             if fire is not None:
                 self.counts["signals"] += 1
                 run.counts["signals"] += 1
-                self._outbox.record("fire", Fired.of(fire, run.name))
+                self._outbox.record("fire", Fired.of(fire, self._label(run)))
                 self._queue.add(run, fire)
         if self._queue.by_market:
             self._queue.market_changed(ticker)
+
+    def _label(self, run: StrategyRun) -> str:
+        """Return the name of a strategy in its fires: one that is alone is not named, as in research."""
+        return run.name if len(self.strategies) > 1 else ""
 
     def _on_signal_error(self, run: StrategyRun, error: Exception, trade: Trade) -> None:
         self._decider.fail(run, error, f"print of {trade.ticker} at {trade.ts}: {trade}")
