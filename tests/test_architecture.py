@@ -69,13 +69,16 @@ ROOMS = {
     "exchange.server": {"exchange", "exchange.faults", "exchange.rest", "kalshi", "kalshi.wire"},
     "trade": {"market", "signals"},
     "trade.strategies": {"market", "signals", "trade"},
-    "trade.markets": {"kalshi.rest", "kalshi.stream", "market", "signals", "trade", "trade.strategies"},
-    "trade.orders": {"kalshi.rest", "market", "signals", "trade", "trade.markets", "trade.strategies"},
+    "trade.markets": {"market"},
+    "trade.orders": {"market", "trade"},
     "trade.core": {"kalshi.stream", "market", "signals", "trade", "trade.markets", "trade.strategies"},
     "trade.venues": {"exchange", "kalshi", "kalshi.rest", "kalshi.stream", "market", "tape", "tape.sample", "trade", "trade.markets"},
+    "trade.live": {
+        "kalshi.rest", "kalshi.stream", "market", "signals", "trade", "trade.core", "trade.orders", "trade.venues",
+    },
     "trade.session": {
-        "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.markets", "trade.orders",
-        "trade.strategies", "trade.venues",
+        "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.core", "trade.live",
+        "trade.orders", "trade.strategies", "trade.venues",
     },
     "trade.backtest": {
         "exchange", "exchange.flows", "exchange.orders", "exchange.state", "kalshi.stream", "kalshi.wire", "market", "signals",

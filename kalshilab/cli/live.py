@@ -10,13 +10,15 @@ from pathlib import Path
 
 from kalshilab.cli.options import Subparsers, add_tape_options, settings_from
 from kalshilab.cli.progress import RunProgress, relative_path
+from kalshilab.config.contradictions import check_limits
 from kalshilab.config.settings import STRATEGIES, VENUES, Settings
 from kalshilab.errors import ConfigError, SessionError, SignalError, UsageError
 
 __all__ = ["add_parser", "installed_fast_packages", "require_fast_extra"]
 
 SETTINGS = (
-    "venue", "strategy", "signal", "policy", "categories", "minutes", "speed", "out", "tape", "markets", "result_column",
+    "venue", "strategy", "strategies", "budgets", "signal", "policy", "categories", "minutes", "speed", "out", "tape",
+    "markets", "result_column",
 )  # fmt: skip
 """The options that are settings."""
 
@@ -32,6 +34,14 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--venue", help=f"one of {', '.join(VENUES)}; default embedded")
     add_tape_options(parser)
     parser.add_argument("--strategy", help=f"one of {', '.join(STRATEGIES)}; default rlm_no")
+    parser.add_argument(
+        "--strategies", metavar="NAMES", help="several strategies on one account, comma-separated"
+    )
+    parser.add_argument(
+        "--budgets",
+        metavar="LIMITS",
+        help="limits of strategies in dollars, contracts and markets, as in rlm_no:cash=500:contracts=1000:positions=5",
+    )
     parser.add_argument(
         "--signal", metavar="MODULE:NAME", help="signal that --strategy custom trades, as module:name"
     )
@@ -55,6 +65,7 @@ def add_parser(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the notebook; return 1 if it failed."""
     settings = settings_from(options, *SETTINGS)
+    check_limits(settings)
     settings.require_credentials()
     if settings.venue != "embedded":
         # Load the key before the notebook does: the path of an unusable key must not end up in a saved notebook.
@@ -63,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         Signer.from_settings(settings)
     require_fast_extra(settings)
     _check_tape(settings)
-    _check_strategy(settings)
+    _check_strategies(settings)
     # Imported late: papermill takes most of a second to load.
     from kalshilab.notebook.runner import LiveResult, LiveRun
     from kalshilab.trade.session.report import Report
@@ -138,21 +149,23 @@ def _check_tape(settings: Settings) -> None:
     to_tape(read_parquet(settings.tape, rows=0))
 
 
-def _check_strategy(settings: Settings) -> None:
-    """Build the strategy once, so that its errors appear here and not inside a kernel."""
+def _check_strategies(settings: Settings) -> None:
+    """Build the strategies once, so that their errors appear here and not inside a kernel."""
     # Imported late: it loads the signals and their compiler.
     from kalshilab.trade.strategies.strategies import make_strategy
 
-    if settings.strategy in ("custom", "rl_model") and "" not in sys.path:
+    names = settings.strategy_names
+    if not {"custom", "rl_model"}.isdisjoint(names) and "" not in sys.path:
         # Modules of the working folder are importable, as in the notebook's kernel.  An installed script has its
         # own folder at the head of the path instead.
         sys.path.insert(0, "")
     try:
-        strategy = make_strategy(settings)
+        strategies = [make_strategy(settings.replace(strategy=name)) for name in names]
     except SignalError as error:
         raise UsageError(str(error)) from error
-    if strategy.why:
-        print(f"kalshilab live: {strategy.why}", file=sys.stderr)
+    for strategy in strategies:
+        if strategy.why:
+            print(f"kalshilab live: {strategy.why}", file=sys.stderr)
 
 
 def _print_table(rows: Sequence[tuple[object, ...]]) -> None:

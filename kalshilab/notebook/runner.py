@@ -14,6 +14,7 @@ must not be written into the output notebook; they reach the kernel through its 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -35,7 +36,9 @@ from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 
 from kalshilab.clock import WallClock
+from kalshilab.config.readers import text_of
 from kalshilab.config.settings import Settings
+from kalshilab.config.sources import ORIGINS_VARIABLE
 from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook.results import read_results
@@ -50,11 +53,8 @@ PARAMETERS: Final = (
 )  # fmt: skip
 """Settings that are passed to the live notebook as parameters where they differ from the default."""
 
-THROUGH_ENVIRONMENT: Final = (
-    "tape", "markets", "result_column", "signal", "policy", "whale_min_value", "whale_max_leverage", "whale_top",
-    "whale_window_s", "yes8090_low", "yes8090_high", "yes8090_contracts", "yes8090_tier_a_contracts",
-)  # fmt: skip
-"""Settings that are passed through the environment only."""
+NOT_PASSED: Final = {"out", "stop_file", "key_id", "private_key", "private_key_path"}
+"""Settings that are not passed on: those that the run sets itself, and keys, which the kernel reads where this process did."""
 
 
 class LiveResult:
@@ -169,6 +169,8 @@ class LiveRun:
         chosen = self.settings.as_dict()
         defaults = {name: f.default for name, f in Settings.__dataclass_fields__.items()}
         parameters = {n: _plain(chosen[n]) for n in PARAMETERS if chosen[n] != defaults[n]}
+        if self.settings.strategies:
+            parameters.pop("strategy", None)
         # The kernel's client would create a loop for this thread and leave it open; this one can be closed.
         loop = ensure_event_loop()
         try:
@@ -203,9 +205,11 @@ class LiveRun:
         }
         # Parameters too: one left at its default is not written into the notebook, and an inherited variable or a
         # .env file would override it.
-        for name in PARAMETERS + THROUGH_ENVIRONMENT:
-            value = _plain(getattr(self.settings, name))
-            environment[f"KALSHILAB_{name.upper()}"] = "" if value is None else str(value)
+        for name, value in self.settings.as_dict().items():
+            if name not in NOT_PASSED:
+                environment[f"KALSHILAB_{name.upper()}"] = text_of(value)
+        passed = {n: origin for n, origin in self.settings.origins.items() if n not in NOT_PASSED}
+        environment[ORIGINS_VARIABLE] = json.dumps(passed)
         spec = KernelSpec(
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3",

@@ -15,7 +15,16 @@ import msgspec
 
 from kalshilab.signals import Fire
 
-__all__ = ["Action", "Decision", "Fired", "Intent", "Outcome", "Transition", "client_order_id"]
+__all__ = [
+    "Action",
+    "Decision",
+    "Fired",
+    "Intent",
+    "Outcome",
+    "Sampled",
+    "Transition",
+    "client_order_id",
+]
 
 CLIENT_PREFIX = "kl-"
 """Prefix of every client order id of a session; the clean-up at start cancels only orders that have it."""
@@ -29,6 +38,13 @@ class Fired(Fire, frozen=True):
 
     own: dict[str, Own] = msgspec.field(default_factory=dict)
     strategy: str = ""
+
+    def __getattr__(self, name: str) -> Own:
+        """Return one of the signal's own fields, so that a strategy can compare a stored fire with a new one."""
+        try:
+            return self.own[name]
+        except KeyError:
+            raise AttributeError(f"the fire has no field {name!r}") from None
 
     @classmethod
     def of(cls, fire: Fire, strategy: str = "") -> Fired:
@@ -119,6 +135,18 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     filled: int = 0
     remaining: int = 0
     code: str = ""
+
+
+class Sampled(msgspec.Struct, frozen=True, kw_only=True):
+    """The account at one moment, and the counters that no other entry implies; written once a minute at most.
+
+    `cash` and `value` (of the open positions at their marks) are in money units.
+    """
+
+    ts: int
+    cash: int
+    value: int
+    counts: dict[str, int] = {}
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):

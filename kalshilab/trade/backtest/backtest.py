@@ -24,7 +24,7 @@ from kalshilab.exchange.state.fill_model import FillModel
 from kalshilab.market.model import outcome_price
 from kalshilab.signals import Signal
 from kalshilab.trade.backtest.simulated_venue import SimulatedVenue
-from kalshilab.trade.core.exposure import Budget, TraderRules
+from kalshilab.trade.core.exposure import Budget, TraderRules, budgets_of
 from kalshilab.trade.core.messages import Command, Ended, Event, FeedUp, JournalRecord, Quiet, Tick
 from kalshilab.trade.core.trader import Trader
 from kalshilab.trade.session.report import Report
@@ -159,7 +159,10 @@ def _run(
     # A served exchange draws the id of its key first; orders have the same ids in both.
     exchange.new_id()
     rules = msgspec.structs.replace(
-        TraderRules.of(settings, "ask"), sync_us=NEVER, discovery_us=NEVER, max_outage_us=None
+        TraderRules.of(settings, "ask", real_time=False),
+        sync_us=NEVER,
+        discovery_us=NEVER,
+        max_outage_us=None,
     )
     trader = Trader(rules, [_planned(plan, settings) for plan in plans], RUN)
     return _Replay(exchange, trader).run()
@@ -171,11 +174,8 @@ def _planned(plan: Plan, settings: Settings) -> tuple[str, Strategy, Budget]:
         name, thing, budget = plan
         return name, _strategy(thing, settings), budget
     strategy = _strategy(plan, settings)
-    return (
-        str(getattr(plan, "name", strategy.name) if not isinstance(plan, str) else plan),
-        strategy,
-        Budget(),
-    )
+    name = plan if isinstance(plan, str) else str(getattr(plan, "name", strategy.name))
+    return name, strategy, budgets_of(settings).get(name, Budget())
 
 
 def _strategy(thing: object, settings: Settings) -> Strategy:

@@ -4,8 +4,8 @@ Everything runs on one event loop.  Frames of the feed, answers of REST, time an
 trader handles each one synchronously and returns its commands.  A command that waits for an answer becomes a task, whose
 answer is an event again.  Nothing is decided here.
 
-The trader decides about its fires when the driver says that an instant is complete (`Quiet`): as soon as the frames that
-have arrived are handled.  A local exchange counts the frames it has sent, so there the driver waits for the last of them.
+The trader decides about its fires when the driver delivers `Quiet`, the end of an instant: as soon as the frames that have
+arrived are handled.  A local exchange counts the frames it has sent, so there the driver waits for the last of them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Driver:
         connected: set once the feed has been complete for the first time.
         unhandled: number of events of the feed that concern no part of the session.
         journal_error: the error that ended the record, or None.
-        on_disconnected: called after the trader was told that the feed is lost.
+        on_disconnected: called after each loss of the feed, once the trader has handled it.
         on_error: called with what failed, and the error.
     """
 
@@ -176,7 +176,9 @@ class Driver:
     def _quiet(self) -> None:
         self._quiet_due = False
         # What a local exchange has sent or been asked is missing still; its arrival asks again.
-        if self._frames is not None and (self._tasks.working or self._books_missing() or self._frames_missing()):
+        if self._frames is not None and (
+            self._tasks.working or self._books_missing() or self._frames_missing()
+        ):
             return
         try:
             for command in self.trader.handle(QUIET, self._clock.now(), self._mono()):
@@ -188,9 +190,8 @@ class Driver:
         frames = self._frames
         return frames is not None and frames.missing(self._stream.frames_received) > 0
 
-    @property
-    def behind(self) -> bool:
-        """Whether a frame of a local exchange, or the reaction to one, is not handled yet."""
+    def is_behind(self) -> bool:
+        """Return whether a frame of a local exchange, or the reaction to one, is not handled yet."""
         if self._quiet_due or self._tasks.working or self._books_missing():
             return True
         if self._frames is None:
@@ -237,7 +238,7 @@ class Driver:
         value = command.value
         try:
             if isinstance(value, dict):
-                self._journal.note(**value)
+                self._journal.note(str(value["what"]), **{k: v for k, v in value.items() if k != "what"})
             else:
                 if isinstance(value, Transition):
                     # The trader knows monotonic time only.

@@ -10,7 +10,7 @@ __all__ = ["ExchangeClock"]
 class ExchangeClock:
     """The exchange's clock, as the latest of its messages shows it.
 
-    A message of the feed is younger than the exchange's clock says, never older, so the clock follows the largest
+    A message takes time to arrive, so exchange time is at least the time in it.  The clock follows the largest
     difference between a message's time and this machine's monotonic time.  Before the first message, it is the machine's
     wall clock.  A machine whose clock is wrong, or is set while the session runs, changes nothing after that.
 
@@ -32,7 +32,7 @@ class ExchangeClock:
         self._observed = False
 
     def observe(self, ts: int) -> None:
-        """Note the time of a message that has just arrived, in microseconds; 0 means that it has none."""
+        """Note the time of a message that has just arrived, in microseconds; 0 means that its time is unknown."""
         if not ts:
             return
         offset = ts - _mono(self._wall)

@@ -96,7 +96,7 @@ class VenueRequests:
 
     async def _amend(self, command: m.Amend) -> m.Result:
         await self._orders.amend(
-            command.order_id, ticker=command.ticker, side=command.side, price=command.price, size=command.count,
+            command.order_id, ticker=command.ticker, side=command.side, price=command.price, count=command.count,
             expiration_ts=command.expires,
         )  # fmt: skip
         return m.Succeeded()

@@ -147,7 +147,9 @@ def _rows(report: Report) -> list[tuple[object, ...]]:
     with Journal.open(report.journal) as journal:
         fires: list[Fired] = journal.values("fire")
         notes: list[dict[str, object]] = journal.values("note")
-        ids = {(i.fire.ticker, i.fire.ts, i.fire.n_trades): i.client_order_id for i in journal.values("intent")}
+        ids = {
+            (i.fire.ticker, i.fire.ts, i.fire.n_trades): i.client_order_id for i in journal.values("intent")
+        }
     signal = next((note.get("signal") for note in notes if note["what"] == "start"), None)
     orders = report.raw("orders").select("order_id", "client_order_id")
     purchases = {

@@ -5,8 +5,8 @@ carries out its commands.  This module opens the venue, the clients and the jour
 
 How a session ends: the tape is over, the minutes are up, the stop file appears, the stop button is pressed, or the kernel
 is interrupted.  Each of these sets the reason once, and the trader closes: it places no new order, resolves those under
-way, cancels what rests, compares its record with the exchange's account, and ends within 30 seconds whatever the exchange
-answers.  Then the report is written and the journal closed.  Only a second interrupt skips these steps.
+way, cancels what rests, compares its record with the exchange's account, and ends within 30 seconds even if the exchange does not
+answer.  Then the report is written and the journal closed.  Only a second interrupt skips these steps.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class PaperSession:
         self._tasks.background("housekeeping", self._keep_house(driver))
         self._tasks.background("venue", link.trouble())
         if link.pace is not None:
-            link.pace.behind = lambda: driver.behind
+            link.pace.behind = driver.is_behind
             self._tasks.background("tape", self._play(driver))
 
     # The end
@@ -244,7 +244,7 @@ class PaperSession:
             driver.deliver(Operate("stop", self._stopped))
             async with asyncio.timeout(END_WITHIN_S):
                 await driver.finished.wait()
-        except Exception as error:  # noqa: BLE001 - whatever failed, no order may be left resting
+        except Exception as error:  # noqa: BLE001 - after any failure, no order may be left resting
             self._fail(session_error("closing", error))
             await self._cancel_own()
 
@@ -299,7 +299,7 @@ class PaperSession:
             self._tasks.background("account", self._check_key())
 
     async def _check_key(self) -> None:
-        """Find out whether the exchange refuses the key; a proxy's page is no refusal."""
+        """Find out whether the exchange refuses the key; the page of a proxy does not count."""
         error = await refuses_key(self._orders)
         self._refusals = self._refusals + 1 if error is not None else 0
         if error is not None and self._refusals >= REFUSALS:
@@ -324,11 +324,11 @@ class PaperSession:
     async def _play(self, driver: Driver) -> None:
         """Let a local exchange play its tape, once the session is ready, until its end."""
         assert self._link.pace is not None and self._link.finished is not None and self._trader is not None
-        while not self._trader.states.may_trade or driver.behind:
+        while not self._trader.states.may_trade or driver.is_behind():
             await self._wall.sleep(0.01)
         self._link.pace.open()
         await self._link.finished.wait()
-        while driver.behind:
+        while driver.is_behind():
             await self._wall.sleep(0.01)
         driver.deliver(Ended())
         self._set_stop("tape ended")
