@@ -448,7 +448,10 @@ class FaultProxy:
         reader, writer = await asyncio.open_connection(self._host, self._port)
         client.is_feed = True
         writer.write(request.raw)
-        ways = (asyncio.create_task(self._down(reader, client)), asyncio.create_task(self._up(client, writer)))
+        ways = (
+            asyncio.create_task(self._down(reader, client)),
+            asyncio.create_task(self._up(client, writer)),
+        )
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:

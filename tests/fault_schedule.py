@@ -105,7 +105,12 @@ class Fault:
 
 
 def random_faults(
-    seed: int, *, over_s: float, longest_s: float, count: tuple[int, int] = (8, 16), orders_arrive: bool = False
+    seed: int,
+    *,
+    over_s: float,
+    longest_s: float,
+    count: tuple[int, int] = (8, 16),
+    orders_arrive: bool = False,
 ) -> list[Fault]:
     """Return a random schedule, in the order of time.
 
@@ -120,7 +125,8 @@ def random_faults(
     draw = random.Random(f"faults {seed}")
     kinds = [*ONCE, *WINDOWS, *WINDOWS, *INSTANTS]
     return sorted(
-        _fault(draw, draw.choice(kinds), over_s, longest_s, orders_arrive) for _ in range(draw.randint(*count))
+        _fault(draw, draw.choice(kinds), over_s, longest_s, orders_arrive)
+        for _ in range(draw.randint(*count))
     )
 
 

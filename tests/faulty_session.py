@@ -37,6 +37,7 @@ PATIENCE_S: Final = 20.0
 """Seconds after `END_S` for which the harness waits before it gives up a session."""
 CLOSED_S: Final = 3.0
 """Seconds within which the connections of an ended session are closed."""
+STOP: Final = "the tape is over"
 TAIL_S: Final = 120
 """Seconds for which exchange time goes on after the last settlement."""
 
@@ -47,9 +48,7 @@ _tasks: dict[int, weakref.WeakSet[asyncio.Task[Any]]] = {}
 # The tape
 
 
-def falling(
-    seed: int, *, over_s: float, markets: int, start_us: int
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def falling(seed: int, *, over_s: float, markets: int, start_us: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return a tape on which the price of each market falls while takers buy YES, and its markets.
 
     Markets open at any time, live for a tenth to a third of the tape, and settle within four seconds of their close.
@@ -90,7 +89,14 @@ def _prints(
 
 
 def _market(
-    ticker: str, event: str, category: str, opened: int, closed: int, result: str, settled: int, draw: random.Random
+    ticker: str,
+    event: str,
+    category: str,
+    opened: int,
+    closed: int,
+    result: str,
+    settled: int,
+    draw: random.Random,
 ) -> tuple[Any, ...]:
     value = {"yes": 10_000, "no": 0, "scalar": draw.randint(1, 9_999)}[result]
     row = {
@@ -211,13 +217,15 @@ async def _session(
         run = asyncio.create_task(session.run())
         over = asyncio.create_task(_over(proxy, exchange, over_s))
         await asyncio.wait((run, over), return_when=asyncio.FIRST_COMPLETED)
-        if not over.done():
-            over.cancel()
-            ended.problems.append(f"the session ended by itself: {session.snapshot().stopped}")
+        if over.done():
+            over.result()
+        over.cancel()
         stopped = time.monotonic()
-        session.request_stop("the tape is over")
+        session.request_stop(STOP)
         report = await run
         ended.stop_s = time.monotonic() - stopped
+        if report.stopped != STOP:
+            ended.problems.append(f"the session ended by itself: {report.stopped}")
         if report.error is not None:
             ended.problems.append(f"the run ended with an error: {report.error!r}")
         counts, shot = report.counts, session.snapshot()
@@ -226,8 +234,12 @@ async def _session(
             for name in ("left_resting", "account_differences")
             if counts.get(name)
         ]
-        ended.problems += [f"the snapshot shows {len(shot.open_orders)} open orders"] if shot.open_orders else []
-        ended.problems += _cash_and_positions(shot.cash, {row.ticker: row.size for row in shot.positions}, exchange)
+        ended.problems += (
+            [f"the snapshot shows {len(shot.open_orders)} open orders"] if shot.open_orders else []
+        )
+        ended.problems += _cash_and_positions(
+            shot.cash, {row.ticker: row.size for row in shot.positions}, exchange
+        )
     ended.problems += compare(run_dir / "journal.sqlite", exchange)
     ended.orders = len(exchange.desk.log)
 
@@ -282,7 +294,11 @@ def compare(path: Path, exchange: Exchange) -> list[str]:
     """Return the differences between a journal and the exchange's account, one sentence each."""
     with Journal.open(path) as journal:
         intents, outcomes = journal.values("intent"), journal.values("outcome")
-        fills, settlements, orders = journal.values("fill"), journal.values("settlement"), journal.values("order")
+        fills, settlements, orders = (
+            journal.values("fill"),
+            journal.values("settlement"),
+            journal.values("order"),
+        )
     desk, account = exchange.desk, exchange.account
     problems = [f"order {o.order_id} ({o.client_order_id}) rests" for o in desk.resting()]
     problems += _compare_orders([i.client_order_id for i in intents], outcomes, exchange)
@@ -316,18 +332,25 @@ def _compare_orders(intents: list[str], outcomes: list[Any], exchange: Exchange)
         if len(found) != 1
     ]
     arrived = {order.client_order_id: order.order_id for order in exchange.desk.log}
-    accepted = {key: found[0].order_id for key, found in final.items() if found and found[0].kind == "accepted"}
+    accepted = {
+        key: found[0].order_id for key, found in final.items() if found and found[0].kind == "accepted"
+    }
     kinds = {key: found[0].kind for key, found in final.items() if found}
     problems += [
-        f"order {key} arrived, its outcome is {kinds.get(key, 'missing')}" for key in arrived.keys() - accepted.keys()
+        f"order {key} arrived, its outcome is {kinds.get(key, 'missing')}"
+        for key in arrived.keys() - accepted.keys()
     ]
-    problems += [f"order {key} did not arrive, its outcome is accepted" for key in accepted.keys() - arrived.keys()]
+    problems += [
+        f"order {key} did not arrive, its outcome is accepted" for key in accepted.keys() - arrived.keys()
+    ]
     problems += [
         f"order {key} has the id {accepted[key]}, the exchange's is {arrived[key]}"
         for key in arrived.keys() & accepted.keys()
         if arrived[key] != accepted[key]
     ]
-    return problems + [f"order id {n} is doubled" for n, times in Counter(accepted.values()).items() if times > 1]
+    return problems + [
+        f"order id {n} is doubled" for n, times in Counter(accepted.values()).items() if times > 1
+    ]
 
 
 def _compare_rows(name: str, ours: list[tuple[Any, ...]], theirs: list[tuple[Any, ...]]) -> list[str]:
