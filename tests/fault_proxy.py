@@ -1,7 +1,7 @@
 """A TCP proxy on loopback between a session and a served exchange, which injects the faults of a schedule.
 
 The proxy reads just enough of HTTP/1.1 to know requests and answers, and just enough of WebSocket to know the type of a
-message from the exchange.  Each request goes to the exchange on a connection of its own, so that a request can arrive
+message from the exchange.  Each request goes to the exchange on a separate connection, so that a request can arrive
 after its client has gone.
 """
 
@@ -11,20 +11,31 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Self
 
 from fault_schedule import INSTANTS, ONCE, Fault
 
-__all__ = ["FaultProxy", "Request", "frame_type", "page", "read_answer", "read_frame", "read_request"]
+__all__ = [
+    "FaultProxy",
+    "Request",
+    "frame_type",
+    "page",
+    "read_answer",
+    "read_frame",
+    "read_request",
+    "unreadable",
+]
 
-MAX_HEAD: Final = 65_536
 POLL_S: Final = 0.05
 """Seconds between two checks whether a client that waits for an answer is still there."""
 FRESH_S: Final = 1.0
 """Seconds for which an answer may precede the window in which it is repeated."""
+NUMBER: Final = re.compile(rb'(":"?)[0-9](?=[0-9.]*[",}])')
 TYPE: Final = re.compile(rb'"type":"(\w+)"')
-REASONS: Final = {302: "Found", 429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway",
-                  503: "Service Unavailable", 504: "Gateway Timeout"}  # fmt: skip
+REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Request(NamedTuple):
@@ -101,6 +112,16 @@ def page(status: int, location: str = "") -> bytes:
     return head.encode() + body
 
 
+def unreadable(answer: bytes) -> bytes:
+    r"""Return an answer in which the first number of the body is not a number, with the same length.
+
+    >>> unreadable(b'HTTP/1.1 200 OK\r\n\r\n{"count":"12.00"}').rpartition(b'{')[2]
+    b'"count":"?2.00"}'
+    """
+    head, body = answer.split(b"\r\n\r\n", 1)
+    return head + b"\r\n\r\n" + NUMBER.sub(rb"\1?", body, count=1)
+
+
 class Client:
     """One connection of the session."""
 
@@ -163,6 +184,7 @@ class FaultProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: set[asyncio.Task[None]] = set()
         self._answers: dict[str, tuple[float, bytes]] = {}
+        self._errors: list[BaseException] = []
         self.struck: list[tuple[float, str]] = []
         self.kinds: set[str] = set()
         self._handlers: dict[str, Handler] = {
@@ -195,6 +217,8 @@ class FaultProxy:
             client.abort()
         self._keeper.close()
         await asyncio.sleep(0)
+        if self._errors:
+            raise self._errors[0]
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, sock=_bound(self._own_port), backlog=256)
@@ -208,7 +232,12 @@ class FaultProxy:
         group = self._tasks if among is None else among
         task = asyncio.get_running_loop().create_task(work)
         group.add(task)
-        task.add_done_callback(group.discard)
+        task.add_done_callback(partial(self._on_done, group))
+
+    def _on_done(self, group: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+        group.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._errors.append(error)
 
     @property
     def now_s(self) -> float:
@@ -396,7 +425,9 @@ class FaultProxy:
             await self._arrive(request)
         else:
             # The connection ends with the answer, because its handler waits for this end.
-            await client.send(await self._forward(request))
+            answer = await self._forward(request)
+            with suppress(OSError):
+                await client.send(answer)
             client.writer.close()
 
     async def _on_late(self, fault: Fault, request: Request, client: Client) -> bool:
@@ -436,6 +467,10 @@ class FaultProxy:
         if fault.kind.endswith("_after"):
             await self._forward(request)
         await client.send(self._page(int(fault.kind.split("_")[1])))
+        return True
+
+    async def _on_unreadable(self, fault: Fault, request: Request, client: Client) -> bool:
+        await client.send(unreadable(await self._forward(request)))
         return True
 
     # The feed

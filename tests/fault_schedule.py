@@ -29,7 +29,11 @@ ONCE: Final = {
     "page_502": "a page replaces the request, which never arrives",
     "page_503": "a page replaces the request, which never arrives",
     "page_302": "a redirect replaces the request, which never arrives",
+    "page_404": "a page replaces the request, which never arrives",
+    "page_200": "a page with status 200 replaces the request, which never arrives",
     "page_504_after": "the request arrives, and a page replaces the answer",
+    "page_200_after": "the request arrives, and a page with status 200 replaces the answer",
+    "unreadable": "the request arrives, and one number of the answer is not a number",
 }
 WINDOWS: Final = {
     "stall": "requests wait until the window ends",
@@ -57,15 +61,28 @@ FRAMES: Final = {
     "fills": r"^fill$",
     "orders": r"^user_order$",
     "account": r"^(fill|user_order|market_position)$",
+    "public": r"^(trade|orderbook_delta)$",
 }
 """Message types by the name of the group that is lost, late or doubled."""
+PRIVATE: Final = ("lifecycle", "fills", "orders", "account")
+"""The groups that have no sequence numbers, so that only they can be late or doubled."""
 PLACING: Final = r"^POST "
 READING: Final = r"^GET "
 ACCOUNT: Final = r"/portfolio/(orders|fills|positions|settlements|balance)"
 LISTINGS: Final = r"^GET \S*/portfolio/(orders|fills|positions|settlements)"
 ANYTHING: Final = ""
 NEVER_ARRIVES: Final = frozenset(
-    ("lost", "page_500", "page_502", "page_503", "page_302", "rest_away", "maintenance", "redirects")
+    (
+        "lost",
+        "page_200",
+        "page_500",
+        "page_502",
+        "page_503",
+        "page_302",
+        "rest_away",
+        "maintenance",
+        "redirects",
+    )
 )
 """Kinds after which an order that was sent is unknown until its signature has expired."""
 LATEST_S: Final = 18.0
@@ -145,8 +162,10 @@ def _fault(draw: random.Random, kind: str, over_s: float, longest_s: float, orde
 
 
 def _target(draw: random.Random, kind: str, orders_arrive: bool) -> str:
-    if kind.startswith("frames_"):
+    if kind == "frames_lost":
         return draw.choice(list(FRAMES.values()))
+    if kind.startswith("frames_"):
+        return draw.choice([FRAMES[name] for name in PRIVATE])
     if kind == "lagging":
         return LISTINGS
     if orders_arrive and kind in NEVER_ARRIVES:
