@@ -103,7 +103,8 @@ class PaperSession:
         self._trader: Trader | None = None
         self._driver: Driver | None = None
         self._refusals = 0
-        self._resumed = False
+        # A runner that names the run of a session names one that exists only to have it continued.
+        self._resumed = run_dir is None and (self.run_dir / "journal.sqlite").is_file()
 
     @classmethod
     def resume(
@@ -152,6 +153,10 @@ class PaperSession:
         await self._stack.aclose()
 
     async def _open(self) -> None:
+        if not self._resumed and (self.run_dir / "journal.sqlite").is_file():
+            raise SessionError(
+                f"{self.run_dir} must be a new folder, got the folder of a run; PaperSession.resume continues it"
+            )
         self._stack.enter_context(RunLock(self.run_dir))
         link = self._link = await self._stack.enter_async_context(open_venue(self.settings, self._health))
         self._clock = ExchangeClock(self._wall) if link.pace is None else link.clock
