@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kalshilab.cli.options import Subparsers, add_tape_options, settings_from
-from kalshilab.cli.progress import RunProgress, relative_path
+from kalshilab.cli.terminal.options import Subparsers, add_tape_options, settings_from
+from kalshilab.cli.terminal.progress import RunProgress, relative_path
 from kalshilab.config.contradictions import check_limits
 from kalshilab.config.settings import STRATEGIES, VENUES, Settings
 from kalshilab.errors import ConfigError, SessionError, SignalError, UsageError
