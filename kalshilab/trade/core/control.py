@@ -19,7 +19,7 @@ from kalshilab.trade.core.order_flow import OrderFlow
 from kalshilab.trade.core.orders import Orders
 from kalshilab.trade.core.reconcile import Reconciler
 from kalshilab.trade.core.record.equity import EquityCurve
-from kalshilab.trade.core.record.history import RunHistory, JournalEntry
+from kalshilab.trade.core.record.history import JournalEntry, RunHistory
 from kalshilab.trade.core.states import PartHealth, Patience, States
 from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
 

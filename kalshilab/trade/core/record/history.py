@@ -18,7 +18,7 @@ from kalshilab.trade.core.record.equity import DAY_US, EquityCurve, not_implied
 from kalshilab.trade.events import Decision, Fired, Intent, Outcome, Sampled
 from kalshilab.trade.status import COUNTS
 
-__all__ = ["RunHistory", "JournalEntry"]
+__all__ = ["JournalEntry", "RunHistory"]
 
 Note: TypeAlias = Mapping[str, Any]
 
