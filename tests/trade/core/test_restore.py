@@ -16,6 +16,7 @@ from trade.core.test_trader import RULES, X, Y, actions, notes, open_bench, show
 from trade.core.test_trader_properties import TraderMachine, make_trader
 
 from kalshilab.errors import SessionError
+from kalshilab.market.model import Fill
 from kalshilab.trade.core.exposure import Budget
 from kalshilab.trade.core.messages import (
     Cancel,
@@ -344,6 +345,34 @@ def test_the_end_of_an_order_of_an_earlier_life_is_recorded_once() -> None:
     bench.give(order)
     bench.give(order)
     assert [o.status for o in new_records(bench, "order")] == ["executed"]
+    last = restart(bench)
+    last.give(order)
+    assert new_records(last, "order") == []
+
+
+def test_a_payout_for_a_fill_that_was_found_late_is_recorded_and_restored() -> None:
+    first = open_bench()
+    x = first.exchange
+    show(first)
+    first.settle_down()
+    order_id = next(iter(x.orders))
+    x.fill(order_id, 500)
+    first.settle_down()
+    x.fill(order_id, 500)
+    x.settle(X, "yes")
+    late = next(message for message in x.stream if isinstance(message, Fill))
+    x.fills.remove(late)
+    x.stream.remove(late)
+    first.settle_down()
+    assert [r.key for r in first.records if r.kind == "settlement"] == [f"{X}|{x.now}"]
+    x.fills.append(late)
+    for _ in range(40):
+        first.pass_time(SECOND)
+        first.settle_down()
+    first.check_account()
+    keys = [r.key for r in first.records if r.kind == "settlement"]
+    assert len(set(keys)) == len(keys) == 2
+    restart(first).check_account()
 
 
 def test_the_entries_of_earlier_lives_decide_about_reentry() -> None:
