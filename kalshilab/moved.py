@@ -143,24 +143,16 @@ MOVED: Final = {
     "tape.tapefile": "tape.lake.tapefile",
     "tape.times": "tape.lake.timestamps",
     "tape.totals": "tape.lake.checksums",
-    "trade.desk": "trade.orders.order_desk",
     "trade.discovery": "trade.markets.tracker",
-    "trade.execution": "trade.orders.execution",
-    "trade.follower": "trade.markets.market_follower",
     "trade.journal": "trade.orders.journal",
     "trade.monitor": "trade.status",
     "trade.paper": "trade.session.paper_entries",
-    "trade.portfolio": "trade.orders.portfolio",
     "trade.pricing": "trade.strategies.pricing",
     "trade.report": "trade.session.report",
-    "trade.risk": "trade.strategies.risk",
     "trade.runs": "trade.session.run_folder",
     "trade.shadow": "trade.venues.shadow",
-    "trade.states": "trade.state_machine",
     "trade.strategy": "trade.strategies.strategies",
-    "trade.sync": "trade.orders.reconcile",
     "trade.venue": "trade.venues.venue",
-    "trade.view": "trade.session.snapshot",
     "validate_command": "cli.validate",
 }
 """Modules that moved: old path to new path, both relative to `kalshilab`."""
@@ -349,6 +341,5 @@ RENAMED: Final[dict[str, str]] = {
     "tape.lake.lie_at": "tape.lake.timestamps:timestamps_lie_at",
     "tape.lake.read_piece": "tape.lake.row_groups:read_slice",
     "tape.lake.read_pieces": "tape.lake.row_groups:read_slices",
-    "trade.strategies.Limits": "trade.strategies.risk:RiskLimits",
 }
 """Public names that changed: `room.OldName` or `room.module.OldName` to `room.module:NewName`."""

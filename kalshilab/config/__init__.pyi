@@ -1,9 +1,12 @@
+from . import contradictions as contradictions
 from . import documentation as documentation
 from . import envfile as envfile
 from . import readers as readers
 from . import retired as retired
 from . import secret as secret
 from . import settings as settings
+from . import sources as sources
+from .contradictions import check_limits as check_limits
 from .envfile import read_env_file as read_env_file
 from .retired import RETIRED as RETIRED
 from .retired import refuse_retired as refuse_retired

@@ -7,15 +7,16 @@ A `SettingReader` raises `ValueError` for a value that it does not accept; `kals
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Final, Literal, SupportsFloat
+from typing import Final, Literal, NamedTuple, SupportsFloat
 
 from kalshilab.config.secret import Secret
 
 __all__ = [
-    "FLAG", "NAMES", "SECRET", "SPEED", "TEXT", "TIERS", "SettingReader", "choice", "empty_or", "number", "optional", "whole",
+    "BUDGETS", "FLAG", "NAMES", "SECRET", "SPEED", "TEXT", "TIERS", "SettingReader", "StrategyBudget", "choice", "choices",
+    "empty_or", "number", "optional", "text_of", "whole", "zero_or",
 ]  # fmt: skip
 
 
@@ -89,8 +90,20 @@ def optional(reader: SettingReader) -> SettingReader:
 
 
 def empty_or(reader: SettingReader) -> SettingReader:
-    """Return a reader that accepts an empty text as an empty tuple, and else what `reader` accepts."""
-    return SettingReader(reader.allowed, lambda value: () if value in ("", ()) else reader.convert(value))
+    """Return a reader that accepts an empty text or list as an empty tuple, and else what `reader` accepts."""
+
+    def convert(value: object) -> object:
+        empty = isinstance(value, str | tuple | list) and not value
+        return () if empty else reader.convert(value)
+
+    return SettingReader(reader.allowed, convert)
+
+
+def zero_or(reader: SettingReader) -> SettingReader:
+    """Return a reader that accepts 0, where a limit does not apply, and else what `reader` accepts."""
+    return SettingReader(
+        f"0 or {reader.allowed}", lambda value: 0 if _decimal(value) == 0 else reader.convert(value)
+    )
 
 
 def choice(*options: str) -> SettingReader:
@@ -102,6 +115,18 @@ def choice(*options: str) -> SettingReader:
         return value
 
     return SettingReader("one of " + ", ".join(options), convert)
+
+
+def choices(*options: str) -> SettingReader:
+    """Return a reader of names that differ, each one of `options`."""
+
+    def convert(value: object) -> tuple[str, ...]:
+        names = _names(value)
+        if len(set(names)) < len(names) or not set(names) <= set(options):
+            raise ValueError
+        return names
+
+    return SettingReader(f"different names out of {', '.join(options)}, separated by commas", convert)
 
 
 def _flag(value: object) -> bool:
@@ -166,6 +191,71 @@ def _tiers(value: object) -> tuple[tuple[float, float], ...]:
     return tiers
 
 
+class StrategyBudget(NamedTuple):
+    """Limits of one strategy as people type them: dollars, contracts and markets; None means unlimited."""
+
+    strategy: str
+    cash: float | None = None
+    contracts: float | None = None
+    positions: int | None = None
+
+
+def _budgets(value: object) -> tuple[StrategyBudget, ...]:
+    if isinstance(value, str):
+        parts = [part.strip().split(":") for part in value.split(",")]
+        given = [(name, dict(pair.split("=") for pair in pairs)) for name, *pairs in parts]
+    elif isinstance(value, Mapping):
+        given = [(str(name), dict(limits)) for name, limits in value.items()]
+    elif isinstance(value, Iterable):
+        given = [(b.strategy, {k: v for k, v in b._asdict().items() if k != "strategy"}) for b in value]
+    else:
+        raise TypeError
+    budgets = tuple(_budget(name.strip(), limits) for name, limits in given)
+    if len({budget.strategy for budget in budgets}) < len(budgets):
+        raise ValueError
+    return budgets
+
+
+def _budget(name: str, limits: Mapping[str, object]) -> StrategyBudget:
+    if not name or not set(limits) <= set(_BUDGET):
+        raise ValueError
+    read = {limit: _BUDGET[limit].convert(value) for limit, value in limits.items()}
+    if all(value is None for value in read.values()):
+        raise ValueError
+    return StrategyBudget(name, **read)  # type: ignore[arg-type]
+
+
+_BUDGET: Final = {
+    "cash": optional(number(0.01, 1e9)),
+    "contracts": optional(number(0.01, 1e9)),
+    "positions": optional(whole(1, 1e6)),
+}
+
+
+def text_of(value: object) -> str:
+    """Return the text with which a variable gives a value; its reader returns the value again.
+
+    >>> text_of(None), text_of(("A", "B")), text_of(((0.0, 1.0), (10.0, 1.5))), text_of(True)
+    ('', 'A,B', '0.0:1.0,10.0:1.5', 'True')
+    >>> text_of((StrategyBudget("rlm_no", cash=500.0), StrategyBudget("hold", positions=3)))
+    'rlm_no:cash=500.0,hold:positions=3'
+    """
+    if isinstance(value, StrategyBudget):
+        limits = (
+            f"{name}={limit}"
+            for name, limit in value._asdict().items()
+            if name != "strategy" and limit is not None
+        )
+        return ":".join((value.strategy, *limits))
+    if isinstance(value, tuple):
+        joint = ":" if value and isinstance(value[0], float) else ","
+        return joint.join(map(text_of, value))
+    return "" if value is None else str(value)
+
+
+BUDGETS: Final = SettingReader(
+    'limits of strategies, as in "rlm_no:cash=500:contracts=1000,whale_fade:positions=5"', _budgets
+)
 FLAG: Final = SettingReader("true or false", _flag)
 TEXT: Final = SettingReader("a text that is not empty", _text)
 SECRET: Final = SettingReader("a private key as PEM text or bare base64", _secret)

@@ -19,6 +19,7 @@ _PANELS: Final = "the panels are in the notebook"
 
 RETIRED: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "ENVIRONMENT": "venue= selects the exchange, and paper is the only mode",
         "RL_MODE": "tickers= selects markets; without it they are discovered",
         "V3_ENABLE_TRADING_CLIENT": "strategy=hold trades nothing",
         "V3_TRADING_MODE": "paper is the only mode",
@@ -49,6 +50,7 @@ _TRUE: Final = ("true", "1", "yes", "on")
 _FALSE: Final = ("false", "0", "no", "off")
 _GRANTED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
+        "ENVIRONMENT": ("paper", "local"),
         "RL_MODE": ("lifecycle",),
         "V3_ENABLE_TRADING_CLIENT": _TRUE,
         "V3_TRADING_MODE": ("paper",),

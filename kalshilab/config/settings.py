@@ -12,64 +12,53 @@ through `kalshilab.units`.  Secrets are wrapped in `Secret`, which no repr shows
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kalshilab.config.documentation import document
 from kalshilab.config.envfile import read_env_file
 from kalshilab.config.readers import (
+    BUDGETS,
     FLAG,
     NAMES,
     SECRET,
     SPEED,
     TEXT,
     TIERS,
-    SettingReader,
+    StrategyBudget,
     choice,
+    choices,
     empty_or,
     number,
     optional,
     whole,
+    zero_or,
 )
-from kalshilab.config.retired import RETIRED, refuse_retired
+from kalshilab.config.retired import RETIRED
 from kalshilab.config.secret import Secret
-from kalshilab.errors import ConfigError, CredentialsMissing
+from kalshilab.config.sources import (
+    ARGUMENT,
+    DEFAULT,
+    Layer,
+    passed_origins,
+    reject_useless,
+    resolve,
+    setting,
+    strength,
+    unknown_setting,
+)
+from kalshilab.errors import CredentialsMissing
 
 __all__ = ["RETIRED", "STRATEGIES", "VENUES", "Secret", "Settings", "read_env_file"]
 
 VENUES: Final = ("embedded", "demo", "shadow")
 STRATEGIES: Final = ("hold", "rlm_no", "whale_fade", "yes_80_90", "custom", "rl_model")
 DEFAULT_CATEGORIES: Final = ("sports", "media_mentions", "entertainment", "crypto")
-
-_OWN_PREFIXES = (
-    "KALSHILAB_", "KALSHI_API", "KALSHI_WS", "KALSHI_PRIVATE", "RLM_", "RL_M", "RL_O", "LIFECYCLE_", "MIN_TRADER", "V3_",
-    "API_DISCOVERY", "DISCOVERY_CLOSE", "WHALE_", "YES8090_",
-)  # fmt: skip
-_PROCESS_NAMES = {"KALSHILAB_HOME", "KALSHILAB_RUN"}
-
-
-def _setting(
-    default: object,
-    reader: SettingReader,
-    *older: str | tuple[str, SettingReader],
-    was: str = "",
-    doc: str,
-) -> Any:
-    """Declare a field of `Settings`: the one place that states its default, reader, variables and documentation.
-
-    Args:
-        default: its value where it is not set.
-        reader: converts and checks what is given.
-        older: older variable names, with a reader where their unit differs.
-        was: the field's old name, which still works and warns.
-        doc: one line of documentation, without the allowed values.
-    """
-    return field(default=default, metadata={"reader": reader, "older": older, "was": was, "doc": doc})
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -91,226 +80,281 @@ class Settings:
         EnvFileError: a line of the `.env` file cannot be parsed.
     """
 
-    venue: str = _setting("embedded", choice(*VENUES), doc="the exchange to use")
-    strategy: str = _setting(
+    venue: str = setting("embedded", choice(*VENUES), doc="the exchange to use")
+    strategy: str = setting(
         "rlm_no", choice(*STRATEGIES), "V3_TRADING_STRATEGY", doc="the strategy that trades"
     )
-    minutes: float | None = _setting(
+    strategies: tuple[str, ...] = setting(
+        (),
+        empty_or(choices(*STRATEGIES)),
+        doc="strategies that trade side by side on one account; empty: `strategy` alone",
+    )
+    budgets: tuple[StrategyBudget, ...] = setting(
+        (),
+        empty_or(BUDGETS),
+        doc="dollars, contracts and markets that open orders and positions of a strategy may reach",
+    )
+    minutes: float | None = setting(
         None,
         optional(number(0.001, 10_080, "minutes")),
         doc="wall-clock minutes until a clean stop; None runs to the end",
     )
-    speed: float | Literal["max"] = _setting(
+    speed: float | Literal["max"] = setting(
         "max", SPEED, doc="tape time per wall time on the embedded venue; 1 is real time"
     )
-    tape: str | None = _setting(
+    tape: str | None = setting(
         None, optional(TEXT), doc="Parquet file of the trades to replay; None replays the bundled sample"
     )
-    markets: str | None = _setting(None, optional(TEXT), doc="Parquet file of the markets of `tape`")
-    result_column: str | None = _setting(
-        None, optional(TEXT), doc="column of `markets` that holds the result"
-    )
-    seed: int = _setting(0, whole(0, 2**32 - 1), doc="random seed of the embedded venue")
-    balance: float = _setting(
+    markets: str | None = setting(None, optional(TEXT), doc="Parquet file of the markets of `tape`")
+    result_column: str | None = setting(None, optional(TEXT), doc="column of `markets` that holds the result")
+    seed: int = setting(0, whole(0, 2**32 - 1), doc="random seed of the embedded venue")
+    balance: float = setting(
         10_000.0, number(1, 1e9, "dollars"), doc="starting cash in dollars on the embedded and shadow venues"
     )
-    out: str = _setting("runs", TEXT, doc="folder that receives one folder per run")
-    stop_file: str | None = _setting(None, optional(TEXT), doc="file whose appearance ends the session")
+    out: str = setting("runs", TEXT, doc="folder that receives one folder per run")
+    stop_file: str | None = setting(None, optional(TEXT), doc="file whose appearance ends the session")
 
-    rest_url: str | None = _setting(
+    rest_url: str | None = setting(
         None, optional(TEXT), "KALSHI_API_URL", doc="base address of REST, up to /trade-api/v2"
     )
-    ws_url: str | None = _setting(None, optional(TEXT), "KALSHI_WS_URL", doc="address of the WebSocket")
-    key_id: str | None = _setting(None, optional(TEXT), "KALSHI_API_KEY_ID", doc="API key id")
-    private_key_path: str | None = _setting(
+    ws_url: str | None = setting(None, optional(TEXT), "KALSHI_WS_URL", doc="address of the WebSocket")
+    key_id: str | None = setting(None, optional(TEXT), "KALSHI_API_KEY_ID", doc="API key id")
+    private_key_path: str | None = setting(
         None, optional(TEXT), "KALSHI_PRIVATE_KEY_PATH", doc="file of the private key (PEM)"
     )
-    private_key: Secret | None = _setting(
+    private_key: Secret | None = setting(
         None,
         optional(SECRET),
         "KALSHI_PRIVATE_KEY_CONTENT",
         doc="the private key itself; it precedes `private_key_path`",
     )
 
-    categories: tuple[str, ...] = _setting(
+    categories: tuple[str, ...] = setting(
         DEFAULT_CATEGORIES, NAMES, "LIFECYCLE_CATEGORIES", doc="categories to track"
     )
-    tickers: tuple[str, ...] = _setting(
+    tickers: tuple[str, ...] = setting(
         (), empty_or(NAMES), "RL_MARKET_TICKERS", doc="track only these markets; empty discovers them"
     )
-    max_markets: int = _setting(
+    max_markets: int = setting(
         1000,
         whole(1, 100_000, "markets"),
         "LIFECYCLE_MAX_MARKETS",
         "RL_ORDERBOOK_MARKET_LIMIT",
         doc="active markets tracked at once",
     )
-    discovery: bool = _setting(
+    discovery: bool = setting(
         True, FLAG, "API_DISCOVERY_ENABLED", doc="whether open markets are also discovered over REST"
     )
-    discovery_interval_s: float = _setting(
+    discovery_interval_s: float = setting(
         300.0,
         number(1, 86_400, "seconds"),
         "API_DISCOVERY_INTERVAL",
         was="discovery_interval",
         doc="seconds between discoveries over REST",
     )
-    sync_interval_s: float = _setting(
+    sync_interval_s: float = setting(
         30.0,
         number(1, 3_600, "seconds"),
         "LIFECYCLE_SYNC_INTERVAL",
         was="sync_interval",
         doc="seconds between reconciliations of the account",
     )
-    close_min_minutes: float = _setting(
+    close_min_minutes: float = setting(
         10.0,
         number(0, 525_600, "minutes"),
         "DISCOVERY_CLOSE_MIN_MINUTES",
         doc="skip markets that close within this many minutes; 0 skips none",
     )
 
-    yes_threshold: float = _setting(
+    yes_threshold: float = setting(
         0.70,
         number(0, 1),
         "RLM_YES_THRESHOLD",
         doc="fraction of trades in which the taker bought YES that must be exceeded",
     )
-    min_trades: int = _setting(
+    min_trades: int = setting(
         25, whole(1, 1e6, "trades"), "RLM_MIN_TRADES", doc="fewest trades before a signal"
     )
-    min_drop: float = _setting(
+    min_drop: float = setting(
         5.0, number(0, 99, "cents"), "RLM_MIN_PRICE_DROP", doc="smallest fall of the YES price in cents"
     )
-    contracts: float = _setting(
+    contracts: float = setting(
         50.0, number(0.01, 1e6, "contracts"), "RLM_CONTRACTS", doc="base order size in contracts"
     )
-    size_tiers: tuple[tuple[float, float], ...] = _setting(
+    size_tiers: tuple[tuple[float, float], ...] = setting(
         ((0.0, 1.0), (10.0, 1.5), (20.0, 2.0)), TIERS, doc="(drop in cents, multiple of the base size)"
     )
-    high_drop_cents: float = _setting(
+    high_drop_cents: float = setting(
         10.0,
         number(0, 99, "cents"),
         was="high_drop",
         doc="drop in cents from which orders are priced more aggressively",
     )
-    signal: str | None = _setting(
+    signal: str | None = setting(
         None, optional(TEXT), doc='"module:name" of the signal that strategy=custom trades'
     )
-    policy: str | None = _setting(
+    policy: str | None = setting(
         None, optional(TEXT), doc='"module:name" of the policy of strategy=rl_model; None always holds'
     )
-    whale_min_value: float = _setting(
+    whale_min_value: float = setting(
         100.0,
         number(0, 1e9, "dollars"),
         ("WHALE_MIN_SIZE_CENTS", number(0, 1e9, "dollars (given in cents)", scale=0.01)),
         doc="dollars that a whale pays at least",
     )
-    whale_max_leverage: float = _setting(
+    whale_max_leverage: float = setting(
         2.0,
         number(0, 1e6, "dollars won per dollar paid"),
         doc="a whale wins less than this many dollars per dollar paid",
     )
-    whale_top: int | None = _setting(
+    whale_top: int | None = setting(
         None,
         optional(whole(1, 10_000, "whales")),
         "WHALE_QUEUE_SIZE",
         doc="largest whales of a window that count; None counts all",
     )
-    whale_window_s: float = _setting(
+    whale_window_s: float = setting(
         300.0,
         number(1, 86_400, "seconds"),
         ("WHALE_WINDOW_MINUTES", number(1, 86_400, "seconds (given in minutes)", scale=60)),
         was="whale_window",
         doc="seconds that a whale's window lasts",
     )
-    yes8090_low: float = _setting(
+    yes8090_low: float = setting(
         80.0, number(0, 100, "cents"), "YES8090_MIN_PRICE", doc="lowest YES price of the band in cents"
     )
-    yes8090_high: float = _setting(
+    yes8090_high: float = setting(
         90.0, number(0, 100, "cents"), "YES8090_MAX_PRICE", doc="highest YES price of the band in cents"
     )
-    yes8090_contracts: float = _setting(
+    yes8090_contracts: float = setting(
         100.0, number(0.01, 1e6, "contracts"), "YES8090_CONTRACTS", doc="order size in the band, in contracts"
     )
-    yes8090_tier_a_contracts: float = _setting(
+    yes8090_tier_a_contracts: float = setting(
         150.0,
         number(0.01, 1e6, "contracts"),
         "YES8090_TIER_A_CONTRACTS",
         doc="order size between 83 and 87 cents, in contracts",
     )
-    max_concurrent: int = _setting(
+    max_concurrent: int = setting(
         1000, whole(1, 1e6, "markets"), "RLM_MAX_CONCURRENT", doc="most markets with a position at once"
     )
-    allow_reentry: bool = _setting(
+    allow_reentry: bool = setting(
         True, FLAG, "RLM_ALLOW_REENTRY", doc="whether a stronger signal adds to a position"
     )
-    orderbook_timeout_s: float = _setting(
+    orderbook_timeout_s: float = setting(
         2.0,
         number(0, 60, "seconds"),
         "RLM_ORDERBOOK_TIMEOUT",
         was="orderbook_timeout",
-        doc="seconds to wait for the first order book",
+        doc="seconds to wait for an order book before it is asked for again",
     )
-    tight_spread_cents: float = _setting(
+    tight_spread_cents: float = setting(
         2.0,
         number(0, 99, "cents"),
         "RLM_TIGHT_SPREAD",
         was="tight_spread",
         doc="widest spread in cents that counts as tight",
     )
-    normal_spread_cents: float = _setting(
+    normal_spread_cents: float = setting(
         4.0,
         number(0, 99, "cents"),
         "RLM_NORMAL_SPREAD",
         was="normal_spread",
         doc="widest spread in cents that counts as normal",
     )
-    max_spread_cents: float = _setting(
+    max_spread_cents: float = setting(
         10.0,
         number(0, 99, "cents"),
         "RLM_MAX_SPREAD",
         was="max_spread",
         doc="widest spread in cents at which an order is placed",
     )
-    attempts_per_minute: float = _setting(
+    attempts_per_minute: float = setting(
         10.0,
         number(0.01, 1e6, "attempts per minute"),
         "RLM_MAX_TRADES_PER_MINUTE",
         doc="order attempts per minute, refilled evenly",
     )
 
-    min_cash: float = _setting(
+    min_cash: float = setting(
         100.0,
         number(0, 1e9, "dollars"),
         ("MIN_TRADER_CASH", number(0, 1e9, "dollars (given in cents)", scale=0.01)),
         doc="dollars of cash to keep; 0 keeps none",
     )
-    max_orders: int = _setting(
+    daily_loss: float = setting(
+        0.0,
+        number(0, 1e9, "dollars"),
+        doc="dollars of equity lost within the exchange's UTC day that pause the session; 0: no limit",
+    )
+    max_event: float = setting(
+        0.0,
+        number(0, 1e9, "dollars"),
+        doc="most dollars that open orders and positions in one event may cost; 0: no limit",
+    )
+    max_category: float = setting(
+        0.0,
+        number(0, 1e9, "dollars"),
+        doc="most dollars that open orders and positions in one category may cost; 0: no limit",
+    )
+    collar_cents: float = setting(
+        0.0,
+        number(0, 99, "cents"),
+        doc="largest distance in cents of an order's price from the market's last trade; 0: no limit",
+    )
+    max_orders: int = setting(
         100, whole(1, 1e6, "orders"), "V3_TRADING_MAX_ORDERS", doc="most resting orders at once"
     )
-    max_position: float = _setting(
+    max_position: float = setting(
         1000.0,
         number(0.01, 1e7, "contracts"),
         "V3_TRADING_MAX_POSITION_SIZE",
         doc="most contracts per market, on either side",
     )
-    cleanup_on_startup: bool = _setting(
+    order_life_s: float = setting(
+        300.0,
+        zero_or(number(30, 604_800, "seconds")),
+        doc="seconds after which an order expires at the exchange unless the session renews it; 0: never. "
+        "The embedded venue ends with its session and needs no expiration",
+    )
+    group_contracts: int = setting(
+        10_000,
+        whole(0, 1e6, "contracts"),
+        doc="limit in contracts of the session's order group at the exchange; 0: no group",
+    )
+    stale_feed_s: float = setting(
+        30.0,
+        zero_or(number(1, 3_600, "seconds")),
+        doc="age in seconds of the feed's last frame above which no order is placed; 0: no limit",
+    )
+    stale_book_s: float = setting(
+        60.0,
+        zero_or(number(1, 86_400, "seconds")),
+        doc="age in seconds of a market's last book frame above which its book is read again before an order; "
+        "0: no limit",
+    )
+    max_outage_s: float | None = setting(
+        None,
+        optional(number(1, 2_592_000, "seconds")),
+        doc="seconds for which an outage of the venue is waited out; None: without limit",
+    )
+    cleanup_on_startup: bool = setting(
         True, FLAG, "V3_CLEANUP_ON_STARTUP", doc="whether orders left resting by an earlier run are cancelled"
     )
-    health_interval_s: float = _setting(
-        5.0,
+    health_interval_s: float = setting(
+        0.5,
         number(0.1, 3_600, "seconds"),
         "V3_HEALTH_CHECK_INTERVAL",
         was="health_interval",
-        doc="seconds between health checks",
+        doc="seconds between two writings of the status file",
     )
-    reconnect_attempts: int = _setting(
-        10,
-        whole(1, 1e6, "attempts"),
+    reconnect_attempts: int = setting(
+        0,
+        whole(0, 1e6, "attempts"),
         "V3_WS_MAX_RECONNECT_ATTEMPTS",
-        doc="consecutive failures before a stream gives up",
+        doc="consecutive failures before a stream gives up; 0: it never does",
     )
-    fast: bool = _setting(
+    fast: bool = setting(
         False, FLAG, doc="whether aiohttp and picows send and read: pip install 'kalshilab[fast]'"
     )
 
@@ -325,14 +369,43 @@ class Settings:
         known = {f.name: f for f in fields(self)}
         for name in given:
             if name not in known:
-                raise _unknown(name, known, "keyword")
-        layers = [_Layer(os.environ if env is None else env, "environment")]
+                raise unknown_setting(name, known, "keyword")
+        layers = [Layer(os.environ if env is None else env, "environment")]
         if env_file is not None:
             values, lines = read_env_file(Path(env_file), missing_ok=True)
-            layers.append(_Layer(values, str(env_file), lines))
-        _reject_useless(layers)
+            layers.append(Layer(values, str(env_file), lines))
+        reject_useless(known.values(), layers)
+        origins = {}
         for f in known.values():
-            object.__setattr__(self, f.name, _resolve(f, given, layers))
+            value, origins[f.name] = resolve(f, given, layers)
+            object.__setattr__(self, f.name, value)
+        self._set_origins(origins, passed_origins(layers))
+        if self.strategies and strength(self.origins["strategy"]) > strength(self.origins["strategies"]):
+            object.__setattr__(self, "strategies", ())
+
+    def _set_origins(self, origins: Mapping[str, str], passed: Mapping[str, str]) -> None:
+        # An argument that the other process did not have was given in this one.
+        known = {name: at for name, at in passed.items() if at != DEFAULT or origins.get(name) != ARGUMENT}
+        object.__setattr__(self, "_origins", {**origins, **known})
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """The origin of each value, by field: "default", "argument", a variable of the environment or a line of a file.
+
+        >>> Settings(env={"RLM_CONTRACTS": "7"}, env_file=None).origins["contracts"]
+        'environment variable RLM_CONTRACTS'
+        """
+        return MappingProxyType(self._origins)  # type: ignore[attr-defined]
+
+    @property
+    def strategy_names(self) -> tuple[str, ...]:
+        """The strategies that trade: `strategies`, or else `strategy` alone."""
+        return self.strategies or (self.strategy,)
+
+    @property
+    def real_time(self) -> bool:
+        """Whether exchange time passes as wall time does, and the exchange outlives the session."""
+        return self.venue != "embedded"
 
     def replace(self, **changes: Any) -> Settings:
         """Return the same settings with some changed; the environment is not read again.
@@ -341,7 +414,11 @@ class Settings:
         30
         """
         changes = _current_names(changes, stacklevel=3)
-        return Settings(env={}, env_file=None, **{**self.as_dict(), **changes})
+        if "strategy" in changes:
+            changes.setdefault("strategies", ())
+        changed = Settings(env={}, env_file=None, **{**self.as_dict(), **changes})
+        changed._set_origins({**self.origins, **dict.fromkeys(changes, ARGUMENT)}, {})
+        return changed
 
     def as_dict(self) -> dict[str, Any]:
         """Return field names and values; secrets stay wrapped."""
@@ -405,18 +482,6 @@ def _current_names(given: Mapping[str, Any], *, stacklevel: int) -> dict[str, An
 document(Settings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """One source of variables; `lines` only for a file: the line of each variable."""
-
-    values: Mapping[str, str]
-    source: str
-    lines: Mapping[str, int] | None = None
-
-    def origin(self, variable: str) -> str:
-        return self.source if self.lines is None else f"{self.source}, line {self.lines[variable]}"
-
-
 def _masked(name: str, value: object) -> str:
     """Return a setting as a repr shows it, which may end up in a notebook: no key, and only the name of a key file."""
     if name == "key_id" and value is not None:
@@ -424,45 +489,3 @@ def _masked(name: str, value: object) -> str:
     if name == "private_key_path" and isinstance(value, str):
         return repr(f"…/{Path(value).name}")
     return repr(value)
-
-
-def _variables(f: Field[Any]) -> list[tuple[str, SettingReader]]:
-    """Return the variables that set a field, newest name first, each with its reader."""
-    reader: SettingReader = f.metadata["reader"]
-    own = [f.name, f.metadata["was"]] if f.metadata["was"] else [f.name]
-    pairs = [(f"KALSHILAB_{name.upper()}", reader) for name in own]
-    pairs += [(o, reader) if isinstance(o, str) else o for o in f.metadata["older"]]
-    return pairs
-
-
-def _resolve(f: Field[Any], given: Mapping[str, object], layers: Sequence[_Layer]) -> object:
-    if f.name in given:
-        return _read(f, f.metadata["reader"], f.name, given[f.name], "keyword")
-    for layer in layers:
-        for variable, reader in _variables(f):
-            if variable in layer.values:
-                return _read(f, reader, variable, layer.values[variable], layer.origin(variable))
-    return f.default
-
-
-def _read(f: Field[Any], reader: SettingReader, name: str, value: object, source: str) -> object:
-    try:
-        return reader.convert(value)
-    except (TypeError, ValueError):
-        shown = "***" if f.name in {"private_key", "key_id"} else value
-        raise ConfigError(name, shown, reader.allowed, source) from None
-
-
-def _unknown(name: str, known: Iterable[str], source: str) -> ConfigError:
-    names = sorted(known)
-    return ConfigError.unknown(name, names, difflib.get_close_matches(name, names, n=1), source)
-
-
-def _reject_useless(layers: Sequence[_Layer]) -> None:
-    known = {variable for f in fields(Settings) for variable, _ in _variables(f)}
-    known |= RETIRED.keys() | _PROCESS_NAMES
-    for layer in layers:
-        for name, value in layer.values.items():
-            if name.startswith(_OWN_PREFIXES) and name not in known:
-                raise _unknown(name, known, layer.origin(name))
-            refuse_retired(name, value, layer.origin(name) if name in RETIRED else "")

@@ -14,6 +14,7 @@ must not be written into the output notebook; they reach the kernel through its 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -35,11 +36,13 @@ from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 
 from kalshilab.clock import WallClock
+from kalshilab.config.readers import text_of
 from kalshilab.config.settings import Settings
+from kalshilab.config.sources import ORIGINS_VARIABLE
 from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook.results import read_results
-from kalshilab.trade.session.run_folder import RUN_VARIABLE, claim_run
+from kalshilab.trade.session.run_folder import RUN_VARIABLE, claim_run, resumable
 from kalshilab.trade.status import Status, close_status, read_status
 
 __all__ = ["PARAMETERS", "LiveResult", "LiveRun", "live_notebook"]
@@ -50,11 +53,8 @@ PARAMETERS: Final = (
 )  # fmt: skip
 """Settings that are passed to the live notebook as parameters where they differ from the default."""
 
-THROUGH_ENVIRONMENT: Final = (
-    "tape", "markets", "result_column", "signal", "policy", "whale_min_value", "whale_max_leverage", "whale_top",
-    "whale_window_s", "yes8090_low", "yes8090_high", "yes8090_contracts", "yes8090_tier_a_contracts",
-)  # fmt: skip
-"""Settings that are passed through the environment only."""
+NOT_PASSED: Final = {"out", "stop_file", "key_id", "private_key", "private_key_path"}
+"""Settings that are not passed on: those that the run sets itself, and keys, which the kernel reads where this process did."""
 
 
 class LiveResult:
@@ -100,6 +100,12 @@ class LiveRun:
         notebook: path of the notebook; default the live notebook.
         on_status: callback for the session's status, about four times a second while the session runs.
         grace_s: seconds between the stop request, the interrupt and the kill.
+        resume: the folder or the id of a run that was killed, to continue it; default a new run.  The notebook of its last
+            life is kept under another name.
+
+    Raises:
+        SessionError: the run cannot be continued.
+        UsageError: no folder for the run can be created.
     """
 
     @renamed_keywords(grace="grace_s")
@@ -110,11 +116,17 @@ class LiveRun:
         notebook: Path | None = None,
         on_status: Callable[[Status], None] | None = None,
         grace_s: float = 30.0,
+        resume: str | Path | None = None,
     ) -> None:
         self.settings, self._notebook = settings, notebook or live_notebook()
         self._on_status, self._grace_s = on_status, grace_s
         self._wall = WallClock()
-        self.run_id, self.run_dir = claim_run(Path(settings.out).resolve(), self._wall.now())
+        if resume is None:
+            self.run_id, self.run_dir = claim_run(Path(settings.out).resolve(), self._wall.now())
+        else:
+            self.run_dir = resumable(resume, settings).resolve()
+            self.run_id = self.run_dir.name
+            _keep_notebook(self.run_dir)
         self._stop_file = Path(settings.stop_file).resolve() if settings.stop_file else self.run_dir / "stop"
         self._kernels: list[AsyncKernelManager] = []
         self._stop_requests = 0
@@ -159,6 +171,11 @@ class LiveRun:
             raise SessionError(f"the notebook could not be run: {outcome[0]}") from outcome[0]
         return LiveResult(self.run_id, self.run_dir, results, error)
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody asked for the end of the run."""
+        return self._stop_requests > 0
+
     def ask_to_stop(self, reason: str = "asked to stop") -> None:
         """Request the end of the run; each further request escalates."""
         self._stop_requests += 1
@@ -169,6 +186,8 @@ class LiveRun:
         chosen = self.settings.as_dict()
         defaults = {name: f.default for name, f in Settings.__dataclass_fields__.items()}
         parameters = {n: _plain(chosen[n]) for n in PARAMETERS if chosen[n] != defaults[n]}
+        if self.settings.strategies:
+            parameters.pop("strategy", None)
         # The kernel's client would create a loop for this thread and leave it open; this one can be closed.
         loop = ensure_event_loop()
         try:
@@ -203,9 +222,11 @@ class LiveRun:
         }
         # Parameters too: one left at its default is not written into the notebook, and an inherited variable or a
         # .env file would override it.
-        for name in PARAMETERS + THROUGH_ENVIRONMENT:
-            value = _plain(getattr(self.settings, name))
-            environment[f"KALSHILAB_{name.upper()}"] = "" if value is None else str(value)
+        for name, value in self.settings.as_dict().items():
+            if name not in NOT_PASSED:
+                environment[f"KALSHILAB_{name.upper()}"] = text_of(value)
+        passed = {n: origin for n, origin in self.settings.origins.items() if n not in NOT_PASSED}
+        environment[ORIGINS_VARIABLE] = json.dumps(passed)
         spec = KernelSpec(
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3",
@@ -268,6 +289,15 @@ class LiveRun:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _keep_notebook(run_dir: Path) -> None:
+    """Rename the notebook of an earlier life, and remove the request that ended it."""
+    (run_dir / "stop").unlink(missing_ok=True)
+    notebook = run_dir / "live_paper.ipynb"
+    if notebook.is_file():
+        life = len(list(run_dir.glob("live_paper*.ipynb")))
+        notebook.rename(run_dir / f"live_paper-{life}.ipynb")
 
 
 def _encrypts() -> bool:

@@ -1,10 +1,10 @@
 from . import core as core
 from . import events as events
 from . import health as health
+from . import live as live
 from . import markets as markets
 from . import orders as orders
 from . import session as session
-from . import state_machine as state_machine
 from . import status as status
 from . import strategies as strategies
 from . import tasks as tasks

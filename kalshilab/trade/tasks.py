@@ -45,6 +45,7 @@ class Tasks:
     def __init__(self, group: asyncio.TaskGroup, on_error: Callable[[str, Exception], None]) -> None:
         self._group, self._on_error = group, on_error
         self._background: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Task[None]] = set()
         self.working = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -53,7 +54,9 @@ class Tasks:
         """Start a task that ends by itself; `working` counts it until then."""
         self.working += 1
         self._idle.clear()
-        self._group.create_task(self._counted(name, job), name=name)
+        task = self._group.create_task(self._counted(name, job), name=name)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
 
     def background(self, name: str, job: Awaitable[object]) -> None:
         """Start a task that `stop_background` will cancel."""
@@ -67,10 +70,11 @@ class Tasks:
 
     async def stop_background(self) -> None:
         """Cancel the background tasks and wait for their end."""
-        tasks = list(self._background)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(self._background)
+
+    async def cancel_work(self) -> None:
+        """Cancel the work that is still under way and wait for its end."""
+        await _cancel(self._work)
 
     async def _counted(self, name: str, job: Awaitable[object]) -> None:
         try:
@@ -85,3 +89,11 @@ class Tasks:
             await job
         except Exception as error:  # noqa: BLE001 - passed on: the session stops cleanly and reports it
             self._on_error(name, error)
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    own = asyncio.current_task()
+    ended = [task for task in tasks if task is not own]
+    for task in ended:
+        task.cancel()
+    await asyncio.gather(*ended, return_exceptions=True)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalshilab.config.settings import RETIRED, Secret, Settings, read_env_file
+from kalshilab.config.settings import Secret, Settings, read_env_file
 from kalshilab.errors import ConfigError, CredentialsMissing, EnvFileError
 from kalshilab.units import dollars
 
@@ -92,25 +92,6 @@ def test_cash_given_in_cents_is_converted_exactly(cents: int) -> None:
     assert dollars(settings({"MIN_TRADER_CASH": str(cents)}).min_cash) == cents * 10_000
 
 
-@pytest.mark.parametrize("name", sorted(RETIRED))
-def test_a_variable_that_no_longer_acts_is_refused_with_its_reason(name: str) -> None:
-    error = rejected({name: "any value"})
-    assert error.name == name and "removed" in error.allowed and RETIRED[name] in error.allowed
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("RL_MODE", "lifecycle"),
-        ("V3_ENABLE_TRADING_CLIENT", "True"),
-        ("V3_TRADING_MODE", "paper"),
-        ("V3_ENABLE_WHALE_DETECTION", "0"),
-    ],
-)
-def test_a_retired_variable_that_asks_for_what_happens_anyway_is_accepted(name: str, value: str) -> None:
-    assert settings({name: value}).as_dict() == settings().as_dict()
-
-
 def test_variables_without_our_prefixes_are_ignored() -> None:
     settings({"PATH": "/bin", "RLIMIT": "1", "MY_RLM_THING": "1"})
 
@@ -172,7 +153,7 @@ RANGES = [
     ("RLM_CONTRACTS", "0"), ("RLM_CONTRACTS", "inf"), ("RLM_CONTRACTS", "-inf"), ("RLM_ALLOW_REENTRY", "maybe"),
     ("RLM_MAX_SPREAD", "-1"), ("LIFECYCLE_CATEGORIES", " , "), ("V3_TRADING_STRATEGY", "whale"),
     ("KALSHILAB_VENUE", "production"), ("KALSHILAB_VENUE", ""), ("KALSHILAB_MINUTES", "0"), ("KALSHILAB_SPEED", "0"),
-    ("KALSHILAB_SPEED", "fast"), ("KALSHILAB_SEED", "-1"), ("KALSHILAB_OUT", "  "), ("V3_WS_MAX_RECONNECT_ATTEMPTS", "0"),
+    ("KALSHILAB_SPEED", "fast"), ("KALSHILAB_SEED", "-1"), ("KALSHILAB_OUT", "  "), ("V3_WS_MAX_RECONNECT_ATTEMPTS", "-1"),
     ("KALSHILAB_SIZE_TIERS", "10:1"), ("KALSHILAB_SIZE_TIERS", "0:1,10:2,5:3"), ("KALSHILAB_SIZE_TIERS", "0:0"),
     ("KALSHILAB_SIZE_TIERS", "0"), ("LIFECYCLE_MAX_MARKETS", "0"), ("LIFECYCLE_MAX_MARKETS", "1e9"),
 ]  # fmt: skip

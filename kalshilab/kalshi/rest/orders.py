@@ -35,6 +35,7 @@ Settlements = list[Settlement]
 TIMES_IN_FORCE: Final = ("good_till_canceled", "immediate_or_cancel", "fill_or_kill")
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_:+=/-]{1,64}")
 _ORDERS: Final = "/portfolio/events/orders"
+_GROUPS: Final = "/portfolio/order_groups"
 
 
 class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,7 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `side` "bid" buys YES and "ask" sells YES, which is the same as buying NO at a dollar less `price`.  `price` is the
     YES price in price units, `size` in size units, `expiration_ts` in microseconds (good-till-canceled orders only).
+    `group` is the id of an order group, or "".
     """
 
     ticker: str
@@ -54,6 +56,7 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
     reduce_only: bool = False
     expiration_ts: int | None = None
     self_trade_prevention: str = "taker_at_cross"
+    group: str = ""
 
     def body(self) -> wire.CreateOrder:
         """Return the body of the request.
@@ -94,6 +97,7 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True):
             expiration_time=None if self.expiration_ts is None else self.expiration_ts // 1_000_000,
             post_only=self.post_only,
             reduce_only=self.reduce_only,
+            order_group_id=self.group or None,
         )
 
 
@@ -236,6 +240,57 @@ class DemoOrders:
                 order_id=answer.order_id, reduced_by=parse_size(answer.reduced_by), ts=answer.ts_ms * 1000
             )
 
+    async def amend(
+        self, order_id: str, /, *, ticker: str, side: str, price: int, count: int, expiration_ts: int
+    ) -> None:
+        """Give a resting order another expiration; an unchanged price and size keep its place in the queue.
+
+        Args:
+            order_id: the exchange's id of the order.
+            ticker: its market.
+            side: its side, "bid" or "ask".
+            price: its YES price in price units.
+            count: its filled and its resting size together, in size units.
+            expiration_ts: the new expiration in microseconds; the exchange counts whole seconds.
+
+        Raises:
+            ApiError: the exchange refused the change; 404 for an order that does not rest.
+            OutcomeUnknown: no answer arrived, or it cannot be read, or it belongs to another order.
+        """
+        path = f"{_ORDERS}/{segment('order_id', order_id)}/amend"
+        body = wire.AmendOrder(
+            ticker=ticker,
+            side=side,
+            price=format_price(price),
+            count=format_size(count),
+            expiration_time=expiration_ts // 1_000_000,
+        )
+        answer = await self._rest.post(path, wire.AmendOrderResponse, body)
+        await self._check("POST", path, own=answer.order_id == order_id)
+
+    async def open_group(self, contracts: int) -> str:
+        """Create an order group and return its id.
+
+        Args:
+            contracts: the contracts that its orders may trade within the exchange's rolling window of 15 seconds.
+
+        Raises:
+            ApiError: the exchange refused it.
+            OutcomeUnknown: no answer arrived, or it cannot be read.
+        """
+        body = wire.CreateGroup(contracts_limit=contracts)
+        answer = await self._rest.post(f"{_GROUPS}/create", wire.CreateGroupResponse, body)
+        return answer.order_group_id
+
+    async def close_group(self, group_id: str, /) -> None:
+        """Delete an order group, which cancels its resting orders.
+
+        Raises:
+            ApiError: 404 for an unknown group.
+            OutcomeUnknown: no answer arrived.
+        """
+        await self._rest.delete(f"{_GROUPS}/{segment('group_id', group_id)}", dict)
+
     async def cancel_all(self) -> None:
         """Cancel every resting order of the account, including those of other programs."""
         await self._rest.delete(_ORDERS, type(None))
@@ -287,19 +342,23 @@ class DemoOrders:
             for position in page.market_positions
         ]
 
-    async def fills(self, *, ticker: str | None = None, min_ts: int | None = None) -> Fills:
+    async def fills(
+        self, *, ticker: str | None = None, min_ts: int | None = None, most: int | None = None
+    ) -> Fills:
         """Return the account's fills, newest first.
 
         Args:
             ticker: only fills in this market.
             min_ts: only fills since this instant, in microseconds, inclusive to the second.
+            most: only the newest, at most this many (up to 1,000).
         """
         query = {"ticker": ticker, "min_ts": None if min_ts is None else min_ts // 1_000_000}
-        return [
-            fill.to_model()
-            async for page in pages(self._rest, "/portfolio/fills", wire.FillPage, query, limit=1000)
-            for fill in page.fills
-        ]
+        fills = []
+        async for page in pages(self._rest, "/portfolio/fills", wire.FillPage, query, limit=most or 1000):
+            fills += [fill.to_model() for fill in page.fills]
+            if most is not None:
+                break
+        return fills
 
     async def settlements(self, *, ticker: str | None = None) -> Settlements:
         """Return the account's settlements, newest first."""

@@ -18,7 +18,7 @@ import msgspec
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.deprecation import renamed_keywords
-from kalshilab.errors import ConfigError, FeedLost, ProtocolError, StreamError
+from kalshilab.errors import ConfigError, FeedLost, HostRefused, ProtocolError, StreamError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
 from kalshilab.kalshi.rest.transport import FAST_EXTRA
@@ -135,6 +135,7 @@ class Stream:
         self._invalid_frames = self._frames_at_invalid = 0
         self.last_frame = 0
         """Machine time of the last frame, in microseconds; 0 before the first."""
+        self._heard_s = 0.0
 
     @classmethod
     def of(cls, settings: StreamSettings, *, clock: Clock | None = None) -> Self:
@@ -150,7 +151,7 @@ class Stream:
             settings.ws_url or hosts.defaults(settings.venue)[1],
             Signer.from_settings(settings),
             clock=clock,
-            max_attempts=settings.reconnect_attempts,
+            max_attempts=settings.reconnect_attempts or None,
             fast=settings.fast,
         )
 
@@ -197,7 +198,6 @@ class Stream:
             FeedLost: there were `max_attempts` consecutive failures.
             ProtocolError: there were too many invalid frames.  The first ones cost only a reconnection, but several
                 with few valid frames between them mean that the exchange speaks another protocol.
-            HostRefused: the exchange answered with a redirect.
             Exception: an error of `handler`, unchanged.
         """
         while True:
@@ -208,14 +208,18 @@ class Stream:
                 reason = "closed by the exchange"
             except _HandlerFailed as failed:
                 raise failed.error from None
-            except SocketLost as error:
+            except (SocketLost, HostRefused) as error:
+                # A redirect is not followed: maintenance pages answer with one, and the exchange returns later.
                 reason = str(error)
             except ProtocolError as error:
                 if self._too_many_invalid():
                     raise
                 reason = f"invalid frame: {error}"
             except SocketImpossible as error:
-                raise FeedLost(self._url, self.attempts, str(error)) from None
+                # A proxy in maintenance redirects too; a stream that never gives up waits for its end.
+                if self._max_attempts is not None:
+                    raise FeedLost(self._url, self.attempts, str(error)) from None
+                reason = str(error)
             reason = self._end_reason or reason
             self._undirected = self.undirected
             self._socket = self._protocol = None
@@ -261,10 +265,11 @@ class Stream:
                 await asyncio.gather(sender, watcher, return_exceptions=True)
 
     async def _receive(self, socket: Socket, protocol: StreamProtocol) -> None:
-        receive, now = protocol.receive, self._clock.now
+        receive, now, monotonic = protocol.receive, self._clock.now, self._clock.monotonic
+        self._heard_s = monotonic()
 
         def on_frame(frame: bytes) -> bool:
-            self.last_frame = now()
+            self.last_frame, self._heard_s = now(), monotonic()
             try:
                 receive(frame)
             except StreamError:
@@ -288,7 +293,7 @@ class Stream:
         """Drop a connection that does not answer a ping: it is half open, or the exchange hangs."""
         while True:
             await self._clock.sleep(self._silence_s / 2)
-            quiet_s = (self._clock.now() - self.last_frame) / 1e6
+            quiet_s = self._clock.monotonic() - self._heard_s
             if quiet_s < self._silence_s:
                 continue
             # An idle connection is not dead: it answers a ping.

@@ -158,7 +158,8 @@ class TradingAccount:
         self.total = OwnerLedger(self.marks)
         self._owners: dict[str, OwnerLedger] = {}
         self._seen: set[tuple[str, str]] = set()
-        self._paid: dict[tuple[str, int], int] = {}
+        self._paid: dict[tuple[str, int], tuple[int, int]] = {}
+        """Payout and size that each settlement has paid, by ticker and time."""
         self._payouts: Counter[tuple[str, int]] = Counter()
         self._marked: set[str] = set()
 
@@ -217,29 +218,38 @@ class TradingAccount:
 
         A fill that is found only after the payout is paid out by the same settlement, when it is given again.
         """
-        ticker = settlement.ticker
-        if not self.total.size(ticker):
+        ticker, key = settlement.ticker, (settlement.ticker, settlement.ts)
+        size = abs(self.total.size(ticker))
+        if not size:
             return False
         self.mark(ticker, settlement.settlement)
         paid = self.total.settle(ticker, settlement.settlement)
         assert paid is not None
         for ledger in self._owners.values():
             ledger.settle(ticker, settlement.settlement)
-        key = ticker, settlement.ts
-        paid += self._paid.get(key, 0)
-        # The exchange rounds the payout of a scalar result down to whole cents.
-        short = paid - settlement.revenue
-        if 0 < short < PRICE:
-            self.total.cash -= short
-            self.total.fees += short
-            paid -= short
-        self._paid[key] = paid
+        paid_before, size_before = self._paid.get(key, (0, 0))
+        paid, size = paid + paid_before, size + size_before
+        if size == settlement.yes_size + settlement.no_size:
+            self._correct(settlement.revenue - paid)
+            paid = settlement.revenue
+        self._paid[key] = paid, size
         self._payouts[key] += 1
         return True
 
     def payouts(self, settlement: Settlement) -> int:
         """Return how often a settlement was paid out: more than once if a fill was found after it."""
         return self._payouts[settlement.ticker, settlement.ts]
+
+    def _correct(self, gap: int) -> None:
+        """Book the difference between a payout and the position at the value that the exchange states.
+
+        It states the value of a scalar result in whole cents, and pays the exact value, rounded down to whole cents.
+        """
+        self.total.cash += gap
+        if -PRICE < gap < 0:
+            self.total.fees -= gap
+        else:
+            self.total.realized += gap
 
     def owners(self) -> Iterator[tuple[str, OwnerLedger]]:
         """Yield the ledgers by owner."""

@@ -5,6 +5,9 @@ valid until its frames are lost.  A simulation in the same process answers a `Wa
 displayed at this instant: it is valid for one decision, and is dropped after it.
 
 Prints that were missed are read over REST and fed in their order, so that the signals see the prints of the tape.
+
+Data also loses its value with age, on monotonic time: no order is placed on a feed or a book that has been silent for too
+long.  A silent book is read again; a silent feed is trusted again with its next frame.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from kalshilab.errors import BookError
 from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot
@@ -20,7 +23,7 @@ from kalshilab.market.book import Book
 from kalshilab.market.model import Trade
 from kalshilab.trade.core.messages import Outbox, PrintsRead, ReadPrints, Result, Unwatch, Watch
 
-__all__ = ["Books", "MissedPrints"]
+__all__ = ["Books", "FeedAge", "MissedPrints"]
 
 RECENT: Final = 2000
 """Prints by which those that are read again are known."""
@@ -36,12 +39,24 @@ class Books:
     Args:
         outbox: receives the subscriptions.
         mode: "stream" or "ask", see the module.
+        stale_us: monotonic microseconds without a frame after which a book is read again; None: no limit.
+        wait_us: monotonic microseconds after which a book that has not arrived is asked for again; None: never.
     """
 
-    def __init__(self, outbox: Outbox, mode: Literal["stream", "ask"]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        mode: Literal["stream", "ask"],
+        *,
+        stale_us: int | None = None,
+        wait_us: int | None = None,
+    ) -> None:
         self._outbox, self.asked_for = outbox, mode == "ask"
+        self._stale_us, self._wait_us = stale_us, wait_us
         self._books: dict[str, Book] = {}
         self._watched: set[str] = set()
+        self._times: dict[str, int] = {}
+        """Monotonic time of the last frame of each watched book, or of the last request for it."""
         self.awaited = ""
         """The market whose book was asked for and has not arrived, or ""."""
 
@@ -49,15 +64,32 @@ class Books:
         """Return the book of a market, or None before its snapshot and after a loss of frames."""
         return self._books.get(ticker)
 
+    def lack(self, ticker: str) -> str:
+        """Return the reason for which a market's book cannot be used now, or ""; a stale or a late book is asked for again."""
+        age = self._outbox.mono - self._times.get(ticker, self._outbox.mono)
+        if ticker not in self._books:
+            if self._wait_us is not None and age > self._wait_us:
+                self.refresh((ticker,))
+            return "no book"
+        if self._stale_us is None or self.asked_for or age <= self._stale_us:
+            return ""
+        self.refresh((ticker,))
+        return "stale book"
+
     def watch(self, ticker: str) -> None:
         """Subscribe to the book of a market, if books are streamed."""
         if not self.asked_for and ticker not in self._watched:
             self._watched.add(ticker)
-            self._outbox.add(Watch((ticker,)))
+            self._subscribe((ticker,))
+
+    def _subscribe(self, tickers: tuple[str, ...]) -> None:
+        self._outbox.add(Watch(tickers))
+        self._times.update(dict.fromkeys(tickers, self._outbox.mono))
 
     def unwatch(self, ticker: str) -> None:
         """End the subscription to a market's book, and drop it."""
         self._books.pop(ticker, None)
+        self._times.pop(ticker, None)
         if ticker in self._watched:
             self._watched.discard(ticker)
             self._outbox.add(Unwatch((ticker,)))
@@ -79,6 +111,8 @@ class Books:
         book = self._books.get(event.ticker)
         if book is None:
             book = self._books[event.ticker] = Book()
+        if self._stale_us is not None:
+            self._times[event.ticker] = self._outbox.mono
         try:
             book.load(event.yes, event.no)
         except BookError as error:
@@ -89,6 +123,8 @@ class Books:
         book = self._books.get(event.ticker)
         if book is None:
             return
+        if self._stale_us is not None:
+            self._times[event.ticker] = self._outbox.mono
         try:
             book.apply(event.side, event.price, event.delta)
         except BookError as error:
@@ -105,7 +141,7 @@ class Books:
             self._books.pop(ticker, None)
         watched = tuple(ticker for ticker in tickers if ticker in self._watched)
         if watched:
-            self._outbox.add(Watch(watched))
+            self._subscribe(watched)
 
     def clear(self) -> None:
         """Drop all books: none is valid across a lost connection."""
@@ -115,12 +151,58 @@ class Books:
     def rewatch(self) -> None:
         """Subscribe again to every watched market after a reconnect."""
         if self._watched:
-            self._outbox.add(Watch(tuple(sorted(self._watched))))
+            self._subscribe(tuple(sorted(self._watched)))
 
     def drop_answers(self) -> None:
         """Drop the books that were asked for: they belong to one instant."""
         if self.asked_for and not self.awaited:
             self._books.clear()
+
+
+class FeedAge:
+    """The time since the last frame of the feed.
+
+    Args:
+        outbox: the time.
+        limit_us: monotonic microseconds without a frame after which the feed is stale; None: never.
+        on_fresh: called with the first frame after the feed was found stale.
+
+    >>> out = Outbox()
+    >>> age = FeedAge(out, 5, lambda: print("fresh"))
+    >>> show = age.noting(print)
+    >>> show("a"); out.mono = 6; age.is_stale
+    a
+    True
+    >>> show("b"); age.is_stale
+    fresh
+    b
+    False
+    """
+
+    def __init__(self, outbox: Outbox, limit_us: int | None, on_fresh: Callable[[], None]) -> None:
+        self._outbox, self._limit_us, self._on_fresh = outbox, limit_us, on_fresh
+        self._last = 0
+        self._found_stale = False
+
+    def noting(self, handler: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return a handler of frames that notes their time; without a limit, the handler itself."""
+        if self._limit_us is None:
+            return handler
+
+        def note(event: Any) -> None:
+            self._last = self._outbox.mono
+            if self._found_stale:
+                self._found_stale = False
+                self._on_fresh()
+            handler(event)
+
+        return note
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the last frame is older than the limit."""
+        self._found_stale = self._limit_us is not None and self._outbox.mono - self._last > self._limit_us
+        return self._found_stale
 
 
 class MissedPrints:

@@ -179,7 +179,7 @@ class SessionControl:
         states = self.states
         if states.state == "STARTUP":
             names = [run.name for run in self.strategies]
-            self._outbox.note("start", run=self.run_id, strategies=names)
+            self._outbox.note("strategies", run=self.run_id, names=names)
             states.to("INITIALIZING", "start")
             states.to("ORDERBOOK_CONNECT", "feed")
         if states.state == "ORDERBOOK_CONNECT" and self._feed_up:

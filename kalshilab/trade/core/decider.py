@@ -169,12 +169,12 @@ class Decider:
         self, pending: PendingFire, followed: Followed, market: Market, flow: OrderFlow, unanswered: str
     ) -> None:
         run, fire = pending.run, pending.fire
-        book = self._books.get(fire.ticker)
+        lack, book = self._books.lack(fire.ticker), self._books.get(fire.ticker)
         if book is None:
             if self._books.asked_for and fire.ticker != unanswered:
                 self._books.ask(fire.ticker)
             else:
-                self._defer(pending, "market", "no book")
+                self._defer(pending, "market", lack)
             return
         shown = book
         failed: Quote | str = FAILED

@@ -13,14 +13,15 @@ from typing import Literal
 
 import msgspec
 
+from kalshilab.config.contradictions import check_limits
 from kalshilab.config.settings import Settings
 from kalshilab.market.fees import fill_fee
 from kalshilab.market.model import outcome_price
 from kalshilab.trade.core.account import TradingAccount
 from kalshilab.trade.core.orders import OrderLife
-from kalshilab.units import contracts, dollars
+from kalshilab.units import cents, contracts, dollars
 
-__all__ = ["Budget", "DayLoss", "Exposure", "RiskRules", "TraderRules"]
+__all__ = ["Budget", "DayLoss", "Exposure", "RiskRules", "TraderRules", "budgets_of"]
 
 DAY_US = 86_400_000_000
 
@@ -48,6 +49,20 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             contracts=None if contracts_ is None else contracts(contracts_),
             positions=positions,
         )
+
+
+def budgets_of(settings: Settings) -> dict[str, Budget]:
+    """Return the budget of each strategy that trades; without a budget, a strategy is unlimited.
+
+    >>> settings = Settings(env={}, env_file=None, strategies="rlm_no,hold", budgets="rlm_no:cash=500")
+    >>> budgets_of(settings)["rlm_no"].cash, budgets_of(settings)["hold"].cash
+    (500000000, None)
+    """
+    given = {
+        b.strategy: Budget.of(cash=b.cash, contracts_=b.contracts, positions=b.positions)
+        for b in settings.budgets
+    }
+    return {name: given.get(name, Budget()) for name in settings.strategy_names}
 
 
 class RiskRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +96,10 @@ class RiskRules(msgspec.Struct, frozen=True, kw_only=True):
             max_position=contracts(settings.max_position),
             max_concurrent=settings.max_concurrent,
             min_cash=dollars(settings.min_cash),
+            daily_loss=dollars(settings.daily_loss),
+            max_event=dollars(settings.max_event),
+            max_category=dollars(settings.max_category),
+            collar=cents(settings.collar_cents),
         )
 
 
@@ -102,6 +121,9 @@ class TraderRules(msgspec.Struct, frozen=True, kw_only=True):
         max_outage_us: time for which an outage of the venue is waited out; None: without limit.
         order_life_us: exchange time after which an order expires unless the session renews it; None: never.
         group_contracts: limit of the exchange-side order group in contracts; 0: no group.
+        stale_feed_us: age of the feed's last event above which no order is placed; None: no limit.
+        stale_book_us: age of a market's last book event above which its book is read again; None: no limit.
+        book_wait_us: time after which a book that has not arrived is asked for again; None: never.
     """
 
     risk: RiskRules
@@ -118,15 +140,35 @@ class TraderRules(msgspec.Struct, frozen=True, kw_only=True):
     max_outage_us: int | None = None
     order_life_us: int | None = None
     group_contracts: int = 0
+    stale_feed_us: int | None = None
+    stale_book_us: int | None = None
+    book_wait_us: int | None = None
 
     @classmethod
-    def of(cls, settings: Settings, books: Literal["stream", "ask"] = "stream") -> TraderRules:
+    def of(
+        cls,
+        settings: Settings,
+        books: Literal["stream", "ask"] = "stream",
+        *,
+        real_time: bool | None = None,
+    ) -> TraderRules:
         """Return the rules that the settings give.
+
+        Args:
+            settings: the settings.
+            books: as the attribute.
+            real_time: whether exchange time passes as wall time does, and the exchange outlives the session.  Otherwise
+                orders need no expiration and no group, and data has no age.  None: by the venue of the settings.
+
+        Raises:
+            ConfigError: two settings contradict each other.
 
         >>> rules = TraderRules.of(Settings(env={}, env_file=None, sync_interval_s=30))
         >>> rules.sync_us, rules.books
         (30000000, 'stream')
         """
+        check_limits(settings)
+        real = settings.real_time if real_time is None else real_time
         return cls(
             risk=RiskRules.of(settings),
             books=books,
@@ -139,7 +181,18 @@ class TraderRules(msgspec.Struct, frozen=True, kw_only=True):
             sync_us=round(settings.sync_interval_s * 1e6),
             attempts_per_minute=settings.attempts_per_minute,
             cleanup=settings.cleanup_on_startup,
+            max_outage_us=_us(settings.max_outage_s),
+            order_life_us=_us(settings.order_life_s) if real else None,
+            group_contracts=settings.group_contracts if real else 0,
+            stale_feed_us=_us(settings.stale_feed_s) if real else None,
+            stale_book_us=_us(settings.stale_book_s) if real else None,
+            book_wait_us=_us(settings.orderbook_timeout_s) if real else None,
         )
+
+
+def _us(seconds: float | None) -> int | None:
+    """Return a time limit in microseconds; 0 and None: no limit."""
+    return round(seconds * 1e6) if seconds else None
 
 
 class _Line:

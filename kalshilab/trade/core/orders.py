@@ -106,7 +106,7 @@ class Orders:
         """The owner of every order id of the run, for fills that are reported late."""
         self._by_ticker: dict[str, set[str]] = {}
         self._unsettled: set[str] = set()
-        self._unreported: set[str] = set()
+        self._unreported: dict[str, OrderLife] = {}
         self.accepted = 0
 
     def add(self, life: OrderLife) -> None:
@@ -204,8 +204,17 @@ class Orders:
         """Return whether a report is the first to show the end of an order that its fills have ended already."""
         if order.status == "resting" or order.order_id not in self._unreported:
             return False
-        self._unreported.discard(order.order_id)
+        del self._unreported[order.order_id]
         return True
+
+    @property
+    def unreported(self) -> list[OrderLife]:
+        """The orders that their fills have ended, and whose last report shows them resting."""
+        return list(self._unreported.values())
+
+    def give_up_report(self, life: OrderLife) -> None:
+        """Expect no further report of an order that has ended."""
+        self._unreported.pop(life.order_id, None)
 
     def end(self, life: OrderLife, outcome: str = "") -> None:
         """End an order; it stays live until its fills are counted."""
@@ -230,7 +239,7 @@ class Orders:
             return
         self._by_id.pop(life.order_id, None)
         if life.order_id and (life.order is None or life.order.status == "resting"):
-            self._unreported.add(life.order_id)
+            self._unreported[life.order_id] = life
         keys = self._by_ticker[life.intent.ticker]
         keys.discard(key)
         if not keys:

@@ -8,15 +8,25 @@ that market, or all if it is cash) until it is explained.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from kalshilab.market.model import Fill, Settlement
 from kalshilab.trade.core.account import FOREIGN, TradingAccount
 from kalshilab.trade.core.exposure import Exposure
 from kalshilab.trade.core.markets import Markets, SettlementWatch
-from kalshilab.trade.core.messages import AccountRead, CloseGroup, Lost, Outbox, ReadAccount, Result
+from kalshilab.trade.core.messages import (
+    AccountRead,
+    CloseGroup,
+    LookUpOrder,
+    Lost,
+    OrderFound,
+    Outbox,
+    ReadAccount,
+    Result,
+)
 from kalshilab.trade.core.order_flow import OrderFlow
-from kalshilab.trade.core.orders import Orders
+from kalshilab.trade.core.orders import OrderLife, Orders
 from kalshilab.trade.core.states import PartHealth
 
 __all__ = ["Closing", "Reconciler"]
@@ -50,6 +60,7 @@ class Reconciler:
         compared: number of readings that were compared with the record.
         differences: name (a ticker or "cash") to (recorded, reported), as of the last comparison.
         blocked: the names whose difference blocks orders.
+        ends: the last reports of ended orders.
     """
 
     def __init__(
@@ -71,6 +82,7 @@ class Reconciler:
         self._account, self._orders, self._flow, self._exposure = account, orders, flow, exposure
         self._markets, self._watch, self._health = markets, watch, health
         self._early: list[Fill] = []
+        self.ends = EndReports(outbox, orders, flow)
         self._reading = 0
         self._at_activity = 0
         self._due: int | None = None
@@ -148,6 +160,7 @@ class Reconciler:
             self._again(AGAIN_US)
             return
         self._look_up_unlisted(read)
+        self.ends.ask()
         self._compare(read)
 
     def _on_failure(self, result: Result) -> None:
@@ -253,6 +266,51 @@ class Reconciler:
             self._on_change()
 
 
+class EndReports:
+    """The last reports of orders that their fills have ended: a report that is lost is asked for.
+
+    Args:
+        outbox: receives the requests.
+        orders, flow: the orders, and the receiver of the reports.
+    """
+
+    def __init__(self, outbox: Outbox, orders: Orders, flow: OrderFlow) -> None:
+        self._outbox, self._orders, self._flow = outbox, orders, flow
+        self._due = 0
+        self._asked: set[str] = set()
+
+    def ask(self) -> bool:
+        """Look up the orders without their last report; return whether there are any."""
+        out, missing = self._outbox, self._orders.unreported
+        if missing and out.mono >= self._due:
+            self._due = out.mono + RETRY_US
+            for life in missing:
+                if life.order_id not in self._asked:
+                    self._look_up(life)
+        return bool(missing)
+
+    def _look_up(self, life: OrderLife) -> None:
+        out, intent = self._outbox, life.intent
+        self._asked.add(life.order_id)
+        request = LookUpOrder(
+            number=out.number(),
+            client_order_id=intent.client_order_id,
+            ticker=intent.ticker,
+            order_id=life.order_id,
+        )
+        out.send(request, partial(self._on_found, life))
+
+    def _on_found(self, life: OrderLife, result: Result) -> None:
+        self._asked.discard(life.order_id)
+        if not isinstance(result, OrderFound):
+            return
+        if result.order is None:
+            # The exchange archives orders that ended long ago.
+            self._orders.give_up_report(life)
+        elif result.order.order_id == life.order_id:
+            self._flow.on_order(result.order)
+
+
 class Closing:
     """The end of a session: nothing left resting, every order known, and a last reading of the account.
 
@@ -293,7 +351,7 @@ class Closing:
                 self._cancel_at = mono + CANCEL_AGAIN_US
                 self._flow.cancel_all()
             return False
-        return self._is_group_closed() and self._is_read()
+        return self._is_group_closed() and self._is_read() and not self._reconciler.ends.ask()
 
     def _is_group_closed(self) -> bool:
         group, out = self._group(), self._outbox
@@ -316,6 +374,11 @@ class Closing:
             reconciler.want()
         readings = reconciler.compared - self._compared
         return bool(readings) and (not reconciler.differences or readings >= STEADY)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the account was compared with the record since the stop."""
+        return 0 <= self._compared < self._reconciler.compared
 
     @property
     def left(self) -> tuple[str, ...]:

@@ -10,14 +10,46 @@ lasts `FAULT_US` ends the session.  SHUTDOWN is final: the session is closing, t
 from __future__ import annotations
 
 from collections import deque
+from types import MappingProxyType
 from typing import Final
 
 from kalshilab.errors import IllegalTransition
 from kalshilab.trade.core.messages import Outbox
 from kalshilab.trade.events import Transition
-from kalshilab.trade.state_machine import ALLOWED, TIMEOUTS, TRADING
 
-__all__ = ["CRITICAL", "FAULT_US", "PartHealth", "Patience", "States"]
+__all__ = ["ALLOWED", "CRITICAL", "FAULT_US", "TIMEOUTS", "TRADING", "PartHealth", "Patience", "States"]
+
+ALLOWED: Final = MappingProxyType(
+    {
+        "STARTUP": ("INITIALIZING", "ERROR", "SHUTDOWN"),
+        "INITIALIZING": ("ORDERBOOK_CONNECT", "ERROR", "SHUTDOWN"),
+        "ORDERBOOK_CONNECT": ("TRADING_CLIENT_CONNECT", "READY", "ERROR", "SHUTDOWN"),
+        "TRADING_CLIENT_CONNECT": ("KALSHI_DATA_SYNC", "ERROR", "SHUTDOWN"),
+        "KALSHI_DATA_SYNC": ("READY", "ERROR", "SHUTDOWN"),
+        "READY": ("ACTING", "ORDERBOOK_CONNECT", "ERROR", "SHUTDOWN"),
+        "ACTING": ("READY", "ERROR", "SHUTDOWN"),
+        "ERROR": ("STARTUP", "READY", "ORDERBOOK_CONNECT", "SHUTDOWN"),
+        "SHUTDOWN": (),
+    }
+)
+"""The states that may follow each state."""
+
+TIMEOUTS: Final = MappingProxyType(
+    {
+        "STARTUP": 30.0,
+        "INITIALIZING": 60.0,
+        "ORDERBOOK_CONNECT": 120.0,
+        "TRADING_CLIENT_CONNECT": 60.0,
+        "KALSHI_DATA_SYNC": 60.0,
+        "ACTING": 60.0,
+        "ERROR": 300.0,
+        "SHUTDOWN": 30.0,
+    }
+)
+"""Time limit of each state, in seconds of the monotonic clock; READY has no limit.  A state that exceeds it changes to ERROR."""
+
+TRADING: Final = frozenset({"READY", "ACTING"})
+"""The states in which orders may be placed."""
 
 CRITICAL: Final = ("feed", "account", "orders")
 """Parts without which no order may be placed."""

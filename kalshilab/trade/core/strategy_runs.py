@@ -12,16 +12,32 @@ from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from typing import Final, Literal, Protocol, TypeAlias
 
+from kalshilab.config.settings import Settings
 from kalshilab.signals import Fire
-from kalshilab.trade.core.exposure import Budget
-from kalshilab.trade.strategies.strategies import Strategy
+from kalshilab.trade.core.exposure import Budget, budgets_of
+from kalshilab.trade.strategies.strategies import Strategy, make_strategy
 
-__all__ = ["FRESH_US", "FireQueue", "PendingFire", "StrategyRun"]
+__all__ = ["FRESH_US", "FireQueue", "PendingFire", "StrategyRun", "strategies_of"]
 
 FRESH_US: Final = 60_000_000
 """Microseconds of exchange time after its print for which a fire may lead to an order."""
 
 Wait: TypeAlias = Literal["market", "limit", "freed", "time", "state"]
+
+
+def strategies_of(settings: Settings) -> list[tuple[str, Strategy, Budget]]:
+    """Return name, strategy and budget of each strategy that trades, in the order of the settings.
+
+    >>> [name for name, _, _ in strategies_of(Settings(env={}, env_file=None, strategies="rlm_no,yes_80_90"))]
+    ['rlm_no', 'yes_80_90']
+
+    Raises:
+        ConfigError, SignalError: a setting, a signal or a policy is unusable.
+    """
+    return [
+        (name, make_strategy(settings.replace(strategy=name)), budget)
+        for name, budget in budgets_of(settings).items()
+    ]
 
 
 class StrategyPast(Protocol):

@@ -17,7 +17,7 @@ from kalshilab.errors import SessionError
 from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, FeedGap, Lifecycle
 from kalshilab.market.model import Fill, Order, Settlement, Trade
 from kalshilab.trade.core.account import TradingAccount
-from kalshilab.trade.core.books import Books, MissedPrints
+from kalshilab.trade.core.books import Books, FeedAge, MissedPrints
 from kalshilab.trade.core.control import SessionControl
 from kalshilab.trade.core.decider import Decider
 from kalshilab.trade.core.exposure import Budget, DayLoss, Exposure, TraderRules
@@ -90,7 +90,9 @@ class Trader(SessionControl):
         self.states, self.health = States(out), PartHealth(out)
         self.account, self.orders = TradingAccount(), Orders()
         self.exposure = Exposure(self.account)
-        self.books = Books(out, self.rules.books)
+        self.books = Books(
+            out, self.rules.books, stale_us=self.rules.stale_book_us, wait_us=self.rules.book_wait_us
+        )
         self.markets = Markets(
             self.rules, out, self.health, self.counts,
             on_known=self._on_market_known, on_print=self._feed, on_ended=self._on_market_ended,
@@ -98,6 +100,7 @@ class Trader(SessionControl):
         self._admitted: set[str] = set()
         self._before: tuple[str, ...] = ()
         self._queue = FireQueue()
+        self._age = FeedAge(out, self.rules.stale_feed_us, self._queue.state_changed)
         self._decider = Decider(
             self.prefix, self.rules, out, self._queue, self.strategies,
             markets=self.markets, books=self.books, orders=self.orders, account=self.account,
@@ -129,15 +132,16 @@ class Trader(SessionControl):
         self._was_up = self._flattening = self._grouping = False
         self._feeding = self.markets.feeding
         self._live = [run for run in self.strategies if run.strategy.signal is not None]
+        frame = self._age.noting
         self._handlers: Mapping[type, Callable[[Any], None]] = {
-            Trade: self._on_print,
-            BookSnapshot: self._on_book,
-            BookDelta: self._on_delta,
-            FeedGap: self._on_gap,
-            Lifecycle: self._on_lifecycle,
-            Fill: self._on_fill,
-            Order: self._on_order,
-            FeedUp: self._on_feed_up,
+            Trade: frame(self._on_print),
+            BookSnapshot: frame(self._on_book),
+            BookDelta: frame(self._on_delta),
+            FeedGap: frame(self._on_gap),
+            Lifecycle: frame(self._on_lifecycle),
+            Fill: frame(self._on_fill),
+            Order: frame(self._on_order),
+            FeedUp: frame(self._on_feed_up),
             FeedDown: self._on_feed_down,
             Quiet: self._on_quiet,
             Tick: self._on_tick,
@@ -190,6 +194,11 @@ class Trader(SessionControl):
     def is_due(self, now: int) -> bool:
         """Return whether a `Quiet` at this exchange time would decide anything; any other may be left out."""
         return self._queue.is_due(now) or bool(self.books.awaited)
+
+    @property
+    def compared_at_end(self) -> bool:
+        """Whether the account was read and compared after the stop."""
+        return self._closing.compared
 
     @property
     def pending(self) -> int:
@@ -250,10 +259,14 @@ class Trader(SessionControl):
             if fire is not None:
                 self.counts["signals"] += 1
                 run.counts["signals"] += 1
-                self._outbox.record("fire", Fired.of(fire, run.name))
+                self._outbox.record("fire", Fired.of(fire, self._label(run)))
                 self._queue.add(run, fire)
         if self._queue.by_market:
             self._queue.market_changed(ticker)
+
+    def _label(self, run: StrategyRun) -> str:
+        """Return the name of a strategy in its fires: one that is alone is not named, as in research."""
+        return run.name if len(self.strategies) > 1 else ""
 
     def _on_signal_error(self, run: StrategyRun, error: Exception, trade: Trade) -> None:
         self._decider.fail(run, error, f"print of {trade.ticker} at {trade.ts}: {trade}")
@@ -380,7 +393,7 @@ class Trader(SessionControl):
     def _obstacle(self) -> str:
         if not self.states.may_trade:
             return "not ready"
-        return self.paused
+        return self.paused or ("stale feed" if self._age.is_stale else "")
 
     def _blocked(self, ticker: str) -> str:
         if self.orders.uncertain(ticker):

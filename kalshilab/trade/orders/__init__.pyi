@@ -1,14 +1,4 @@
-from . import execution as execution
 from . import journal as journal
-from . import order_desk as order_desk
-from . import portfolio as portfolio
-from . import reconcile as reconcile
-from .execution import Execution as Execution
-from .execution import OrderClient as OrderClient
 from .journal import KINDS as KINDS
 from .journal import Entry as Entry
 from .journal import Journal as Journal
-from .order_desk import Desk as Desk
-from .portfolio import Portfolio as Portfolio
-from .reconcile import Sync as Sync
-from .reconcile import raise_if_refused as raise_if_refused

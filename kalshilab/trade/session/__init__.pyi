@@ -1,11 +1,11 @@
-from . import connection as connection
-from . import pacing as pacing
 from . import paper_entries as paper_entries
+from . import plans as plans
 from . import report as report
 from . import report_tables as report_tables
 from . import run_folder as run_folder
 from . import session as session
-from . import snapshot as snapshot
+from . import trader_view as trader_view
+from .plans import Plan as Plan
 from .report import FRAMES as FRAMES
 from .report import Report as Report
 from .run_folder import RUN_VARIABLE as RUN_VARIABLE
@@ -13,4 +13,3 @@ from .run_folder import Ending as Ending
 from .run_folder import claim_run as claim_run
 from .run_folder import name_run as name_run
 from .session import PaperSession as PaperSession
-from .snapshot import View as View

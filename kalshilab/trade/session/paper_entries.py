@@ -19,7 +19,7 @@ from kalshilab.edge import ENTRIES_SCHEMA
 from kalshilab.errors import SessionError
 from kalshilab.market.model import outcome_price
 from kalshilab.tape import MARKETS_SCHEMA, to_markets
-from kalshilab.trade.events import Fired, client_order_id
+from kalshilab.trade.events import Fired
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.report_tables import Dtype
@@ -147,6 +147,9 @@ def _rows(report: Report) -> list[tuple[object, ...]]:
     with Journal.open(report.journal) as journal:
         fires: list[Fired] = journal.values("fire")
         notes: list[dict[str, object]] = journal.values("note")
+        ids = {
+            (i.fire.ticker, i.fire.ts, i.fire.n_trades): i.client_order_id for i in journal.values("intent")
+        }
     signal = next((note.get("signal") for note in notes if note["what"] == "start"), None)
     orders = report.raw("orders").select("order_id", "client_order_id")
     purchases = {
@@ -163,7 +166,7 @@ def _rows(report: Report) -> list[tuple[object, ...]]:
     }
     rows: list[tuple[object, ...]] = []
     for fire in fires:
-        purchase = purchases.get(client_order_id(report.run_id, fire), _Purchase())
+        purchase = purchases.get(ids.get((fire.ticker, fire.ts, fire.n_trades), ""), _Purchase())
         fired_at = outcome_price(fire.price, fire.side) / PRICE
         rows.append((signal, fire.ts, fire.ticker, fire.side, fired_at, *purchase))
     return rows

@@ -8,9 +8,10 @@ from typing import Final
 
 from kalshilab.clock import Clock, to_datetime
 from kalshilab.config.settings import Settings
-from kalshilab.errors import UsageError
+from kalshilab.errors import SessionError, UsageError
+from kalshilab.trade.orders.journal import Journal
 
-__all__ = ["RUN_VARIABLE", "Ending", "claim_run", "name_run"]
+__all__ = ["RUN_VARIABLE", "Ending", "claim_run", "name_run", "resumable"]
 
 RUN_VARIABLE: Final = "KALSHILAB_RUN"
 """The environment variable through which a runner passes the run id to the session in its kernel."""
@@ -58,6 +59,40 @@ def name_run(settings: Settings, run_dir: Path | None, now: int) -> tuple[str, P
     if run_id:
         return run_id, Path(settings.out) / run_id
     return claim_run(Path(settings.out), now)
+
+
+def resumable(run: str | Path, settings: Settings) -> Path:
+    """Return the folder of a run that a new session may continue.
+
+    Args:
+        run: the folder, or the run's id in `settings.out`.
+        settings: the settings of the new session.
+
+    Raises:
+        SessionError: there is no such run, it has ended, or its exchange ended with the session.
+        JournalError: its journal is damaged.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        folder = Path(settings.out) / run
+    if not (folder / "journal.sqlite").is_file():
+        raise SessionError(
+            f"{run}: no such run; it must be a run folder, or the id of a run in {settings.out}"
+        )
+    if settings.venue != "demo":
+        raise SessionError(
+            f"a run on the venue {settings.venue} cannot be resumed: its exchange ended with its session"
+        )
+    with Journal.open(folder / "journal.sqlite") as journal:
+        notes = journal.values("note")
+    started: dict[str, object] = next((note for note in notes if note.get("what") == "start"), {})
+    if started.get("venue", settings.venue) != settings.venue:
+        raise SessionError(
+            f"{folder}: a run on the venue {started['venue']} cannot be resumed on {settings.venue}"
+        )
+    if (folder / "report.json").is_file():
+        raise SessionError(f"{folder}: this run has ended, and its report is written; start a new one")
+    return folder
 
 
 class Ending:

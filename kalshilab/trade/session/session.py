@@ -1,64 +1,57 @@
 """The paper session: public trades in, paper orders out, and a complete record of the run.
 
-One WebSocket connection carries every channel, so a book, a print and a fill arrive in the order in which the exchange
-sent them.  Events are handled synchronously as they arrive.  Anything that waits for an answer (a look-up, an order)
-runs as a task that the session owns and counts, so the session knows when it is idle: the embedded exchange plays on
-only then, and a stop waits for it.
+Everything that decides is the `Trader` of `kalshilab.trade.core`; the `Driver` gives it frames, answers and time, and
+carries out its commands.  This module opens the venue, the clients and the journal around them, and closes them again.
 
 How a session ends: the tape is over, the minutes are up, the stop file appears, the stop button is pressed, or the kernel
-is interrupted.  Each of these sets the reason once, and the same steps follow in the same order: place no new order, wait
-for those under way, cancel resting orders and check with the exchange that none is left, compare fills and positions with
-the exchange's, write the report, close the journal.  Only a second interrupt skips these steps.
+is interrupted.  Each of these sets the reason once, and the trader closes: it places no new order, resolves those under
+way, cancels what rests, compares its record with the exchange's account, and ends within 30 seconds even if the exchange does not
+answer.  Then the report is written and the journal closed.  Only a second interrupt skips these steps.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config.settings import Settings
 from kalshilab.edge.lookahead.strategy import strategy_of
-from kalshilab.errors import JournalError, KalshilabError, SessionError
+from kalshilab.errors import FeedLost, JournalError, KalshilabError, ProtocolError, SessionError
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.rest.orders import DemoOrders
 from kalshilab.kalshi.stream.client import Stream
-from kalshilab.kalshi.stream.events import PositionUpdate
-from kalshilab.market.model import Fill, Order
-from kalshilab.signals import Fire
-from kalshilab.trade.events import Fired, Transition
+from kalshilab.trade.core.exposure import TraderRules
+from kalshilab.trade.core.messages import Ended, Operate
+from kalshilab.trade.core.trader import Trader
 from kalshilab.trade.health import INCONCLUSIVE_ERRORS, Health
-from kalshilab.trade.markets.market_follower import CHANNELS, Follower
-from kalshilab.trade.markets.tracker import Tracker
-from kalshilab.trade.orders.execution import Execution
+from kalshilab.trade.live.control_file import ACTIONS, take_requests
+from kalshilab.trade.live.driver import Driver, session_error
+from kalshilab.trade.live.exchange_clock import ExchangeClock
+from kalshilab.trade.live.lease import RunLock, lease_account
+from kalshilab.trade.live.venue_requests import VenueRequests, refuses_key
 from kalshilab.trade.orders.journal import Journal
-from kalshilab.trade.orders.order_desk import Desk
-from kalshilab.trade.orders.portfolio import Portfolio
-from kalshilab.trade.orders.reconcile import Sync
-from kalshilab.trade.session.connection import FeedConnection
-from kalshilab.trade.session.pacing import Pacing
+from kalshilab.trade.session import trader_view as view
+from kalshilab.trade.session.plans import Plan, planned, planned_of_settings
 from kalshilab.trade.session.report import Report
-from kalshilab.trade.session.run_folder import Ending, name_run
-from kalshilab.trade.session.snapshot import View
-from kalshilab.trade.state_machine import Machine
-from kalshilab.trade.status import COUNTS, Snapshot, empty_snapshot, write_status
-from kalshilab.trade.strategies.strategies import make_strategy
-from kalshilab.trade.tasks import Tasks, first_of
+from kalshilab.trade.session.run_folder import Ending, name_run, resumable
+from kalshilab.trade.status import Snapshot, empty_snapshot, write_status
+from kalshilab.trade.tasks import Tasks
 from kalshilab.trade.venues.venue import open_venue
 
 __all__ = ["PaperSession", "Report"]
 
-TICK_S = 0.5
-"""Wall seconds between checks of the deadline, the stop file and time limits, and updates of the status file."""
-SUBSCRIBED_WITHIN_S = 30.0
-"""Wall seconds within which every channel must be confirmed."""
-MAX_API_ERRORS = 5
-"""Consecutive errors of the order client after which orders count as degraded."""
+TICK_S: Final = 0.25
+"""Wall seconds between ticks of the trader, checks of the deadline and the stop file, and updates of the status file."""
+REOPEN_S: Final = 5.0
+"""Wall seconds before a feed that spoke another protocol is opened again."""
+REFUSALS: Final = 2
+"""Refusals of the key in a row after which a session that never was connected gives up."""
+END_WITHIN_S: Final = 30.0
+"""Wall seconds after a stop within which the session ends."""
 
 
 class PaperSession:
@@ -74,15 +67,27 @@ class PaperSession:
     Args:
         settings: the settings; default: those of the environment.
         run_dir: the folder for journal, status and report; default `settings.out`/<run id>.
+        strategies: strategies that trade side by side, as for `kl.backtest`; default: those of the settings.
+
+    `PaperSession.resume` continues a run whose session was killed.
 
     Raises (from `async with`):
         CredentialsMissing, KeyUnusable, HostRefused: the venue cannot be used with these settings.
         TapeError: the embedded venue cannot play the tape.
+        SessionError: another session writes to the run's folder.
     """
 
-    def __init__(self, settings: Settings | None = None, *, run_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        run_dir: Path | None = None,
+        strategies: Plan | list[Plan] | None = None,
+    ) -> None:
         self.settings = settings or Settings()
-        self._strategy = make_strategy(self.settings)
+        self._plans = (
+            planned_of_settings(self.settings) if strategies is None else planned(strategies, self.settings)
+        )
         self._wall: Clock = WallClock()
         self._started = self._wall.now()
         self._began = self._wall.monotonic()
@@ -92,13 +97,42 @@ class PaperSession:
         self._stopped = ""
         self._finished = False
         self._error: KalshilabError | None = None
+        self._fatal: Exception | None = None
         self._stack = AsyncExitStack()
-        self._counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-        self._view: View | None = None
         self._health = Health(self._wall)
-        self._portfolio = Portfolio()
-        self._machine: Machine | None = None
-        self._opened = False
+        self._trader: Trader | None = None
+        self._driver: Driver | None = None
+        self._refusals = 0
+        # A runner that names the run of a session names one that exists only to have it continued.
+        self._resumed = run_dir is None and (self.run_dir / "journal.sqlite").is_file()
+
+    @classmethod
+    def resume(
+        cls,
+        run: str | Path,
+        settings: Settings | None = None,
+        *,
+        strategies: Plan | list[Plan] | None = None,
+    ) -> Self:
+        """Return a session that continues a run: counts, account and profit are those of all its lives.
+
+        Orders whose outcome the earlier session did not learn are looked up; the fills and settlements since are added.
+        Signals start without prints.
+
+        Args:
+            run: the folder of the run, or its id in `settings.out`.
+            settings: the settings; default: those of the environment.
+            strategies: as for the constructor.
+
+        Raises:
+            SessionError: there is no such run, it has ended, or its exchange ended with the session.
+            JournalError: its journal is damaged.
+        """
+        settings = settings or Settings()
+        folder = resumable(run, settings)
+        session = cls(settings, run_dir=folder, strategies=strategies)
+        session._resumed = True
+        return session
 
     # Life
 
@@ -109,7 +143,6 @@ class PaperSession:
         except BaseException:
             await self._stack.aclose()
             raise
-        self._opened = True
         return self
 
     async def __aexit__(
@@ -120,24 +153,49 @@ class PaperSession:
         await self._stack.aclose()
 
     async def _open(self) -> None:
+        if not self._resumed and (self.run_dir / "journal.sqlite").is_file():
+            raise SessionError(
+                f"{self.run_dir} must be a new folder, got the folder of a run; PaperSession.resume continues it"
+            )
+        self._stack.enter_context(RunLock(self.run_dir))
         link = self._link = await self._stack.enter_async_context(open_venue(self.settings, self._health))
-        self._clock = link.clock
+        self._clock = ExchangeClock(self._wall) if link.pace is None else link.clock
         self._journal = Journal.create(self.run_dir / "journal.sqlite", self._clock, self._wall)
         self._stack.callback(self._journal.close)
-        self._machine = Machine(self._clock, self._wall, self._on_transition)
-        self._machine.to("INITIALIZING", "start")
-        strategy, why = self.settings.strategy, self._strategy.why
-        signal = self._strategy.signal
         self._journal.note(
-            "start", run=self.run_id, venue=self.settings.venue, strategy=strategy, why=why,
-            signal="" if signal is None else strategy_of(signal).identity,
+            "resume" if self._resumed else "start", run=self.run_id, venue=self.settings.venue, strategy=self._names, why=self._why,
+            signal=self._signals,
         )  # fmt: skip
-        self._health.log(why or f"strategy {strategy}")
+        self._health.log(self._why or f"strategy {self._names}")
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
         self._stream = Stream.of(link.settings, clock=self._wall)
-        self._stream.subscribe(*CHANNELS)
-        self._execution = Execution(self._orders, self._journal, self._portfolio, self._clock, self._wall)
+        # On an embedded exchange, time passes as fast as the tape plays; ages in machine time mean nothing there.
+        rules = TraderRules.of(self.settings, real_time=self.settings.venue != "embedded")
+        trader = Trader(rules, self._plans, self.run_id)
+        if self._resumed:
+            trader.restore(self._journal)
+            self._health.log(f"run {self.run_id} goes on")
+        self._trader = trader
+        lease = lease_account(self.settings, self.run_id, self._health.log)
+        if lease is not None:
+            self._stack.callback(lease.release)
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(name for name, _, _ in self._plans)
+
+    @property
+    def _why(self) -> str:
+        """The reason for which no strategy places orders, or ""."""
+        reasons = [strategy.why for _, strategy, _ in self._plans]
+        return reasons[0] if all(reasons) else ""
+
+    @property
+    def _signals(self) -> str:
+        """The identities of the signals, as the audit of a card names them."""
+        signals = [strategy.signal for _, strategy, _ in self._plans]
+        return "; ".join(strategy_of(signal).identity for signal in signals if signal is not None)
 
     def request_stop(self, reason: str) -> None:
         """Request a clean stop, from any thread or event loop; later requests have no effect.
@@ -145,319 +203,260 @@ class PaperSession:
         Args:
             reason: the reason, for the report.
         """
+        self.operate("stop", reason)
+
+    def operate(self, action: str, reason: str = "", *, strategy: str = "") -> None:
+        """Pause, resume, flatten, stop or kill the session, from any thread or event loop.
+
+        Args:
+            action: as in `kalshilab.trade.core.messages.Operate`.
+            reason: the reason, for the record.
+            strategy: limits pause and resume to one strategy; default all.
+
+        Raises:
+            SessionError: the action is unknown.
+        """
+        if action not in ACTIONS:
+            raise SessionError(f"action must be one of {', '.join(ACTIONS)}, got {action!r}")
         loop = self._loop
         if loop is None or loop.is_closed():
             return
-        loop.call_soon_threadsafe(self._set_stop, reason)
+        loop.call_soon_threadsafe(self._on_operate, Operate(action, reason, strategy))  # type: ignore[arg-type]
+
+    def _on_operate(self, event: Operate) -> None:
+        if event.action in ("stop", "kill"):
+            self._set_stop(event.reason or event.action)
+        elif self._driver is not None:
+            self._driver.deliver(event)
 
     def _set_stop(self, reason: str) -> None:
         if not self._stopped:
-            self._stopped = reason
-            self._health.log(f"stopping: {reason}")
+            self._stopped = reason or "stop"
+            self._health.log(f"stopping: {self._stopped}")
         self._stop.set()
 
     async def run(self) -> Report:
         """Trade until the session ends, then clean up and report.
 
         Raises:
-            SessionError: the session has run before, or is not open.
-            ApiError, ConnectionFailed, FeedLost: the venue could not be reached at the start.
+            SessionError: the session has run before, or is not open, or the exchange refuses the key.
+            JournalError: the record could not be written, for instance because the disk is full.
         """
-        if not self._opened or self._finished:
+        if self._trader is None or self._finished or self._driver is not None:
             raise SessionError("a PaperSession runs once, inside `async with`")
-        failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
             self._tasks = Tasks(group, self._on_task_error)
-            self._wire()
-            try:
-                await self._start()
-                await self._stop.wait()
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                assert task is not None
-                task.uncancel()
-                self._set_stop("interrupted")
-            except Exception as error:  # noqa: BLE001 - raised below, outside the task group, unchanged
-                failure = error
-            try:
-                await (self._finish() if failure is None else self._give_up(failure))
-            except (JournalError, OSError) as error:
-                # For instance, a full disk: the record is lost, but no order may be left resting.
-                with suppress(*INCONCLUSIVE_ERRORS):
-                    await self._execution.cancel_all()
-                await self._tasks.stop_background()
-                reason = (
-                    str(error) if isinstance(error, JournalError) else f"{self.run_dir}: {error.strerror}"
-                )
-                self._finished, failure = True, failure or self._error or JournalError(reason)
-        if failure is not None:
-            raise failure
+            self._wire(self._trader)
+            await self._until(self._stop)
+            await self._close()
+        if self._fatal is not None:
+            raise self._fatal
         return self.report
 
-    async def _give_up(self, failure: Exception) -> None:
-        """End a session that could not start; nothing was traded, so there is no report."""
-        self._journal.note("error", error=type(failure).__name__, text=str(failure))
-        await self._tasks.stop_background()
-        self._set_stop(f"could not start: {failure}")
-        self._finished = True
-        self._running.to("SHUTDOWN", self._stopped)
-        write_status(self.run_dir / "status.json", self.snapshot())
-
-    def _wire(self) -> None:
-        """Create the parts that need the task group."""
-        s = self.settings
-        tracker = Tracker(s.categories, s.tickers, s.max_markets, round(s.close_min_minutes * 60e6))
-        assert self._machine is not None
-        self._follower = Follower(
-            data=self._data, stream=self._stream, tracker=tracker, strategy=self._strategy, clock=self._clock,
-            tasks=self._tasks, health=self._health, counts=self._counts, on_fire=self._on_fire,
-            on_settled=lambda t: self._tasks.work(f"settlement {t}", self._pay_out(t)),
-            book_timeout_s=s.orderbook_timeout_s,
-        )  # fmt: skip
-        self._desk = Desk(
-            s,
-            run_id=self.run_id,
-            follower=self._follower,
-            execution=self._execution,
-            portfolio=self._portfolio,
-            machine=self._machine,
-            journal=self._journal,
-            clock=self._clock,
-            health=self._health,
-            counts=self._counts,
-        )
-        self._view = View(
-            run_id=self.run_id,
-            venue=s.venue,
-            prints=self._link.prints,
-            started=self._started,
-            began=self._began,
-            clock=self._clock,
-            wall=self._wall,
-            machine=self._machine,
-            follower=self._follower,
-            desk=self._desk,
-            execution=self._execution,
-            portfolio=self._portfolio,
-            health=self._health,
-            counts=self._counts,
-        )
-        self._sync = Sync(
-            self._orders,
-            execution=self._execution,
-            portfolio=self._portfolio,
-            journal=self._journal,
-            health=self._health,
-            clock=self._clock,
-            since=self._clock.now(),
-            on_change=self._sample,
-        )
-        self._pacing = Pacing(
-            self._link,
-            stream=self._stream,
-            tasks=self._tasks,
-            execution=self._execution,
-            wall=self._wall,
-            health=self._health,
-        )
-        self._connection = FeedConnection(
-            machine=self._machine,
-            tasks=self._tasks,
-            follower=self._follower,
-            sync=self._sync,
-            orders=self._orders,
-            health=self._health,
-            counts=self._counts,
-            stop=self._stop,
-            pay_out=self._pay_out,
-        )
-        self._handlers: dict[type, Callable[..., None]] = {
-            **self._follower.handlers,
-            **self._connection.handlers,
-            Fill: self._on_fill,
-            Order: self._execution.on_order,
-            PositionUpdate: lambda event: None,
-        }
-
-    async def _start(self) -> None:
-        machine = self._running
-        machine.to("ORDERBOOK_CONNECT", "feed")
-        self._tasks.background("feed", self._stream.run(self._on_event))
-        in_time = await first_of(
-            self._connection.subscribed.wait(), self._stop.wait(), timeout_s=SUBSCRIBED_WITHIN_S
-        )
-        if self._error is not None:
-            raise self._error
-        if not in_time:
-            status = self._health.parts.get("feed", "silent")
-            raise SessionError(
-                f"no subscription was confirmed within {SUBSCRIBED_WITHIN_S:g} s; the feed is {status}"
-            )
-        machine.to("TRADING_CLIENT_CONNECT", "account")
-        await self._orders.balance()
-        machine.to("KALSHI_DATA_SYNC", "account")
-        await self._sync.start()
-        await self._execution.recover()
-        if self.settings.cleanup_on_startup:
-            stale = await self._execution.cancel_stale()
-            if stale:
-                self._health.log(f"{stale} orders of an earlier run cancelled")
-        if self.settings.discovery:
-            await self._follower.discover()
-            self._tasks.background(
-                "discovery", self._follower.keep_discovering(self._wall, self.settings.discovery_interval_s)
-            )
-        self._sample()
-        machine.to("READY", "all parts started")
-        self._tasks.background("housekeeping", self._keep_house())
-        self._tasks.background("sync", self._keep_in_sync())
-        self._tasks.background("venue", self._link.trouble())
-        self._pacing.start()
-        if self._link.pace is not None:
-            self._tasks.background("tape", self._stop_after_tape())
-
-    async def _finish(self) -> None:
-        """End the session in the fixed order of the module's docstring."""
-        machine = self._running
-        self._desk.closed = True
-        self._pacing.hold()
-        await self._tasks.idle()
-        self._desk.expire_deferred()
+    async def _until(self, event: asyncio.Event) -> None:
+        """Wait for an event; the first interrupt asks for a clean stop, and a second one is raised."""
         try:
-            left = await self._execution.cancel_all()
-            await self._pacing.settle_frames()
-            await self._sync.compare(self._pay_out)
-            if left:
-                self._health.degraded("orders", f"{len(left)} orders still rest at the exchange")
-        except INCONCLUSIVE_ERRORS as error:
-            left = list(self._execution.open.values())
-            self._fail(error)
-        self._counts["left_resting"] = len(left)
-        self._sample()
+            await event.wait()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._stop.is_set() or task is None:
+                raise
+            task.uncancel()
+            self._set_stop("interrupted")
+
+    def _wire(self, trader: Trader) -> None:
+        """Start everything that needs the task group."""
+        link = self._link
+        driver = self._driver = Driver(
+            trader, stream=self._stream, requests=VenueRequests(self._data, self._orders), journal=self._journal,
+            clock=self._clock, wall=self._wall, tasks=self._tasks, health=self._health, frames=link.frames,
+            book_timeout_s=self.settings.orderbook_timeout_s,
+        )  # fmt: skip
+        driver.on_disconnected, driver.on_error = self._on_disconnected, self._on_task_error
+        driver.tick()
+        self._tasks.background("feed", self._keep_feed(driver))
+        self._tasks.background("housekeeping", self._keep_house(driver))
+        self._tasks.background("venue", link.trouble())
+        if link.pace is not None:
+            link.pace.behind = driver.is_behind
+            self._tasks.background("tape", self._play(driver))
+
+    # The end
+
+    async def _close(self) -> None:
+        """End the session: the trader closes, then the report is written."""
+        driver, trader = self._driver, self._trader
+        assert driver is not None and trader is not None
+        if self._link.pace is not None:
+            self._link.pace.hold()
+        if self._fatal is None:
+            await self._close_trader(driver)
         await self._tasks.stop_background()
-        machine.to("SHUTDOWN", self._stopped)
-        self._journal.note("end", stopped=self._stopped, counts=dict(self._counts))
+        await self._tasks.cancel_work()
         self._finished = True
-        assert self._view is not None
-        shot = self.snapshot()
-        self.report = self._view.report(
-            self._journal, shot, differences=len(self._sync.differences), error=self._error
+        self._error = self._error or _shortcoming(trader)
+        try:
+            if trader.opened or self._fatal is None:
+                self._write_report(trader)
+            write_status(self.run_dir / "status.json", self.snapshot())
+        except (JournalError, OSError) as error:
+            failure = error if isinstance(error, JournalError) else JournalError(f"{self.run_dir}: {error}")
+            self._fatal = self._fatal or driver.journal_error or failure
+        if driver.journal_error is not None:
+            self._fatal = self._fatal or driver.journal_error
+
+    async def _close_trader(self, driver: Driver) -> None:
+        """Let the trader close; if it cannot, cancel the run's resting orders directly."""
+        try:
+            driver.deliver(Operate("stop", self._stopped))
+            async with asyncio.timeout(END_WITHIN_S):
+                await driver.finished.wait()
+        except Exception as error:  # noqa: BLE001 - after any failure, no order may be left resting
+            self._fail(session_error("closing", error))
+            await self._cancel_own()
+
+    async def _cancel_own(self) -> None:
+        """Cancel the resting orders of this run without the trader."""
+        assert self._trader is not None
+        with suppress(*INCONCLUSIVE_ERRORS, TimeoutError):
+            async with asyncio.timeout(END_WITHIN_S):
+                for order in await self._orders.list(status="resting"):
+                    if order.client_order_id.startswith(self._trader.prefix):
+                        await self._orders.cancel(order.order_id, ticker=order.ticker)
+
+    def _write_report(self, trader: Trader) -> None:
+        if self._error is not None:
+            with suppress(JournalError):
+                self._journal.note("error", error=type(self._error).__name__, text=str(self._error))
+        self.report = Report.build(
+            self._journal,
+            run_id=self.run_id,
+            state=trader.state,
+            stopped=self._stopped,
+            counts=view.final_counts(trader),
+            positions=view.position_rows(trader),
+            equity=trader.equity,
+            markets=view.followed_markets(trader),
+            columns=view.signal_columns(trader),
+            error=self._error,
         )
         self.report.save()
-        write_status(self.run_dir / "status.json", shot)
 
-    # Events
-
-    def _on_event(self, event: object) -> None:
-        handler = self._handlers.get(type(event))
-        if handler is None:
-            self._counts["unhandled"] += 1
-            return
-        handler(event)
-        self._retry_deferred()
-
-    def _retry_deferred(self) -> None:
-        if self._desk.due():
-            self._tasks.work("deferred fires", self._desk.retry())
-
-    def _on_fire(self, fire: Fire) -> None:
-        self._counts["signals"] += 1
-        self._journal.write("fire", Fired.of(fire))
-        self._tasks.work(f"fire {fire.ticker}", self._desk.act(fire))
-
-    async def _pay_out(self, *tickers: str) -> None:
-        paid = await self._sync.settlements(*tickers)
-        assert self._view is not None
-        self._view.settlements.extend(paid)
-        self._counts["settlements"] += len(paid)
-
-    def _on_fill(self, fill: Fill) -> None:
-        if self._execution.on_fill(fill):
-            self._counts["fills"] += 1
-            self._sample()
-
-    def _on_transition(self, change: Transition) -> None:
-        self._journal.write("transition", change)
+    # Errors
 
     def _on_task_error(self, name: str, error: Exception) -> None:
         """Stop cleanly after a part failed for good."""
-        if isinstance(error, KalshilabError):
-            self._fail(error)
-        else:
-            wrapped = SessionError(f"{name}: {type(error).__name__}: {error}")
-            wrapped.__cause__ = error
-            self._fail(wrapped)
+        self._fail(session_error(name, error))
 
     def _fail(self, error: KalshilabError) -> None:
         if self._error is None:
             self._error = error
         self._set_stop(f"{type(error).__name__}: {error}")
-        # The failure may be that of the journal itself; raised here, it would interrupt orders under way.
+
+    def _give_up(self, error: KalshilabError) -> None:
+        """End a session that could not start; nothing was traded, so there is no report."""
+        self._fatal = self._fatal or error
         with suppress(JournalError):
             self._journal.note("error", error=type(error).__name__, text=str(error))
+        self._set_stop(f"could not start: {error}")
 
-    async def _stop_after_tape(self) -> None:
-        await self._pacing.tape_ended()
-        self._set_stop("tape ended")
+    def _on_disconnected(self) -> None:
+        assert self._driver is not None
+        if not self._driver.connected.is_set():
+            self._tasks.background("account", self._check_key())
+
+    async def _check_key(self) -> None:
+        """Find out whether the exchange refuses the key; the page of a proxy does not count."""
+        error = await refuses_key(self._orders)
+        self._refusals = self._refusals + 1 if error is not None else 0
+        if error is not None and self._refusals >= REFUSALS:
+            self._give_up(
+                SessionError(f"the exchange refuses the key ({error}); check it with: kalshilab doctor")
+            )
 
     # Background
 
-    async def _keep_house(self) -> None:
-        machine = self._running
+    async def _keep_feed(self, driver: Driver) -> None:
+        """Read the feed for ever; an exchange that speaks another protocol for a while is waited out."""
+        while True:
+            try:
+                await self._stream.run(driver.on_event)
+            except ProtocolError as error:
+                driver.feed_failed(str(error))
+                await self._wall.sleep(REOPEN_S)
+            except FeedLost as error:
+                driver.feed_failed(str(error))
+                raise
+
+    async def _play(self, driver: Driver) -> None:
+        """Let a local exchange play its tape, once the session is ready, until its end."""
+        assert self._link.pace is not None and self._link.finished is not None and self._trader is not None
+        while not self._trader.states.may_trade or driver.is_behind():
+            await self._wall.sleep(0.01)
+        self._link.pace.open()
+        await self._link.finished.wait()
+        while driver.is_behind():
+            await self._wall.sleep(0.01)
+        driver.deliver(Ended())
+        self._set_stop("tape ended")
+
+    async def _keep_house(self, driver: Driver) -> None:
         ending = Ending(self.settings, self._wall, self._began)
-        while not self._stop.is_set():
-            reason = ending.due()
-            if reason:
-                self._set_stop(reason)
-            self._retry_deferred()
-            if self._execution.api_errors >= MAX_API_ERRORS:
-                self._health.degraded("orders", f"{self._execution.api_errors} consecutive errors")
-            else:
-                self._health.healthy("orders")
-            if machine.check_timeout() and machine.state == "SHUTDOWN":
-                self._fail(SessionError(f"time limit exceeded: {machine.last_error}"))
-            self._sample()
-            write_status(self.run_dir / "status.json", self.snapshot())
+        while True:
+            driver.tick()
+            for request in take_requests(self.run_dir, self._health.log):
+                self._on_operate(request)
+            reason = ending.due() or driver.trader.stopped
+            if reason and not self._stopped:
+                self._on_end_due(driver, reason)
+            self._write_status()
             await self._wall.sleep(TICK_S)
 
-    async def _keep_in_sync(self) -> None:
-        """Fetch missed fills and pending settlements at intervals, whenever no order is in flight."""
-        while True:
-            await self._wall.sleep(self.settings.sync_interval_s)
-            await self._execution.idle()
-            try:
-                await self._sync.fills()
-                await self._pay_out()
-            except INCONCLUSIVE_ERRORS as error:
-                self._health.degraded("account", str(error))
+    def _on_end_due(self, driver: Driver, reason: str) -> None:
+        if driver.journal_error is None and driver.trader.stopped:
+            # The trader ended by itself: an outage or a fault lasted too long.
+            self._fail(SessionError(reason))
+        self._set_stop(reason)
 
-    def _sample(self) -> None:
-        if self._view is not None:
-            self._view.sample()
-
-    @property
-    def _running(self) -> Machine:
-        """The state machine of an open session."""
-        assert self._machine is not None
-        return self._machine
+    def _write_status(self) -> None:
+        try:
+            write_status(self.run_dir / "status.json", self.snapshot())
+        except OSError as error:
+            # The next tick tries again; a full disk ends the session through the journal.
+            self._health.degraded("status file", error.strerror or str(error))
+        else:
+            self._health.healthy("status file")
 
     # Views
 
     @property
     def state(self) -> str:
         """The session's state."""
-        return "STARTUP" if self._machine is None else self._machine.state
+        return "STARTUP" if self._trader is None else self._trader.state
 
     def snapshot(self) -> Snapshot:
         """Return the session at this moment; cheap enough for several calls a second."""
-        if self._view is None:
+        elapsed = self._wall.monotonic() - self._began
+        if self._trader is None:
             return empty_snapshot(
-                run_id=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy, state=self.state,
-                stopped=self._stopped, finished=self._finished, started=self._started,
-                elapsed=self._wall.monotonic() - self._began,
+                run_id=self.run_id, venue=self.settings.venue, strategy=self._names, state=self.state,
+                stopped=self._stopped, finished=self._finished, started=self._started, elapsed=elapsed,
             )  # fmt: skip
-        self._counts["frames"] = self._stream.frames_received
-        return self._view.snapshot(stopped=self._stopped, finished=self._finished)
+        return view.snapshot_of(
+            self._trader,
+            venue=self.settings.venue,
+            note=self._why,
+            prints=self._link.prints,
+            started=self._started,
+            elapsed=elapsed,
+            now=self._clock.now(),
+            wall_offset=self._wall.now() - round(self._wall.monotonic() * 1e6),
+            stopped=self._stopped,
+            finished=self._finished,
+            frames=self._stream.frames_received,
+            health=self._health.parts,
+            messages=self._health.messages,
+        )
 
     def show(self) -> None:
         """Display the dashboard below the notebook cell; it follows the session until the end."""
@@ -468,3 +467,12 @@ class PaperSession:
 
     def __repr__(self) -> str:
         return f"PaperSession({self.run_id}, {self.state})"
+
+
+def _shortcoming(trader: Trader) -> SessionError | None:
+    """Return what a session that has ended without an error lacks, or None."""
+    if trader.opened and trader.finished is not None and not trader.compared_at_end:
+        reason = trader.health.parts.get("account", "no answer")
+        return SessionError(f"the account could not be compared at the end: {reason}")
+    broken = next((run for run in trader.strategies if run.failed), None)
+    return None if broken is None else SessionError(f"strategy {broken.name}: {broken.failed}")

@@ -1,11 +1,8 @@
 from . import pricing as pricing
-from . import risk as risk
 from . import strategies as strategies
 from .pricing import limit_price as limit_price
 from .pricing import order_at as order_at
 from .pricing import spread_of as spread_of
-from .risk import RiskLimits as RiskLimits
-from .risk import refusal as refusal
 from .strategies import Bought as Bought
 from .strategies import Hold as Hold
 from .strategies import PolicyStrategy as PolicyStrategy

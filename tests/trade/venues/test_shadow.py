@@ -113,7 +113,7 @@ async def shadowed(exchange: Exchange, settings: Settings) -> Report:
         pace.open(feed)
         await venue.finished.wait()
         await until(lambda: feed.frames_received >= venue.frames_sent and not feed.busy)
-        await until(lambda: not feed.mirror.waiting and not session._pacing.behind())
+        await until(lambda: not feed.mirror.waiting and not session._driver.is_behind())
         session.request_stop("all is played")
         return await running
 

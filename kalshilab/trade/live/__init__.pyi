@@ -1,0 +1,14 @@
+from . import control_file as control_file
+from . import driver as driver
+from . import exchange_clock as exchange_clock
+from . import lease as lease
+from . import venue_requests as venue_requests
+from .control_file import send_request as send_request
+from .control_file import take_requests as take_requests
+from .driver import Driver as Driver
+from .exchange_clock import ExchangeClock as ExchangeClock
+from .lease import AccountLease as AccountLease
+from .lease import RunLock as RunLock
+from .lease import holder_of_run as holder_of_run
+from .lease import lease_account as lease_account
+from .venue_requests import VenueRequests as VenueRequests
