@@ -54,6 +54,8 @@ class Fired(Fire, frozen=True):
             fire: the fire.
             strategy: the name of its strategy; "" in a session with one strategy.
         """
+        if isinstance(fire, Fired):
+            return msgspec.structs.replace(fire, strategy=strategy)
         values = {name: _plain(value) for name, value in msgspec.structs.asdict(fire).items()}
         common: dict[str, Any] = {name: values.pop(name) for name in Fire.__struct_fields__}
         return cls(**common, own=values, strategy=strategy)

@@ -187,10 +187,16 @@ class Journal:
         Raises:
             JournalError: the row could not be written, for instance because the disk is full.
         """
+        return self._append(kind, msgspec.json.encode(value), key)
+
+    def note(self, what: str, **facts: object) -> None:
+        """Append a note: its name and its facts."""
+        self._append("note", msgspec.json.encode({"what": what, **facts}), None)
+
+    def _append(self, kind: str, body: bytes, key: str | None) -> bool:
         if self._clock is None or self._wall is None or self._head is None:
             raise JournalError(f"{self.path}: the journal is open for reading only")
         seq, ts, wall = self._checked + 1, self._clock.now(), self._wall.now()
-        body = msgspec.json.encode(value)
         total = _checksum(seq, ts, wall, kind.encode(), None if key is None else key.encode(), body)
         try:
             self._db.execute(
@@ -210,10 +216,6 @@ class Journal:
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{self.path}: {error}") from None
         return True
-
-    def note(self, what: str, **facts: object) -> None:
-        """Append a note: its name and its facts."""
-        self.write("note", {"what": what, **facts})
 
     # Reading
 

@@ -405,6 +405,10 @@ class Bench:
 
     # The record
 
+    def placed_before(self, number: int) -> Place:
+        """Return an order that an earlier life has sent."""
+        return self.earlier[number]
+
     def outcomes(self) -> dict[str, list[Any]]:
         """Return the recorded outcomes by client order id."""
         found: dict[str, list[Any]] = {
