@@ -74,15 +74,15 @@ ROOMS = {
     "trade.core": {"kalshi.stream", "market", "signals", "trade", "trade.markets", "trade.strategies"},
     "trade.venues": {"exchange", "kalshi", "kalshi.rest", "kalshi.stream", "market", "tape", "tape.sample", "trade", "trade.markets"},
     "trade.live": {
-        "kalshi.rest", "kalshi.stream", "market", "signals", "trade", "trade.core", "trade.orders", "trade.venues",
+        "kalshi.rest", "kalshi.stream", "market", "trade", "trade.core", "trade.orders", "trade.venues",
     },
     "trade.session": {
         "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.core", "trade.live",
         "trade.orders", "trade.strategies", "trade.venues",
     },
     "trade.backtest": {
-        "exchange", "exchange.flows", "exchange.orders", "exchange.state", "kalshi.stream", "kalshi.wire", "market", "signals",
-        "trade", "trade.core", "trade.session", "trade.strategies",
+        "exchange", "exchange.flows", "exchange.orders", "exchange.state", "kalshi.stream", "kalshi.wire", "market",
+        "trade", "trade.core", "trade.session",
     },
     "notebook": {"trade", "trade.session"},
     "notebook.session": {"trade", "trade.session"},

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from kalshilab.cli.terminal.options import Subparsers, add_tape_options, settings_from
 from kalshilab.cli.terminal.progress import RunProgress, relative_path
+from kalshilab.clock import WallClock
 from kalshilab.config.contradictions import check_limits
 from kalshilab.config.settings import STRATEGIES, VENUES, Settings
 from kalshilab.errors import ConfigError, SessionError, SignalError, UsageError
 
+if TYPE_CHECKING:
+    from kalshilab.notebook.runner import LiveResult
+
 __all__ = ["add_parser", "installed_fast_packages", "require_fast_extra"]
 
+DIFFERS: Final = 4
+"""Exit code of a run whose record differs from the exchange's account at the end."""
+RESTART_AFTER_S: Final = (5, 10, 20, 40, 80, 160, 300)
+"""Seconds before each new life of a run that crashed; the last repeats."""
 SETTINGS = (
     "venue", "strategy", "strategies", "budgets", "signal", "policy", "categories", "minutes", "speed", "out", "tape",
     "markets", "result_column",
@@ -59,11 +69,19 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the results as one JSON object on the last line"
     )
+    parser.add_argument(
+        "--resume", metavar="RUN", help="continue a run that was killed, by its folder or its id"
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="after a crash, continue the run, with growing pauses of up to five minutes",
+    )
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the notebook; return 1 if it failed."""
+    """Run the notebook; return 1 if it failed, and 4 if its account differs from the exchange's at the end."""
     settings = settings_from(options, *SETTINGS)
     check_limits(settings)
     settings.require_credentials()
@@ -75,21 +93,24 @@ def run(options: argparse.Namespace) -> int:
     require_fast_extra(settings)
     _check_tape(settings)
     _check_strategies(settings)
+    if options.restart and settings.venue != "demo":
+        raise UsageError(
+            f"--restart goes with --venue demo; the exchange of {settings.venue} ends with its session"
+        )
     # Imported late: papermill takes most of a second to load.
-    from kalshilab.notebook.runner import LiveResult, LiveRun
     from kalshilab.trade.session.report import Report
 
     progress = RunProgress(quiet=options.json)
-    live = LiveRun(settings, on_status=progress.show)
-    progress.begin(live.run_dir)
-    try:
-        result = live.run()
-        reason = f"the notebook ended with {result.error}"
-    except SessionError as error:
-        # The request was valid: papermill or the kernel failed during the run.
-        result = LiveResult(live.run_id, live.run_dir, {}, str(error))
-        reason = result.error
-    progress.end()
+    result, reason, again = _life(settings, progress, options.resume)
+    pauses = iter(RESTART_AFTER_S)
+    while options.restart and again:
+        pause_s = next(pauses, RESTART_AFTER_S[-1])
+        print(f"kalshilab live: {reason}; the run goes on in {pause_s} s", file=sys.stderr)
+        asyncio.run(WallClock().sleep(pause_s))
+        result, reason, again = _life(settings, progress, result.run_dir)
+    differences = 0
+    if (result.run_dir / "report.json").is_file():
+        differences = Report.load(result.run_dir).counts.get("account_differences", 0)
     if not options.json:
         if (result.run_dir / "report.json").is_file():
             _print_table(Report.load(result.run_dir).summary().rows())
@@ -100,7 +121,32 @@ def run(options: argparse.Namespace) -> int:
         facts: dict[str, object] = dict(result.results.get("live", {}))
         facts |= {"notebook": str(result.notebook), "journal": str(result.journal), "error": result.error}
         print(json.dumps(facts))
+    if differences:
+        print(
+            f"kalshilab live: the record differs from the exchange's account ({differences})", file=sys.stderr
+        )
+        return DIFFERS
     return 1 if result.error else 0
+
+
+def _life(
+    settings: Settings, progress: RunProgress, resume: str | Path | None
+) -> tuple[LiveResult, str, bool]:
+    """Run the notebook once; return the result, the reason for its end, and whether the run can go on."""
+    from kalshilab.notebook.runner import LiveResult, LiveRun
+
+    live = LiveRun(settings, on_status=progress.show, resume=resume)
+    progress.begin(live.run_dir)
+    try:
+        result = live.run()
+        reason = f"the notebook ended with {result.error}"
+    except SessionError as error:
+        # The request was valid: papermill or the kernel failed during the run.
+        result = LiveResult(live.run_id, live.run_dir, {}, str(error))
+        reason = result.error
+    progress.end()
+    ended = live.stop_requested or (live.run_dir / "report.json").is_file()
+    return result, reason, bool(result.error) and not ended and result.journal.is_file()
 
 
 def installed_fast_packages() -> str:

@@ -42,7 +42,7 @@ from kalshilab.config.sources import ORIGINS_VARIABLE
 from kalshilab.deprecation import renamed_keywords
 from kalshilab.errors import SessionError, UsageError
 from kalshilab.notebook.results import read_results
-from kalshilab.trade.session.run_folder import RUN_VARIABLE, claim_run
+from kalshilab.trade.session.run_folder import RUN_VARIABLE, claim_run, resumable
 from kalshilab.trade.status import Status, close_status, read_status
 
 __all__ = ["PARAMETERS", "LiveResult", "LiveRun", "live_notebook"]
@@ -100,6 +100,12 @@ class LiveRun:
         notebook: path of the notebook; default the live notebook.
         on_status: callback for the session's status, about four times a second while the session runs.
         grace_s: seconds between the stop request, the interrupt and the kill.
+        resume: the folder or the id of a run that was killed, to continue it; default a new run.  The notebook of its last
+            life is kept under another name.
+
+    Raises:
+        SessionError: the run cannot be continued.
+        UsageError: no folder for the run can be created.
     """
 
     @renamed_keywords(grace="grace_s")
@@ -110,11 +116,17 @@ class LiveRun:
         notebook: Path | None = None,
         on_status: Callable[[Status], None] | None = None,
         grace_s: float = 30.0,
+        resume: str | Path | None = None,
     ) -> None:
         self.settings, self._notebook = settings, notebook or live_notebook()
         self._on_status, self._grace_s = on_status, grace_s
         self._wall = WallClock()
-        self.run_id, self.run_dir = claim_run(Path(settings.out).resolve(), self._wall.now())
+        if resume is None:
+            self.run_id, self.run_dir = claim_run(Path(settings.out).resolve(), self._wall.now())
+        else:
+            self.run_dir = resumable(resume, settings).resolve()
+            self.run_id = self.run_dir.name
+            _keep_notebook(self.run_dir)
         self._stop_file = Path(settings.stop_file).resolve() if settings.stop_file else self.run_dir / "stop"
         self._kernels: list[AsyncKernelManager] = []
         self._stop_requests = 0
@@ -158,6 +170,11 @@ class LiveRun:
         if outcome and not isinstance(outcome[0], PapermillExecutionError):
             raise SessionError(f"the notebook could not be run: {outcome[0]}") from outcome[0]
         return LiveResult(self.run_id, self.run_dir, results, error)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody asked for the end of the run."""
+        return self._stop_requests > 0
 
     def ask_to_stop(self, reason: str = "asked to stop") -> None:
         """Request the end of the run; each further request escalates."""
@@ -272,6 +289,15 @@ class LiveRun:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _keep_notebook(run_dir: Path) -> None:
+    """Rename the notebook of an earlier life, and remove the request that ended it."""
+    (run_dir / "stop").unlink(missing_ok=True)
+    notebook = run_dir / "live_paper.ipynb"
+    if notebook.is_file():
+        life = len(list(run_dir.glob("live_paper*.ipynb")))
+        notebook.rename(run_dir / f"live_paper-{life}.ipynb")
 
 
 def _encrypts() -> bool:

@@ -140,13 +140,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):
     """The account at one moment, and the counters that no other entry implies; written once a minute at most.
 
-    `cash` and `value` (of the open positions at their marks) are in money units.
+    `cash` and `value` (of the open positions at their marks) are in money units.  `marks` are the YES prices, in price
+    units, of the held markets whose mark has changed since the last sample.
     """
 
     ts: int
     cash: int
     value: int
     counts: dict[str, int] = {}
+    marks: dict[str, int] = {}
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):

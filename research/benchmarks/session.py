@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from contextvars import ContextVar
 from io import StringIO
@@ -33,6 +33,9 @@ from kalshilab.exchange import Exchange
 from kalshilab.market.model import Trade
 from kalshilab.notebook.session.dashboard import Dashboard
 from kalshilab.tape.synth import Recipe, make
+from kalshilab.trade.core.messages import Command, JournalRecord, Place, TraderRequest
+from kalshilab.trade.core.trader import Trader
+from kalshilab.trade.events import Decision, Fired
 
 MARKETS = 1000
 
@@ -72,6 +75,8 @@ class Latencies:
     def __init__(self) -> None:
         self.all: list[float] = []
         self.alone: list[float] = []
+        self.fired: dict[tuple[str, int], tuple[int, bool]] = {}
+        self.waits: set[str] = set()
         self.acting = 0
 
 
@@ -80,22 +85,41 @@ def timed_orders(running: kl.PaperSession) -> Latencies:
     latencies = Latencies()
     wall, wire = kl.WallClock(), running._wire
 
-    async def acting(job: Coroutine[Any, Any, Any], received: int) -> Any:
-        _RECEIVED.set((received, latencies.acting == 0))
-        latencies.acting += 1
-        try:
-            return await job
-        finally:
-            latencies.acting -= 1
+    def wired(trader: Trader) -> None:
+        wire(trader)
+        driver = running._driver
+        assert driver is not None
+        carry_out, answer = driver._carry_out, driver._answer
 
-    def wired() -> None:
-        wire()
-        act = running._desk.act
-        # Called while the frame of this trade is handled, which is the last one received.
-        running._desk.act = lambda fire: acting(act(fire), running._stream.last_frame)  # type: ignore[method-assign]
+        def carried(command: Command) -> None:
+            if isinstance(command, JournalRecord) and isinstance(command.value, Fired):
+                # Written while the frame of this trade is handled, which is the last one received.
+                fire = command.value
+                alone = latencies.acting == 0
+                latencies.fired[fire.ticker, fire.ts] = running._stream.last_frame, alone
+            elif isinstance(command, JournalRecord) and isinstance(command.value, Decision):
+                # A fire that waits for a better book is decided at a later frame; its wait is not the session's.
+                if command.value.action == "deferred":
+                    latencies.waits.add(command.value.ticker)
+            elif isinstance(command, Place):
+                ticker = command.intent.ticker
+                _RECEIVED.set((0, False))
+                if ticker not in latencies.waits:
+                    _RECEIVED.set(latencies.fired[ticker, command.intent.fire.ts])
+                latencies.waits.discard(ticker)
+                latencies.acting += 1
+            carry_out(command)
+
+        async def answered(command: TraderRequest) -> None:
+            await answer(command)
+            latencies.acting -= isinstance(command, Place)
+
+        driver._carry_out, driver._answer = carried, answered  # type: ignore[method-assign]
 
     def on_the_wire() -> None:
         received, alone = _RECEIVED.get()
+        if not received:
+            return
         latencies.all.append((wall.now() - received) / 1000)
         if alone:
             latencies.alone.append(latencies.all[-1])
@@ -130,14 +154,14 @@ def watch_aiohttp(http: Any, on_the_wire: Callable[[], None]) -> None:
     trace = aiohttp.TraceConfig()
     trace.on_request_chunk_sent.append(sent)
     trace.freeze()
-    opened = http._opened
+    opened = http._open_session
 
     def watched() -> aiohttp.ClientSession:
         session: aiohttp.ClientSession = opened()
         session.trace_configs.append(trace)
         return session
 
-    http._opened = watched
+    http._open_session = watched
 
 
 def lockstep(fast: bool) -> None:
@@ -236,13 +260,15 @@ async def watched(settings: kl.Settings, prints: int, seconds: int) -> None:
         task = asyncio.create_task(running.run())
         while running.state != "READY":
             await asyncio.sleep(0.05)
-        follow = running._follower.on_trade
+        driver = running._driver
+        assert driver is not None
+        follow = driver._handlers[Trade]
 
-        def on_trade(trade: object) -> None:
-            delays.append(wall.now() - trade.ts)  # type: ignore[attr-defined]
-            follow(trade)  # type: ignore[arg-type]
+        def on_trade(trade: Trade) -> None:
+            delays.append(wall.now() - trade.ts)
+            follow(trade)
 
-        running._handlers[Trade] = on_trade
+        driver._handlers[Trade] = on_trade  # type: ignore[index]
         while not delays:
             await asyncio.sleep(0.05)
         began, used = perf_counter(), process_time()

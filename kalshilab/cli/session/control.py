@@ -36,9 +36,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("--strategy", metavar="NAME", default="", help="pause or resume this strategy only")
     parser.add_argument("--reason", metavar="TEXT", default="", help="the reason, for the record")
-    parser.add_argument(
-        "--wait-s", metavar="SECONDS", type=float, default=WAIT_S, help=f"default {WAIT_S:g}"
-    )
+    parser.add_argument("--wait-s", metavar="SECONDS", type=float, default=WAIT_S, help=f"default {WAIT_S:g}")
     parser.set_defaults(command=run)
 
 
@@ -53,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     folder = find_run(options.run, Path(Settings().out))
     _require_session(folder, options.strategy)
     file = send_request(folder, request)
-    if asyncio.run(_is_taken(file, options.wait_s)):
+    if _is_taken(file, options.wait_s):
         target = f" for {options.strategy}" if options.strategy else ""
         print(f"{folder.name}: {options.action}{target} taken")
         return 0
@@ -79,16 +77,19 @@ def _require_session(folder: Path, strategy: str) -> None:
     if life == "ended" and status is not None:
         raise UsageError(f"{folder.name}: the run has ended ({status.stopped or 'without a reason'})")
     if life == "dead":
-        raise UsageError(f"{folder.name}: its session is dead: the process is gone, and the run has not ended")
+        raise UsageError(
+            f"{folder.name}: its session is dead: the process is gone, and the run has not ended"
+        )
     if strategy and status is not None and status.strategies and strategy not in status.strategies:
         raise UsageError(f"--strategy must be one of {', '.join(status.strategies)}, got {strategy!r}")
 
 
-async def _is_taken(file: Path, wait_s: float) -> bool:
+def _is_taken(file: Path, wait_s: float) -> bool:
+    """Wait until a request's file is gone; return False if it is still there at the end."""
     clock = WallClock()
     until = clock.monotonic() + wait_s
     while file.exists():
         if clock.monotonic() >= until:
             return False
-        await clock.sleep(POLL_S)
+        asyncio.run(clock.sleep(POLL_S))
     return True

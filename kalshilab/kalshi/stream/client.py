@@ -18,7 +18,7 @@ import msgspec
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.deprecation import renamed_keywords
-from kalshilab.errors import ConfigError, FeedLost, ProtocolError, StreamError
+from kalshilab.errors import ConfigError, FeedLost, HostRefused, ProtocolError, StreamError
 from kalshilab.kalshi import hosts
 from kalshilab.kalshi.auth import HasCredentials, Signer
 from kalshilab.kalshi.rest.transport import FAST_EXTRA
@@ -198,7 +198,6 @@ class Stream:
             FeedLost: there were `max_attempts` consecutive failures.
             ProtocolError: there were too many invalid frames.  The first ones cost only a reconnection, but several
                 with few valid frames between them mean that the exchange speaks another protocol.
-            HostRefused: the exchange answered with a redirect.
             Exception: an error of `handler`, unchanged.
         """
         while True:
@@ -209,7 +208,8 @@ class Stream:
                 reason = "closed by the exchange"
             except _HandlerFailed as failed:
                 raise failed.error from None
-            except SocketLost as error:
+            except (SocketLost, HostRefused) as error:
+                # A redirect is not followed: maintenance pages answer with one, and the exchange returns later.
                 reason = str(error)
             except ProtocolError as error:
                 if self._too_many_invalid():

@@ -1,5 +1,4 @@
 from . import backtest as backtest
 from . import simulated_venue as simulated_venue
 from .backtest import BacktestReport as BacktestReport
-from .backtest import Plan as Plan
 from .simulated_venue import SimulatedVenue as SimulatedVenue

@@ -8,35 +8,30 @@ orders, fills and profit, row for row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import polars as pl
 
-from kalshilab.config.settings import STRATEGIES, Settings
+from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
 from kalshilab.exchange.core import Exchange
 from kalshilab.exchange.flows.recorded_books import BookFrame
 from kalshilab.exchange.state.fill_model import FillModel
-from kalshilab.market.model import outcome_price
-from kalshilab.signals import Signal
 from kalshilab.trade.backtest.simulated_venue import SimulatedVenue
-from kalshilab.trade.core.exposure import Budget, TraderRules, budgets_of
+from kalshilab.trade.core.exposure import TraderRules
 from kalshilab.trade.core.messages import Command, Ended, Event, FeedUp, JournalRecord, Quiet, Tick
 from kalshilab.trade.core.trader import Trader
+from kalshilab.trade.session import trader_view
+from kalshilab.trade.session.plans import Plan, planned
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.report_tables import stored_tables
-from kalshilab.trade.status import PositionRow
-from kalshilab.trade.strategies.strategies import Bought, Strategy, make_strategy
 from kalshilab.units import dollars
 
 __all__ = ["BacktestReport", "Plan", "backtest"]
-
-Plan: TypeAlias = "str | Strategy | Signal | tuple[str, Strategy | Signal, Budget]"
-"""A strategy to test: one of `STRATEGIES`, a strategy, a signal, or a name with one of them and a budget."""
 
 RUN: str = "backtest"
 NEVER: int = 1 << 62
@@ -66,7 +61,7 @@ class BacktestReport(Report):
 
 
 def backtest(
-    strategies: Plan | list[Plan],
+    strategies: Plan | Sequence[Plan],
     tape: pl.DataFrame,
     markets: pl.DataFrame,
     books: Iterable[BookFrame] | None = None,
@@ -109,9 +104,8 @@ def backtest(
         ExchangeError: the tape cannot be played.
     """
     settings = settings or Settings()
-    plans = _plans(strategies)
-    if not plans:
-        raise SessionError("strategies must name at least one strategy, got none")
+    plans: Sequence[Plan] = strategies if isinstance(strategies, list) else [strategies]  # type: ignore[list-item]
+    planned(plans, settings)
     frames = list(books or ())
     if shards is None:
         return _run(plans, tape, markets, frames, settings, latency_us)
@@ -121,12 +115,6 @@ def backtest(
     if executor is None:
         return [_run(*part) for part in parts]
     return [future.result() for future in [executor.submit(_run, *part) for part in parts]]
-
-
-def _plans(strategies: Plan | list[Plan]) -> list[Plan]:
-    if isinstance(strategies, list):
-        return list(strategies)
-    return [strategies]
 
 
 def _spans(tape: pl.DataFrame, shards: int) -> list[pl.DataFrame]:
@@ -164,33 +152,8 @@ def _run(
         discovery_us=NEVER,
         max_outage_us=None,
     )
-    trader = Trader(rules, [_planned(plan, settings) for plan in plans], RUN)
+    trader = Trader(rules, planned(list(plans), settings), RUN)
     return _Replay(exchange, trader).run()
-
-
-def _planned(plan: Plan, settings: Settings) -> tuple[str, Strategy, Budget]:
-    """Return name, strategy and budget of a plan."""
-    if isinstance(plan, tuple):
-        name, thing, budget = plan
-        return name, _strategy(thing, settings), budget
-    strategy = _strategy(plan, settings)
-    name = plan if isinstance(plan, str) else str(getattr(plan, "name", strategy.name))
-    return name, strategy, budgets_of(settings).get(name, Budget())
-
-
-def _strategy(thing: object, settings: Settings) -> Strategy:
-    if isinstance(thing, str):
-        if thing not in STRATEGIES:
-            raise SessionError(f"unknown strategy {thing!r}; choose from {', '.join(STRATEGIES)}")
-        return make_strategy(settings.replace(strategy=thing))
-    if callable(getattr(thing, "quote", None)):
-        return thing  # type: ignore[return-value]
-    if callable(getattr(thing, "update", None)):
-        return Bought(settings, thing.with_parameters() if hasattr(thing, "with_parameters") else thing)  # type: ignore[arg-type]
-    raise SessionError(
-        f"strategies must be names, strategies or signals, got {type(thing).__name__}; "
-        "create a signal first, as in kl.signals.Rlm()"
-    )
 
 
 class MemoryJournal:
@@ -260,54 +223,23 @@ class _Replay:
             if not waiting and not trader.busy:
                 return
 
-    # The report
-
     def _report(self) -> BacktestReport:
         trader = self._trader
-        positions = self._positions()
-        equity = trader.equity
-        pnl = equity[-1][1] + equity[-1][2] - equity[0][1] - equity[0][2] if equity else 0
-        counts: Mapping[str, int] = {k: v for k, v in trader.counts.items() if k != "frames"} | {
-            "open_positions": len(positions),
-            "unsettled_markets": sum(
-                f.market is not None and f.status not in ("settled", "rejected") for f in trader.markets
-            ),
-            "account_differences": len(trader.differences),
-            "pnl_cents": round(pnl / 10_000),
-            "fees_cents": round(trader.account.total.fees / 10_000),
-            "cash_cents": trader.account.cash // 10_000,
-        }
-        columns: dict[str, Any] = {}
-        for run in trader.strategies:
-            columns |= getattr(run.strategy.signal, "columns", None) or {}
         frames = stored_tables(
             self._journal,
-            positions=positions,
-            equity=equity,
-            markets=[f.market for f in trader.markets if f.market is not None and f.status != "rejected"],
-            columns=columns,
+            positions=trader_view.position_rows(trader),
+            equity=trader.equity,
+            markets=trader_view.followed_markets(trader),
+            columns=trader_view.signal_columns(trader),
         )
         return BacktestReport(
             run_id=trader.run_id,
             run_dir=Path(),
             state=trader.state,
             stopped=trader.stopped,
-            counts=counts,
+            counts=trader_view.final_counts(trader),
             frames=frames,
         )
-
-    def _positions(self) -> list[PositionRow]:
-        account = self._trader.account
-        rows = []
-        for ticker, holding in account.total.positions():
-            size, mark = abs(holding.size), account.marks.get(ticker)
-            value = holding.cost if mark is None else outcome_price(mark, holding.outcome) * size
-            followed = self._trader.markets.get(ticker)
-            close = 0 if followed is None or followed.market is None else followed.market.close_ts
-            rows.append(
-                PositionRow(ticker, holding.outcome, size, holding.cost, value, value - holding.cost, close)
-            )
-        return rows
 
 
 QUIET = Quiet()

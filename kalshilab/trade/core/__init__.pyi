@@ -8,6 +8,7 @@ from . import messages as messages
 from . import order_flow as order_flow
 from . import orders as orders
 from . import reconcile as reconcile
+from . import record as record
 from . import states as states
 from . import strategy_runs as strategy_runs
 from . import trader as trader

@@ -11,6 +11,7 @@ positions as with none.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -157,7 +158,10 @@ class TradingAccount:
         self.total = OwnerLedger(self.marks)
         self._owners: dict[str, OwnerLedger] = {}
         self._seen: set[tuple[str, str]] = set()
-        self._paid: dict[tuple[str, int], int] = {}
+        self._paid: dict[tuple[str, int], tuple[int, int]] = {}
+        """Payout and size that each settlement has paid, by ticker and time."""
+        self._payouts: Counter[tuple[str, int]] = Counter()
+        self._marked: set[str] = set()
 
     def open_with(self, cash: int, positions: Iterable[Position], fills: Iterable[Fill] = ()) -> None:
         """Start the record.
@@ -172,7 +176,11 @@ class TradingAccount:
             if position.size:
                 self.total.adopt(position)
                 self.owner(FOREIGN).adopt(position)
-        self._seen.update((fill.trade_id, fill.order_id) for fill in fills)
+        self.precede((fill.trade_id, fill.order_id) for fill in fills)
+
+    def precede(self, fills: Iterable[tuple[str, str]]) -> None:
+        """Note fills that the opening includes, by (trade id, order id): they are not added again."""
+        self._seen.update(fills)
 
     def owner(self, name: str) -> OwnerLedger:
         """Return the ledger of an owner."""
@@ -210,24 +218,38 @@ class TradingAccount:
 
         A fill that is found only after the payout is paid out by the same settlement, when it is given again.
         """
-        ticker = settlement.ticker
-        if not self.total.size(ticker):
+        ticker, key = settlement.ticker, (settlement.ticker, settlement.ts)
+        size = abs(self.total.size(ticker))
+        if not size:
             return False
         self.mark(ticker, settlement.settlement)
         paid = self.total.settle(ticker, settlement.settlement)
         assert paid is not None
         for ledger in self._owners.values():
             ledger.settle(ticker, settlement.settlement)
-        key = ticker, settlement.ts
-        paid += self._paid.get(key, 0)
-        # The exchange rounds the payout of a scalar result down to whole cents.
-        short = paid - settlement.revenue
-        if 0 < short < PRICE:
-            self.total.cash -= short
-            self.total.fees += short
-            paid -= short
-        self._paid[key] = paid
+        paid_before, size_before = self._paid.get(key, (0, 0))
+        paid, size = paid + paid_before, size + size_before
+        if size == settlement.yes_size + settlement.no_size:
+            self._correct(settlement.revenue - paid)
+            paid = settlement.revenue
+        self._paid[key] = paid, size
+        self._payouts[key] += 1
         return True
+
+    def payouts(self, settlement: Settlement) -> int:
+        """Return how often a settlement was paid out: more than once if a fill was found after it."""
+        return self._payouts[settlement.ticker, settlement.ts]
+
+    def _correct(self, gap: int) -> None:
+        """Book the difference between a payout and the position at the value that the exchange states.
+
+        It states the value of a scalar result in whole cents, and pays the exact value, rounded down to whole cents.
+        """
+        self.total.cash += gap
+        if -PRICE < gap < 0:
+            self.total.fees -= gap
+        else:
+            self.total.realized += gap
 
     def owners(self) -> Iterator[tuple[str, OwnerLedger]]:
         """Yield the ledgers by owner."""
@@ -239,9 +261,15 @@ class TradingAccount:
             return
         self.marks[ticker] = price
         if ticker in self.total.holdings:
+            self._marked.add(ticker)
             self.total.mark(ticker)
             for ledger in self._owners.values():
                 ledger.mark(ticker)
+
+    def take_marks(self) -> dict[str, int]:
+        """Return the marks of held markets that have changed since the last call."""
+        marked, self._marked = self._marked, set()
+        return {t: self.marks[t] for t in sorted(marked) if self.total.size(t) and t in self.marks}
 
     def forget(self, ticker: str) -> None:
         """Forget the mark of a market that has ended and in which nothing is held."""

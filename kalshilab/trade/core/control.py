@@ -1,18 +1,25 @@
-"""Control of a session: the state that the facts allow, the limits of time, and the switches of the operator.
+"""Control of a session: its start from earlier lives, the state that the facts allow, the limits of time, and the operator.
 
 `Trader` is built on this class; the class itself holds no state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 
+from kalshilab.errors import SessionError
+from kalshilab.market.model import Settlement
+from kalshilab.trade.core.account import TradingAccount
 from kalshilab.trade.core.decider import Decider
-from kalshilab.trade.core.exposure import TraderRules
+from kalshilab.trade.core.exposure import DayLoss, Exposure, TraderRules
 from kalshilab.trade.core.markets import Markets
 from kalshilab.trade.core.messages import GroupOpened, OpenGroup, Operate, Outbox, Result
 from kalshilab.trade.core.order_flow import OrderFlow
+from kalshilab.trade.core.orders import Orders
 from kalshilab.trade.core.reconcile import Reconciler
+from kalshilab.trade.core.record.equity import EquityCurve
+from kalshilab.trade.core.record.history import JournalEntry, RunHistory
 from kalshilab.trade.core.states import PartHealth, Patience, States
 from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
 
@@ -23,6 +30,11 @@ class SessionControl:
     """The part of a trader that moves it between its states; the parts it reads are the trader's."""
 
     run_id: str
+    account: TradingAccount
+    orders: Orders
+    exposure: Exposure
+    counts: Counter[str]
+    settlements: deque[Settlement]
     rules: TraderRules
     strategies: Sequence[StrategyRun]
     states: States
@@ -39,6 +51,10 @@ class SessionControl:
     _feed_up: bool
     _flattening: bool
     _grouping: bool
+    _before: tuple[str, ...]
+    _admitted: set[str]
+    _curve: EquityCurve
+    _day: DayLoss
 
     @property
     def opened(self) -> bool:
@@ -56,6 +72,45 @@ class SessionControl:
     def _close(self) -> None:
         """Go on closing."""
         raise NotImplementedError
+
+    # Earlier lives
+
+    def restore(self, entries: Iterable[JournalEntry]) -> None:
+        """Continue a run: fold the journal of all its earlier lives into this trader, before its first event.
+
+        Account, orders, exposure, counts, the entries of the strategies, the times of their orders, pauses and the equity
+        at the start are those of the journal.  `opened` stays False until the first reading of the account, which adds
+        what happened at the exchange since.  Orders that were open, and intents without an outcome, are looked up from the
+        first tick on; with `TraderRules.cleanup`, those that rest are cancelled.  Signals start without prints, and a
+        strategy that failed is on again.
+
+        Args:
+            entries: the entries of the journal in the order of writing: `Journal`, or the `JournalRecord` commands so far.
+                An empty journal changes nothing.
+
+        Raises:
+            SessionError: the trader has handled an event.
+            JournalError: the journal is damaged; this trader cannot be used then.
+        """
+        if self.states.state != "STARTUP":
+            raise SessionError("a trader must be restored before its first event")
+        past = RunHistory(self.account, self.orders, self._curve)
+        past.fold(entries)
+        self.counts.update(past.counts)
+        self.settlements.extend(past.settlements)
+        self.paused, self._flattening = past.paused, past.flattening
+        self._admitted = past.admitted
+        if not self.rules.discovery:
+            self._before = tuple(sorted(past.admitted - past.ended))
+        if past.day is not None:
+            self._day.exceeded(*past.day)
+        for run in self.strategies:
+            run.restore(past, alone=len(self.strategies) == 1)
+        self._decider.restore(past.unresolved.values(), past.keys, past.group)
+        self._flow.restore(past.unresolved, past.gone, self.rules.order_life_us)
+        self.exposure.restore(self.orders.live.values(), past.place_of)
+        if past.opened:
+            self._reconciler.restore(past.newest, past.oldest)
 
     # Limits of time
 
@@ -135,6 +190,8 @@ class SessionControl:
             self._open_group()
             if not self.markets.listed:
                 self.markets.discover()
+            for ticker in self._before:
+                self.markets.created(ticker)
         if states.state != "KALSHI_DATA_SYNC" or self._grouping:
             return
         if self.markets.listed and self._reconciler.current:
@@ -175,6 +232,7 @@ class SessionControl:
 
     def _pause(self, reason: str) -> None:
         self.paused = reason
+        self._outbox.note("paused", reason=reason)
         self._outbox.say(f"paused: {reason}")
 
     def _switch(self, name: str, *, on: bool) -> None:

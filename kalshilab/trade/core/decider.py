@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from kalshilab.market.model import Market
@@ -74,8 +74,31 @@ class Decider:
         self._exposure, self._states, self._health, self._counts = exposure, states, health, counts
         self._obstacle, self._blocked = obstacle, blocked
         self._sent: dict[str, PendingFire] = {}
+        self._keys: frozenset[str] = frozenset()
         self.decisions: deque[Decision] = deque(maxlen=100)
         self.group = ""
+
+    def restore(self, unresolved: Iterable[Intent], keys: Iterable[str], group: str) -> None:
+        """Continue with the orders of earlier lives of the run.
+
+        Args:
+            unresolved: the intents without an outcome; the outcome completes the decision about their fire.
+            keys: every client order id of earlier lives: none is used again.
+            group: the order group at the exchange, or "".
+        """
+        runs = {run.name: run for run in self._runs}
+        for intent in unresolved:
+            if intent.strategy in runs:
+                self._sent[intent.client_order_id] = self._queue.adopt(runs[intent.strategy], intent.fire)
+        self._keys, self.group = frozenset(keys), group
+
+    def _key(self, pending: PendingFire) -> str:
+        """Return the client order id of the next attempt of a fire; earlier lives may have made attempts too."""
+        while True:
+            key = order_key(self._prefix, pending.run.name, pending.fire, pending.attempt)
+            if key not in self._keys:
+                return key
+            pending.attempt += 1
 
     def decide(self, flow: OrderFlow) -> None:
         """Decide about the fires that are due, up to the first that leads to an order or needs a book."""
@@ -199,7 +222,7 @@ class Decider:
 
     def _place(self, pending: PendingFire, quote: Quote, flow: OrderFlow) -> None:
         run, fire, now = pending.run, pending.fire, self._outbox.now
-        key = order_key(self._prefix, run.name, fire, pending.attempt)
+        key = self._key(pending)
         intent = Intent(
             client_order_id=key,
             ts=now,

@@ -8,6 +8,7 @@ positions as with none.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -254,9 +255,32 @@ class Exposure:
             del self._waiting[ticker]
         self._change(ticker, event, category, life.owner, now - bound, remaining - size)
 
+    def restore(self, lives: Iterable[OrderLife], place_of: Callable[[str], tuple[str, str]]) -> None:
+        """Add the orders and positions of earlier lives of a run; `place_of` returns event and category of a market."""
+        for life in lives:
+            self.order(life, *place_of(life.intent.ticker))
+        for owner, ledger in self._account.owners():
+            for ticker, _ in ledger.positions():
+                self.position(ticker, *place_of(ticker), owner)
+
     def position(self, ticker: str, event: str, category: str, owner: str) -> None:
         """Update the sums after a change of a strategy's position."""
         self._change(ticker, event, category, owner, 0, 0)
+
+    def place(self, ticker: str, event: str, category: str) -> None:
+        """Move the sums of a market to its event and category, now that they are known."""
+        for owner in [name for name, _ in self._account.owners()]:
+            line = self._lines.get((owner, ticker))
+            if line is None or (line.event, line.category) == (event, category):
+                continue
+            cost = line.held_cost + line.open_cost
+            self.by_event[line.event] -= cost
+            self.by_category[line.category] -= cost
+            if not self.by_event[line.event]:
+                del self.by_event[line.event]
+            line.event, line.category = event, category
+            self.by_event[event] += cost
+            self.by_category[category] += cost
 
     def _change(self, ticker: str, event: str, category: str, owner: str, cost: int, size: int) -> None:
         key = owner, ticker

@@ -86,7 +86,7 @@ class Markets:
         outbox: receives look-ups and listings.
         health: receives the part "discovery".
         counts: the session's counters.
-        on_admitted: called with each admitted market, before its kept prints are fed.
+        on_known: called with each market that is admitted, before its kept prints are fed, or held and found.
         on_print: called with each kept print of an admitted market, in order.
         on_ended: called with each market that was determined or settled.
 
@@ -104,12 +104,12 @@ class Markets:
         health: PartHealth,
         counts: Counter[str],
         *,
-        on_admitted: Callable[[Followed], None],
+        on_known: Callable[[Followed], None],
         on_print: Callable[[Followed, Trade], None],
         on_ended: Callable[[Followed], None],
     ) -> None:
         self._rules, self._outbox, self._health, self._counts = rules, outbox, health, counts
-        self._on_admitted, self._on_print, self._on_ended = on_admitted, on_print, on_ended
+        self._on_known, self._on_print, self._on_ended = on_known, on_print, on_ended
         self._only = frozenset(rules.tickers)
         self._markets: dict[str, Followed] = {}
         self._retries: list[tuple[int, str]] = []
@@ -260,7 +260,9 @@ class Markets:
             market = msgspec.structs.replace(
                 market, category=followed.market.category, series=followed.market.series
             )
-        followed.market = market
+        new, followed.market = followed.market is None, market
+        if new:
+            self._on_known(followed)
         if market.status == "finalized":
             self._advance(followed, "settled")
         elif market.status in DETERMINED:
@@ -287,10 +289,9 @@ class Markets:
         """Make a market active, and feed the prints that were kept."""
         followed.market, followed.last_price, followed.status = market, market.last_price, "active"
         self.active += 1
-        self._counts["tracked"] += 1
         if not followed.broken:
             self.feeding[followed.ticker] = followed
-        self._on_admitted(followed)
+        self._on_known(followed)
         kept, followed.pending = followed.pending, []
         if not followed.broken:
             for trade in kept:

@@ -9,7 +9,7 @@ Fills of an unknown order id wait while an order of the run in that market has n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from heapq import heappop, heappush
 from typing import Final
@@ -93,8 +93,37 @@ class OrderFlow:
         self._strays: set[str] = set()
         self._renewing: set[str] = set()
         self._sending: set[str] = set()
+        self._stale: set[str] = set()
         self._errors = 0
         self.activity = 0
+
+    def restore(self, unresolved: Iterable[str], gone: Mapping[str, str], order_life_us: int | None) -> None:
+        """Continue with the orders of earlier lives of the run: each is looked up at the first tick.
+
+        Args:
+            unresolved: the intents without an outcome, by client order id.
+            gone: the strategies of orders that were rejected or never arrived, by client order id.
+            order_life_us: exchange microseconds after which an order expires unless it is renewed; None: never.
+        """
+        self._open_intents.update(unresolved)
+        self._gone.update(gone)
+        for key, life in self._orders.live.items():
+            life.expires = None if order_life_us is None else life.intent.ts + order_life_us
+            self._stale.add(key)
+            if life.missing:
+                heappush(self._missing, (0, key))
+            if life.state != "ended":
+                self._orders.lose(life, 0)
+                self._schedule(life)
+
+    def cancel_stale(self) -> None:
+        """Cancel the orders of earlier lives of the run, each once it is known to rest."""
+        for key in sorted(self._stale):
+            life = self._orders.get(key)
+            if life is None or life.state == "ended":
+                self._stale.discard(key)
+            else:
+                self.cancel(life)
 
     @property
     def in_flight(self) -> int:
@@ -126,9 +155,9 @@ class OrderFlow:
     def _on_placed(self, life: OrderLife, result: Result) -> None:
         self._sending.discard(life.intent.client_order_id)
         self.activity += 1
-        if isinstance(result, Placed) and self._claims(life, result.order_id):
+        if isinstance(result, Placed) and self._orders.claims(life, result.order_id):
             self._worked()
-            self._accept(life, result.order_id)
+            self._orders.accept(life, result.order_id)
             if life.state != "ended":
                 self._report(life, _acknowledged(life.intent, result, self._outbox.now))
             self._conclude(life, "accepted", filled=result.filled, remaining=result.remaining)
@@ -144,18 +173,6 @@ class OrderFlow:
             self._orders.lose(life, self._outbox.mono)
             self._schedule(life)
         self._touch(life)
-
-    def _claims(self, life: OrderLife, order_id: str) -> bool:
-        """Return whether an order id in an answer can be this order's: no other order has it."""
-        owner = self._orders.by_id(order_id)
-        return bool(order_id) and (
-            owner is life
-            or (owner is None and self._orders.owner_of(order_id) is None)
-            or life.order_id == order_id
-        )
-
-    def _accept(self, life: OrderLife, order_id: str) -> None:
-        self._orders.accept(life, order_id)
 
     def _conclude(
         self,
@@ -231,6 +248,7 @@ class OrderFlow:
             # The exchange archives orders that ended long ago; their fills are still listed.
             self._orders.end(life)
             self._touch(life)
+            self._conclude(life, "accepted")
             self._read_fills(life.intent.ticker)
             self._on_change(life.intent.ticker)
 
@@ -250,9 +268,9 @@ class OrderFlow:
                 self._stray(order)
             return
         if not life.order_id:
-            if not self._claims(life, order.order_id):
+            if not self._orders.claims(life, order.order_id):
                 return
-            self._accept(life, order.order_id)
+            self._orders.accept(life, order.order_id)
         self._report(life, order)
         self._settle_unknown(life)
 
@@ -300,11 +318,7 @@ class OrderFlow:
         """Count a fill from any source; return whether it was new and counted now."""
         if self._account.knows(fill):
             return False
-        life = self._orders.by_id(fill.order_id)
-        if life is None and fill.client_order_id:
-            life = self._orders.get(fill.client_order_id)
-            if life is not None and not life.order_id and self._claims(life, fill.order_id):
-                self._accept(life, fill.order_id)
+        life = self._orders.of_fill(fill)
         owner = life.owner if life is not None else self._owner(fill)
         if owner is None:
             self._waiting.setdefault(fill.ticker, []).append(fill)

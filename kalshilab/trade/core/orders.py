@@ -40,6 +40,7 @@ class OrderLife:
     Attributes:
         intent: what was sent.
         owner: the strategy that sent it.
+        sent: monotonic time of its request; None: an earlier life of the run sent it, and it was not looked up since.
         state: see the module.
         order: the last state that the exchange reported, or None.
         counted: the size of its fills that the account has counted.
@@ -52,7 +53,7 @@ class OrderLife:
         "state",
     )  # fmt: skip
 
-    def __init__(self, intent: Intent, owner: str, sent: int, expires: int | None = None) -> None:
+    def __init__(self, intent: Intent, owner: str, sent: int | None, expires: int | None = None) -> None:
         self.intent, self.owner, self.sent, self.expires = intent, owner, sent, expires
         self.state: State = "sending"
         self.order: Order | None = None
@@ -105,7 +106,7 @@ class Orders:
         """The owner of every order id of the run, for fills that are reported late."""
         self._by_ticker: dict[str, set[str]] = {}
         self._unsettled: set[str] = set()
-        self._unreported: set[str] = set()
+        self._unreported: dict[str, OrderLife] = {}
         self.accepted = 0
 
     def add(self, life: OrderLife) -> None:
@@ -164,6 +165,22 @@ class Orders:
             self.accepted += 1
         return new
 
+    def claims(self, life: OrderLife, order_id: str) -> bool:
+        """Return whether an order id in an answer or a message can be this order's: no other order has it."""
+        owner = self.by_id(order_id)
+        return bool(order_id) and (
+            owner is life or (owner is None and self.owner_of(order_id) is None) or life.order_id == order_id
+        )
+
+    def of_fill(self, fill: Fill) -> OrderLife | None:
+        """Return the live order of a fill; the fill may be the first message that shows the order's id."""
+        life = self.by_id(fill.order_id)
+        if life is None and fill.client_order_id:
+            life = self.get(fill.client_order_id)
+            if life is not None and not life.order_id and self.claims(life, fill.order_id):
+                self.accept(life, fill.order_id)
+        return life
+
     def report(self, life: OrderLife, order: Order) -> bool:
         """JournalRecord the state of an order as the exchange reports it; return whether it is news.
 
@@ -187,8 +204,17 @@ class Orders:
         """Return whether a report is the first to show the end of an order that its fills have ended already."""
         if order.status == "resting" or order.order_id not in self._unreported:
             return False
-        self._unreported.discard(order.order_id)
+        del self._unreported[order.order_id]
         return True
+
+    @property
+    def unreported(self) -> list[OrderLife]:
+        """The orders that their fills have ended, and whose last report shows them resting."""
+        return list(self._unreported.values())
+
+    def give_up_report(self, life: OrderLife) -> None:
+        """Expect no further report of an order that has ended."""
+        self._unreported.pop(life.order_id, None)
 
     def end(self, life: OrderLife, outcome: str = "") -> None:
         """End an order; it stays live until its fills are counted."""
@@ -213,7 +239,7 @@ class Orders:
             return
         self._by_id.pop(life.order_id, None)
         if life.order_id and (life.order is None or life.order.status == "resting"):
-            self._unreported.add(life.order_id)
+            self._unreported[life.order_id] = life
         keys = self._by_ticker[life.intent.ticker]
         keys.discard(key)
         if not keys:
@@ -229,6 +255,9 @@ class Orders:
 
     def absent(self, life: OrderLife, looked: int) -> bool:
         """Return whether a look-up that was sent at `looked` and found nothing proves that an order never arrived."""
+        if life.sent is None:
+            # The clock of an earlier life is gone.  Its request was sent before this look-up, so it counts from here.
+            life.sent = looked
         return looked - life.sent >= ABSENT_US
 
     @staticmethod

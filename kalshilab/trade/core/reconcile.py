@@ -8,15 +8,25 @@ that market, or all if it is cash) until it is explained.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from kalshilab.market.model import Fill, Settlement
 from kalshilab.trade.core.account import FOREIGN, TradingAccount
 from kalshilab.trade.core.exposure import Exposure
 from kalshilab.trade.core.markets import Markets, SettlementWatch
-from kalshilab.trade.core.messages import AccountRead, CloseGroup, Lost, Outbox, ReadAccount, Result
+from kalshilab.trade.core.messages import (
+    AccountRead,
+    CloseGroup,
+    LookUpOrder,
+    Lost,
+    OrderFound,
+    Outbox,
+    ReadAccount,
+    Result,
+)
 from kalshilab.trade.core.order_flow import OrderFlow
-from kalshilab.trade.core.orders import Orders
+from kalshilab.trade.core.orders import OrderLife, Orders
 from kalshilab.trade.core.states import PartHealth
 
 __all__ = ["Closing", "Reconciler"]
@@ -43,12 +53,14 @@ class Reconciler:
     """The readings of the account.
 
     Attributes:
-        opened: whether the record has started.
+        recording: whether the record has started, in this life of the run or an earlier one.
+        opened: whether the account was read in this life.
         current: whether the account was read since the feed came up.
         failures: number of readings without an answer since the last answer.
         compared: number of readings that were compared with the record.
         differences: name (a ticker or "cash") to (recorded, reported), as of the last comparison.
         blocked: the names whose difference blocks orders.
+        ends: the last reports of ended orders.
     """
 
     def __init__(
@@ -70,13 +82,14 @@ class Reconciler:
         self._account, self._orders, self._flow, self._exposure = account, orders, flow, exposure
         self._markets, self._watch, self._health = markets, watch, health
         self._early: list[Fill] = []
+        self.ends = EndReports(outbox, orders, flow)
         self._reading = 0
         self._at_activity = 0
         self._due: int | None = None
         self._newest = self._oldest = 0
         self.failures = 0
         self._streaks: dict[str, tuple[int, int]] = {}
-        self.opened = self.current = False
+        self.recording = self.opened = self.current = False
         self.compared = 0
         self.differences: dict[str, tuple[int, int]] = {}
         self.blocked: set[str] = set()
@@ -89,6 +102,16 @@ class Reconciler:
         """Note a fill that arrived before the record has started: the first reading must include it."""
         self._flow.activity += 1
         self._early = [*self._early[-49:], fill]
+
+    def restore(self, newest: int, oldest: int) -> None:
+        """Continue the record of earlier lives: the first reading adds what happened since, as any later one does.
+
+        Args:
+            newest: exchange time of the newest known fill in microseconds, or 0.
+            oldest: exchange time before which fills precede the record, or 0.
+        """
+        self.recording = True
+        self._newest, self._oldest = newest, oldest
 
     def want(self) -> None:
         """Read the account now; a reading under way is read again."""
@@ -105,7 +128,7 @@ class Reconciler:
         if self._reading or self._due is None or self._outbox.mono < self._due:
             return
         out = self._outbox
-        since = max(self._newest - OVERLAP_US, self._oldest) if self.opened else None
+        since = max(self._newest - OVERLAP_US, self._oldest) if self.recording else None
         self._due = None
         self._at_activity = self._flow.activity
         self._reading = out.number()
@@ -125,7 +148,9 @@ class Reconciler:
         if "account" in self._health.failed:
             self._health.heal("account")
         steady = self._flow.activity == self._at_activity and not self._flow.in_flight
-        if not self.opened:
+        if self.recording and not self.opened:
+            self._reopen()
+        elif not self.opened:
             if not steady or not self._includes_early(read):
                 self._again(AGAIN_US)
                 return
@@ -135,6 +160,7 @@ class Reconciler:
             self._again(AGAIN_US)
             return
         self._look_up_unlisted(read)
+        self.ends.ask()
         self._compare(read)
 
     def _on_failure(self, result: Result) -> None:
@@ -155,18 +181,32 @@ class Reconciler:
 
     def _open(self, read: AccountRead) -> None:
         """Start the record: all that is listed precedes it."""
-        self.opened = True
+        self.recording = self.opened = True
         self._early = []
         self._account.open_with(read.balance.cash, read.positions, read.fills)
         self._oldest = min(fill.ts for fill in read.fills) + 1 if len(read.fills) >= PAGE else 0
         positions = [[p.ticker, p.size, p.cost] for p in read.positions if p.size]
-        self._outbox.note("account", cash=read.balance.cash, positions=positions)
+        self._outbox.note(
+            "account", cash=read.balance.cash, positions=positions, oldest=self._oldest,
+            newest=max((fill.ts for fill in read.fills), default=0),
+            fills=[[fill.trade_id, fill.order_id] for fill in read.fills],
+        )  # fmt: skip
         for position in read.positions:
             if position.size:
                 place = self._markets.place_of(position.ticker)
                 self._exposure.position(position.ticker, *place, FOREIGN)
                 self._markets.hold(position.ticker)
                 self._watch.follow(position.ticker)
+
+    def _reopen(self) -> None:
+        """Continue the record of an earlier life: its markets are followed again."""
+        self.opened = True
+        self._outbox.note("account again", cash=self._account.cash)
+        held = [ticker for ticker, _ in self._account.total.positions()]
+        for ticker in held:
+            self._watch.follow(ticker)
+        for ticker in sorted(self._orders.tickers() | set(held)):
+            self._markets.hold(ticker)
 
     # Each reading
 
@@ -226,6 +266,51 @@ class Reconciler:
             self._on_change()
 
 
+class EndReports:
+    """The last reports of orders that their fills have ended: a report that is lost is asked for.
+
+    Args:
+        outbox: receives the requests.
+        orders, flow: the orders, and the receiver of the reports.
+    """
+
+    def __init__(self, outbox: Outbox, orders: Orders, flow: OrderFlow) -> None:
+        self._outbox, self._orders, self._flow = outbox, orders, flow
+        self._due = 0
+        self._asked: set[str] = set()
+
+    def ask(self) -> bool:
+        """Look up the orders without their last report; return whether there are any."""
+        out, missing = self._outbox, self._orders.unreported
+        if missing and out.mono >= self._due:
+            self._due = out.mono + RETRY_US
+            for life in missing:
+                if life.order_id not in self._asked:
+                    self._look_up(life)
+        return bool(missing)
+
+    def _look_up(self, life: OrderLife) -> None:
+        out, intent = self._outbox, life.intent
+        self._asked.add(life.order_id)
+        request = LookUpOrder(
+            number=out.number(),
+            client_order_id=intent.client_order_id,
+            ticker=intent.ticker,
+            order_id=life.order_id,
+        )
+        out.send(request, partial(self._on_found, life))
+
+    def _on_found(self, life: OrderLife, result: Result) -> None:
+        self._asked.discard(life.order_id)
+        if not isinstance(result, OrderFound):
+            return
+        if result.order is None:
+            # The exchange archives orders that ended long ago.
+            self._orders.give_up_report(life)
+        elif result.order.order_id == life.order_id:
+            self._flow.on_order(result.order)
+
+
 class Closing:
     """The end of a session: nothing left resting, every order known, and a last reading of the account.
 
@@ -266,7 +351,7 @@ class Closing:
                 self._cancel_at = mono + CANCEL_AGAIN_US
                 self._flow.cancel_all()
             return False
-        return self._is_group_closed() and self._is_read()
+        return self._is_group_closed() and self._is_read() and not self._reconciler.ends.ask()
 
     def _is_group_closed(self) -> bool:
         group, out = self._group(), self._outbox

@@ -8,8 +8,9 @@ reason has changed, never by polling.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from kalshilab.config.settings import Settings
 from kalshilab.signals import Fire
@@ -39,6 +40,30 @@ def strategies_of(settings: Settings) -> list[tuple[str, Strategy, Budget]]:
     ]
 
 
+class StrategyPast(Protocol):
+    """The part of a run's history that concerns its strategies; see `kalshilab.trade.core.record.history.RunHistory`."""
+
+    @property
+    def off(self) -> set[str]:
+        """The strategies that are switched off."""
+        ...
+
+    @property
+    def counts_of(self) -> Mapping[str, Counter[str]]:
+        """The counters of each strategy."""
+        ...
+
+    @property
+    def bought(self) -> Mapping[str, Mapping[str, Fire]]:
+        """For each strategy, the fire of its last order in each market."""
+        ...
+
+    @property
+    def sent(self) -> Iterable[tuple[str, int]]:
+        """Strategy and exchange time of the latest intents."""
+        ...
+
+
 class StrategyRun:
     """One strategy of a session.
 
@@ -65,6 +90,22 @@ class StrategyRun:
         self._interval = round(60e6 / per_minute)
         self._burst = round((max(per_minute, 1.0) - 1.0) * self._interval)
         self._booked = 0
+
+    def restore(self, past: StrategyPast, *, alone: bool) -> None:
+        """Continue the counts, the entries, the switch and the rate of earlier lives of the run.
+
+        Args:
+            past: the journal of the run.
+            alone: whether the session has one strategy, whose fires are recorded without its name.
+        """
+        names = {self.name, ""} if alone else {self.name}
+        self.on = self.name not in past.off
+        for name in names & past.counts_of.keys():
+            self.counts.update(past.counts_of[name])
+        self.entries.update(past.bought.get(self.name, {}))
+        for name, ts in past.sent:
+            if name == self.name:
+                self.take_token(ts)
 
     def fire(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
         """Pass one print to the signal and return its fire.
@@ -188,6 +229,11 @@ class FireQueue:
         self._unready(pending.number)
         self._forget_wait(pending)
         self._pending.pop(pending.number, None)
+
+    def adopt(self, run: StrategyRun, fire: Fire) -> PendingFire:
+        """Return a fire of an earlier life whose order has no outcome yet; it is not in the queue."""
+        self._number += 1
+        return PendingFire(self._number, run, fire)
 
     def put_back(self, pending: PendingFire) -> None:
         """Add a fire again whose order had no effect."""

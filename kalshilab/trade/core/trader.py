@@ -38,16 +38,14 @@ from kalshilab.trade.core.messages import (
 from kalshilab.trade.core.order_flow import OrderFlow
 from kalshilab.trade.core.orders import Orders, run_prefix
 from kalshilab.trade.core.reconcile import Closing, Reconciler
+from kalshilab.trade.core.record.equity import EquityCurve, not_implied
 from kalshilab.trade.core.states import PartHealth, Patience, States
 from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
-from kalshilab.trade.events import Decision, Fired
+from kalshilab.trade.events import Decision, Fired, Sampled
 from kalshilab.trade.status import COUNTS
 from kalshilab.trade.strategies.strategies import Strategy
 
 __all__ = ["Trader"]
-
-SAMPLES = 4096
-"""Equity samples that are kept; beyond them every second one is dropped, and the spacing doubles."""
 
 
 class Trader(SessionControl):
@@ -97,9 +95,10 @@ class Trader(SessionControl):
         )
         self.markets = Markets(
             self.rules, out, self.health, self.counts,
-            on_admitted=lambda followed: self.books.watch(followed.ticker),
-            on_print=self._feed, on_ended=self._on_market_ended,
+            on_known=self._on_market_known, on_print=self._feed, on_ended=self._on_market_ended,
         )  # fmt: skip
+        self._admitted: set[str] = set()
+        self._before: tuple[str, ...] = ()
         self._queue = FireQueue()
         self._age = FeedAge(out, self.rules.stale_feed_us, self._queue.state_changed)
         self._decider = Decider(
@@ -123,9 +122,7 @@ class Trader(SessionControl):
         self._patience = Patience(out, self.rules.max_outage_us)
         self._day = DayLoss(self.rules.risk.daily_loss)
         self.settlements: deque[Settlement] = deque(maxlen=20)
-        self.equity: list[tuple[int, int, int]] = []
-        """Samples (exchange time, cash, value of positions), in microseconds and money units."""
-        self._spacing = 0
+        self._curve = EquityCurve()
         self.paused = ""
         """The reason for which no strategy places orders, or ""."""
         self.stopped = ""
@@ -171,6 +168,11 @@ class Trader(SessionControl):
         return commands
 
     # Views
+
+    @property
+    def equity(self) -> list[tuple[int, int, int]]:
+        """Samples (exchange time, cash, value of positions), in microseconds and money units."""
+        return self._curve.samples
 
     @property
     def state(self) -> str:
@@ -311,8 +313,22 @@ class Trader(SessionControl):
         if event.kind == "close_date_updated":
             self._watch.rescheduled(event.ticker)
 
+    def _on_market_known(self, followed: Followed) -> None:
+        ticker, market = followed.ticker, followed.market
+        new = followed.status == "active" and ticker not in self._admitted
+        if new:
+            self._admitted.add(ticker)
+            self.counts["tracked"] += 1
+        if followed.status == "active":
+            self.books.watch(ticker)
+        assert market is not None
+        self._outbox.record("market", market, ticker if new else None)
+        self.exposure.place(ticker, market.event, market.category)
+
     def _on_market_ended(self, followed: Followed) -> None:
         ticker, market = followed.ticker, followed.market
+        if market is not None:
+            self._outbox.record("market", market)
         if market is not None and market.settlement is not None:
             self.account.mark(ticker, market.settlement)
         for run in self.strategies:
@@ -330,13 +346,13 @@ class Trader(SessionControl):
         return bool(self.account.total.size(ticker))
 
     def _on_fill(self, fill: Fill) -> None:
-        if self.opened:
+        if self._reconciler.recording:
             self._flow.on_fill(fill)
         else:
             self._reconciler.early(fill)
 
     def _on_order(self, order: Order) -> None:
-        if self.opened:
+        if self._reconciler.recording:
             self._flow.on_order(order)
 
     def _on_change(self, ticker: str) -> None:
@@ -348,10 +364,12 @@ class Trader(SessionControl):
         self._sample()
 
     def _pay(self, settlement: Settlement) -> None:
-        if not self.opened or not self.account.settle(settlement):
+        if not self._reconciler.recording or not self.account.settle(settlement):
             return
         self._flow.activity += 1
-        key = f"{settlement.ticker}|{settlement.ts}"
+        # A fill that is found late is paid out by the same settlement, again: that is another entry.
+        times = self.account.payouts(settlement)
+        key = f"{settlement.ticker}|{settlement.ts}" + (f"|{times}" if times > 1 else "")
         self._outbox.record("settlement", settlement, key)
         self.counts["settlements"] += 1
         self.settlements.append(settlement)
@@ -360,19 +378,15 @@ class Trader(SessionControl):
             self.exposure.position(settlement.ticker, *place, owner)
         self._on_change(settlement.ticker)
 
-    def _sample(self) -> None:
+    def _sample(self, *, record: bool = False) -> None:
         now, account = self._outbox.now, self.account
         if self._day.exceeded(now, account.equity) and not self.paused:
             self._pause("daily loss")
-        sample = now, account.cash, account.total.value
-        if len(self.equity) > 1 and now - self.equity[-2][0] <= self._spacing:
-            self.equity[-1] = sample
-            return
-        self.equity.append(sample)
-        if len(self.equity) > SAMPLES:
-            span = self.equity[-1][0] - self.equity[0][0]
-            self._spacing = max(2 * self._spacing, span // SAMPLES * 2)
-            self.equity = [*self.equity[:-1:2], self.equity[-1]]
+        cash, value = account.cash, account.total.value
+        self._curve.add(now, cash, value)
+        if self._curve.is_due(now) or record:
+            marks, counts = account.take_marks(), not_implied(self.counts)
+            self._outbox.record("sample", Sampled(ts=now, cash=cash, value=value, counts=counts, marks=marks))
 
     # Deciding
 
@@ -418,7 +432,9 @@ class Trader(SessionControl):
         self.markets.tick()
         if self._flattening:
             self._flow.cancel_all()
-        elif self.rules.order_life_us is not None:
+        if self.rules.cleanup:
+            self._flow.cancel_stale()
+        if not self._flattening and self.rules.order_life_us is not None:
             self._flow.renew_all(self.rules.order_life_us)
 
     def _on_feed_up(self, event: FeedUp) -> None:
@@ -469,7 +485,7 @@ class Trader(SessionControl):
             return
         left = self._closing.left
         self.counts["left_resting"] = len(left)
-        self._sample()
+        self._sample(record=True)
         self._outbox.note("end", stopped=self.stopped, counts=dict(self.counts), left=list(left))
         self.finished = Finish(self.stopped, left)
         self._outbox.add(self.finished)

@@ -3,7 +3,6 @@ from . import driver as driver
 from . import exchange_clock as exchange_clock
 from . import lease as lease
 from . import venue_requests as venue_requests
-from . import view as view
 from .control_file import send_request as send_request
 from .control_file import take_requests as take_requests
 from .driver import Driver as Driver

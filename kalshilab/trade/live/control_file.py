@@ -73,7 +73,7 @@ def make_request(action: object, reason: object = "", strategy: object = "") -> 
         raise SessionError(f"reason and strategy must be texts, got {reason!r} and {strategy!r}")
     if strategy and action not in ("pause", "resume"):
         raise SessionError(f"strategy must be given with pause or resume only, got {action!r}")
-    return Operate(action, reason, strategy)  # type: ignore[arg-type]
+    return Operate(action, reason, strategy)
 
 
 def format_request(request: Operate) -> bytes:

@@ -237,13 +237,10 @@ class Driver:
             return
         value = command.value
         try:
-            if isinstance(value, dict):
-                self._journal.note(str(value["what"]), **{k: v for k, v in value.items() if k != "what"})
-            else:
-                if isinstance(value, Transition):
-                    # The trader knows monotonic time only.
-                    value = msgspec.structs.replace(value, wall=self._wall.now())
-                self._journal.write(command.kind, value, command.key)
+            if isinstance(value, Transition):
+                # The trader knows monotonic time only.
+                value = msgspec.structs.replace(value, wall=self._wall.now())
+            self._journal.write(command.kind, value, command.key)
         except JournalError as error:
             self.journal_error = error
             # Nothing may be ordered without a record; what rests is cancelled.

@@ -1,8 +1,11 @@
 from . import paper_entries as paper_entries
+from . import plans as plans
 from . import report as report
 from . import report_tables as report_tables
 from . import run_folder as run_folder
 from . import session as session
+from . import trader_view as trader_view
+from .plans import Plan as Plan
 from .report import FRAMES as FRAMES
 from .report import Report as Report
 from .run_folder import RUN_VARIABLE as RUN_VARIABLE

@@ -8,11 +8,23 @@ from typing import Final, Literal, TypeAlias
 
 from kalshilab.clock import Clock, to_datetime
 from kalshilab.config.settings import Settings
-from kalshilab.errors import UsageError
+from kalshilab.errors import SessionError, UsageError
 from kalshilab.trade.live.lease import holder_of_run, was_locked
+from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.status import RunStatus
 
-__all__ = ["LATEST", "RUN_VARIABLE", "Ending", "RunLife", "claim_run", "find_run", "life_of_run", "name_run", "runs_in"]
+__all__ = [
+    "LATEST",
+    "RUN_VARIABLE",
+    "Ending",
+    "RunLife",
+    "claim_run",
+    "find_run",
+    "life_of_run",
+    "name_run",
+    "resumable",
+    "runs_in",
+]
 
 LATEST: Final = "latest"
 """The name with which a command means the run that was started last."""
@@ -129,6 +141,40 @@ def life_of_run(run_dir: Path, status: RunStatus | None, now: int) -> RunLife:
     if status is None:
         return "starting" if age_s < START_S else "dead"
     return "running" if age_s < max(SILENT_S, 3 * status.interval_s) else "dead"
+
+
+def resumable(run: str | Path, settings: Settings) -> Path:
+    """Return the folder of a run that a new session may continue.
+
+    Args:
+        run: the folder, or the run's id in `settings.out`.
+        settings: the settings of the new session.
+
+    Raises:
+        SessionError: there is no such run, it has ended, or its exchange ended with the session.
+        JournalError: its journal is damaged.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        folder = Path(settings.out) / run
+    if not (folder / "journal.sqlite").is_file():
+        raise SessionError(
+            f"{run}: no such run; it must be a run folder, or the id of a run in {settings.out}"
+        )
+    if settings.venue != "demo":
+        raise SessionError(
+            f"a run on the venue {settings.venue} cannot be resumed: its exchange ended with its session"
+        )
+    with Journal.open(folder / "journal.sqlite") as journal:
+        notes = journal.values("note")
+    started: dict[str, object] = next((note for note in notes if note.get("what") == "start"), {})
+    if started.get("venue", settings.venue) != settings.venue:
+        raise SessionError(
+            f"{folder}: a run on the venue {started['venue']} cannot be resumed on {settings.venue}"
+        )
+    if (folder / "report.json").is_file():
+        raise SessionError(f"{folder}: this run has ended, and its report is written; start a new one")
+    return folder
 
 
 class Ending:

@@ -24,19 +24,21 @@ from kalshilab.errors import FeedLost, JournalError, KalshilabError, ProtocolErr
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.rest.orders import DemoOrders
 from kalshilab.kalshi.stream.client import Stream
-from kalshilab.trade.core.exposure import Budget, TraderRules
+from kalshilab.trade.core.exposure import TraderRules
 from kalshilab.trade.core.messages import Ended, Operate
 from kalshilab.trade.core.trader import Trader
 from kalshilab.trade.health import INCONCLUSIVE_ERRORS, Health
-from kalshilab.trade.live import view
+from kalshilab.trade.live.control_file import ACTIONS, take_requests
 from kalshilab.trade.live.driver import Driver, session_error
 from kalshilab.trade.live.exchange_clock import ExchangeClock
+from kalshilab.trade.live.lease import RunLock, lease_account
 from kalshilab.trade.live.venue_requests import VenueRequests, refuses_key
 from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session import trader_view as view
+from kalshilab.trade.session.plans import Plan, planned, planned_of_settings
 from kalshilab.trade.session.report import Report
-from kalshilab.trade.session.run_folder import Ending, name_run
+from kalshilab.trade.session.run_folder import Ending, name_run, resumable
 from kalshilab.trade.status import Snapshot, empty_snapshot, write_status
-from kalshilab.trade.strategies.strategies import make_strategy
 from kalshilab.trade.tasks import Tasks
 from kalshilab.trade.venues.venue import open_venue
 
@@ -65,15 +67,27 @@ class PaperSession:
     Args:
         settings: the settings; default: those of the environment.
         run_dir: the folder for journal, status and report; default `settings.out`/<run id>.
+        strategies: strategies that trade side by side, as for `kl.backtest`; default: those of the settings.
+
+    `PaperSession.resume` continues a run whose session was killed.
 
     Raises (from `async with`):
         CredentialsMissing, KeyUnusable, HostRefused: the venue cannot be used with these settings.
         TapeError: the embedded venue cannot play the tape.
+        SessionError: another session writes to the run's folder.
     """
 
-    def __init__(self, settings: Settings | None = None, *, run_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        run_dir: Path | None = None,
+        strategies: Plan | list[Plan] | None = None,
+    ) -> None:
         self.settings = settings or Settings()
-        self._strategy = make_strategy(self.settings)
+        self._plans = (
+            planned_of_settings(self.settings) if strategies is None else planned(strategies, self.settings)
+        )
         self._wall: Clock = WallClock()
         self._started = self._wall.now()
         self._began = self._wall.monotonic()
@@ -89,6 +103,36 @@ class PaperSession:
         self._trader: Trader | None = None
         self._driver: Driver | None = None
         self._refusals = 0
+        # A runner that names the run of a session names one that exists only to have it continued.
+        self._resumed = run_dir is None and (self.run_dir / "journal.sqlite").is_file()
+
+    @classmethod
+    def resume(
+        cls,
+        run: str | Path,
+        settings: Settings | None = None,
+        *,
+        strategies: Plan | list[Plan] | None = None,
+    ) -> Self:
+        """Return a session that continues a run: counts, account and profit are those of all its lives.
+
+        Orders whose outcome the earlier session did not learn are looked up; the fills and settlements since are added.
+        Signals start without prints.
+
+        Args:
+            run: the folder of the run, or its id in `settings.out`.
+            settings: the settings; default: those of the environment.
+            strategies: as for the constructor.
+
+        Raises:
+            SessionError: there is no such run, it has ended, or its exchange ended with the session.
+            JournalError: its journal is damaged.
+        """
+        settings = settings or Settings()
+        folder = resumable(run, settings)
+        session = cls(settings, run_dir=folder, strategies=strategies)
+        session._resumed = True
+        return session
 
     # Life
 
@@ -109,23 +153,49 @@ class PaperSession:
         await self._stack.aclose()
 
     async def _open(self) -> None:
+        if not self._resumed and (self.run_dir / "journal.sqlite").is_file():
+            raise SessionError(
+                f"{self.run_dir} must be a new folder, got the folder of a run; PaperSession.resume continues it"
+            )
+        self._stack.enter_context(RunLock(self.run_dir))
         link = self._link = await self._stack.enter_async_context(open_venue(self.settings, self._health))
         self._clock = ExchangeClock(self._wall) if link.pace is None else link.clock
         self._journal = Journal.create(self.run_dir / "journal.sqlite", self._clock, self._wall)
         self._stack.callback(self._journal.close)
-        strategy, why = self.settings.strategy, self._strategy.why
-        signal = self._strategy.signal
         self._journal.note(
-            "start", run=self.run_id, venue=self.settings.venue, strategy=strategy, why=why,
-            signal="" if signal is None else strategy_of(signal).identity,
+            "resume" if self._resumed else "start", run=self.run_id, venue=self.settings.venue, strategy=self._names, why=self._why,
+            signal=self._signals,
         )  # fmt: skip
-        self._health.log(why or f"strategy {strategy}")
+        self._health.log(self._why or f"strategy {self._names}")
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
         self._stream = Stream.of(link.settings, clock=self._wall)
-        self._trader = Trader(
-            TraderRules.of(self.settings), [(strategy, self._strategy, Budget())], self.run_id
-        )
+        # On an embedded exchange, time passes as fast as the tape plays; ages in machine time mean nothing there.
+        rules = TraderRules.of(self.settings, real_time=self.settings.venue != "embedded")
+        trader = Trader(rules, self._plans, self.run_id)
+        if self._resumed:
+            trader.restore(self._journal)
+            self._health.log(f"run {self.run_id} goes on")
+        self._trader = trader
+        lease = lease_account(self.settings, self.run_id, self._health.log)
+        if lease is not None:
+            self._stack.callback(lease.release)
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(name for name, _, _ in self._plans)
+
+    @property
+    def _why(self) -> str:
+        """The reason for which no strategy places orders, or ""."""
+        reasons = [strategy.why for _, strategy, _ in self._plans]
+        return reasons[0] if all(reasons) else ""
+
+    @property
+    def _signals(self) -> str:
+        """The identities of the signals, as the audit of a card names them."""
+        signals = [strategy.signal for _, strategy, _ in self._plans]
+        return "; ".join(strategy_of(signal).identity for signal in signals if signal is not None)
 
     def request_stop(self, reason: str) -> None:
         """Request a clean stop, from any thread or event loop; later requests have no effect.
@@ -151,14 +221,11 @@ class PaperSession:
         loop = self._loop
         if loop is None or loop.is_closed():
             return
-        if action == "stop":
-            loop.call_soon_threadsafe(self._set_stop, reason)
-        else:
-            loop.call_soon_threadsafe(self._on_operate, Operate(action, reason, strategy))  # type: ignore[arg-type]
+        loop.call_soon_threadsafe(self._on_operate, Operate(action, reason, strategy))  # type: ignore[arg-type]
 
     def _on_operate(self, event: Operate) -> None:
-        if event.action == "kill":
-            self._set_stop(event.reason or "kill")
+        if event.action in ("stop", "kill"):
+            self._set_stop(event.reason or event.action)
         elif self._driver is not None:
             self._driver.deliver(event)
 
@@ -337,6 +404,8 @@ class PaperSession:
         ending = Ending(self.settings, self._wall, self._began)
         while True:
             driver.tick()
+            for request in take_requests(self.run_dir, self._health.log):
+                self._on_operate(request)
             reason = ending.due() or driver.trader.stopped
             if reason and not self._stopped:
                 self._on_end_due(driver, reason)
@@ -370,13 +439,13 @@ class PaperSession:
         elapsed = self._wall.monotonic() - self._began
         if self._trader is None:
             return empty_snapshot(
-                run_id=self.run_id, venue=self.settings.venue, strategy=self.settings.strategy, state=self.state,
+                run_id=self.run_id, venue=self.settings.venue, strategy=self._names, state=self.state,
                 stopped=self._stopped, finished=self._finished, started=self._started, elapsed=elapsed,
             )  # fmt: skip
         return view.snapshot_of(
             self._trader,
             venue=self.settings.venue,
-            note=self._strategy.why,
+            note=self._why,
             prints=self._link.prints,
             started=self._started,
             elapsed=elapsed,
@@ -407,6 +476,3 @@ def _shortcoming(trader: Trader) -> SessionError | None:
         return SessionError(f"the account could not be compared at the end: {reason}")
     broken = next((run for run in trader.strategies if run.failed), None)
     return None if broken is None else SessionError(f"strategy {broken.name}: {broken.failed}")
-
-
-ACTIONS: Final = ("pause", "resume", "flatten", "stop", "kill")

@@ -442,7 +442,20 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
         async with streaming(stream, lambda event: None) as task:
             await until(lambda: task.done() or other.handshakes)
         assert [h.get("KALSHI-ACCESS-KEY") for h in other.handshakes] == []
-        assert isinstance(task.exception(), FeedLost | HostRefused)
+        assert isinstance(task.exception(), FeedLost)
+
+
+async def test_the_stream_reconnects_after_a_redirect() -> None:
+    async with running(stay) as server:
+        server.answer = Response(302, "Found", Headers({"Location": "http://127.0.0.1:1/maintenance"}), b"")
+        stream = Stream(server.url, None, clock=FastClock(), max_attempts=None)
+        events: list[Any] = []
+        stream.subscribe("trade")
+        async with streaming(stream, events.append):
+            await until(lambda: len(server.handshakes) >= 3)
+            server.answer = None
+            await until(lambda: of(Connected, events))
+        assert "redirects are not followed" in of(Disconnected, events)[0].reason
 
 
 def test_the_old_keyword_silence_works_and_warns() -> None:

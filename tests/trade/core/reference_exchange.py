@@ -294,24 +294,30 @@ class Bench:
         answers: results that are not delivered, by request number.
         records: the journal.
         script: each event with its two times, and the commands that followed.
+        past: the journal at the start of this life of the run.
     """
 
-    def __init__(self, trader: Trader, exchange: ReferenceExchange) -> None:
+    def __init__(self, trader: Trader, exchange: ReferenceExchange, earlier: Bench | None = None) -> None:
         self.trader, self.exchange = trader, exchange
+        self.records: list[JournalRecord] = [] if earlier is None else list(earlier.records)
+        self.past = list(self.records)
+        self.earlier: list[Place] = [] if earlier is None else [*earlier.earlier, *earlier.placed]
+        # Another process has another monotonic clock.
+        self._began = 0 if earlier is None else exchange.mono
         self.requests: list[tuple[TraderRequest, int]] = []
         self.answers: list[RequestAnswer] = []
-        self.records: list[JournalRecord] = []
         self.placed: list[Place] = []
         self.finished: Finish | None = None
         self.script: list[tuple[Event, int, int, bytes]] = []
         self.watched: set[str] = set()
 
-    def give(self, event: Event) -> list[Command]:
-        """Deliver one event, and take over the commands that follow."""
+    def give(self, event: Event, limit: int | None = None) -> list[Command]:
+        """Deliver one event, and take over the commands that follow, or the first of them before a kill."""
         x = self.exchange
-        commands = self.trader.handle(event, x.now, x.mono)
-        self.script.append((event, x.now, x.mono, msgspec.json.encode(commands)))
-        for command in commands:
+        mono = x.mono - self._began
+        commands = self.trader.handle(event, x.now, mono)
+        self.script.append((event, x.now, mono, msgspec.json.encode(commands)))
+        for command in commands[:limit]:
             self._take(command)
         return commands
 
@@ -335,7 +341,9 @@ class Bench:
         """Check the rules under which an order may be sent."""
         trader, key = self.trader, place.intent.client_order_id
         assert trader.state == "ACTING" and not trader.paused and not trader.stopped
-        assert all(other.intent.client_order_id != key for other in self.placed), "sent twice"
+        assert all(other.intent.client_order_id != key for other in (*self.earlier, *self.placed)), (
+            "sent twice"
+        )
         answered = {event.request for event, *_ in self.script if isinstance(event, RequestAnswer)}
         assert all(other.number in answered for other in self.placed), "sent while another had no answer"
         assert [r.key for r in self.records if r.kind == "intent"][-1] == key, (
@@ -399,7 +407,9 @@ class Bench:
 
     def outcomes(self) -> dict[str, list[Any]]:
         """Return the recorded outcomes by client order id."""
-        found: dict[str, list[Any]] = {place.intent.client_order_id: [] for place in self.placed}
+        found: dict[str, list[Any]] = {
+            r.value.client_order_id: [] for r in self.records if r.kind == "intent"
+        }
         for record in self.records:
             if record.kind == "outcome":
                 found[record.value.client_order_id].append(record.value)

@@ -11,7 +11,7 @@ from trade.core.reference_exchange import SECOND, Bench, ReferenceExchange, Take
 from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
 from kalshilab.kalshi.stream.events import BookDelta, BookSnapshot, FeedGap, Lifecycle
-from kalshilab.market.model import Market
+from kalshilab.market.model import Market, Order
 from kalshilab.trade.core.exposure import Budget, RiskRules, TraderRules
 from kalshilab.trade.core.messages import (
     Amend,
@@ -457,6 +457,24 @@ def test_fills_that_an_order_reports_and_that_do_not_arrive_are_read() -> None:
     bench.settle_down()
     bench.check_account()
     assert bench.trader.orders.live == {}
+
+
+@pytest.mark.parametrize("end", ["sync", "stop"])
+def test_the_lost_last_report_of_a_filled_order_is_asked_for(end: str) -> None:
+    bench = open_bench()
+    show(bench)
+    bench.settle_down()
+    (order_id,) = bench.exchange.orders
+    bench.exchange.fill(order_id, 10**9)
+    bench.exchange.stream = [message for message in bench.exchange.stream if not isinstance(message, Order)]
+    bench.settle_down()
+    assert [r.value.status for r in bench.records if r.kind == "order"] == ["resting"]
+    if end == "sync":
+        bench.pass_time(bench.trader.rules.sync_us)
+        bench.settle_down()
+    else:
+        bench.finish()
+    assert [r.value.status for r in bench.records if r.kind == "order"] == ["resting", "executed"]
 
 
 def test_an_order_that_the_exchange_knows_already_is_looked_up() -> None:

@@ -200,7 +200,7 @@ class TraderMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_fire_has_at_most_one_order(self) -> None:
-        intents = {p.intent.client_order_id: p.intent for p in self.bench.placed}
+        intents = {p.intent.client_order_id: p.intent for p in (*self.bench.earlier, *self.bench.placed)}
         fires = [
             (intents[o.client_order_id].strategy, intents[o.client_order_id].fire.ticker, intents[o.client_order_id].fire.ts)
             for o in self.exchange.orders.values()
@@ -249,7 +249,7 @@ class TraderMachine(RuleBasedStateMachine):
 
     def check_owners(self) -> None:
         """Check that each strategy has the fills of its orders, in the markets that are not settled."""
-        owners = {p.intent.client_order_id: p.intent.strategy for p in self.bench.placed}
+        owners = {r.value.client_order_id: r.value.strategy for r in self.bench.records if r.kind == "intent"}
         sizes: Counter[tuple[str, str]] = Counter()
         for fill in self.exchange.fills:
             if self.exchange.markets[fill.ticker].status == "active":
@@ -269,6 +269,7 @@ class TraderMachine(RuleBasedStateMachine):
         assert all(o.status != "resting" for o in found.values())
         assert trader.orders.live == {} and trader.exposure.orders == trader.exposure.bound == 0
         again = make_trader()
+        again.restore(bench.past)
         for event, now, mono, commands in bench.script:
             assert msgspec.json.encode(again.handle(event, now, mono)) == commands
 

@@ -182,7 +182,7 @@ def test_a_later_life_continues_the_journal(tmp_path: Path) -> None:
 def test_a_second_writer_is_refused(journal: Journal) -> None:
     with Journal.create(journal.path, SimClock(), SimClock()) as other:
         other.note("first")
-        with pytest.raises(JournalError, match="row 1 cannot be written.*another session"):
+        with pytest.raises(JournalError, match=r"row 1 cannot be written.*another session"):
             journal.note("second")
 
 

@@ -464,7 +464,7 @@ async def test_a_full_disk_ends_the_run_with_a_clear_error_and_no_resting_order(
         task = asyncio.ensure_future(session.run())
         while not session.snapshot().open_orders:
             await asyncio.sleep(0.02)
-        monkeypatch.setattr(Journal, "_append", full)
+        monkeypatch.setattr(Journal, "write", full)
         with pytest.raises(JournalError, match="disk is full"):
             await asyncio.wait_for(task, PATIENCE_S)
         assert await session._orders.list(status="resting") == []

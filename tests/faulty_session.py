@@ -1,0 +1,387 @@
+"""Whole sessions under schedules of faults, and the comparison of their record with the exchange's account.
+
+A session trades over a fault proxy on an exchange that plays a made tape in real time.  Takers of its markets buy YES
+while the price falls, so that the session orders in each of them, and the markets settle while the faults last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+import time
+import weakref
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+from fault_proxy import FaultProxy
+from fault_schedule import Fault, describe
+
+from kalshilab.config.settings import Settings
+from kalshilab.exchange import Exchange, Venue, serve
+from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, TIME, with_codes
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session.session import PaperSession
+
+__all__ = ["Ended", "falling", "run_schedule", "run_schedules"]
+
+SECOND: Final = 1_000_000
+END_S: Final = 30.0
+"""Seconds within which a session ends after a stop."""
+PATIENCE_S: Final = 20.0
+"""Seconds after `END_S` for which the harness waits before it gives up a session."""
+CLOSED_S: Final = 3.0
+"""Seconds within which the connections of an ended session are closed."""
+STOP: Final = "the tape is over"
+TAIL_S: Final = 120
+"""Seconds for which exchange time goes on after the last settlement."""
+
+_owner: contextvars.ContextVar[int] = contextvars.ContextVar("seed of the session", default=-1)
+_tasks: dict[int, weakref.WeakSet[asyncio.Task[Any]]] = {}
+
+
+# The tape
+
+
+def falling(seed: int, *, over_s: float, markets: int, start_us: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return a tape on which the price of each market falls while takers buy YES, and its markets.
+
+    Markets open at any time, live for a tenth to a third of the tape, and settle within four seconds of their close.
+    One more market, of a category that no session follows, trades on after the last settlement.
+
+    Args:
+        seed: the same seed gives the same tape, apart from its start.
+        over_s: seconds from the start to the last settlement.
+        markets: the number of markets, two an event.
+        start_us: the start in microseconds.
+    """
+    draw = random.Random(f"tape {seed}")
+    rows, table = [], []
+    for n in range(markets):
+        life_s = over_s * draw.uniform(0.15, 0.4)
+        open_s = draw.uniform(-1.0, over_s - life_s - 4.5)
+        ticker, event = f"KXFALL-{n // 2:03d}-T{n % 2}", f"KXFALL-{n // 2:03d}"
+        opened, closed = start_us + int(open_s * SECOND), start_us + int((open_s + life_s) * SECOND)
+        result = draw.choice(["yes", "no", "no", "scalar"])
+        settled = closed + SECOND + int(draw.uniform(0.05, 3.0) * SECOND)
+        table.append(_market(ticker, event, "sports", opened, closed, result, settled, draw))
+        rows += _prints(ticker, opened, closed, draw)
+    end = start_us + int((over_s + TAIL_S) * SECOND)
+    table.append(_market("KXTICK-0-T0", "KXTICK-0", "other", start_us, end, "no", end + 2 * SECOND, draw))
+    rows += [(ts, "KXTICK-0-T0", 5_000, 100, "yes") for ts in range(start_us, end, SECOND // 4)]
+    return _tape(rows), pl.DataFrame(table, schema=MARKETS_SCHEMA, orient="row")
+
+
+def _prints(
+    ticker: str, opened: int, closed: int, draw: random.Random
+) -> list[tuple[int, str, int, int, str]]:
+    cents = draw.randint(45, 80)
+    rows = []
+    for ts in sorted(draw.randrange(opened + 1, closed) for _ in range(draw.randint(15, 30))):
+        rows.append((ts, ticker, 100 * cents, 100 * draw.randint(1, 40), draw.choice(["yes"] * 6 + ["no"])))
+        cents = max(cents - draw.choice([0, 0, 1, 1, 2]), 3)
+    return rows
+
+
+def _market(
+    ticker: str,
+    event: str,
+    category: str,
+    opened: int,
+    closed: int,
+    result: str,
+    settled: int,
+    draw: random.Random,
+) -> tuple[Any, ...]:
+    value = {"yes": 10_000, "no": 0, "scalar": draw.randint(1, 9_999)}[result]
+    row = {
+        "ticker": ticker, "event": event, "series": event.split("-")[0], "category": category, "title": ticker,
+        "open_ts": opened, "close_ts": closed, "expected_close_ts": closed, "result": result, "settlement": value,
+        "settled_ts": settled, "fee_multiplier": 1.0, "fee_type": "quadratic", "price_structure": "linear_cent",
+    }  # fmt: skip
+    return tuple(row[name] for name in MARKETS_SCHEMA.names())
+
+
+def _tape(rows: list[tuple[int, str, int, int, str]]) -> pl.DataFrame:
+    frame = pl.DataFrame(
+        [(ts, ticker, price, size, taker, f"p{n}") for n, (ts, ticker, price, size, taker) in enumerate(sorted(rows))],
+        schema={"ts": TIME, "ticker": pl.String, "price": pl.Int16, "size": pl.UInt32, "taker": TAKER, "trade_id": pl.String},
+        orient="row",
+    )  # fmt: skip
+    return with_codes(frame).select(TAPE_SCHEMA.names())
+
+
+# One session
+
+
+@dataclass
+class Ended:
+    """A session that has ended, or was given up.
+
+    Attributes:
+        seed: the seed of its tape.
+        faults: its schedule.
+        problems: the differences from the exchange's account, and all else that must not be.
+        struck: the effects of the faults; see `FaultProxy`.
+        kinds: the kinds of faults that had an effect.
+        orders: the orders that the exchange accepted.
+        stop_s: the seconds from the stop to the end.
+    """
+
+    seed: int
+    faults: list[Fault]
+    problems: list[str] = field(default_factory=list)
+    struck: list[tuple[float, str]] = field(default_factory=list)
+    kinds: set[str] = field(default_factory=set)
+    orders: int = 0
+    stop_s: float = 0.0
+
+    def describe(self) -> str:
+        """Return the problems, the schedule and its effects as text."""
+        effects = "\n".join(f"{at_s:7.2f} s  {text}" for at_s, text in sorted(self.struck))
+        problems = "\n".join(f"  {problem}" for problem in self.problems)
+        return (
+            f"seed {self.seed}, {self.orders} orders, ended in {self.stop_s:.1f} s\n{problems}\n"
+            f"schedule\n{describe(self.faults)}\neffects\n{effects}"
+        )
+
+
+@contextmanager
+def watched_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Note which session each new task of a loop belongs to."""
+
+    def factory(
+        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any
+    ) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=loop, **more)
+        if (seed := _owner.get()) >= 0:
+            _tasks.setdefault(seed, weakref.WeakSet()).add(task)
+        return task
+
+    before = loop.get_task_factory()
+    loop.set_task_factory(factory)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(before)
+
+
+async def run_schedule(
+    seed: int, faults: Sequence[Fault], folder: Path, *, over_s: float, markets: int = 20
+) -> Ended:
+    """Run one session under a schedule of faults, stop it, and compare its record with the exchange's account.
+
+    Args:
+        seed: the seed of the tape and the exchange.
+        faults: the schedule.
+        folder: receives the run's folder.
+        over_s: seconds until the last market has settled.
+        markets: the number of markets.
+    """
+    ended = Ended(seed, sorted(faults))
+    tape, table = falling(seed, over_s=over_s, markets=markets, start_us=time.time_ns() // 1000 + SECOND)
+    exchange = Exchange(tape, table, seed=seed)
+    exchange.advance(time.time_ns() // 1000)
+    async with (
+        serve(exchange, speed=1.0, key_kind="ed25519") as venue,
+        FaultProxy(venue.rest, faults) as proxy,
+    ):
+        settings = _settings(seed, venue, proxy, folder)
+        token = _owner.set(seed)
+        work = asyncio.create_task(_session(settings, folder / f"run-{seed}", proxy, exchange, over_s, ended))
+        _owner.reset(token)
+        await _finish(work, ended)
+        await _check_remains(proxy, ended)
+        ended.struck, ended.kinds = proxy.struck, proxy.kinds
+    return ended
+
+
+def _settings(seed: int, venue: Venue, proxy: FaultProxy, folder: Path) -> Settings:
+    return Settings(
+        env={}, env_file=None, venue="demo", rest_url=proxy.rest, ws_url=proxy.ws, key_id=venue.key_id,
+        private_key_path=str(venue.private_key_path), out=str(folder), categories=("sports",), min_trades=4, min_drop=1,
+        contracts=5, close_min_minutes=0, attempts_per_minute=1e6, sync_interval_s=2, discovery_interval_s=1,
+        health_interval_s=0.5, fast=seed % 2 == 1,
+    )  # fmt: skip
+
+
+async def _session(
+    settings: Settings, run_dir: Path, proxy: FaultProxy, exchange: Exchange, over_s: float, ended: Ended
+) -> None:
+    async with PaperSession(settings, run_dir=run_dir) as session:
+        run = asyncio.create_task(session.run())
+        over = asyncio.create_task(_over(proxy, exchange, over_s))
+        await asyncio.wait((run, over), return_when=asyncio.FIRST_COMPLETED)
+        if over.done():
+            over.result()
+        over.cancel()
+        stopped = time.monotonic()
+        session.request_stop(STOP)
+        report = await run
+        ended.stop_s = time.monotonic() - stopped
+        if report.stopped != STOP:
+            ended.problems.append(f"the session ended by itself: {report.stopped}")
+        if report.error is not None:
+            ended.problems.append(f"the run ended with an error: {report.error!r}")
+        counts, shot = report.counts, session.snapshot()
+        ended.problems += [
+            f"the report counts {counts[name]} {name}"
+            for name in ("left_resting", "account_differences")
+            if counts.get(name)
+        ]
+        ended.problems += (
+            [f"the snapshot shows {len(shot.open_orders)} open orders"] if shot.open_orders else []
+        )
+        ended.problems += _cash_and_positions(
+            shot.cash, {row.ticker: row.size for row in shot.positions}, exchange
+        )
+    ended.problems += compare(run_dir / "journal.sqlite", exchange)
+    ended.orders = len(exchange.desk.log)
+
+
+async def _over(proxy: FaultProxy, exchange: Exchange, over_s: float) -> None:
+    """Wait until all faults have healed and all markets that a session follows have settled."""
+    await proxy.heal()
+    while any(x.facts.category == "sports" and x.status != "finalized" for x in exchange.listings):
+        await asyncio.sleep(0.1)
+
+
+async def _finish(work: asyncio.Task[None], ended: Ended) -> None:
+    """Wait for the end of a session; one that does not end is cancelled."""
+    patience_s = END_S + PATIENCE_S + max((fault.until_s for fault in ended.faults), default=0.0) + 60
+    done, _ = await asyncio.wait((work,), timeout=patience_s)
+    if not done:
+        ended.problems.append("the session did not end")
+        # The first interrupt stops a session cleanly, so only further ones end it.
+        while not work.done():
+            work.cancel()
+            await asyncio.wait((work,), timeout=1)
+    elif work.exception() is not None:
+        ended.problems.append(f"the session raised {work.exception()!r}")
+    if ended.stop_s > END_S:
+        ended.problems.append(f"the end took {ended.stop_s:.1f} s")
+
+
+async def _check_remains(proxy: FaultProxy, ended: Ended) -> None:
+    """Check that an ended session leaves no task and no open connection."""
+    until = time.monotonic() + CLOSED_S
+    while proxy.open_connections and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+    if proxy.open_connections:
+        ended.problems.append(f"{proxy.open_connections} connections are left")
+    left = [task for task in _tasks.pop(ended.seed, ()) if not task.done()]
+    ended.problems += [f"a task is left: {task.get_coro()!r}" for task in left]
+
+
+# The comparison
+
+
+def _cash_and_positions(cash: int, positions: dict[str, int], exchange: Exchange) -> list[str]:
+    account = exchange.account
+    held = {ticker: abs(holding.size) for ticker, holding in account.holdings.items() if holding.size}
+    problems = [] if positions == held else [f"positions are {positions}, the exchange's are {held}"]
+    if abs(cash - account.cash) >= 10_000:
+        problems.append(f"cash is {cash / 1e6:.4f} dollars, the exchange's is {account.cash / 1e6:.4f}")
+    return problems
+
+
+def compare(path: Path, exchange: Exchange) -> list[str]:
+    """Return the differences between a journal and the exchange's account, one sentence each."""
+    with Journal.open(path) as journal:
+        intents, outcomes = journal.values("intent"), journal.values("outcome")
+        fills, settlements, orders = (
+            journal.values("fill"),
+            journal.values("settlement"),
+            journal.values("order"),
+        )
+    desk, account = exchange.desk, exchange.account
+    problems = [f"order {o.order_id} ({o.client_order_id}) rests" for o in desk.resting()]
+    problems += _compare_orders([i.client_order_id for i in intents], outcomes, exchange)
+    last = {order.order_id: order.status for order in orders}
+    problems += [
+        f"order {o.order_id} is {o.status}, the journal's last state is {last.get(o.order_id)}"
+        for o in desk.log
+        if last.get(o.order_id) != o.status
+    ]
+    problems += _compare_rows(
+        "fill",
+        [(f.trade_id, f.order_id, f.price, f.size, f.fee) for f in fills],
+        [(r.trade_id, r.order.order_id, r.price, r.size, r.fee) for r in account.fills],
+    )
+    return problems + _compare_rows(
+        "settlement",
+        [(s.ticker, s.revenue) for s in settlements],
+        [(s.ticker, s.revenue) for s in account.settlements],
+    )
+
+
+def _compare_orders(intents: list[str], outcomes: list[Any], exchange: Exchange) -> list[str]:
+    final: dict[str, list[Any]] = {key: [] for key in intents}
+    for outcome in outcomes:
+        if outcome.kind != "unknown":
+            final.setdefault(outcome.client_order_id, []).append(outcome)
+    problems = [f"intent {key} is written {n} times" for key, n in Counter(intents).items() if n > 1]
+    problems += [
+        f"intent {key} has the outcomes {[outcome.kind for outcome in found]}"
+        for key, found in final.items()
+        if len(found) != 1
+    ]
+    arrived = {order.client_order_id: order.order_id for order in exchange.desk.log}
+    accepted = {
+        key: found[0].order_id for key, found in final.items() if found and found[0].kind == "accepted"
+    }
+    kinds = {key: found[0].kind for key, found in final.items() if found}
+    problems += [
+        f"order {key} arrived, its outcome is {kinds.get(key, 'missing')}"
+        for key in arrived.keys() - accepted.keys()
+    ]
+    problems += [
+        f"order {key} did not arrive, its outcome is accepted" for key in accepted.keys() - arrived.keys()
+    ]
+    problems += [
+        f"order {key} has the id {accepted[key]}, the exchange's is {arrived[key]}"
+        for key in arrived.keys() & accepted.keys()
+        if arrived[key] != accepted[key]
+    ]
+    return problems + [
+        f"order id {n} is doubled" for n, times in Counter(accepted.values()).items() if times > 1
+    ]
+
+
+def _compare_rows(name: str, ours: list[tuple[Any, ...]], theirs: list[tuple[Any, ...]]) -> list[str]:
+    recorded, happened = Counter(ours), Counter(theirs)
+    missing, extra = happened - recorded, recorded - happened
+    return [f"{name} {row} is missing" for row in missing] + [f"{name} {row} is extra" for row in extra]
+
+
+# Many sessions
+
+
+async def run_schedules(
+    schedules: dict[int, list[Fault]], folder: Path, *, over_s: float, at_once: int, markets: int = 20
+) -> list[Ended]:
+    """Run a session for each seed, several at once in this event loop, and return how they ended.
+
+    Args:
+        schedules: the faults by seed.
+        folder: receives the run folders.
+        over_s: as for `run_schedule`.
+        at_once: the sessions that run at once.
+        markets: as for `run_schedule`.
+    """
+    places = asyncio.Semaphore(at_once)
+    interval_s = over_s / at_once
+
+    async def run(number: int, seed: int) -> Ended:
+        # Sessions do not start at the same instant, which would make the machine busy at once.
+        await asyncio.sleep(min(number, at_once) * interval_s * 0.2)
+        async with places:
+            return await run_schedule(seed, schedules[seed], folder, over_s=over_s, markets=markets)
+
+    with watched_tasks(asyncio.get_running_loop()):
+        return await asyncio.gather(*(run(n, seed) for n, seed in enumerate(schedules)))

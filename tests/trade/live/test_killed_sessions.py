@@ -1,0 +1,141 @@
+"""A session killed with `kill -9` at any moment, and resumed: one run, whose record is the exchange's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from faulty_session import compare, falling
+
+from kalshilab.config.settings import Settings
+from kalshilab.errors import SessionError
+from kalshilab.exchange import Exchange, Venue, serve
+from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.session.session import PaperSession
+
+SECOND = 1_000_000
+LIFE = """
+import asyncio, json, sys
+from pathlib import Path
+from kalshilab.config.settings import Settings
+from kalshilab.trade.session.session import PaperSession
+
+facts = json.loads(sys.argv[1])
+
+
+async def main():
+    settings = Settings(env={}, env_file=None, **facts["settings"])
+    if Path(facts["run"], "journal.sqlite").is_file():
+        session = PaperSession.resume(facts["run"], settings)
+    else:
+        session = PaperSession(settings, run_dir=Path(facts["run"]))
+    async with session:
+        (await session.run()).check()
+
+
+asyncio.run(main())
+"""
+
+
+def settings_of(venue: Venue, folder: Path) -> dict[str, object]:
+    return {
+        "venue": "demo", "rest_url": venue.rest, "ws_url": venue.ws, "key_id": venue.key_id,
+        "private_key_path": str(venue.private_key_path), "out": str(folder), "categories": ["sports"], "min_trades": 4,
+        "min_drop": 1, "contracts": 5, "close_min_minutes": 0, "attempts_per_minute": 1e6, "sync_interval_s": 2,
+        "discovery_interval_s": 1, "stop_file": str(folder / "stop"),
+    }  # fmt: skip
+
+
+async def live(facts: dict[str, object]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LIFE, json.dumps(facts), stderr=subprocess.PIPE
+    )
+
+
+async def kill_and_resume(seed: int, folder: Path, *, kills: int, over_s: float, markets: int) -> list[str]:
+    """Kill a session repeatedly while its markets trade and settle; return what its last life leaves different.
+
+    Args:
+        seed: the seed of the tape and of the moments.
+        folder: receives the run.
+        kills: number of killed lives.
+        over_s: seconds until the last market has settled.
+        markets: number of markets.
+    """
+    draw = random.Random(seed)
+    tape, table = falling(seed, over_s=over_s, markets=markets, start_us=time.time_ns() // 1000 + 3 * SECOND)
+    exchange = Exchange(tape, table, seed=seed)
+    exchange.advance(time.time_ns() // 1000)
+    async with serve(exchange, speed=1.0, key_kind="ed25519") as venue:
+        run = folder / f"run-{seed}"
+        facts: dict[str, object] = {"settings": settings_of(venue, folder), "run": str(run)}
+        for _ in range(kills):
+            child = await live(facts)
+            orders = len(exchange.desk.log)
+            # Half of the lives are killed at any time, the others as soon as an order has arrived.
+            until = time.monotonic() + draw.uniform(1.5, 2 * over_s / kills)
+            while time.monotonic() < until and (draw.random() < 0.5 or len(exchange.desk.log) == orders):
+                await asyncio.sleep(0.01)
+            child.send_signal(signal.SIGKILL)
+            await child.wait()
+        child = await live(facts)
+        while any(x.facts.category == "sports" and x.status != "finalized" for x in exchange.listings):
+            await asyncio.sleep(0.1)
+        (folder / "stop").write_text("over")
+        _, errors = await child.communicate()
+        (folder / "stop").unlink()
+        problems = [] if child.returncode == 0 else [errors.decode()]
+        return problems + compare(run / "journal.sqlite", exchange) + compare_report(run, exchange)
+
+
+def compare_report(run: Path, exchange: Exchange) -> list[str]:
+    """Return what the report of a run has in a way other than the exchange's account."""
+    report, account = Report.load(run), exchange.account
+    facts = {
+        "fills": (report.counts["fills"], len(account.fills)),
+        "orders": (report.orders.height, len(exchange.desk.log)),
+        "settlements": (report.counts["settlements"], len(account.settlements)),
+        "cash": (report.counts["cash_cents"], account.cash // 10_000),
+        "pnl": (report.counts["pnl_cents"], round((account.cash - 10_000 * SECOND) / 10_000)),
+        "differences": (report.counts["account_differences"], 0),
+        "resting": (report.counts["left_resting"], 0),
+    }
+    return [
+        f"{name}: {ours}, at the exchange {theirs}"
+        for name, (ours, theirs) in facts.items()
+        if ours != theirs
+    ]
+
+
+@pytest.mark.timeout(180)
+async def test_a_killed_session_is_resumed_as_one_run(tmp_path: Path) -> None:
+    assert await kill_and_resume(1, tmp_path, kills=2, over_s=14.0, markets=12) == []
+    with Journal.open(tmp_path / "run-1" / "journal.sqlite") as journal:
+        lives = [note["what"] for note in journal.values("note") if note["what"] in ("start", "resume")]
+        assert lives == ["start", "resume", "resume"] and journal.values("intent")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+async def test_a_hundred_kills_leave_one_complete_record(tmp_path: Path) -> None:
+    found = {}
+    for seed in range(20):
+        found[seed] = await kill_and_resume(seed, tmp_path, kills=5, over_s=35.0, markets=40)
+    assert not {seed: problems for seed, problems in found.items() if problems}
+
+
+def test_what_cannot_be_resumed_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="no such run"):
+        PaperSession.resume("20200101T000000Z", settings.replace(out=str(tmp_path)))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal.sqlite").touch()
+    with pytest.raises(SessionError, match="embedded cannot be resumed"):
+        PaperSession.resume(tmp_path / "run", settings)
