@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from kalshilab.cli.live import installed_fast_packages, require_fast_extra
-from kalshilab.cli.options import Subparsers
+from kalshilab.cli.terminal.options import Subparsers
 from kalshilab.config.settings import Settings
 from kalshilab.errors import LakeError, UsageError
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kalshilab.cli.interrupt import run_interruptible
-from kalshilab.cli.options import (
+from kalshilab.cli.terminal.interrupt import run_interruptible
+from kalshilab.cli.terminal.options import (
     Subparsers,
     hidden_alias,
     parse_instant,

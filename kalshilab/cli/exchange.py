@@ -12,8 +12,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from kalshilab.cli.interrupt import on_interrupt
-from kalshilab.cli.options import Subparsers, add_tape_options, hidden_alias, settings_from
+from kalshilab.cli.terminal.interrupt import on_interrupt
+from kalshilab.cli.terminal.options import Subparsers, add_tape_options, hidden_alias, settings_from
 from kalshilab.config.settings import Settings
 from kalshilab.errors import ConfigError, UsageError
 

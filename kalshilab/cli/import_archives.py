@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kalshilab.cli.options import Subparsers, add_result_column_option
+from kalshilab.cli.terminal.options import Subparsers, add_result_column_option
 from kalshilab.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kalshilab.cli.options import Subparsers, add_tape_options, settings_from
-from kalshilab.cli.progress import RunProgress, relative_path
+from kalshilab.cli.terminal.options import Subparsers, add_tape_options, settings_from
+from kalshilab.cli.terminal.progress import RunProgress, relative_path
 from kalshilab.clock import WallClock
 from kalshilab.config.contradictions import check_limits
 from kalshilab.config.settings import STRATEGIES, VENUES, Settings

@@ -4,6 +4,9 @@
     kalshilab exchange   serve the local exchange on loopback
     kalshilab validate   judge a signal over a tape or a lake
     kalshilab watch RUN  follow a run from another terminal
+    kalshilab status     show the state of a run once
+    kalshilab control    pause, resume, flatten, stop or kill a running session
+    kalshilab runs       list runs, or remove old ones
     kalshilab download   download public trades into a lake
     kalshilab record     record the live trade feed into a lake
     kalshilab import     import archives of trades into a lake
@@ -20,7 +23,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from kalshilab.cli import doctor, download, exchange, import_archives, live, record, validate, watch
+from kalshilab.cli import doctor, download, exchange, import_archives, live, record, validate
+from kalshilab.cli.session import control, listing, status, watch
 from kalshilab.errors import (
     ConfigError,
     EdgeError,
@@ -90,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", title="commands")
-    for module in (live, exchange, validate, watch, download, record, import_archives, doctor):
+    for module in (
+        live, exchange, validate, watch, status, control, listing, download, record, import_archives, doctor,
+    ):  # fmt: skip
         module.add_parser(commands)
     return parser
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kalshilab.cli.interrupt import run_interruptible
-from kalshilab.cli.options import Subparsers, require_finite_non_negative, split_names
-from kalshilab.cli.progress import overwrite_line
+from kalshilab.cli.terminal.interrupt import run_interruptible
+from kalshilab.cli.terminal.options import Subparsers, require_finite_non_negative, split_names
+from kalshilab.cli.terminal.progress import overwrite_line
 from kalshilab.clock import WallClock, isoformat
 from kalshilab.config.settings import Settings
 from kalshilab.errors import StreamError, UsageError

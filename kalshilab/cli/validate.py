@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kalshilab.cli.options import Subparsers, add_tape_options, hidden_alias, settings_from
+from kalshilab.cli.terminal.options import Subparsers, add_tape_options, hidden_alias, settings_from
 from kalshilab.errors import SignalError, UsageError
 
 if TYPE_CHECKING:

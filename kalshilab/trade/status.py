@@ -21,6 +21,7 @@ __all__ = [
     "RunStatus",
     "Snapshot",
     "Status",
+    "UpcomingRow",
     "close_status",
     "empty_snapshot",
     "read_status",
@@ -71,11 +72,24 @@ class MarketRow(msgspec.Struct, frozen=True):
     drop: int | None
 
 
+class UpcomingRow(msgspec.Struct, frozen=True):
+    """One market that is listed and not open yet; `open_ts` in microseconds of exchange time, `opens_in_s` seconds."""
+
+    ticker: str
+    title: str
+    category: str
+    open_ts: int
+    opens_in_s: float
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A session at one moment, in integer units: prices, sizes and money as inside the package.
 
     `now` is exchange time and `started` machine time, both in microseconds; `elapsed` is wall seconds.  `progress` is the
     fraction of the tape that has been played, or `None`.  `note` is the reason for which the strategy places no orders, or "".
+    `strategies` holds "on", "paused" or "failed: " and the error, by name; `paused` is the reason for which no strategy
+    places orders, or "".  `order_age_s` is the age of the oldest open order and `frame_age_s` that of the feed's last frame,
+    in seconds, or `None`.  `error` is the error that ended the run, or "".
     """
 
     run_id: str
@@ -103,6 +117,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     health: dict[str, str]
     messages: list[tuple[int, str]]
     note: str = ""
+    strategies: dict[str, str] = {}
+    paused: str = ""
+    error: str = ""
+    upcoming: list[UpcomingRow] = []
+    active_markets: int = 0
+    order_age_s: float | None = None
+    frame_age_s: float | None = None
+    snapshots: int = 0
+    deltas: int = 0
 
 
 def empty_snapshot(
@@ -126,7 +149,11 @@ def empty_snapshot(
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `status.json`: `now` in microseconds, `elapsed` in wall seconds, money in whole cents."""
+    """The content of `status.json`: `now` in microseconds, `elapsed` in wall seconds, money in whole cents.
+
+    The fields with a default are missing in files of version 0.1.  `heartbeat` is the machine time of the writing in
+    microseconds, and `interval_s` the seconds until the next one is due; the others are as in `Snapshot`.
+    """
 
     run_id: str
     venue: str
@@ -144,14 +171,54 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     open_positions: int
     health: dict[str, str]
     note: str = ""
+    heartbeat: int = 0
+    interval_s: float = 0.5
+    strategies: dict[str, str] = {}
+    paused: str = ""
+    error: str = ""
+    upcoming: list[UpcomingRow] = []
+    active_markets: int = 0
+    order_age_s: float | None = None
+    frame_age_s: float | None = None
+    snapshots: int = 0
+    deltas: int = 0
+    api_url: str = ""
+    ws_url: str = ""
+
+    @property
+    def unhealthy(self) -> dict[str, str]:
+        """The parts that are not healthy, with their reasons."""
+        return {part: text for part, text in self.health.items() if text != "healthy"}
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the session trades, or has ended without an error, and every part is healthy."""
+        return self.state != "ERROR" and not self.error and not self.unhealthy
 
 
 Status = RunStatus
 """The former name of `RunStatus`."""
 
 
-def write_status(path: Path, shot: Snapshot) -> None:
-    """Replace the status file atomically: a reader sees the old or the new one, never a mix."""
+def write_status(
+    path: Path,
+    shot: Snapshot,
+    *,
+    heartbeat: int = 0,
+    interval_s: float = 0.5,
+    api_url: str = "",
+    ws_url: str = "",
+) -> None:
+    """Replace the status file atomically: a reader sees the old or the new one, never a mix.
+
+    Args:
+        path: the status file.
+        shot: the session.
+        heartbeat: machine time in microseconds.
+        interval_s: seconds until the next writing is due.
+        api_url: address of REST.
+        ws_url: address of the WebSocket.
+    """
     status = RunStatus(
         run_id=shot.run_id,
         venue=shot.venue,
@@ -169,6 +236,19 @@ def write_status(path: Path, shot: Snapshot) -> None:
         open_positions=len(shot.positions),
         health=shot.health,
         note=shot.note,
+        heartbeat=heartbeat,
+        interval_s=interval_s,
+        strategies=shot.strategies,
+        paused=shot.paused,
+        error=shot.error,
+        upcoming=shot.upcoming,
+        active_markets=shot.active_markets,
+        order_age_s=shot.order_age_s,
+        frame_age_s=shot.frame_age_s,
+        snapshots=shot.snapshots,
+        deltas=shot.deltas,
+        api_url=api_url,
+        ws_url=ws_url,
     )
     _replace_file(path, status)
 

@@ -1,17 +1,42 @@
-"""Run folders: the id and the folder of a run, and the conditions under which it ends by itself."""
+"""Run folders: the id and the folder of a run, the state of its session, and the conditions under which it ends by itself."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from kalshilab.clock import Clock, to_datetime
 from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError, UsageError
+from kalshilab.trade.live.lease import holder_of_run, was_locked
 from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.status import RunStatus
 
-__all__ = ["RUN_VARIABLE", "Ending", "claim_run", "name_run", "resumable"]
+__all__ = [
+    "LATEST",
+    "RUN_VARIABLE",
+    "Ending",
+    "RunLife",
+    "claim_run",
+    "find_run",
+    "life_of_run",
+    "name_run",
+    "resumable",
+    "runs_in",
+]
+
+LATEST: Final = "latest"
+"""The name with which a command means the run that was started last."""
+SILENT_S: Final = 30.0
+"""Seconds without a new status after which a session that holds no lock counts as dead."""
+START_S: Final = 120.0
+"""Seconds that a kernel may take before the first status of its session."""
+TRACES: Final = ("status.json", "journal.sqlite", "lock", "report.json")
+"""Files of which a run's folder has at least one."""
+
+RunLife: TypeAlias = Literal["starting", "running", "ended", "dead"]
+"""The state of a run's session: dead means that its process is gone and it has not ended."""
 
 RUN_VARIABLE: Final = "KALSHILAB_RUN"
 """The environment variable through which a runner passes the run id to the session in its kernel."""
@@ -65,20 +90,17 @@ def resumable(run: str | Path, settings: Settings) -> Path:
     """Return the folder of a run that a new session may continue.
 
     Args:
-        run: the folder, or the run's id in `settings.out`.
+        run: the folder, the run's id in `settings.out`, or "latest".
         settings: the settings of the new session.
 
     Raises:
-        SessionError: there is no such run, it has ended, or its exchange ended with the session.
+        UsageError: there is no such run.
+        SessionError: it has no journal, it has ended, or its exchange ended with the session.
         JournalError: its journal is damaged.
     """
-    folder = Path(run)
-    if not folder.is_dir():
-        folder = Path(settings.out) / run
+    folder = find_run(str(run), Path(settings.out))
     if not (folder / "journal.sqlite").is_file():
-        raise SessionError(
-            f"{run}: no such run; it must be a run folder, or the id of a run in {settings.out}"
-        )
+        raise SessionError(f"{folder}: this run has no journal, so there is nothing to continue")
     if settings.venue != "demo":
         raise SessionError(
             f"a run on the venue {settings.venue} cannot be resumed: its exchange ended with its session"
@@ -93,6 +115,63 @@ def resumable(run: str | Path, settings: Settings) -> Path:
     if (folder / "report.json").is_file():
         raise SessionError(f"{folder}: this run has ended, and its report is written; start a new one")
     return folder
+
+
+def runs_in(out: Path) -> list[Path]:
+    """Return the folders of runs in a folder, the latest first; other folders are left out."""
+    if not out.is_dir():
+        return []
+    found = [path for path in out.iterdir() if any((path / name).is_file() for name in TRACES)]
+    return sorted(found, key=_start_order, reverse=True)
+
+
+def _start_order(run: Path) -> tuple[str, int, str]:
+    # Ids are times, with a number for further runs of one second.
+    base, _, number = run.name.partition("-")
+    return base, int(number) if number.isascii() and number.isdigit() else 1, run.name
+
+
+def find_run(name: str, out: Path) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        name: the folder, the id of a run in `out`, or "latest".
+        out: the folder for all runs.
+
+    Raises:
+        UsageError: there is no such run; the latest ones are named.
+    """
+    runs = runs_in(out)
+    if name == LATEST and runs:
+        return runs[0]
+    for folder in (Path(name), out / name):
+        if folder.is_dir() and name != LATEST:
+            return folder
+    known = ", ".join(run.name for run in runs[:5])
+    where = f"the latest in {out}: {known}" if known else f"{out} holds no runs"
+    raise UsageError(f"{name}: no such run; {where}")
+
+
+def life_of_run(run_dir: Path, status: RunStatus | None, now: int) -> RunLife:
+    """Return the state of a run's session.
+
+    Args:
+        run_dir: the folder of the run.
+        status: its latest status, or None before the first.
+        now: machine time in microseconds.
+    """
+    if status is not None and status.finished:
+        return "ended"
+    if holder_of_run(run_dir) is not None:
+        return "starting" if status is None else "running"
+    if status is not None and was_locked(run_dir):
+        return "dead"
+    # A session that takes no lock, or whose kernel is starting: its files are as old as its last sign of life.
+    path = run_dir if status is None else run_dir / "status.json"
+    age_s = now / 1e6 - path.stat().st_mtime
+    if status is None:
+        return "starting" if age_s < START_S else "dead"
+    return "running" if age_s < max(SILENT_S, 3 * status.interval_s) else "dead"
 
 
 class Ending:

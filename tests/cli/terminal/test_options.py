@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from kalshilab.cli.options import hidden_alias, parse_instant, require_finite_non_negative
+from kalshilab.cli.terminal.options import hidden_alias, parse_instant, require_finite_non_negative
 from kalshilab.errors import UsageError
 
 

@@ -1,0 +1,1 @@
+"""Shared parts of the commands: options, the lines of a terminal, and interrupts."""
