@@ -312,6 +312,9 @@ class Trader(SessionControl):
         self.markets.lifecycle(event)
         if event.kind == "close_date_updated":
             self._watch.rescheduled(event.ticker)
+            followed = self.markets.get(event.ticker)
+            if followed is not None and followed.market is not None:
+                self._outbox.record("market", followed.market)
 
     def _on_market_known(self, followed: Followed) -> None:
         ticker, market = followed.ticker, followed.market
@@ -371,8 +374,9 @@ class Trader(SessionControl):
         times = self.account.payouts(settlement)
         key = f"{settlement.ticker}|{settlement.ts}" + (f"|{times}" if times > 1 else "")
         self._outbox.record("settlement", settlement, key)
-        self.counts["settlements"] += 1
-        self.settlements.append(settlement)
+        if times == 1:
+            self.counts["settlements"] += 1
+            self.settlements.append(settlement)
         place = self.markets.place_of(settlement.ticker)
         for owner, _ in self.account.owners():
             self.exposure.position(settlement.ticker, *place, owner)
