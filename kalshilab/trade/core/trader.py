@@ -367,12 +367,14 @@ class Trader(SessionControl):
         if not self._reconciler.recording or not self.account.settle(settlement):
             return
         self._flow.activity += 1
-        # A fill that is found late is paid out by the same settlement, again: that is another entry.
+        # A fill that is found late is paid out by the same settlement, again: that is another entry, but not another
+        # settlement.
         times = self.account.payouts(settlement)
         key = f"{settlement.ticker}|{settlement.ts}" + (f"|{times}" if times > 1 else "")
         self._outbox.record("settlement", settlement, key)
-        self.counts["settlements"] += 1
-        self.settlements.append(settlement)
+        if times == 1:
+            self.counts["settlements"] += 1
+            self.settlements.append(settlement)
         place = self.markets.place_of(settlement.ticker)
         for owner, _ in self.account.owners():
             self.exposure.position(settlement.ticker, *place, owner)

@@ -230,8 +230,9 @@ class RunHistory:
 
     def _on_settlement(self, settlement: Settlement) -> None:
         self.account.settle(settlement)
-        self.counts["settlements"] += 1
-        self.settlements.append(settlement)
+        if self.account.payouts(settlement) <= 1:
+            self.counts["settlements"] += 1
+            self.settlements.append(settlement)
 
     def _on_market(self, market: Market, key: str | None) -> None:
         """Note a market; the entry of an admission has a key."""
