@@ -370,7 +370,8 @@ class Trader(SessionControl):
         if not self._reconciler.recording or not self.account.settle(settlement):
             return
         self._flow.activity += 1
-        # A fill that is found late is paid out by the same settlement, again: that is another entry.
+        # A fill that is found late is paid out by the same settlement, again: that is another entry, but not another
+        # settlement.
         times = self.account.payouts(settlement)
         key = f"{settlement.ticker}|{settlement.ts}" + (f"|{times}" if times > 1 else "")
         self._outbox.record("settlement", settlement, key)
