@@ -494,6 +494,12 @@ class Trader(SessionControl):
         self._outbox.note("end", stopped=self.stopped, counts=dict(self.counts), left=list(left))
         self.finished = Finish(self.stopped, left)
         self._outbox.add(self.finished)
+        # The feed may go on for a moment, but nobody waits for answers, and the record is closed.
+        self._handlers = dict.fromkeys(self._handlers, _ignore)
 
     def __repr__(self) -> str:
         return f"Trader({self.run_id}, {self.state}, {len(self.strategies)} strategies)"
+
+
+def _ignore(event: Event) -> None:
+    """Ignore an event after the end."""
