@@ -7,10 +7,11 @@
     kalshilab status     show the state of a run once
     kalshilab control    pause, resume, flatten, stop or kill a running session
     kalshilab runs       list runs, or remove old ones
+    kalshilab report     print the numbers of a run, also of one that was killed
     kalshilab download   download public trades into a lake
     kalshilab record     record the live trade feed into a lake
     kalshilab import     import archives of trades into a lake
-    kalshilab doctor     check this installation and its settings, or a lake
+    kalshilab doctor     check this installation and its settings, a lake, or the journal of a run
 
 An invalid request prints one sentence on standard error and returns 2; a run that failed returns 1.
 """
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from kalshilab.cli import doctor, download, exchange, import_archives, live, record, validate
-from kalshilab.cli.session import control, listing, status, watch
+from kalshilab.cli.session import control, listing, report, status, watch
 from kalshilab.errors import (
     ConfigError,
     EdgeError,
@@ -95,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", title="commands")
     for module in (
-        live, exchange, validate, watch, status, control, listing, download, record, import_archives, doctor,
+        live, exchange, validate, watch, status, control, listing, report, download, record, import_archives,
+        doctor,
     ):  # fmt: skip
         module.add_parser(commands)
     return parser

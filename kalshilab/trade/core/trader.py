@@ -312,6 +312,9 @@ class Trader(SessionControl):
         self.markets.lifecycle(event)
         if event.kind == "close_date_updated":
             self._watch.rescheduled(event.ticker)
+            followed = self.markets.get(event.ticker)
+            if followed is not None and followed.market is not None:
+                self._outbox.record("market", followed.market)
 
     def _on_market_known(self, followed: Followed) -> None:
         ticker, market = followed.ticker, followed.market
@@ -367,12 +370,14 @@ class Trader(SessionControl):
         if not self._reconciler.recording or not self.account.settle(settlement):
             return
         self._flow.activity += 1
-        # A fill that is found late is paid out by the same settlement, again: that is another entry.
+        # A fill that is found late is paid out by the same settlement, again: that is another entry, but not another
+        # settlement.
         times = self.account.payouts(settlement)
         key = f"{settlement.ticker}|{settlement.ts}" + (f"|{times}" if times > 1 else "")
         self._outbox.record("settlement", settlement, key)
-        self.counts["settlements"] += 1
-        self.settlements.append(settlement)
+        if times == 1:
+            self.counts["settlements"] += 1
+            self.settlements.append(settlement)
         place = self.markets.place_of(settlement.ticker)
         for owner, _ in self.account.owners():
             self.exposure.position(settlement.ticker, *place, owner)
@@ -489,6 +494,12 @@ class Trader(SessionControl):
         self._outbox.note("end", stopped=self.stopped, counts=dict(self.counts), left=list(left))
         self.finished = Finish(self.stopped, left)
         self._outbox.add(self.finished)
+        # The feed may go on for a moment, but nobody waits for answers, and the record is closed.
+        self._handlers = dict.fromkeys(self._handlers, _ignore)
 
     def __repr__(self) -> str:
         return f"Trader({self.run_id}, {self.state}, {len(self.strategies)} strategies)"
+
+
+def _ignore(event: Event) -> None:
+    """Ignore an event after the end."""

@@ -1,3 +1,4 @@
+from . import history_view as history_view
 from . import paper_entries as paper_entries
 from . import plans as plans
 from . import provenance as provenance

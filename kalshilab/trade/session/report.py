@@ -11,7 +11,9 @@ import polars as pl
 
 from kalshilab.errors import KalshilabError, SessionError
 from kalshilab.market.model import Market
+from kalshilab.trade.core.record.history import RunHistory
 from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session.history_view import NOT_ENDED, counts_of_history, positions_of_history
 from kalshilab.trade.session.report_tables import FRAMES, Dtype, readable, stored_tables
 from kalshilab.trade.status import PositionRow
 from kalshilab.units import show_dollars
@@ -151,17 +153,49 @@ class Report:
         )
 
     @classmethod
-    def load(cls, run_dir: str | Path) -> Report:
-        """Load the report of an earlier run from its folder.
+    def from_journal(cls, run_dir: str | Path) -> Report:
+        """Make the report of a run from its journal alone, as far as the journal goes.
+
+        It serves runs that were killed.  Positions have the prices of the last minute that was recorded, and the numbers of
+        prints are those of that minute.  The journal does not hold whether the account differs from the exchange's, nor the
+        types of a signal's own columns, which are inferred from the values.
+
+        Args:
+            run_dir: the folder of the run.
 
         Raises:
-            SessionError: the folder holds no finished run.
+            JournalError: there is no journal, or it is damaged.
+        """
+        folder = Path(run_dir)
+        with Journal.open(folder / "journal.sqlite") as journal:
+            past = RunHistory()
+            past.fold(journal)
+            return cls.build(
+                journal,
+                run_id=past.run_id or folder.name,
+                state=past.state,
+                stopped=past.stopped or past.error or NOT_ENDED,
+                counts=counts_of_history(past),
+                positions=positions_of_history(past),
+                equity=past.curve.samples,
+                markets=past.markets.values(),
+            )
+
+    @classmethod
+    def load(cls, run_dir: str | Path) -> Report:
+        """Load the report of an earlier run from its folder; a run that was killed has that of its journal.
+
+        Raises:
+            SessionError: the folder holds no run.
+            JournalError: the run was killed, and its journal is damaged.
         """
         folder = Path(run_dir)
         try:
             facts = msgspec.json.decode((folder / "report.json").read_bytes())
             frames = {name: pl.read_parquet(folder / f"{name}.parquet") for name in FRAMES}
         except FileNotFoundError as error:
+            if (folder / "journal.sqlite").is_file():
+                return cls.from_journal(folder)
             raise SessionError(
                 f"{folder}: no finished run here ({Path(error.filename).name} is missing)"
             ) from None

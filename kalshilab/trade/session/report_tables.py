@@ -151,12 +151,14 @@ def stored_tables(
         columns: the types of the signal's own columns; the others are inferred from the values.
     """
     latest: dict[str, Order] = {o.order_id: o for o in journal.values("order")}
+    # A settlement that pays for a fill that was found late has one entry for each payout.
+    paid: dict[object, Settlement] = {(s.ticker, s.ts): s for s in journal.values("settlement")}
     rows: dict[str, Iterable[Row]] = {
         "signals": map(_signal, journal.values("fire")),
         "decisions": map(_decision, journal.values("decision")),
         "orders": map(_order, latest.values()),
         "fills": map(_fill, journal.values("fill")),
-        "settlements": map(_settlement, journal.values("settlement")),
+        "settlements": map(_settlement, paid.values()),
         "positions": map(_position, positions),
         "transitions": map(_transition, journal.values("transition")),
         "equity": (

@@ -15,7 +15,7 @@ from kalshilab.market.model import Fill, Market, Order, Position, Settlement
 from kalshilab.trade.core.account import FOREIGN, TradingAccount
 from kalshilab.trade.core.orders import OrderLife, Orders
 from kalshilab.trade.core.record.equity import DAY_US, EquityCurve, not_implied
-from kalshilab.trade.events import Decision, Fired, Intent, Outcome, Sampled
+from kalshilab.trade.events import Decision, Fired, Intent, Outcome, Sampled, Transition
 from kalshilab.trade.status import COUNTS
 
 __all__ = ["JournalEntry", "RunHistory"]
@@ -73,7 +73,10 @@ class RunHistory:
         flattening: whether resting orders are to be cancelled.
         off: the strategies that are switched off.
         group: the order group at the exchange, or "".
-        stopped: the reason for the end of the last life, or "" if it was killed.
+        run_id: the name of the run, or "".
+        state: the last state of the session.
+        stopped: the reason for the end of the last life, or "" if it has not ended.
+        error: the error that the last life recorded, or "".
         newest: exchange time of the newest fill, the ones before the record included.
         oldest: exchange time before which fills precede the record.
         day: (exchange time, equity) at the start of the last UTC day, or None.
@@ -107,7 +110,8 @@ class RunHistory:
         self.keys: set[str] = set()
         self.sent: deque[tuple[str, int]] = deque(maxlen=RECENT)
         self.settlements: deque[Settlement] = deque(maxlen=20)
-        self.paused = self.group = self.stopped = ""
+        self.paused = self.group = self.stopped = self.run_id = self.error = ""
+        self.state = "STARTUP"
         self.off: set[str] = set()
         self.day: tuple[int, int] | None = None
         self._handlers: Mapping[str, Callable[[Any], None]] = {
@@ -120,13 +124,16 @@ class RunHistory:
             "outcome": self._on_outcome,
             "sample": self._on_sample,
             "settlement": self._on_settlement,
+            "transition": self._on_transition,
         }
         self._notes: Mapping[str, Callable[[Note], None]] = {
             "account": self._on_account,
             "end": self._on_end,
+            "error": self._on_error,
             "group": self._on_group,
             "operator": self._on_operator,
             "paused": self._on_paused,
+            "resume": self._on_start,
             "start": self._on_start,
             "stop": self._on_stop,
         }
@@ -223,6 +230,7 @@ class RunHistory:
         self.counts["fills" if owner != FOREIGN or self._is_old(fill) else "foreign_fills"] += 1
         if life is not None:
             self.orders.count(life, fill)
+        self._draw(fill.ts)
 
     def _is_old(self, fill: Fill) -> bool:
         """Return whether a fill is of an order of a session of version 1, whose strategy has no name."""
@@ -230,8 +238,16 @@ class RunHistory:
 
     def _on_settlement(self, settlement: Settlement) -> None:
         self.account.settle(settlement)
-        self.counts["settlements"] += 1
-        self.settlements.append(settlement)
+        if self.account.payouts(settlement) <= 1:
+            self.counts["settlements"] += 1
+            self.settlements.append(settlement)
+        self._draw(settlement.ts)
+
+    def _draw(self, ts: int) -> None:
+        """Add a point to the curve between two samples; positions have the marks of the last one."""
+        if self.curve.samples:
+            latest = self.curve.samples[-1][0]
+            self.curve.add(max(ts, latest), self.account.cash, self.account.total.value)
 
     def _on_market(self, market: Market, key: str | None) -> None:
         """Note a market; the entry of an admission has a key."""
@@ -258,6 +274,9 @@ class RunHistory:
         if self.day is None or sample.ts // DAY_US != self.day[0] // DAY_US:
             self.day = sample.ts, sample.cash + sample.value
 
+    def _on_transition(self, change: Transition) -> None:
+        self.state = change.target
+
     # Notes
 
     def _on_note(self, note: Note) -> None:
@@ -281,7 +300,11 @@ class RunHistory:
         self.group = note["id"]
 
     def _on_start(self, note: Note) -> None:
-        self.stopped = ""
+        self.stopped = self.error = ""
+        self.run_id = str(note.get("run", ""))
+
+    def _on_error(self, note: Note) -> None:
+        self.error = f"{note['error']}: {note['text']}"
 
     def _on_stop(self, note: Note) -> None:
         self.stopped = note["reason"]
