@@ -162,14 +162,15 @@ def use_rebuilt(folder: Path) -> None:
     path, rebuilt, kept = (folder / name for name in ("journal.sqlite", REBUILT, DAMAGED))
     if not rebuilt.is_file():
         raise JournalError(f"{rebuilt}: no such journal")
-    for suffix in ("-wal", "-shm"):
-        if path.with_name(path.name + suffix).is_file():
-            os.replace(path.with_name(path.name + suffix), kept.with_name(kept.name + suffix))  # noqa: PTH105
     for old, new in ((path, kept), (rebuilt, path)):
-        if head_path(old).is_file():
-            os.replace(head_path(old), head_path(new))  # noqa: PTH105
-        if old.is_file():
-            os.replace(old, new)  # noqa: PTH105
+        pairs = [
+            (old.with_name(old.name + end), new.with_name(new.name + end)) for end in ("-wal", "-shm", "")
+        ]
+        for source, target in ((head_path(old), head_path(new)), *pairs):
+            # A file that has no successor must not stay: a write-ahead log belongs to one database.
+            target.unlink(missing_ok=True)
+            if source.is_file():
+                os.replace(source, target)  # noqa: PTH105
 
 
 # What the exchange confirms
