@@ -87,7 +87,10 @@ ROOMS = {
     "notebook": {"trade", "trade.session"},
     "notebook.session": {"trade", "trade.session"},
     "notebook.research": {"edge", "edge.report", "notebook.session"},
+    "cli.terminal": {"trade"},
+    "cli.session": {"cli.terminal", "trade", "trade.core", "trade.live", "trade.session"},
     "cli": {
+        "cli.session", "cli.terminal",
         "edge.report", "exchange", "exchange.faults", "kalshi", "kalshi.rest", "kalshi.stream", "notebook", "signals",
         "signals.engine", "tape", "tape.ingest", "tape.lake", "trade", "trade.core", "trade.live", "trade.session", "trade.strategies", "trade.venues",
     },

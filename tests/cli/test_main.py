@@ -9,7 +9,9 @@ import pytest
 import kalshilab as kl
 from kalshilab.__main__ import main
 
-COMMANDS = ("live", "exchange", "validate", "watch", "download", "record", "import", "doctor")
+COMMANDS = (
+    "live", "exchange", "validate", "watch", "status", "control", "runs", "download", "record", "import", "doctor",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

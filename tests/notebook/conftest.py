@@ -89,7 +89,7 @@ class FakeSession:
             raise self.failure
         return self.shot
 
-    def request_stop(self, reason: str) -> None:
+    def operate(self, action: str, reason: str = "") -> None:
         self.stops.append(reason)
 
 

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     folder = find_run(options.run, Path(Settings().out))
     _require_session(folder, options.strategy)
     file = send_request(folder, request)
-    if asyncio.run(_is_taken(file, options.wait_s)):
+    if _is_taken(file, options.wait_s):
         target = f" for {options.strategy}" if options.strategy else ""
         print(f"{folder.name}: {options.action}{target} taken")
         return 0
@@ -84,11 +84,12 @@ def _require_session(folder: Path, strategy: str) -> None:
         raise UsageError(f"--strategy must be one of {', '.join(status.strategies)}, got {strategy!r}")
 
 
-async def _is_taken(file: Path, wait_s: float) -> bool:
+def _is_taken(file: Path, wait_s: float) -> bool:
+    """Wait until a request's file is gone; return False if it is still there at the end."""
     clock = WallClock()
     until = clock.monotonic() + wait_s
-    while await asyncio.to_thread(file.exists):
+    while file.exists():
         if clock.monotonic() >= until:
             return False
-        await clock.sleep(POLL_S)
+        asyncio.run(clock.sleep(POLL_S))
     return True

@@ -75,8 +75,7 @@ def payload(
         "host": None if holder is None else holder.host,
     }
     if status is None:
-        word = life
-        return facts | {"healthy": life != "dead", "status": word, "state": "STARTUP", "uptime": 0.0}
+        return facts | {"healthy": life != "dead", "status": life, "state": "STARTUP", "uptime": 0.0}
     age_s = round((now - status.heartbeat) / 1e6, 3) if status.heartbeat else None
     word = _word(status, life, age_s)
     counts = status.counts

@@ -5,8 +5,8 @@ second and sends the panels whose HTML has changed; it updates the chart once a 
 nothing is queued, so a slow browser delays its own view and never a feed.  If the painter fails, it reports the
 error in the console panel and ends; the session continues.
 
-The stop button only calls `session.request_stop`, because a widget callback may run in another thread with
-another event loop.  The painter then updates the button like every other part.
+The buttons only call `session.operate`, because a widget callback may run in another thread with another event
+loop.  The painter then updates the buttons like every other part.
 
 Under papermill (`KALSHILAB_RUN` is set) nobody watches and every widget would be saved, so `show` displays one
 line of static HTML.  It does the same outside a kernel.
@@ -50,6 +50,15 @@ CHART_EVERY: Final = 4
 POINTS: Final = 2_000
 """Maximum number of points of the equity line."""
 
+_BUTTONS: Final = {
+    "pause": ("PAUSE", "", "place no orders; resting orders stay"),
+    "resume": ("RESUME", "", "end a pause"),
+    "flatten": ("FLATTEN", "warning", "pause, and cancel every resting order"),
+    "stop": ("STOP", "danger", "cancel resting orders, compare with the exchange, report"),
+    "kill": ("KILL", "danger", "as STOP; nothing is placed from now on, even if the session cannot end"),
+}
+"""Text, style and tooltip of the button of each action."""
+
 _STARTING = ("STARTUP", "INITIALIZING", "ORDERBOOK_CONNECT", "TRADING_CLIENT_CONNECT", "KALSHI_DATA_SYNC")
 
 _ROWS: Final = (
@@ -75,7 +84,7 @@ class WatchedSession(Protocol):
 
     def snapshot(self) -> Snapshot: ...
 
-    def request_stop(self, reason: str) -> None: ...
+    def operate(self, action: str, reason: str = "") -> None: ...
 
 
 def is_interactive() -> bool:
@@ -143,7 +152,7 @@ class Dashboard:
     """Widgets that follow one session until it has finished.
 
     Args:
-        session: the session; the dashboard only reads `snapshot()` and calls `request_stop`.
+        session: the session; the dashboard only reads `snapshot()` and calls `operate`.
         interactive: whether to build widgets; None calls `is_interactive`.
         clock: clock that paces the painter; default the machine's.
         chart: whether to draw the equity line, the only expensive part.
@@ -201,7 +210,7 @@ class Dashboard:
                 self._put(name, panels.console(shot, self._session.settings, self._failure))
             else:
                 self._put(name, panel(shot, self._session.settings))
-        self._paint_button(shot)
+        self._paint_buttons(shot)
         if chart and shot.now and shot.state not in _STARTING:
             self._line.add(shot.now, shot.cash + shot.portfolio_value)
             self._paint_chart()
@@ -214,7 +223,8 @@ class Dashboard:
         if self._task is not None and self._task is not _current_task():
             self._task.cancel()
         self.paint()
-        self._button.disabled = True
+        for button in self._buttons.values():
+            button.disabled = True
         if self._figure is not None:
             picture = widgets.HTML(f'<div class="kl">{panels.sparkline(self._line.y.tolist())}</div>')
             self._chart_box.children = (picture,)
@@ -231,13 +241,7 @@ class Dashboard:
     def _build(self, chart: bool) -> None:
         full = widgets.Layout(width="100%", min_width="0")
         self._panels = {name: widgets.HTML(layout=full) for name in panels.PANELS}
-        self._button = widgets.Button(
-            description="STOP",
-            button_style="danger",
-            tooltip="cancel resting orders, compare with the exchange, report",
-            layout=widgets.Layout(width="auto", flex="0 0 auto"),
-        )
-        self._button.on_click(_stopper(self._session))
+        self._buttons = {action: _button(self._session, action) for action in _BUTTONS}
         self._chart_box = widgets.VBox([], layout=full)
         if chart:
             self._figure = _equity_widget()
@@ -252,7 +256,7 @@ class Dashboard:
             )
             for row in _ROWS
         ]
-        top = widgets.HBox([self._panels["header"], self._button], layout=full)
+        top = widgets.HBox([self._panels["header"], *self._buttons.values()], layout=full)
         self.widget = widgets.VBox([widgets.HTML(panels.STYLE), top, *rows])
         self.widget.add_class("kalshilab-dashboard")
 
@@ -261,11 +265,17 @@ class Dashboard:
             self._painted[name] = html
             self._panels[name].value = html
 
-    def _paint_button(self, shot: Snapshot) -> None:
-        text = "finished" if shot.finished else "stopping …" if shot.stopped else "STOP"
-        if self._button.description != text:
-            self._button.description = text
-            self._button.disabled = text != "STOP"
+    def _paint_buttons(self, shot: Snapshot) -> None:
+        for action, button in self._buttons.items():
+            text, disabled = _BUTTONS[action][0], bool(shot.stopped or shot.finished)
+            if action == "stop" and disabled:
+                text = "finished" if shot.finished else "stopping …"
+            elif action == "pause":
+                disabled = disabled or bool(shot.paused)
+            elif action == "resume":
+                disabled = disabled or not shot.paused
+            if (button.description, button.disabled) != (text, disabled):
+                button.description, button.disabled = text, disabled
 
     def _paint_chart(self) -> None:
         if self._figure is None:
@@ -292,12 +302,24 @@ class Dashboard:
         self._panels["console"].value = f'<div class="kl"><pre class="down">{escape(text)}</pre></div>{old}'
 
 
-def _stopper(session: WatchedSession) -> Callable[[object], None]:
-    """Return the callback of the stop button.
+def _button(session: WatchedSession, action: str) -> widgets.Button:
+    text, style, tooltip = _BUTTONS[action]
+    button = widgets.Button(
+        description=text,
+        button_style=style,
+        tooltip=tooltip,
+        layout=widgets.Layout(width="auto", flex="0 0 auto"),
+    )
+    button.on_click(_operator(session, action))
+    return button
+
+
+def _operator(session: WatchedSession, action: str) -> Callable[[object], None]:
+    """Return the callback of a button.
 
     It captures only the session: a callback may run in another thread, where no widget may be touched.
     """
-    return lambda _: session.request_stop("stop button")
+    return lambda _: session.operate(action, f"{action} button")
 
 
 def _current_task() -> asyncio.Task[object] | None:

@@ -154,6 +154,11 @@ def header(shot: Snapshot, settings: Settings) -> str:
     badges = [_badge(shot.state, _KINDS.get(shot.state, "warn"))]
     if shot.state in ("READY", "ACTING") and shot.cash < settings.min_cash * MONEY:
         badges.append(_badge("low cash", "warn"))
+    if shot.paused and not shot.stopped:
+        badges.append(_badge(f"paused: {shot.paused}", "warn"))
+    degraded = sorted(part for part, text in shot.health.items() if text != "healthy")
+    if degraded and not shot.finished:
+        badges.append(_badge(f"degraded: {', '.join(degraded)}", "warn"))
     if shot.stopped:
         badges.append(_badge(f"{'stopped' if shot.finished else 'stopping'}: {shot.stopped}", "warn"))
     when = f"{to_datetime(shot.now):%Y-%m-%d %H:%M:%S} UTC" if shot.now else "starting"

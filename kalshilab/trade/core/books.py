@@ -59,6 +59,8 @@ class Books:
         """Monotonic time of the last frame of each watched book, or of the last request for it."""
         self.awaited = ""
         """The market whose book was asked for and has not arrived, or ""."""
+        self.snapshots = self.deltas = 0
+        """Numbers of the frames of books received."""
 
     def get(self, ticker: str) -> Book | None:
         """Return the book of a market, or None before its snapshot and after a loss of frames."""
@@ -106,6 +108,7 @@ class Books:
 
     def load(self, event: BookSnapshot) -> None:
         """Replace a book by its snapshot."""
+        self.snapshots += 1
         if self.awaited == event.ticker:
             self.awaited = ""
         book = self._books.get(event.ticker)
@@ -120,6 +123,7 @@ class Books:
 
     def apply(self, event: BookDelta) -> None:
         """Apply a change of one level; a book that cannot be right is dropped, and subscribed again."""
+        self.deltas += 1
         book = self._books.get(event.ticker)
         if book is None:
             return

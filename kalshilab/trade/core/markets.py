@@ -39,7 +39,6 @@ __all__ = ["Followed", "Markets", "SettlementWatch"]
 
 RETRY_US: Final = (1_000_000, 2_000_000, 5_000_000, 15_000_000, 30_000_000)
 """Monotonic microseconds before a failed look-up is repeated; the last repeats."""
-SECOND: Final = 1_000_000
 UNKNOWN_CLOSE_US: Final = 60_000_000
 """Exchange microseconds before a held market is checked again whose close time is not known."""
 POLL_US: Final = 1_000_000
@@ -338,9 +337,7 @@ class Markets:
         change = msgspec.structs.replace
         market = followed.market
         if event.kind == "close_date_updated" and event.close_ts:
-            # The message counts whole seconds; the same time in a look-up is exact.
-            if event.close_ts != market.close_ts // SECOND * SECOND:
-                followed.market = change(market, close_ts=event.close_ts)
+            followed.market = change(market, close_ts=event.close_ts)
         elif event.kind in ("activated", "deactivated"):
             followed.market = change(market, status="active" if event.kind == "activated" else "inactive")
         elif event.kind == "determined":

@@ -87,8 +87,10 @@ class OrderLife:
         return outcome_price(self.intent.price, outcome) * size + fill_fee(self.intent.price, size)
 
     def look_up_at(self, mono: int) -> None:
-        """Schedule the next look-up."""
-        self.due = mono + LOOK_UP_AFTER_US[min(self.looks, len(LOOK_UP_AFTER_US) - 1)]
+        """Schedule the next look-up; one is sent as soon as it can show that the order never arrived."""
+        due = mono + LOOK_UP_AFTER_US[min(self.looks, len(LOOK_UP_AFTER_US) - 1)]
+        final = due if self.sent is None else self.sent + ABSENT_US
+        self.due = final if mono < final < due else due
         self.looks += 1
 
     def __repr__(self) -> str:

@@ -4,8 +4,8 @@ Both are `flock` locks on files that name their owner.  The system releases them
 `kill -9`, so the owner of a free lock has ended, however it ended.
 
 One session at a time may write to the folder of a run (`RunLock`).  Several sessions may share an account, because each
-order carries the tag of its run; whoever starts the second one is told (`AccountLease`).  The files of the leases name the
-account by a hash of the key's id, and hold no key.
+order carries the tag of its run, but the console of the second one names the first (`AccountLease`).  The files of the
+leases name the account by a hash of the key's id, and hold no key.
 """
 
 from __future__ import annotations

@@ -125,6 +125,8 @@ def snapshot_of(
     frames: int,
     health: dict[str, str],
     messages: Iterable[tuple[int, str]],
+    error: str = "",
+    frame_age_s: float | None = None,
 ) -> Snapshot:
     """Return a session at one moment.
 
@@ -142,6 +144,8 @@ def snapshot_of(
         frames: number of frames received.
         health: the status of the parts around the trader.
         messages: the console's lines.
+        error: the error that ended the run, or "".
+        frame_age_s: seconds since the feed's last frame, or None before the first.
     """
     account = trader.account
     return Snapshot(
@@ -170,7 +174,29 @@ def snapshot_of(
         markets=market_rows(trader),
         health={**trader.health.parts, **health},
         messages=list(messages),
+        strategies=strategy_states(trader),
+        paused=trader.paused,
+        error=error,
+        active_markets=trader.markets.active,
+        order_age_s=oldest_order_s(trader, now),
+        frame_age_s=frame_age_s,
+        snapshots=trader.books.snapshots,
+        deltas=trader.books.deltas,
     )
+
+
+def strategy_states(trader: Trader) -> dict[str, str]:
+    """Return "on", "paused" or "failed: " and the error, by name of the strategy."""
+    return {
+        run.name: f"failed: {run.failed}" if run.failed else "on" if run.on else "paused"
+        for run in trader.strategies
+    }
+
+
+def oldest_order_s(trader: Trader, now: int) -> float | None:
+    """Return the age in seconds of exchange time of the oldest open order, or None without one."""
+    oldest = min((life.intent.ts for life in trader.orders.live.values() if life.remaining), default=None)
+    return None if oldest is None else max(now - oldest, 0) / 1e6
 
 
 def _at_wall(change: Transition, offset: int) -> Transition:

@@ -58,7 +58,7 @@ async def test_the_dashboard_follows_the_session_and_freezes_at_its_end(
     await turns(clock, 1)
     await asyncio.wait_for(board.wait(), 60)
     assert "stopped: tape ended" in header.value
-    assert board._button.disabled and board._button.description == "finished"
+    assert board._buttons["stop"].disabled and board._buttons["stop"].description == "finished"
     assert board._figure is None
     [picture] = board._chart_box.children
     assert "<polyline" in picture.value
@@ -123,14 +123,27 @@ async def test_a_failing_painter_reports_its_error_and_ends(
 def test_the_stop_button_in_another_thread_only_requests_a_stop(session: FakeSession) -> None:
     board = Dashboard(session, interactive=True, chart=False)
     board.paint()
-    before = board._button.description
-    thread = threading.Thread(target=board._button.click)
+    before = board._buttons["stop"].description
+    thread = threading.Thread(target=board._buttons["stop"].click)
     thread.start()
     thread.join()
-    assert session.stops == ["stop button"] and board._button.description == before
+    assert session.stops == ["stop button"] and board._buttons["stop"].description == before
     session.shot = msgspec.structs.replace(session.shot, stopped="stop button")
     board.paint()
-    assert board._button.disabled and "stopping" in board._button.description
+    assert board._buttons["stop"].disabled and "stopping" in board._buttons["stop"].description
+
+
+def test_pause_and_resume_are_offered_in_turn(session: FakeSession) -> None:
+    board = Dashboard(session, interactive=True, chart=False)
+    board.paint()
+    pause, resume = board._buttons["pause"], board._buttons["resume"]
+    assert not pause.disabled and resume.disabled
+    session.shot = msgspec.structs.replace(session.shot, paused="pause button")
+    board.paint()
+    assert pause.disabled and not resume.disabled and "paused: pause button" in board._panels["header"].value
+    for button in board._buttons.values():
+        button.click()
+    assert session.stops == ["pause button", "resume button", "flatten button", "stop button", "kill button"]
 
 
 async def test_an_unattended_run_shows_one_line_without_widgets(
@@ -165,7 +178,7 @@ async def test_the_stop_button_ends_a_real_session(displayed: list[Any], tmp_pat
     async def click_once_drawn(board: Dashboard) -> None:
         while not len(board._line.x):
             await asyncio.sleep(0.05)
-        board._button.click()
+        board._buttons["stop"].click()
 
     settings = Settings(env={}, env_file=None, out=tmp_path / "runs", speed=5_000, minutes=1)
     async with PaperSession(settings) as live:

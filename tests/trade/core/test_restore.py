@@ -372,7 +372,9 @@ def test_a_payout_for_a_fill_that_was_found_late_is_recorded_and_restored() -> N
     first.check_account()
     keys = [r.key for r in first.records if r.kind == "settlement"]
     assert len(set(keys)) == len(keys) == 2
-    restart(first).check_account()
+    again = restart(first)
+    again.check_account()
+    assert first.trader.counts["settlements"] == again.trader.counts["settlements"] == 1
 
 
 def test_the_entries_of_earlier_lives_decide_about_reentry() -> None:

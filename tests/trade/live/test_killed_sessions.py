@@ -15,7 +15,7 @@ import pytest
 from faulty_session import compare, falling
 
 from kalshilab.config.settings import Settings
-from kalshilab.errors import SessionError
+from kalshilab.errors import SessionError, UsageError
 from kalshilab.exchange import Exchange, Venue, serve
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.session.report import Report
@@ -120,7 +120,8 @@ async def test_a_killed_session_is_resumed_as_one_run(tmp_path: Path) -> None:
     assert await kill_and_resume(1, tmp_path, kills=2, over_s=14.0, markets=12) == []
     with Journal.open(tmp_path / "run-1" / "journal.sqlite") as journal:
         lives = [note["what"] for note in journal.values("note") if note["what"] in ("start", "resume")]
-        assert lives == ["start", "resume", "resume"] and journal.values("intent")
+        # A life that is killed while it starts leaves no note.
+        assert lives[0] == "start" and set(lives[1:]) == {"resume"} and journal.values("intent")
 
 
 @pytest.mark.soak
@@ -133,7 +134,7 @@ async def test_a_hundred_kills_leave_one_complete_record(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_resumed_is_refused(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(SessionError, match="no such run|no run"):
+    with pytest.raises(UsageError, match="no such run"):
         PaperSession.resume("20200101T000000Z", settings.replace(out=str(tmp_path)))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "journal.sqlite").touch()

@@ -41,11 +41,13 @@ def report(journal: Journal) -> Report:
         Fill(trade_id="t", order_id="o", ticker="A-B-1", side="ask", price=yes_price, size=contracts(10),
              fee=dollars("0.17"), is_taker=True, ts=5_002),
     )  # fmt: skip
-    journal.write(
-        "settlement",
-        Settlement(ticker="A-B-1", event="A-B", result="no", settlement=0, yes_size=0, no_size=contracts(10), yes_cost=0,
-                   no_cost=dollars(4), revenue=dollars(10), fees=dollars("0.17"), ts=5_003),
+    settled = Settlement(
+        ticker="A-B-1", event="A-B", result="no", settlement=0, yes_size=0, no_size=contracts(10), yes_cost=0,
+        no_cost=dollars(4), revenue=dollars(10), fees=dollars("0.17"), ts=5_003,
     )  # fmt: skip
+    # A fill that was found after the payout was paid out by the same settlement.
+    journal.write("settlement", settled, "A-B-1|5003")
+    journal.write("settlement", settled, "A-B-1|5003|2")
     return Report.build(
         journal,
         run_id="run",

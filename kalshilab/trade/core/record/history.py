@@ -238,7 +238,7 @@ class RunHistory:
 
     def _on_settlement(self, settlement: Settlement) -> None:
         self.account.settle(settlement)
-        if self.account.payouts(settlement) == 1:
+        if self.account.payouts(settlement) <= 1:
             self.counts["settlements"] += 1
             self.settlements.append(settlement)
         self._draw(settlement.ts)
