@@ -1,4 +1,4 @@
-"""The command `doctor`: check this installation and its settings, or a lake."""
+"""The command `doctor`: check this installation and its settings, a lake, or the journal of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from kalshilab.cli.live import installed_fast_packages, require_fast_extra
-from kalshilab.cli.terminal.options import Subparsers
+from kalshilab.cli.session.run_check import check_run
+from kalshilab.cli.terminal.options import Subparsers, settings_from
 from kalshilab.config.settings import Settings
 from kalshilab.errors import LakeError, UsageError
 
@@ -24,22 +25,40 @@ def add_parser(commands: Subparsers) -> None:
     """Add the command to the subparsers of the `kalshilab` command."""
     parser = commands.add_parser(
         "doctor",
-        help="check this installation and its settings, or a lake",
-        description="Check this installation and its settings; given a lake, check every byte of it instead. "
-        "Returns 1 if the lake is damaged.",
+        help="check this installation and its settings, a lake, or the journal of a run",
+        description="Check this installation and its settings; given a lake, check every byte of it instead; given a run, "
+        "check its journal, and rebuild a damaged one beside it. Returns 1 if the lake or the journal is damaged.",
     )
-    parser.add_argument("lake", nargs="?", metavar="LAKE", help="a lake's folder; default: the installation")
-    parser.add_argument("--repair", action="store_true", help="remove damaged days from the lake's manifest")
+    parser.add_argument(
+        "path", nargs="?", metavar="LAKE|RUN", help="the folder of a lake or a run, or a run's name; default: the installation"
+    )  # fmt: skip
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="remove damaged days from the lake's manifest, or put the rebuilt journal in place",
+    )
+    parser.add_argument(
+        "--venue", help="demo: add to a rebuilt journal what the exchange confirms; needs the key of the run's account"
+    )  # fmt: skip
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the installation or the lake; return 1 if the lake is damaged."""
-    if options.lake is not None:
-        return _check_lake(options.lake, repair=options.repair)
-    if options.repair:
-        raise UsageError("--repair needs a lake: kalshilab doctor LAKE --repair")
-    return _check_installation()
+    """Check the installation, the lake or the run; return 1 if the lake or the journal is damaged."""
+    if options.path is None:
+        if options.repair:
+            raise UsageError("--repair needs a lake or a run: kalshilab doctor LAKE --repair")
+        return _check_installation()
+    run_dir = _run_folder(options.path)
+    if run_dir is None:
+        return _check_lake(options.path, repair=options.repair)
+    return check_run(run_dir, settings_from(options, "venue"), repair=options.repair)
+
+
+def _run_folder(path: str) -> Path | None:
+    """Return the folder of the run that a path or a name means, or None if it means a lake."""
+    folders = Path(path), Path(Settings().out) / path
+    return next((folder for folder in folders if (folder / "journal.sqlite").is_file()), None)
 
 
 def _check_installation() -> int:

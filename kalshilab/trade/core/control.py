@@ -17,11 +17,12 @@ from kalshilab.trade.core.markets import Markets
 from kalshilab.trade.core.messages import GroupOpened, OpenGroup, Operate, Outbox, Result
 from kalshilab.trade.core.order_flow import OrderFlow
 from kalshilab.trade.core.orders import Orders
-from kalshilab.trade.core.reconcile import Reconciler
+from kalshilab.trade.core.reconcile import Closing, Reconciler
 from kalshilab.trade.core.record.equity import EquityCurve
 from kalshilab.trade.core.record.history import JournalEntry, RunHistory
 from kalshilab.trade.core.states import PartHealth, Patience, States
 from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
+from kalshilab.trade.events import Decision
 
 __all__ = ["SessionControl"]
 
@@ -47,6 +48,7 @@ class SessionControl:
     _decider: Decider
     _flow: OrderFlow
     _reconciler: Reconciler
+    _closing: Closing
     _patience: Patience
     _feed_up: bool
     _flattening: bool
@@ -72,6 +74,26 @@ class SessionControl:
     def _close(self) -> None:
         """Go on closing."""
         raise NotImplementedError
+
+    @property
+    def compared_at_end(self) -> bool:
+        """Whether the account was read and compared after the stop."""
+        return self._closing.compared
+
+    @property
+    def pending(self) -> int:
+        """The number of fires that have neither led to an order nor expired."""
+        return len(self._queue)
+
+    @property
+    def decisions(self) -> deque[Decision]:
+        """The latest decisions."""
+        return self._decider.decisions
+
+    @property
+    def differences(self) -> dict[str, tuple[int, int]]:
+        """Name (a ticker or "cash") to (recorded, reported), as of the last reading of the account."""
+        return self._reconciler.differences
 
     # Earlier lives
 

@@ -41,7 +41,7 @@ from kalshilab.trade.core.reconcile import Closing, Reconciler
 from kalshilab.trade.core.record.equity import EquityCurve, not_implied
 from kalshilab.trade.core.states import PartHealth, Patience, States
 from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
-from kalshilab.trade.events import Decision, Fired, Sampled
+from kalshilab.trade.events import Fired, Sampled
 from kalshilab.trade.status import COUNTS
 from kalshilab.trade.strategies.strategies import Strategy
 
@@ -194,26 +194,6 @@ class Trader(SessionControl):
     def is_due(self, now: int) -> bool:
         """Return whether a `Quiet` at this exchange time would decide anything; any other may be left out."""
         return self._queue.is_due(now) or bool(self.books.awaited)
-
-    @property
-    def compared_at_end(self) -> bool:
-        """Whether the account was read and compared after the stop."""
-        return self._closing.compared
-
-    @property
-    def pending(self) -> int:
-        """The number of fires that have neither led to an order nor expired."""
-        return len(self._queue)
-
-    @property
-    def decisions(self) -> deque[Decision]:
-        """The latest decisions."""
-        return self._decider.decisions
-
-    @property
-    def differences(self) -> dict[str, tuple[int, int]]:
-        """Name (a ticker or "cash") to (recorded, reported), as of the last reading of the account."""
-        return self._reconciler.differences
 
     # Market data
 

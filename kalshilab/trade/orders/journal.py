@@ -36,7 +36,19 @@ from kalshilab.errors import JournalError
 from kalshilab.market.model import Fill, Market, Order, Settlement
 from kalshilab.trade.events import Decision, Fired, Intent, Outcome, Sampled, Transition
 
-__all__ = ["KINDS", "Entry", "Journal", "StoredRow", "entry_of", "head_path", "is_intact", "last_written"]
+__all__ = [
+    "JOURNAL_SCHEMA",
+    "KINDS",
+    "UNREADABLE",
+    "Entry",
+    "Journal",
+    "StoredRow",
+    "entry_of",
+    "head_path",
+    "is_intact",
+    "last_in_head",
+    "last_written",
+]
 
 VERSION: Final = 2
 READABLE: Final = (1, 2)
@@ -58,7 +70,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
 UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
 """Errors of a damaged database; where its schema is damaged, not even the message may be text."""
 
-_SCHEMA = """
+JOURNAL_SCHEMA = """
 CREATE TABLE entries (
     seq  INTEGER PRIMARY KEY AUTOINCREMENT,
     ts   INTEGER NOT NULL,
@@ -129,7 +141,7 @@ class Journal:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+                db.executescript(f"BEGIN; {JOURNAL_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
             journal = cls(path, db, clock, wall)
             journal._continue()
         except (*UNREADABLE, OSError) as error:
@@ -193,10 +205,15 @@ class Journal:
         """Append a note: its name and its facts."""
         self._append("note", msgspec.json.encode({"what": what, **facts}), None)
 
-    def _append(self, kind: str, body: bytes, key: str | None) -> bool:
+    def copy(self, row: StoredRow) -> bool:
+        """Append a row of another journal, with its times; return False if its key exists already."""
+        _, ts, wall, kind, key, body, _ = row
+        return self._append(kind.decode(), body, None if key is None else key.decode(), (ts, wall))
+
+    def _append(self, kind: str, body: bytes, key: str | None, times: tuple[int, int] | None = None) -> bool:
         if self._clock is None or self._wall is None or self._head is None:
             raise JournalError(f"{self.path}: the journal is open for reading only")
-        seq, ts, wall = self._checked + 1, self._clock.now(), self._wall.now()
+        seq, (ts, wall) = self._checked + 1, times or (self._clock.now(), self._wall.now())
         total = _checksum(seq, ts, wall, kind.encode(), None if key is None else key.encode(), body)
         try:
             self._db.execute(
@@ -281,7 +298,7 @@ class Journal:
         if self._version == 1:
             return 0
         try:
-            return max(last_written(self._db), _head_in(head_path(self.path)))
+            return max(last_written(self._db), last_in_head(head_path(self.path)))
         except UNREADABLE as error:
             raise self._damaged(1, str(error)) from None
 
@@ -363,7 +380,7 @@ def _head_of(seq: int) -> bytes:
     return number + hashlib.blake2b(number, digest_size=8).digest()
 
 
-def _head_in(path: Path) -> int:
+def last_in_head(path: Path) -> int:
     """Return the number in a head, or 0 if there is no head, or a damaged one: the rows are checked all the same."""
     try:
         stored = path.read_bytes()

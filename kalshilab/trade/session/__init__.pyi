@@ -4,6 +4,7 @@ from . import plans as plans
 from . import provenance as provenance
 from . import report as report
 from . import report_tables as report_tables
+from . import run_doctor as run_doctor
 from . import run_folder as run_folder
 from . import session as session
 from . import trader_view as trader_view

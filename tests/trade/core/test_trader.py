@@ -197,7 +197,7 @@ def test_the_end_resolves_an_order_whose_answer_was_lost() -> None:
     assert [o.kind for found in bench.outcomes().values() for o in found] == ["absent"]
 
 
-@pytest.mark.parametrize("answered", range(0, 11))
+@pytest.mark.parametrize("answered", range(11))
 def test_an_order_that_never_arrived_is_absent_as_soon_as_its_signature_and_the_listings_allow(
     answered: int,
 ) -> None:
