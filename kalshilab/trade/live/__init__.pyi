@@ -4,6 +4,7 @@ from . import exchange_clock as exchange_clock
 from . import lease as lease
 from . import metrics as metrics
 from . import session_log as session_log
+from . import upcoming as upcoming
 from . import venue_requests as venue_requests
 from .control_file import send_request as send_request
 from .control_file import take_requests as take_requests
@@ -16,4 +17,5 @@ from .lease import lease_account as lease_account
 from .metrics import metrics_text as metrics_text
 from .metrics import write_metrics as write_metrics
 from .session_log import SessionLog as SessionLog
+from .upcoming import UpcomingMarkets as UpcomingMarkets
 from .venue_requests import VenueRequests as VenueRequests
