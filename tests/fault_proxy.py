@@ -122,10 +122,24 @@ def unreadable(answer: bytes) -> bytes:
     return head + b"\r\n\r\n" + NUMBER.sub(rb"\1?", body, count=1)
 
 
+class WatchedReader(asyncio.StreamReader):
+    """A reader that knows the end of its connection although bytes before it are unread."""
+
+    ended = False
+
+    def feed_eof(self) -> None:
+        self.ended = True
+        super().feed_eof()
+
+    def set_exception(self, error: BaseException) -> None:
+        self.ended = True
+        super().set_exception(error)
+
+
 class Client:
     """One connection of the session."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: WatchedReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.idle = True
         self.cut_next = False
@@ -134,8 +148,7 @@ class Client:
     @property
     def gone(self) -> bool:
         """Whether the session has closed the connection, or the proxy has."""
-        reader = self.reader
-        return reader.at_eof() or reader.exception() is not None or self.writer.transport.is_closing()
+        return self.reader.ended or self.writer.transport.is_closing()
 
     def abort(self) -> None:
         """Reset the connection."""
@@ -221,7 +234,15 @@ class FaultProxy:
             raise self._errors[0]
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, sock=_bound(self._own_port), backlog=256)
+        self._server = await self._loop.create_server(
+            self._protocol, sock=_bound(self._own_port), backlog=256
+        )
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        reader = WatchedReader()
+        return asyncio.StreamReaderProtocol(
+            reader, lambda _, writer: self._spawn(self._serve(Client(reader, writer)))
+        )
 
     def _stop_listening(self) -> None:
         if self._server is not None:
@@ -324,9 +345,6 @@ class FaultProxy:
         await self._listen()
 
     # Requests
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._spawn(self._serve(Client(reader, writer)))
 
     async def _serve(self, client: Client) -> None:
         self._clients.add(client)

@@ -11,7 +11,6 @@ import contextvars
 import random
 import time
 import weakref
-from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,11 +20,12 @@ from typing import Any, Final
 import polars as pl
 from fault_proxy import FaultProxy
 from fault_schedule import Fault, describe
+from record_comparison import compare_orders, compare_payouts
 
 from kalshilab.config.settings import Settings
 from kalshilab.exchange import Exchange, Venue, serve
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, TIME, with_codes
-from kalshilab.trade.orders.journal import Journal
+from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.session import PaperSession
 
 __all__ = ["Ended", "falling", "run_schedule", "run_schedules"]
@@ -126,7 +126,9 @@ class Ended:
     Attributes:
         seed: the seed of its tape.
         faults: its schedule.
-        problems: the differences from the exchange's account, and all else that must not be.
+        problems: all that must not be.
+        orders_differ, payouts_differ: the differences from the exchange's account.
+        stated: the shortcomings that the report states.
         struck: the effects of the faults; see `FaultProxy`.
         kinds: the kinds of faults that had an effect.
         orders: the orders that the exchange accepted.
@@ -136,6 +138,9 @@ class Ended:
     seed: int
     faults: list[Fault]
     problems: list[str] = field(default_factory=list)
+    orders_differ: list[str] = field(default_factory=list)
+    payouts_differ: list[str] = field(default_factory=list)
+    stated: list[str] = field(default_factory=list)
     struck: list[tuple[float, str]] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
     orders: int = 0
@@ -172,9 +177,17 @@ def watched_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 async def run_schedule(
-    seed: int, faults: Sequence[Fault], folder: Path, *, over_s: float, markets: int = 20
+    seed: int,
+    faults: Sequence[Fault],
+    folder: Path,
+    *,
+    over_s: float,
+    markets: int = 20,
+    stop_s: float | None = None,
 ) -> Ended:
     """Run one session under a schedule of faults, stop it, and compare its record with the exchange's account.
+
+    A session that is stopped during the faults may differ from the account, but then its report must state that.
 
     Args:
         seed: the seed of the tape and the exchange.
@@ -182,6 +195,7 @@ async def run_schedule(
         folder: receives the run's folder.
         over_s: seconds until the last market has settled.
         markets: the number of markets.
+        stop_s: seconds after which the session is stopped; None stops it when all faults and markets have ended.
     """
     ended = Ended(seed, sorted(faults))
     tape, table = falling(seed, over_s=over_s, markets=markets, start_us=time.time_ns() // 1000 + SECOND)
@@ -193,10 +207,16 @@ async def run_schedule(
     ):
         settings = _settings(seed, venue, proxy, folder)
         token = _owner.set(seed)
-        work = asyncio.create_task(_session(settings, folder / f"run-{seed}", proxy, exchange, over_s, ended))
+        until = _over(proxy, exchange) if stop_s is None else asyncio.sleep(stop_s)
+        work = asyncio.create_task(_session(settings, folder / f"run-{seed}", exchange, until, ended))
         _owner.reset(token)
         await _finish(work, ended)
         await _check_remains(proxy, ended)
+        if stop_s is None:
+            ended.problems += ended.orders_differ + ended.payouts_differ + ended.stated
+        elif ended.orders_differ and not ended.stated:
+            # Markets settle on after the end, so payouts are not compared.
+            ended.problems += ["the report states no difference", *ended.orders_differ]
         ended.struck, ended.kinds = proxy.struck, proxy.kinds
     return ended
 
@@ -211,11 +231,11 @@ def _settings(seed: int, venue: Venue, proxy: FaultProxy, folder: Path) -> Setti
 
 
 async def _session(
-    settings: Settings, run_dir: Path, proxy: FaultProxy, exchange: Exchange, over_s: float, ended: Ended
+    settings: Settings, run_dir: Path, exchange: Exchange, until: Coroutine[Any, Any, None], ended: Ended
 ) -> None:
+    """Run a session until a moment, stop it, and check its report and its journal."""
     async with PaperSession(settings, run_dir=run_dir) as session:
-        run = asyncio.create_task(session.run())
-        over = asyncio.create_task(_over(proxy, exchange, over_s))
+        run, over = asyncio.create_task(session.run()), asyncio.create_task(until)
         await asyncio.wait((run, over), return_when=asyncio.FIRST_COMPLETED)
         if over.done():
             over.result()
@@ -224,27 +244,28 @@ async def _session(
         session.request_stop(STOP)
         report = await run
         ended.stop_s = time.monotonic() - stopped
-        if report.stopped != STOP:
-            ended.problems.append(f"the session ended by itself: {report.stopped}")
-        if report.error is not None:
-            ended.problems.append(f"the run ended with an error: {report.error!r}")
-        counts, shot = report.counts, session.snapshot()
-        ended.problems += [
-            f"the report counts {counts[name]} {name}"
-            for name in ("left_resting", "account_differences")
-            if counts.get(name)
-        ]
-        ended.problems += (
-            [f"the snapshot shows {len(shot.open_orders)} open orders"] if shot.open_orders else []
-        )
-        ended.problems += _cash_and_positions(
-            shot.cash, {row.ticker: row.size for row in shot.positions}, exchange
-        )
-    ended.problems += compare(run_dir / "journal.sqlite", exchange)
+        shot = session.snapshot()
+    if report.stopped != STOP:
+        ended.problems.append(f"the session ended by itself: {report.stopped}")
     ended.orders = len(exchange.desk.log)
+    ended.stated = _stated(report)
+    journal = run_dir / "journal.sqlite"
+    ended.orders_differ = [f"the snapshot shows {order}" for order in shot.open_orders]
+    ended.orders_differ += compare_orders(journal, report, exchange)
+    ended.payouts_differ = compare_payouts(journal, report, shot, exchange)
 
 
-async def _over(proxy: FaultProxy, exchange: Exchange, over_s: float) -> None:
+def _stated(report: Report) -> list[str]:
+    """Return the shortcomings that a report states."""
+    stated = [] if report.error is None else [f"the report states {report.error!r}"]
+    return stated + [
+        f"the report counts {report.counts[name]} {name}"
+        for name in ("left_resting", "account_differences")
+        if report.counts.get(name)
+    ]
+
+
+async def _over(proxy: FaultProxy, exchange: Exchange) -> None:
     """Wait until all faults have healed and all markets that a session follows have settled."""
     await proxy.heal()
     while any(x.facts.category == "sports" and x.status != "finalized" for x in exchange.listings):
@@ -278,92 +299,17 @@ async def _check_remains(proxy: FaultProxy, ended: Ended) -> None:
     ended.problems += [f"a task is left: {task.get_coro()!r}" for task in left]
 
 
-# The comparison
-
-
-def _cash_and_positions(cash: int, positions: dict[str, int], exchange: Exchange) -> list[str]:
-    account = exchange.account
-    held = {ticker: abs(holding.size) for ticker, holding in account.holdings.items() if holding.size}
-    problems = [] if positions == held else [f"positions are {positions}, the exchange's are {held}"]
-    if abs(cash - account.cash) >= 10_000:
-        problems.append(f"cash is {cash / 1e6:.4f} dollars, the exchange's is {account.cash / 1e6:.4f}")
-    return problems
-
-
-def compare(path: Path, exchange: Exchange) -> list[str]:
-    """Return the differences between a journal and the exchange's account, one sentence each."""
-    with Journal.open(path) as journal:
-        intents, outcomes = journal.values("intent"), journal.values("outcome")
-        fills, settlements, orders = (
-            journal.values("fill"),
-            journal.values("settlement"),
-            journal.values("order"),
-        )
-    desk, account = exchange.desk, exchange.account
-    problems = [f"order {o.order_id} ({o.client_order_id}) rests" for o in desk.resting()]
-    problems += _compare_orders([i.client_order_id for i in intents], outcomes, exchange)
-    last = {order.order_id: order.status for order in orders}
-    problems += [
-        f"order {o.order_id} is {o.status}, the journal's last state is {last.get(o.order_id)}"
-        for o in desk.log
-        if last.get(o.order_id) != o.status
-    ]
-    problems += _compare_rows(
-        "fill",
-        [(f.trade_id, f.order_id, f.price, f.size, f.fee) for f in fills],
-        [(r.trade_id, r.order.order_id, r.price, r.size, r.fee) for r in account.fills],
-    )
-    return problems + _compare_rows(
-        "settlement",
-        [(s.ticker, s.revenue) for s in settlements],
-        [(s.ticker, s.revenue) for s in account.settlements],
-    )
-
-
-def _compare_orders(intents: list[str], outcomes: list[Any], exchange: Exchange) -> list[str]:
-    final: dict[str, list[Any]] = {key: [] for key in intents}
-    for outcome in outcomes:
-        if outcome.kind != "unknown":
-            final.setdefault(outcome.client_order_id, []).append(outcome)
-    problems = [f"intent {key} is written {n} times" for key, n in Counter(intents).items() if n > 1]
-    problems += [
-        f"intent {key} has the outcomes {[outcome.kind for outcome in found]}"
-        for key, found in final.items()
-        if len(found) != 1
-    ]
-    arrived = {order.client_order_id: order.order_id for order in exchange.desk.log}
-    accepted = {
-        key: found[0].order_id for key, found in final.items() if found and found[0].kind == "accepted"
-    }
-    kinds = {key: found[0].kind for key, found in final.items() if found}
-    problems += [
-        f"order {key} arrived, its outcome is {kinds.get(key, 'missing')}"
-        for key in arrived.keys() - accepted.keys()
-    ]
-    problems += [
-        f"order {key} did not arrive, its outcome is accepted" for key in accepted.keys() - arrived.keys()
-    ]
-    problems += [
-        f"order {key} has the id {accepted[key]}, the exchange's is {arrived[key]}"
-        for key in arrived.keys() & accepted.keys()
-        if arrived[key] != accepted[key]
-    ]
-    return problems + [
-        f"order id {n} is doubled" for n, times in Counter(accepted.values()).items() if times > 1
-    ]
-
-
-def _compare_rows(name: str, ours: list[tuple[Any, ...]], theirs: list[tuple[Any, ...]]) -> list[str]:
-    recorded, happened = Counter(ours), Counter(theirs)
-    missing, extra = happened - recorded, recorded - happened
-    return [f"{name} {row} is missing" for row in missing] + [f"{name} {row} is extra" for row in extra]
-
-
 # Many sessions
 
 
 async def run_schedules(
-    schedules: dict[int, list[Fault]], folder: Path, *, over_s: float, at_once: int, markets: int = 20
+    schedules: dict[int, list[Fault]],
+    folder: Path,
+    *,
+    over_s: float,
+    at_once: int,
+    markets: int = 20,
+    stops: dict[int, float] | None = None,
 ) -> list[Ended]:
     """Run a session for each seed, several at once in this event loop, and return how they ended.
 
@@ -373,6 +319,7 @@ async def run_schedules(
         over_s: as for `run_schedule`.
         at_once: the sessions that run at once.
         markets: as for `run_schedule`.
+        stops: `stop_s` of `run_schedule` by seed.
     """
     places = asyncio.Semaphore(at_once)
     interval_s = over_s / at_once
@@ -381,7 +328,10 @@ async def run_schedules(
         # Sessions do not start at the same instant, which would make the machine busy at once.
         await asyncio.sleep(min(number, at_once) * interval_s * 0.2)
         async with places:
-            return await run_schedule(seed, schedules[seed], folder, over_s=over_s, markets=markets)
+            stop_s = None if stops is None else stops[seed]
+            return await run_schedule(
+                seed, schedules[seed], folder, over_s=over_s, markets=markets, stop_s=stop_s
+            )
 
     with watched_tasks(asyncio.get_running_loop()):
         return await asyncio.gather(*(run(n, seed) for n, seed in enumerate(schedules)))

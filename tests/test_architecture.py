@@ -77,7 +77,7 @@ ROOMS = {
         "kalshi.rest", "kalshi.stream", "market", "trade", "trade.core", "trade.orders", "trade.venues",
     },
     "trade.session": {
-        "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "trade", "trade.core", "trade.live",
+        "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "tape.sample", "trade", "trade.core", "trade.live",
         "trade.orders", "trade.strategies", "trade.venues",
     },
     "trade.backtest": {

@@ -8,9 +8,11 @@ orders, fills and profit, row for row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -31,7 +33,7 @@ from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.report_tables import stored_tables
 from kalshilab.units import dollars
 
-__all__ = ["BacktestReport", "Plan", "backtest"]
+__all__ = ["BacktestReport", "Plan", "backtest", "grid_table"]
 
 RUN: str = "backtest"
 NEVER: int = 1 << 62
@@ -42,7 +44,14 @@ class BacktestReport(Report):
     """The record of a backtest: the same frames as the `Report` of a session, in memory.
 
     `save(folder)` writes them as a session's run folder holds them, without a journal.
+
+    Attributes:
+        changes: the settings that a grid changed, by name.
+        shard: the number of its span of history, from 0.
     """
+
+    changes: Mapping[str, object] = MappingProxyType({})
+    shard: int = 0
 
     def save(self, folder: str | Path | None = None) -> None:
         """Write `report.json` and a Parquet file for each frame.
@@ -70,6 +79,7 @@ def backtest(
     latency_us: int = 0,
     executor: Executor | None = None,
     shards: int | None = None,
+    grid: Mapping[str, Sequence[object]] | None = None,
 ) -> BacktestReport | list[BacktestReport]:
     """Trade strategies over recorded trades and return the record.
 
@@ -85,21 +95,28 @@ def backtest(
         settings: limits, sizes, spreads, starting cash and seed; by default those of the environment.  Its venue, minutes
             and speed do not matter.
         latency_us: microseconds of exchange time that an order takes to arrive.
-        executor: runs the shards, for example a process pool or a Dask client's executor.
+        executor: runs the shards and the cells of a grid, for example a process pool or a Dask client's executor.
         shards: split history into this many spans of equal numbers of prints, each with fresh signals and its own starting
             cash.  A market belongs to the span of its first print.
+        grid: values to try for settings, by name; each combination is one backtest, the last name changing fastest.  A
+            strategy that is given by name reads its parameters from the settings.
 
     Returns:
-        The report; with `shards`, a list with one report per span, in order of time.
+        The report; with `shards` or `grid`, a list of reports: for each combination, one per span in order of time.
+        `grid_table` compares them.
 
     >>> import kalshilab as kl
     >>> settings = kl.Settings(env={}, env_file=None, min_trades=15)
     >>> report = kl.backtest("rlm_no", *kl.sample(), settings=settings)
     >>> report.counts["orders"] > 50, report.counts["account_differences"]
     (True, 0)
+    >>> cells = kl.backtest("rlm_no", *kl.sample(), settings=settings, grid={"min_trades": [15, 40]})
+    >>> grid_table(cells)["min_trades", "orders"].rows()[0] == (15, report.counts["orders"])
+    True
 
     Raises:
         SessionError: no strategy is given, or two have one name.
+        ConfigError: `grid` names something that is not a setting, or a value is not allowed.
         TapeError: `tape` is not a tape, or `markets` is not a markets table.
         ExchangeError: the tape cannot be played.
     """
@@ -107,14 +124,46 @@ def backtest(
     plans: Sequence[Plan] = strategies if isinstance(strategies, list) else [strategies]  # type: ignore[list-item]
     planned(plans, settings)
     frames = list(books or ())
-    if shards is None:
+    if shards is None and grid is None:
         return _run(plans, tape, markets, frames, settings, latency_us)
-    if shards < 1:
+    if shards is not None and shards < 1:
         raise SessionError(f"shards must be >= 1, got {shards}")
-    parts = [(plans, part, markets, frames, settings, latency_us) for part in _spans(tape, shards)]
+    spans = [tape] if shards is None else _spans(tape, shards)
+    cells = [(changes, settings.replace(**changes)) for changes in _combinations(grid or {})]
+    parts = [(plans, span, markets, frames, chosen, latency_us) for _, chosen in cells for span in spans]
     if executor is None:
-        return [_run(*part) for part in parts]
-    return [future.result() for future in [executor.submit(_run, *part) for part in parts]]
+        reports = [_run(*part) for part in parts]
+    else:
+        reports = [future.result() for future in [executor.submit(_run, *part) for part in parts]]
+    for number, report in enumerate(reports):
+        report.changes, report.shard = cells[number // len(spans)][0], number % len(spans)
+    return reports
+
+
+def grid_table(reports: Iterable[BacktestReport]) -> pl.DataFrame:
+    """Return one row for each report: the changed settings, the span, its numbers, and money in dollars.
+
+    Args:
+        reports: the reports of `backtest` with `grid` or `shards`.
+    """
+    rows = [
+        {
+            **report.changes,
+            "shard": report.shard,
+            **{name: report.counts[name] for name in ("signals", "orders", "fills", "settlements")},
+            "fees": report.counts["fees_cents"] / 100,
+            "pnl": report.counts["pnl_cents"] / 100,
+        }
+        for report in reports
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _combinations(grid: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:
+    for name, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise SessionError(f"grid must give a list of values for {name}, got {values!r}")
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
 def _spans(tape: pl.DataFrame, shards: int) -> list[pl.DataFrame]:

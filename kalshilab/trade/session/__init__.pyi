@@ -1,6 +1,7 @@
 from . import history_view as history_view
 from . import paper_entries as paper_entries
 from . import plans as plans
+from . import provenance as provenance
 from . import report as report
 from . import report_tables as report_tables
 from . import run_doctor as run_doctor
@@ -8,10 +9,14 @@ from . import run_folder as run_folder
 from . import session as session
 from . import trader_view as trader_view
 from .plans import Plan as Plan
+from .provenance import provenance_of as provenance_of
 from .report import FRAMES as FRAMES
 from .report import Report as Report
 from .run_folder import RUN_VARIABLE as RUN_VARIABLE
 from .run_folder import Ending as Ending
 from .run_folder import claim_run as claim_run
+from .run_folder import find_run as find_run
+from .run_folder import life_of_run as life_of_run
 from .run_folder import name_run as name_run
+from .run_folder import runs_in as runs_in
 from .session import PaperSession as PaperSession

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -85,6 +86,7 @@ class Report:
         run_dir: the folder of the run.
         journal: the path of its journal.
         error: the error that ended the run, or `None`; `check()` raises it.
+        provenance: settings with their origin, code, data and versions of the run; empty for runs of version 0.1.
     """
 
     def __init__(
@@ -97,9 +99,11 @@ class Report:
         counts: Mapping[str, int],
         frames: Mapping[str, pl.DataFrame],
         error: KalshilabError | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.run_id, self.run_dir, self.journal = run_id, run_dir, run_dir / "journal.sqlite"
         self.state, self.stopped, self.counts, self.error = state, stopped, dict(counts), error
+        self.provenance: dict[str, Any] = dict(provenance or {})
         self._stored = dict(frames)
         self._readable: dict[str, pl.DataFrame] = {}
 
@@ -117,6 +121,7 @@ class Report:
         markets: Iterable[Market] = (),
         columns: Mapping[str, Dtype] | None = None,
         error: KalshilabError | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Report:
         """Build the report of a finished session.
 
@@ -131,6 +136,7 @@ class Report:
             markets: the markets that the session followed.
             columns: the types of the signal's own columns; others are inferred from the values.
             error: the error that ended the run.
+            provenance: the provenance of the run (`kalshilab.trade.session.provenance`).
         """
         frames = stored_tables(
             journal, positions=positions, equity=equity, markets=markets, columns=columns or {}
@@ -143,6 +149,7 @@ class Report:
             counts=counts,
             frames=frames,
             error=error,
+            provenance=provenance,
         )
 
     @classmethod
@@ -198,7 +205,13 @@ class Report:
         """Write `report.json` and a Parquet file for each frame into the run's folder."""
         for name, table in self._stored.items():
             table.write_parquet(self.run_dir / f"{name}.parquet")
-        facts = {"run_id": self.run_id, "state": self.state, "stopped": self.stopped, "counts": self.counts}
+        facts: dict[str, object] = {
+            "run_id": self.run_id,
+            "state": self.state,
+            "stopped": self.stopped,
+            "counts": self.counts,
+            "provenance": self.provenance,
+        }
         (self.run_dir / "report.json").write_bytes(msgspec.json.encode(facts))
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 import kalshilab as kl
 from kalshilab.config.settings import Settings
 from kalshilab.errors import SessionError
+from kalshilab.trade.backtest.backtest import BacktestReport, grid_table
 from kalshilab.trade.core.exposure import Budget
 from kalshilab.trade.session.report import Report
 from kalshilab.units import contracts, dollars
@@ -79,6 +80,23 @@ def test_shards_are_the_same_on_any_executor(settings: Settings) -> None:
     assert sum(report.counts["trades"] for report in plain) == tape.height
     for one, two in zip(plain, pooled, strict=True):
         assert all(one.raw(name).equals(two.raw(name)) for name in TABLES) and one.counts == two.counts
+
+
+def test_a_grid_is_a_backtest_for_each_combination(settings: Settings) -> None:
+    tape, markets = kl.sample()
+    grid = {"min_trades": [15, 30], "contracts": [5, 10]}
+    cells = kl.backtest("rlm_no", tape, markets, settings=settings, grid=grid)
+    assert isinstance(cells, list) and [c.changes for c in cells][1] == {"min_trades": 15, "contracts": 10}
+    alone = kl.backtest("rlm_no", tape, markets, settings=settings.replace(min_trades=30, contracts=5))
+    assert isinstance(alone, BacktestReport) and cells[2].raw("orders").equals(alone.raw("orders"))
+    table = grid_table(cells)
+    assert table["pnl"].to_list() == [c.counts["pnl_cents"] / 100 for c in cells] and table.height == 4
+    split = kl.backtest("rlm_no", tape, markets, settings=settings, grid={"min_trades": [15, 30]}, shards=2)
+    assert isinstance(split, list) and [(c.changes["min_trades"], c.shard) for c in split] == [
+        (15, 0), (15, 1), (30, 0), (30, 1),
+    ]  # fmt: skip
+    with pytest.raises(SessionError, match="grid must give a list of values for min_trades"):
+        kl.backtest("rlm_no", tape, markets, settings=settings, grid={"min_trades": 15})  # type: ignore[dict-item]
 
 
 def test_a_saved_backtest_is_loaded_as_the_report_of_a_run(settings: Settings, tmp_path: Path) -> None:

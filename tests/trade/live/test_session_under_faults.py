@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import random
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from fault_schedule import KINDS, random_faults
-from faulty_session import Ended, compare, falling, run_schedules
+from fault_schedule import KINDS, Fault, random_faults
+from faulty_session import Ended, falling, run_schedules
+from record_comparison import compare_orders, compare_payouts
 
 from kalshilab.exchange import Exchange
+from kalshilab.trade.session.report import Report
+from kalshilab.trade.status import empty_snapshot
 
 SHORT_S = 8.0
 SHORT_SEEDS = range(6)
 LONG_S = 45.0
-LONG_SEEDS = range(1_000)
 PROCESSES = 2
-AT_ONCE = 40
+AT_ONCE = 25
 """Sessions that one process runs at once; each waits for most of its time."""
 
 
-def check(ended: list[Ended]) -> None:
+def check(ended: Sequence[Ended]) -> None:
     """Check that no session has a problem; else show each with its seed and its faults in the order of time."""
     failed = [session for session in ended if session.problems]
     text = "\n\n".join(session.describe() for session in failed)
@@ -37,12 +41,15 @@ def check(ended: list[Ended]) -> None:
 async def test_without_faults_the_record_is_the_exchanges_and_no_other(tmp_path: Path) -> None:
     (ended,) = await run_schedules({1: []}, tmp_path, over_s=SHORT_S, at_once=1)
     check([ended])
-    assert ended.orders > 5
+    assert ended.orders > 5 and "seed 1" in ended.describe()
     other = Exchange(*falling(1, over_s=SHORT_S, markets=20, start_us=0), seed=1)
-    problems = compare(tmp_path / "run-1" / "journal.sqlite", other)
-    for name in ("did not arrive", "fill", "settlement"):
-        assert any(name in problem for problem in problems), name
-    assert "seed 1" in ended.describe()
+    journal, report = tmp_path / "run-1" / "journal.sqlite", Report.load(tmp_path / "run-1")
+    shot = empty_snapshot(
+        run_id="", venue="", strategy="", state="", stopped="", finished=True, started=0, elapsed=0
+    )
+    differences = compare_orders(journal, report, other) + compare_payouts(journal, report, shot, other)
+    for name in ("did not arrive", "order in the report", "fill", "settlement", "cash"):
+        assert any(name in difference for difference in differences), name
 
 
 async def test_the_record_is_the_exchanges_under_faults(tmp_path: Path) -> None:
@@ -55,18 +62,50 @@ async def test_the_record_is_the_exchanges_under_faults(tmp_path: Path) -> None:
     assert len(set().union(*(session.kinds for session in ended))) > len(KINDS) / 3
 
 
-def run_seeds(seeds: list[int], folder: Path) -> list[Ended]:
-    """Run sessions under long schedules in an event loop; for a process of the soak."""
-    schedules = {seed: random_faults(seed, over_s=LONG_S, longest_s=40.0) for seed in seeds}
+# The soak
+
+
+def long_faults(seed: int) -> list[Fault]:
+    """Return a schedule of some long faults, or, for every second seed, of many short ones."""
+    if seed % 2:
+        return random_faults(seed, over_s=LONG_S, longest_s=5.0, count=(30, 60))
+    return random_faults(seed, over_s=LONG_S, longest_s=40.0)
+
+
+def run_to_the_end(seeds: Sequence[int], folder: Path) -> list[Ended]:
+    """Run sessions that are stopped when all faults have healed."""
+    schedules = {seed: long_faults(seed) for seed in seeds}
     return asyncio.run(run_schedules(schedules, folder, over_s=LONG_S, at_once=AT_ONCE))
+
+
+def run_and_stop(seeds: Sequence[int], folder: Path) -> list[Ended]:
+    """Run sessions that are stopped during the faults."""
+    schedules = {seed: long_faults(seed) for seed in seeds}
+    stops = {seed: random.Random(seed).uniform(0.0, LONG_S) for seed in seeds}
+    return asyncio.run(run_schedules(schedules, folder, over_s=LONG_S, at_once=AT_ONCE, stops=stops))
+
+
+def in_processes(
+    run: Callable[[Sequence[int], Path], list[Ended]], seeds: Sequence[int], folder: Path
+) -> list[Ended]:
+    """Run a part of the seeds in each process, and return how the sessions ended."""
+    with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(run, seeds[n::PROCESSES], folder) for n in range(PROCESSES)]
+        return [session for part in parts for session in part.result()]
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_the_record_is_the_exchanges_under_a_thousand_schedules(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
-        parts = [pool.submit(run_seeds, list(LONG_SEEDS)[n::PROCESSES], tmp_path) for n in range(PROCESSES)]
-        ended = [session for part in parts for session in part.result()]
+    ended = in_processes(run_to_the_end, range(1_000), tmp_path)
     check(ended)
-    assert len(ended) == len(LONG_SEEDS) and sum(session.orders for session in ended) > 10 * len(ended)
+    assert len(ended) == 1_000 and sum(session.orders for session in ended) > 10_000
     assert set().union(*(session.kinds for session in ended)) == set(KINDS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_stop_during_faults_ends_in_time_and_states_each_difference(tmp_path: Path) -> None:
+    ended = in_processes(run_and_stop, range(1_000, 1_200), tmp_path)
+    check(ended)
+    assert sum(session.orders for session in ended) > 1_000
