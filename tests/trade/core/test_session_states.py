@@ -293,7 +293,7 @@ def test_a_session_trades_without_an_order_group() -> None:
 
 @pytest.mark.parametrize("started", [False, True])
 def test_a_stop_during_the_start_ends_at_once(started: bool) -> None:
-    """A stop that returns because nothing is running yet leaves open whatever the start has opened."""
+    """A stop that returns because nothing is running yet leaves open all that the start has opened."""
     bench = Bench(Trader(RULES, [("yes", Take("yes"), Budget())], "run-1"), ReferenceExchange())
     if started:
         bench.give(Tick())
