@@ -58,7 +58,9 @@ from kalshilab.errors import CredentialsMissing
 __all__ = ["RETIRED", "STRATEGIES", "VENUES", "Secret", "Settings", "read_env_file"]
 
 VENUES: Final = ("embedded", "demo", "shadow")
-STRATEGIES: Final = ("hold", "rlm_no", "whale_fade", "yes_80_90", "custom", "rl_model")
+STRATEGIES: Final = (
+    "hold", "rlm_no", "whale_fade", "whale_follower", "yes_80_90", "paper_test", "custom", "rl_model",
+)  # fmt: skip
 DEFAULT_CATEGORIES: Final = ("sports", "media_mentions", "entertainment", "crypto")
 
 
@@ -212,7 +214,7 @@ class Settings:
         None,
         optional(whole(1, 10_000, "whales")),
         "WHALE_QUEUE_SIZE",
-        doc="largest whales of a window that count; None counts all",
+        doc="largest whales of a window that count; None counts all, and 10 for whale_follower",
     )
     whale_window_s: float = setting(
         300.0,
