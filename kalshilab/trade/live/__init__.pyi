@@ -3,6 +3,7 @@ from . import driver as driver
 from . import exchange_clock as exchange_clock
 from . import lease as lease
 from . import metrics as metrics
+from . import run_files as run_files
 from . import session_log as session_log
 from . import upcoming as upcoming
 from . import venue_requests as venue_requests
@@ -16,6 +17,7 @@ from .lease import holder_of_run as holder_of_run
 from .lease import lease_account as lease_account
 from .metrics import metrics_text as metrics_text
 from .metrics import write_metrics as write_metrics
+from .run_files import RunFiles as RunFiles
 from .session_log import SessionLog as SessionLog
 from .upcoming import UpcomingMarkets as UpcomingMarkets
 from .venue_requests import VenueRequests as VenueRequests
