@@ -88,7 +88,7 @@ ROOMS = {
     "notebook.session": {"trade", "trade.session"},
     "notebook.research": {"edge", "edge.report", "notebook.session"},
     "cli.terminal": {"trade"},
-    "cli.session": {"cli.terminal", "trade", "trade.core", "trade.live", "trade.session"},
+    "cli.session": {"cli.terminal", "market", "trade", "trade.core", "trade.live", "trade.session"},
     "cli": {
         "cli.session", "cli.terminal",
         "edge.report", "exchange", "exchange.faults", "kalshi", "kalshi.rest", "kalshi.stream", "notebook", "signals",
