@@ -30,7 +30,7 @@ def add_parser(commands: Subparsers) -> None:
         "check its journal, and rebuild a damaged one beside it. Returns 1 if the lake or the journal is damaged.",
     )
     parser.add_argument(
-        "path", nargs="?", metavar="LAKE|RUN", help="the folder of a lake or a run, or a run's name; default: the installation"
+        "path", nargs="?", metavar="LAKE|RUN", help='the folder of a lake or a run, a run\'s name, or "latest"; default: the installation'
     )  # fmt: skip
     parser.add_argument(
         "--repair",
@@ -57,7 +57,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_folder(path: str) -> Path | None:
     """Return the folder of the run that a path or a name means, or None if it means a lake."""
-    folders = Path(path), Path(Settings().out) / path
+    out = Path(Settings().out)
+    if path == "latest":
+        from kalshilab.trade.session.run_folder import find_run
+
+        return find_run(path, out)
+    folders = Path(path), out / path
     return next((folder for folder in folders if (folder / "journal.sqlite").is_file()), None)
 
 

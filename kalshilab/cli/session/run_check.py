@@ -59,8 +59,10 @@ def check_run(folder: Path, settings: Settings, *, repair: bool) -> int:
 
 
 def _lines(folder: Path, found: RunExamination) -> Iterator[str]:
+    from kalshilab.trade.session.history_view import end_of_history
+
     past = found.history
-    end = past.stopped or "not ended: killed, or still running"
+    end = end_of_history(past, folder)
     yield f"{relative_path(folder)}: {found.entries:,} intact entries, state {past.state}, {end}"
     if found.damage:
         yield f"  error: {found.damage}"

@@ -23,7 +23,7 @@ from kalshilab.trade.core.record.equity import EquityCurve
 from kalshilab.trade.core.record.history import JournalEntry, RunHistory
 from kalshilab.trade.core.states import PartHealth, Patience, States
 from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
-from kalshilab.trade.events import Decision
+from kalshilab.trade.events import Decision, Fired
 
 __all__ = ["SessionControl"]
 
@@ -58,6 +58,7 @@ class SessionControl:
     _flattening: bool
     _grouping: bool
     _before: tuple[str, ...]
+    _lost_fires: Sequence[Fired]
     _admitted: set[str]
     _curve: EquityCurve
     _day: DayLoss
@@ -107,8 +108,8 @@ class SessionControl:
         Account, orders, exposure, counts, the entries of the strategies, the times of their orders, pauses and the equity
         at the start are those of the journal.  `opened` stays False until the first reading of the account, which adds
         what happened at the exchange since.  Orders that were open, and intents without an outcome, are looked up from the
-        first tick on; with `TraderRules.cleanup`, those that rest are cancelled.  Signals start without prints, and a
-        strategy that failed is on again.
+        first tick on; with `TraderRules.cleanup`, those that rest are cancelled.  Signals start without prints, a strategy
+        that failed is on again, and fires that were not decided expire.
 
         Args:
             entries: the entries of the journal in the order of writing: `Journal`, or the `JournalRecord` commands so far.
@@ -128,6 +129,7 @@ class SessionControl:
         self._admitted = past.admitted
         if not self.rules.discovery:
             self._before = tuple(sorted(past.admitted - past.ended))
+        self._lost_fires = past.lost_fires()
         if past.day is not None:
             self._day.exceeded(*past.day)
         for run in self.strategies:
@@ -208,6 +210,8 @@ class SessionControl:
         if states.state == "STARTUP":
             names = [run.name for run in self.strategies]
             self._outbox.note("strategies", run=self.run_id, names=names)
+            self._decider.expire(self._lost_fires, "session killed")
+            self._lost_fires = ()
             states.to("INITIALIZING", "start")
             states.to("ORDERBOOK_CONNECT", "feed")
         if states.state == "ORDERBOOK_CONNECT" and self._feed_up:

@@ -93,6 +93,20 @@ class Decider:
                 self._sent[intent.client_order_id] = self._queue.adopt(runs[intent.strategy], intent.fire)
         self._keys, self.group = frozenset(keys), group
 
+    def expire(self, fires: Iterable[Fire], reason: str) -> None:
+        """Expire fires of earlier lives that nothing decides any more.
+
+        Args:
+            fires: the fires; a field `strategy` names their strategy, and "" means the only one.
+            reason: the reason.
+        """
+        runs = {run.name: run for run in self._runs}
+        runs.setdefault("", self._runs[0]) if len(self._runs) == 1 else None
+        for fire in fires:
+            run = runs.get(getattr(fire, "strategy", ""))
+            if run is not None:
+                self.end(self._queue.adopt(run, fire), "expired", reason)
+
     def _key(self, pending: PendingFire) -> str:
         """Return the client order id of the next attempt of a fire; earlier lives may have made attempts too."""
         while True:

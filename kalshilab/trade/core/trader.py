@@ -99,6 +99,7 @@ class Trader(SessionControl):
         )  # fmt: skip
         self._admitted: set[str] = set()
         self._before: tuple[str, ...] = ()
+        self._lost_fires: Sequence[Fired] = ()
         self._queue = FireQueue()
         self._age = FeedAge(out, self.rules.stale_feed_us, self._queue.state_changed)
         self._decider = Decider(

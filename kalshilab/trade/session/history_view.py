@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Final
+from pathlib import Path
 
 from kalshilab.market.model import outcome_price
 from kalshilab.trade.core.record.history import RunHistory
+from kalshilab.trade.live.lease import holder_of_run
 from kalshilab.trade.status import PositionRow
 
-__all__ = ["NOT_ENDED", "counts_of_history", "positions_of_history"]
+__all__ = ["counts_of_history", "end_of_history", "positions_of_history"]
 
-NOT_ENDED: Final = "not ended: killed, or still running"
-"""The reason for the end of a run whose journal has no end."""
+
+def end_of_history(past: RunHistory, folder: Path) -> str:
+    """Return the reason for the end of a run, "running" while a session writes to it, or "killed" if it has no end.
+
+    Args:
+        past: the history of the run.
+        folder: its folder.
+    """
+    if holder_of_run(folder) is not None:
+        return "running"
+    return past.stopped or past.error or "killed"
 
 
 def positions_of_history(past: RunHistory) -> list[PositionRow]:

@@ -13,7 +13,7 @@ from kalshilab.errors import KalshilabError, SessionError
 from kalshilab.market.model import Market
 from kalshilab.trade.core.record.history import RunHistory
 from kalshilab.trade.orders.journal import Journal
-from kalshilab.trade.session.history_view import NOT_ENDED, counts_of_history, positions_of_history
+from kalshilab.trade.session.history_view import counts_of_history, end_of_history, positions_of_history
 from kalshilab.trade.session.report_tables import FRAMES, Dtype, readable, stored_tables
 from kalshilab.trade.status import PositionRow
 from kalshilab.units import show_dollars
@@ -174,7 +174,7 @@ class Report:
                 journal,
                 run_id=past.run_id or folder.name,
                 state=past.state,
-                stopped=past.stopped or past.error or NOT_ENDED,
+                stopped=end_of_history(past, folder),
                 counts=counts_of_history(past),
                 positions=positions_of_history(past),
                 equity=past.curve.samples,

@@ -40,7 +40,7 @@ def test_the_numbers_of_a_killed_run_are_printed(killed: Path, capsys: pytest.Ca
     assert main(["report", str(killed)]) == 0
     shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     shown = {name.strip(): value.strip() for name, value in shown.items()}
-    assert shown["stopped"].startswith("not ended: killed")
+    assert shown["stopped"] == "killed"
     assert (shown["foreign fills"], shown["open positions"], shown["cash"]) == ("1", "1", "$2.99")
     assert not (killed / "report.json").exists()
 
@@ -57,6 +57,8 @@ def test_the_report_of_a_running_session_is_not_saved(
     killed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with RunLock(killed):
+        assert main(["report", str(killed)]) == 0
+        assert "stopped            running\n" in capsys.readouterr().out
         assert main(["report", str(killed), "--save"]) == 2
     assert "another session writes to this run" in capsys.readouterr().err
     assert not (killed / "report.json").exists()

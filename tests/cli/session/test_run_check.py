@@ -52,7 +52,7 @@ def damage(folder: Path) -> None:
 def test_orders_without_a_known_outcome_are_listed(killed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(killed)]) == 0
     out = capsys.readouterr().out
-    assert "5 intact entries, state STARTUP, not ended: killed, or still running" in out
+    assert "5 intact entries, state STARTUP, killed" in out
     assert "no damage: every row is as it was written" in out
     assert "2 orders have no known outcome; kalshilab live --resume looks them up" in out
     assert f"A-B-1: buy 5 NO at 60 cents ({intent(1).client_order_id})" in out
@@ -110,3 +110,11 @@ async def test_the_exchange_confirms_what_is_lost(
 
 def test_numbers_are_shown_as_spans() -> None:
     assert list(spans([])) == [] and list(spans(pl.Series([1, 2, 4]).to_list())) == ["1 to 2", "4"]
+
+
+def test_the_latest_run_is_found(
+    killed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KALSHILAB_OUT", str(killed.parent))
+    assert main(["doctor", "latest"]) == main(["doctor", "run-7"]) == 0
+    assert capsys.readouterr().out.count("run-7: 5 intact entries") == 2

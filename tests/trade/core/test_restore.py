@@ -123,6 +123,12 @@ class KilledTraderMachine(TraderMachine):
         self.bench.give(Tick())
         self.feed_up = False
 
+    def check_the_end(self) -> None:
+        super().check_the_end()
+        records = self.bench.records
+        final = [r for r in records if r.kind == "decision" and r.value.action != "deferred"]
+        assert len(final) == sum(r.kind == "fire" for r in records), "each fire has one final decision"
+
     @invariant()
     def no_key_is_recorded_twice(self) -> None:
         keys = Counter((r.kind, r.key) for r in self.bench.records if r.key is not None)
@@ -541,6 +547,17 @@ def test_rates_of_earlier_lives_count() -> None:
     bench = restart(first, attempts_per_minute=1.0)
     show(bench)
     assert actions(bench)[-1] == ("deferred", "rate limit")
+
+
+def test_fires_that_a_killed_life_did_not_decide_expire() -> None:
+    first = open_bench()
+    first.give(Operate("pause"))
+    show(first)
+    show(first, Y)
+    bench = restart(first)
+    assert actions(bench)[-2:] == [("expired", "session killed")] * 2
+    assert bench.trader.counts["signals"] == bench.trader.counts["skipped"] == 2
+    assert actions(restart(bench)) == actions(bench)
 
 
 def test_a_history_is_readable_without_a_trader() -> None:

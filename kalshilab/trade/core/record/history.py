@@ -24,6 +24,8 @@ Note: TypeAlias = Mapping[str, Any]
 
 RECENT: Final = 10_000
 """Intents whose times are kept, for the rate limits."""
+NOT_FINAL: Final = frozenset({"deferred", "unknown"})
+"""Decisions that are followed by another one."""
 NO_ORDER: Final = frozenset({"skipped", "refused", "expired"})
 """Decisions that count as skipped."""
 
@@ -65,6 +67,7 @@ class RunHistory:
         admitted: the markets that were admitted.
         ended: the markets whose result is known.
         unresolved: the intents without an outcome, by client order id.
+        undecided: the fires without a final decision, by the strategy that their entry names and market.
         gone: the strategies of orders that were rejected or never arrived, by client order id.
         keys: every client order id.
         sent: (strategy, exchange time) of the latest intents.
@@ -106,6 +109,7 @@ class RunHistory:
         self.admitted: set[str] = set()
         self.ended: set[str] = set()
         self.unresolved: dict[str, Intent] = {}
+        self.undecided: defaultdict[tuple[str, str], deque[Fired]] = defaultdict(deque)
         self.gone: dict[str, str] = {}
         self.keys: set[str] = set()
         self.sent: deque[tuple[str, int]] = deque(maxlen=RECENT)
@@ -157,14 +161,37 @@ class RunHistory:
 
     def _on_fire(self, fire: Fired) -> None:
         self._count(fire.strategy, "signals")
+        self.undecided[fire.strategy, fire.ticker].append(fire)
 
     def _on_decision(self, decision: Decision) -> None:
+        if decision.action not in NOT_FINAL:
+            self._decided(decision.strategy, decision.ticker)
         if decision.action in NO_ORDER:
             self._count(decision.strategy, "skipped")
         elif decision.action == "deferred" and decision.reason in ("rate limit", "low cash"):
             self._count(
                 decision.strategy, decision.reason.replace("rate limit", "rate_limited").replace(" ", "_")
             )
+
+    def _decided(self, strategy: str, ticker: str) -> None:
+        """Note that the oldest undecided fire of a strategy in a market is decided; a decision does not name its fire."""
+        for name in (strategy, ""):
+            fires = self.undecided.get((name, ticker))
+            if fires:
+                fires.popleft()
+            if fires is not None and not fires:
+                del self.undecided[name, ticker]
+            if fires is not None:
+                return
+
+    def lost_fires(self) -> list[Fired]:
+        """Return the fires that no later life can decide: those without a decision and without an order, in order."""
+        sent = {(i.fire.ticker, i.fire.ts, i.fire.n_trades) for i in self.unresolved.values()}
+        fires = [fire for waiting in self.undecided.values() for fire in waiting]
+        return sorted(
+            (fire for fire in fires if (fire.ticker, fire.ts, fire.n_trades) not in sent),
+            key=lambda fire: (fire.ts, fire.ticker, fire.strategy),
+        )
 
     # Orders
 
