@@ -74,7 +74,7 @@ ROOMS = {
     "trade.core": {"kalshi.stream", "market", "signals", "trade", "trade.markets", "trade.strategies"},
     "trade.venues": {"exchange", "kalshi", "kalshi.rest", "kalshi.stream", "market", "tape", "tape.sample", "trade", "trade.markets"},
     "trade.live": {
-        "kalshi.rest", "kalshi.stream", "market", "trade", "trade.core", "trade.orders", "trade.venues",
+        "kalshi.rest", "kalshi.stream", "market", "trade", "trade.core", "trade.markets", "trade.orders", "trade.venues",
     },
     "trade.session": {
         "edge", "edge.lookahead", "kalshi.rest", "kalshi.stream", "market", "signals", "tape", "tape.sample", "trade", "trade.core", "trade.live",

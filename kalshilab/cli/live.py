@@ -28,7 +28,7 @@ RESTART_AFTER_S: Final = (5, 10, 20, 40, 80, 160, 300)
 """Seconds before each new life of a run that crashed; the last repeats."""
 SETTINGS = (
     "venue", "strategy", "strategies", "budgets", "signal", "policy", "categories", "minutes", "speed", "out", "tape",
-    "markets", "result_column",
+    "markets", "result_column", "log_level", "log_format", "metrics",
 )  # fmt: skip
 """The options that are settings."""
 
@@ -76,6 +76,16 @@ def add_parser(commands: Subparsers) -> None:
         "--restart",
         action="store_true",
         help="after a crash, continue the run, with growing pauses of up to five minutes",
+    )
+    parser.add_argument(
+        "--log-level", help="lowest level in session.log: DEBUG, INFO, WARNING or ERROR; default INFO"
+    )
+    parser.add_argument("--log-format", help="form of the lines in session.log: text or json; default text")
+    parser.add_argument(
+        "--metrics",
+        action="store_true",
+        default=None,
+        help="keep metrics.prom in the run's folder, in the text format of Prometheus",
     )
     parser.set_defaults(command=run)
 

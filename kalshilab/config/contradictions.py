@@ -37,7 +37,12 @@ _CASH: Final = (
     _AtMost("min_cash", "balance", _NO_ORDER, equal=False),
     _AtMost("daily_loss", "balance", _NO_EFFECT, equal=False),
 )
-_SIZES: Final = {"hold": (), "yes_80_90": ("yes8090_contracts", "yes8090_tier_a_contracts")}
+_SIZES: Final = {
+    "hold": (),
+    "whale_follower": (),
+    "paper_test": (),
+    "yes_80_90": ("yes8090_contracts", "yes8090_tier_a_contracts"),
+}
 """The order sizes of the strategies that do not use `contracts`."""
 
 

@@ -25,7 +25,6 @@ RETIRED: Final[Mapping[str, str]] = MappingProxyType(
         "V3_TRADING_MODE": "paper is the only mode",
         "V3_HOST": _PANELS,
         "V3_PORT": _PANELS,
-        "V3_LOG_LEVEL": "use Python's logging",
         "V3_ORDERBOOK_DEPTH": _UNUSED,
         "V3_SNAPSHOT_INTERVAL": _UNUSED,
         "V3_SYNC_DURATION": _UNUSED,

@@ -45,6 +45,7 @@ from kalshilab.config.sources import (
     ARGUMENT,
     DEFAULT,
     Layer,
+    masked,
     passed_origins,
     reject_useless,
     resolve,
@@ -57,7 +58,9 @@ from kalshilab.errors import CredentialsMissing
 __all__ = ["RETIRED", "STRATEGIES", "VENUES", "Secret", "Settings", "read_env_file"]
 
 VENUES: Final = ("embedded", "demo", "shadow")
-STRATEGIES: Final = ("hold", "rlm_no", "whale_fade", "yes_80_90", "custom", "rl_model")
+STRATEGIES: Final = (
+    "hold", "rlm_no", "whale_fade", "whale_follower", "yes_80_90", "paper_test", "custom", "rl_model",
+)  # fmt: skip
 DEFAULT_CATEGORIES: Final = ("sports", "media_mentions", "entertainment", "crypto")
 
 
@@ -211,7 +214,7 @@ class Settings:
         None,
         optional(whole(1, 10_000, "whales")),
         "WHALE_QUEUE_SIZE",
-        doc="largest whales of a window that count; None counts all",
+        doc="largest whales of a window that count; None counts all, and 10 for whale_follower",
     )
     whale_window_s: float = setting(
         300.0,
@@ -354,6 +357,13 @@ class Settings:
         "V3_WS_MAX_RECONNECT_ATTEMPTS",
         doc="consecutive failures before a stream gives up; 0: it never does",
     )
+    log_level: str = setting(
+        "INFO", choice("DEBUG", "INFO", "WARNING", "ERROR"), "V3_LOG_LEVEL", doc="lowest level in session.log"
+    )
+    log_format: str = setting("text", choice("text", "json"), doc="form of the lines in session.log")
+    metrics: bool = setting(
+        False, FLAG, doc="whether metrics.prom is kept in the run's folder, for Prometheus"
+    )
     fast: bool = setting(
         False, FLAG, doc="whether aiohttp and picows send and read: pip install 'kalshilab[fast]'"
     )
@@ -455,7 +465,7 @@ class Settings:
 
     def __repr__(self) -> str:
         changed = (
-            f"{f.name}={_masked(f.name, getattr(self, f.name))}"
+            f"{f.name}={masked(f.name, getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         )
@@ -480,12 +490,3 @@ def _current_names(given: Mapping[str, Any], *, stacklevel: int) -> dict[str, An
 
 
 document(Settings)
-
-
-def _masked(name: str, value: object) -> str:
-    """Return a setting as a repr shows it, which may end up in a notebook: no key, and only the name of a key file."""
-    if name == "key_id" and value is not None:
-        return "***"
-    if name == "private_key_path" and isinstance(value, str):
-        return repr(f"…/{Path(value).name}")
-    return repr(value)

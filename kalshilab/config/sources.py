@@ -10,6 +10,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from kalshilab.config.readers import SettingReader
@@ -21,6 +22,7 @@ __all__ = [
     "DEFAULT",
     "ORIGINS_VARIABLE",
     "Layer",
+    "masked",
     "passed_origins",
     "reject_useless",
     "resolve",
@@ -174,3 +176,12 @@ def reject_useless(fields_: Iterable[Field[Any]], layers: Sequence[Layer]) -> No
                 raise unknown_setting(name, known, layer.place(name))
             if name in RETIRED and (meant or name.startswith(_OWN_PREFIXES)):
                 refuse_retired(name, value, layer.place(name))
+
+
+def masked(name: str, value: object) -> str:
+    """Return a setting as a repr shows it, which may end up in a notebook: no key, and only the name of a key file."""
+    if name == "key_id" and value is not None:
+        return "***"
+    if name == "private_key_path" and isinstance(value, str):
+        return repr(f"…/{Path(value).name}")
+    return repr(value)

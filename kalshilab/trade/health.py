@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from kalshilab.clock import Clock
@@ -21,7 +22,11 @@ NO_WORD: Final = INCONCLUSIVE_ERRORS
 class Health:
     """The status of each part of a session, and the lines of its console.
 
+    Args:
+        wall: machine time.
+
     Attributes:
+        on_message: called with each line of the console.
         parts: status by part: "healthy", or "degraded: " and the reason.
         messages: the console's lines with their machine time in microseconds, newest last (the latest 200).
 
@@ -36,10 +41,12 @@ class Health:
         self._wall = wall
         self.parts: dict[str, str] = {}
         self.messages: deque[tuple[int, str]] = deque(maxlen=200)
+        self.on_message: Callable[[str], None] = lambda text: None
 
     def log(self, text: str) -> None:
         """Add a line to the console, stamped with machine time."""
         self.messages.append((self._wall.now(), text))
+        self.on_message(text)
 
     def healthy(self, part: str) -> None:
         """Mark a part as healthy; the console shows a recovery only."""

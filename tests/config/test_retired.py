@@ -47,6 +47,7 @@ ACTING = {
     "DISCOVERY_CLOSE_MIN_MINUTES": ("0", "close_min_minutes"),
     "V3_HEALTH_CHECK_INTERVAL": ("2", "health_interval_s"),
     "V3_WS_MAX_RECONNECT_ATTEMPTS": ("3", "reconnect_attempts"),
+    "V3_LOG_LEVEL": ("DEBUG", "log_level"),
 }
 REFUSED = {
     "ENVIRONMENT": "production", "RL_MODE": "config", "V3_ORDERBOOK_DEPTH": "5", "V3_SNAPSHOT_INTERVAL": "1.0",
@@ -55,7 +56,7 @@ REFUSED = {
     "YES8090_MAX_SPREAD": "5", "YES8090_MAX_CONCURRENT": "100", "V3_ALLOW_MULTIPLE_POSITIONS": "false",
     "V3_ALLOW_MULTIPLE_ORDERS": "false", "API_DISCOVERY_BATCH_SIZE": "200", "V3_SYNC_DURATION": "10",
     "V3_CALIBRATION_DURATION": "10", "V3_ERROR_RECOVERY_DELAY": "30", "V3_WS_RECONNECT_INTERVAL": "5",
-    "V3_WS_PING_INTERVAL": "30", "V3_HOST": "0.0.0.0", "V3_PORT": "8005", "V3_LOG_LEVEL": "INFO",
+    "V3_WS_PING_INTERVAL": "30", "V3_HOST": "0.0.0.0", "V3_PORT": "8005",
 }  # fmt: skip
 
 

@@ -385,7 +385,7 @@ def test_older_variables_of_whales_and_the_band_keep_their_units() -> None:
         ("WHALE_WINDOW_MINUTES", "1441", "seconds (given in minutes) from 1 to 86,400"),
         ("WHALE_MIN_SIZE_CENTS", "1e12", "dollars (given in cents) from 0 to 1,000,000,000"),
         ("KALSHILAB_WHALE_TOP", "0", "a whole number of whales from 1"),
-        ("KALSHILAB_STRATEGY", "whale_follower", "whale_fade, yes_80_90, custom, rl_model"),
+        ("KALSHILAB_STRATEGY", "whale_chaser", "whale_fade, whale_follower, yes_80_90, paper_test, custom"),
     ],
 )
 def test_an_error_states_the_limits_in_the_unit_of_the_field(name: str, value: str, words: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from kalshilab.errors import SessionError
 from kalshilab.market.model import Settlement
@@ -25,6 +26,9 @@ from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
 from kalshilab.trade.events import Decision, Fired
 
 __all__ = ["SessionControl"]
+
+UNMATCHED_US: Final = 50_000_000
+"""Monotonic microseconds in READY after which a session that follows no market reports the categories it has seen."""
 
 
 class SessionControl:
@@ -147,6 +151,8 @@ class SessionControl:
             self._on_overdue(overdue)
         if self.states.may_trade:
             self._patience.rest()
+            if self.markets.seen and self.states.lasted_us() >= UNMATCHED_US:
+                self.markets.report_unmatched(self.markets.seen)
         elif self.states.state == "ERROR":
             reason = self._patience.exhausted(outage=self._is_outage)
             if reason is not None:

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
+from kalshilab.market.book import Book
 from kalshilab.market.model import Market
 from kalshilab.signals import Fire
 from kalshilab.trade.core.account import FOREIGN, TradingAccount
@@ -135,7 +136,7 @@ class Decider:
             self.end(pending, "refused", "market inactive")
         elif self._is_stopped(pending):
             return
-        elif (blocked := self._blocked(fire.ticker)) != "":
+        elif (blocked := self._blocked(fire.ticker) or self._against_itself(run, fire)) != "":
             self._defer(pending, "limit", blocked)
         elif (against := self._against(run, fire)) is not None:
             self.end(pending, "skipped", against)
@@ -154,12 +155,30 @@ class Decider:
             self._defer(pending, "state", reason)
         return bool(reason)
 
+    def _position(self, run: StrategyRun, ticker: str) -> int:
+        return self._account.owner(run.name).size(ticker)
+
+    def _to_close(self, run: StrategyRun, ticker: str) -> int:
+        """Return the signed position that the strategy's next order in a market closes, or 0: it opens one."""
+        return 0 if run.exiting is None else self._position(run, ticker)
+
+    def _side(self, run: StrategyRun, fire: Fire) -> str:
+        """Return the side of the order that a fire leads to."""
+        buys = -self._to_close(run, fire.ticker) or (1 if fire.side == "yes" else -1)
+        return "bid" if buys > 0 else "ask"
+
+    def _against_itself(self, run: StrategyRun, fire: Fire) -> str:
+        """Return "open order" if the strategy's own resting order would trade with that of the fire, or ""."""
+        side, closes = self._side(run, fire), self._to_close(run, fire.ticker)
+        own = (life for life in self._orders.of(fire.ticker) if life.owner == run.name and life.remaining)
+        return "open order" if any(closes or life.intent.side != side for life in own) else ""
+
     def _against(self, run: StrategyRun, fire: Fire) -> str | None:
         """Return the final reason against a fire: another strategy's position, or a weaker signal than the entry's."""
-        side = "bid" if fire.side == "yes" else "ask"
+        side, closes = self._side(run, fire), self._to_close(run, fire.ticker)
         live = self._orders.of(fire.ticker)
         for other in self._runs:
-            size = 0 if other is run else self._account.owner(other.name).size(fire.ticker)
+            size = 0 if other is run or closes else self._position(other, fire.ticker)
             opposite = size < 0 if side == "bid" else size > 0
             if opposite or any(
                 life.owner == other.name
@@ -169,7 +188,7 @@ class Decider:
                 for life in live
             ):
                 return f"opposite of {other.name}"
-        if not self._is_held(run, fire.ticker, live):
+        if closes or not self._is_held(run, fire.ticker, live):
             return None
         failed: str | None = FAILED
         return self._user(run, lambda: run.strategy.reentry(fire, run.entries.get(fire.ticker)), failed)
@@ -182,7 +201,7 @@ class Decider:
     def _quote(
         self, pending: PendingFire, followed: Followed, market: Market, flow: OrderFlow, unanswered: str
     ) -> None:
-        run, fire = pending.run, pending.fire
+        fire = pending.fire
         lack, book = self._books.lack(fire.ticker), self._books.get(fire.ticker)
         if book is None:
             if self._books.asked_for and fire.ticker != unanswered:
@@ -190,21 +209,33 @@ class Decider:
             else:
                 self._defer(pending, "market", lack)
             return
-        shown = book
-        failed: Quote | str = FAILED
-        quote = self._user(run, lambda: run.strategy.quote(fire, shown, market.grid), failed)
+        quote = self._quoted(pending, book, market)
         if isinstance(quote, str):
             if quote in ("hold", FAILED):
                 self.end(pending, "skipped", quote)
             else:
                 self._defer(pending, "market", quote)
             return
-        refusal = self._refusal(run, followed, market, quote)
+        refusal = self._refusal(pending, followed, market, quote)
         if refusal is None:
             self._place(pending, quote, flow)
         else:
             # A print does not free cash or a place; only a price may come back into the collar by one.
             self._defer(pending, "limit" if refusal == "collar" else "freed", refusal, quote=quote)
+
+    def _quoted(self, pending: PendingFire, book: Book, market: Market) -> Quote | str:
+        """Return the order of the strategy, which closes its position or opens one, or the reason for not sending one."""
+        run, fire = pending.run, pending.fire
+        exiting, held = run.exiting, self._to_close(run, fire.ticker)
+        failed: Quote | str = FAILED
+        pending.closes = bool(held)
+        if exiting is None or not held:
+            return self._user(run, lambda: run.strategy.quote(fire, book, market.grid), failed)
+        quote = self._user(run, lambda: exiting.exit(fire, held, book, market.grid), failed)
+        if isinstance(quote, Quote) and (quote.size > abs(held) or quote.side != self._side(run, fire)):
+            self.fail(run, ValueError(f"exit must close at most {held} size units, got {quote}"))
+            return FAILED
+        return quote
 
     def _user(self, run: StrategyRun, call: Callable[[], T], otherwise: T) -> T:
         """Return the result of a strategy's code; an error stops the strategy alone."""
@@ -220,11 +251,11 @@ class Decider:
         self._outbox.note("strategy failed", strategy=run.name, error=run.failed, at=at)
         self._health.degrade(f"strategy {run.name}", run.failed)
 
-    def _refusal(self, run: StrategyRun, followed: Followed, market: Market, quote: Quote) -> str | None:
+    def _refusal(self, pending: PendingFire, followed: Followed, market: Market, quote: Quote) -> str | None:
         return self._exposure.refusal(
             self._rules.risk,
-            run.budget,
-            owner=run.name,
+            pending.run.budget,
+            owner=pending.run.name,
             ticker=market.ticker,
             event=market.event,
             category=market.category,
@@ -232,6 +263,7 @@ class Decider:
             price=quote.price,
             size=quote.size,
             last_price=followed.last_price,
+            closes=pending.closes,
         )
 
     def _place(self, pending: PendingFire, quote: Quote, flow: OrderFlow) -> None:
@@ -245,7 +277,7 @@ class Decider:
             price=quote.price,
             size=quote.size,
             fire=Fired.of(fire, run.name),
-            reentry=self._is_held(run, fire.ticker, self._orders.of(fire.ticker)),
+            reentry=not pending.closes and self._is_held(run, fire.ticker, self._orders.of(fire.ticker)),
             strategy=run.name,
         )
         run.take_token(now)
@@ -267,7 +299,8 @@ class Decider:
             self._count(pending.run, "orders")
             if life.intent.reentry:
                 self._count(pending.run, "reentries")
-            pending.run.entries[life.intent.ticker] = pending.fire
+            if not pending.closes:
+                pending.run.entries[life.intent.ticker] = pending.fire
             self._write(pending, "placed", "", quote, life)
             return
         self._count(pending.run, "rejected")

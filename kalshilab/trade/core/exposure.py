@@ -325,6 +325,7 @@ class Exposure:
         price: int,
         size: int,
         last_price: int,
+        closes: bool = False,
     ) -> str | None:
         """Return the reason for which an order must not be sent now, or None if it may be.
 
@@ -339,17 +340,19 @@ class Exposure:
             price: YES price in price units.
             size: size units.
             last_price: YES price of the market's last print; 0: none.
+            closes: whether the order closes a position of the strategy, so that it costs its fee only.
 
         Returns:
             "low cash", "cash", "orders", "position", "concurrent", "event", "category", "collar", "budget cash",
             "budget contracts" or "budget positions".
         """  # fmt: skip
         outcome = "yes" if side == "bid" else "no"
-        cost = outcome_price(price, outcome) * size + fill_fee(price, size)
+        opened = 0 if closes else size
+        cost = outcome_price(price, outcome) * opened + fill_fee(price, size)
         free = self._account.cash - self.bound - cost
         if free < 0:
             return "cash"
-        if rules.min_cash and free < rules.min_cash:
+        if rules.min_cash and free < rules.min_cash and not closes:
             return "low cash"
         if self.orders >= rules.max_orders:
             return "orders"
@@ -365,7 +368,7 @@ class Exposure:
             return "category"
         if rules.collar and last_price and abs(price - last_price) > rules.collar:
             return "collar"
-        return self._over_budget(budget, owner, ticker, cost, size)
+        return self._over_budget(budget, owner, ticker, cost, opened)
 
     def _over_budget(self, budget: Budget, owner: str, ticker: str, cost: int, size: int) -> str | None:
         if budget.cash is not None and self.by_owner[owner] + cost > budget.cash:

@@ -10,7 +10,7 @@ slow answer.  A market in which something is held is followed to its pay-out whe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from heapq import heappop, heappush
 from typing import Final
@@ -159,18 +159,21 @@ class Markets:
         admitted = sum(self._offer(market) for market in result.markets)
         self._look_up_unlisted({market.ticker for market in result.markets})
         if admitted:
-            self._found_any = True
             self._outbox.say(f"discovery: {admitted} markets followed")
-        elif not self._found_any:
-            self._found_any = True
-            self._outbox.say(self._nothing_found(result))
+        else:
+            self.report_unmatched({market.category for market in result.markets})
 
-    def _nothing_found(self, result: MarketsListed) -> str:
-        if not result.markets:
-            return "discovery: the exchange lists no open market"
-        seen = ", ".join(sorted({market.category or "(none)" for market in result.markets})[:12])
-        wanted = ",".join(self._rules.tickers or self._rules.categories)
-        return f"discovery: no open market matches {wanted}; categories seen: {seen}"
+    def report_unmatched(self, categories: Iterable[str]) -> None:
+        """Report once that no market was followed, with the categories that were seen."""
+        if self._found_any:
+            return
+        self._found_any = True
+        seen = ", ".join(sorted({category or "(none)" for category in categories})[:12])
+        name = "tickers" if self._only else "categories"
+        why = ", ".join(f"{reason}: {n}" for reason, n in self.rejected.items() if n)
+        unmatched = f"no market matches {name}={','.join(getattr(self._rules, name))}; seen: {seen}"
+        unmatched += f" ({why})" if why else ""
+        self._outbox.say(f"discovery: {unmatched if seen else 'the exchange lists no open market'}")
 
     def _offer(self, market: Market) -> bool:
         """Admit a listed market if it is new, or was rejected for want of capacity."""
@@ -288,6 +291,7 @@ class Markets:
     def _join(self, followed: Followed, market: Market) -> bool:
         """Make a market active, and feed the prints that were kept."""
         followed.market, followed.last_price, followed.status = market, market.last_price, "active"
+        self._found_any = True
         self.active += 1
         if not followed.broken:
             self.feeding[followed.ticker] = followed
@@ -366,14 +370,10 @@ class Markets:
         broken = list(self.feeding.values())
         for followed in broken:
             followed.broken = reason
-        for followed in self._looking:
+        for followed in (known for known in self if known.status == "looking"):
             followed.broken, followed.pending = reason, []
         self.feeding.clear()
         return broken
-
-    @property
-    def _looking(self) -> list[Followed]:
-        return [followed for followed in self._markets.values() if followed.status == "looking"]
 
 
 class SettlementWatch:

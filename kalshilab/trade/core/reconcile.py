@@ -367,7 +367,7 @@ class Closing:
 
     def _is_read(self) -> bool:
         reconciler = self._reconciler
-        if not reconciler.opened:
+        if not reconciler.recording:
             return True
         if self._compared < 0:
             self._compared = reconciler.compared

@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 from kalshilab.config.settings import Settings
 from kalshilab.signals import Fire
 from kalshilab.trade.core.exposure import Budget, budgets_of
-from kalshilab.trade.strategies.strategies import Strategy, make_strategy
+from kalshilab.trade.strategies.strategies import Exiting, Strategy, make_strategy
 
 __all__ = ["FRESH_US", "FireQueue", "PendingFire", "StrategyRun", "strategies_of"]
 
@@ -75,6 +75,7 @@ class StrategyRun:
 
     Attributes:
         on: whether it may place orders; False while it is paused.
+        exiting: the strategy, if it leaves its positions before their settlement, else None.
         failed: the error that stopped it, or "".
         entries: the fire of its last order in each market.
         counts: its counters.
@@ -83,6 +84,7 @@ class StrategyRun:
     def __init__(self, name: str, strategy: Strategy, budget: Budget, per_minute: float) -> None:
         self.name, self.strategy, self.budget = name, strategy, budget
         self._update = None if strategy.signal is None else strategy.signal.update
+        self.exiting = strategy if isinstance(strategy, Exiting) else None
         self.on, self.failed = True, ""
         self.entries: dict[str, Fire] = {}
         self.counts: Counter[str] = Counter()
@@ -139,15 +141,18 @@ class StrategyRun:
 
 
 class PendingFire:
-    """One fire that has not led to an order; `attempt` counts orders that certainly had no effect."""
+    """One fire that has not led to an order.
 
-    __slots__ = ("attempt", "fire", "number", "reason", "recorded", "run", "wait")
+    `attempt` counts orders that certainly had no effect; `closes` is whether its order closes a position.
+    """
+
+    __slots__ = ("attempt", "closes", "fire", "number", "reason", "recorded", "run", "wait")
 
     def __init__(self, number: int, run: StrategyRun, fire: Fire) -> None:
         self.number, self.run, self.fire = number, run, fire
         self.attempt = 0
         self.reason = ""
-        self.recorded = False
+        self.recorded = self.closes = False
         self.wait: Wait | None = None
 
     def __repr__(self) -> str:

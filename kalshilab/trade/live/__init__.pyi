@@ -2,6 +2,10 @@ from . import control_file as control_file
 from . import driver as driver
 from . import exchange_clock as exchange_clock
 from . import lease as lease
+from . import metrics as metrics
+from . import run_files as run_files
+from . import session_log as session_log
+from . import upcoming as upcoming
 from . import venue_requests as venue_requests
 from .control_file import send_request as send_request
 from .control_file import take_requests as take_requests
@@ -11,4 +15,9 @@ from .lease import AccountLease as AccountLease
 from .lease import RunLock as RunLock
 from .lease import holder_of_run as holder_of_run
 from .lease import lease_account as lease_account
+from .metrics import metrics_text as metrics_text
+from .metrics import write_metrics as write_metrics
+from .run_files import RunFiles as RunFiles
+from .session_log import SessionLog as SessionLog
+from .upcoming import UpcomingMarkets as UpcomingMarkets
 from .venue_requests import VenueRequests as VenueRequests

@@ -67,6 +67,7 @@ class Driver:
         journal_error: the error that ended the record, or None.
         on_disconnected: called after each loss of the feed, once the trader has handled it.
         on_error: called with what failed, and the error.
+        on_record: called with each record that is in the journal.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Driver:
         self.journal_error: JournalError | None = None
         self.on_disconnected: Callable[[], None] = lambda: None
         self.on_error: Callable[[str, Exception], None] = _raise
+        self.on_record: Callable[[m.JournalRecord], None] = lambda record: None
         stream.subscribe(*CHANNELS)
         self._handlers: Mapping[type, Callable[..., None]] = {
             Trade: self._on_timed,
@@ -245,6 +247,8 @@ class Driver:
             self.journal_error = error
             # Nothing may be ordered without a record; what rests is cancelled.
             self._loop.call_soon(self.deliver, m.Operate("stop", str(error)))
+        else:
+            self.on_record(command)
 
     def _request(self, command: m.TraderRequest) -> None:
         if self.journal_error is not None and isinstance(command, m.Place):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from kalshilab.config.settings import STRATEGIES, Settings
+from kalshilab.edge.lookahead.strategy import strategy_of
 from kalshilab.errors import SessionError
 from kalshilab.signals import Signal
 from kalshilab.trade.core.exposure import Budget, budgets_of
 from kalshilab.trade.core.strategy_runs import strategies_of
 from kalshilab.trade.strategies.strategies import Bought, Strategy, make_strategy
 
-__all__ = ["Plan", "Planned", "planned", "planned_of_settings"]
+__all__ = ["Identity", "Plan", "Planned", "identity_of", "planned", "planned_of_settings"]
 
 Plan: TypeAlias = "str | Strategy | Signal | tuple[str, str | Strategy | Signal, Budget]"
 """A strategy to trade: one of `STRATEGIES`, a strategy, a signal, or a name with one of them and a budget."""
@@ -44,6 +45,31 @@ def planned(plans: Plan | Sequence[Plan], settings: Settings) -> list[Planned]:
 def planned_of_settings(settings: Settings) -> list[Planned]:
     """Return the strategies that the settings name, with their budgets."""
     return strategies_of(settings)
+
+
+class Identity(NamedTuple):
+    """Text that identifies the strategies of a session in its record.
+
+    Attributes:
+        names: the names of the strategies.
+        why: the reason for which no strategy places orders, or "".
+        signals: the identities of their signals, as the audit of a report card names them.
+    """
+
+    names: str
+    why: str
+    signals: str
+
+
+def identity_of(plans: Sequence[Planned]) -> Identity:
+    """Return what strategies trade, as text."""
+    reasons = [strategy.why for _, strategy, _ in plans]
+    signals = [strategy.signal for _, strategy, _ in plans]
+    return Identity(
+        names=", ".join(name for name, _, _ in plans),
+        why=reasons[0] if all(reasons) else "",
+        signals="; ".join(strategy_of(signal).identity for signal in signals if signal is not None),
+    )
 
 
 def _planned(plan: Plan, settings: Settings) -> Planned:

@@ -15,11 +15,10 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from kalshilab.clock import Clock, WallClock
 from kalshilab.config.settings import Settings
-from kalshilab.edge.lookahead.strategy import strategy_of
 from kalshilab.errors import FeedLost, JournalError, KalshilabError, ProtocolError, SessionError
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.rest.orders import DemoOrders
@@ -35,7 +34,8 @@ from kalshilab.trade.live.lease import RunLock, lease_account
 from kalshilab.trade.live.venue_requests import VenueRequests, refuses_key
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.session import trader_view as view
-from kalshilab.trade.session.plans import Plan, planned, planned_of_settings
+from kalshilab.trade.session.plans import Plan, identity_of, planned, planned_of_settings
+from kalshilab.trade.session.provenance import changed, provenance_of
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.run_folder import Ending, name_run, resumable
 from kalshilab.trade.status import Snapshot, empty_snapshot, write_status
@@ -45,7 +45,7 @@ from kalshilab.trade.venues.venue import open_venue
 __all__ = ["PaperSession", "Report"]
 
 TICK_S: Final = 0.25
-"""Wall seconds between ticks of the trader, checks of the deadline and the stop file, and updates of the status file."""
+"""Wall seconds between ticks of the trader, and checks of the deadline, the stop file and requests by file."""
 REOPEN_S: Final = 5.0
 """Wall seconds before a feed that spoke another protocol is opened again."""
 REFUSALS: Final = 2
@@ -88,6 +88,7 @@ class PaperSession:
         self._plans = (
             planned_of_settings(self.settings) if strategies is None else planned(strategies, self.settings)
         )
+        self._identity = identity_of(self._plans)
         self._wall: Clock = WallClock()
         self._started = self._wall.now()
         self._began = self._wall.monotonic()
@@ -162,11 +163,15 @@ class PaperSession:
         self._clock = ExchangeClock(self._wall) if link.pace is None else link.clock
         self._journal = Journal.create(self.run_dir / "journal.sqlite", self._clock, self._wall)
         self._stack.callback(self._journal.close)
+        earlier = self._earlier_provenance() if self._resumed else {}
+        self._provenance = provenance_of(self.settings, self._plans)
         self._journal.note(
-            "resume" if self._resumed else "start", run=self.run_id, venue=self.settings.venue, strategy=self._names, why=self._why,
-            signal=self._signals,
+            "resume" if self._resumed else "start", run=self.run_id, venue=self.settings.venue, strategy=self._identity.names,
+            why=self._identity.why, signal=self._identity.signals, provenance=self._provenance,
         )  # fmt: skip
-        self._health.log(self._why or f"strategy {self._names}")
+        if earlier and (differences := changed(earlier, self._provenance)):
+            self._health.log(f"changed since the run was started: {', '.join(differences)}")
+        self._health.log(self._identity.why or f"strategy {self._identity.names}")
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
         self._stream = Stream.of(link.settings, clock=self._wall)
@@ -181,21 +186,11 @@ class PaperSession:
         if lease is not None:
             self._stack.callback(lease.release)
 
-    @property
-    def _names(self) -> str:
-        return ", ".join(name for name, _, _ in self._plans)
-
-    @property
-    def _why(self) -> str:
-        """The reason for which no strategy places orders, or ""."""
-        reasons = [strategy.why for _, strategy, _ in self._plans]
-        return reasons[0] if all(reasons) else ""
-
-    @property
-    def _signals(self) -> str:
-        """The identities of the signals, as the audit of a card names them."""
-        signals = [strategy.signal for _, strategy, _ in self._plans]
-        return "; ".join(strategy_of(signal).identity for signal in signals if signal is not None)
+    def _earlier_provenance(self) -> dict[str, Any]:
+        notes = self._journal.values("note")
+        return next(
+            (n.get("provenance") or {} for n in reversed(notes) if n["what"] in ("start", "resume")), {}
+        )
 
     def request_stop(self, reason: str) -> None:
         """Request a clean stop, from any thread or event loop; later requests have no effect.
@@ -298,7 +293,7 @@ class PaperSession:
         try:
             if trader.opened or self._fatal is None:
                 self._write_report(trader)
-            write_status(self.run_dir / "status.json", self.snapshot())
+            self._replace_status()
         except (JournalError, OSError) as error:
             failure = error if isinstance(error, JournalError) else JournalError(f"{self.run_dir}: {error}")
             self._fatal = self._fatal or driver.journal_error or failure
@@ -339,6 +334,7 @@ class PaperSession:
             markets=view.followed_markets(trader),
             columns=view.signal_columns(trader),
             error=self._error,
+            provenance=self._provenance,
         )
         self.report.save()
 
@@ -402,6 +398,7 @@ class PaperSession:
 
     async def _keep_house(self, driver: Driver) -> None:
         ending = Ending(self.settings, self._wall, self._began)
+        status_due = 0.0
         while True:
             driver.tick()
             for request in take_requests(self.run_dir, self._health.log):
@@ -409,7 +406,9 @@ class PaperSession:
             reason = ending.due() or driver.trader.stopped
             if reason and not self._stopped:
                 self._on_end_due(driver, reason)
-            self._write_status()
+            if self._wall.monotonic() >= status_due:
+                status_due = self._wall.monotonic() + self.settings.health_interval_s
+                self._write_status()
             await self._wall.sleep(TICK_S)
 
     def _on_end_due(self, driver: Driver, reason: str) -> None:
@@ -418,9 +417,19 @@ class PaperSession:
             self._fail(SessionError(reason))
         self._set_stop(reason)
 
+    def _replace_status(self) -> None:
+        write_status(
+            self.run_dir / "status.json",
+            self.snapshot(),
+            heartbeat=self._wall.now(),
+            interval_s=self.settings.health_interval_s,
+            api_url=self._link.settings.rest_url or "",
+            ws_url=self._link.settings.ws_url or "",
+        )
+
     def _write_status(self) -> None:
         try:
-            write_status(self.run_dir / "status.json", self.snapshot())
+            self._replace_status()
         except OSError as error:
             # The next tick tries again; a full disk ends the session through the journal.
             self._health.degraded("status file", error.strerror or str(error))
@@ -439,13 +448,13 @@ class PaperSession:
         elapsed = self._wall.monotonic() - self._began
         if self._trader is None:
             return empty_snapshot(
-                run_id=self.run_id, venue=self.settings.venue, strategy=self._names, state=self.state,
+                run_id=self.run_id, venue=self.settings.venue, strategy=self._identity.names, state=self.state,
                 stopped=self._stopped, finished=self._finished, started=self._started, elapsed=elapsed,
             )  # fmt: skip
         return view.snapshot_of(
             self._trader,
             venue=self.settings.venue,
-            note=self._why,
+            note=self._identity.why,
             prints=self._link.prints,
             started=self._started,
             elapsed=elapsed,

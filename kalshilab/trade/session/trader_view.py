@@ -14,7 +14,7 @@ from kalshilab.trade.core.markets import Followed
 from kalshilab.trade.core.orders import OrderLife
 from kalshilab.trade.core.trader import Trader
 from kalshilab.trade.events import Transition
-from kalshilab.trade.status import MarketRow, PositionRow, Snapshot
+from kalshilab.trade.status import MarketRow, PositionRow, Snapshot, UpcomingRow
 
 __all__ = [
     "final_counts", "followed_markets", "market_rows", "open_orders", "position_rows", "signal_columns", "snapshot_of",
@@ -127,6 +127,7 @@ def snapshot_of(
     messages: Iterable[tuple[int, str]],
     error: str = "",
     frame_age_s: float | None = None,
+    upcoming: Iterable[UpcomingRow] = (),
 ) -> Snapshot:
     """Return a session at one moment.
 
@@ -146,6 +147,7 @@ def snapshot_of(
         messages: the console's lines.
         error: the error that ended the run, or "".
         frame_age_s: seconds since the feed's last frame, or None before the first.
+        upcoming: the markets that open soon.
     """
     account = trader.account
     return Snapshot(
@@ -180,6 +182,7 @@ def snapshot_of(
         active_markets=trader.markets.active,
         order_age_s=oldest_order_s(trader, now),
         frame_age_s=frame_age_s,
+        upcoming=list(upcoming),
         snapshots=trader.books.snapshots,
         deltas=trader.books.deltas,
     )

@@ -4,11 +4,15 @@ from .pricing import limit_price as limit_price
 from .pricing import order_at as order_at
 from .pricing import spread_of as spread_of
 from .strategies import Bought as Bought
+from .strategies import Exiting as Exiting
 from .strategies import Hold as Hold
+from .strategies import PaperTest as PaperTest
 from .strategies import PolicyStrategy as PolicyStrategy
 from .strategies import Quote as Quote
 from .strategies import RlmNo as RlmNo
 from .strategies import Strategy as Strategy
 from .strategies import WhaleFader as WhaleFader
+from .strategies import WhaleFollower as WhaleFollower
 from .strategies import Yes8090 as Yes8090
 from .strategies import make_strategy as make_strategy
+from .strategies import paper_rhythm as paper_rhythm

@@ -3,16 +3,18 @@
 A strategy has a signal (the same object that research runs over a tape).  It turns a fire and the current book into a
 `Quote`, or into the reason for not quoting.  It sends no orders and keeps no state.
 
-=============== ======================================= =====================================================
-`strategy=`     buys                                    size
-=============== ======================================= =====================================================
-`hold`          nothing                                 0
-`rlm_no`        NO, on `signals.Rlm`                    `contracts`, times a factor of `size_tiers` by the drop
-`whale_fade`    what the whale sold, `signals.WhaleFade` `contracts`
-`yes_80_90`     YES, on `signals.PriceBand`             `yes8090_contracts`, more in tier A
-`custom`        the signal's side, `signal="module:name"` `contracts`
-`rl_model`      the policy's side, `policy="module:name"` `contracts`
-=============== ======================================= =====================================================
+================ ========================================= =====================================================
+`strategy=`      buys                                      size
+================ ========================================= =====================================================
+`hold`           nothing                                   0
+`rlm_no`         NO, on `signals.Rlm`                      `contracts`, times a factor of `size_tiers` by the drop
+`whale_fade`     what the whale sold, `signals.WhaleFade`  `contracts`
+`whale_follower` the same, at the whale's own price        5 contracts
+`yes_80_90`      YES, on `signals.PriceBand`               `yes8090_contracts`, more in tier A
+`paper_test`     the cheaper outcome, and sells it again   5 contracts
+`custom`         the signal's side, `signal="module:name"` `contracts`
+`rl_model`       the policy's side, `policy="module:name"` `contracts`
+================ ========================================= =====================================================
 
 A strategy need not be profitable: see the report card of its signal (`kl.validate`).
 """
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -29,6 +31,9 @@ from kalshilab.config.settings import Settings
 from kalshilab.errors import ConfigError, KalshilabError, SignalError
 from kalshilab.market.book import Book
 from kalshilab.signals import (
+    BUY_NO,
+    BUY_YES,
+    NOTHING,
     Fire,
     PriceBand,
     PriceBandFire,
@@ -38,13 +43,21 @@ from kalshilab.signals import (
     Signal,
     WhaleFade,
     WhaleFire,
+    signal,
 )
 from kalshilab.signals.policy import load_object
 from kalshilab.trade.strategies.pricing import limit_price, order_at, spread_of
-from kalshilab.units import TickGrid, cents, contracts
+from kalshilab.units import PRICE, TickGrid, cents, contracts
 
-__all__ = ["Bought", "Hold", "PolicyStrategy", "Quote", "RlmNo", "Strategy", "WhaleFader", "Yes8090", "make_strategy"]  # fmt: skip
+__all__ = [
+    "Bought", "Exiting", "Hold", "PaperTest", "PolicyStrategy", "Quote", "RlmNo", "Strategy", "WhaleFader",
+    "WhaleFollower", "Yes8090", "make_strategy", "paper_rhythm",
+]  # fmt: skip
 
+FIVE: Final = contracts(5)
+"""The order size of `whale_follower` and `paper_test`, in size units."""
+WHALES: Final = 10
+"""The whales of a window that `whale_follower` considers where `whale_top` is None."""
 
 F = TypeVar("F", bound=Fire)
 
@@ -70,6 +83,24 @@ class Strategy(Protocol):
 
     def reentry(self, fire: Any, entry: Any | None) -> str | None:
         """Return None if a fire may add to the position that `entry` opened, else the reason against it."""
+        ...
+
+
+@runtime_checkable
+class Exiting(Protocol):
+    """A strategy that leaves its positions before their settlement."""
+
+    def exit(self, fire: Any, held: int, book: Book, grid: TickGrid) -> Quote | str:
+        """Return the order that closes a position, or a short reason for not sending one.
+
+        It is asked instead of `reentry` and `quote` while the strategy has a position and no open order in the market.
+
+        Args:
+            fire: the fire.
+            held: the position of the strategy in size units, + YES, − NO.
+            book: the current book.
+            grid: the valid prices of the market.
+        """
         ...
 
 
@@ -198,6 +229,29 @@ class WhaleFader(Bought[WhaleFire]):
         return (fire.value,)
 
 
+class WhaleFollower(Bought[WhaleFire]):
+    """Whale orders of the published system: five contracts of NO at the price that a large buyer of YES has left.
+
+    The name is the one under which the published system selects it; the system trades against the whale all the same.
+    The limit is the whale's own price, 100 cents less its YES price, so the order rests where the whale has bought.  A
+    market in which something is held or ordered is left alone.
+    """
+
+    name = "whale_follower"
+
+    def __init__(self, settings: Settings) -> None:
+        signal = WhaleFade(
+            min_value=settings.whale_min_value,
+            max_leverage=settings.whale_max_leverage,
+            top=WHALES if settings.whale_top is None else settings.whale_top,
+            window=settings.whale_window_s,
+        )
+        super().__init__(settings, signal)
+
+    def quote(self, fire: WhaleFire, book: Book, grid: TickGrid) -> Quote | str:
+        return Quote(*order_at(fire.side, PRICE - fire.price, grid), FIVE)
+
+
 class Yes8090(Bought[PriceBandFire]):
     """Price band: buy YES between 80 and 90 cents, more in the inner band (+5.1 cents claimed; -6.2 audited)."""
 
@@ -215,6 +269,55 @@ class Yes8090(Bought[PriceBandFire]):
     def size(self, fire: PriceBandFire) -> int:
         """Return the size for the fire's tier."""
         return self._sizes[fire.tier]
+
+
+@signal(buy=None, state={"_fired": int})
+def paper_rhythm(
+    s: Any,
+    ts: int,
+    price: int,
+    size: int,
+    taker_yes: bool,
+    every_us: int = 30_000_000,
+    low: int = 2_000,
+    high: int = 8_000,
+) -> int:
+    """Fire for the cheaper outcome at most every 30 seconds while YES is between 20 and 80 cents, both inclusive."""
+    if price < low or price > high or (s._fired and ts - s._fired < every_us):
+        return NOTHING
+    s._fired = ts
+    return BUY_YES if price < 5_000 else BUY_NO
+
+
+class PaperTest:
+    """Orders for a test of the whole path: buy five contracts of the cheaper outcome, sell them again, and so on.
+
+    Each order is at the middle of the book, rounded towards its side, so that it usually rests.  The strategy has no
+    edge: it is there to see orders, fills, sales and settlements.
+    """
+
+    name = "paper_test"
+    why = ""
+
+    def __init__(self, settings: Settings) -> None:
+        self.signal: Signal | None = paper_rhythm(rearm="every")
+
+    def quote(self, fire: Fire, book: Book, grid: TickGrid) -> Quote | str:
+        return _at_middle("bid" if fire.side == "yes" else "ask", FIVE, book, grid)
+
+    def exit(self, fire: Fire, held: int, book: Book, grid: TickGrid) -> Quote | str:
+        return _at_middle("ask" if held > 0 else "bid", min(abs(held), FIVE), book, grid)
+
+    def reentry(self, fire: Fire, entry: Fire | None) -> str | None:
+        return "held"
+
+
+def _at_middle(side: str, size: int, book: Book, grid: TickGrid) -> Quote | str:
+    bid, ask = book.best_yes_bid, book.yes_ask
+    if bid is None or ask is None:
+        return "one-sided book"
+    middle = (bid + ask) // 2
+    return Quote(side, grid.floor(middle) if side == "bid" else grid.ceil(middle), size)
 
 
 class PolicyStrategy(Bought[Fire]):
@@ -266,7 +369,9 @@ def make_strategy(settings: Settings) -> Strategy:
         "hold": lambda s: Hold(),
         "rlm_no": RlmNo,
         "whale_fade": WhaleFader,
+        "whale_follower": WhaleFollower,
         "yes_80_90": Yes8090,
+        "paper_test": PaperTest,
         "custom": _custom,
         "rl_model": PolicyStrategy,
     }

@@ -226,6 +226,21 @@ def test_a_settlement_of_the_gap_is_paid() -> None:
     assert bench.trader.counts["settlements"] == 1 and bench.trader.differences == {}
 
 
+def test_a_life_that_is_stopped_during_its_start_has_the_settlements_of_the_gap() -> None:
+    first = open_bench()
+    first.exchange.fill_of_new = 4
+    show(first)
+    first.settle_down()
+    first.exchange.settle(X, "yes")
+    bench = restart(first, ready=False)
+    bench.give(Operate("stop", "early"))
+    for _ in range(5):
+        bench.settle_down()
+        bench.pass_time(SECOND)
+    assert bench.trader.finished is not None and bench.trader.compared_at_end
+    assert bench.trader.counts["settlements"] == 1 and bench.trader.differences == {}
+
+
 @pytest.mark.parametrize("cleanup", [True, False])
 def test_resting_orders_of_earlier_lives_are_cancelled_if_the_rules_ask_for_it(cleanup: bool) -> None:
     first = open_bench()

@@ -31,6 +31,7 @@ from kalshilab.trade.core.messages import (
     ReadAccount,
     ReadPrints,
     RequestAnswer,
+    Say,
     Tick,
 )
 from kalshilab.trade.core.trader import Trader
@@ -634,7 +635,35 @@ def test_a_listing_without_a_match_names_the_categories_seen() -> None:
     bench.answer()
     listing = bench.requests.pop()[0]
     said = bench.give(RequestAnswer(listing.number, MarketsListed(tuple(bench.exchange.markets.values()))))
-    assert any("weather; categories seen: Sports" in str(command) for command in said)
+    assert any(
+        "no market matches categories=weather; seen: Sports (category: 3)'" in str(command)
+        for command in said
+    )
+
+
+def test_markets_without_a_match_are_named_within_a_minute_also_without_listings() -> None:
+    bench = open_bench(categories=("weather",), discovery=False)
+    bench.exchange.markets["C-1-X"] = Market(ticker="C-1-X", event="C-1", category="Crypto")
+    said: list[str] = []
+    for ticker in (X, "C-1-X"):
+        bench.give(Lifecycle("created", ticker, bench.exchange.now, ticker[:3], 0, 0, "", None))
+        bench.settle_down()
+    for _ in range(120):
+        bench.exchange.now += SECOND // 2
+        bench.exchange.mono += SECOND // 2
+        said += [c.text for c in bench.give(Tick()) if isinstance(c, Say)]
+    assert said == ["discovery: no market matches categories=weather; seen: Crypto, Sports (category: 2)"]
+
+
+def test_a_session_that_follows_a_market_reports_no_lack_of_them() -> None:
+    bench = open_bench(discovery=False)
+    bench.give(Lifecycle("created", X, bench.exchange.now, X[:3], 0, 0, "", None))
+    bench.settle_down()
+    said = []
+    for _ in range(120):
+        bench.exchange.mono += SECOND
+        said += [c for c in bench.give(Tick()) if isinstance(c, Say)]
+    assert bench.trader.markets.active == 1 and not said
 
 
 def test_a_failed_listing_only_degrades_the_discovery() -> None:

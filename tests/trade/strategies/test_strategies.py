@@ -12,7 +12,18 @@ from kalshilab.errors import ConfigError
 from kalshilab.market.book import Book
 from kalshilab.signals import PriceBandFire, RlmFire, WhaleFire
 from kalshilab.trade.strategies.pricing import limit_price, spread_of
-from kalshilab.trade.strategies.strategies import Hold, Quote, RlmNo, WhaleFader, Yes8090, make_strategy
+from kalshilab.trade.strategies.strategies import (
+    Exiting,
+    Hold,
+    PaperTest,
+    Quote,
+    RlmNo,
+    WhaleFader,
+    WhaleFollower,
+    Yes8090,
+    make_strategy,
+    paper_rhythm,
+)
 from kalshilab.units import PRICE, TickGrid
 
 CENT = TickGrid.named("linear_cent")
@@ -123,6 +134,54 @@ def test_a_larger_whale_may_add_to_the_position() -> None:
     large = msgspec.structs.replace(small, value=300_000_000)
     assert fader.reentry(large, small) is None
     assert fader.reentry(small, large) == "not stronger"
+
+
+@pytest.mark.parametrize(("paid", "price"), [(5_000, 5_000), (3_400, 3_400), (3_350, 3_400)])
+def test_the_whale_follower_orders_five_contracts_at_the_whales_price(paid: int, price: int) -> None:
+    """NO at 100 cents less the price of the whale; the NO price is rounded down to the grid."""
+    follower = WhaleFollower(Settings(env={}, env_file=None))
+    whale = WhaleFire(0, 0, "A-B-1", "no", paid, 1, 200_000_000, 1)
+    assert follower.quote(whale, book(4_000, 6_000), CENT) == Quote("ask", price, 500)
+    assert follower.reentry(msgspec.structs.replace(whale, value=10**12), whale) == "held"
+
+
+@pytest.mark.parametrize(("price", "fires"), [(33, False), (34, True), (50, True)])
+def test_the_whale_follower_needs_a_leverage_below_two(price: int, fires: bool) -> None:
+    signal = WhaleFollower(Settings(env={}, env_file=None)).signal
+    assert signal is not None and signal.parameters["top"] == 10
+    fire = signal.update("A-B-1", 1, price * 100, 100_000, "yes")
+    assert (fire is not None) == fires and (fire is None or fire.side == "no")
+    assert signal.update("A-B-1", 2, price * 100, 100_000, "no") is None, "only purchases of YES count"
+
+
+def test_the_settings_limit_the_whales_that_are_followed() -> None:
+    follower = WhaleFollower(Settings(env={}, env_file=None, whale_top=3, whale_window_s=60))
+    assert follower.signal is not None
+    assert follower.signal.parameters.items() >= {"top": 3, "window": 60.0}.items()
+
+
+def test_the_paper_test_buys_the_cheaper_outcome_each_thirty_seconds() -> None:
+    rhythm = paper_rhythm(rearm="every")
+    seconds = [(0, 4_999), (29.9, 4_999), (30, 5_000), (60, 1_999), (61, 2_000), (91, 8_000), (121, 8_001)]
+    fires = [rhythm.update("A-B-1", 10**12 + round(s * 1e6), price, 100, "yes") for s, price in seconds]
+    assert [fire and fire.side for fire in fires] == ["yes", None, "no", None, "yes", "no", None]
+    assert rhythm.update("A-B-2", 10**12, 5_000, 100, "no") is not None, "each market has its own rhythm"
+
+
+def test_the_paper_test_quotes_the_middle_and_sells_what_it_holds() -> None:
+    paper = PaperTest(Settings(env={}, env_file=None))
+    assert isinstance(paper, Exiting) and not isinstance(strategy(), Exiting)
+    no = fire()
+    yes = msgspec.structs.replace(no, side="yes")
+    # YES is bid at 45 cents and asked at 48 cents.
+    shown = book(5_200, 5_500)
+    assert paper.quote(yes, shown, CENT) == Quote("bid", 4_600, 500)
+    assert paper.quote(no, shown, CENT) == Quote("ask", 4_700, 500)
+    assert paper.exit(no, 500, shown, CENT) == Quote("ask", 4_700, 500)
+    assert paper.exit(no, -300, shown, CENT) == Quote("bid", 4_600, 300)
+    one_sided = Book()
+    one_sided.load(yes=[], no=[(4_000, 100)])
+    assert paper.quote(yes, one_sided, CENT) == paper.exit(yes, 500, one_sided, CENT) == "one-sided book"
 
 
 def test_a_one_sided_book_or_a_wide_spread_gives_no_quote() -> None:

@@ -20,6 +20,7 @@ from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.session import PaperSession
 from kalshilab.trade.status import read_status
+from kalshilab.trade.strategies.strategies import paper_rhythm
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,8 @@ def research(strategy: str) -> Any:
     return {
         "rlm_no": signals.Rlm(rearm=True),
         "whale_fade": signals.WhaleFade(),
+        "whale_follower": signals.WhaleFade(top=10),
+        "paper_test": paper_rhythm(rearm="every"),
         "yes_80_90": signals.PriceBand(side="yes", low=80, high=90),
         "custom": ideas.three_in_a_row(),
         "rl_model": signals.RlModel(ideas.contrary),
@@ -100,14 +103,18 @@ async def test_a_session_fires_as_in_research_and_trades_the_sample(
 
     # Each order buys the side of a fire in its market, at a price with a possible gain.
     named = set(expected.select("ticker", pl.col("side").cast(pl.String)).rows())
-    assert set(report.orders.select("ticker", "outcome").rows()) <= named
+    # paper_test also sells what it has bought.
+    assert strategy == "paper_test" or set(report.orders.select("ticker", "outcome").rows()) <= named
     assert report.orders["price"].is_between(0, 100, closed="none").all()
     sides = dict(report.orders.group_by("outcome").agg(pl.col("side").unique()).rows())
     assert sides.items() <= {"yes": ["bid"], "no": ["ask"]}.items()
     bought = set(report.fills["outcome"])
-    sides_bought = {"rlm_no": {"no"}, "whale_fade": {"no"}, "yes_80_90": {"yes"}}.get(strategy, {"yes", "no"})
-    assert bought == sides_bought
-    assert_paid_out(report)
+    sides_bought = {"rlm_no": {"no"}, "whale_fade": {"no"}, "whale_follower": {"no"}, "yes_80_90": {"yes"}}
+    assert bought == sides_bought.get(strategy, {"yes", "no"})
+    if strategy == "paper_test":
+        assert_sold(report)
+    else:
+        assert_paid_out(report)
     assert_charged(report)
     # Orders inside the spread rest and pay no fee; only the best tier of rlm_no pays the ask.
     assert report.fills["is_taker"].any() == (strategy == "rlm_no")
@@ -173,6 +180,25 @@ def assert_paid_out(report: Report) -> None:
     first, last = report.equity.row(0, named=True), report.equity.row(-1, named=True)
     cash = first["cash"] - report.fills["cost"].sum() - report.fills["fee"].sum() + paid["back"].sum()
     assert last["cash"] == pytest.approx(cash, abs=1e-4)
+
+
+def assert_sold(report: Report) -> None:
+    """Recompute cash from fills: a pair of YES and NO is worth a dollar at once, and the rest what it settles at."""
+    signed = pl.when(pl.col("outcome") == "yes").then(pl.col("size")).otherwise(-pl.col("size"))
+    held = report.fills.sort("ts").with_columns(position=signed.cum_sum().over("ticker"))
+    assert held["position"].abs().max() <= 5 and (held["position"] == 0).sum() > 10
+    markets = report.fills.group_by("ticker").agg(
+        position=signed.sum(), pairs=(pl.col("size").sum() - signed.sum().abs()) / 2
+    )
+    ended = markets.filter(pl.col("position") != 0).join(report.settlements, on="ticker")
+    # A settlement is that of the outcome that is held.
+    assert ended["outcome"].to_list() == ["yes" if held > 0 else "no" for held in ended["position"]]
+    paid = (ended["settlement"] * ended["position"].abs() / 100).to_list()
+    assert ended["revenue"].to_list() == pytest.approx(paid, abs=1e-6)
+    first, last = report.equity.row(0, named=True), report.equity.row(-1, named=True)
+    spent = report.fills["cost"].sum() + report.fills["fee"].sum()
+    back = markets["pairs"].sum() + ended["revenue"].sum()
+    assert last["cash"] == pytest.approx(first["cash"] - spent + back, abs=1e-4)
 
 
 def assert_charged(report: Report) -> None:
