@@ -80,6 +80,7 @@ class RunHistory:
         state: the last state of the session.
         stopped: the reason for the end of the last life, or "" if it has not ended.
         error: the error that the last life recorded, or "".
+        provenance: the provenance of the last life, or empty.
         newest: exchange time of the newest fill, the ones before the record included.
         oldest: exchange time before which fills precede the record.
         day: (exchange time, equity) at the start of the last UTC day, or None.
@@ -117,6 +118,7 @@ class RunHistory:
         self.settlements: deque[Settlement] = deque(maxlen=20)
         self.paused = self.group = self.stopped = self.run_id = self.error = ""
         self.state = "STARTUP"
+        self.provenance: Mapping[str, Any] = {}
         self.off: set[str] = set()
         self.day: tuple[int, int] | None = None
         self._handlers: Mapping[str, Callable[[Any], None]] = {
@@ -235,7 +237,8 @@ class RunHistory:
         self._count(intent.strategy, "orders")
         if intent.reentry:
             self._count(intent.strategy, "reentries")
-        self.bought[intent.strategy][intent.ticker] = intent.fire
+        if not intent.closes:
+            self.bought[intent.strategy][intent.ticker] = intent.fire
         if life is not None and not life.order_id and outcome.order_id:
             orders.accept(life, outcome.order_id)
 
@@ -345,6 +348,7 @@ class RunHistory:
     def _on_start(self, note: Note) -> None:
         self.stopped = self.error = ""
         self.run_id = str(note.get("run", ""))
+        self.provenance = note.get("provenance") or {}
 
     def _on_error(self, note: Note) -> None:
         self.error = f"{note['error']}: {note['text']}"
