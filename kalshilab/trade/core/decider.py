@@ -242,6 +242,7 @@ class Decider:
             fire=Fired.of(fire, run.name),
             reentry=not pending.closes and self._is_held(run, fire.ticker, self._orders.of(fire.ticker)),
             strategy=run.name,
+            closes=pending.closes,
         )
         run.take_token(now)
         self._queue.take(pending)
