@@ -205,7 +205,7 @@ def _run(
     return _Replay(exchange, trader).run()
 
 
-UNUSED: frozenset[str] = frozenset({"market", "sample"})
+UNUSED: frozenset[str] = frozenset({"sample"})
 """Kinds of entry that serve later lives of a run; a backtest has one life, and its trader the same facts."""
 
 
