@@ -147,7 +147,7 @@ class SessionControl:
         for run in self.strategies:
             run.restore(past, alone=len(self.strategies) == 1)
         self._decider.restore(past.unresolved.values(), past.keys, past.group)
-        self._flow.restore(past.unresolved, past.gone, self.rules.order_life_us)
+        self._flow.restore(past.lives, past.gone, self.rules.order_life_us)
         self.exposure.restore(self.orders.live.values(), past.place_of)
         if past.opened:
             self._reconciler.restore(past.newest, past.oldest)

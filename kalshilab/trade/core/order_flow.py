@@ -9,7 +9,7 @@ Fills of an unknown order id wait while an order of the run in that market has n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from heapq import heappop, heappush
 from typing import Final
@@ -35,7 +35,7 @@ from kalshilab.trade.core.messages import (
     Result,
     Succeeded,
 )
-from kalshilab.trade.core.orders import OrderLife, Orders
+from kalshilab.trade.core.orders import OrderLife, Orders, acknowledged
 from kalshilab.trade.core.states import PartHealth
 from kalshilab.trade.events import Intent, Outcome
 
@@ -96,18 +96,23 @@ class OrderFlow:
         self._renewing: set[str] = set()
         self._sending: set[str] = set()
         self._stale: set[str] = set()
-        self._errors = 0
-        self.activity = 0
+        self._ended: list[OrderLife] = []
+        self._errors = self.activity = 0
 
-    def restore(self, unresolved: Iterable[str], gone: Mapping[str, str], order_life_us: int | None) -> None:
+    def restore(
+        self, unresolved: Mapping[str, OrderLife], gone: Mapping[str, str], order_life_us: int | None
+    ) -> None:
         """Continue with the orders of earlier lives of the run: each is looked up at the first tick.
 
         Args:
-            unresolved: the intents without an outcome, by client order id.
+            unresolved: the orders without a recorded outcome, by client order id; they may have ended.
             gone: the strategies of orders that were rejected or never arrived, by client order id.
             order_life_us: exchange microseconds after which an order expires unless it is renewed; None: never.
         """
         self._open_intents.update(unresolved)
+        self._ended = [
+            life for key, life in unresolved.items() if life.order_id and not self._orders.get(key)
+        ]
         self._gone.update(gone)
         for key, life in self._orders.live.items():
             life.expires = None if order_life_us is None else life.intent.ts + order_life_us
@@ -161,7 +166,7 @@ class OrderFlow:
             self._worked()
             self._orders.accept(life, result.order_id)
             if life.state != "ended":
-                self._report(life, _acknowledged(life.intent, result, self._outbox.now))
+                self._report(life, acknowledged(life.intent, result, self._outbox.now))
             self._conclude(life, "accepted", filled=result.filled, remaining=result.remaining)
         elif life.order_id:
             # A message showed the order before its answer was lost.
@@ -404,6 +409,8 @@ class OrderFlow:
     def tick(self) -> None:
         """Look up the orders that are due, and read fills that were reported and have not arrived."""
         mono = self._outbox.mono
+        while self._ended:
+            self._conclude(self._ended.pop(), "accepted")
         while self._looks and self._looks[0][0] <= mono:
             due, key = heappop(self._looks)
             life = self._orders.get(key)
@@ -478,21 +485,3 @@ class OrderFlow:
     def failing(self) -> bool:
         """Whether the last request about an order got no useful answer."""
         return self._errors > 0
-
-
-def _acknowledged(intent: Intent, ack: Placed, now: int) -> Order:
-    """Return the order that an accepting answer describes."""
-    status = "resting" if ack.remaining else "executed" if ack.filled >= intent.size else "canceled"
-    return Order(
-        order_id=ack.order_id,
-        ticker=intent.ticker,
-        side=intent.side,
-        price=intent.price,
-        status=status,
-        initial=intent.size,
-        filled=ack.filled,
-        remaining=ack.remaining,
-        client_order_id=intent.client_order_id,
-        created_ts=now,
-        updated_ts=now,
-    )

@@ -20,9 +20,10 @@ from typing import Final, Literal
 from kalshilab.market.fees import fill_fee
 from kalshilab.market.model import Fill, Order, outcome_price
 from kalshilab.signals import Fire
+from kalshilab.trade.core.messages import Placed
 from kalshilab.trade.events import CLIENT_PREFIX, Intent, Outcome
 
-__all__ = ["ABSENT_US", "OrderLife", "Orders", "order_key", "run_prefix"]
+__all__ = ["ABSENT_US", "OrderLife", "Orders", "acknowledged", "order_key", "run_prefix"]
 
 WINDOW_US: Final = 20_000_000
 """Microseconds after its signature for which the exchange accepts a request."""
@@ -289,6 +290,24 @@ class Orders:
             else order.remaining,
             code=code,
         )
+
+
+def acknowledged(intent: Intent, ack: Placed, now: int) -> Order:
+    """Return the order that an accepting answer describes, at an exchange time in microseconds."""
+    status = "resting" if ack.remaining else "executed" if ack.filled >= intent.size else "canceled"
+    return Order(
+        order_id=ack.order_id,
+        ticker=intent.ticker,
+        side=intent.side,
+        price=intent.price,
+        status=status,
+        initial=intent.size,
+        filled=ack.filled,
+        remaining=ack.remaining,
+        client_order_id=intent.client_order_id,
+        created_ts=now,
+        updated_ts=now,
+    )
 
 
 def run_prefix(run_id: str) -> str:

@@ -71,7 +71,9 @@ async def test_discarded_connections_are_not_used_again_and_held_requests_are_an
 
 
 @pytest.mark.parametrize("make", [by_httpx, by_aiohttp])
-async def test_a_surplus_answer_is_not_read_as_the_answer_to_the_next_request(make: Callable[[], Http]) -> None:
+async def test_a_surplus_answer_is_not_read_as_the_answer_to_the_next_request(
+    make: Callable[[], Http],
+) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):

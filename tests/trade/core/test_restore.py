@@ -624,3 +624,20 @@ def test_unknown_kinds_and_notes_are_left_out() -> None:
     past = RunHistory()
     past.fold([JournalRecord("weather", {"rain": True}), JournalRecord("note", {"what": "lunch"})])
     assert past.entries == 2 and not past.opened
+
+
+def test_an_order_that_ended_before_its_answer_was_recorded_has_an_outcome() -> None:
+    first = open_bench()
+    first.exchange.fill_of_new = 4
+    show(first)
+    first.carry_out()
+    while first.exchange.stream:
+        first.give(first.exchange.stream.pop(0))
+    assert not [r for r in first.records if r.kind == "outcome"]
+    bench = restart(first)
+    for _ in range(3):
+        bench.pass_time(SECOND)
+        bench.settle_down()
+    (outcome,) = new_records(bench, "outcome")
+    assert (outcome.kind, outcome.filled) == ("accepted", 1000)
+    bench.check_account()

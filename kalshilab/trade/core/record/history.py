@@ -67,6 +67,7 @@ class RunHistory:
         admitted: the markets that were admitted.
         ended: the markets whose result is known.
         unresolved: the intents without an outcome, by client order id.
+        lives: their orders, which may have ended.
         undecided: the fires without a final decision, by the strategy that their entry names and market.
         gone: the strategies of orders that were rejected or never arrived, by client order id.
         keys: every client order id.
@@ -110,6 +111,7 @@ class RunHistory:
         self.admitted: set[str] = set()
         self.ended: set[str] = set()
         self.unresolved: dict[str, Intent] = {}
+        self.lives: dict[str, OrderLife] = {}
         self.undecided: defaultdict[tuple[str, str], deque[Fired]] = defaultdict(deque)
         self._ordered: dict[str, Fired] = {}
         self.gone: dict[str, str] = {}
@@ -214,7 +216,8 @@ class RunHistory:
 
     def _on_intent(self, intent: Intent) -> None:
         key = intent.client_order_id
-        self.orders.add(OrderLife(intent, intent.strategy, None))
+        life = self.lives[key] = OrderLife(intent, intent.strategy, None)
+        self.orders.add(life)
         self.unresolved[key] = intent
         self._ordered[key] = intent.fire
         self.keys.add(key)
@@ -226,6 +229,7 @@ class RunHistory:
             # Written by sessions of version 1: it is not final.
             return
         life, intent = orders.get(key), self.unresolved.pop(key, None)
+        self.lives.pop(key, None)
         if intent is None:
             return
         if outcome.kind != "accepted":
