@@ -65,17 +65,17 @@ def _lines(folder: Path, found: RunExamination) -> Iterator[str]:
     end = end_of_history(past, folder)
     yield f"{relative_path(folder)}: {found.entries:,} intact entries, state {past.state}, {end}"
     if found.damage:
-        yield f"  error: {found.damage}"
+        yield f"  error: {found.damage.partition('; run: ')[0]}"
         yield from _loss(found)
     else:
         yield "  no damage: every row is as it was written"
     if past.opened:
-        yield f"  cash {show_dollars(past.account.cash)}, {past.account.total.open} open positions"
+        yield f"  cash {show_dollars(past.account.cash)}, {_counted(past.account.total.open, 'open position')}"
     else:
         yield "  the opening of the account is not recorded, so cash and profit are not known"
     resting = sum(bool(life.remaining and life.order_id) for life in past.orders.live.values())
     if resting:
-        yield f"  {resting} orders were resting at last report"
+        yield f"  resting at the last report: {_counted(resting, 'order')}"
     yield from _unresolved(list(past.unresolved.values()))
 
 
@@ -83,7 +83,7 @@ def _unresolved(intents: list[Intent]) -> Iterator[str]:
     if not intents:
         yield "  every order has a known outcome"
         return
-    yield f"  {len(intents)} orders have no known outcome; kalshilab live --resume looks them up:"
+    yield f"  without a known outcome: {_counted(len(intents), 'order')}; kalshilab live --resume looks them up:"
     for intent in intents[:MOST]:
         outcome = "yes" if intent.side == "bid" else "no"
         cents = outcome_price(intent.price, outcome) / 100
@@ -100,7 +100,7 @@ def _loss(found: RunExamination) -> Iterator[str]:
     shown = list(spans(found.lost))
     rows = ", ".join(shown[:MOST]) + (f" and {len(shown) - MOST:,} more spans" if len(shown) > MOST else "")
     if found.lost:
-        yield f"  lost: {len(found.lost):,} rows ({rows})"
+        yield f"  lost: {_counted(len(found.lost), 'row')} ({rows})"
     else:
         yield "  lost: nothing; every row could be read around the damage"
     for kind in sorted(set(found.kinds.values())):
@@ -118,6 +118,10 @@ def _loss(found: RunExamination) -> Iterator[str]:
     for name, (recorded, reported) in found.differences.items():
         unit = 1_000_000 if name == "cash" else 100
         yield f"  {name}: the rebuilt record has {recorded / unit:g}, the exchange {reported / unit:g}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def spans(numbers: Iterable[int]) -> Iterator[str]:

@@ -54,9 +54,9 @@ def test_orders_without_a_known_outcome_are_listed(killed: Path, capsys: pytest.
     out = capsys.readouterr().out
     assert "5 intact entries, state STARTUP, killed" in out
     assert "no damage: every row is as it was written" in out
-    assert "2 orders have no known outcome; kalshilab live --resume looks them up" in out
+    assert "without a known outcome: 2 orders; kalshilab live --resume looks them up" in out
     assert f"A-B-1: buy 5 NO at 60 cents ({intent(1).client_order_id})" in out
-    assert "cash $5.00, 1 open positions" in out
+    assert "cash $5.00, 1 open position\n" in out
     assert not (killed / "journal.rebuilt.sqlite").exists()
 
 
