@@ -138,8 +138,10 @@ class Decider:
             self.end(pending, "refused", "market inactive")
         elif self._is_stopped(pending):
             return
-        elif (blocked := self._blocked(fire.ticker) or self._against_itself(run, fire)) != "":
+        elif (blocked := self._blocked(fire.ticker)) != "":
             self._defer(pending, "limit", blocked)
+        elif (own := self._against_itself(run, fire)) != "":
+            self._defer(pending, "freed", own)
         elif (against := self._against(run, fire)) is not None:
             self.end(pending, "skipped", against)
         elif (at := run.token_at(now)) > now:
