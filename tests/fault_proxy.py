@@ -13,113 +13,17 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
-from fault_schedule import INSTANTS, ONCE, Fault
+from fault_schedule import AFTER, INSTANTS, ONCE, Fault
+from wire_bytes import Request, frame_type, page, read_answer, read_frame, read_request, unreadable
 
-__all__ = [
-    "FaultProxy",
-    "Request",
-    "frame_type",
-    "page",
-    "read_answer",
-    "read_frame",
-    "read_request",
-    "unreadable",
-]
+__all__ = ["FaultProxy"]
 
 POLL_S: Final = 0.05
 """Seconds between two checks whether a client that waits for an answer is still there."""
 FRESH_S: Final = 1.0
 """Seconds for which an answer may precede the window in which it is repeated."""
-NUMBER: Final = re.compile(rb'(":"?)[0-9](?=[0-9.]*[",}])')
-TYPE: Final = re.compile(rb'"type":"(\w+)"')
-REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
-
-
-class Request(NamedTuple):
-    """An HTTP request: its method and target, and all of its bytes."""
-
-    method: str
-    target: str
-    raw: bytes
-    upgrades: bool
-
-    @property
-    def line(self) -> str:
-        """Method and target, as faults match them."""
-        return f"{self.method} {self.target}"
-
-
-async def read_request(reader: asyncio.StreamReader) -> Request | None:
-    """Read one request; return None if the connection ended before it began."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError as error:
-        if not error.partial:
-            return None
-        raise
-    method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
-    body = await reader.readexactly(int(header(head, b"content-length") or 0))
-    return Request(method, target, head + body, header(head, b"upgrade").lower() == b"websocket")
-
-
-async def read_answer(reader: asyncio.StreamReader, method: str = "GET") -> bytes:
-    """Read one answer that states its length, and return its bytes."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    status = int(head.split(b" ", 2)[1])
-    length = 0 if status in (204, 304) or method == "HEAD" else int(header(head, b"content-length") or 0)
-    return head + await reader.readexactly(length)
-
-
-def header(head: bytes, name: bytes) -> bytes:
-    """Return the value of a header, or b""."""
-    for line in head.split(b"\r\n")[1:]:
-        key, _, value = line.partition(b":")
-        if key.lower() == name:
-            return value.strip()
-    return b""
-
-
-async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """Read one unmasked WebSocket frame and return its bytes."""
-    head = await reader.readexactly(2)
-    length = head[1] & 0x7F
-    if length >= 126:
-        more = await reader.readexactly(2 if length == 126 else 8)
-        head, length = head + more, int.from_bytes(more, "big")
-    return head + await reader.readexactly(length)
-
-
-def frame_type(frame: bytes) -> str:
-    """Return the "type" of the JSON message in a text frame, or "".
-
-    >>> frame_type(bytes([0x81, 15]) + b'{"type":"fill"}')
-    'fill'
-    """
-    if frame[0] & 0x0F != 1:
-        return ""
-    found = TYPE.search(frame, 2, 200)
-    return "" if found is None else found[1].decode()
-
-
-def page(status: int, location: str = "") -> bytes:
-    """Return the answer of a maintenance proxy: a page of HTML with a status."""
-    body = f"<html><body><h1>{status} {REASONS[status]}</h1><p>Back soon.</p></body></html>".encode()
-    extra = f"Location: {location}\r\n" if location else ""
-    head = f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: text/html\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
-
-
-def unreadable(answer: bytes) -> bytes:
-    r"""Return an answer in which the first number of the body is not a number, with the same length.
-
-    >>> unreadable(b'HTTP/1.1 200 OK\r\n\r\n{"count":"12.00"}').rpartition(b'{')[2]
-    b'"count":"?2.00"}'
-    """
-    head, body = answer.split(b"\r\n\r\n", 1)
-    return head + b"\r\n\r\n" + NUMBER.sub(rb"\1?", body, count=1)
 
 
 class WatchedReader(asyncio.StreamReader):
@@ -179,23 +83,34 @@ class FaultProxy:
         rest: the REST address of the exchange, on loopback.
         faults: the schedule; its times count from the start of the proxy.
         ws_path: the path of the WebSocket.
+        lose_refusals: whether faults may lose the refusal of an order, after which the order counts as unknown for as
+            long as its signature is valid.
 
     Attributes:
         struck: (seconds after the start, text) of each effect on a connection, in the order of time.
         kinds: the kinds of faults that had an effect.
     """
 
-    def __init__(self, rest: str, faults: Sequence[Fault], *, ws_path: str = "/trade-api/ws/v2") -> None:
+    def __init__(
+        self,
+        rest: str,
+        faults: Sequence[Fault],
+        *,
+        ws_path: str = "/trade-api/ws/v2",
+        lose_refusals: bool = True,
+    ) -> None:
         authority, _, path = rest.removeprefix("http://").partition("/")
         self._host, port = authority.rsplit(":", 1)
         self._port = int(port)
         self._path, self._ws_path = f"/{path}", ws_path
+        self._lose_refusals = lose_refusals
         self._armed = sorted(fault for fault in faults if fault.kind in ONCE)
         self._others = sorted(fault for fault in faults if fault.kind not in ONCE)
         self._end_s = max((fault.until_s for fault in faults), default=0.0)
         self._clients: set[Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: set[asyncio.Task[None]] = set()
+        self._known: dict[Request, bytes] = {}
         self._answers: dict[str, tuple[float, bytes]] = {}
         self._errors: list[BaseException] = []
         self.struck: list[tuple[float, str]] = []
@@ -372,6 +287,12 @@ class FaultProxy:
         if away is not None:
             return await self._turn_away(away, line, client)
         fault = self._strike(line)
+        if fault is not None and not self._lose_refusals and fault.kind in AFTER and request.method == "POST":
+            answer = await self._forward(request)
+            if int(answer.split(b" ", 2)[1]) >= 400:
+                await client.send(answer)
+                return True
+            self._known[request] = answer
         if fault is not None:
             self._note(fault, line)
             return await self._handlers[fault.kind](fault, request, client)
@@ -391,6 +312,8 @@ class FaultProxy:
 
     async def _forward(self, request: Request) -> bytes:
         """Send a request to the exchange and return the answer, or an older one where listings lag."""
+        if request in self._known:
+            return self._known.pop(request)
         key, now_s = request.line, self.now_s
         lag = self._window(("lagging",), key)
         if lag is not None and key in self._answers and self._answers[key][0] >= lag.at_s - FRESH_S:

@@ -71,6 +71,10 @@ READING: Final = r"^GET "
 ACCOUNT: Final = r"/portfolio/(orders|fills|positions|settlements|balance)"
 LISTINGS: Final = r"^GET \S*/portfolio/(orders|fills|positions|settlements)"
 ANYTHING: Final = ""
+AFTER: Final = frozenset(
+    ("answer_lost", "truncated", "half_close", "page_504_after", "page_200_after", "unreadable")
+)
+"""Kinds that lose the answer to a request that has arrived."""
 NEVER_ARRIVES: Final = frozenset(
     (
         "lost",
@@ -85,6 +89,8 @@ NEVER_ARRIVES: Final = frozenset(
     )
 )
 """Kinds after which an order that was sent is unknown until its signature has expired."""
+CUTS: Final = frozenset(("unreachable", "idle_reset"))
+"""Kinds that can cut a connection on which a request has been sent and not read."""
 LATEST_S: Final = 18.0
 """Seconds after which a late request still arrives within the window of its signature."""
 LAG_S: Final = 3.0
@@ -140,7 +146,7 @@ def random_faults(
             signature is valid.
     """
     draw = random.Random(f"faults {seed}")
-    kinds = [*ONCE, *WINDOWS, *WINDOWS, *INSTANTS]
+    kinds = [kind for kind in (*ONCE, *WINDOWS, *WINDOWS, *INSTANTS) if not (orders_arrive and kind in CUTS)]
     return sorted(
         _fault(draw, draw.choice(kinds), over_s, longest_s, orders_arrive)
         for _ in range(draw.randint(*count))
@@ -168,7 +174,7 @@ def _target(draw: random.Random, kind: str, orders_arrive: bool) -> str:
         return draw.choice([FRAMES[name] for name in PRIVATE])
     if kind == "lagging":
         return LISTINGS
-    if orders_arrive and kind in NEVER_ARRIVES:
+    if orders_arrive and (kind in NEVER_ARRIVES or kind == "late"):
         return READING
     if kind in WINDOWS:
         return ANYTHING

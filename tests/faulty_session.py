@@ -27,6 +27,7 @@ from kalshilab.exchange import Exchange, Venue, serve
 from kalshilab.tape.schema import MARKETS_SCHEMA, TAKER, TAPE_SCHEMA, TIME, with_codes
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.session import PaperSession
+from kalshilab.trade.strategies.strategies import make_strategy
 
 __all__ = ["Ended", "falling", "run_schedule", "run_schedules"]
 
@@ -35,6 +36,8 @@ END_S: Final = 30.0
 """Seconds within which a session ends after a stop."""
 PATIENCE_S: Final = 20.0
 """Seconds after `END_S` for which the harness waits before it gives up a session."""
+RECOVERED_S: Final = 75.0
+"""Seconds after the last fault within which a session trades again; its feed waits a minute between two attempts."""
 CLOSED_S: Final = 3.0
 """Seconds within which the connections of an ended session are closed."""
 STOP: Final = "the tape is over"
@@ -184,6 +187,7 @@ async def run_schedule(
     over_s: float,
     markets: int = 20,
     stop_s: float | None = None,
+    lose_refusals: bool = True,
 ) -> Ended:
     """Run one session under a schedule of faults, stop it, and compare its record with the exchange's account.
 
@@ -196,6 +200,7 @@ async def run_schedule(
         over_s: seconds until the last market has settled.
         markets: the number of markets.
         stop_s: seconds after which the session is stopped; None stops it when all faults and markets have ended.
+        lose_refusals: as for `FaultProxy`.
     """
     ended = Ended(seed, sorted(faults))
     tape, table = falling(seed, over_s=over_s, markets=markets, start_us=time.time_ns() // 1000 + SECOND)
@@ -203,12 +208,11 @@ async def run_schedule(
     exchange.advance(time.time_ns() // 1000)
     async with (
         serve(exchange, speed=1.0, key_kind="ed25519") as venue,
-        FaultProxy(venue.rest, faults) as proxy,
+        FaultProxy(venue.rest, faults, lose_refusals=lose_refusals) as proxy,
     ):
         settings = _settings(seed, venue, proxy, folder)
         token = _owner.set(seed)
-        until = _over(proxy, exchange) if stop_s is None else asyncio.sleep(stop_s)
-        work = asyncio.create_task(_session(settings, folder / f"run-{seed}", exchange, until, ended))
+        work = asyncio.create_task(_session(settings, folder / f"run-{seed}", proxy, exchange, stop_s, ended))
         _owner.reset(token)
         await _finish(work, ended)
         await _check_remains(proxy, ended)
@@ -231,11 +235,18 @@ def _settings(seed: int, venue: Venue, proxy: FaultProxy, folder: Path) -> Setti
 
 
 async def _session(
-    settings: Settings, run_dir: Path, exchange: Exchange, until: Coroutine[Any, Any, None], ended: Ended
+    settings: Settings,
+    run_dir: Path,
+    proxy: FaultProxy,
+    exchange: Exchange,
+    stop_s: float | None,
+    ended: Ended,
 ) -> None:
-    """Run a session until a moment, stop it, and check its report and its journal."""
+    """Run a session until all is over or for a time, stop it, and check its report and its journal."""
     async with PaperSession(settings, run_dir=run_dir) as session:
-        run, over = asyncio.create_task(session.run()), asyncio.create_task(until)
+        run = asyncio.create_task(session.run())
+        until = asyncio.sleep(stop_s) if stop_s is not None else _over(session, proxy, exchange, ended)
+        over = asyncio.create_task(until)
         await asyncio.wait((run, over), return_when=asyncio.FIRST_COMPLETED)
         if over.done():
             over.result()
@@ -265,16 +276,23 @@ def _stated(report: Report) -> list[str]:
     ]
 
 
-async def _over(proxy: FaultProxy, exchange: Exchange) -> None:
-    """Wait until all faults have healed and all markets that a session follows have settled."""
+async def _over(session: PaperSession, proxy: FaultProxy, exchange: Exchange, ended: Ended) -> None:
+    """Wait until all faults have healed, all markets have settled, and the session has recovered."""
     await proxy.heal()
+    until = time.monotonic() + RECOVERED_S
     while any(x.facts.category == "sports" and x.status != "finalized" for x in exchange.listings):
+        await asyncio.sleep(0.1)
+    while session.state not in ("READY", "ACTING"):
+        if time.monotonic() > until:
+            ended.problems.append(f"the session is in {session.state} long after the last fault")
+            return
         await asyncio.sleep(0.1)
 
 
 async def _finish(work: asyncio.Task[None], ended: Ended) -> None:
     """Wait for the end of a session; one that does not end is cancelled."""
-    patience_s = END_S + PATIENCE_S + max((fault.until_s for fault in ended.faults), default=0.0) + 60
+    last_s = max((fault.until_s for fault in ended.faults), default=0.0)
+    patience_s = last_s + RECOVERED_S + END_S + PATIENCE_S
     done, _ = await asyncio.wait((work,), timeout=patience_s)
     if not done:
         ended.problems.append("the session did not end")
@@ -310,6 +328,7 @@ async def run_schedules(
     at_once: int,
     markets: int = 20,
     stops: dict[int, float] | None = None,
+    lose_refusals: bool = True,
 ) -> list[Ended]:
     """Run a session for each seed, several at once in this event loop, and return how they ended.
 
@@ -320,7 +339,10 @@ async def run_schedules(
         at_once: the sessions that run at once.
         markets: as for `run_schedule`.
         stops: `stop_s` of `run_schedule` by seed.
+        lose_refusals: as for `FaultProxy`.
     """
+    # The first signal of a process loads its compiled step, for seconds of the first tape.
+    make_strategy(Settings(env={}, env_file=None))
     places = asyncio.Semaphore(at_once)
     interval_s = over_s / at_once
 
@@ -330,7 +352,13 @@ async def run_schedules(
         async with places:
             stop_s = None if stops is None else stops[seed]
             return await run_schedule(
-                seed, schedules[seed], folder, over_s=over_s, markets=markets, stop_s=stop_s
+                seed,
+                schedules[seed],
+                folder,
+                over_s=over_s,
+                markets=markets,
+                stop_s=stop_s,
+                lose_refusals=lose_refusals,
             )
 
     with watched_tasks(asyncio.get_running_loop()):

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fault_proxy import FaultProxy, frame_type, page, read_answer
+from fault_proxy import FaultProxy
 from fault_schedule import INSTANTS, KINDS, ONCE, WINDOWS, Fault, random_faults
+from wire_bytes import frame_type, page, read_answer
 
 PATH = "/trade-api/v2/portfolio/orders"
 UPGRADE = b"GET /trade-api/ws/v2 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
@@ -20,11 +21,13 @@ class Backend:
     """A small exchange: it counts requests, answers each with its number, and sends the frames of a feed.
 
     Attributes:
+        status: the status of its answers.
         arrived: the bodies of the requests that arrived.
         frames: messages to send on each feed.
     """
 
     def __init__(self) -> None:
+        self.status = 200
         self.arrived: list[str] = []
         self.frames: list[bytes] = []
         self.more = asyncio.Event()
@@ -40,7 +43,9 @@ class Backend:
                 )
                 self.arrived.append((await reader.readexactly(length)).decode())
                 body = f'{{"number":{len(self.arrived)}}}'.encode()
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+                writer.write(
+                    b"HTTP/1.1 %d OK\r\ncontent-length: %d\r\n\r\n%b" % (self.status, len(body), body)
+                )
         except (asyncio.IncompleteReadError, OSError):
             # The proxy has gone.
             pass
@@ -113,11 +118,13 @@ class Bed:
 
 
 @asynccontextmanager
-async def bed(*faults: Fault) -> AsyncIterator[Bed]:
+async def bed(*faults: Fault, lose_refusals: bool = True) -> AsyncIterator[Bed]:
     backend = Backend()
     server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with FaultProxy(f"http://127.0.0.1:{port}/trade-api/v2", faults) as proxy:
+    async with FaultProxy(
+        f"http://127.0.0.1:{port}/trade-api/v2", faults, lose_refusals=lose_refusals
+    ) as proxy:
         opened = Bed(backend, proxy)
         yield opened
         opened.close()
@@ -202,6 +209,18 @@ async def test_a_page_replaces_an_answer(kind: str, status: int, arrives: int) -
         assert f"HTTP/1.1 {status} ".encode() in answer and b"<html>" in answer
         assert len(b.backend.arrived) == arrives
         assert (await line.ask("b")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_refusal_can_be_spared() -> None:
+    async with bed(Fault(0, "answer_lost"), lose_refusals=False) as b:
+        b.backend.status = 400
+        line = await b.line()
+        assert b" 400 " in await line.ask("a")
+    async with bed(Fault(0, "answer_lost"), lose_refusals=False) as b:
+        line = await b.line()
+        with pytest.raises(BROKEN):
+            await line.ask("a")
+        assert b.backend.arrived == ["a"]
 
 
 async def test_an_answer_can_have_an_unreadable_number() -> None:

@@ -12,7 +12,9 @@ from typing import Final
 from kalshilab.cli.live import installed_fast_packages, require_fast_extra
 from kalshilab.cli.session.run_check import check_run
 from kalshilab.cli.terminal.options import Subparsers, settings_from
+from kalshilab.config.contradictions import check_limits
 from kalshilab.config.settings import Settings
+from kalshilab.config.sources import DEFAULT
 from kalshilab.errors import LakeError, UsageError
 
 __all__ = ["add_parser"]
@@ -75,7 +77,11 @@ def _check_installation() -> int:
         print(f"  {name} {importlib.metadata.version(name)}")
     print(f"  extra fast: {installed_fast_packages() or 'not installed; pip install kalshilab[fast]'}")
     settings = Settings()
+    check_limits(settings)
     print(f"settings: {settings!r}")
+    for name, origin in settings.origins.items():
+        if origin != DEFAULT:
+            print(f"  {name} from {origin}")
     require_fast_extra(settings)
     if settings.key_id and (settings.private_key_path or settings.private_key):
         from kalshilab.kalshi.auth import Signer

@@ -165,8 +165,9 @@ class LiveRun:
         settings = self.settings
         with suppress(OSError, SessionError):
             close_status(
-                self.run_dir / "status.json", self.run_id, settings.venue, settings.strategy, error or "ended"
-            )
+                self.run_dir / "status.json", self.run_id, settings.venue, ", ".join(settings.strategy_names),
+                error or "ended", error=error,
+            )  # fmt: skip
         if outcome and not isinstance(outcome[0], PapermillExecutionError):
             raise SessionError(f"the notebook could not be run: {outcome[0]}") from outcome[0]
         return LiveResult(self.run_id, self.run_dir, results, error)

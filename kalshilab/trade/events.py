@@ -113,7 +113,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """An order that a session is about to send; the journal stores it before it is sent.
 
-    `side` is "bid" (buy YES) or "ask" (sell YES, which buys NO at one dollar less the price).
+    `side` is "bid" (buy YES) or "ask" (sell YES, which buys NO at one dollar less the price).  `reentry` is whether the order
+    adds to a position, and `closes` whether it leaves one.
     """
 
     client_order_id: str
@@ -125,6 +126,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     fire: Fired
     reentry: bool = False
     strategy: str = ""
+    closes: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -253,8 +253,19 @@ def write_status(
     _replace_file(path, status)
 
 
-def close_status(path: Path, run_id: str, venue: str, strategy: str, stopped: str) -> None:
-    """Record the reason for the end of a run whose session could not: it was killed, or it never started."""
+def close_status(
+    path: Path, run_id: str, venue: str, strategy: str, stopped: str, *, error: str = ""
+) -> None:
+    """Record the reason for the end of a run whose session could not: it was killed, or it never started.
+
+    Args:
+        path: the status file.
+        run_id: the name of the run.
+        venue: the name of the venue, if there is no status yet.
+        strategy: the name of the strategy, if there is no status yet.
+        stopped: the reason for the end, if the session gave none.
+        error: the error that ended the run, or "".
+    """
     status = read_status(path)
     if status is None:
         status = RunStatus(
@@ -263,7 +274,12 @@ def close_status(path: Path, run_id: str, venue: str, strategy: str, stopped: st
             open_positions=0, health={},
         )  # fmt: skip
     if not status.finished:
-        _replace_file(path, msgspec.structs.replace(status, finished=True, stopped=status.stopped or stopped))
+        _replace_file(
+            path,
+            msgspec.structs.replace(
+                status, finished=True, stopped=status.stopped or stopped, error=status.error or error
+            ),
+        )
 
 
 def _replace_file(path: Path, status: RunStatus) -> None:

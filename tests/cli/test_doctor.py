@@ -22,6 +22,24 @@ def test_doctor_lists_packages_and_hides_secrets(
     assert re.search(r"extra fast: aiohttp \d.*, picows \d", out)
 
 
+def test_doctor_states_where_each_setting_comes_from_and_refuses_contradictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RLM_CONTRACTS", "7")
+    (tmp_path / ".env").write_text("\nKALSHILAB_MAX_POSITION=70\n")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  contracts from environment variable RLM_CONTRACTS" in lines
+    assert "  max_position from .env, line 2 (KALSHILAB_MAX_POSITION)" in lines
+    assert not any("min_trades from" in line for line in lines)
+    monkeypatch.setenv("RLM_CONTRACTS", "71")
+    assert main(["doctor"]) == 2
+    assert (
+        "contracts must be at most max_position (70), or no order could be placed" in capsys.readouterr().err
+    )
+
+
 def test_a_broken_line_of_an_env_file_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

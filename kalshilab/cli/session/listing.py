@@ -25,7 +25,8 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "runs",
         help="list runs, or remove old ones",
-        description="List the runs of a folder, the latest first; or remove the folders of runs that have ended.",
+        description="List the runs of a folder, the latest first; or remove the folders of runs that have ended with a "
+        "report. A folder is kept while a session writes to it.",
     )
     parser.add_argument("action", nargs="?", choices=("list", "prune"), default="list")
     parser.add_argument("--out", metavar="FOLDER", help="folder of the runs; default runs")
@@ -37,7 +38,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--dead",
         action="store_true",
-        help="prune: also runs whose session died, although their journal may be the only record of an order",
+        help="prune: also runs without a report, although their journal may be the only record of an order",
     )
     parser.add_argument("--dry-run", action="store_true", help="prune: only list what would be removed")
     parser.set_defaults(command=run)
@@ -70,6 +71,7 @@ def _runs(out: Path) -> Iterator[dict[str, Any]]:
         facts: dict[str, Any] = {
             "run_id": folder.name,
             "life": life_of_run(folder, status, now),
+            "reported": (folder / "report.json").is_file(),
             "age_days": (now / 1e6 - last.stat().st_mtime) / DAY_S,
         }
         if status is not None:
@@ -106,10 +108,14 @@ def _prune(out: Path, options: argparse.Namespace) -> int:
     if options.older_than is not None:
         require_finite_non_negative("--older-than", options.older_than)
     failed = False
-    lives = {"ended", "dead"} if options.dead else {"ended"}
     for place, facts in enumerate(_runs(out)):
         old = options.older_than is None or (facts["age_days"] or 0) > options.older_than
-        if facts["life"] in lives and place >= (options.keep or 0) and old:
+        over = (
+            facts["life"] in ("ended", "dead")
+            if options.dead
+            else facts["life"] == "ended" and facts["reported"]
+        )
+        if over and old and place >= (options.keep or 0):
             failed = not _remove(out / facts["run_id"], only_show=options.dry_run) or failed
     return 1 if failed else 0
 

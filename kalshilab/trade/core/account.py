@@ -23,6 +23,8 @@ __all__ = ["FOREIGN", "OwnerLedger", "TradingAccount"]
 
 FOREIGN: Final = ""
 """The owner of fills of other programs on the account, and of positions that precede the session."""
+MAX_FORGOTTEN: Final = 10_000
+"""Forgotten markets whose fills are still known to be old ones."""
 
 
 class OwnerLedger:
@@ -128,6 +130,11 @@ class OwnerLedger:
         holding = self.holdings.get(ticker)
         return 0 if holding is None else holding.size
 
+    def forget(self, ticker: str) -> None:
+        """Forget a market in which nothing is held."""
+        self.holdings.pop(ticker, None)
+        self._worth.pop(ticker, None)
+
     def positions(self) -> Iterator[tuple[str, Holding]]:
         """Yield the open positions by ticker."""
         return ((ticker, holding) for ticker, holding in self.holdings.items() if holding.size)
@@ -157,7 +164,10 @@ class TradingAccount:
         self.marks: dict[str, int] = {}
         self.total = OwnerLedger(self.marks)
         self._owners: dict[str, OwnerLedger] = {}
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: dict[str, set[tuple[str, str]]] = {}
+        """Trade and order of each fill, by market."""
+        self._before: set[tuple[str, str]] = set()
+        self._forgotten: dict[str, None] = {}
         self._paid: dict[tuple[str, int], tuple[int, int]] = {}
         """Payout and size that each settlement has paid, by ticker and time."""
         self._payouts: Counter[tuple[str, int]] = Counter()
@@ -180,7 +190,7 @@ class TradingAccount:
 
     def precede(self, fills: Iterable[tuple[str, str]]) -> None:
         """Note fills that the opening includes, by (trade id, order id): they are not added again."""
-        self._seen.update(fills)
+        self._before.update(fills)
 
     def owner(self, name: str) -> OwnerLedger:
         """Return the ledger of an owner."""
@@ -201,14 +211,14 @@ class TradingAccount:
 
     def knows(self, fill: Fill) -> bool:
         """Return whether a fill was added, or precedes the record."""
-        return (fill.trade_id, fill.order_id) in self._seen
+        key = fill.trade_id, fill.order_id
+        return key in self._seen.get(fill.ticker, ()) or key in self._before or fill.ticker in self._forgotten
 
     def fill(self, fill: Fill, owner: str) -> bool:
         """Add one fill for its owner; return False if it is known."""
-        key = fill.trade_id, fill.order_id
-        if key in self._seen:
+        if self.knows(fill):
             return False
-        self._seen.add(key)
+        self._seen.setdefault(fill.ticker, set()).add((fill.trade_id, fill.order_id))
         self.total.fill(fill)
         self.owner(owner).fill(fill)
         return True
@@ -275,6 +285,19 @@ class TradingAccount:
         """Forget the mark of a market that has ended and in which nothing is held."""
         if not self.total.size(ticker):
             self.marks.pop(ticker, None)
+
+    def forget_market(self, ticker: str) -> None:
+        """Forget the fills and the payouts of a market that was settled long ago, and in which nothing is held."""
+        self.forget(ticker)
+        if self._seen.pop(ticker, None) is not None:
+            # A settled market has no new fills; one that is reported again is an old one.
+            self._forgotten[ticker] = None
+            if len(self._forgotten) > MAX_FORGOTTEN:
+                del self._forgotten[next(iter(self._forgotten))]
+        for key in [key for key in self._paid if key[0] == ticker]:
+            del self._paid[key], self._payouts[key]
+        for ledger in (self.total, *self._owners.values()):
+            ledger.forget(ticker)
 
     def differences(self, positions: Iterable[Position], cash: int) -> dict[str, tuple[int, int]]:
         """Return what differs from the exchange: ticker, or "cash", to (recorded, reported).

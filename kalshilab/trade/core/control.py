@@ -100,6 +100,18 @@ class SessionControl:
         """Name (a ticker or "cash") to (recorded, reported), as of the last reading of the account."""
         return self._reconciler.differences
 
+    # Memory
+
+    def _forget(self, ticker: str) -> bool:
+        """Forget a market that was settled long ago; return False if something of it is still open."""
+        if self.account.total.size(ticker) or self.orders.of(ticker):
+            return False
+        self.markets.forget(ticker)
+        self.account.forget_market(ticker)
+        self.orders.forget(ticker)
+        self._admitted.discard(ticker)
+        return True
+
     # Earlier lives
 
     def restore(self, entries: Iterable[JournalEntry]) -> None:

@@ -90,7 +90,9 @@ class Decider:
         runs = {run.name: run for run in self._runs}
         for intent in unresolved:
             if intent.strategy in runs:
-                self._sent[intent.client_order_id] = self._queue.adopt(runs[intent.strategy], intent.fire)
+                pending = self._queue.adopt(runs[intent.strategy], intent.fire)
+                pending.closes = intent.closes
+                self._sent[intent.client_order_id] = pending
         self._keys, self.group = frozenset(keys), group
 
     def expire(self, fires: Iterable[Fire], reason: str) -> None:
@@ -279,6 +281,7 @@ class Decider:
             fire=Fired.of(fire, run.name),
             reentry=not pending.closes and self._is_held(run, fire.ticker, self._orders.of(fire.ticker)),
             strategy=run.name,
+            closes=pending.closes,
         )
         run.take_token(now)
         self._queue.take(pending)

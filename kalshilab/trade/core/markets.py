@@ -19,7 +19,7 @@ import msgspec
 
 from kalshilab.kalshi.stream.events import Lifecycle
 from kalshilab.market.lifecycle import DETERMINED
-from kalshilab.market.model import Market, Settlement, Trade
+from kalshilab.market.model import Market, Trade
 from kalshilab.trade.core.exposure import TraderRules
 from kalshilab.trade.core.messages import (
     ListMarkets,
@@ -28,23 +28,17 @@ from kalshilab.trade.core.messages import (
     MarketFound,
     MarketsListed,
     Outbox,
-    ReadSettlements,
     Result,
-    SettlementsRead,
 )
 from kalshilab.trade.core.states import PartHealth
 from kalshilab.trade.markets.tracker import PENDING_LIMIT, category_matches
 
-__all__ = ["Followed", "Markets", "SettlementWatch"]
+__all__ = ["Followed", "Markets"]
 
 RETRY_US: Final = (1_000_000, 2_000_000, 5_000_000, 15_000_000, 30_000_000)
 """Monotonic microseconds before a failed look-up is repeated; the last repeats."""
-UNKNOWN_CLOSE_US: Final = 60_000_000
-"""Exchange microseconds before a held market is checked again whose close time is not known."""
-POLL_US: Final = 1_000_000
-"""Monotonic microseconds before the second question for a pay-out; each further one waits twice as long."""
-POLL_MAX_US: Final = 60_000_000
-"""Longest wait between two questions for a pay-out."""
+ENDS: Final = ("determined", "settled")
+"""Messages after which a market that is not followed needs no memory."""
 
 
 class Followed:
@@ -336,6 +330,9 @@ class Markets:
             self.created(event.ticker)
             return
         followed = self._markets.get(event.ticker)
+        if followed is not None and followed.status == "rejected" and event.kind in ENDS:
+            self.forget(event.ticker)
+            return
         if followed is None or followed.market is None:
             return
         change = msgspec.structs.replace
@@ -365,6 +362,10 @@ class Markets:
         followed.status = status
         self._on_ended(followed)
 
+    def forget(self, ticker: str) -> None:
+        """Forget a market that has ended."""
+        self._markets.pop(ticker, None)
+
     def mark_broken(self, reason: str) -> list[Followed]:
         """Feed no more prints to the signals of the markets that are active now; return the markets."""
         broken = list(self.feeding.values())
@@ -374,125 +375,6 @@ class Markets:
             followed.broken, followed.pending = reason, []
         self.feeding.clear()
         return broken
-
-
-class SettlementWatch:
-    """Markets with a position that have closed or are determined: asked about until they are paid out.
-
-    Args:
-        outbox: receives the questions.
-        markets: receives the state of markets that were looked up.
-        held: returns whether the account has a position in a market.
-        pay: called with each settlement that was read.
-    """
-
-    def __init__(
-        self,
-        outbox: Outbox,
-        markets: Markets,
-        *,
-        held: Callable[[str], bool],
-        pay: Callable[[Settlement], object],
-    ) -> None:
-        self._outbox, self._markets, self._held, self._pay = outbox, markets, held, pay
-        self._closes: list[tuple[int, str]] = []
-        self._due: list[tuple[int, str]] = []
-        self._waits: dict[str, int] = {}
-        self._asking: set[str] = set()
-        self._known: set[str] = set()
-
-    def __contains__(self, ticker: str) -> bool:
-        return ticker in self._waits
-
-    def follow(self, ticker: str) -> None:
-        """Watch a held market from its close time on."""
-        if ticker not in self._known:
-            self._known.add(ticker)
-            heappush(self._closes, (self._close_of(ticker) or self._outbox.now + UNKNOWN_CLOSE_US, ticker))
-
-    def rescheduled(self, ticker: str) -> None:
-        """Watch a held market from its new close time on."""
-        if ticker in self._known:
-            heappush(self._closes, (self._close_of(ticker), ticker))
-
-    def _close_of(self, ticker: str) -> int:
-        followed = self._markets.get(ticker)
-        return 0 if followed is None or followed.market is None else followed.market.close_ts
-
-    def expect(self, ticker: str, *, at_once: bool = False) -> None:
-        """Ask for the pay-out of a market until it is paid, now or after a first wait."""
-        if not self._held(ticker):
-            return
-        if ticker not in self._waits:
-            self._waits[ticker] = POLL_US
-            heappush(self._due, (self._outbox.mono + POLL_US, ticker))
-        if at_once and ticker not in self._asking:
-            self._waits[ticker] = POLL_US
-            self._ask(ticker)
-
-    def tick(self) -> None:
-        """Ask about the markets that are due."""
-        while self._closes and self._closes[0][0] <= self._outbox.now:
-            self._at_close(heappop(self._closes)[1])
-        while self._due and self._due[0][0] <= self._outbox.mono:
-            ticker = heappop(self._due)[1]
-            if ticker in self._waits and ticker not in self._asking:
-                self._ask(ticker)
-
-    def _at_close(self, ticker: str) -> None:
-        self._known.discard(ticker)
-        if not self._held(ticker):
-            return
-        close = self._close_of(ticker)
-        if close and close <= self._outbox.now:
-            self._known.add(ticker)
-            self.expect(ticker)
-        else:
-            self.follow(ticker)
-
-    def _ask(self, ticker: str) -> None:
-        if not self._held(ticker):
-            self._paid(ticker)
-            return
-        self._asking.add(ticker)
-        out = self._outbox
-        followed = self._markets.get(ticker)
-        if followed is None or followed.status == "settled" or followed.market is None:
-            out.send(
-                ReadSettlements(number=out.number(), ticker=ticker), partial(self._on_settlements, ticker)
-            )
-        else:
-            out.send(LookUpMarket(number=out.number(), ticker=ticker), partial(self._on_market, ticker))
-
-    def _on_market(self, ticker: str, result: Result) -> None:
-        self._asking.discard(ticker)
-        if isinstance(result, MarketFound) and result.market is not None:
-            self._markets.found(result.market)
-            followed = self._markets.get(ticker)
-            if ticker in self._asking:
-                return
-            if followed is not None and followed.status == "settled":
-                self._ask(ticker)
-                return
-        self._again(ticker)
-
-    def _on_settlements(self, ticker: str, result: Result) -> None:
-        self._asking.discard(ticker)
-        if isinstance(result, SettlementsRead):
-            for settlement in result.settlements:
-                self._pay(settlement)
-        self._again(ticker)
-
-    def _paid(self, ticker: str) -> None:
-        self._waits.pop(ticker, None)
-        self._known.discard(ticker)
-
-    def _again(self, ticker: str) -> None:
-        if not self._held(ticker):
-            self._paid(ticker)
-            return
-        wait = self._waits[ticker] = min(2 * self._waits.get(ticker, POLL_US), POLL_MAX_US)
-        heappush(self._due, (self._outbox.mono + wait, ticker))
 
 
 def _reason(result: Result) -> str:

@@ -47,6 +47,8 @@ MISSING_US: Final = 1_000_000
 """Monotonic microseconds to wait for the fills that an order reports, before they are read."""
 EXPECTED: Final = frozenset({400, 404, 409, 422, 429})
 """Refusals that show a working exchange."""
+MAX_GONE: Final = 10_000
+"""Orders without effect whose strategy is remembered, in case one was filled after all."""
 
 
 class OrderFlow:
@@ -195,6 +197,8 @@ class OrderFlow:
         self._outbox.record("outcome", outcome, key)
         if kind != "accepted":
             self._gone[key] = life.owner
+            if len(self._gone) > MAX_GONE:
+                del self._gone[next(iter(self._gone))]
         self.activity += 1
         self._on_outcome(life, outcome, status)
         self._release(life.intent.ticker)

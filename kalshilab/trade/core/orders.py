@@ -106,6 +106,7 @@ class Orders:
         self._by_id: dict[str, OrderLife] = {}
         self._owners: dict[str, str] = {}
         """The owner of every order id of the run, for fills that are reported late."""
+        self._ids_in: dict[str, list[str]] = {}
         self._by_ticker: dict[str, set[str]] = {}
         self._unsettled: set[str] = set()
         self._unreported: dict[str, OrderLife] = {}
@@ -151,6 +152,12 @@ class Orders:
         """Return the markets with a live order."""
         return {ticker for ticker, keys in self._by_ticker.items() if keys}
 
+    def forget(self, ticker: str) -> None:
+        """Forget the ids of a market's orders, which have all ended."""
+        for order_id in self._ids_in.pop(ticker, ()):
+            self._owners.pop(order_id, None)
+            self._unreported.pop(order_id, None)
+
     # Reports of the exchange
 
     def accept(self, life: OrderLife, order_id: str) -> bool:
@@ -158,6 +165,8 @@ class Orders:
         new = not life.order_id
         life.order_id = order_id
         self._by_id[order_id] = life
+        if order_id not in self._owners:
+            self._ids_in.setdefault(life.intent.ticker, []).append(order_id)
         self._owners[order_id] = life.owner
         self._unsettled.discard(life.intent.client_order_id)
         if life.state in ("sending", "unknown"):

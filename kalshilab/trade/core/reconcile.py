@@ -14,7 +14,7 @@ from typing import Final
 from kalshilab.market.model import Fill, Settlement
 from kalshilab.trade.core.account import FOREIGN, TradingAccount
 from kalshilab.trade.core.exposure import Exposure
-from kalshilab.trade.core.markets import Markets, SettlementWatch
+from kalshilab.trade.core.markets import Markets
 from kalshilab.trade.core.messages import (
     AccountRead,
     CloseGroup,
@@ -27,6 +27,7 @@ from kalshilab.trade.core.messages import (
 )
 from kalshilab.trade.core.order_flow import OrderFlow
 from kalshilab.trade.core.orders import OrderLife, Orders
+from kalshilab.trade.core.record.settlement_watch import SettlementWatch
 from kalshilab.trade.core.states import PartHealth
 
 __all__ = ["Closing", "Reconciler"]

@@ -21,7 +21,7 @@ from kalshilab.trade.core.books import Books, FeedAge, MissedPrints
 from kalshilab.trade.core.control import SessionControl
 from kalshilab.trade.core.decider import Decider
 from kalshilab.trade.core.exposure import Budget, DayLoss, Exposure, TraderRules
-from kalshilab.trade.core.markets import Followed, Markets, SettlementWatch
+from kalshilab.trade.core.markets import Followed, Markets
 from kalshilab.trade.core.messages import (
     Command,
     Ended,
@@ -39,6 +39,8 @@ from kalshilab.trade.core.order_flow import OrderFlow
 from kalshilab.trade.core.orders import Orders, run_prefix
 from kalshilab.trade.core.reconcile import Closing, Reconciler
 from kalshilab.trade.core.record.equity import EquityCurve, not_implied
+from kalshilab.trade.core.record.retention import Retention
+from kalshilab.trade.core.record.settlement_watch import SettlementWatch
 from kalshilab.trade.core.states import PartHealth, Patience, States
 from kalshilab.trade.core.strategy_runs import FireQueue, StrategyRun
 from kalshilab.trade.events import Fired, Sampled
@@ -119,6 +121,7 @@ class Trader(SessionControl):
             pay=self._pay, on_change=self._queue.limits_changed,
         )  # fmt: skip
         self._closing = Closing(out, self.orders, self._flow, self._reconciler, lambda: self._decider.group)
+        self._retention = Retention(self._forget)
         self._missed = MissedPrints(out, self._take, self._on_prints_given_up)
         self._patience = Patience(out, self.rules.max_outage_us)
         self._day = DayLoss(self.rules.risk.daily_loss)
@@ -323,6 +326,7 @@ class Trader(SessionControl):
         self._watch.expect(ticker, at_once=followed.status == "settled")
         if followed.status == "settled":
             self.account.forget(ticker)
+            self._retention.settled(ticker, self._outbox.now)
 
     # The account
 
@@ -406,6 +410,7 @@ class Trader(SessionControl):
         self._flow.tick()
         self._watch.tick()
         self._reconciler.tick()
+        self._retention.tick(self._outbox.now)
         if self.opened:
             self._sample()
             if not self.stopped:

@@ -1,7 +1,8 @@
 """Paper trades as entries: the trades of sessions, in the form in which an edge is judged.
 
 A validated edge is a statement about fires, and so is this frame.  It has a row for each fire that a session saw, with
-the price its order paid.  A fire whose order was not sent or not filled earns 0, as it does in the validation.
+the price its order paid.  A fire whose order was not sent or not filled earns 0, as it does in the validation, and so does one whose order left
+a position: an entry counts as held to settlement.
 `kalshilab.edge.monitor` and `Card.with_live` compare these entries with the validation, and `kalshilab.edge.replay_gap`
 compares them with the same signal replayed on a recording of the same days.
 """
@@ -148,7 +149,9 @@ def _rows(report: Report) -> list[tuple[object, ...]]:
         fires: list[Fired] = journal.values("fire")
         notes: list[dict[str, object]] = journal.values("note")
         ids = {
-            (i.fire.ticker, i.fire.ts, i.fire.n_trades): i.client_order_id for i in journal.values("intent")
+            (i.fire.ticker, i.fire.ts, i.fire.n_trades): i.client_order_id
+            for i in journal.values("intent")
+            if not i.closes
         }
     signal = next((note.get("signal") for note in notes if note["what"] == "start"), None)
     orders = report.raw("orders").select("order_id", "client_order_id")

@@ -179,6 +179,7 @@ class Report:
                 positions=positions_of_history(past),
                 equity=past.curve.samples,
                 markets=past.markets.values(),
+                provenance=past.provenance,
             )
 
     @classmethod

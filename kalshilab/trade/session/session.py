@@ -23,6 +23,7 @@ from kalshilab.errors import FeedLost, JournalError, KalshilabError, ProtocolErr
 from kalshilab.kalshi.rest.client import MarketData
 from kalshilab.kalshi.rest.orders import DemoOrders
 from kalshilab.kalshi.stream.client import Stream
+from kalshilab.market.model import Market
 from kalshilab.trade.core.exposure import TraderRules
 from kalshilab.trade.core.messages import Ended, Operate
 from kalshilab.trade.core.trader import Trader
@@ -342,12 +343,18 @@ class PaperSession:
             counts=view.final_counts(trader),
             positions=view.position_rows(trader),
             equity=trader.equity,
-            markets=view.followed_markets(trader),
+            markets=self._markets(trader),
             columns=view.signal_columns(trader),
             error=self._error,
             provenance=self._provenance,
         )
         self.report.save()
+
+    def _markets(self, trader: Trader) -> list[Market]:
+        """Return the markets that the run followed, also those that the trader has forgotten since they ended."""
+        known = {market.ticker: market for market in view.followed_markets(trader)}
+        recorded = {market.ticker: market for market in self._journal.values("market")}
+        return [*known.values(), *(m for ticker, m in recorded.items() if trader.markets.get(ticker) is None)]
 
     # Errors
 

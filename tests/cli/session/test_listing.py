@@ -23,6 +23,8 @@ def runs(make_run: MakeRun, tmp_path: Path) -> Path:
         ended = {"state": "SHUTDOWN", "finished": True, "stopped": "tape ended", "alive": False}
         facts = {1: {"alive": False}, 5: {}}.get(day, ended)
         folder = make_run(f"2026120{day}T000000Z", **facts)
+        if 1 < day < 5:
+            (folder / "report.json").write_text("{}")
         age_s = (5 - day) * DAY_S + 60
         os.utime(folder / "status.json", (now_s - age_s, now_s - age_s))
     (tmp_path / "runs" / "notes").mkdir()
@@ -64,6 +66,14 @@ def test_runs_are_listed_from_the_latest(runs: Path, capsys: pytest.CaptureFixtu
 def test_prune_removes_ended_runs_only(options: list[str], left: list[str], runs: Path) -> None:
     assert main(["runs", "prune", *options]) == 0
     assert names(runs) == left and (runs / "notes").is_dir()
+
+
+def test_a_run_that_ended_without_a_report_is_kept_like_one_that_died(runs: Path) -> None:
+    (runs / "20261203T000000Z" / "report.json").unlink()
+    assert main(["runs", "prune", "--keep", "0"]) == 0
+    assert names(runs) == ["01", "03", "05"]
+    assert main(["runs", "prune", "--keep", "0", "--dead"]) == 0
+    assert names(runs) == ["05"]
 
 
 def test_prune_needs_a_rule(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from cli.session.conftest import MakeRun
 
 from kalshilab.__main__ import main
-from kalshilab.trade.status import UpcomingRow, read_status
+from kalshilab.trade.status import UpcomingRow, close_status, read_status
 
 CASES = [
     ({}, "healthy", 0),
@@ -101,6 +101,22 @@ def test_an_unknown_run_names_the_latest(make_run: MakeRun, capsys: pytest.Captu
     make_run()
     assert main(["status", "x"]) == 2
     assert "x: no such run; the latest in runs: 20261201T000000Z" in capsys.readouterr().err
+
+
+def test_a_run_whose_process_was_lost_has_ended_with_an_error(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(alive=False)
+    close_status(
+        folder / "status.json", folder.name, "demo", "rlm_no", "DeadKernelError", error="DeadKernelError"
+    )
+    assert main(["status", "--json"]) == 1
+    payload = json.loads(capsys.readouterr().out)
+    assert (payload["status"], payload["stopped"], payload["error"]) == (
+        "error",
+        "DeadKernelError",
+        "DeadKernelError",
+    )
 
 
 def test_a_run_without_a_status_is_starting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,10 +73,10 @@ def check_sides(report: Report) -> None:
         for one, two in combinations(orders.iter_rows(named=True), 2):
             together = one["created"] < two["updated"] and two["created"] < one["updated"]
             assert not together or one["side"] == two["side"], (ticker, one, two)
-    held: dict[tuple[str, str], float] = {}
+    held: dict[tuple[str, str], int] = {}
     for fill in owned(report, "fills").iter_rows(named=True):
         key = fill["ticker"], fill["strategy"]
-        held[key] = held.get(key, 0.0) + fill["size"] * (1 if fill["outcome"] == "yes" else -1)
+        held[key] = held.get(key, 0) + round(100 * fill["size"]) * (1 if fill["outcome"] == "yes" else -1)
         signs = {np.sign(size) for (ticker, _), size in held.items() if ticker == key[0] and size}
         assert len(signs) <= 1, (fill, held)
     outcomes = report.raw("fills").group_by("trade_id").agg(pl.col("outcome").n_unique())

@@ -51,6 +51,7 @@ def test_a_position_is_sold_and_bought_again(side: str) -> None:
     buy, sell = ("bid", "ask") if side == "yes" else ("ask", "bid")
     assert [order for _, order, _ in traded(bench)] == [buy, sell, buy, sell]
     assert not bench.trader.account.total.size(X) and not bench.trader.exposure.markets
+    assert [place.intent.closes for place in bench.placed] == [False, True, False, True]
     assert bench.trader.counts["reentries"] == 0 and not any(place.intent.reentry for place in bench.placed)
     bench.check_account()
 

@@ -61,7 +61,8 @@ def shot(bench: Bench) -> Any:
         (1000, "ask", 2001, "position"),
         (0, "ask", 1000, None),
         (0, "ask", 1001, "position"),
-        (1500, "ask", 2000, None),  # a position beyond the limit may be reduced
+        (3000, "ask", 1000, None),  # a position beyond the limit may be reduced
+        (3000, "bid", 1, "position"),
     ],
 )
 def test_the_position_limit_knows_the_side(position: int, side: str, size: int, reason: str | None) -> None:

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from trade.core.reference_exchange import SECOND, Bench, Take
+from trade.core.test_exits import TakeAndLeave
 from trade.core.test_trader import RULES, X, Y, actions, notes, open_bench, show
 from trade.core.test_trader_properties import TraderMachine, make_trader
 
@@ -538,6 +539,24 @@ def test_a_run_that_ended_can_be_continued() -> None:
     assert bench.trader.counts["orders"] == 2
     bench.finish()
     bench.check_account()
+
+
+def test_an_order_that_closes_a_position_is_not_its_entry_in_a_later_life() -> None:
+    first = open_bench(("yes", TakeAndLeave("yes"), Budget()))
+    first.exchange.fill_of_new = 4
+    show(first)
+    first.settle_down()
+    bought = first.trader.strategies[0].entries[X].ts
+    show(first)
+    assert first.placed[-1].intent.closes
+    first.carry_out()
+    bench = restart(first, take=TakeAndLeave("yes"))
+    for _ in range(5):
+        bench.pass_time(SECOND)
+        bench.settle_down()
+    assert not bench.trader.account.total.size(X) and bench.trader.counts["orders"] == 2
+    assert bench.trader.strategies[0].entries[X].ts == bought
+    assert restart(bench, take=TakeAndLeave("yes")).trader.strategies[0].entries[X].ts == bought
 
 
 def test_rates_of_earlier_lives_count() -> None:

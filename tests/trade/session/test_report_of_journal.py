@@ -50,6 +50,7 @@ def cut(journal: Path, folder: Path, rows: int | None = None) -> Path:
 def test_the_journal_of_a_run_gives_the_report_of_its_session(ended: Report) -> None:
     again = Report.from_journal(ended.run_dir)
     assert (again.run_id, again.state, again.stopped) == (ended.run_id, ended.state, ended.stopped)
+    assert again.provenance == ended.provenance and ended.provenance
     expected = {name: count for name, count in ended.counts.items() if name not in NOT_RECORDED}
     assert again.counts == expected
     for name in set(FRAMES) - {"equity", "markets", "signals"}:

@@ -185,10 +185,15 @@ def assert_paid_out(report: Report) -> None:
 def assert_sold(report: Report) -> None:
     """Recompute cash from fills: a pair of YES and NO is worth a dollar at once, and the rest what it settles at."""
     signed = pl.when(pl.col("outcome") == "yes").then(pl.col("size")).otherwise(-pl.col("size"))
-    held = report.fills.sort("ts").with_columns(position=signed.cum_sum().over("ticker"))
-    assert held["position"].abs().max() <= 5 and (held["position"] == 0).sum() > 10
+    signed = (signed * 100).round().cast(pl.Int64)  # whole hundredths, which add up without an error
+    held = report.fills.sort("ts", maintain_order=True).with_columns(position=signed.cum_sum().over("ticker"))
+    assert held["position"].abs().max() <= 500 and (held["position"] == 0).sum() > 10
+    opening = held.filter(pl.col("position") * signed > 0)
+    entries = kl.paper_entries(report, per_market=None).filter("filled")
+    assert entries.height == opening["order_id"].n_unique(), "a sale is not an entry"
+    assert sorted(entries["ticker"]) == sorted(opening.unique("order_id")["ticker"])
     markets = report.fills.group_by("ticker").agg(
-        position=signed.sum(), pairs=(pl.col("size").sum() - signed.sum().abs()) / 2
+        position=signed.sum() / 100, pairs=(signed.abs().sum() - signed.sum().abs()) / 200
     )
     ended = markets.filter(pl.col("position") != 0).join(report.settlements, on="ticker")
     # A settlement is that of the outcome that is held.

@@ -80,6 +80,7 @@ class RunHistory:
         state: the last state of the session.
         stopped: the reason for the end of the last life, or "" if it has not ended.
         error: the error that the last life recorded, or "".
+        provenance: the provenance of the last life, or empty.
         newest: exchange time of the newest fill, the ones before the record included.
         oldest: exchange time before which fills precede the record.
         day: (exchange time, equity) at the start of the last UTC day, or None.
@@ -110,12 +111,14 @@ class RunHistory:
         self.ended: set[str] = set()
         self.unresolved: dict[str, Intent] = {}
         self.undecided: defaultdict[tuple[str, str], deque[Fired]] = defaultdict(deque)
+        self._ordered: dict[str, Fired] = {}
         self.gone: dict[str, str] = {}
         self.keys: set[str] = set()
         self.sent: deque[tuple[str, int]] = deque(maxlen=RECENT)
         self.settlements: deque[Settlement] = deque(maxlen=20)
         self.paused = self.group = self.stopped = self.run_id = self.error = ""
         self.state = "STARTUP"
+        self.provenance: Mapping[str, Any] = {}
         self.off: set[str] = set()
         self.day: tuple[int, int] | None = None
         self._handlers: Mapping[str, Callable[[Any], None]] = {
@@ -165,7 +168,7 @@ class RunHistory:
 
     def _on_decision(self, decision: Decision) -> None:
         if decision.action not in NOT_FINAL:
-            self._decided(decision.strategy, decision.ticker)
+            self._decided(decision)
         if decision.action in NO_ORDER:
             self._count(decision.strategy, "skipped")
         elif decision.action == "deferred" and decision.reason in ("rate limit", "low cash"):
@@ -173,25 +176,39 @@ class RunHistory:
                 decision.strategy, decision.reason.replace("rate limit", "rate_limited").replace(" ", "_")
             )
 
-    def _decided(self, strategy: str, ticker: str) -> None:
-        """Note that the oldest undecided fire of a strategy in a market is decided; a decision does not name its fire."""
-        for name in (strategy, ""):
-            fires = self.undecided.get((name, ticker))
-            if fires:
-                fires.popleft()
-            if fires is not None and not fires:
-                del self.undecided[name, ticker]
-            if fires is not None:
-                return
+    def _decided(self, decision: Decision) -> None:
+        """Remove the fire that a final decision is about: that of its order, or else the oldest without an open order.
+
+        A strategy that is alone is not named in its fires.
+        """
+        name = decision.strategy
+        fires = self.undecided.get((name, decision.ticker)) or self.undecided.get(("", decision.ticker))
+        if not fires:
+            return
+        own = self._ordered.pop(decision.client_order_id, None)
+        at = next(
+            (
+                n
+                for n, f in enumerate(fires)
+                if _same(f, own) or (own is None and not self._has_order(f, name))
+            ),
+            0,
+        )
+        del fires[at]
+
+    def _has_order(self, fire: Fired, strategy: str) -> bool:
+        """Return whether an order of a strategy for this fire has no outcome yet."""
+        return any(_same(fire, i.fire) and i.strategy == strategy for i in self.unresolved.values())
 
     def lost_fires(self) -> list[Fired]:
-        """Return the fires that no later life can decide: those without a decision and without an order, in order."""
-        sent = {(i.fire.ticker, i.fire.ts, i.fire.n_trades) for i in self.unresolved.values()}
-        fires = [fire for waiting in self.undecided.values() for fire in waiting]
-        return sorted(
-            (fire for fire in fires if (fire.ticker, fire.ts, fire.n_trades) not in sent),
-            key=lambda fire: (fire.ts, fire.ticker, fire.strategy),
-        )
+        """Return the fires that no later life can decide: those without a decision and without an open order."""
+        open_orders = {i.strategy for i in self.unresolved.values()}
+        return [
+            fire
+            for (name, _), fires in sorted(self.undecided.items())
+            for fire in fires
+            if not any(self._has_order(fire, s) for s in open_orders if name in ("", s))
+        ]
 
     # Orders
 
@@ -199,6 +216,7 @@ class RunHistory:
         key = intent.client_order_id
         self.orders.add(OrderLife(intent, intent.strategy, None))
         self.unresolved[key] = intent
+        self._ordered[key] = intent.fire
         self.keys.add(key)
         self.sent.append((intent.strategy, intent.ts))
 
@@ -219,7 +237,8 @@ class RunHistory:
         self._count(intent.strategy, "orders")
         if intent.reentry:
             self._count(intent.strategy, "reentries")
-        self.bought[intent.strategy][intent.ticker] = intent.fire
+        if not intent.closes:
+            self.bought[intent.strategy][intent.ticker] = intent.fire
         if life is not None and not life.order_id and outcome.order_id:
             orders.accept(life, outcome.order_id)
 
@@ -329,6 +348,7 @@ class RunHistory:
     def _on_start(self, note: Note) -> None:
         self.stopped = self.error = ""
         self.run_id = str(note.get("run", ""))
+        self.provenance = note.get("provenance") or {}
 
     def _on_error(self, note: Note) -> None:
         self.error = f"{note['error']}: {note['text']}"
@@ -344,3 +364,12 @@ class RunHistory:
 
     def __repr__(self) -> str:
         return f"RunHistory({self.entries} entries, {self.account.total.open} positions, {len(self.unresolved)} unresolved)"
+
+
+def _same(fire: Fired, other: Fired | None) -> bool:
+    """Return whether two entries are about one fire."""
+    return other is not None and (fire.ticker, fire.ts, fire.n_trades) == (
+        other.ticker,
+        other.ts,
+        other.n_trades,
+    )
