@@ -6,12 +6,56 @@ import ssl
 from collections import Counter
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Final
 
+import httpcore
 import httpx
 
 from kalshilab.kalshi.rest.transport import NoAnswer, NotSent, Reply
 
 __all__ = ["HttpxHttp"]
+
+KEEPALIVE_S: Final = 5.0
+"""Seconds for which an unused connection is kept."""
+
+
+class _Connection(httpcore.AsyncHTTPConnection):
+    """Connection that is not used again once it has sent more than was asked for.
+
+    The next request would read the surplus, such as an answer that a proxy has sent twice, as its answer.  httpcore looks
+    for surplus bytes in the socket only, and not for those that it has read together with the answer before.
+    """
+
+    def has_expired(self) -> bool:
+        return super().has_expired() or self._has_surplus()
+
+    def _has_surplus(self) -> bool:
+        inner = self._connection
+        if not isinstance(inner, httpcore.AsyncHTTP11Connection) or not inner.is_idle():
+            return False
+        return bool(inner._h11_state.trailing_data[0])
+
+
+class _Pool(httpcore.AsyncConnectionPool):
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        return _Connection(
+            origin=origin,
+            ssl_context=self._ssl_context,
+            keepalive_expiry=self._keepalive_expiry,
+            network_backend=self._network_backend,
+        )
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    def __init__(self, tls: ssl.SSLContext | None, max_connections: int) -> None:
+        # Plain HTTP has no certificate; `Rest` never sends to another scheme than its own.
+        super().__init__(verify=tls or False, trust_env=False)
+        self._pool = _Pool(
+            ssl_context=tls,
+            max_connections=max_connections,
+            max_keepalive_connections=max_connections,
+            keepalive_expiry=KEEPALIVE_S,
+        )
 
 
 class HttpxHttp:
@@ -36,16 +80,11 @@ class HttpxHttp:
     ) -> None:
         def new_client() -> httpx.AsyncClient:
             return httpx.AsyncClient(
-                transport=transport,
-                # Plain HTTP has no certificate; `Rest` never sends to another scheme than its own.
-                verify=tls or False,
+                transport=transport or _Transport(tls, max_connections),
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 follow_redirects=False,
                 trust_env=False,
                 timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s),
-                limits=httpx.Limits(
-                    max_connections=max_connections, max_keepalive_connections=max_connections
-                ),
             )
 
         self._new_client = new_client

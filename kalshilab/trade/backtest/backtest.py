@@ -205,6 +205,10 @@ def _run(
     return _Replay(exchange, trader).run()
 
 
+UNUSED: frozenset[str] = frozenset({"sample"})
+"""Kinds of entry that serve later lives of a run; a backtest has one life, and its trader the same facts."""
+
+
 class MemoryJournal:
     """The values of a journal in memory, by kind; a value whose key is known is not added again."""
 
@@ -213,7 +217,9 @@ class MemoryJournal:
         self._keys: set[tuple[str, str]] = set()
 
     def write(self, record: JournalRecord) -> None:
-        """Add one value."""
+        """Add one value, unless no table of a report is made from its kind."""
+        if record.kind in UNUSED:
+            return
         if record.key is not None:
             if (record.kind, record.key) in self._keys:
                 return

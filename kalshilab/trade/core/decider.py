@@ -293,7 +293,7 @@ class Decider:
     # Results
 
     def on_outcome(self, life: OrderLife, outcome: Outcome, status: int) -> None:
-        """JournalRecord the decision that an order's outcome completes, or leave its fire pending if it had no effect."""
+        """Record the decision that an order's outcome completes, or leave its fire pending if it had no effect."""
         pending = self._sent.pop(life.intent.client_order_id, None)
         if pending is None:
             return

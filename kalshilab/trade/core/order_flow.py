@@ -140,7 +140,7 @@ class OrderFlow:
     # Placing
 
     def place(self, intent: Intent, owner: str, expires: int | None = None, group: str = "") -> OrderLife:
-        """JournalRecord an intent and send its order."""
+        """Record an intent and send its order."""
         out = self._outbox
         life = OrderLife(intent, owner, out.mono, expires)
         self._orders.add(life)
@@ -186,7 +186,7 @@ class OrderFlow:
         filled: int | None = None,
         remaining: int | None = None,
     ) -> None:
-        """JournalRecord the outcome of an intent, unless it is recorded."""
+        """Record the outcome of an intent, unless it is recorded."""
         key = life.intent.client_order_id
         if key not in self._open_intents:
             return
@@ -279,7 +279,7 @@ class OrderFlow:
         self._settle_unknown(life)
 
     def _settle_unknown(self, life: OrderLife) -> None:
-        """JournalRecord the outcome of an order whose answer was lost, now that a message or a look-up shows it."""
+        """Record the outcome of an order whose answer was lost, now that a message or a look-up shows it."""
         if life.intent.client_order_id not in self._sending:
             self._conclude(life, "accepted")
 

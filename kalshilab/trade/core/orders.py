@@ -161,7 +161,7 @@ class Orders:
     # Reports of the exchange
 
     def accept(self, life: OrderLife, order_id: str) -> bool:
-        """JournalRecord the exchange's id of an order; return whether this was its outcome."""
+        """Record the exchange's id of an order; return whether this was its outcome."""
         new = not life.order_id
         life.order_id = order_id
         self._by_id[order_id] = life
@@ -193,7 +193,7 @@ class Orders:
         return life
 
     def report(self, life: OrderLife, order: Order) -> bool:
-        """JournalRecord the state of an order as the exchange reports it; return whether it is news.
+        """Record the state of an order as the exchange reports it; return whether it is news.
 
         Reports may arrive in any order and twice: an order never loses fills, and never rests again.
         """
@@ -259,7 +259,7 @@ class Orders:
     # Outcomes
 
     def lose(self, life: OrderLife, mono: int) -> None:
-        """JournalRecord that an order's request got no answer."""
+        """Record that an order's request got no answer."""
         if life.state == "sending":
             life.state = "unknown"
         life.look_up_at(mono)

@@ -68,3 +68,27 @@ async def test_discarded_connections_are_not_used_again_and_held_requests_are_an
         await http.aclose()
         for done in numbered.served:
             await done.wait()
+
+
+@pytest.mark.parametrize("make", [by_httpx, by_aiohttp])
+async def test_a_surplus_answer_is_not_read_as_the_answer_to_the_next_request(make: Callable[[], Http]) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                path = head.split(b" ")[1]
+                writer.write(2 * (b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%s" % (len(path), path)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            # The client has closed a connection with a surplus answer.
+            pass
+        writer.close()
+
+    http = make()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        for path in ("/a", "/b", "/c", "/d"):
+            assert (await http.request("POST", url + path, {}, b"")).content == path.encode()
+        both = await asyncio.gather(*(http.request("GET", f"{url}/{n}", {}, None) for n in range(8)))
+        assert [reply.content for reply in both] == [b"/%d" % n for n in range(8)]
+        await http.aclose()
+        await asyncio.sleep(0)

@@ -192,6 +192,31 @@ def test_the_record_is_open_only_after_the_account_was_read() -> None:
     assert bench.trader.opened and bench.trader.state == "READY"
 
 
+def test_a_run_killed_before_the_account_was_read_starts_its_record_in_the_next_life() -> None:
+    first = open_bench(ready=False)
+    first.exchange.foreign_fill(X, "bid", 5000, 700)
+    bench = restart(first)
+    assert len(notes(bench, "account")) == 1 and bench.trader.counts["foreign_fills"] == 0
+    bench.check_account()
+    again = restart(bench)
+    assert len(notes(again, "account")) == 1 and len(notes(again, "account again")) == 1
+    assert again.trader.account.start == first.exchange.cash
+    again.check_account()
+
+
+def test_a_foreign_position_of_the_opening_is_valued_and_settled_in_a_later_life() -> None:
+    first = open_bench(ready=False)
+    first.exchange.foreign_fill(X, "bid", 5000, 700)
+    first.give(FeedUp())
+    first.settle_down()
+    bench = restart_after(first, lambda x: x.settle(X, "yes"))
+    for _ in range(5):
+        bench.pass_time(SECOND)
+        bench.settle_down()
+    bench.check_account()
+    assert bench.trader.account.equity - bench.trader.equity[0][1] == 700 * 10_000
+
+
 def test_fills_of_the_gap_are_counted_and_those_before_the_run_are_not() -> None:
     first = open_bench(ready=False)
     first.exchange.foreign_fill(X, "bid", 5000, 700)
