@@ -32,6 +32,8 @@ from kalshilab.trade.live.control_file import ACTIONS, take_requests
 from kalshilab.trade.live.driver import Driver, session_error
 from kalshilab.trade.live.exchange_clock import ExchangeClock
 from kalshilab.trade.live.lease import RunLock, lease_account
+from kalshilab.trade.live.run_files import RunFiles
+from kalshilab.trade.live.upcoming import UpcomingMarkets
 from kalshilab.trade.live.venue_requests import VenueRequests, refuses_key
 from kalshilab.trade.orders.journal import Journal
 from kalshilab.trade.session import trader_view as view
@@ -39,7 +41,7 @@ from kalshilab.trade.session.plans import Plan, identity_of, planned, planned_of
 from kalshilab.trade.session.provenance import changed, provenance_of
 from kalshilab.trade.session.report import Report
 from kalshilab.trade.session.run_folder import Ending, name_run, resumable
-from kalshilab.trade.status import Snapshot, empty_snapshot, write_status
+from kalshilab.trade.status import Snapshot, empty_snapshot
 from kalshilab.trade.tasks import Tasks
 from kalshilab.trade.venues.venue import open_venue
 
@@ -102,6 +104,7 @@ class PaperSession:
         self._fatal: Exception | None = None
         self._stack = AsyncExitStack()
         self._health = Health(self._wall)
+        self._files = RunFiles(self.run_dir, self.settings, self._health, self._wall)
         self._trader: Trader | None = None
         self._driver: Driver | None = None
         self._refusals = 0
@@ -160,7 +163,9 @@ class PaperSession:
                 f"{self.run_dir} must be a new folder, got the folder of a run; PaperSession.resume continues it"
             )
         self._stack.enter_context(RunLock(self.run_dir))
+        self._stack.enter_context(self._files)
         link = self._link = await self._stack.enter_async_context(open_venue(self.settings, self._health))
+        self._files.addresses = (link.settings.rest_url or "", link.settings.ws_url or "")
         self._clock = ExchangeClock(self._wall) if link.pace is None else link.clock
         self._journal = Journal.create(self.run_dir / "journal.sqlite", self._clock, self._wall)
         self._stack.callback(self._journal.close)
@@ -176,6 +181,9 @@ class PaperSession:
         self._data = await self._stack.enter_async_context(MarketData(link.settings))
         self._orders = await self._stack.enter_async_context(DemoOrders(link.settings))
         self._stream = Stream.of(link.settings, clock=self._wall)
+        self._upcoming = UpcomingMarkets(
+            self._data, self.settings, clock=self._clock, wall=self._wall, health=self._health
+        )
         # On an embedded exchange, time passes as fast as the tape plays; ages in machine time mean nothing there.
         rules = TraderRules.of(self.settings, real_time=self.settings.venue != "embedded")
         trader = Trader(rules, self._plans, self.run_id)
@@ -269,10 +277,13 @@ class PaperSession:
             book_timeout_s=self.settings.orderbook_timeout_s,
         )  # fmt: skip
         driver.on_disconnected, driver.on_error = self._on_disconnected, self._on_task_error
+        driver.on_record = self._files.record
         driver.tick()
         self._tasks.background("feed", self._keep_feed(driver))
         self._tasks.background("housekeeping", self._keep_house(driver))
         self._tasks.background("venue", link.trouble())
+        if self.settings.venue != "embedded" and self.settings.discovery:
+            self._tasks.background("upcoming", self._upcoming.keep())
         if link.pace is not None:
             link.pace.behind = driver.is_behind
             self._tasks.background("tape", self._play(driver))
@@ -294,7 +305,7 @@ class PaperSession:
         try:
             if trader.opened or self._fatal is None:
                 self._write_report(trader)
-            self._replace_status()
+            self._files.write(self.snapshot())
         except (JournalError, OSError) as error:
             failure = error if isinstance(error, JournalError) else JournalError(f"{self.run_dir}: {error}")
             self._fatal = self._fatal or driver.journal_error or failure
@@ -405,7 +416,6 @@ class PaperSession:
 
     async def _keep_house(self, driver: Driver) -> None:
         ending = Ending(self.settings, self._wall, self._began)
-        status_due = 0.0
         while True:
             driver.tick()
             for request in take_requests(self.run_dir, self._health.log):
@@ -413,9 +423,7 @@ class PaperSession:
             reason = ending.due() or driver.trader.stopped
             if reason and not self._stopped:
                 self._on_end_due(driver, reason)
-            if self._wall.monotonic() >= status_due:
-                status_due = self._wall.monotonic() + self.settings.health_interval_s
-                self._write_status()
+            self._files.keep(self.snapshot)
             await self._wall.sleep(TICK_S)
 
     def _on_end_due(self, driver: Driver, reason: str) -> None:
@@ -423,25 +431,6 @@ class PaperSession:
             # The trader ended by itself: an outage or a fault lasted too long.
             self._fail(SessionError(reason))
         self._set_stop(reason)
-
-    def _replace_status(self) -> None:
-        write_status(
-            self.run_dir / "status.json",
-            self.snapshot(),
-            heartbeat=self._wall.now(),
-            interval_s=self.settings.health_interval_s,
-            api_url=self._link.settings.rest_url or "",
-            ws_url=self._link.settings.ws_url or "",
-        )
-
-    def _write_status(self) -> None:
-        try:
-            self._replace_status()
-        except OSError as error:
-            # The next tick tries again; a full disk ends the session through the journal.
-            self._health.degraded("status file", error.strerror or str(error))
-        else:
-            self._health.healthy("status file")
 
     # Views
 
@@ -472,6 +461,9 @@ class PaperSession:
             frames=self._stream.frames_received,
             health=self._health.parts,
             messages=self._health.messages,
+            error="" if (error := self._error or self._fatal) is None else f"{type(error).__name__}: {error}",
+            frame_age_s=(self._wall.now() - last) / 1e6 if (last := self._stream.last_frame) else None,
+            upcoming=self._upcoming.rows(),
         )
 
     def show(self) -> None:
