@@ -68,14 +68,22 @@ class _Subscribers:
         if tickers is None:
             self.all.append(subscriber)
         else:
-            for ticker in tickers:
-                self.by_ticker.setdefault(ticker, []).append(subscriber)
+            self.add_to(subscriber, tickers)
+
+    def add_to(self, subscriber: Subscriber, tickers: Iterable[str]) -> None:
+        """Add a subscriber to these markets."""
+        for ticker in tickers:
+            self.by_ticker.setdefault(ticker, []).append(subscriber)
 
     def remove(self, subscription: ChannelSubscription) -> None:
         if subscription.tickers is None:
             self.all = [s for s in self.all if s[1] is not subscription]
             return
-        for ticker in subscription.tickers:
+        self.remove_from(subscription, subscription.tickers)
+
+    def remove_from(self, subscription: ChannelSubscription, tickers: Iterable[str]) -> None:
+        """Remove a subscriber from these markets."""
+        for ticker in tickers:
             remaining = [s for s in self.by_ticker[ticker] if s[1] is not subscription]
             if remaining:
                 self.by_ticker[ticker] = remaining
@@ -159,6 +167,22 @@ class Hub:
         subscribers.remove(subscription)
         subscription.tickers = tickers
         subscribers.add((connection, subscription))
+
+    def add_tickers(
+        self, connection: StreamConnection, subscription: ChannelSubscription, tickers: Iterable[str]
+    ) -> None:
+        """Add markets to a subscription that names its markets; the cost does not depend on those it has."""
+        assert subscription.tickers is not None
+        new = [ticker for ticker in tickers if ticker not in subscription.tickers]
+        subscription.tickers.update(new)
+        self._subscribers[subscription.channel].add_to((connection, subscription), new)
+
+    def remove_tickers(self, subscription: ChannelSubscription, tickers: Iterable[str]) -> None:
+        """Remove markets from a subscription that names its markets."""
+        assert subscription.tickers is not None
+        old = [ticker for ticker in tickers if ticker in subscription.tickers]
+        subscription.tickers.difference_update(old)
+        self._subscribers[subscription.channel].remove_from(subscription, old)
 
     # Publishing
 

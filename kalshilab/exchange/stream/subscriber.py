@@ -107,6 +107,16 @@ class StreamHost(Protocol):
         """Replace the markets of a subscription; None means all markets."""
         ...
 
+    def add_tickers(
+        self, connection: StreamConnection, subscription: ChannelSubscription, tickers: Iterable[str]
+    ) -> None:
+        """Add markets to a subscription that names its markets."""
+        ...
+
+    def remove_tickers(self, subscription: ChannelSubscription, tickers: Iterable[str]) -> None:
+        """Remove markets from a subscription that names its markets."""
+        ...
+
 
 class ChannelSubscription:
     """One channel of one connection.
@@ -333,9 +343,10 @@ class StreamConnection:
         """Add markets to an existing subscription, as a second `subscribe` to its channel does."""
         existing = subscription.tickers
         new = set() if wanted is None or existing is None else wanted - existing
-        if existing is not None:
-            tickers = None if wanted is None else existing | wanted
-            self._hub.change_tickers(self, subscription, tickers)
+        if wanted is None and existing is not None:
+            self._hub.change_tickers(self, subscription, None)
+        elif existing is not None:
+            self._hub.add_tickers(self, subscription, sorted(new))
         self._acknowledge(number, subscription)
         self._send_initial(subscription, sorted(new), False)
 
@@ -402,9 +413,9 @@ class StreamConnection:
             if not self._has_room(len(new)):
                 self._error(number, 26, subscription)
                 return
-            self._hub.change_tickers(self, subscription, subscription.tickers | set(new))
+            self._hub.add_tickers(self, subscription, new)
             self._acknowledge(number, subscription)
             self._send_initial(subscription, new, params.send_initial_snapshot or False)
         else:
-            self._hub.change_tickers(self, subscription, subscription.tickers - set(tickers))
+            self._hub.remove_tickers(subscription, dict.fromkeys(tickers))
             self._acknowledge(number, subscription)

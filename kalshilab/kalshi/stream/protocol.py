@@ -222,8 +222,13 @@ class StreamProtocol:
             tickers: the markets; none subscribes to all, which `orderbook_delta` does not allow.
         """
         names, markets = tuple(channels), tuple(tickers)
+        # Each acknowledgement would list every market of the subscription again.
+        quiet = True if markets else None
         number = self._command(
-            "subscribe", wire.CommandParams(channels=list(names), market_tickers=list(markets) or None)
+            "subscribe",
+            wire.CommandParams(
+                channels=list(names), market_tickers=list(markets) or None, skip_ticker_ack=quiet
+            ),
         )
         self._asked[number] = (names, markets)
         for name in names:

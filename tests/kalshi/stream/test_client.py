@@ -211,13 +211,17 @@ async def test_a_new_connection_subscribes_to_everything_again() -> None:
             await until(lambda: len(server.commands) == 2 and len(server.commands[1]) == 2)
     asked = [c["params"] for c in server.commands[0]]
     assert asked[0] == {"channels": ["trade", "fill"]}
-    assert asked[1] == {"channels": ["orderbook_delta"], "market_tickers": ["A", "B"]}
+    assert asked[1] == {
+        "channels": ["orderbook_delta"],
+        "market_tickers": ["A", "B"],
+        "skip_ticker_ack": True,
+    }
     assert (asked[2]["action"], asked[2]["market_tickers"]) == ("add_markets", ["C"])
     assert (asked[3]["action"], asked[3]["market_tickers"]) == ("delete_markets", ["B"])
     again = [c["params"] for c in server.commands[1]]
     assert again == [
         {"channels": ["trade", "fill"]},
-        {"channels": ["orderbook_delta"], "market_tickers": ["A", "C"]},
+        {"channels": ["orderbook_delta"], "market_tickers": ["A", "C"], "skip_ticker_ack": True},
     ]
     assert [c["id"] for c in server.commands[1]] == [1, 2]
     assert of(Connected, events) == [Connected(1), Connected(2)]

@@ -99,7 +99,11 @@ def test_markets_added_before_the_confirmation_are_requested_after_it() -> None:
     talk.protocol.add_markets("orderbook_delta", ["A"])
     talk.protocol.add_markets("orderbook_delta", ["B", "C"])
     (first,) = talk.commands()
-    assert first["params"] == {"channels": ["orderbook_delta"], "market_tickers": ["A"]}
+    assert first["params"] == {
+        "channels": ["orderbook_delta"],
+        "market_tickers": ["A"],
+        "skip_ticker_ack": True,
+    }
     talk.hear(id=1, type="subscribed", msg={"channel": "orderbook_delta", "sid": 7})
     (second,) = talk.commands()
     assert second["params"] == {"sids": [7], "action": "add_markets", "market_tickers": ["B", "C"]}
