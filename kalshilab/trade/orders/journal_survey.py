@@ -60,8 +60,12 @@ class JournalSurvey(msgspec.Struct, frozen=True):
 
 
 class AddedEntry(msgspec.Struct, frozen=True):
-    """An entry that a rebuilt journal gets beside the intact rows; `ts` is exchange time in microseconds."""
+    """An entry that a rebuilt journal gets beside the intact rows.
 
+    It stands behind the row with the number `after` (0: at the start); `ts` is exchange time in microseconds.
+    """
+
+    after: int
     ts: int
     kind: str
     value: msgspec.Struct | dict[str, object]
@@ -159,20 +163,20 @@ def _renew_first_page(path: Path) -> None:
 
 
 def rebuild_journal(path: Path, rows: Sequence[StoredRow], added: Sequence[AddedEntry]) -> None:
-    """Write a new journal from intact rows, with further entries at their places in time.
+    """Write a new journal from intact rows and further entries at their places.
 
     Args:
         path: the new file; an older one is replaced.
         rows: the intact rows, in order.
-        added: the further entries.
+        added: the further entries; those behind one row keep their order.
     """
     for old in (path, head_path(path)):
         old.unlink(missing_ok=True)
-    pending = deque(sorted(added, key=lambda entry: entry.ts))
+    pending = deque(sorted(added, key=lambda entry: entry.after))
     wall = rows[0][2] if rows else 0
     with Journal.create(path, SimClock(), SimClock()) as journal:
         for row in rows:
-            while pending and pending[0].ts < row[1]:
+            while pending and pending[0].after < row[0]:
                 journal.copy(_stored(pending.popleft(), wall))
             wall = row[2]
             journal.copy(row)

@@ -9,6 +9,7 @@ fire of its market, or a fire at the time of the order.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -104,9 +105,8 @@ def _rebuild(path: Path, record: ExchangeRecord | None, damage: str) -> RunExami
     intact, unreadable = _decoded(survey)
     added = [] if record is None else confirmed_entries(intact, record, path.parent.name)
     lost = sorted({*survey.lost, *unreadable})
-    note = AddedEntry(
-        intact[-1].ts if intact else 0, "note", {"what": "rebuilt", "lost": lost, "added": len(added)}
-    )
+    end, ts = (intact[-1].seq, intact[-1].ts) if intact else (0, 0)
+    note = AddedEntry(end, ts, "note", {"what": "rebuilt", "lost": lost, "added": len(added)})
     rebuilt = path.with_name(REBUILT)
     rows = [row for row in survey.rows if row[0] not in unreadable]
     rebuild_journal(rebuilt, rows, [*added, note])
@@ -176,6 +176,62 @@ def use_rebuilt(folder: Path) -> None:
 # What the exchange confirms
 
 
+class _Places:
+    """The places of added entries among the intact ones.
+
+    The times of rows are those of the session's clock, which may have been off.  Prints, fills, orders and settlements carry
+    the exchange's time, so an entry stands before the first of them that is later.
+
+    Args:
+        entries: the intact entries, in order.
+    """
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self._numbers: list[int] = []
+        self._times: list[int] = []
+        self.opening = 0
+        self.of_intent: dict[str, int] = {}
+        self.of_order: dict[str, int] = {}
+        self._mentions: dict[str, int] = {}
+        self.of_fills: Counter[str] = Counter()
+        latest = 0
+        for entry in entries:
+            latest = max(latest, self._note(entry))
+            self._numbers.append(entry.seq)
+            self._times.append(latest)
+
+    def _note(self, entry: Entry) -> int:
+        """Note an entry, and return the exchange's time in it, or 0."""
+        value = entry.value
+        if entry.kind in ("decision", "fill", "order", "outcome"):
+            for name in ("client_order_id", "order_id"):
+                self._mentions.setdefault(getattr(value, name), entry.seq)
+        match entry.kind:
+            case "intent":
+                self.of_intent[value.client_order_id] = entry.seq
+            case "order":
+                self.of_order[value.order_id] = entry.seq
+                return int(value.updated_ts)
+            case "fill":
+                self.of_fills[value.ticker] = entry.seq
+                return int(value.ts)
+            case "fire" | "settlement":
+                return int(value.ts)
+            case "note" if value.get("what") == "account" and not self.opening:
+                self.opening = entry.seq
+        return 0
+
+    def after(self, ts: int, *earliest: int) -> int:
+        """Return the number of the row behind which an entry of an exchange time stands, at least behind `earliest`."""
+        at = bisect_right(self._times, ts)
+        return max(self._numbers[at - 1] if at else 0, self.opening, *earliest)
+
+    def of_lost_intent(self, order: Order) -> int:
+        """Return the number of the row behind which the intent of an order stands: before all that follows from it."""
+        mentions = [self._mentions.get(name) for name in (order.client_order_id, order.order_id)]
+        return min([self.after(order.created_ts - 1), *(seq - 1 for seq in mentions if seq is not None)])
+
+
 def confirmed_entries(
     intact: Iterable[Entry], record: ExchangeRecord, folder_name: str = ""
 ) -> list[AddedEntry]:
@@ -187,43 +243,41 @@ def confirmed_entries(
         folder_name: the name of the run, if no intact entry has it.
     """
     entries = list(intact)
-    past = RunHistory()
+    past, places = RunHistory(), _Places(entries)
     past.fold(entries)
+    prefix = run_prefix(past.run_id or folder_name)
+    fills = list(_fills(past, places, record))
     return [
-        *_orders(entries, past, record, run_prefix(past.run_id or folder_name)),
-        *_fills(entries, past, record),
+        *_orders(entries, past, places, record, prefix),
+        *fills,
+        *_settlements(entries, past, places, record, fills),
     ]
 
 
 def _orders(
-    entries: list[Entry], past: RunHistory, record: ExchangeRecord, prefix: str
+    entries: list[Entry], past: RunHistory, places: _Places, record: ExchangeRecord, prefix: str
 ) -> Iterable[AddedEntry]:
     concluded = {entry.key for entry in entries if entry.kind == "outcome"}
     latest = {entry.value.order_id: entry.value for entry in entries if entry.kind == "order"}
-    sent = _times_of_intents(entries)
     decided = {e.value.client_order_id: e.value for e in entries if e.kind == "decision"}
-    for order in record.orders:
+    for order in sorted(record.orders, key=lambda order: order.created_ts):
         key = order.client_order_id
         if not key.startswith(prefix):
             continue
+        created = places.of_intent.get(key) or places.of_lost_intent(order)
         if key not in past.keys:
             intent = _intent_of(order, entries, decided.get(key), past)
-            yield AddedEntry(order.created_ts, "intent", intent, key)
+            yield AddedEntry(created, order.created_ts, "intent", intent, key)
         if key not in concluded:
-            ts = max(order.created_ts, sent.get(key, 0))
             outcome = Outcome(
-                client_order_id=key, ts=ts, kind="accepted", order_id=order.order_id, filled=order.filled,
+                client_order_id=key, ts=order.created_ts, kind="accepted", order_id=order.order_id, filled=order.filled,
                 remaining=order.remaining,
             )  # fmt: skip
-            yield AddedEntry(ts, "outcome", outcome, key)
+            yield AddedEntry(created, order.created_ts, "outcome", outcome, key)
         known = latest.get(order.order_id)
         if known is None or (known.filled, known.status) != (order.filled, order.status):
-            yield AddedEntry(max(order.updated_ts, order.created_ts, sent.get(key, 0)), "order", order)
-
-
-def _times_of_intents(entries: list[Entry]) -> dict[str, int]:
-    """Return the times of the intact intents: the exchange's clock may be behind, but an order follows its intent."""
-    return {str(entry.key): entry.ts for entry in entries if entry.kind == "intent"}
+            updated = places.after(order.updated_ts, created, places.of_order.get(order.order_id, 0))
+            yield AddedEntry(updated, order.updated_ts, "order", order)
 
 
 def _intent_of(order: Order, entries: list[Entry], decision: Decision | None, past: RunHistory) -> Intent:
@@ -242,20 +296,40 @@ def _intent_of(order: Order, entries: list[Entry], decision: Decision | None, pa
     )  # fmt: skip
 
 
-def _fills(entries: list[Entry], past: RunHistory, record: ExchangeRecord) -> Iterable[AddedEntry]:
-    """Yield lost fills and payouts; without the opening of the account, it is not known which belong to the record."""
+def _fills(past: RunHistory, places: _Places, record: ExchangeRecord) -> Iterable[AddedEntry]:
+    """Yield lost fills; without the opening of the account, it is not known which belong to the record."""
     if not past.opened:
         return
-    opened = next(e.ts for e in entries if e.kind == "note" and e.value.get("what") == "account")
-    fills = [fill for fill in record.fills if fill.ts >= past.oldest and not past.account.knows(fill)]
-    sent = _times_of_intents(entries)
-    keys = {order.order_id: order.client_order_id for order in record.orders}
-    for fill in fills:
-        ts = max(fill.ts, sent.get(keys.get(fill.order_id, ""), 0))
-        yield AddedEntry(ts, "fill", fill, f"{fill.trade_id}|{fill.order_id}")
-    held = past.account.total.holdings.keys() | {fill.ticker for fill in fills}
+    orders = {order.order_id: order for order in record.orders}
+    for fill in sorted(record.fills, key=lambda fill: fill.ts):
+        if fill.ts < past.oldest or past.account.knows(fill):
+            continue
+        order = orders.get(fill.order_id)
+        earliest = 0
+        if order is not None:
+            earliest = places.of_intent.get(order.client_order_id) or places.of_lost_intent(order)
+            # The listing does not name the client order id, by which the fill finds its order before the id is known.
+            fill = msgspec.structs.replace(fill, client_order_id=order.client_order_id)
+        place = places.after(fill.ts, earliest)
+        yield AddedEntry(place, fill.ts, "fill", fill, f"{fill.trade_id}|{fill.order_id}")
+
+
+def _settlements(
+    entries: list[Entry],
+    past: RunHistory,
+    places: _Places,
+    record: ExchangeRecord,
+    fills: list[AddedEntry],
+) -> Iterable[AddedEntry]:
+    """Yield lost payouts of markets that the record has held: nothing is traded after a settlement."""
+    last: Counter[str] = Counter(places.of_fills)
+    for added in fills:
+        assert isinstance(added.value, Fill)
+        last[added.value.ticker] = max(last[added.value.ticker], added.after)
+    held = past.account.total.holdings.keys() | last.keys()
     paid = {(e.value.ticker, e.value.ts) for e in entries if e.kind == "settlement"}
-    for settlement in record.settlements:
-        lacking = (settlement.ticker, settlement.ts) not in paid and settlement.ts >= opened
-        if settlement.ticker in held and lacking:
-            yield AddedEntry(settlement.ts, "settlement", settlement, f"{settlement.ticker}|{settlement.ts}")
+    for settlement in record.settlements if past.opened else ():
+        ticker = settlement.ticker
+        if ticker in held and (ticker, settlement.ts) not in paid:
+            place = places.after(settlement.ts, last[ticker])
+            yield AddedEntry(place, settlement.ts, "settlement", settlement, f"{ticker}|{settlement.ts}")

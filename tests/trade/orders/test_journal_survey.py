@@ -111,7 +111,7 @@ def test_a_journal_of_version_1_is_refused(tmp_path: Path) -> None:
         survey_journal(path)
 
 
-def test_a_rebuilt_journal_has_the_rows_and_the_added_entries_in_order_of_time(tmp_path: Path) -> None:
+def test_a_rebuilt_journal_has_the_rows_and_the_added_entries_at_their_places(tmp_path: Path) -> None:
     clock, wall = SimClock(), SimClock()
     with Journal.create(tmp_path / "journal.sqlite", clock, wall) as journal:
         for ts in (10, 20, 30):
@@ -122,7 +122,7 @@ def test_a_rebuilt_journal_has_the_rows_and_the_added_entries_in_order_of_time(t
     fill = Fill(
         trade_id="t", order_id="o", ticker="A", side="bid", price=1, size=2, fee=3, is_taker=True, ts=25
     )
-    added = [AddedEntry(40, "note", {"what": "late"}), AddedEntry(25, "fill", fill, "t|o")]
+    added = [AddedEntry(3, 40, "note", {"what": "late"}), AddedEntry(2, 25, "fill", fill, "t|o")]
     for _ in range(2):
         rebuild_journal(tmp_path / "rebuilt.sqlite", [rows[0], rows[2]], added)
         with Journal.open(tmp_path / "rebuilt.sqlite") as journal:
