@@ -174,7 +174,7 @@ class Decider:
     def _against_itself(self, run: StrategyRun, fire: Fire) -> str:
         """Return "open order" if the strategy's own resting order would trade with that of the fire, or ""."""
         side, closes = self._side(run, fire), self._to_close(run, fire.ticker)
-        own = (life for life in self._orders.of(fire.ticker) if life.owner == run.name and life.remaining)
+        own = (life for life in self._orders.of(fire.ticker) if life.owner == run.name and life.uncounted)
         return "open order" if any(closes or life.intent.side != side for life in own) else ""
 
     def _against(self, run: StrategyRun, fire: Fire) -> str | None:
@@ -187,7 +187,7 @@ class Decider:
             if opposite or any(
                 life.owner == other.name
                 and life.owner != run.name
-                and life.remaining
+                and life.uncounted
                 and life.intent.side != side
                 for life in live
             ):
@@ -200,7 +200,7 @@ class Decider:
     def _is_held(self, run: StrategyRun, ticker: str, live: Sequence[OrderLife]) -> bool:
         """Return whether a strategy has a position or an order in a market, or a position there precedes the session."""
         sizes = self._account.owner(run.name).size(ticker), self._account.owner(FOREIGN).size(ticker)
-        return any(sizes) or any(life.owner == run.name and life.remaining for life in live)
+        return any(sizes) or any(life.owner == run.name and life.uncounted for life in live)
 
     def _quote(
         self, pending: PendingFire, followed: Followed, market: Market, flow: OrderFlow, unanswered: str

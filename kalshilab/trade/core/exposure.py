@@ -1,6 +1,7 @@
 """Exposure of a session: the cost that orders and positions may reach, by market, event, category and strategy, kept up to date.
 
-The limits assume the worst case: every resting order, and every order without a known outcome, counts as filled.  Each
+The limits assume the worst case: every resting order, every order without a known outcome, and every fill that an order
+reports and that has not arrived, counts as filled.  Each
 change of an order or a position updates a handful of sums, so a limit costs the same to check with a thousand open
 positions as with none.
 """
@@ -243,7 +244,7 @@ class Exposure:
         """Update the sums after a change of an order."""
         key, ticker = life.intent.client_order_id, life.intent.ticker
         bound, size = self._orders.pop(key, (0, 0))
-        remaining = life.remaining
+        remaining = life.uncounted
         now = life.bound
         if remaining:
             self._orders[key] = now, remaining

@@ -79,9 +79,14 @@ class OrderLife:
         return 0 if self.order is None else max(self.order.filled - self.counted, 0)
 
     @property
+    def uncounted(self) -> int:
+        """The size that may still trade, or has traded and is not part of the account's positions yet."""
+        return self.remaining + self.missing
+
+    @property
     def bound(self) -> int:
-        """The cash that the order may still cost, fees included, in money units."""
-        size = self.remaining
+        """The cash that the order may still cost the recorded account, fees included, in money units."""
+        size = self.uncounted
         if not size:
             return 0
         outcome = "yes" if self.intent.side == "bid" else "no"

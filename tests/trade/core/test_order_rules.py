@@ -371,3 +371,23 @@ def test_a_lost_reading_keeps_the_last_known_account() -> None:
     bench.give(RequestAnswer(request.number, Lost("502")))
     assert bench.trader.account.cash == cash and bench.trader.state == "READY"
     assert not bench.trader.differences
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_fill_that_has_not_arrived_counts_towards_limits_and_positions(limited: bool) -> None:
+    """Between the end of an order and its fill neither shows what was bought, unless the order is asked."""
+    risk = msgspec.structs.replace(RISK, max_position=1000) if limited else RISK
+    bench = open_bench(("yes", Take("yes", reenter=limited), Budget()), risk=risk)
+    bench.exchange.fill_of_new = 4
+    show(bench)
+    bench.carry_out()
+    bench.exchange.stream.clear()
+    bench.answer()
+    assert bench.trader.account.total.size(X) == 0 and bench.trader.exposure.bound > 0
+    show(bench)
+    expected = ("deferred", "position") if limited else ("skipped", "held")
+    assert actions(bench)[-1] == expected and len(bench.placed) == 1
+    bench.pass_time(2 * SECOND)
+    bench.settle_down()
+    bench.check_account()
+    assert bench.trader.exposure.bound == bench.trader.exposure.orders == 0 and len(bench.placed) == 1

@@ -41,14 +41,14 @@ class FaultyLine:
     Args:
         seed: seed of all faults.
         rate: probability of a fault.
+        names: the strategies.
     """
 
-    def __init__(self, seed: int, rate: float) -> None:
+    def __init__(self, seed: int, rate: float, names: Sequence[str] = ("rlm_no",)) -> None:
         self._random, self._rate = random.Random(seed), rate
         self.exchange = Exchange(TAPE, MARKETS, echo_trades=False, archives=False, seed=seed)
-        self.trader = Trader(
-            SETTINGS, [("rlm_no", make_strategy(SETTINGS), Budget())], f"run-{seed}", books="ask"
-        )
+        plans = [(name, make_strategy(SETTINGS.replace(strategy=name)), Budget()) for name in names]
+        self.trader = Trader(SETTINGS, plans, f"run-{seed}", books="ask")
         self._venue = SimulatedVenue(self.exchange, self._publish)
         self._commands: deque[m.Command] = deque()
         self._late: list[tuple[int, m.TraderRequest | m.Event]] = []
@@ -178,6 +178,30 @@ def test_the_record_is_the_exchanges_under_any_faults(seed: int, rate: float) ->
     line = FaultyLine(seed, rate)
     line.run()
     check(line)
+
+
+def check_exits(line: FaultyLine) -> None:
+    """Check that `paper_test` never held more than five contracts, and that no order met another one of the account."""
+    owners = {intent.client_order_id: intent.strategy for intent in line.of("intent")}  # type: ignore[attr-defined]
+    held: Counter[str] = Counter()
+    sides: dict[str, set[str]] = {}
+    for fill in line.exchange.account.fills:
+        side = fill.order.side
+        if owners[fill.order.client_order_id] == "paper_test":
+            held[fill.ticker] += fill.size if side == "bid" else -fill.size
+            assert abs(held[fill.ticker]) <= 500, fill
+        sides.setdefault(fill.trade_id, set()).add(side)
+    assert all(len(found) == 1 for found in sides.values())
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10**6), rate=st.sampled_from([0.0, 0.05, 0.2, 0.4]))
+def test_positions_are_sold_once_under_any_faults(seed: int, rate: float) -> None:
+    line = FaultyLine(seed, rate, ("paper_test", "rlm_no", "whale_follower"))
+    line.run()
+    check(line)
+    check_exits(line)
+    assert rate or any(intent.closes for intent in line.of("intent"))  # type: ignore[attr-defined]
 
 
 @pytest.mark.soak
