@@ -36,6 +36,9 @@ AGAIN_US: Final = 500_000
 """Monotonic microseconds before a reading is repeated that is not of one moment, or that differs from the record."""
 RETRY_US: Final = 1_000_000
 """Monotonic microseconds before a reading without an answer is repeated."""
+GIVE_UP_US: Final = 8_000_000
+"""Monotonic microseconds after which a reading without an answer is given up, and the account read again; they double."""
+GIVE_UP_MAX_US: Final = 64_000_000
 OVERLAP_US: Final = 300_000_000
 """Exchange microseconds before the newest fill listed from which fills are listed again."""
 PAGE: Final = 100
@@ -84,7 +87,8 @@ class Reconciler:
         self._markets, self._watch, self._health = markets, watch, health
         self._early: list[Fill] = []
         self.ends = EndReports(outbox, orders, flow)
-        self._reading = 0
+        self._reading = self._sent = 0
+        self._patience = GIVE_UP_US
         self._at_activity = 0
         self._due: int | None = None
         self._newest = self._oldest = 0
@@ -126,17 +130,23 @@ class Reconciler:
 
     def tick(self) -> None:
         """Read the account if it is time."""
-        if self._reading or self._due is None or self._outbox.mono < self._due:
-            return
         out = self._outbox
+        if self._reading and out.mono - self._sent >= self._patience:
+            # Its answer may arrive byte by byte, for a minute; a slow venue is given more time at each turn.
+            self._reading, self._due = 0, out.mono
+            self._patience = min(2 * self._patience, GIVE_UP_MAX_US)
+        if self._reading or self._due is None or out.mono < self._due:
+            return
         since = max(self._newest - OVERLAP_US, self._oldest) if self.recording else None
         self._due = None
         self._at_activity = self._flow.activity
-        self._reading = out.number()
-        out.send(ReadAccount(number=self._reading, fills_since=since), self._on_read)
+        self._reading, self._sent = out.number(), out.mono
+        out.send(ReadAccount(number=self._reading, fills_since=since), partial(self._on_read, self._reading))
 
-    def _on_read(self, result: Result) -> None:
-        self._reading = 0
+    def _on_read(self, number: int, result: Result) -> None:
+        if number != self._reading:
+            return
+        self._reading, self._patience = 0, GIVE_UP_US
         if isinstance(result, AccountRead):
             self._on_account(result)
         else:

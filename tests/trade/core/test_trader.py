@@ -198,6 +198,35 @@ def test_the_end_resolves_an_order_whose_answer_was_lost() -> None:
     assert [o.kind for found in bench.outcomes().values() for o in found] == ["absent"]
 
 
+def test_a_reading_without_an_answer_is_given_up_and_the_account_read_again() -> None:
+    bench = open_bench()
+    bench.pass_time(bench.trader.rules.sync_us)
+    ((first, _),) = [(r, sent) for r, sent in bench.requests if isinstance(r, ReadAccount)]
+    bench.requests.clear()
+    bench.give(Operate("stop", "test"))
+    for _ in range(7):
+        bench.pass_time(SECOND)
+        bench.settle_down()
+    assert bench.finished is None
+    bench.pass_time(SECOND)
+    bench.settle_down()
+    assert bench.finished is not None and bench.trader.compared_at_end
+    bench.give(RequestAnswer(first.number, Lost("time-out")))
+
+
+def test_a_slow_venue_is_given_more_time_for_each_reading() -> None:
+    bench = open_bench()
+    bench.pass_time(bench.trader.rules.sync_us)
+    waits, sent = [], bench.exchange.mono
+    while len(waits) < 3:
+        bench.requests.clear()
+        bench.pass_time(SECOND)
+        if any(isinstance(r, ReadAccount) for r, _ in bench.requests):
+            waits.append((bench.exchange.mono - sent) // SECOND)
+            sent = bench.exchange.mono
+    assert waits == [8, 16, 32]
+
+
 @pytest.mark.parametrize("answered", range(11))
 def test_an_order_that_never_arrived_is_absent_as_soon_as_its_signature_and_the_listings_allow(
     answered: int,
