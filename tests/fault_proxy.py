@@ -58,16 +58,17 @@ class Client:
         """Reset the connection."""
         self.writer.transport.abort()
 
-    async def send(self, data: bytes, *, bytewise: bool = False) -> None:
-        """Send bytes, in single bytes if `bytewise`."""
-        if not bytewise:
-            self.writer.write(data)
-            await self.writer.drain()
-            return
-        for at in range(len(data)):
+    async def send(self, data: bytes, *, bytewise_s: float = 0.0) -> None:
+        """Send bytes: one by one for `bytewise_s` seconds, then the rest at once."""
+        loop = asyncio.get_running_loop()
+        until, at = loop.time() + bytewise_s, 0
+        while at < len(data) and loop.time() < until:
             self.writer.write(data[at : at + 1])
+            at += 1
             await self.writer.drain()
             await asyncio.sleep(0)
+        self.writer.write(data[at:])
+        await self.writer.drain()
 
 
 Handler = Callable[[Fault, Request, Client], Awaitable[bool]]
@@ -397,7 +398,7 @@ class FaultProxy:
         return False
 
     async def _on_bytewise(self, fault: Fault, request: Request, client: Client) -> bool:
-        await client.send(await self._forward(request), bytewise=True)
+        await client.send(await self._forward(request), bytewise_s=fault.length_s)
         return True
 
     async def _on_doubled(self, fault: Fault, request: Request, client: Client) -> bool:
@@ -471,9 +472,11 @@ class FaultProxy:
             self._loop.call_later(fault.until_s - self.now_s, _write, client, frame)
             return
         bytewise = self._window(("feed_bytewise",), "")
+        bytewise_s = 0.0
         if bytewise is not None:
             self.kinds.add("feed_bytewise")
-        await client.send(frame * (2 if fault is not None else 1), bytewise=bytewise is not None)
+            bytewise_s = bytewise.until_s - self.now_s
+        await client.send(frame * (2 if fault is not None else 1), bytewise_s=bytewise_s)
 
 
 def _write(client: Client, frame: bytes) -> None:

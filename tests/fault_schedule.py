@@ -22,7 +22,7 @@ ONCE: Final = {
     "answer_lost": "the request arrives, and the client sees a reset in place of the answer",
     "truncated": "the request arrives, and half of the answer precedes the end of the connection",
     "half_close": "the request arrives, and the connection ends for reading without an answer",
-    "bytewise": "the answer arrives byte by byte",
+    "bytewise": "the answer arrives byte by byte for `length_s`, then the rest at once",
     "doubled": "the answer is sent twice on the kept connection",
     "page_429": "a page refuses the request, which never arrives",
     "page_500": "a page replaces the request, which never arrives",
