@@ -1,9 +1,8 @@
 """Exposure of a session: the cost that orders and positions may reach, by market, event, category and strategy, kept up to date.
 
 The limits assume the worst case: every resting order, every order without a known outcome, and every fill that an order
-reports and that has not arrived, counts as filled.  Each
-change of an order or a position updates a handful of sums, so a limit costs the same to check with a thousand open
-positions as with none.
+reports and that has not arrived, counts as filled.  Each change of an order or a position updates a handful of sums, so
+a limit costs the same to check with a thousand open positions as with none.
 """
 
 from __future__ import annotations

@@ -31,6 +31,10 @@ ABSENT_US: Final = WINDOW_US + 4_000_000
 """Microseconds after which a request can no longer arrive, and the listings show what arrived before."""
 LOOK_UP_AFTER_US: Final = (200_000, 500_000, 1_000_000, 2_000_000, 4_000_000)
 """Monotonic microseconds before each look-up; the last repeats."""
+DECISIVE_US: Final = 500_000
+"""Monotonic microseconds between the look-ups that can show that an order is absent."""
+DENSE_US: Final = 10_000_000
+"""Monotonic microseconds for which they follow each other so closely."""
 
 State = Literal["sending", "unknown", "resting", "ended"]
 
@@ -93,10 +97,18 @@ class OrderLife:
         return outcome_price(self.intent.price, outcome) * size + fill_fee(self.intent.price, size)
 
     def look_up_at(self, mono: int) -> None:
-        """Schedule the next look-up; one is sent as soon as it can show that the order never arrived."""
-        due = mono + LOOK_UP_AFTER_US[min(self.looks, len(LOOK_UP_AFTER_US) - 1)]
-        final = due if self.sent is None else self.sent + ABSENT_US
-        self.due = final if mono < final < due else due
+        """Schedule the next look-up.
+
+        One is sent as soon as it can show that the order never arrived.  From then on they are close together for a while:
+        a session that is about to end has few seconds left to find out.
+        """
+        self.due = mono + LOOK_UP_AFTER_US[min(self.looks, len(LOOK_UP_AFTER_US) - 1)]
+        if self.sent is not None and not self.order_id:
+            decisive = self.sent + ABSENT_US
+            if mono < decisive:
+                self.due = min(self.due, decisive)
+            elif mono < decisive + DENSE_US:
+                self.due = min(self.due, mono + DECISIVE_US)
         self.looks += 1
 
     def __repr__(self) -> str:

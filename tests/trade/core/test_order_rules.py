@@ -21,7 +21,9 @@ from kalshilab.trade.core.exposure import Budget, Exposure
 from kalshilab.trade.core.messages import (
     Declined,
     FeedUp,
+    LookUpOrder,
     Lost,
+    Operate,
     Place,
     Quiet,
     ReadAccount,
@@ -391,3 +393,23 @@ def test_a_fill_that_has_not_arrived_counts_towards_limits_and_positions(limited
     bench.settle_down()
     bench.check_account()
     assert bench.trader.exposure.bound == bench.trader.exposure.orders == 0 and len(bench.placed) == 1
+
+
+def test_one_lost_look_up_does_not_leave_an_order_unknown_at_the_end() -> None:
+    """A session ends 28 seconds after its stop, and a request may arrive for 24: there must be time for more than one."""
+    bench = open_bench()
+    show(bench)
+    bench.drop()
+    bench.answer()
+    bench.give(Operate("stop", "deadline"))
+    lost = 0
+    while bench.finished is None:
+        bench.pass_time(SECOND // 4)
+        for at in reversed(range(len(bench.requests))):
+            late = isinstance(bench.requests[at][0], LookUpOrder) and bench.exchange.mono >= 1_024 * SECOND
+            if late and lost < 5:
+                lost += 1
+                bench.drop(at)
+        bench.settle_down()
+    assert lost == 5 and bench.finished.left == ()
+    assert [o.kind for found in bench.outcomes().values() for o in found] == ["absent"]
