@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import signal
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
 from faulty_session import falling
-from trade.live.test_killed_sessions import SECOND, compare_report, live, settings_of
+from trade.live.test_killed_sessions import START, Gate, compare_report, is_ready, live, settings_of, until
 
 from kalshilab.config.settings import Settings
 from kalshilab.exchange import Exchange, serve
@@ -36,17 +34,19 @@ def lose_rows(path: Path, seed: int, rows: int) -> list[int]:
 
 @pytest.mark.timeout(180)
 async def test_a_rebuilt_journal_is_resumed_with_the_account_of_the_exchange(tmp_path: Path) -> None:
-    tape, table = falling(5, over_s=14.0, markets=12, start_us=time.time_ns() // 1000 + 3 * SECOND)
+    tape, table = falling(5, over_s=60.0, markets=12, start_us=START)
     exchange = Exchange(tape, table, seed=5)
-    exchange.advance(time.time_ns() // 1000)
-    async with serve(exchange, speed=1.0, key_kind="ed25519") as venue:
+    gate = Gate()
+    async with serve(exchange, pace=gate, key_kind="ed25519") as venue:
         run = tmp_path / "run-5"
         given = settings_of(venue, tmp_path)
         facts: dict[str, object] = {"settings": given, "run": str(run)}
         child = await live(facts)
-        while not exchange.account.fills or len(exchange.desk.log) < 4:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(1.0)
+        await until(lambda: is_ready(run, child.pid))
+        gate.open()
+        await until(lambda: exchange.account.fills and len(exchange.desk.log) >= 4)
+        # While the exchange stands still, nothing happens between the kill and the reading.
+        gate.close()
         child.send_signal(signal.SIGKILL)
         await child.wait()
         lost = lose_rows(run / "journal.sqlite", 5, 12)
@@ -55,8 +55,8 @@ async def test_a_rebuilt_journal_is_resumed_with_the_account_of_the_exchange(tmp
         assert found.lost == lost and found.added and found.differences == {}
         use_rebuilt(run)
         child = await live(facts)
-        while any(x.facts.category == "sports" and x.status != "finalized" for x in exchange.listings):
-            await asyncio.sleep(0.1)
+        gate.open()
+        await venue.finished.wait()
         (tmp_path / "stop").write_text("over")
         _, errors = await child.communicate()
         assert child.returncode == 0, errors.decode()

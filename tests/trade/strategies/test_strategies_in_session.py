@@ -83,7 +83,11 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, dict[s
     return tape, {"tape": str(folder / "tape.parquet"), "markets": str(folder / "markets.parquet")}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+@pytest.mark.parametrize(
+    "strategy",
+    # `paper_test` trades every market again and again.
+    [pytest.param(s, marks=pytest.mark.soak) if s == "paper_test" else s for s in STRATEGIES[1:]],
+)
 async def test_a_session_fires_as_in_research_and_trades_the_sample(
     settings: Settings, half: tuple[pl.DataFrame, dict[str, str]], strategy: str
 ) -> None:
