@@ -179,8 +179,10 @@ class Decider:
 
     def _against(self, run: StrategyRun, fire: Fire) -> str | None:
         """Return the final reason against a fire: another strategy's position, or a weaker signal than the entry's."""
-        side, closes = self._side(run, fire), self._to_close(run, fire.ticker)
         live = self._orders.of(fire.ticker)
+        if not live and not self._exposure.holds(fire.ticker):
+            return None
+        side, closes = self._side(run, fire), self._to_close(run, fire.ticker)
         for other in self._runs:
             size = 0 if other is run or closes else self._position(other, fire.ticker)
             opposite = size < 0 if side == "bid" else size > 0

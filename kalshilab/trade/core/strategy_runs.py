@@ -77,13 +77,14 @@ class StrategyRun:
         on: whether it may place orders; False while it is paused.
         exiting: the strategy, if it leaves its positions before their settlement, else None.
         failed: the error that stopped it, or "".
+        update: passes a print to its signal, which may raise any error; None without a signal.
         entries: the fire of its last order in each market.
         counts: its counters.
     """
 
     def __init__(self, name: str, strategy: Strategy, budget: Budget, per_minute: float) -> None:
         self.name, self.strategy, self.budget = name, strategy, budget
-        self._update = None if strategy.signal is None else strategy.signal.update
+        self.update = None if strategy.signal is None else strategy.signal.update
         self.exiting = strategy if isinstance(strategy, Exiting) else None
         self.on, self.failed = True, ""
         self.entries: dict[str, Fire] = {}
@@ -109,16 +110,13 @@ class StrategyRun:
             if name == self.name:
                 self.take_token(ts)
 
-    def fire(self, ticker: str, ts: int, price: int, size: int, taker: str) -> Fire | None:
-        """Pass one print to the signal and return its fire.
+    @staticmethod
+    def checked(fire: object) -> Fire:
+        """Return what a signal has returned, if it is a fire.
 
         Raises:
-            TypeError: the signal returned something that is not a fire.
-            Exception: any error of the signal.
+            TypeError: it is not.
         """
-        fire = None if self._update is None else self._update(ticker, ts, price, size, taker)
-        if fire is None:
-            return None
         if not isinstance(fire, Fire) or fire.side not in ("yes", "no"):
             raise TypeError(f'a fire must be a signals.Fire with side "yes" or "no", got {fire!r}')
         return fire

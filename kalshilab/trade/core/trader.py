@@ -234,17 +234,20 @@ class Trader(SessionControl):
         followed.prints += 1
         self._missed.recent.append(trade)
         self.account.mark(ticker, price)
+        ts, size, taker = trade.ts, trade.size, trade.taker
         for run in self._live:
             try:
-                fire = run.fire(ticker, trade.ts, price, trade.size, trade.taker)
+                fire = run.update(ticker, ts, price, size, taker)  # type: ignore[misc]
+                if fire is None:
+                    continue
+                fire = run.checked(fire)
             except Exception as error:  # noqa: BLE001 - any error of a signal stops its strategy, and nothing else
                 self._on_signal_error(run, error, trade)
                 continue
-            if fire is not None:
-                self.counts["signals"] += 1
-                run.counts["signals"] += 1
-                self._outbox.record("fire", Fired.of(fire, self._label(run)))
-                self._queue.add(run, fire)
+            self.counts["signals"] += 1
+            run.counts["signals"] += 1
+            self._outbox.record("fire", Fired.of(fire, self._label(run)))
+            self._queue.add(run, fire)
         if self._queue.by_market:
             self._queue.market_changed(ticker)
 
