@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 
@@ -41,6 +42,12 @@ __all__ = ["CHANNELS", "Driver"]
 
 CHANNELS = ("trade", "market_lifecycle_v2", "fill", "user_orders")
 """The channels of every session; order books are subscribed market by market."""
+READ_WITHIN_S: Final = 10.0
+"""Seconds within which a read is answered, its repetitions included, or counts as lost."""
+ANSWER_WITHIN_S: Final = {
+    m.ListMarkets: 120.0, m.ReadPrints: 120.0, m.Place: 20.0, m.Cancel: 20.0, m.Amend: 20.0,
+}  # fmt: skip
+"""The same for long lists, and for writes, which may wait for the exchange's rate limit."""
 QUIET = m.Quiet()
 TICK = m.Tick()
 
@@ -258,7 +265,14 @@ class Driver:
         self._tasks.work(type(command).__name__, self._answer(command))
 
     async def _answer(self, command: m.TraderRequest) -> None:
-        result = await self._requests.answer(command)
+        within_s = ANSWER_WITHIN_S.get(type(command), READ_WITHIN_S)
+        result: m.Result
+        try:
+            async with asyncio.timeout(within_s):
+                result = await self._requests.answer(command)
+        except TimeoutError:
+            # The trader asks again, or finds out what became of it; a session that ends cannot wait for a silent line.
+            result = m.Lost(f"no answer within {within_s:g} s")
         self.deliver(m.RequestAnswer(command.number, result))
 
     def _watch(self, tickers: tuple[str, ...]) -> None:

@@ -480,7 +480,8 @@ class PaperSession:
 def _shortcoming(trader: Trader) -> SessionError | None:
     """Return what a session that has ended without an error lacks, or None."""
     if trader.opened and trader.finished is not None and not trader.compared_at_end:
-        reason = trader.health.parts.get("account", "no answer")
+        state = trader.health.parts.get("account", "healthy")
+        reason = "no reading was complete in time" if state == "healthy" else state
         return SessionError(f"the account could not be compared at the end: {reason}")
     broken = next((run for run in trader.strategies if run.failed), None)
     return None if broken is None else SessionError(f"strategy {broken.name}: {broken.failed}")

@@ -454,6 +454,29 @@ async def test_an_unreadable_answer_at_the_end_is_in_the_report(
     assert status is not None and status.finished
 
 
+async def test_a_read_without_an_answer_does_not_delay_the_end(
+    quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kalshilab.trade.live.driver.READ_WITHIN_S", 1.0)
+    async with PaperSession(quick.replace(speed=20_000.0)) as session:
+        task = asyncio.ensure_future(session.run())
+        while session.state != "READY":
+            await asyncio.sleep(0.02)
+        positions, asked = session._orders.positions, 0
+
+        async def silent_at_first(**given: object) -> list[object]:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                await asyncio.sleep(10 * PATIENCE_S)
+            return await positions(**given)
+
+        monkeypatch.setattr(session._orders, "positions", silent_at_first)
+        session.request_stop("enough")
+        report = await asyncio.wait_for(task, PATIENCE_S)
+    assert asked > 1 and report.error is None and report.counts["account_differences"] == 0
+
+
 async def test_a_full_disk_ends_the_run_with_a_clear_error_and_no_resting_order(
     quick: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
