@@ -27,6 +27,7 @@ def test_a_card_is_printed_and_saved(capsys: pytest.CaptureFixture[str], tmp_pat
     assert json.loads(next(tmp_path.glob("rlm-*.json")).read_text()) == card
 
 
+@pytest.mark.soak
 def test_two_processes_give_the_same_card_of_a_lake(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ from kalshilab import signals
 from kalshilab.tape import Lake, to_tape
 from kalshilab.tape.ingest.archives import import_archive
 
+pytestmark = pytest.mark.soak
+
 # Made when a test asks, because every worker imports this module, and making a signal compiles its step.
 SIGNALS: list[tuple[type[Any], dict[str, Any]]] = [
     (signals.Rlm, {}),

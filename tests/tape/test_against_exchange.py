@@ -148,6 +148,7 @@ async def child(code: str, *arguments: object) -> asyncio.subprocess.Process:
     )
 
 
+@pytest.mark.soak
 async def test_ten_kills_neither_lose_nor_repeat_prints(over: Exchange, tmp_path: Path) -> None:
     rng = random.Random(7)
     windows = 144

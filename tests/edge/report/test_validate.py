@@ -244,6 +244,7 @@ def test_each_cell_of_a_grid_is_a_trial(fair: tuple[pl.DataFrame, pl.DataFrame])
     assert "m = 4 trials" in found.header
 
 
+@pytest.mark.soak
 def test_a_lockbox_is_opened_on_request_and_only_for_what_passes(
     fair: tuple[pl.DataFrame, pl.DataFrame],
 ) -> None:

@@ -31,6 +31,7 @@ def rate(sets: int, events: int, **world: float) -> tuple[float, float, float]:
     return smooth / sets, bucket / sets, float(np.mean(edges))
 
 
+@pytest.mark.soak
 def test_t5_a_price_bias_does_not_pass_for_a_signal() -> None:
     # 60 sets at a rate of 4 %: more than 8 has probability 0.001.
     smooth, _, mean = rate(60, 1000, edge=0.0, net=False, flb_cents=6.0)  # type: ignore[arg-type]
@@ -76,6 +77,7 @@ def test_one_step_leave_one_out_is_close_to_a_refit() -> None:
         assert np.abs(full - step).max() < 0.02
 
 
+@pytest.mark.soak
 def test_the_interval_is_as_wide_as_the_spread_over_data_sets() -> None:
     found = [
         price_matching.excess(

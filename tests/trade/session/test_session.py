@@ -332,6 +332,7 @@ async def test_a_session_that_cannot_start_raises_the_reason(
             pass
 
 
+@pytest.mark.soak
 async def test_the_bundled_sample_trades(settings: Settings) -> None:
     report = await run(settings)
     tape, markets = sample()
