@@ -222,7 +222,7 @@ class TraderMachine(RuleBasedStateMachine):
     @invariant()
     def sums_of_the_limits_are_those_of_the_orders(self) -> None:
         trader = self.bench.trader
-        live = [life for life in trader.orders.live.values() if life.remaining]
+        live = [life for life in trader.orders.live.values() if life.uncounted]
         assert trader.exposure.orders == len(live)
         assert trader.exposure.bound == sum(life.bound for life in live)
 
