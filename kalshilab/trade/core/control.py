@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -31,7 +32,7 @@ UNMATCHED_US: Final = 50_000_000
 """Monotonic microseconds in READY after which a session that follows no market reports the categories it has seen."""
 
 
-class SessionControl:
+class SessionControl(ABC):
     """The part of a trader that moves it between its states; the parts it reads are the trader's."""
 
     run_id: str
@@ -68,17 +69,17 @@ class SessionControl:
         """Whether the account was read, which starts the record."""
         return self._reconciler.opened
 
+    @abstractmethod
     def _sample(self) -> None:
         """Add a sample of the equity."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _stop(self, reason: str) -> None:
         """Begin to close."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _close(self) -> None:
         """Go on closing."""
-        raise NotImplementedError
 
     @property
     def compared_at_end(self) -> bool:
